@@ -1,0 +1,52 @@
+# `make serve` runs the main job, `make test` proves it; both set everything up first.
+SHELL := /bin/sh
+PYTHON ?= python3.11
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev peers serve test check lock bench clean
+
+help:                 ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
+
+.venv/bin/python:
+	@command -v $(PYTHON) >/dev/null && exec $(PYTHON) -m venv .venv || exec python3 -m venv .venv
+
+# A stamp per lock file: a second `make` costs nothing.
+.venv/.setup: requirements.txt pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/.setup-dev: requirements-dev.txt .venv/.setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@touch $@
+
+setup: .venv/.setup           ## own virtual environment from the hashed lock
+
+setup-dev: .venv/.setup-dev
+
+serve: setup          ## listener + exporter on 127.0.0.1:11112, output in ./dicom-media
+	$(BIN)/exporter serve
+
+peers:                # the real programs that interoperability tests talk to; says what it could not install
+	@sh tests/install-peers
+
+test: setup-dev peers ## every test, the interoperability ones with real peers included
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
+
+check: setup-dev      ## lint, format, types, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(MAKE) --no-print-directory test
+
+lock: setup-dev       ## make the hashed locks anew from pyproject.toml
+	$(BIN)/uv pip compile -q pyproject.toml --extra volumes --group build --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -o requirements.txt
+	$(BIN)/uv pip compile -q pyproject.toml --extra volumes --group build --group dev --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements.txt -o requirements-dev.txt
+
+bench: setup-dev peers ## measure against peers, interleaved
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,164 @@
+"""Errors of one export: the class is the verdict, the message is for people.
+
+Contract: everything that can go wrong with one instance is raised as an `ExportError` subclass; nobody inspects
+messages. Foreign exceptions (pydicom, imagecodecs, PyAV, OSError) are mapped at the boundary that calls the library.
+
+    ExportError                     reason            retried
+    ├─ NotDicom                     not_dicom         no
+    ├─ Unreadable                   unreadable        no
+    ├─ IdentityMismatch             identity_mismatch no
+    ├─ BadGeometry                  bad_geometry      no
+    ├─ TooLarge                     too_large         no
+    ├─ UnsupportedSyntax            unsupported_syntax no
+    ├─ CorruptPixels                corrupt_pixels    no
+    ├─ DecoderCrash                 decoder_crash     once
+    ├─ ExportTimeout                timeout           once
+    ├─ EncodeFailed                 encode_failed     once
+    ├─ VerifyFailed                 verify_failed     once
+    ├─ PrivacyUnknown               privacy_unknown   no
+    └─ Internal                     internal          once
+    OutOfSpace                      (not a verdict on the instance: the exporter pauses)
+    SkipInstance                    a `SkipReason`: nothing is wrong, there is nothing to do
+
+Messages name operation, ``(gggg,eeee) Name``, what was found and what was permitted; never a patient's value.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import ClassVar
+
+
+class Reason(StrEnum):
+    """Why an instance failed: stable words, also the directory names under ``spool/quarantine/``."""
+
+    NOT_DICOM = "not_dicom"
+    UNREADABLE = "unreadable"
+    IDENTITY_MISMATCH = "identity_mismatch"
+    BAD_GEOMETRY = "bad_geometry"
+    TOO_LARGE = "too_large"
+    UNSUPPORTED_SYNTAX = "unsupported_syntax"
+    CORRUPT_PIXELS = "corrupt_pixels"
+    DECODER_CRASH = "decoder_crash"
+    TIMEOUT = "timeout"
+    ENCODE_FAILED = "encode_failed"
+    VERIFY_FAILED = "verify_failed"
+    PRIVACY_UNKNOWN = "privacy_unknown"
+    INTERNAL = "internal"
+
+
+class SkipReason(StrEnum):
+    """Why an instance has no media although nothing is wrong with it."""
+
+    NO_MEDIA = "no_media"
+    DICOMDIR = "dicomdir"
+    NOT_REGULAR = "not_regular"
+    DUPLICATE = "duplicate"
+    EXCLUDED = "excluded"
+
+
+class ExportError(Exception):
+    """One instance cannot be exported; `reason` and `may_pass` are the verdict."""
+
+    reason: ClassVar[Reason]
+    may_pass: ClassVar[bool] = False
+    """Whether another attempt can succeed (a crash, a time-out); a corrupt stream stays corrupt."""
+
+
+class NotDicom(ExportError):
+    """The file holds no DICOM data set."""
+
+    reason = Reason.NOT_DICOM
+
+
+class Unreadable(ExportError):
+    """The file is DICOM, but its data set or the file itself cannot be read."""
+
+    reason = Reason.UNREADABLE
+
+
+class IdentityMismatch(ExportError):
+    """SOP class or instance UID of the C-STORE command differ from the data set (PS3.4 B.2.3, status A9xx)."""
+
+    reason = Reason.IDENTITY_MISMATCH
+
+
+class BadGeometry(ExportError):
+    """Rows, columns, frames, bits or samples are missing, contradict each other or the codestream."""
+
+    reason = Reason.BAD_GEOMETRY
+
+
+class TooLarge(ExportError):
+    """A limit of the configuration (bytes, pixels, frames, depth) would be exceeded."""
+
+    reason = Reason.TOO_LARGE
+
+
+class UnsupportedSyntax(ExportError):
+    """The transfer syntax or a feature of it is known, but cannot be decoded here."""
+
+    reason = Reason.UNSUPPORTED_SYNTAX
+
+
+class CorruptPixels(ExportError):
+    """The pixel data are truncated or the codec refuses them."""
+
+    reason = Reason.CORRUPT_PIXELS
+
+
+class DecoderCrash(ExportError):
+    """The worker process died (signal, out of memory) while it worked on the instance."""
+
+    reason = Reason.DECODER_CRASH
+    may_pass = True
+
+
+class ExportTimeout(ExportError):
+    """The worker used up the wall or CPU time that one instance may take."""
+
+    reason = Reason.TIMEOUT
+    may_pass = True
+
+
+class EncodeFailed(ExportError):
+    """The output encoder refused."""
+
+    reason = Reason.ENCODE_FAILED
+    may_pass = True
+
+
+class VerifyFailed(ExportError):
+    """The written file, decoded back, is not what was meant to be written."""
+
+    reason = Reason.VERIFY_FAILED
+    may_pass = True
+
+
+class PrivacyUnknown(ExportError):
+    """The privacy profile cannot prove that the output is clean, so there is none."""
+
+    reason = Reason.PRIVACY_UNKNOWN
+
+
+class Internal(ExportError):
+    """A defect of ours, kept apart so that it is never mistaken for a bad input."""
+
+    reason = Reason.INTERNAL
+    may_pass = True
+
+
+class OutOfSpace(Exception):  # noqa: N818 - a condition of the machine, not an error of the instance
+    """A disk or quota is full: says nothing about the instance; the exporter pauses and tries again later."""
+
+
+class SkipInstance(Exception):  # noqa: N818 - not an error
+    """There is nothing to export here, for a reason."""
+
+    def __init__(self, reason: SkipReason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+BY_REASON: dict[Reason, type[ExportError]] = {cls.reason: cls for cls in ExportError.__subclasses__()}
+"""Every failure reason and the class that carries it."""

@@ -1,0 +1,162 @@
+"""What travels out of one export: `Outcome = Exported | Skipped | Failed`, matched exhaustively.
+
+Contract: frozen values that cross the worker's pipe as JSON (`to_json`, `from_json`), so that a worker taken over by a
+hostile codestream can send data, never code. Paths inside are names relative to a folder the receiver knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cache
+from typing import TYPE_CHECKING, Literal
+
+from exporter.errors import Reason, SkipReason  # noqa: TC001 - pydantic reads the annotations at run time
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+
+class MediaType(StrEnum):
+    """The kinds of media; `media_type` of a record is the kind of its first medium, `none` where there is none."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+    FRAMES = "frames"
+    VOLUME = "volume"
+    AUDIO = "audio"
+    WAVEFORM = "waveform"
+    DOCUMENT = "document"
+    REPORT = "report"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who an instance is: the UIDs of its data set and the hash of its content."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    series_instance_uid: str
+    content_sha256: str
+    """Over the data set alone: the file meta information differs with the sender's AE title, the instance does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """When each frame of a multi-frame instance is shown, and which element says so."""
+
+    source: str
+    """Keyword of the element the times come from (``FrameTime``, ``CineRate``, ...), or ``default``."""
+    rate_hz: float | None
+    """Constant rate in frames per second; None when `variable`."""
+    variable: bool = False
+    frame_times_ms: tuple[float, ...] | None = None
+    """Presentation time of each frame from the first, in milliseconds; only for `variable` timing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What was done to stored values on the way to display values (PS3.4 N.2: modality, VOI, presentation)."""
+
+    modality: str | None = None
+    """``RescaleSlope/Intercept``, ``ModalityLUTSequence`` or None."""
+    window: tuple[float, float] | None = None
+    """Centre and width that were applied, in modality units."""
+    voi: str | None = None
+    """``LINEAR``, ``LINEAR_EXACT``, ``SIGMOID``, ``LUT``, ``automatic`` or None."""
+    inverted: bool = False
+    colour: str | None = None
+    """The path of the colours, such as ``YBR_FULL_422->RGB`` or ``PALETTE COLOR->RGB``."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Medium:
+    """One written media file (or folder of frames)."""
+
+    file: str
+    """In a worker's answer: the name below its folder of partial files. After publication: relative to the media folder."""
+    suffix: str
+    """What is added to the instance's output base: ``.png``, ``.raw.png``; ends in ``/`` for a folder."""
+    kind: MediaType
+    bytes: int
+    sha256: str
+    """Of the file; of a folder: of the sorted lines ``<sha256>  <name>\\n`` of its files."""
+    codec: str
+    transcoded: bool = True
+    """False where the encoded frames of the instance were copied bit by bit."""
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The instance has media, written, verified and durable under their partial or (once published) final names."""
+
+    identity: Identity
+    media: tuple[Medium, ...]
+    record: str
+    """The instance's elements as one JSON object (text), without our own keys."""
+    source_sha256: str
+    settings_sha256: str
+    timing: Timing | None = None
+    rendering: Rendering | None = None
+    warnings: tuple[str, ...] = ()
+    status: Literal["exported"] = field(default="exported", kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Nothing is wrong and there is no media; with `record` where the instance still has metadata to tell."""
+
+    reason: SkipReason
+    message: str
+    identity: Identity | None = None
+    record: str | None = None
+    source_sha256: str | None = None
+    settings_sha256: str | None = None
+    warnings: tuple[str, ...] = ()
+    status: Literal["skipped"] = field(default="skipped", kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The instance cannot be exported, for a reason."""
+
+    reason: Reason
+    message: str
+    may_pass: bool
+    """Whether another attempt can succeed."""
+    identity: Identity | None = None
+    source_sha256: str | None = None
+    status: Literal["failed"] = field(default="failed", kw_only=True)
+
+
+Outcome = Exported | Skipped | Failed
+
+
+@cache
+def _adapter() -> TypeAdapter[Outcome]:
+    from typing import Annotated
+
+    from pydantic import Field, TypeAdapter
+
+    return TypeAdapter(Annotated[Outcome, Field(discriminator="status")])
+
+
+def to_json(outcome: Outcome) -> bytes:
+    """The outcome as one JSON object, without a newline."""
+    return _adapter().dump_json(outcome)
+
+
+def from_json(text: bytes) -> Outcome:
+    """The outcome a worker sent.
+
+    Raises:
+        pydantic.ValidationError: The text is not an outcome.
+    """
+    return _adapter().validate_json(text)

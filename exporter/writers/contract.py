@@ -1,0 +1,61 @@
+"""What a writer is: the one contract that every kind of media fulfils, and the suite in its tests checks.
+
+Contract: a writer says whether it can write an instance (`score`), and then writes complete, verified, fsynced files
+under partial names in the folder it is given. It never chooses final names, never sees the ledger, never prints, and
+raises only `exporter.errors`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from exporter.instance import Instance
+    from exporter.outcome import MediaType, Medium, Rendering, Timing
+    from exporter.settings import MediaSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One instance to be written, and where."""
+
+    instance: Instance
+    folder: Path
+    """Folder of partial files, on the file system of the media folder; the writer makes its files in it."""
+    settings: MediaSettings
+    """The `image`, `video`, `frames`, ... sections and the limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a writer made of one instance."""
+
+    media: tuple[Medium, ...]
+    timing: Timing | None = None
+    rendering: Rendering | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class Writer(Protocol):
+    """One kind of media."""
+
+    kind: MediaType
+
+    def score(self, instance: Instance, settings: MediaSettings) -> int | None:
+        """How well this writer fits the instance: None for not at all; the highest writes.
+
+        Must be cheap: it looks at header elements only, never at pixels.
+        """
+        ...
+
+    def write(self, task: Task) -> Written:
+        """Write the media of one instance.
+
+        Raises:
+            ExportError: The instance cannot be written; its class says why.
+            OutOfSpace: The disk is full.
+        """
+        ...
