@@ -1,0 +1,134 @@
+"""The walls of the house: who may import whom, no circles, and what no file may contain."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGES = ("exporter", "listener")
+# The only two places where any exception at all may be caught (one worker job, one wire reply).
+BROAD_EXCEPT = {
+    "exporter/pipeline.py": "around one instance: a defect becomes `internal`, the worker lives",
+    "listener/sources/dimse/association.py": "around one association: a defect becomes one reply or abort on the wire",
+}
+WRITERS_MAY_IMPORT = (
+    "exporter.errors",
+    "exporter.frames",
+    "exporter.geometry",
+    "exporter.instance",
+    "exporter.outcome",
+    "exporter.settings",
+    "exporter.timing",
+    "exporter.ultrasound",
+    "exporter.volumes",
+    "exporter.writers",
+)
+
+
+def sources() -> list[Path]:
+    return sorted(p for package in PACKAGES for p in (REPOSITORY / package).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(p): p for p in sources()}
+
+
+def imports(path: Path, *, at_start_only: bool) -> set[str]:
+    """Own modules that a file imports; with `at_start_only` those executed when it is imported."""
+    tree = ast.parse(path.read_text())
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if at_start_only and isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+                continue
+            if at_start_only and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                continue
+            if isinstance(child, ast.Import):
+                found.update(alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom) and child.module:
+                for alias in child.names:
+                    full = f"{child.module}.{alias.name}"
+                    found.add(full if full in MODULES else child.module)
+            visit(child)
+
+    visit(tree)
+    return {name for name in found if name.split(".")[0] in PACKAGES}
+
+
+@pytest.mark.parametrize("path", sources(), ids=str)
+def test_the_listener_knows_nothing_of_the_exporter(path: Path) -> None:
+    if path.relative_to(REPOSITORY).parts[0] == "listener":
+        assert not {name for name in imports(path, at_start_only=False) if name.startswith("exporter")}
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "exporter" / "writers").glob("*.py")), ids=str)
+def test_a_writer_imports_only_its_contract_the_instance_the_frames_and_the_errors(path: Path) -> None:
+    strangers = {n for n in imports(path, at_start_only=False) if not n.startswith(WRITERS_MAY_IMPORT)}
+    assert not strangers
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    graph = {name: imports(path, at_start_only=True) & MODULES.keys() - {name} for name, path in MODULES.items()}
+    done: set[str] = set()
+
+    def walk(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail[trail.index(name) :], name))
+        if name in done:
+            return
+        for other in sorted(graph[name]):
+            walk(other, (*trail, name))
+        done.add(name)
+
+    for name in sorted(graph):
+        walk(name, ())
+
+
+@pytest.mark.parametrize("path", sources(), ids=str)
+def test_no_file_is_a_drawer_and_none_uses_a_shell_or_pickle(path: Path) -> None:
+    assert not {"utils", "helpers", "helper", "misc", "common", "manager"} & {path.stem, path.parent.name}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            for keyword in node.keywords:
+                assert not (keyword.arg == "shell" and ast.unparse(keyword.value) != "False"), f"line {node.lineno}"
+            called = ast.unparse(node.func)
+            forbidden = ("os.system", "os.popen", "pickle.loads", "pickle.load", "yaml.load", "eval", "exec")
+            assert called not in forbidden, f"line {node.lineno}: {called}"
+
+
+def test_any_exception_at_all_is_caught_in_exactly_two_places() -> None:
+    broad: dict[str, list[int]] = {}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler):
+                names = (
+                    {"BaseException"}
+                    if node.type is None
+                    else {ast.unparse(n) for n in (node.type.elts if isinstance(node.type, ast.Tuple) else [node.type])}
+                )
+                swallows = not any(isinstance(n, ast.Raise) and n.exc is None for n in ast.walk(node))
+                if names & {"Exception", "BaseException"} and swallows:
+                    broad.setdefault(path.relative_to(REPOSITORY).as_posix(), []).append(node.lineno)
+    assert broad.keys() <= BROAD_EXCEPT.keys(), broad
+
+
+def test_tracked_files_name_no_machine_and_no_registry() -> None:
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=False, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    for name in filter(None, tracked.stdout.split("\0")):
+        path = REPOSITORY / name
+        if not path.is_file() or path == Path(__file__):
+            continue
+        assert path.stat().st_size < 1 << 20, f"{name} is over 1 MiB"
+        text = path.read_text(errors="replace")
+        for forbidden in ("index-url", "--find-links", "extra-index"):
+            assert forbidden not in text or name == "Makefile", f"{name} names {forbidden}"
