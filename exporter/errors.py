@@ -148,11 +148,11 @@ class Internal(ExportError):
     may_pass = True
 
 
-class OutOfSpace(Exception):  # noqa: N818 - a condition of the machine, not an error of the instance
+class OutOfSpace(Exception):
     """A disk or quota is full: says nothing about the instance; the exporter pauses and tries again later."""
 
 
-class SkipInstance(Exception):  # noqa: N818 - not an error
+class SkipInstance(Exception):
     """There is nothing to export here, for a reason."""
 
     def __init__(self, reason: SkipReason, message: str) -> None:

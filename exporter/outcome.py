@@ -77,7 +77,7 @@ class Medium:
     """One written media file (or folder of frames)."""
 
     file: str
-    """In a worker's answer: the name below its folder of partial files. After publication: relative to the media folder."""
+    """In a worker's answer: its name in the folder of partial files; once published: relative to the media folder."""
     suffix: str
     """What is added to the instance's output base: ``.png``, ``.raw.png``; ends in ``/`` for a folder."""
     kind: MediaType

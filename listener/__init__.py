@@ -1,0 +1,1 @@
+"""Receives DICOM and spools it durably; knows nothing of media."""

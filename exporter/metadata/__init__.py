@@ -1,0 +1,1 @@
+"""Records of instances and the files they are kept in."""

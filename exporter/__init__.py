@@ -1,0 +1,1 @@
+"""Turns DICOM instances into media with one line of metadata each."""
