@@ -1,0 +1,255 @@
+"""Makes corrupted and hostile DICOM files: broken real ones and made ones, none kept as a file in the repository."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pydicom
+from pydicom.data import get_testdata_file
+from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+DEFLATED = "1.2.840.10008.1.2.1.99"
+JPEG_BASELINE = "1.2.840.10008.1.2.4.50"
+JPEG_LS = "1.2.840.10008.1.2.4.80"
+JPEG_2000 = "1.2.840.10008.1.2.4.90"
+RLE = "1.2.840.10008.1.2.5"
+H264 = "1.2.840.10008.1.2.4.102"
+SOP_CLASS = "1.2.840.10008.5.1.4.1.1.7"
+
+
+def meta(syntax: str, uid: str) -> bytes:
+    """Preamble, prefix and file meta information."""
+    made = FileMetaDataset()
+    made.TransferSyntaxUID = syntax
+    made.MediaStorageSOPClassUID, made.MediaStorageSOPInstanceUID = SOP_CLASS, uid
+    made.FileMetaInformationVersion = b"\0\1"
+    made.ImplementationClassUID = "1.2.3.4"
+    buffer = pydicom.filebase.DicomBytesIO()
+    pydicom.filewriter.write_file_meta_info(buffer, made, enforce_standard=True)
+    return bytes(128) + b"DICM" + buffer.getvalue()
+
+
+def element(group: int, number: int, vr: bytes, value: bytes, *, length: int | None = None) -> bytes:
+    """One explicit little endian element, its length a lie where given."""
+    value += b"\0" * (len(value) % 2)
+    size = len(value) if length is None else length
+    long = vr in {b"OB", b"OW", b"SQ", b"UN", b"UT", b"OF", b"OD", b"UC"}
+    head = struct.pack("<HH2s", group, number, vr) + (struct.pack("<HI", 0, size) if long else struct.pack("<H", size))
+    return head + value
+
+
+def header(uid: str, **changed: bytes) -> bytes:
+    """Elements of a plain 8 bit 64 x 64 image up to its pixel data; `changed` by keyword replaces values."""
+    values = {
+        "rows": struct.pack("<H", 64),
+        "columns": struct.pack("<H", 64),
+        "samples": struct.pack("<H", 1),
+        "photometric": b"MONOCHROME2 ",
+        "frames": b"1 ",
+        "allocated": struct.pack("<H", 8),
+        "stored": struct.pack("<H", 8),
+        "high": struct.pack("<H", 7),
+        "signed": struct.pack("<H", 0),
+        "extra": b"",
+        **changed,
+    }
+    return b"".join(
+        (
+            element(0x0008, 0x0016, b"UI", SOP_CLASS.encode()),
+            element(0x0008, 0x0018, b"UI", uid.encode()),
+            element(0x0020, 0x000D, b"UI", b"1.2.3"),
+            element(0x0020, 0x000E, b"UI", b"1.2.3.4"),
+            element(0x0028, 0x0002, b"US", values["samples"]),
+            element(0x0028, 0x0004, b"CS", values["photometric"]),
+            element(0x0028, 0x0008, b"IS", values["frames"]),
+            element(0x0028, 0x0010, b"US", values["rows"]),
+            element(0x0028, 0x0011, b"US", values["columns"]),
+            element(0x0028, 0x0100, b"US", values["allocated"]),
+            element(0x0028, 0x0101, b"US", values["stored"]),
+            element(0x0028, 0x0102, b"US", values["high"]),
+            element(0x0028, 0x0103, b"US", values["signed"]),
+            values["extra"],
+        )
+    )
+
+
+def native(**changed: bytes) -> bytes:
+    """A made uncompressed file with changed elements and 4,096 bytes of pixel data."""
+    uid = generate_uid()
+    return meta(ExplicitVRLittleEndian, uid) + header(uid, **changed) + element(0x7FE0, 0x0010, b"OW", bytes(4096))
+
+
+def encapsulated(syntax: str, stream: bytes, **changed: bytes) -> bytes:
+    """A made file whose one encapsulated frame is `stream`."""
+    uid = generate_uid()
+    pixels = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF) + encapsulate([stream])
+    return meta(syntax, uid) + header(uid, **changed) + pixels
+
+
+def jpeg(rows: int, columns: int) -> bytes:
+    """A real 64 x 64 JPEG whose frame header claims another size."""
+    import imagecodecs
+
+    stream = bytearray(imagecodecs.jpeg8_encode(np.zeros((64, 64), np.uint8)))
+    at = stream.index(b"\xff\xc0")
+    struct.pack_into(">HH", stream, at + 5, rows, columns)
+    return bytes(stream)
+
+
+def jpeg_2000(rows: int, columns: int) -> bytes:
+    """A real JPEG 2000 codestream whose SIZ marker claims another size."""
+    import imagecodecs
+
+    stream = bytearray(imagecodecs.jpeg2k_encode(np.zeros((64, 64), np.uint8), codecformat="j2k"))
+    at = stream.index(b"\xff\x51")
+    struct.pack_into(">II", stream, at + 6, columns, rows)
+    return bytes(stream)
+
+
+def jpeg_ls(rows: int, columns: int) -> bytes:
+    """A real JPEG-LS stream whose SOF55 claims another size."""
+    import imagecodecs
+
+    stream = bytearray(imagecodecs.jpegls_encode(np.zeros((64, 64), np.uint8)))
+    at = stream.index(b"\xff\xf7")
+    struct.pack_into(">HH", stream, at + 5, rows, columns)
+    return bytes(stream)
+
+
+def deflate_bomb(size: int) -> bytes:
+    """A deflated data set of a few MiB that inflates to `size` bytes of pixel data."""
+    uid = generate_uid()
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    pixels = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OW", 0, min(size, 0xFFFFFFFE))
+    head = packer.compress(header(uid) + pixels) + packer.flush(zlib.Z_FULL_FLUSH)
+    # After a full flush a block depends on nothing before it: one block of zeros, repeated, is a valid stream.
+    zeros = packer.compress(bytes(1 << 20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return meta(DEFLATED, uid) + head + zeros * (size >> 20) + packer.flush()
+
+
+def nested(depth: int) -> bytes:
+    """Sequences within sequences."""
+    uid = generate_uid()
+    opened = element(0x0008, 0x1115, b"SQ", b"", length=0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    closed = struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    return meta(ExplicitVRLittleEndian, uid) + header(uid) + opened * depth + closed * depth
+
+
+def empty_items(count: int) -> bytes:
+    """One sequence of very many empty items."""
+    uid = generate_uid()
+    items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * count
+    return meta(ExplicitVRLittleEndian, uid) + header(uid, extra=element(0x0008, 0x1115, b"SQ", items))
+
+
+def truncated_at_every_group(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """The file, cut in the middle of the first element of each group."""
+    whole = pydicom.dcmread(pydicom.filebase.DicomBytesIO(data))
+    seen: set[int] = set()
+    for item in whole:
+        if item.tag.group not in seen and item.tag.group != 2:
+            seen.add(item.tag.group)
+            at = data.index(struct.pack("<HH", item.tag.group, item.tag.element), 132) + 6
+            yield f"truncated-at-{item.tag.group:04x}", data[:at]
+
+
+US = struct.Struct("<H").pack
+
+
+def hostile_files() -> dict[str, Callable[[], bytes]]:
+    """Names and makers of all of them."""
+    from pathlib import Path as RealPath
+
+    ct = RealPath(str(get_testdata_file("CT_small.dcm"))).read_bytes()
+    ybr = RealPath(str(get_testdata_file("SC_rgb_jpeg_dcmtk.dcm"))).read_bytes()
+    huge = {"rows": US(65535), "columns": US(65535)}
+    made: dict[str, Callable[[], bytes]] = {
+        "zero-bytes": lambda: b"",
+        "one-byte": lambda: b"D",
+        "prefix-only": lambda: bytes(128) + b"DICM",
+        "meta-only": lambda: meta(ExplicitVRLittleEndian, generate_uid()),
+        "rows-65535": lambda: native(**huge),
+        "rows-65535-16-bit": lambda: native(**huge, allocated=US(16), stored=US(16), high=US(15)),
+        "rows-65535-rgb-frames": lambda: native(**huge, samples=US(3), photometric=b"RGB ", frames=b"2147483647"),
+        "rows-zero": lambda: native(rows=US(0)),
+        "columns-zero": lambda: native(columns=US(0)),
+        "rows-not-us": lambda: native(rows=b"\x40"),
+        "frames-not-a-number": lambda: native(frames=b"many"),
+        "frames-negative": lambda: native(frames=b"-3"),
+        "frames-missing-data": lambda: native(frames=b"12"),
+        "frames-huge": lambda: native(frames=b"2147483647"),
+        "samples-seven": lambda: native(samples=US(7)),
+        "samples-three-monochrome": lambda: native(samples=US(3)),
+        "photometric-unknown": lambda: native(photometric=b"CMYKISH "),
+        "palette-without-table": lambda: native(photometric=b"PALETTE COLOR "),
+        "allocated-64": lambda: native(allocated=US(64), stored=US(64), high=US(63)),
+        "allocated-zero": lambda: native(allocated=US(0)),
+        "stored-over-allocated": lambda: native(stored=US(16), high=US(15)),
+        "pixel-length-lie": lambda: (
+            meta(ExplicitVRLittleEndian, "1.2.9")
+            + header("1.2.9")
+            + element(0x7FE0, 0x10, b"OW", bytes(64), length=4096)
+        ),
+        "element-length-2-gb": lambda: (
+            meta(ExplicitVRLittleEndian, "1.2.8")
+            + header("1.2.8")
+            + element(0x0009, 0x0010, b"UN", b"x" * 64, length=1 << 31)
+        ),
+        "undefined-length-no-end": lambda: (
+            meta(ExplicitVRLittleEndian, "1.2.7")
+            + header("1.2.7")
+            + element(0x0009, 0x1010, b"UN", b"y" * 64, length=0xFFFFFFFF)
+        ),
+        "nested-300": lambda: nested(300),
+        "nested-100000": lambda: nested(100_000),
+        "million-empty-items": lambda: empty_items(1_000_000),
+        "deflate-bomb": lambda: deflate_bomb(6 << 30),
+        "deflate-garbage": lambda: meta(DEFLATED, "1.2.6") + b"\xff" * 999,
+        "jpeg-claims-65000": lambda: encapsulated(JPEG_BASELINE, jpeg(65000, 65000)),
+        "jpeg-claims-less": lambda: encapsulated(JPEG_BASELINE, jpeg(8, 8)),
+        "jpeg-claims-more-as-header": lambda: encapsulated(
+            JPEG_BASELINE, jpeg(30000, 30000), rows=US(30000), columns=US(30000)
+        ),
+        "jpeg-cut": lambda: encapsulated(JPEG_BASELINE, jpeg(64, 64)[:200]),
+        "jpeg-noise": lambda: encapsulated(JPEG_BASELINE, b"\xff\xd8" + bytes(range(256)) * 4),
+        "jpeg-empty": lambda: encapsulated(JPEG_BASELINE, b""),
+        "jpeg-2000-claims-65000": lambda: encapsulated(JPEG_2000, jpeg_2000(65000, 65000)),
+        "jpeg-2000-claims-2-31": lambda: encapsulated(JPEG_2000, jpeg_2000(1 << 31, 1 << 31)),
+        "jpeg-2000-cut": lambda: encapsulated(JPEG_2000, jpeg_2000(64, 64)[:90]),
+        "jpeg-ls-claims-65000": lambda: encapsulated(JPEG_LS, jpeg_ls(65000, 65000)),
+        "jpeg-ls-cut": lambda: encapsulated(JPEG_LS, jpeg_ls(64, 64)[:28]),
+        "rle-table-lies": lambda: encapsulated(RLE, struct.pack("<16I", 1, 1 << 30, *[0] * 14) + bytes(64)),
+        "rle-sixteen-segments": lambda: encapsulated(RLE, struct.pack("<16I", 16, *range(64, 79)) + bytes(640)),
+        "rle-short": lambda: encapsulated(RLE, struct.pack("<16I", 1, 64, *[0] * 14) + b"\xfe\x00"),
+        "video-noise": lambda: encapsulated(H264, bytes(range(256)) * 64, frames=b"9 "),
+        "video-empty": lambda: encapsulated(H264, b"", frames=b"9 "),
+        "syntax-unknown": lambda: native().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"),
+        "implicit-said-explicit": lambda: native().replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0"),
+        "elf": lambda: b"\x7fELF" + bytes(4000),
+        "pdf": lambda: b"%PDF-1.7\n" + b"%" * 4000,
+        "half-jpeg-file": lambda: ybr[: len(ybr) // 2],
+        "bits-flipped": lambda: bytes(b ^ (0x55 if k > 600 and k % 97 == 0 else 0) for k, b in enumerate(ct)),
+        "meta-length-lie": lambda: ct[:140] + struct.pack("<I", 1 << 30) + ct[144:],
+    }
+    made.update((name, lambda data=data: data) for name, data in truncated_at_every_group(ct))  # type: ignore[misc]
+    return made
+
+
+def write_hostile_files(folder: Path) -> list[Path]:
+    """Write all of them below a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, make in hostile_files().items():
+        path = folder / f"{name}.dcm"
+        path.write_bytes(make())
+        written.append(path)
+    return written

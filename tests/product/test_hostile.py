@@ -1,0 +1,89 @@
+"""Corrupted and hostile inputs each end in a named reason; the daemons go on serving."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from pynetdicom import AE, _config
+from pynetdicom.presentation import build_context
+
+from exporter.errors import Reason, SkipReason
+from tests.product.hostile import write_hostile_files
+from tests.product.running import Product, run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+# A few of the inputs are odd but honest: another viewer shows them too. All others must not become media.
+MAY_EXPORT = {
+    "bits-flipped",
+    "stored-over-allocated",
+    "truncated-at-fffc",
+    "implicit-said-explicit",
+    "million-empty-items",
+    "nested-300",
+}
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """More than fifty hostile files."""
+    files = write_hostile_files(tmp_path_factory.mktemp("hostile") / "in")
+    assert len(files) >= 50
+    return files
+
+
+def test_backfill_names_a_reason_for_each_and_goes_on(hostile: list[Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = run("backfill", hostile[0].parent, "--output", out, timeout=500)
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    status = json.loads(run("status", "--json", "--data", out).stdout)
+    assert status["exported"] + status["skipped"] + status["failed"] == len(hostile)
+    exported = {json.loads(line)["dicom_file"].removesuffix(".dcm")
+                for line in (out / "metadata.jsonl").read_bytes().splitlines()
+                if json.loads(line)["media_type"] != "none"}  # fmt: skip
+    assert exported <= MAY_EXPORT
+    listed = json.loads(run("failures", "list", "--json", "--data", out).stdout)
+    assert {row["reason"] for row in listed} <= {*Reason, *SkipReason}
+    assert Reason.INTERNAL not in {row["reason"] for row in listed}, listed
+
+
+@pytest.mark.slow
+def test_daemons_keep_serving_while_hostile_instances_arrive(
+    product: Product, hostile: list[Path], peer: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_config, "STORE_SEND_CHUNKED_DATASET", True)
+    server = product.start("serve")
+    sent = 0
+    for path in hostile:
+        data = path.read_bytes()
+        if data[128:132] != b"DICM" or len(data) < 400 or path.stem == "meta-length-lie":
+            continue  # no sender could offer it: without file meta information there is nothing to negotiate
+        entity = AE()
+        from pydicom.filereader import read_file_meta_info
+
+        syntax = str(read_file_meta_info(path).TransferSyntaxUID)
+        entity.requested_contexts = [build_context("1.2.840.10008.5.1.4.1.1.7", [syntax]),
+                                     build_context("1.2.840.10008.5.1.4.1.1.2", [syntax])]  # fmt: skip
+        association = entity.associate("127.0.0.1", product.port, ae_title="EXPORTER")
+        assert association.is_established, path.stem
+        answer = association.send_c_store(path)
+        assert answer, f"{path.stem}: no answer"
+        sent += 1
+        if association.is_established:
+            association.release()
+        echo = [peer("echoscu"), "-to", "5", "-aec", "EXPORTER", "127.0.0.1", str(product.port)]
+        assert subprocess.run(echo, check=False, capture_output=True, timeout=20).returncode == 0, path.stem
+    status = product.settled(seconds=500)
+    assert server.poll() is None
+    assert sent >= 30
+    assert status["exported"] + status["skipped"] + status["quarantined"] >= sent - 2
+    reasons = {p.name for p in (product.data / "spool" / "quarantine").iterdir() if p.is_dir()}
+    assert reasons <= set(Reason), reasons
+    assert "internal" not in reasons
+    assert run("reconcile", "--data", product.data).returncode == 0

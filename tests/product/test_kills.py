@@ -1,0 +1,115 @@
+"""kill -9 of listener, exporter and worker at random under load: nothing acknowledged is lost, torn or doubled."""
+
+from __future__ import annotations
+
+import collections
+import os
+import random
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pynetdicom import AE
+
+from tests.product.running import family, run
+
+if TYPE_CHECKING:
+    from tests.product.running import Product
+
+KILLS = int(os.environ.get("EXPORTER_TEST_KILLS", "12"))
+STORAGE = "1.2.840.10008.5.1.4.1.1.7.2"
+
+
+def instance(rng: np.random.Generator, frames: int) -> pydicom.Dataset:
+    """A small instance with noise of its own, one frame or a few."""
+    ds = pydicom.Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID = STORAGE, generate_uid()
+    ds.StudyInstanceUID, ds.SeriesInstanceUID = generate_uid(), generate_uid()
+    ds.Rows = ds.Columns = 64
+    ds.NumberOfFrames = frames
+    ds.FrameTime = 40
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+    ds.PixelData = rng.integers(0, 256, (frames, 64, 64), dtype=np.uint8).tobytes()
+    return ds
+
+
+class Sender(threading.Thread):
+    """Sends one instance after another, reconnecting as long as it takes; remembers what was acknowledged."""
+
+    def __init__(self, port: int, seed: int) -> None:
+        super().__init__()
+        self.port, self.rng = port, np.random.default_rng(seed)
+        self.acknowledged: list[str] = []
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        entity = AE()
+        entity.add_requested_context(STORAGE, ExplicitVRLittleEndian)
+        while not self.stop.is_set():
+            association = entity.associate("127.0.0.1", self.port, ae_title="EXPORTER")
+            while association.is_established and not self.stop.is_set():
+                ds = instance(self.rng, frames=int(self.rng.choice([1, 1, 1, 4])))
+                status = association.send_c_store(ds)
+                if status and status.Status == 0:
+                    self.acknowledged.append(ds.SOPInstanceUID)
+            if association.is_established:
+                association.release()
+            self.stop.wait(0.05)
+
+
+@pytest.mark.slow
+def test_kill_9_at_random_under_load_loses_nothing_tears_nothing_doubles_nothing(product: Product) -> None:
+    rng = random.Random(11112)  # noqa: S311 - which process dies is no secret
+    product.start("listener")
+    product.start("run")
+    senders = [Sender(product.port, seed) for seed in range(2)]
+    for sender in senders:
+        sender.start()
+    killed: collections.Counter[str] = collections.Counter()
+    try:
+        while killed.total() < KILLS:
+            time.sleep(rng.uniform(0.3, 1.5))
+            victim = rng.choice(["listener", "run", "worker"])
+            if victim == "worker":
+                workers = family(product.processes["run"].pid)[1:]
+                if not workers:
+                    continue
+                os.kill(rng.choice(workers), signal.SIGKILL)
+            else:
+                product.stop(victim, signal.SIGKILL)
+                product.start(victim, ready=victim == "listener")
+            killed[victim] += 1
+    finally:
+        for sender in senders:
+            sender.stop.set()
+        for sender in senders:
+            sender.join(60)
+    acknowledged = [uid for sender in senders for uid in sender.acknowledged]
+    assert len(acknowledged) > 5 * KILLS, "there was load"
+    status = product.settled()
+    lines = product.lines
+    seen = collections.Counter(line["SOP Instance UID"] for line in lines)
+    # A worker killed twice over the same instance may end it in quarantine: its bytes are kept and it is counted.
+    quarantined = list((product.data / "spool" / "quarantine").rglob("*.dcm"))
+    held = {str(pydicom.dcmread(p, stop_before_pixels=True).SOPInstanceUID) for p in quarantined}
+    assert [uid for uid in acknowledged if uid not in seen and uid not in held] == []
+    assert [uid for uid, n in seen.items() if n > 1] == []
+    assert status["exported"] == len(lines)
+    told = {medium["path"] for line in lines for medium in line["export"]["media"]}
+    assert {p.relative_to(product.data / "media").as_posix() for p in product.media} == told
+    for path in product.media:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                image.load()
+    assert run("reconcile", "--data", product.data).returncode == 0
+    print(f"{killed.total()} kills {dict(killed)}, {len(acknowledged)} acknowledged, {len(lines)} lines, 0 lost")  # noqa: T201

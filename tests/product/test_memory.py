@@ -1,0 +1,87 @@
+"""A gigabyte of frames goes through in little memory."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from tests.product.running import family, peak_resident_mb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.product.running import Product
+
+FRAMES = 2048
+LIMIT_MB = 300
+
+
+def gigabyte(path: Path) -> str:
+    """Write 2,048 frames of 512 x 512 x 16 bit: one real frame, moved a little in each. Its SOP Instance UID."""
+    source = pydicom.dcmread(pydicom.data.get_testdata_file("MR_small.dcm"))
+    frame = np.tile(source.pixel_array.astype("<u2"), (8, 8))
+    uid = generate_uid()
+    header = pydicom.Dataset()
+    header.file_meta = FileMetaDataset()
+    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    header.file_meta.MediaStorageSOPClassUID = header.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7.3"
+    header.file_meta.MediaStorageSOPInstanceUID = header.SOPInstanceUID = uid
+    header.StudyInstanceUID, header.SeriesInstanceUID = generate_uid(), generate_uid()
+    header.Modality = "OT"
+    header.Rows, header.Columns = frame.shape
+    header.NumberOfFrames = FRAMES
+    header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+    header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 16, 16, 15, 0
+    header.FrameIncrementPointer = 0x00181063
+    header.FrameTime = 40
+    header.save_as(path, enforce_file_format=True)
+    with path.open("ab") as file:
+        file.write(b"\xe0\x7f\x10\x00OW\0\0" + (frame.nbytes * FRAMES).to_bytes(4, "little"))
+        for k in range(FRAMES):
+            file.write(np.roll(frame, k, axis=1).tobytes())
+    return uid
+
+
+@pytest.mark.slow
+def test_one_gigabyte_is_received_and_exported_in_under_300_mb(
+    product: Product, tmp_path: Path, peer: Callable[[str], str]
+) -> None:
+    path = tmp_path / "gigabyte.dcm"
+    uid = gigabyte(path)
+    server = product.start("serve")
+    peaks: dict[int, float] = {}
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.05):
+            for pid in family(server.pid):
+                try:
+                    peaks[pid] = max(peaks.get(pid, 0), peak_resident_mb(pid))
+                except OSError:
+                    continue
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        command = [peer("dcmsend"), "-aec", "EXPORTER", "127.0.0.1", str(product.port), str(path)]
+        subprocess.run(command, check=True, timeout=300)
+        status = product.settled(seconds=500)
+    finally:
+        stop.set()
+        watcher.join()
+    assert status["exported"] == 1, status
+    (line,) = product.lines
+    assert line["SOP Instance UID"] == uid
+    (medium,) = line["export"]["media"]
+    assert medium["frames"] == FRAMES
+    assert medium["duration_s"] == pytest.approx(FRAMES * 0.040, abs=0.01)
+    assert len(peaks) >= 2, "the watch saw the daemon and a worker"
+    assert max(peaks.values()) < LIMIT_MB, peaks
