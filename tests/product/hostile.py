@@ -10,7 +10,6 @@ import numpy as np
 import pydicom
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
-from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 if TYPE_CHECKING:
@@ -91,7 +90,13 @@ def native(**changed: bytes) -> bytes:
 def encapsulated(syntax: str, stream: bytes, **changed: bytes) -> bytes:
     """A made file whose one encapsulated frame is `stream`."""
     uid = generate_uid()
-    pixels = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF) + encapsulate([stream])
+    stream += b"\0" * (len(stream) % 2)
+    pixels = (
+        struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF)
+        + struct.pack("<HHIHHI", 0xFFFE, 0xE000, 0, 0xFFFE, 0xE000, len(stream))
+        + stream
+        + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    )
     return meta(syntax, uid) + header(uid, **changed) + pixels
 
 
