@@ -1,0 +1,137 @@
+"""Durable files: writing all of a buffer, syncing folders together, looking names up in one folder only.
+
+Contract: the mechanics below the spool, each a thin layer over one system call. Raises OSError as the kernel gave it.
+Must never: retry an fsync that failed, or take a later success for an earlier one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import stat
+import threading
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import re
+    from collections.abc import Sequence
+    from pathlib import Path
+
+Buffer = bytes | bytearray | memoryview
+
+MOST_BUFFERS: Final = 1024
+"""`IOV_MAX`: the most buffers that one writev(2) takes."""
+SYNC_FILE_RANGE_WRITE: Final = 2
+
+
+class GroupCommit:
+    """Leader and followers: one `fsync` of a folder serves everybody whose rename came before it started.
+
+    A failed fsync fails for everybody it was to serve: a later success says nothing about what was lost before.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._turn = threading.Condition()
+        self._finished = 0
+        self._running = False
+        self._failures: dict[int, OSError] = {}
+        self.syncs = 0
+
+    def commit(self) -> None:
+        """Return once an fsync that started after this call has succeeded.
+
+        Raises:
+            OSError: That fsync failed.
+        """
+        with self._turn:
+            mine = self._finished + (2 if self._running else 1)
+            while self._running and self._finished < mine:
+                self._turn.wait()
+            if self._finished >= mine:
+                failure = self._failures.get(mine)
+                if failure is not None:
+                    raise OSError(failure.errno, failure.strerror)
+                return
+            self._running = True
+        failure = None
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            failure = error
+            raise
+        finally:
+            with self._turn:
+                self._finished += 1
+                self.syncs += 1
+                if failure is not None:
+                    self._failures[self._finished] = failure
+                    self._failures.pop(self._finished - 64, None)
+                self._running = False
+                self._turn.notify_all()
+
+
+class Folder:
+    """One folder, held open: names below it are looked up in this folder and nowhere else."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+    def entries(self, pattern: re.Pattern[str] | None = None) -> list[str]:
+        """The names in this folder, unordered; only those that match `pattern` from end to end."""
+        names = os.listdir(self.fd)  # noqa: PTH208 - pathlib cannot list an open folder
+        return names if pattern is None else [name for name in names if pattern.fullmatch(name)]
+
+    def size_of(self, name: str) -> int | None:
+        """Size of a regular file in bytes; None if it is gone or is something else."""
+        try:
+            found = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def write_all(fd: int, buffers: Sequence[Buffer]) -> int:
+    """Write every byte of the buffers in order; how many.
+
+    The kernel may take less than it was given (at ENOSPC above all, where the next call says so).
+    """
+    return sum(_writev_all(fd, buffers[at : at + MOST_BUFFERS]) for at in range(0, len(buffers), MOST_BUFFERS))
+
+
+def _writev_all(fd: int, buffers: Sequence[Buffer]) -> int:
+    wanted = sum(map(len, buffers))
+    written = os.writev(fd, buffers)
+    done = written
+    while done < wanted:
+        skip, rest = written, list(buffers)
+        while skip >= len(rest[0]):
+            skip -= len(rest.pop(0))
+        rest[0] = memoryview(rest[0])[skip:]
+        buffers = rest
+        written = os.writev(fd, buffers)
+        done += written
+    return wanted
+
+
+def _load_sync_file_range() -> ctypes._NamedFuncPointer | None:
+    return getattr(ctypes.CDLL(None), "sync_file_range", None)
+
+
+_SYNC_FILE_RANGE: Final = _load_sync_file_range()
+
+
+def start_write_back(fd: int, offset: int, size_bytes: int) -> None:
+    """Ask the kernel to start writing a range (sync_file_range(2)): advice, so its result is of no interest."""
+    if _SYNC_FILE_RANGE is not None:
+        _SYNC_FILE_RANGE(fd, ctypes.c_int64(offset), ctypes.c_int64(size_bytes), SYNC_FILE_RANGE_WRITE)
+
+
+def fsync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,486 @@
+"""The durable hand-over between receiving and exporting: the folder an item is in is its state.
+
+Contract: `tmp/` holds what is being received, `new/` what waits, `active/` what the exporter works on, `done/` what is
+kept after export, `quarantine/<reason>/` what could not be exported, with `<name>.reason.json` beside it. A rename is
+the only transition; names are made here. An item is committed at the instant `Incoming.commit` returns: its bytes are
+on disk, and so is its name in `new/`. ``docs/spool.md`` has the table of states and what a crash leaves behind.
+
+Must never: take a name from the wire, show a partial file outside `tmp/`, or call something durable whose fsync failed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import heapq
+import json
+import os
+import re
+import threading
+import time
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol, Self
+
+from listener.durable import Buffer, Folder, GroupCommit, fsync_folder, start_write_back, write_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+FOLDERS: Final = ("tmp", "new", "active", "done", "quarantine")
+NAME: Final = re.compile(r"[0-9]{20}-[0-9a-f]{16}\.dcm")
+"""Time of arrival in nanoseconds, 64 random bits: sorted names are in order of arrival."""
+REASON: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+REPORT_SUFFIX: Final = ".reason.json"
+WRITE_BACK_BYTES: Final = 8 << 20
+"""Large items are sent to the disk in steps of this size while they arrive, so that the final fsync is short."""
+
+
+class SpoolError(Exception):
+    """The spool cannot do what was asked."""
+
+
+class SpoolUnusable(SpoolError):
+    """The spool folder cannot be used at all: a matter for the administrator."""
+
+    def __init__(self, path: Path, cause: str, hint: str) -> None:
+        super().__init__(f"the spool folder {path} cannot be used: {cause}; {hint}")
+        self.path = path
+
+
+class SpoolBusy(SpoolError):
+    """Another daemon of the same role works on this spool."""
+
+    def __init__(self, role: str, path: Path, holder: str) -> None:
+        super().__init__(
+            f"another {role} already works on the spool {path.parent} ({holder}); "
+            f"stop it, or give this one another data folder with --data"
+        )
+        self.role = role
+
+
+class SpoolWriteFailed(SpoolError):
+    """An item could not be made durable; nothing of it is visible, and its sender must not be told otherwise."""
+
+    def __init__(self, operation: str, cause: OSError) -> None:
+        super().__init__(f"{operation} failed: {cause.strerror or cause}")
+        self.errno = cause.errno
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a disk or a quota is exhausted, as against broken or read-only."""
+        return self.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class RetentionSettings(Protocol):
+    """What the spool needs to know of the configuration (`listener.settings.SpoolSection`)."""
+
+    @property
+    def keep_days(self) -> float:
+        """Days that exported items stay in `done/`; 0 deletes them at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolItem:
+    """One received file, in the state that its folder tells."""
+
+    name: str
+    path: Path
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolCounts:
+    """How many items are in each state."""
+
+    receiving: int
+    new: int
+    active: int
+    done: int
+    quarantined_by_reason: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def quarantined(self) -> int:
+        """Items in quarantine, all reasons together."""
+        return sum(self.quarantined_by_reason.values())
+
+
+class _Names:
+    """Names in strictly rising order, also when the clock is set back while we run."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last_ns = 0
+
+    def make(self) -> str:
+        with self._lock:
+            self._last_ns = max(time.time_ns(), self._last_ns + 1)
+            now_ns = self._last_ns
+        return f"{now_ns:020d}-{os.urandom(8).hex()}.dcm"
+
+
+class Incoming:
+    """One file being received: in `tmp/` until `commit`, gone after `discard`."""
+
+    __slots__ = ("_spool", "_written_back", "fd", "name", "size_bytes")
+
+    def __init__(self, spool: Spool, name: str, fd: int) -> None:
+        self._spool = spool
+        self._written_back = 0
+        self.name = name
+        self.fd = fd
+        self.size_bytes = 0
+
+    def write(self, buffers: Sequence[Buffer]) -> None:
+        """Append the buffers in order, all of them: the kernel may take less than it was given (at ENOSPC above all).
+
+        Raises:
+            SpoolWriteFailed: The file system refused; call `discard`.
+        """
+        try:
+            self.size_bytes += write_all(self.fd, buffers)
+        except OSError as error:
+            raise SpoolWriteFailed("writing to the spool", error) from error
+        if self.size_bytes - self._written_back >= WRITE_BACK_BYTES:
+            start_write_back(self.fd, self._written_back, self.size_bytes - self._written_back)
+            self._written_back = self.size_bytes
+
+    def commit(self) -> SpoolItem:
+        """Make the item durable and visible in `new/`; when this returns, it survives a power cut.
+
+        Raises:
+            SpoolWriteFailed: It is not durable, and nothing of it is left.
+        """
+        return self._spool._commit(self)  # noqa: SLF001 - one mechanism in two classes of this module
+
+    def discard(self) -> None:
+        """Forget the file; harmless after `commit` or a second time."""
+        self._close()
+        with suppress(FileNotFoundError):
+            os.unlink(self.name, dir_fd=self._spool.tmp.fd)
+
+    def _close(self) -> None:
+        if self.fd >= 0:
+            fd, self.fd = self.fd, -1
+            os.close(fd)
+
+
+class Spool:
+    """The spool below one root folder; safe for use by many threads, and by one process per role."""
+
+    def __init__(self, root: Path, settings: RetentionSettings | None, *, durable: bool = True) -> None:
+        self.root = root
+        self.keep_days = settings.keep_days if settings is not None else 0.0
+        self._durable = durable
+        self._names = _Names()
+        self.tmp, self.new, self.active, self.done, self._quarantine = (Folder(root / f) for f in FOLDERS)
+        self._arrivals = GroupCommit(self.new.fd)
+
+    @classmethod
+    def open(cls, root: Path, *, settings: RetentionSettings | None = None, durable: bool = True) -> Self:
+        """The spool below `root`; makes its folders, private to the user who runs this.
+
+        Args:
+            root: Folder of the spool; its parents are made too.
+            settings: How long exported items are kept.
+            durable: False leaves out every fsync: for measurements only, never in a product.
+
+        Raises:
+            SpoolUnusable: A folder cannot be made, opened or written.
+        """
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in FOLDERS:
+                (root / folder).mkdir(mode=0o700, exist_ok=True)
+            fsync_folder(root)
+            spool = cls(root, settings, durable=durable)
+        except OSError as error:
+            raise _unusable(root, error) from error
+        return spool
+
+    def close(self) -> None:
+        """Close the folders; the spool cannot be used after that."""
+        for folder in (self.tmp, self.new, self.active, self.done, self._quarantine):
+            os.close(folder.fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def probe(self) -> None:
+        """Write, sync and remove a file, as proof that the spool works now.
+
+        Raises:
+            SpoolUnusable: It does not.
+        """
+        try:
+            incoming = self.receive()
+            try:
+                incoming.write([b"probe"])
+                os.fsync(incoming.fd)
+            finally:
+                incoming.discard()
+        except SpoolWriteFailed as error:
+            raise SpoolUnusable(self.root, str(error), "free space, or check the file system") from error
+        except OSError as error:
+            raise _unusable(self.root, error) from error
+
+    @contextmanager
+    def lock(self, role: str) -> Iterator[None]:
+        """Hold the spool for one role (``listener``, ``exporter``) until the block ends or the process dies.
+
+        Raises:
+            SpoolBusy: Another process holds it.
+            SpoolUnusable: The lock file cannot be made.
+        """
+        path = self.root / f"{role}.lock"
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unusable(path, error) from error
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
+                raise SpoolBusy(role, path, f"process {holder}" if holder.isdigit() else "unknown process") from error
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+            yield
+        finally:
+            os.close(fd)
+
+    # -- receiving ---------------------------------------------------------------------------------------------------
+
+    def receive(self) -> Incoming:
+        """A new, empty file in `tmp/`, open for writing.
+
+        Raises:
+            SpoolWriteFailed: The file system refuses.
+        """
+        name = self._names.make()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(name, flags, 0o600, dir_fd=self.tmp.fd)
+        except OSError as error:
+            raise SpoolWriteFailed("making a file in the spool", error) from error
+        return Incoming(self, name, fd)
+
+    def _commit(self, incoming: Incoming) -> SpoolItem:
+        """Sync the file, rename it into `new/`, sync the folder: in this order, each for its own reason."""
+        name = incoming.name
+        try:
+            if self._durable:
+                os.fdatasync(incoming.fd)
+            incoming._close()  # noqa: SLF001 - one mechanism in two classes of this module
+            os.rename(name, name, src_dir_fd=self.tmp.fd, dst_dir_fd=self.new.fd)
+        except OSError as error:
+            # The kernel may report a lost write once only: the file counts as lost, it is never synced again.
+            incoming.discard()
+            raise SpoolWriteFailed("syncing a received file", error) from error
+        try:
+            if self._durable:
+                self._arrivals.commit()
+        except OSError as error:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self.new.fd)
+            raise SpoolWriteFailed("syncing the spool folder", error) from error
+        return SpoolItem(name, self.new.path / name, incoming.size_bytes)
+
+    def recover_listener(self) -> int:
+        """Delete what an earlier listener had not finished receiving (its senders got no success); how many."""
+        names = self.tmp.entries()
+        for name in names:
+            with suppress(FileNotFoundError, IsADirectoryError):
+                os.unlink(name, dir_fd=self.tmp.fd)
+        return len(names)
+
+    # -- exporting ---------------------------------------------------------------------------------------------------
+
+    def pending(self, limit: int | None = None) -> Iterator[SpoolItem]:
+        """The items of `new/` as they are now, oldest first.
+
+        Args:
+            limit: At most so many, the oldest; memory then stays small in a folder of a million.
+        """
+        if limit is None:
+            names = self.new.entries(NAME)
+            names.sort()
+        else:
+            with os.scandir(self.new.fd) as entries:
+                names = heapq.nsmallest(limit, (e.name for e in entries if NAME.fullmatch(e.name)))
+        for name in names:
+            size_bytes = self.new.size_of(name)
+            if size_bytes is not None:
+                yield SpoolItem(name, self.new.path / name, size_bytes)
+
+    def claim(self, item: SpoolItem) -> SpoolItem | None:
+        """Take an item of `new/` to work on; None if somebody else has it."""
+        return self._move(item, self.new, self.active)
+
+    def release(self, item: SpoolItem) -> SpoolItem | None:
+        """Give a claimed item back to `new/`; it keeps its place in the order."""
+        return self._move(item, self.active, self.new)
+
+    def finish(self, item: SpoolItem) -> None:
+        """Retire a claimed item whose outcome is durable elsewhere: to `done/` where items are kept, else delete it."""
+        if self.keep_days > 0:
+            self._move(item, self.active, self.done)
+            return
+        with suppress(FileNotFoundError):
+            os.unlink(item.name, dir_fd=self.active.fd)
+
+    def quarantine(self, item: SpoolItem, reason: str, report: Mapping[str, object]) -> SpoolItem:
+        """Keep an item that could not be exported, durably, with a report for the operator.
+
+        Args:
+            item: An item of `active/`, `new/` or a committed one wherever it is now.
+            reason: One of the stable words of failure; it becomes a folder name.
+            report: What is worth knowing, as JSON; never values of the data set.
+        """
+        folder = self._reason_folder(reason)
+        try:
+            self._write_report(folder, item.name, report)
+            source = self.active if self.active.size_of(item.name) is not None else self.new
+            os.rename(item.name, item.name, src_dir_fd=source.fd, dst_dir_fd=folder.fd)
+            self._sync(folder.fd)
+            self._sync(source.fd)
+        finally:
+            os.close(folder.fd)
+        return SpoolItem(item.name, folder.path / item.name, item.size_bytes)
+
+    def refuse(self, incoming: Incoming, reason: str, report: Mapping[str, object]) -> SpoolItem:
+        """Keep a received file that is not accepted, durably, straight from `tmp/` into quarantine.
+
+        Raises:
+            SpoolWriteFailed: It could not be kept, and nothing of it is left.
+        """
+        try:
+            folder = self._reason_folder(reason)
+            try:
+                self._sync(incoming.fd)
+                incoming._close()  # noqa: SLF001 - one mechanism in two classes of this module
+                self._write_report(folder, incoming.name, report)
+                os.rename(incoming.name, incoming.name, src_dir_fd=self.tmp.fd, dst_dir_fd=folder.fd)
+                self._sync(folder.fd)
+            finally:
+                os.close(folder.fd)
+        except OSError as error:
+            incoming.discard()
+            raise SpoolWriteFailed("keeping a refused file", error) from error
+        return SpoolItem(incoming.name, folder.path / incoming.name, incoming.size_bytes)
+
+    def quarantined(self, reason: str | None = None) -> Iterator[tuple[str, SpoolItem]]:
+        """The items in quarantine with their reasons, oldest first within each reason."""
+        for word in self._reasons():
+            if reason is None or word == reason:
+                folder = Folder(self._quarantine.path / word)
+                try:
+                    for name in sorted(folder.entries(NAME)):
+                        yield word, SpoolItem(name, folder.path / name, folder.size_of(name) or 0)
+                finally:
+                    os.close(folder.fd)
+
+    def requeue(self, reason_or_name: str) -> int:
+        """Give quarantined items back to `new/`: one by its name, or all of one reason; how many."""
+        moved = 0
+        for word, item in list(self.quarantined()):
+            if reason_or_name not in (word, item.name):
+                continue
+            with suppress(FileNotFoundError):
+                os.rename(item.path, item.name, dst_dir_fd=self.new.fd)
+                moved += 1
+            with suppress(FileNotFoundError):
+                item.path.with_name(item.name + REPORT_SUFFIX).unlink()
+        if moved:
+            self._sync(self.new.fd)
+        return moved
+
+    def recover_exporter(self) -> int:
+        """Give what an earlier exporter had claimed back to `new/`; how many."""
+        names = self.active.entries(NAME)
+        for name in names:
+            os.rename(name, name, src_dir_fd=self.active.fd, dst_dir_fd=self.new.fd)
+        return len(names)
+
+    # -- housekeeping ------------------------------------------------------------------------------------------------
+
+    def counts(self) -> SpoolCounts:
+        """How many items are in each state now."""
+        return SpoolCounts(
+            receiving=len(self.tmp.entries(NAME)),
+            new=len(self.new.entries(NAME)),
+            active=len(self.active.entries(NAME)),
+            done=len(self.done.entries(NAME)),
+            quarantined_by_reason={word: self._quarantine_count(word) for word in self._reasons()},
+        )
+
+    def purge(self, now: float) -> int:
+        """Delete items of `done/` that arrived more than `keep_days` before `now` (seconds since 1970); how many."""
+        oldest_ns = int((now - self.keep_days * 86_400) * 1e9)
+        names = [name for name in self.done.entries(NAME) if int(name[:20]) < oldest_ns]
+        for name in names:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self.done.fd)
+        return len(names)
+
+    def _move(self, item: SpoolItem, source: Folder, target: Folder) -> SpoolItem | None:
+        try:
+            os.rename(item.name, item.name, src_dir_fd=source.fd, dst_dir_fd=target.fd)
+        except FileNotFoundError:
+            return None
+        return SpoolItem(item.name, target.path / item.name, item.size_bytes)
+
+    def _reasons(self) -> list[str]:
+        return sorted(name for name in self._quarantine.entries() if REASON.fullmatch(name))
+
+    def _quarantine_count(self, reason: str) -> int:
+        folder = Folder(self._quarantine.path / reason)
+        try:
+            return len(folder.entries(NAME))
+        finally:
+            os.close(folder.fd)
+
+    def _reason_folder(self, reason: str) -> Folder:
+        if not REASON.fullmatch(reason):
+            raise ValueError(f"a quarantine reason is a word of a-z, 0-9 and _, not {reason!r}")
+        try:
+            os.mkdir(reason, 0o700, dir_fd=self._quarantine.fd)
+            self._sync(self._quarantine.fd)
+        except FileExistsError:
+            pass
+        return Folder(self._quarantine.path / reason)
+
+    def _write_report(self, folder: Folder, name: str, report: Mapping[str, object]) -> None:
+        """Write `<name>.reason.json`: complete and durable before the item is beside it."""
+        final = name + REPORT_SUFFIX
+        partial = f".{final}.part"
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder.fd)
+        try:
+            write_all(fd, [json.dumps(report, ensure_ascii=True, sort_keys=True).encode("ascii") + b"\n"])
+            self._sync(fd)
+        finally:
+            os.close(fd)
+        os.rename(partial, final, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
+
+    def _sync(self, fd: int) -> None:
+        if self._durable:
+            os.fsync(fd)
+
+
+def _unusable(path: Path, error: OSError) -> SpoolUnusable:
+    hints = {
+        errno.EACCES: "give the user who runs this the right to write there, or choose another folder with --data",
+        errno.EPERM: "give the user who runs this the right to write there, or choose another folder with --data",
+        errno.EROFS: "the file system is read-only: remount it, or choose another folder with --data",
+        errno.ENOTDIR: "a file is in the way: move it, or choose another folder with --data",
+        errno.EEXIST: "a file is in the way: move it, or choose another folder with --data",
+        errno.ELOOP: "a symbolic link is in the way: spool folders must be real folders",
+        errno.ENOSPC: "free some space first",
+    }
+    hint = hints.get(error.errno or 0, "check the file system, or choose another folder with --data")
+    return SpoolUnusable(path, error.strerror or str(error), hint)
