@@ -1,0 +1,211 @@
+"""Bytes of one instance, read by position: a file, or a data set that was inflated into memory or an unlinked file.
+
+Contract: reads never move a shared position, never read past what is there, and map every `OSError`; opening refuses
+what is not a regular file and what is larger than its limit. Inflating is bounded by bytes, never by trust.
+
+Must never: follow a symbolic link, hold a whole file in memory, or put a patient's bytes where a name can be listed.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import weakref
+import zlib
+from typing import TYPE_CHECKING, Protocol
+
+from exporter.errors import NotDicom, OutOfSpace, SkipInstance, SkipReason, TooLarge, Unreadable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from exporter.settings import LimitSettings
+
+CHUNK = 1 << 20
+IN_MEMORY = 8 << 20
+"""Largest inflated data set that is kept in memory."""
+
+
+class ByteSource(Protocol):
+    """Something that can be read by position."""
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        ...
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`; fewer only at the end."""
+        ...
+
+
+class FileBytes:
+    """An open file, read with `pread`; the descriptor closes with the object."""
+
+    def __init__(self, descriptor: int, size: int) -> None:
+        self._descriptor = descriptor
+        self._size = size
+        self._close = weakref.finalize(self, os.close, descriptor)
+
+    @property
+    def size(self) -> int:
+        """Length in bytes when the file was opened; what is appended later is not seen."""
+        return self._size
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`; fewer only at the end.
+
+        Raises:
+            Unreadable: The operating system could not read.
+        """
+        wanted = min(length, self._size - offset)
+        if wanted <= 0:
+            return b""
+        parts: list[bytes] = []
+        while wanted:
+            try:
+                part = os.pread(self._descriptor, wanted, offset)
+            except OSError as error:
+                raise Unreadable(f"reading the file failed: {errno.errorcode.get(error.errno or 0, 'EIO')}") from None
+            if not part:
+                break  # the file was cut after it was opened; the caller sees a short read
+            parts.append(part)
+            offset += len(part)
+            wanted -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def close(self) -> None:
+        """Close the file; later reads fail."""
+        self._close()
+
+
+class MemoryBytes:
+    """Bytes in memory."""
+
+    def __init__(self, content: bytes | bytearray) -> None:
+        self._content = memoryview(content)
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return len(self._content)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`; fewer only at the end."""
+        return bytes(self._content[offset : offset + length])
+
+
+def open_file(path: Path, limits: LimitSettings) -> FileBytes:
+    """The file at `path`, open for reading by position.
+
+    Raises:
+        SkipInstance: It is no regular file (a link, a folder, a pipe, a device).
+        NotDicom: It is empty.
+        TooLarge: It is larger than ``limits.max_instance_bytes``.
+        Unreadable: It cannot be opened.
+    """
+    try:
+        # O_NONBLOCK: opening a pipe that nobody writes must not wait; regular files ignore it.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.ENXIO, errno.ENODEV}:
+            raise SkipInstance(SkipReason.NOT_REGULAR, "not a regular file") from None
+        raise Unreadable(f"opening the file failed: {errno.errorcode.get(error.errno or 0, 'EIO')}") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise SkipInstance(SkipReason.NOT_REGULAR, "not a regular file")
+    source = FileBytes(descriptor, status.st_size)
+    if source.size == 0:
+        raise NotDicom("the file is empty")
+    if source.size > limits.max_instance_bytes:
+        raise TooLarge(
+            f"the file has {source.size} bytes, permitted are {limits.max_instance_bytes} (limits.max_instance_bytes)"
+        )
+    return source
+
+
+def inflate(source: ByteSource, offset: int, limits: LimitSettings) -> ByteSource:
+    """The deflated data set that begins at `offset`, inflated (PS3.5 A.5, RFC 1951; a zlib header is tolerated).
+
+    Small results stay in memory, larger ones go to a file that has no name.
+
+    Raises:
+        TooLarge: More than ``limits.max_inflated_bytes``.
+        Unreadable: The deflated stream is damaged or cut.
+        OutOfSpace: No room for the temporary file.
+    """
+    head = source.read_at(offset, 2)
+    zlib_header = len(head) == 2 and head[0] & 0x0F == 8 and (head[0] << 8 | head[1]) % 31 == 0
+    # A raw stream may look like a zlib header by chance; then zlib refuses at once and the raw form is tried.
+    for window in (zlib.MAX_WBITS, -zlib.MAX_WBITS) if zlib_header else (-zlib.MAX_WBITS,):
+        try:
+            return _inflate(source, offset, window, limits.max_inflated_bytes)
+        except zlib.error:
+            continue
+    raise Unreadable("inflating the data set failed: the deflated stream is damaged")
+
+
+def _inflate(source: ByteSource, offset: int, window: int, most: int) -> ByteSource:
+    stream = zlib.decompressobj(window)
+    sink = _Sink(most)
+    while not stream.eof:
+        packed = source.read_at(offset, CHUNK)
+        if not packed:
+            raise Unreadable("inflating the data set failed: the deflated stream ends early")
+        offset += len(packed)
+        while packed and not stream.eof:
+            sink.write(stream.decompress(packed, CHUNK))
+            packed = stream.unconsumed_tail
+    sink.write(stream.flush())
+    return sink.source()
+
+
+class _Sink:
+    """Collects inflated bytes, in memory first and then in an unlinked file, up to a limit."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._memory = bytearray()
+        self._descriptor: int | None = None
+        self._size = 0
+
+    def write(self, part: bytes) -> None:
+        self._size += len(part)
+        if self._size > self._most:
+            self._discard()
+            raise TooLarge(f"the inflated data set passes {self._most} bytes (limits.max_inflated_bytes)")
+        if self._descriptor is None and self._size <= IN_MEMORY:
+            self._memory += part
+            return
+        try:
+            if self._descriptor is None:
+                self._descriptor = _unlinked_file()
+                part, self._memory = bytes(self._memory) + part, bytearray()
+            view = memoryview(part)
+            while view:
+                view = view[os.write(self._descriptor, view) :]
+        except OSError as error:
+            self._discard()
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise OutOfSpace("no room for the temporary file of a deflated data set") from None
+            raise Unreadable("the temporary file of a deflated data set failed") from None
+
+    def source(self) -> ByteSource:
+        if self._descriptor is None:
+            return MemoryBytes(self._memory)
+        descriptor, self._descriptor = self._descriptor, None
+        return FileBytes(descriptor, self._size)
+
+    def _discard(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _unlinked_file() -> int:
+    import tempfile
+
+    with tempfile.TemporaryFile() as file:  # never has a name, or loses it before a byte is written
+        return os.dup(file.fileno())

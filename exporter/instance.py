@@ -1,0 +1,229 @@
+"""One DICOM file, read-only and lazily: what it is, who it is, and where its pixels are.
+
+Contract: `Instance.open` recognises DICOM by content (with or without preamble and meta information, either byte order,
+deflated), bounds what the header may cost, and raises only `exporter.errors`. Pixel data are located, never loaded.
+`header`, `identity` and `pixels` are computed at their first use and kept.
+
+What a hostile header costs is bounded by `exporter.layout.walk` before pydicom builds objects: elements, nesting,
+bytes. Only where the nesting makes no sense at all does pydicom read an unwalked header, of
+``limits.max_header_bytes`` at most; there the worker's processor-time limit is the bound.
+
+Must never: put element values into messages or warnings, hold pixel data, write to the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Self
+
+from exporter.bytesource import CHUNK, ByteSource, FileBytes, MemoryBytes, inflate, open_file
+from exporter.elements import READING_ERRORS, read_elements, text_of
+from exporter.errors import SkipInstance, SkipReason, TooLarge, Unreadable
+from exporter.layout import DEFLATED_LE, PixelElement, Start, find_data_set, walk
+from exporter.outcome import Identity
+from exporter.pixels import PixelDescription, describe_pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    from pydicom.dataset import Dataset, FileMetaDataset
+
+    from exporter.settings import LimitSettings
+
+MEDIA_STORAGE_DIRECTORY: Final = "1.2.840.10008.1.3.10"
+
+
+class Instance:
+    """A lazy view of one DICOM file; a context manager that closes the file."""
+
+    def __init__(self, path: Path, file: FileBytes, start: Start, limits: LimitSettings) -> None:
+        self.path = path
+        self.file_meta = _file_meta(file, start, limits)
+        """The file meta information (group 0002); empty where the file has none."""
+        if text_of(self.file_meta, "MediaStorageSOPClassUID") == MEDIA_STORAGE_DIRECTORY:
+            raise SkipInstance(SkipReason.DICOMDIR, "a DICOMDIR lists instances and is none itself")
+        deflated = start.transfer_syntax == DEFLATED_LE
+        self.data: ByteSource = inflate(file, start.offset, limits) if deflated else file
+        """The data set's bytes by position: the file itself, or the inflated data set."""
+        self.limits = limits
+        self._file = file
+        self._start = start
+        self._layout = walk(self.data, self._data_start, limits)
+        self._notes = [*start.warnings, *self._layout.warnings]
+
+    @classmethod
+    def open(cls, path: Path, limits: LimitSettings) -> Self:
+        """The DICOM file at `path`.
+
+        Raises:
+            NotDicom: The bytes hold no DICOM data set.
+            Unreadable: They do, and it is damaged or cut.
+            TooLarge: A limit is passed.
+            SkipInstance: A DICOMDIR, or no regular file.
+        """
+        file = open_file(path, limits)
+        return cls(path, file, find_data_set(file), limits)
+
+    def close(self) -> None:
+        """Close the file; nothing more can be read."""
+        self._file.close()
+        if isinstance(self.data, FileBytes):
+            self.data.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.size_bytes} bytes, {self.transfer_syntax}>"
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        return self._file.size
+
+    @property
+    def transfer_syntax(self) -> str:
+        """Transfer syntax UID as the file says; assumed from the bytes (with a warning) where it does not."""
+        return self._start.transfer_syntax
+
+    @property
+    def big_endian(self) -> bool:
+        """Whether the data set's numbers are big endian."""
+        return self._start.big_endian
+
+    @property
+    def implicit(self) -> bool:
+        """Whether the data set is encoded without value representations."""
+        return self._start.implicit
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was odd and got read nevertheless: short sentences without values."""
+        return list(dict.fromkeys(self._notes))
+
+    @cached_property
+    def header(self) -> Dataset:
+        """The data set without its pixel data, as pydicom reads it; its `file_meta` is set. Read-only by contract.
+
+        Raises:
+            Unreadable: pydicom cannot read it.
+        """
+        start, layout = self._data_start, self._layout
+        end = layout.header_end if layout.sound else min(self.data.size, start.offset + self.limits.max_header_bytes)
+        raw = self.data.read_at(start.offset, end - start.offset)
+        header, read = read_elements(raw, implicit=start.implicit, big_endian=start.big_endian)
+        header.file_meta = self.file_meta
+        if not layout.sound:
+            self._tolerant_pixel = _pixel_element(self.data, start, start.offset + read)
+        return header
+
+    @cached_property
+    def sop_class_uid(self) -> str:
+        """(0008,0016) SOP Class UID, else the one of the file meta information; empty where neither has one."""
+        return self._uid("SOPClassUID") or text_of(self.file_meta, "MediaStorageSOPClassUID")
+
+    @cached_property
+    def identity(self) -> Identity:
+        """UIDs and content hash; reads the whole file once."""
+        content, _ = self._hashes
+        return Identity(
+            sop_class_uid=self.sop_class_uid,
+            sop_instance_uid=self._uid("SOPInstanceUID") or text_of(self.file_meta, "MediaStorageSOPInstanceUID"),
+            study_instance_uid=self._uid("StudyInstanceUID"),
+            series_instance_uid=self._uid("SeriesInstanceUID"),
+            content_sha256=content,
+        )
+
+    @property
+    def source_sha256(self) -> str:
+        """SHA-256 of the whole file, from the same pass as the identity's hash."""
+        return self._hashes[1]
+
+    @cached_property
+    def pixels(self) -> PixelDescription | None:
+        """How and where the pixels are stored; None where the instance has none.
+
+        Raises:
+            BadGeometry: Elements of the image pixel module are missing, no numbers, or contradict each other.
+            TooLarge: A frame or the number of frames passes its limit.
+            UnsupportedSyntax: The pixels are described in a way that is not read here.
+        """
+        element = self._pixel
+        if element is None:
+            return None
+        return describe_pixels(self.header, element, self.data.size, self.limits, self._notes)
+
+    @property
+    def _pixel(self) -> PixelElement | None:
+        if self._layout.sound:
+            return self._layout.pixel
+        self.header  # noqa: B018 - reading it finds the pixel data
+        return self._tolerant_pixel
+
+    @property
+    def _data_start(self) -> Start:
+        """`_start` with the data set's offset in `data` instead of the file."""
+        if self.data is self._file:
+            return self._start
+        return Start(None, 0, self._start.transfer_syntax, implicit=False, big_endian=False)
+
+    @cached_property
+    def _hashes(self) -> tuple[str, str]:
+        """(SHA-256 of the data set's bytes as stored, SHA-256 of the file)."""
+        content, whole = hashlib.sha256(), hashlib.sha256()
+        offset = self._start.offset
+        whole.update(self._file.read_at(0, offset))
+        for part in _chunks(self._file, offset):
+            content.update(part)
+            whole.update(part)
+        return content.hexdigest(), whole.hexdigest()
+
+    def _uid(self, keyword: str) -> str:
+        return text_of(self.header, keyword)
+
+
+def _chunks(source: ByteSource, offset: int) -> Iterator[bytes]:
+    while part := source.read_at(offset, CHUNK):
+        yield part
+        offset += len(part)
+
+
+def _pixel_element(source: ByteSource, start: Start, offset: int) -> PixelElement | None:
+    """The pixel data element at `offset`, where pydicom stopped."""
+    rest = source.read_at(offset, 1 << 10)
+    here = Start(None, 0, start.transfer_syntax, start.implicit, start.big_endian)
+    if not rest:
+        return None
+    from exporter.settings import LimitSettings
+
+    try:
+        found = walk(MemoryBytes(rest), here, LimitSettings()).pixel
+    except Unreadable:
+        return None
+    if found is None or found.offset > 12:
+        return None
+    return PixelElement(found.tag, found.vr, offset + found.offset, found.length)
+
+
+def _file_meta(file: FileBytes, start: Start, limits: LimitSettings) -> FileMetaDataset:
+    from pydicom.dataset import FileMetaDataset
+
+    if start.meta_offset is None:
+        return FileMetaDataset()
+    length = start.offset - start.meta_offset
+    if length > limits.max_header_bytes:
+        raise TooLarge(f"the file meta information passes {limits.max_header_bytes} bytes (limits.max_header_bytes)")
+    raw = file.read_at(start.meta_offset, length)
+    elements, _ = read_elements(raw, implicit=start.meta_implicit, big_endian=False)
+    try:
+        return FileMetaDataset(elements)
+    except READING_ERRORS as error:
+        raise Unreadable(f"pydicom cannot read the file meta information ({type(error).__name__})") from None
