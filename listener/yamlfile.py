@@ -142,7 +142,7 @@ def _compose(text: str) -> yaml.Node | None:
             # Depth first from the events, whose parser does not recurse; the composer below does.
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             documents += isinstance(event, yaml.DocumentStartEvent)
-            line = event.start_mark.line + 1
+            line = event.start_mark.line + 1 if event.start_mark else 0
             if depth > MAX_DEPTH:
                 raise _Unusable(line, f"is nested more than {MAX_DEPTH} levels deep")
             if documents > 1:
