@@ -1,0 +1,267 @@
+"""The ledger's transitions as operations on its rows; each runs inside a transaction of `commit`.
+
+Contract: pure SQL and values. Raises `LookupError` for an instance that was never begun and `ValueError` for what
+would break an invariant; the savepoint around the operation then undoes it alone.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import unicodedata
+import zlib
+from typing import TYPE_CHECKING, Any
+
+from exporter.ledger.schema import stored
+from exporter.ledger.types import FINAL, Entry, State
+from exporter.outcome import Identity, MediaType, Medium
+
+if TYPE_CHECKING:
+    from exporter.ledger.types import Arrival, Ending
+
+Row = tuple[Any, ...]
+
+NAMED = "WHERE name = CAST(? AS TEXT)"
+ENTRY = """SELECT name, source, size_bytes, mtime_ns, state, reason, message, attempts, not_before,
+    sop_class_uid, sop_instance_uid, study_instance_uid, series_instance_uid, content_sha256,
+    source_sha256, settings_sha256, duplicate_of, conflict_with, base, line_seq, id FROM instance """
+MEDIUM = """SELECT path, suffix, kind, bytes, sha256, codec, transcoded, width, height, frames, duration_s
+    FROM medium WHERE instance_id = ? ORDER BY position"""
+
+_PENDING = (State.ACTIVE, State.DEFERRED)
+
+
+def output_key(path: str) -> str:
+    """What two paths share when some file system takes them for one: case and Unicode composition are ignored."""
+    if path.isascii():
+        return path.lower()
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+def entry_of(row: Row) -> Entry:
+    """The entry in a row of `ENTRY`."""
+    identity = Identity(row[9] or "", row[10] or "", row[11] or "", row[12] or "", row[13]) if row[13] else None
+    return Entry(
+        name=row[0],
+        source=row[1],
+        size_bytes=row[2],
+        mtime_ns=row[3],
+        state=State(row[4]),
+        reason=row[5],
+        message=row[6],
+        attempts=row[7],
+        not_before=row[8],
+        identity=identity,
+        source_sha256=row[14],
+        settings_sha256=row[15],
+        duplicate_of=row[16],
+        conflict_with=row[17],
+        base=row[18],
+        line_seq=row[19],
+    )
+
+
+def medium_of(row: Row) -> Medium:
+    """The medium in a row of `MEDIUM`."""
+    return Medium(
+        file=row[0],
+        suffix=row[1],
+        kind=MediaType(row[2]),
+        bytes=row[3],
+        sha256=row[4],
+        codec=row[5],
+        transcoded=bool(row[6]),
+        width=row[7],
+        height=row[8],
+        frames=row[9],
+        duration_s=row[10],
+    )
+
+
+def known(connection: sqlite3.Connection, name: str) -> Row:
+    """The row of `ENTRY` of that name.
+
+    Raises:
+        LookupError: There is none.
+    """
+    row: Row | None = connection.execute(ENTRY + NAMED, (stored(name),)).fetchone()
+    if row is None:
+        raise LookupError("the ledger was told of an instance that was never begun")
+    return row
+
+
+def begin(connection: sqlite3.Connection, arrival: Arrival) -> Entry:
+    """Count one attempt; see `Ledger.begin_many`."""
+    name = stored(arrival.name)
+    facts = (arrival.source, arrival.size_bytes, arrival.mtime_ns)
+    row = connection.execute(ENTRY + NAMED, (name,)).fetchone()
+    if row is None:
+        connection.execute(
+            """INSERT INTO instance (name, source, size_bytes, mtime_ns, state, attempts, updated_ns)
+            VALUES (CAST(? AS TEXT), ?, ?, ?, 'active', 1, ?)""",
+            (name, *facts, time.time_ns()),
+        )
+    else:
+        before = entry_of(row)
+        if before.state in FINAL and arrival.source == "spool":
+            return before
+        same = before.state in _PENDING and (before.size_bytes, before.mtime_ns) == facts[1:]
+        connection.execute(
+            """UPDATE instance SET source = ?, size_bytes = ?, mtime_ns = ?, state = 'active', reason = NULL,
+            message = '', attempts = ?, not_before = NULL, updated_ns = ? WHERE id = ?""",
+            (*facts, before.attempts + 1 if same else 1, time.time_ns(), row[-1]),
+        )
+    return entry_of(known(connection, arrival.name))
+
+
+def recover(connection: sqlite3.Connection) -> list[Entry]:
+    """Make every active instance deferred; see `Ledger.recover`."""
+    rows = connection.execute(f"{ENTRY} WHERE state = 'active' ORDER BY id").fetchall()
+    connection.execute(
+        """UPDATE instance SET state = 'deferred', reason = 'interrupted',
+        message = 'the exporter ended during the attempt', not_before = 0, updated_ns = ? WHERE state = 'active'""",
+        (time.time_ns(),),
+    )
+    return [entry_of(known(connection, row[0])) for row in rows]
+
+
+def defer(connection: sqlite3.Connection, name: str, reason: str, message: str, not_before: float) -> None:
+    """End an attempt that may be repeated; see `Ledger.defer`."""
+    row = known(connection, name)
+    if row[4] not in _PENDING:
+        raise ValueError(f"an instance that is {row[4]} cannot be deferred")
+    connection.execute(
+        "UPDATE instance SET state = 'deferred', reason = ?, message = ?, not_before = ?, updated_ns = ? WHERE id = ?",
+        (reason, message, not_before, time.time_ns(), row[-1]),
+    )
+
+
+def retry(connection: sqlite3.Connection, *, name: str | None, reason: str | None) -> list[str]:
+    """Make what failed pending again; see `Ledger.retry`."""
+    failed = "(state IN ('failed', 'quarantined') OR (state = 'deferred' AND attempts = 0))"
+    if name is not None:
+        where, value = f"name = CAST(? AS TEXT) AND {failed}", stored(name)
+    else:
+        where, value = f"reason = ? AND {failed}", str(reason).encode()
+        where = where.replace("= ?", "= CAST(? AS TEXT)")
+    names = [row[0] for row in connection.execute(f"SELECT name FROM instance WHERE {where} ORDER BY name", (value,))]  # noqa: S608 - constants only
+    connection.execute(
+        f"UPDATE instance SET state = 'deferred', attempts = 0, not_before = 0, updated_ns = ? WHERE {where}",  # noqa: S608 - constants only
+        (time.time_ns(), value),
+    )
+    return names
+
+
+def packed(ending: Ending) -> tuple[int, int, bytes] | None:
+    """Length, CRC-32 and compressed text of the ending's line, after checking the ending.
+
+    Raises:
+        ValueError: The state is not final, a reason is missing, or the line is not one whole line.
+    """
+    if ending.state not in FINAL:
+        raise ValueError(f"{ending.state} does not end the work on an instance")
+    if ending.reason is None and ending.state is not State.EXPORTED:
+        raise ValueError(f"{ending.state} needs a reason")
+    line = ending.line
+    if line is None:
+        return None
+    if line.find(b"\n") != len(line) - 1 or len(line) < 3:
+        raise ValueError("a metadata line ends in its only newline")
+    return len(line), zlib.crc32(line), zlib.compress(line, 1)
+
+
+def finish(
+    connection: sqlite3.Connection, ending: Ending, line: tuple[int, int, bytes] | None, base: str | None
+) -> list[str]:
+    """Commit one outcome; the media paths its instance gives up. See `Ledger.finish_many`."""
+    row = known(connection, ending.name)
+    if row[4] not in _PENDING:
+        raise ValueError(f"the instance is {row[4]} already")
+    instance_id = row[-1]
+    identity = ending.identity
+    line_seq = _add_line(connection, instance_id, line) if line is not None else row[-2]
+    connection.execute(
+        """UPDATE instance SET state = ?, reason = ?, message = ?, not_before = NULL,
+        sop_class_uid = ?, sop_instance_uid = ?, study_instance_uid = ?, series_instance_uid = ?, content_sha256 = ?,
+        source_sha256 = ?, settings_sha256 = ?, duplicate_of = CAST(? AS TEXT), conflict_with = CAST(? AS TEXT),
+        line_seq = ?, updated_ns = ? WHERE id = ?""",
+        (
+            ending.state,
+            ending.reason,
+            ending.message,
+            *(
+                (
+                    identity.sop_class_uid,
+                    identity.sop_instance_uid,
+                    identity.study_instance_uid,
+                    identity.series_instance_uid,
+                    identity.content_sha256,
+                )
+                if identity is not None
+                else (None,) * 5
+            ),
+            ending.source_sha256,
+            ending.settings_sha256,
+            None if ending.duplicate_of is None else stored(ending.duplicate_of),
+            None if ending.conflict is None else stored(ending.conflict),
+            line_seq,
+            time.time_ns(),
+            instance_id,
+        ),
+    )
+    media = ending.media if ending.media is not None or line is None else ()
+    if media is None:
+        return []
+    if base is not None:
+        connection.execute(
+            "UPDATE instance SET base = CAST(? AS TEXT), base_key = CAST(? AS TEXT) WHERE id = ?",
+            (stored(base), stored(output_key(base)), instance_id),
+        )
+    return _replace_media(connection, instance_id, media)
+
+
+def _add_line(connection: sqlite3.Connection, instance_id: int, line: tuple[int, int, bytes]) -> int:
+    last = connection.execute("SELECT seq, position + length FROM line ORDER BY seq DESC LIMIT 1").fetchone()
+    seq, position = (last[0] + 1, last[1]) if last is not None else (1, 0)
+    connection.execute("INSERT INTO line VALUES (?, ?, ?, ?, ?, ?)", (seq, instance_id, position, *line))
+    return int(seq)
+
+
+def _replace_media(connection: sqlite3.Connection, instance_id: int, media: tuple[Medium, ...]) -> list[str]:
+    before = dict(
+        connection.execute("SELECT path_key, path FROM medium WHERE instance_id = ?", (instance_id,)).fetchall()
+    )
+    if before:
+        connection.execute("DELETE FROM medium WHERE instance_id = ?", (instance_id,))
+    for position, medium in enumerate(media):
+        path_key = output_key(medium.file)
+        before.pop(path_key, None)
+        try:
+            connection.execute(
+                """INSERT INTO medium VALUES
+                (?, ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                (
+                    instance_id,
+                    position,
+                    stored(medium.file),
+                    stored(path_key),
+                    medium.suffix,
+                    medium.kind,
+                    medium.bytes,
+                    medium.sha256,
+                    medium.codec,
+                    medium.transcoded,
+                    medium.width,
+                    medium.height,
+                    medium.frames,
+                    medium.duration_s,
+                ),
+            )
+        except sqlite3.IntegrityError as error:
+            raise ValueError("an output name belongs to another instance; reserve_base gives names") from error
+        connection.execute("DELETE FROM superseded WHERE path_key = CAST(? AS TEXT)", (stored(path_key),))
+    connection.executemany(
+        "INSERT OR REPLACE INTO superseded VALUES (CAST(? AS TEXT), CAST(? AS TEXT), ?)",
+        [(stored(key), stored(path), instance_id) for key, path in before.items()],
+    )
+    return list(before.values())

@@ -1,0 +1,128 @@
+"""The values that travel in and out of the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exporter.outcome import Identity, Medium
+
+Source = Literal["spool", "folder"]
+
+
+class State(StrEnum):
+    """What the ledger knows of an instance; exactly one at any time."""
+
+    ACTIVE = "active"
+    """An attempt was begun and has not ended."""
+    DEFERRED = "deferred"
+    """Waits for another attempt: after a failure that may pass, an interruption, or `retry`."""
+    EXPORTED = "exported"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    """Failed for good; its file stays where it is (a folder's file)."""
+    QUARANTINED = "quarantined"
+    """Failed for good; its bytes are kept in the spool's quarantine."""
+
+
+FINAL = frozenset((State.EXPORTED, State.SKIPPED, State.FAILED, State.QUARANTINED))
+"""States that end the work on an instance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An input as `Ledger.begin_many` takes it."""
+
+    name: str
+    """Spool name, or path relative to the input folder as `os.fsdecode` gives it."""
+    size_bytes: int
+    mtime_ns: int
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One instance as the ledger has it."""
+
+    name: str
+    source: Source
+    size_bytes: int
+    mtime_ns: int
+    state: State
+    reason: str | None
+    message: str
+    attempts: int
+    """Attempts begun, this one included while it is active."""
+    not_before: float | None
+    """Unix time before which a deferred instance is not tried again."""
+    identity: Identity | None
+    source_sha256: str | None
+    settings_sha256: str | None
+    duplicate_of: str | None
+    conflict_with: str | None
+    base: str | None
+    """Output base that it owns."""
+    line_seq: int | None
+    """Its newest metadata line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the work on one instance ended, as `Ledger.finish_many` takes it."""
+
+    name: str
+    state: State
+    reason: str | None = None
+    message: str = ""
+    identity: Identity | None = None
+    media: tuple[Medium, ...] | None = None
+    """With final paths; None without a `line` leaves the media of an earlier export, and their line, in force."""
+    settings_sha256: str | None = None
+    source_sha256: str | None = None
+    duplicate_of: str | None = None
+    conflict: str | None = None
+    line: bytes | None = None
+    """One whole metadata line, newline included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """How an instance relates to those that came before it."""
+
+    duplicate_of: str | None = None
+    """Name of the instance with the same SOP Instance UID and the same content."""
+    conflict_with: str | None = None
+    """Name of an instance with the same SOP Instance UID and other content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Instances by state. Files still in ``spool/new`` that were never begun are not here: the spool counts them."""
+
+    active: int = 0
+    deferred: int = 0
+    exported: int = 0
+    skipped: int = 0
+    failed: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+    """Instances of any state that are flagged as duplicates."""
+    conflicts: int = 0
+    by_reason: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Instances by (state, reason)."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxLine:
+    """One committed metadata line and its place among all of them."""
+
+    seq: int
+    position: int
+    """Sum of the lengths of all lines before it, in bytes."""
+    length: int
+    crc32: int
+    text: bytes
