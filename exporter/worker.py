@@ -1,0 +1,186 @@
+"""The worker process: exports one instance at a time, inside limits, and answers with data only.
+
+Contract: ``python -m exporter.worker`` reads lines of JSON on its standard input and writes lines ``<word> <JSON>`` on
+what was its standard output; everything else that is printed goes to its standard error, which the parent throws away.
+
+    parent                          worker
+    {target, settings, limits}  ->
+                                <-  ready {}
+    {path, folder, ask}         ->
+                                <-  identity {...}      only where the job asks
+    "go" or "stop"              ->
+                                <-  outcome {...} | stopped {} | space "message"
+
+A native decoder may crash, loop or eat memory here: the parent kills the process and starts another. The process dies
+with the thread that started it, never outlives the exporter, and leaves no core dump.
+
+Must never: take patient data on its command line, in its environment or in its title; send anything but JSON.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
+
+from exporter.errors import OutOfSpace
+from exporter.outcome import to_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exporter.outcome import Identity, Outcome
+
+PARENT_VARIABLE: Final = "EXPORTER_PARENT_PID"
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_NO_NEW_PRIVS: Final = 38
+
+
+class Stopped(Exception):
+    """The parent does not want this instance exported, now that it knows which it is."""
+
+
+class Ask(Protocol):
+    """Tells the parent who the instance is, and returns when the export shall go on."""
+
+    def __call__(self, identity: Identity) -> None:
+        """Ask.
+
+        Raises:
+            Stopped: The export shall not go on.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One instance to export."""
+
+    path: str
+    """The DICOM file; bytes that are no text are kept as `os.fsdecode` keeps them."""
+    folder: str
+    """An empty folder for partial media files, on the file system of the media folder."""
+    ask: bool
+    """Whether the parent wants to decide once it knows the identity."""
+
+
+class Export(Protocol):
+    """What a `target` makes of the settings: exports one job."""
+
+    def __call__(self, job: Job, ask: Ask) -> Outcome:
+        """Export.
+
+        Raises:
+            OutOfSpace: The disk is full; says nothing about the instance.
+            Stopped: The parent does not want it.
+        """
+        ...
+
+
+class _Channel:
+    """The two ends of the conversation, moved away from the descriptors that libraries print to."""
+
+    def __init__(self) -> None:
+        self._input: BinaryIO = os.fdopen(os.dup(0), "rb", closefd=True)
+        self._output = os.dup(1)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        os.dup2(2, 1)
+
+    def receive(self) -> Any:
+        """The next message; None when the parent is gone."""
+        line = self._input.readline()
+        return json.loads(line) if line.endswith(b"\n") else None
+
+    def send(self, word: str, text: bytes) -> None:
+        """Send one line; `text` is JSON, which has no raw newline."""
+        rest = memoryview(b"%s %s\n" % (word.encode("ascii"), text))
+        while rest:
+            rest = rest[os.write(self._output, rest) :]
+
+
+def main() -> int:
+    """Serve jobs until the parent closes the pipe."""
+    channel = _Channel()
+    _die_with_parent()
+    hello = channel.receive()
+    if hello is None:
+        return 0
+    cpu_s = _set_limits(hello["limits"])
+    module, _, name = hello["target"].partition(":")
+    export: Export = getattr(import_module(module), name)(hello["settings"])
+
+    def ask(identity: Identity) -> None:
+        channel.send("identity", json.dumps(asdict(identity)).encode("ascii"))
+        if channel.receive() != "go":
+            raise Stopped
+
+    channel.send("ready", b"{}")
+    while (message := channel.receive()) is not None:
+        _allow_cpu(cpu_s)
+        _answer(channel, export, Job(**message), ask)
+    return 0
+
+
+def _answer(channel: _Channel, export: Export, job: Job, ask: Ask) -> None:
+    try:
+        outcome = export(job, ask if job.ask else _go_on)
+    except OutOfSpace as condition:
+        channel.send("space", json.dumps(str(condition)).encode("ascii"))
+    except Stopped:
+        channel.send("stopped", b"{}")
+    else:
+        channel.send("outcome", to_json(outcome))
+
+
+def _go_on(identity: Identity) -> None:
+    """For jobs that do not ask."""
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it is gone; allow neither dumps nor privileges."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is not None and os.getppid() != int(parent):
+        os._exit(0)  # it died before the line above took effect
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as knob:  # noqa: PTH123 - a knob of the kernel
+        knob.write("500")  # when memory is short, this process goes first
+
+
+def _set_limits(limits: Mapping[str, float]) -> float:
+    """Apply the limits of the whole process; returns the processor time of one job, in seconds."""
+    for kind, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_AS, int(limits["memory_bytes"])),
+        (resource.RLIMIT_FSIZE, int(limits["file_bytes"])),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (bound, bound))
+    return float(limits["cpu_s"])
+
+
+def _allow_cpu(cpu_s: float) -> None:
+    """Let the next job use `cpu_s` seconds more than what is used up; beyond it the kernel sends SIGXCPU."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    soft = math.ceil(used.ru_utime + used.ru_stime + cpu_s)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Jobs for worker processes under test: the name of the file to export says how the job behaves."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter.outcome import Exported, Failed, Identity, MediaType, Medium, Outcome, Skipped
+
+if TYPE_CHECKING:
+    from exporter.worker import Ask, Export, Job
+
+KEPT: list[bytes] = []
+
+
+def identity(content: str = "c") -> Identity:
+    """An identity with that content."""
+    return Identity("1.2.840.10008.5.1.4.1.1.7", "1.2.3", "1.2", "1.2.1", content)
+
+
+def prepare(settings: dict[str, Any]) -> Export:
+    """The export function; ``settings["prepare"]`` makes the start itself go wrong."""
+    if settings.get("prepare") == "crash":
+        raise RuntimeError("no such library")
+    if settings.get("prepare") == "hang":
+        time.sleep(600)
+    return export
+
+
+def export(job: Job, ask: Ask) -> Outcome:
+    """Do what the file's name says."""
+    word = Path(job.path).name.partition(".")[0]
+    ask(identity())
+    match word:
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "fault":
+            ctypes.string_at(8)
+        case "abort":
+            os.abort()
+        case "leave":
+            os._exit(7)
+        case "hang":
+            time.sleep(600)
+        case "spin":
+            while True:
+                pass
+        case "eat":
+            try:
+                return Failed(Reason.INTERNAL, str(len(bytearray(4 << 30))), may_pass=False)
+            except MemoryError:
+                return Failed(Reason.TOO_LARGE, "needs more than limits.memory_mb", may_pass=False)
+        case "grow":
+            KEPT.append(os.urandom(40 << 20))
+        case "babble":
+            print("Doe^Jane" * 100_000)  # noqa: T201
+            sys.stderr.write("Doe^Jane" * 100_000)
+            os.write(1, b"outcome {}\n")
+        case "nonsense":
+            os.write(_answers(), b'outcome {"status": "exported"}\n')
+        case "garbage":
+            os.write(_answers(), b"\xff\xfe" * 1000 + b"\n")
+        case "full":
+            raise OutOfSpace("writing a.png: no space left")
+        case "write":
+            _write(Path(job.folder) / "0.part", 3 << 20)
+        case "pid":
+            return Failed(Reason.INTERNAL, str(os.getpid()), may_pass=False)
+        case "export":
+            return written(job)
+        case _:
+            pass
+    return Skipped(SkipReason.NO_MEDIA, word, identity(), "{}")
+
+
+def written(job: Job) -> Exported:
+    """One small file of the input's own bytes."""
+    data = Path(job.path).read_bytes()
+    (Path(job.folder) / "0.part").write_bytes(data)
+    medium = Medium("0.part", ".png", MediaType.IMAGE, len(data), "0" * 64, "png")
+    return Exported(identity(), (medium,), "{}", "1" * 64, "2" * 64)
+
+
+def _write(path: Path, size: int) -> None:
+    with path.open("wb", buffering=0) as file:
+        file.write(bytes(size))
+        file.write(b"more")
+
+
+def _answers() -> int:
+    """The worker's own end of the pipe to its parent, as a worker taken over by its input would find it."""
+    return next(fd for fd in range(3, 64) if _is_pipe_to_write(fd))
+
+
+def _is_pipe_to_write(fd: int) -> bool:
+    import fcntl
+    import stat
+
+    try:
+        return stat.S_ISFIFO(os.fstat(fd).st_mode) and fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_WRONLY
+    except OSError:
+        return False
