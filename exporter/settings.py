@@ -1,30 +1,55 @@
 """Every setting of the exporter, as one frozen tree: the whole YAML file, validated.
 
 Contract: a `Settings` exists only if it is valid; defaults here are the defaults of `config/exporter.yml`. The keys of
-the DICOM Media Exporter's ``config.yml`` keep their names and their effect.
+the DICOM Media Exporter's ``config.yml`` keep their names and their effect. A class here has a field only if something
+acts on it; what a later version will act on is refused as not available, never ignored. Field docstrings are the
+documentation: `config/exporter.yml`, the JSON Schema and `docs/configuration.md` repeat them.
 """
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - pydantic reads the annotations at run time
-from typing import Annotated, Any, Literal
+import hashlib
+import json
+import os
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from listener.configuration import FilePath, ReservedSection, Section, Spelling, load, not_available
+from listener.logs import LogSection
+from listener.settings import DataFolder, ListenerSection, ListenerSettings, OrthancSection, SpoolSection
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Extension = Annotated[str, Spelling(r"^\.[A-Za-z0-9]{1,8}$", "a dot and up to 8 letters or digits", prefix=".")]
+LAYOUT_FIELDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+"""What the output name of a received instance can be made of."""
 
 
-class Section(BaseModel):
-    """A section of the file: unknown keys are faults, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+def _layout(value: Any) -> Any:
+    """A template that always stays below the media folder and holds nothing but UIDs and plain text."""
+    if not isinstance(value, str):
+        return value
+    permitted = {"permitted": "folders of " + ", ".join(f"{{{name}}}" for name in LAYOUT_FIELDS) + " and plain letters"}
+    parts = value.split("/")
+    left = re.sub("|".join(rf"\{{{name}\}}" for name in LAYOUT_FIELDS), "", value)
+    if not all(parts) or {".", ".."} & set(parts) or not re.fullmatch(r"[A-Za-z0-9._/-]*", left):
+        raise PydanticCustomError("layout", "is not a template of output names", permitted)
+    if "{" not in value:
+        raise PydanticCustomError("layout", "gives every instance the same name", permitted)
+    return value
 
 
 class DicomSettings(Section):
     """Where `backfill` reads."""
 
-    dir: Path | None = None
+    dir: FilePath | None = None
     """Folder of DICOM files; the command line's DIR wins."""
     recursive: bool = True
     """Whether folders below `dir` are searched too."""
@@ -33,18 +58,18 @@ class DicomSettings(Section):
 class MediaFolderSettings(Section):
     """Where media go."""
 
-    dir: Path | None = None
+    dir: FilePath | None = None
     """Folder of media files; default: ``media`` below the data or output folder."""
     overwrite: bool = False
-    """Whether a media file that is there but not recorded in the ledger is replaced; otherwise its name is not taken."""
-    layout: str = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
+    """Whether a media file that is there but that no ledger knows of is replaced; otherwise its name is not taken."""
+    layout: Annotated[str, BeforeValidator(_layout)] = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
     """Output name of a received instance, without extension."""
 
 
 class MetadataSettings(Section):
     """The file of metadata lines."""
 
-    file: Path | None = None
+    file: FilePath | None = None
     """JSON Lines file; default: ``metadata.jsonl`` below the data or output folder."""
     append: bool = False
     """Whether lines may be added to a file that this ledger did not write."""
@@ -53,7 +78,7 @@ class MetadataSettings(Section):
 class ConfigCopySettings(Section):
     """Where a copy of the configuration in force is kept."""
 
-    file: Path | None = None
+    file: FilePath | None = None
     """File that gets a copy of the configuration, for reproducibility."""
 
 
@@ -61,6 +86,8 @@ class EncodingArgs(Section):
     """Options of the encoder, named as FFmpeg names them."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, str | int | float] = Field(init=False)
+
     pix_fmt: str = "yuv420p"
     """Pixel format of the encoded stream."""
     options: dict[str, str | int | float] = Field(default_factory=dict)
@@ -79,12 +106,16 @@ class VideoEncoding(Section):
 class VideoSettings(Section):
     """Multi-frame instances."""
 
-    extension: str = Field(default=".mp4", pattern=r"^\.[A-Za-z0-9]{1,8}$")
+    extension: Extension = ".mp4"
     """File name extension; it selects the container."""
     save_method_kwargs: VideoEncoding = VideoEncoding()
     """Encoder and its options."""
     default_rate_hz: PositiveFloat = 30.0
     """Frames per second of an instance that does not tell its timing."""
+    threads: PositiveInt = 1
+    """Threads of one encoder. One per worker and a worker per core is faster than threads inside the encoder."""
+    psnr_floor_db: PositiveFloat = 28.0
+    """Lowest peak signal-to-noise ratio that a decoded-back frame may have; below it the export is `verify_failed`."""
 
 
 class PillowEncoding(Section):
@@ -97,10 +128,48 @@ class PillowEncoding(Section):
 class ImageSettings(Section):
     """Single-frame instances."""
 
-    extension: str = Field(default=".png", pattern=r"^\.[A-Za-z0-9]{1,8}$")
+    extension: Extension = ".png"
     """File name extension; it selects the format."""
     save_method_kwargs: PillowEncoding = PillowEncoding()
     """Options of the image encoder."""
+    psnr_floor_db: PositiveFloat = 28.0
+    """Lowest peak signal-to-noise ratio that a lossy image may have when decoded back; below it: `verify_failed`."""
+
+
+class VolumeSettings(Section):
+    """Enhanced multi-frame CT, MR and PET, segmentations, RT doses, parametric maps; and whole series."""
+
+    enabled: bool = True
+    """Whether instances that are volumes become volumes; otherwise they become video or frames like any multi-frame."""
+    format: Literal["nii.gz", "nii", "nrrd"] = "nii.gz"
+    """NIfTI-1, compressed or not, or NRRD."""
+    series: bool = False
+    """Whether complete series of single-frame CT, MR and PET instances become volumes too, beside their images."""
+    series_quiet_s: PositiveFloat = 60.0
+    """Seconds without a new instance of a series after which it is taken as complete; a later one makes it anew."""
+
+
+class AudioSettings(Section):
+    """Audio waveforms."""
+
+    format: Literal["wav", "flac"] = "wav"
+    """WAV keeps the samples as they are; FLAC keeps them compressed (mu-law and A-law expanded to 16 bits)."""
+
+
+class WaveformSettings(Section):
+    """ECG, haemodynamic, respiratory and other sampled curves."""
+
+    drawing: Literal["svg", "png", "none"] = "svg"
+    """Drawing beside the CSV, at 25 mm/s and 10 mm/mV."""
+    drawing_s: PositiveFloat = 60.0
+    """Longest time that is drawn, in seconds from the start; the CSV always holds everything."""
+
+
+class ReportSettings(Section):
+    """Structured reports and key object selections."""
+
+    text: bool = True
+    """Whether a plain text rendering is written beside the JSON tree."""
 
 
 class LimitSettings(Section):
@@ -135,4 +204,99 @@ class MediaSettings(Section):
 
     video: VideoSettings = VideoSettings()
     image: ImageSettings = ImageSettings()
+    volume: VolumeSettings = VolumeSettings()
+    audio: AudioSettings = AudioSettings()
+    waveform: WaveformSettings = WaveformSettings()
+    report: ReportSettings = ReportSettings()
     limits: LimitSettings = LimitSettings()
+
+    @cached_property
+    def settings_sha256(self) -> str:
+        """Hash of every setting that decides what media look like; limits only decide whether there are any."""
+        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - {"limits"})
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _profile(value: Any) -> Any:
+    if value == "basic":
+        raise not_available("the profile `basic`", "none")
+    return value
+
+
+class PrivacySettings(Section):
+    """De-identification of media and metadata."""
+
+    profile: Annotated[Literal["none"], BeforeValidator(_profile)] = "none"
+    """`none`: media hold pixels only, but metadata lines hold the instance's elements as they are."""
+
+
+class NotifySection(ReservedSection):
+    """Messages when something finished or failed: not available in this version."""
+
+
+class StatusSection(ReservedSection):
+    """The status page: not available in this version."""
+
+
+class Settings(MediaSettings):
+    """The whole file."""
+
+    num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
+    """Instances that are exported at once, each in its own process; `auto` is one per processor. 0 makes `backfill`
+    work without child processes: one instance at a time and without limits on memory and time, so that one hostile
+    file can end the run; the daemons always use a process."""
+    dicom: DicomSettings = DicomSettings()
+    """What `backfill` reads."""
+    media: MediaFolderSettings = MediaFolderSettings()
+    """Where media go."""
+    metadata: MetadataSettings = MetadataSettings()
+    """Where metadata lines go."""
+    config: ConfigCopySettings = ConfigCopySettings()
+    """Where a copy of this file goes."""
+    privacy: PrivacySettings = PrivacySettings()
+    """De-identification."""
+    listener: ListenerSection = ListenerSection()
+    """The C-STORE service."""
+    spool: SpoolSection = SpoolSection()
+    """The hand-over between receiving and exporting."""
+    log: LogSection = LogSection()
+    """Logs of the daemons."""
+    orthanc: OrthancSection = OrthancSection()
+    """A source that polls an Orthanc server: not available in this version."""
+    notify: NotifySection = NotifySection()
+    """Messages: not available in this version."""
+    status: StatusSection = StatusSection()
+    """The status page: not available in this version."""
+
+    @property
+    def media_settings(self) -> MediaSettings:
+        """The part that travels to worker processes."""
+        return MediaSettings(**{name: getattr(self, name) for name in MediaSettings.model_fields})
+
+    @property
+    def listener_settings(self) -> ListenerSettings:
+        """The part that the listener reads."""
+        return ListenerSettings(**{name: getattr(self, name) for name in ListenerSettings.model_fields})
+
+    @property
+    def workers(self) -> int:
+        """`num_workers` as a number."""
+        return len(os.sched_getaffinity(0)) if self.num_workers == "auto" else self.num_workers
+
+    def media_folder(self, data: DataFolder) -> Path:
+        """Where media go: `media.dir`, or below the data folder."""
+        return self.media.dir or data.media
+
+    def metadata_file(self, data: DataFolder) -> Path:
+        """Where metadata lines go: `metadata.file`, or below the data folder."""
+        return self.metadata.file or data.metadata
+
+
+def load_settings(path: Path | None) -> Settings:
+    """The settings of a file, or the defaults.
+
+    Raises:
+        ConfigurationError: The file is not a valid configuration; the error lists every fault.
+    """
+    return Settings() if path is None else load(path, Settings)

@@ -15,21 +15,27 @@ import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from listener.yamlfile import Document, Fault, KeyPath, read, spelled
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 __all__ = [
     "EXPORTER_SECTIONS",
     "ConfigurationError",
     "Fault",
     "FilePath",
+    "ReservedSection",
     "Section",
+    "Spelling",
     "fault_at",
     "load",
     "not_available",
@@ -37,7 +43,8 @@ __all__ = [
 ]
 
 EXPORTER_SECTIONS = frozenset(
-    {"num_workers", "dicom", "media", "metadata", "config", "video", "image", "limits", "privacy", "notify", "status"}
+    {"num_workers", "dicom", "media", "metadata", "config", "video", "image", "volume", "audio", "waveform", "report"}
+    | {"limits", "privacy", "notify", "status"}
 )
 """Top-level keys that only the exporter reads; the listener leaves them alone."""
 
@@ -50,6 +57,41 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True, validate_default=True
     )
+
+
+class ReservedSection(Section):
+    """A section that a later version will read: any key in it is refused, so that nothing is silently ignored."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _nothing_yet(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and data:
+            raise not_available("this section", "nothing in it")
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Spelling:
+    """Annotation of text that must match a pattern; what is permitted is told in words."""
+
+    pattern: str
+    permitted: str
+    prefix: str = ""
+    """What is missing most often at the front."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return handler(schema) | {"pattern": self.pattern}
+
+    def _check(self, value: str) -> str:
+        if re.search(self.pattern, value):
+            return value
+        context = {"permitted": self.permitted}
+        if self.prefix and re.search(self.pattern, self.prefix + value):
+            context["guess"] = self.prefix + value
+        raise PydanticCustomError("spelling", "is not spelled as it must be", context)
 
 
 class ConfigurationError(Exception):
@@ -195,7 +237,7 @@ def _fault(place: KeyPath, errors: list[ErrorDetails], document: Document, model
         return make("is missing", "a value")
     wanted = list(dict.fromkeys(_wanted(e) for e in errors))
     problem = _found(error, place)
-    guess = _quoting(error) or _nearest(error, errors)
+    guess = (error.get("ctx") or {}).get("guess") or _quoting(error) or _nearest(error, errors)
     return make(problem or error["msg"], " or ".join(w for w in wanted if w), guess)
 
 

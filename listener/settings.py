@@ -11,21 +11,20 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from listener.configuration import FilePath, ReservedSection, Section, Spelling
+from listener.logs import LogSection
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 AETitle = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=16, pattern=r"^[ -\[\]-~]+$")
+    str,
+    StringConstraints(strip_whitespace=True),
+    Spelling(r"^[ -\[\]-~]{1,16}$", "1 to 16 printable ASCII characters without backslash"),
 ]
-"""1 to 16 characters of the default repertoire without backslash (PS3.5 6.2, AE)."""
+"""The value representation AE (PS3.5 6.2), without leading and trailing spaces."""
 Port = Annotated[int, Field(ge=1, le=65535)]
-
-
-class Section(BaseModel):
-    """A section of the file: unknown keys are faults, values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class PeerSection(Section):
@@ -48,18 +47,18 @@ class UserSection(Section):
 
     name: Annotated[str, StringConstraints(min_length=1, max_length=256)]
     """User name."""
-    passcode_file: Path | None = None
+    passcode_file: FilePath | None = None
     """File whose first line is the passcode; none accepts the name without one."""
 
 
 class TLSSection(Section):
     """Transport security after BCP 195 (PS3.15 B.12)."""
 
-    certificate: Path
+    certificate: FilePath
     """Certificate chain of this server, PEM."""
-    key: Path | None = None
+    key: FilePath | None = None
     """Private key, PEM; none where the certificate file holds it too."""
-    client_ca: Path | None = None
+    client_ca: FilePath | None = None
     """Certificates that clients' certificates must descend from, PEM; with it, clients must show one."""
     minimum_version: Literal["1.2", "1.3"] = "1.2"
     """Oldest version of TLS that is spoken."""
@@ -213,11 +212,8 @@ class SpoolSection(Section):
         return self
 
 
-class OrthancSection(Section):
-    """A source that polls an Orthanc server; reserved, nothing reads it yet."""
-
-    url: str | None = None
-    """Address of the server's REST interface."""
+class OrthancSection(ReservedSection):
+    """A source that polls an Orthanc server: not available in this version."""
 
 
 class ListenerSettings(Section):
@@ -228,7 +224,9 @@ class ListenerSettings(Section):
     spool: SpoolSection = SpoolSection()
     """The hand-over between receiving and exporting."""
     orthanc: OrthancSection = OrthancSection()
-    """A source that polls an Orthanc server."""
+    """A source that polls an Orthanc server: not available in this version."""
+    log: LogSection = LogSection()
+    """Logs of the daemon."""
 
 
 @dataclass(frozen=True, slots=True)
