@@ -92,7 +92,8 @@ CREATE TABLE line (
 
 CREATE TABLE foreign_bytes (
     before_seq INTEGER PRIMARY KEY,
-    length INTEGER NOT NULL
+    length INTEGER NOT NULL,
+    crc32 INTEGER NOT NULL
 );
 
 CREATE TABLE progress (

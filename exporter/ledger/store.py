@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LINES = "SELECT seq, position, length, crc32, text FROM line WHERE seq > ? ORDER BY seq"
+_REMEMBER = "INSERT OR REPLACE INTO progress VALUES (?, ?)"
+
 
 class Ledger:
     """The open ledger of one data or output folder."""
@@ -345,39 +348,58 @@ class Ledger:
 
     # -- outbox --------------------------------------------------------------------------------------------------
 
-    def outbox(self, after_seq: int, limit: int) -> list[OutboxLine]:
-        """Up to `limit` committed metadata lines after `after_seq`, in order."""
-        lines = self._read(
-            "SELECT seq, position, length, crc32, text FROM line WHERE seq > ? ORDER BY seq LIMIT ?", (after_seq, limit)
-        )
-        return [OutboxLine(row[0], row[1], row[2], row[3], zlib.decompress(row[4])) for row in lines]
+    def outbox(self, after_seq: int, limit: int = 1000, max_bytes: int = 4 << 20) -> list[OutboxLine]:
+        """The next committed metadata lines after `after_seq`, in order: at least one, if there is one.
 
-    def line_places(self, after_seq: int = 0) -> Iterator[tuple[int, int, int, int]]:
-        """(seq, position, length, crc32) of every metadata line after `after_seq`, without their text."""
-        yield from self._scan("SELECT seq, position, length, crc32 FROM line WHERE seq > ? ORDER BY seq", (after_seq,))
+        Up to `limit` lines and about `max_bytes` of text.
+        """
+        lines: list[OutboxLine] = []
+        size = 0
+        try:
+            with self._reading, closing(self._reader.cursor()) as cursor:
+                for row in cursor.execute(f"{_LINES} LIMIT ?", (after_seq, limit)):
+                    lines.append(OutboxLine(row[0], row[1], row[2], row[3], zlib.decompress(row[4])))
+                    size += row[2]
+                    if size >= max_bytes:
+                        break
+        except sqlite3.Error as error:
+            raise unusable(self.path, error) from error
+        return lines
+
+    def line_places(self, after_seq: int = 0) -> Iterator[tuple[int, int, int]]:
+        """(seq, length, crc32) of every metadata line after `after_seq`, without their text."""
+        for row in self._scan("SELECT seq, length, crc32 FROM line WHERE seq > ? ORDER BY seq", (after_seq,)):
+            yield row[0], row[1], row[2]
+
+    def line_end(self, seq: int) -> int:
+        """Sum of the lengths of all lines up to `seq`, in bytes."""
+        found = self._read("SELECT position + length FROM line WHERE seq = ?", (seq,))
+        return int(found[0][0]) if found else 0
 
     def progress(self) -> dict[str, int]:
-        """What the appender remembered with `mark_published`."""
+        """What `mark_published` remembered last."""
         return dict(self._read("SELECT key, value FROM progress"))
 
     def mark_published(self, seq: int, **facts: int) -> None:
-        """Remember that all lines up to `seq` are durable in the file, and `facts` of the file; not waited for."""
+        """Remember that all lines up to `seq` are durable in the file, and `facts` about the file.
+
+        Not waited for: after a crash the file itself tells what is in it.
+        """
         values = [("published_seq", seq), *facts.items()]
-        self._write_later(
-            lambda connection: connection.executemany("INSERT OR REPLACE INTO progress VALUES (?, ?)", values)
-        )
+        self._write_later(lambda connection: connection.executemany(_REMEMBER, values))
 
-    def foreign_bytes(self) -> list[tuple[int, int]]:
-        """(seq, length): bytes in the file that are not ours and lie before line `seq`."""
-        return self._read("SELECT before_seq, length FROM foreign_bytes ORDER BY before_seq")
+    def foreign_bytes(self) -> list[tuple[int, int, int]]:
+        """(seq, length, crc32): whole lines in the file that are not ours and lie before line `seq`."""
+        return [(row[0], row[1], row[2]) for row in self._read("SELECT * FROM foreign_bytes ORDER BY before_seq")]
 
-    def set_foreign_bytes(self, places: Iterable[tuple[int, int]]) -> None:
-        """Replace what `foreign_bytes` tells."""
+    def set_foreign_bytes(self, places: Iterable[tuple[int, int, int]], published_seq: int) -> None:
+        """Replace what `foreign_bytes` tells, together with how far the file goes."""
         values = list(places)
 
         def operation(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM foreign_bytes")
-            connection.executemany("INSERT INTO foreign_bytes VALUES (?, ?)", values)
+            connection.executemany("INSERT INTO foreign_bytes VALUES (?, ?, ?)", values)
+            connection.execute(_REMEMBER, ("published_seq", published_seq))
 
         self._write(operation)
 

@@ -1,0 +1,124 @@
+"""One line of ``metadata.jsonl``: the instance's elements, three keys of the seed, and everything of ours in `export`.
+
+Contract: bytes of one JSON object in UTF-8 with one newline, at the end. Our keys come first and win over a record
+that claims them; the record comes from a worker process, so it is parsed, never trusted. Keys of `export` are always
+all there, null where they do not apply. Must never hold NaN, Infinity or a raw control character.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from exporter.outcome import Exported, MediaType, Skipped
+
+if TYPE_CHECKING:
+    from exporter.outcome import Medium, Rendering, Timing
+
+
+class BadRecordError(ValueError):
+    """What a worker sent as a record is not a JSON object; says nothing of its content."""
+
+
+def line(
+    outcome: Exported | Skipped,
+    *,
+    dicom_file: str,
+    version: str,
+    media: tuple[Medium, ...] | None = None,
+    duplicate_of: str | None = None,
+    conflict_with: str | None = None,
+) -> bytes:
+    """The line of one instance, newline included.
+
+    Args:
+        outcome: Exported, or Skipped with a record.
+        dicom_file: Spool name, or path relative to the input folder as `os.fsdecode` gives it.
+        version: Of the exporter.
+        media: The media under their final names; default: `outcome.media`.
+        duplicate_of: Name of the instance this one repeats, in the form of `dicom_file`.
+        conflict_with: Name of an instance with the same SOP Instance UID and other content.
+
+    Raises:
+        BadRecordError: `outcome.record` is no JSON object.
+    """
+    published = media if media is not None else outcome.media if isinstance(outcome, Exported) else ()
+    ours = {
+        "dicom_file": shown(dicom_file),
+        "media_file": shown(published[0].file) if published else None,
+        "media_type": published[0].kind if published else MediaType.NONE,
+        "export": {
+            "status": outcome.status,
+            "reason": outcome.reason if isinstance(outcome, Skipped) else None,
+            "media": [_medium(medium) for medium in published],
+            "timing": _timing(outcome.timing) if isinstance(outcome, Exported) else None,
+            "rendering": _rendering(outcome.rendering) if isinstance(outcome, Exported) else None,
+            "source_sha256": outcome.source_sha256,
+            "settings_sha256": outcome.settings_sha256,
+            "version": version,
+            "warnings": [_clean(warning) for warning in outcome.warnings],
+            "duplicate_of": None if duplicate_of is None else shown(duplicate_of),
+            "conflict_with": None if conflict_with is None else shown(conflict_with),
+        },
+    }
+    return orjson.dumps({**ours, **_record(outcome.record, ours)}, option=orjson.OPT_APPEND_NEWLINE)
+
+
+def shown(name: str) -> str:
+    r"""A file name as text: bytes that are not UTF-8 as ``\xff``, since JSON has no place for them."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _record(text: str | None, ours: dict[str, Any]) -> dict[str, Any]:
+    try:
+        record = orjson.loads(text or "{}")
+    except orjson.JSONDecodeError:
+        raise BadRecordError("the record of a worker is not JSON") from None
+    if not isinstance(record, dict):
+        raise BadRecordError("the record of a worker is not a JSON object")
+    return {key: value for key, value in record.items() if key not in ours}
+
+
+def _clean(text: str) -> str:
+    # Lone surrogates cannot be encoded; warnings have none unless a worker was taken over.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _medium(medium: Medium) -> dict[str, Any]:
+    return {
+        "path": shown(medium.file),
+        "kind": medium.kind,
+        "width": medium.width,
+        "height": medium.height,
+        "frames": medium.frames,
+        "duration_s": medium.duration_s,
+        "sha256": medium.sha256,
+        "bytes": medium.bytes,
+        "transcoded": medium.transcoded,
+        "codec": _clean(medium.codec),
+    }
+
+
+def _timing(timing: Timing | None) -> dict[str, Any] | None:
+    if timing is None:
+        return None
+    return {
+        "source": _clean(timing.source),
+        "rate_hz": timing.rate_hz,
+        "variable": timing.variable,
+        "frame_times_ms": timing.frame_times_ms,
+    }
+
+
+def _rendering(rendering: Rendering | None) -> dict[str, Any] | None:
+    if rendering is None:
+        return None
+    return {
+        "modality": rendering.modality,
+        "window": rendering.window,
+        "voi": rendering.voi,
+        "inverted": rendering.inverted,
+        "colour": rendering.colour,
+        "notes": [_clean(note) for note in rendering.notes],
+    }
