@@ -6,7 +6,7 @@ what was its standard output; everything else that is printed goes to its standa
     parent                          worker
     {target, settings, limits}  ->
                                 <-  ready {}
-    {path, folder, ask}         ->
+    {path, folder, ask, ...}    ->
                                 <-  identity {...}      only where the job asks
     "go" or "stop"              ->
                                 <-  outcome {...} | stopped {} | space "message"
@@ -71,6 +71,8 @@ class Job:
     """An empty folder for partial media files, on the file system of the media folder."""
     ask: bool
     """Whether the parent wants to decide once it knows the identity."""
+    received: bool = False
+    """Whether the file came through the listener: its file meta information is then what the sender announced."""
 
 
 class Export(Protocol):

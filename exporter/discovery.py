@@ -1,0 +1,175 @@
+"""Find the files of a folder, and say what their output is called.
+
+Contract: `walk` yields every entry below a folder that is no folder itself, exactly once, in an order that does not
+depend on the file system (within ten thousand entries of one folder), in memory that does not grow with their number.
+What is DICOM is decided by content, later, in a worker; here names mean nothing.
+
+Must never: follow a symbolic link, open anything, or enter the exporter's own output.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from dataclasses import dataclass
+from enum import Enum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SORTED_ENTRIES: Final = 10_000
+"""So many entries of one folder are put in order at a time."""
+EXTENSIONS: Final = frozenset({".dcm", ".dicom", ".dic", ".dicm", ".ima", ".acr"})
+"""Extensions that say DICOM and nothing else: they are left out of output names."""
+COMPONENT_BYTES: Final = 180
+"""Longest name of one level: leaves room for suffixes within the 255 bytes of common file systems."""
+BASE_BYTES: Final = 2000
+"""Longest output name in all: leaves room for the output folder within the 4,096 bytes of a path."""
+PARTIAL: Final = ".partial"
+"""Folder of partial files below the media folder."""
+
+
+class Kind(Enum):
+    """What an entry is, as far as its folder tells."""
+
+    REGULAR = "regular"
+    OTHER = "other"
+    """A symbolic link, FIFO, socket or device: never opened."""
+    UNREADABLE = "unreadable"
+    """A folder that cannot be listed, or an entry that cannot be looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One entry of the folder that was searched."""
+
+    name: str
+    """Path relative to that folder, as `os.fsdecode` gives it; ends in ``/`` for a folder that cannot be read."""
+    path: Path
+    kind: Kind
+    size_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What belongs to the exporter and is not input, wherever it lies."""
+
+    folders: frozenset[tuple[int, int]]
+    """(device, inode) of folders that are not entered."""
+    files: tuple[str, ...] = ()
+    """Beginnings of absolute paths that are left out: the ledger's with its companions, the metadata file's."""
+
+    @classmethod
+    def of(cls, folders: tuple[Path, ...], files: tuple[Path, ...]) -> Outputs:
+        """The outputs among existing folders and possible files."""
+        found = (folder.stat() for folder in folders)
+        return cls(frozenset((one.st_dev, one.st_ino) for one in found), tuple(str(file.resolve()) for file in files))
+
+
+def walk(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[Found]:
+    """Every entry below `root` that is no readable folder.
+
+    Args:
+        root: An absolute path without symbolic links.
+        outputs: What is left out.
+        recursive: Whether folders below `root` are searched too.
+
+    Raises:
+        OSError: `root` itself cannot be read.
+    """
+    folders = [""]
+    while folders:
+        folder = folders.pop()
+        below: list[str] = []
+        try:
+            for entry in _entries(root / folder):
+                name = f"{folder}{entry.name}"
+                try:
+                    about = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # it is gone again
+                except OSError:
+                    yield Found(name, Path(entry.path), Kind.UNREADABLE, 0, 0)
+                    continue
+                if stat.S_ISDIR(about.st_mode):
+                    if recursive and (about.st_dev, about.st_ino) not in outputs.folders:
+                        below.append(f"{name}/")
+                elif not (outputs.files and entry.path.startswith(outputs.files)):
+                    kind = Kind.REGULAR if stat.S_ISREG(about.st_mode) else Kind.OTHER
+                    yield Found(name, Path(entry.path), kind, about.st_size, about.st_mtime_ns)
+        except OSError:
+            if not folder:
+                raise
+            yield Found(folder, root / folder, Kind.UNREADABLE, 0, 0)
+        folders.extend(sorted(below, reverse=True))
+
+
+def count(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[int]:
+    """How many entries `walk` will yield, counted up as they are found."""
+    found = 0
+    for found, _ in enumerate(walk(root, outputs, recursive=recursive), start=1):
+        if found % 1000 == 0:
+            yield found
+    yield found
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        while some := sorted(islice(entries, SORTED_ENTRIES), key=lambda entry: entry.name):
+            yield from some
+
+
+def output_bases(name: str) -> tuple[str, str]:
+    """Output names for an input: without its DICOM extension, and with it for when another input has the first.
+
+    Both mirror the input's place; a level that is too long, not UTF-8 or not printable is replaced by what is printable
+    of it and a hash, the same on every machine.
+
+    Args:
+        name: Path relative to the input folder, as `os.fsdecode` gives it.
+    """
+    *folders, file = name.split("/")
+    stem, dot, extension = file.rpartition(".")
+    bare = stem if stem and f"{dot}{extension}".lower() in EXTENSIONS else file
+    above = [_component(folder) for folder in folders]
+    if above and above[0].casefold() == PARTIAL:
+        above[0] = _hashed(folders[0])
+    return _whole(name, [*above, _component(bare)]), _whole(name, [*above, _component(file)])
+
+
+def _whole(name: str, components: list[str]) -> str:
+    base = "/".join(components)
+    if len(base.encode()) <= BASE_BYTES:
+        return base
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return f"~deep/{digest[:2]}/{digest[:32]}"
+
+
+def _component(text: str) -> str:
+    return text if text.isprintable() and len(os.fsencode(text)) <= COMPONENT_BYTES else _hashed(text)
+
+
+def _hashed(text: str) -> str:
+    digest = hashlib.sha256(os.fsencode(text)).hexdigest()
+    shown = "".join(character if character.isprintable() else "_" for character in text)
+    return f"{shown.encode()[: COMPONENT_BYTES - 24].decode(errors='ignore')}~{digest[:16]}"
+
+
+def identity_base(layout: str, uids: dict[str, str]) -> str:
+    """Output name of a received instance: the layout with its fields filled in, each as `uid_component` makes it."""
+    filled = [re.sub(r"\{(\w+)\}", lambda field: uid_component(uids[field[1]]), part) for part in layout.split("/")]
+    first, *others = map(_component, filled)
+    return "/".join([_hashed(first) if first.casefold() == PARTIAL else first, *others])
+
+
+def uid_component(value: str) -> str:
+    """A UID as a file name; anything that is none (PS3.5 9.1), by its hash: nothing from the wire becomes a path."""
+    if re.fullmatch(r"[0-9][0-9.]{0,63}", value):
+        return value
+    return f"h{hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()[:32]}"

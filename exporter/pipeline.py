@@ -1,0 +1,165 @@
+"""Export one instance: open, identify, choose a writer, write, record. Glue only; it runs inside a worker process.
+
+Contract: `export` returns an `Outcome` for any file whatever, and raises only `OutOfSpace` (a condition of the machine)
+and `Stopped` (the parent does not want the instance). This is the one place around a job where any exception at all is
+caught: a defect becomes `Failed(internal)` with the exception's type and place.
+
+Must never: put an exception's text into an outcome unless it is an error of ours, since it may quote values.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import traceback
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from exporter.errors import ExportError, IdentityMismatch, OutOfSpace, Reason, SkipInstance, SkipReason
+from exporter.outcome import Exported, Failed, Identity, Outcome, Skipped
+from exporter.worker import Stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exporter.instance import Instance
+    from exporter.settings import MediaSettings
+    from exporter.worker import Ask, Export, Job
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""Errors of the output's file system that say nothing about the instance."""
+PROJECT: Final = Path(__file__).resolve().parents[1]
+
+
+def prepare(settings: Mapping[str, Any]) -> Export:
+    """The export function of a worker process, its libraries loaded.
+
+    Args:
+        settings: ``media``, the `MediaSettings` as JSON values, and ``settings_sha256``.
+    """
+    from exporter import writers
+    from exporter.metadata import record
+    from exporter.settings import MediaSettings
+
+    writers.registry()
+    assert record.record_text  # noqa: S101 - imported now, so that the first job does not pay for it
+    return partial(export, MediaSettings.model_validate(settings["media"]), str(settings["settings_sha256"]))
+
+
+def export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask) -> Outcome:
+    """Export one instance; see the module's contract."""
+    known = _Known()
+    try:
+        return _export(settings, settings_sha256, job, ask, known)
+    except (OutOfSpace, Stopped):
+        raise
+    except SkipInstance as skip:
+        return Skipped(
+            skip.reason, str(skip), known.identity, source_sha256=known.source_sha256, settings_sha256=settings_sha256
+        )
+    except ExportError as error:
+        return Failed(error.reason, str(error), error.may_pass, known.identity, known.source_sha256)
+    except MemoryError:
+        message = f"needs more memory than limits.memory_mb permits ({settings.limits.memory_mb} MiB)"
+        return Failed(Reason.TOO_LARGE, message, may_pass=False, identity=known.identity)
+    except OSError as error:
+        return _of_system(error, known)
+    except Exception as error:  # noqa: BLE001 - the one place around a job: a defect costs one instance
+        message = f"{type(error).__name__} at {place(error)}"
+        return Failed(
+            Reason.INTERNAL, message, may_pass=True, identity=known.identity, source_sha256=known.source_sha256
+        )
+
+
+class _Known:
+    """What is known of the instance so far: an outcome that comes early tells it too."""
+
+    identity: Identity | None = None
+    source_sha256: str | None = None
+
+
+def _export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask, known: _Known) -> Outcome:
+    from exporter.instance import Instance
+    from exporter.metadata.record import record_text
+    from exporter.writers import choose
+    from exporter.writers.contract import Task
+
+    with Instance.open(Path(job.path), settings.limits) as instance:
+        known.identity, known.source_sha256 = instance.identity, instance.source_sha256
+        if job.received:
+            _check_command(instance)
+        ask(known.identity)
+        try:
+            writer = choose(instance, settings)
+        except SkipInstance as skip:
+            if skip.reason is not SkipReason.NO_MEDIA:
+                raise
+            return Skipped(
+                skip.reason,
+                str(skip),
+                known.identity,
+                record=record_text(instance),
+                source_sha256=known.source_sha256,
+                settings_sha256=settings_sha256,
+                warnings=tuple(instance.warnings),
+            )
+        written = writer.write(Task(instance, Path(job.folder), settings))
+        record = record_text(instance)
+        return Exported(
+            known.identity,
+            written.media,
+            record,
+            known.source_sha256,
+            settings_sha256,
+            written.timing,
+            written.rendering,
+            tuple(dict.fromkeys((*instance.warnings, *written.warnings))),
+        )
+
+
+def _check_command(instance: Instance) -> None:
+    """Compare the data set with what its sender announced, which the listener keeps in the file meta information.
+
+    Raises:
+        IdentityMismatch: SOP class or instance differ. Source: PS3.4 B.2.3, status A9xx.
+    """
+    for announced, keyword, element in (
+        ("MediaStorageSOPClassUID", "SOPClassUID", "(0008,0016) SOP Class UID"),
+        ("MediaStorageSOPInstanceUID", "SOPInstanceUID", "(0008,0018) SOP Instance UID"),
+    ):
+        command, data = _uid(instance.file_meta, announced), _uid(instance.header, keyword)
+        if command and data and command != data:
+            raise IdentityMismatch(
+                f"receiving: {element} of the data set is not the one that the C-STORE command announced"
+            )
+
+
+def _uid(elements: Any, keyword: str) -> str:
+    value = elements.get(keyword)
+    return str(value).strip("\0 ") if value is not None else ""
+
+
+def _of_system(error: OSError, known: _Known) -> Failed:
+    """What an error of the system means that no boundary has mapped.
+
+    Raises:
+        OutOfSpace: The output's file system takes no more.
+    """
+    name = errno.errorcode.get(error.errno or 0, "unknown")
+    if error.errno in FULL:
+        raise OutOfSpace(f"writing media: {os.strerror(error.errno or 0)}") from None
+    if error.errno == errno.EFBIG:
+        message = "writing media: the file would pass limits.max_output_bytes"
+        return Failed(Reason.TOO_LARGE, message, may_pass=False, identity=known.identity)
+    message = f"{type(error).__name__} ({name}) at {place(error)}"
+    return Failed(Reason.INTERNAL, message, may_pass=True, identity=known.identity, source_sha256=known.source_sha256)
+
+
+def place(error: BaseException) -> str:
+    """The innermost line of ours that an exception passed: ``exporter/frames/rle.py:41``."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(PROJECT / "exporter")]
+    if not ours:
+        return "unknown place"
+    return f"{Path(ours[-1].filename).relative_to(PROJECT)}:{ours[-1].lineno}"
