@@ -136,6 +136,15 @@ def defer(connection: sqlite3.Connection, name: str, reason: str, message: str, 
     )
 
 
+def withdraw(connection: sqlite3.Connection, name: str) -> None:
+    """Take back the attempt under way; see `Ledger.withdraw`."""
+    connection.execute(
+        f"""UPDATE instance SET state = 'deferred', reason = 'withdrawn', message = '', not_before = 0,
+        attempts = max(attempts - 1, 0), updated_ns = ? {NAMED} AND state = 'active'""",  # noqa: S608 - a constant
+        (time.time_ns(), stored(name)),
+    )
+
+
 def retry(connection: sqlite3.Connection, *, name: str | None, reason: str | None) -> list[str]:
     """Make what failed pending again; see `Ledger.retry`."""
     failed = "(state IN ('failed', 'quarantined') OR (state = 'deferred' AND attempts = 0))"

@@ -129,6 +129,11 @@ class Ledger:
         self._write(lambda connection: rows.defer(connection, name, reason, message, not_before))
         self._land(name)
 
+    def withdraw(self, name: str) -> None:
+        """Take back an attempt that says nothing about the instance (a full disk, an orderly stop): it may begin anew."""
+        self._write(lambda connection: rows.withdraw(connection, name))
+        self._land(name)
+
     def retry(self, *, name: str | None = None, reason: str | None = None) -> list[str]:
         """Make failed and quarantined instances pending again, with all their attempts; the names that are pending now.
 
