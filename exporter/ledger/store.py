@@ -27,7 +27,7 @@ from exporter.ledger.schema import LedgerUnusable, connect, stored, unusable
 from exporter.ledger.types import FINAL, Arrival, Counts, Ending, Entry, OutboxLine, Relation, Source, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
     from exporter.outcome import Identity, Medium
@@ -130,7 +130,7 @@ class Ledger:
         self._land(name)
 
     def withdraw(self, name: str) -> None:
-        """Take back an attempt that says nothing about the instance (a full disk, an orderly stop): it may begin anew."""
+        """Take back an attempt that says nothing about the instance (a full disk, an orderly stop)."""
         self._write(lambda connection: rows.withdraw(connection, name))
         self._land(name)
 
@@ -382,10 +382,10 @@ class Ledger:
         return int(found[0][0]) if found else 0
 
     def progress(self) -> dict[str, int]:
-        """What `mark_published` remembered last."""
+        """What `mark_published` or `set_file` remembered last."""
         return dict(self._read("SELECT key, value FROM progress"))
 
-    def mark_published(self, seq: int, **facts: int) -> None:
+    def mark_published(self, seq: int, facts: Mapping[str, int]) -> None:
         """Remember that all lines up to `seq` are durable in the file, and `facts` about the file.
 
         Not waited for: after a crash the file itself tells what is in it.
@@ -394,17 +394,19 @@ class Ledger:
         self._write_later(lambda connection: connection.executemany(_REMEMBER, values))
 
     def foreign_bytes(self) -> list[tuple[int, int, int]]:
-        """(seq, length, crc32): whole lines in the file that are not ours and lie before line `seq`."""
-        return [(row[0], row[1], row[2]) for row in self._read("SELECT * FROM foreign_bytes ORDER BY before_seq")]
+        """(seq, length, crc32): whole lines in the file that are not ours and lie before line `seq`, in order."""
+        found = self._read("SELECT before_seq, length, crc32 FROM foreign_bytes ORDER BY id")
+        return [(row[0], row[1], row[2]) for row in found]
 
-    def set_foreign_bytes(self, places: Iterable[tuple[int, int, int]], published_seq: int) -> None:
-        """Replace what `foreign_bytes` tells, together with how far the file goes."""
-        values = list(places)
+    def set_file(self, seq: int, facts: Mapping[str, int], foreign: Iterable[tuple[int, int, int]]) -> None:
+        """Remember which file it is, how far it goes and what `foreign_bytes` tells, durably."""
+        values = [("published_seq", seq), *facts.items()]
+        places = list(foreign)
 
         def operation(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM foreign_bytes")
-            connection.executemany("INSERT INTO foreign_bytes VALUES (?, ?, ?)", values)
-            connection.execute(_REMEMBER, ("published_seq", published_seq))
+            connection.executemany("INSERT INTO foreign_bytes (before_seq, length, crc32) VALUES (?, ?, ?)", places)
+            connection.executemany(_REMEMBER, values)
 
         self._write(operation)
 
@@ -423,7 +425,10 @@ class Ledger:
     def _write_later(self, operation: Callable[[sqlite3.Connection], object]) -> None:
         if self._writer is None:
             raise LedgerUnusable(self.path, "it was opened for reading only", "report this as a defect")
-        self._writer.run_later(operation)
+        try:
+            self._writer.run_later(operation)
+        except WriterStoppedError as error:
+            raise LedgerUnusable(self.path, str(error), "see the log for the cause") from error
 
     def _read(self, statement: str, values: tuple[object, ...] = ()) -> list[rows.Row]:
         try:
