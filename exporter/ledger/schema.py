@@ -91,7 +91,8 @@ CREATE TABLE line (
 );
 
 CREATE TABLE foreign_bytes (
-    before_seq INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY,
+    before_seq INTEGER NOT NULL,
     length INTEGER NOT NULL,
     crc32 INTEGER NOT NULL
 );

@@ -1,0 +1,268 @@
+"""``metadata.jsonl``: every line the ledger committed, in order, exactly once.
+
+Contract: the file is a projection of the ledger and can be made anew from it. Lines are appended whole, by one process
+(a lock says so), and fsynced before the ledger remembers them. Whatever happens to the file - a torn tail after a
+crash, damage, truncation, rotation, deletion, lines of others - the appender notices before it writes, says so in the
+log, keeps what it must remove as ``<file>.kept-<time>``, and goes on so that no line is missing and none is doubled.
+It must never write a line twice, never leave a torn line behind an error, and never delete bytes it did not keep.
+
+Not a log: do not rotate it. A rotated file stays where it was put, and ``metadata.jsonl`` is made anew, whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import threading
+import time
+import zlib
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+import structlog
+
+from exporter.errors import OutOfSpace
+from exporter.metadata.inspection import Finding, inspect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from types import TracebackType
+
+    from exporter.ledger import Ledger
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FACTS = ("device", "inode", "size", "mtime_ns")
+
+
+class MetadataFileUnusable(Exception):
+    """The metadata file cannot be used; says why and what to do."""
+
+    def __init__(self, path: Path, cause: str, hint: str) -> None:
+        super().__init__(f"metadata file {path}: {cause}; {hint}")
+        self.path = path
+        self.cause = cause
+        self.hint = hint
+
+
+class Appender:
+    """The one writer of a metadata file."""
+
+    def __init__(self, path: Path, ledger: Ledger, *, append: bool = False) -> None:
+        """Open the file, made if there is none, and bring it into agreement with the ledger.
+
+        Args:
+            path: The metadata file.
+            ledger: Whose lines it gets.
+            append: Whether lines may follow those of a file that this ledger did not write.
+
+        Raises:
+            MetadataFileUnusable: Another exporter appends to it, it is not permitted, or it holds other lines and
+                `append` is false.
+            OutOfSpace: The disk is full.
+            LedgerUnusable: The ledger cannot be read or written.
+        """
+        self.path = path
+        self._ledger = ledger
+        self._append_permitted = append
+        self._publishing = threading.Lock()
+        self._file = -1
+        self._lock = -1
+        progress = ledger.progress()
+        self._foreign = tuple(ledger.foreign_bytes())
+        self._seq = progress.get("published_seq", 0)
+        self._end = ledger.line_end(self._seq) + sum(length for _, length, _ in self._foreign)
+        self._seen = {key: progress[key] for key in _FACTS if key in progress}
+        """What the file looked like when we last wrote it; empty when this ledger never had a file."""
+        try:
+            self._lock = _take_lock(path)
+            self._refresh()
+        except BaseException:
+            self.close()
+            raise
+
+    def publish(self) -> int:
+        """Write every line that was committed before this call; how many this call wrote. Safe from many threads.
+
+        Raises:
+            OutOfSpace: The disk is full; nothing is torn, and a later call goes on.
+            MetadataFileUnusable: The file cannot be read or written.
+            LedgerUnusable: The ledger cannot be read or written.
+        """
+        written = 0
+        with self._publishing:
+            self._refresh()
+            while lines := self._ledger.outbox(self._seq):
+                self._write(b"".join(line.text for line in lines))
+                self._seq = lines[-1].seq
+                self._seen = _facts(os.fstat(self._file))
+                self._ledger.mark_published(self._seq, self._seen)
+                written += len(lines)
+        return written
+
+    def close(self) -> None:
+        """Let go of the file and its lock; lines that were not published stay in the ledger."""
+        with self._publishing:
+            for descriptor in (self._file, self._lock):
+                if descriptor >= 0:
+                    os.close(descriptor)
+            self._file = self._lock = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _write(self, text: bytes) -> None:
+        """Append whole lines and make them durable, or leave the file as it was."""
+        rest = memoryview(text)
+        try:
+            while rest:  # where space ends the kernel takes a part, without an error
+                rest = rest[os.write(self._file, rest) :]
+            os.fsync(self._file)
+        except OSError as error:
+            # After a failed fsync nobody knows what reached the disk: these bytes are cut and written again. Should
+            # the cut fail too, the next call finds a size it does not know and mends it.
+            os.ftruncate(self._file, self._end)
+            self._seen = _facts(os.fstat(self._file))
+            raise self._verdict("lines cannot be appended", error) from error
+        self._end += len(text)
+
+    def _refresh(self) -> None:
+        """Make sure that the file is as we left it; otherwise find out what is in it, and mend it."""
+        try:
+            now = _facts(self.path.stat())
+            if now == self._seen and now["size"] == self._end:
+                if self._file < 0:
+                    self._reopen()
+                return
+            self._reopen()
+            # Lines that were durable stay so: where the file only grew, what follows them is all that is in doubt.
+            grown = all(now[key] == self._seen.get(key) for key in ("device", "inode")) and now["size"] > self._end
+            self._mend(self._seq if grown else 0, self._end if grown else 0)
+        except FileNotFoundError:
+            self._make_anew()
+        except OSError as error:
+            raise self._verdict("it cannot be opened or examined", error) from error
+
+    def _make_anew(self) -> None:
+        if self._seen:
+            _warn("metadata file is gone: it is written anew from the ledger", self.path)
+        try:
+            self._reopen()
+            _sync_folder(self.path.parent)
+            self._settle(Finding(0, 0, (), 0))
+        except OSError as error:
+            raise self._verdict("it cannot be made", error) from error
+
+    def _mend(self, seq: int, end: int) -> None:
+        """Find out what is in the file after line `seq` and byte `end`, and cut what must not stay."""
+        before = tuple(self._foreign) if end else ()
+        with self.path.open("rb") as file:
+            finding = inspect(
+                file,
+                self._ledger.line_places(seq),
+                start=(seq, end),
+                foreign=() if end else self._foreign,
+                published_seq=self._seq,
+                repeats=self._repeats,
+            )
+            finding = Finding(finding.seq, finding.end, (*before, *finding.foreign), finding.size)
+            if not self._seen and finding.size:
+                self._check_first_file(file, finding)
+            if finding.end < finding.size:
+                self._cut(file, finding)
+        if finding.seq < self._seq:
+            _warn("metadata file is damaged: lines are written anew", self.path, lines=self._seq - finding.seq)
+        if len(finding.foreign) > len(self._foreign):
+            _warn("metadata file has lines of others: they stay", self.path, bytes=finding.foreign[-1][1])
+        os.fsync(self._file)
+        self._settle(finding)
+
+    def _check_first_file(self, file: BinaryIO, finding: Finding) -> None:
+        """Whether a file that this ledger never had may be taken.
+
+        Raises:
+            MetadataFileUnusable: It may not.
+        """
+        if not self._append_permitted:
+            hint = "move it away, permit metadata.append, or run `exporter reconcile --rebuild` if the ledger was lost"
+            raise MetadataFileUnusable(self.path, "it has lines that this ledger did not write", hint)
+        file.seek(finding.end)
+        if any(b"\n" in part for part in iter(lambda: file.read(1 << 20), b"")):
+            hint = "choose another file; metadata.append is for files of JSON lines"
+            raise MetadataFileUnusable(self.path, "it is not a file of JSON lines", hint)
+
+    def _cut(self, file: BinaryIO, finding: Finding) -> None:
+        """Move what follows the finding's end into a file of its own."""
+        kept = self.path.with_name(f"{self.path.name}.kept-{time.time_ns()}")
+        file.seek(finding.end)
+        with os.fdopen(os.open(kept, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as target:
+            shutil.copyfileobj(file, target, 1 << 20)
+            target.flush()
+            os.fsync(target.fileno())
+        _sync_folder(self.path.parent)
+        os.ftruncate(self._file, finding.end)
+        removed = finding.size - finding.end
+        _warn("metadata file had bytes that are no line of the ledger: moved", self.path, bytes=removed, kept=kept.name)
+
+    def _settle(self, finding: Finding) -> None:
+        self._seq, self._end, self._foreign = finding.seq, finding.end, finding.foreign
+        self._seen = _facts(os.fstat(self._file))
+        self._ledger.set_file(self._seq, self._seen, self._foreign)
+
+    def _repeats(self) -> Callable[[bytes], bool]:
+        known = {(length << 32) | crc32 for _, length, crc32 in self._ledger.line_places()}
+        return lambda text: ((len(text) << 32) | zlib.crc32(text)) in known
+
+    def _reopen(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def _verdict(self, what: str, error: OSError) -> OutOfSpace | MetadataFileUnusable:
+        if error.errno in _FULL:
+            return OutOfSpace(f"metadata file {self.path}: the disk or quota is full")
+        hint = "check that its folder exists, who may write in it, and the disk"
+        return MetadataFileUnusable(self.path, f"{what} ({error.strerror})", hint)
+
+
+def _facts(status: os.stat_result) -> dict[str, int]:
+    # SQLite's integers are signed, the kernel's are not.
+    mask = (1 << 63) - 1
+    return dict(
+        zip(_FACTS, (status.st_dev & mask, status.st_ino & mask, status.st_size, status.st_mtime_ns), strict=True)
+    )
+
+
+def _warn(event: str, path: Path, **facts: int | str) -> None:
+    structlog.get_logger().warning(event, file=path.name, **facts)
+
+
+def _take_lock(path: Path) -> int:
+    lock = path.with_name(f"{path.name}.lock")
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        hint = "check that its folder exists and who may write in it"
+        raise MetadataFileUnusable(path, f"its lock cannot be opened ({error.strerror})", hint) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        hint = "wait for it to end, or choose another file"
+        raise MetadataFileUnusable(path, "another exporter appends to it", hint) from error
+    return descriptor
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
