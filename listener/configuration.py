@@ -38,6 +38,7 @@ __all__ = [
     "Spelling",
     "fault_at",
     "load",
+    "model_inside",
     "not_available",
     "validate",
 ]
@@ -134,8 +135,9 @@ def validate(
         # As JSON, so that types are strict and yet a list may become a tuple and text a path.
         loaded = model.model_validate_json(json.dumps(_fill(data, model)), strict=True)
     except ValidationError as cause:
+        told = {fault.key_path for fault in document.faults}
         if document.lines or not faults:
-            faults += _faults(cause, document, model)
+            faults += [fault for fault in _faults(cause, document, model) if fault.key_path not in told]
     return (None if faults else loaded), tuple(faults)
 
 
@@ -179,7 +181,7 @@ FilePath = Annotated[Path, BeforeValidator(_path_text), AfterValidator(_path)]
 
 def _fill(value: Any, kind: Any) -> Any:
     """An empty section, mapping or list of the file as an empty one of its type, everywhere in the tree."""
-    model = _model(kind)
+    model = model_inside(kind)
     if model is not None and isinstance(value, dict):
         fields = model.model_fields
         return {k: _fill(v, fields[k].annotation) if k in fields else v for k, v in value.items()}
@@ -200,11 +202,11 @@ def _holds(kind: Any, base: type) -> bool:
     return isinstance(origin, type) and issubclass(origin, base) and not issubclass(origin, str | bytes)
 
 
-def _model(kind: Any) -> type[BaseModel] | None:
+def model_inside(kind: Any) -> type[BaseModel] | None:
     """The model inside an annotation: itself, or of an optional, a list, a mapping."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return kind
-    return next((found for part in get_args(kind) if (found := _model(part)) is not None), None)
+    return next((found for part in get_args(kind) if (found := model_inside(part)) is not None), None)
 
 
 def _faults(cause: ValidationError, document: Document, model: type[BaseModel]) -> list[Fault]:
@@ -245,11 +247,11 @@ def _known_keys(model: type[BaseModel], place: KeyPath) -> list[str]:
     """The keys that the model has at a place."""
     kind: Any = model
     for part in place:
-        found = _model(kind)
+        found = model_inside(kind)
         if found is None or (isinstance(part, str) and part not in found.model_fields):
             return []
         kind = found.model_fields[part].annotation if isinstance(part, str) else kind
-    found = _model(kind)
+    found = model_inside(kind)
     return list(found.model_fields) if found is not None else []
 
 
@@ -260,7 +262,7 @@ def _guess(name: str, known: Sequence[str], model: type[BaseModel]) -> str:
     inside = [
         f"{section}.{name}"
         for section, info in model.model_fields.items()
-        if (found := _model(info.annotation)) is not None and name in found.model_fields
+        if (found := model_inside(info.annotation)) is not None and name in found.model_fields
     ]
     return " or ".join(inside) if inside else ""
 
@@ -304,7 +306,8 @@ def _wanted(error: ErrorDetails) -> str:
         return str(context["permitted"])
     if error["type"] in _BOUNDS:
         key, words = _BOUNDS[error["type"]]
-        return words.format(context[key]).replace("'", "")
+        bound = f"{context[key]:g}" if isinstance(context[key], float) else context[key]
+        return words.format(bound).replace("'", "")
     kind = re.sub(r"_(type|parsing|parsing_size|from_float|number|any_.*|v[46]_.*)$", "", error["type"])
     return "nothing" if kind == "none_required" else _KINDS.get(kind, "")
 

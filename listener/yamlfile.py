@@ -130,7 +130,7 @@ def _text(path: Path) -> str:
     except UnicodeDecodeError as cause:
         line = raw[: cause.start].count(b"\n") + 1
         raise _Unusable(
-            line, f"byte {cause.start} is not {encoding[:6].upper()} text", "a file saved as UTF-8"
+            line, f"byte {cause.start} is not {encoding.removesuffix('-sig').upper()} text", "a file saved as UTF-8"
         ) from None
 
 
@@ -162,9 +162,9 @@ def _syntax(cause: yaml.MarkedYAMLError, text: str) -> _Unusable:
     """What PyYAML says of the syntax, without a quotation from the file."""
     mark = cause.problem_mark or cause.context_mark
     line = 0 if mark is None else mark.line + 1
-    written = text.split("\n")[line - 1] if line else ""
+    written = text[text.rfind("\n", 0, mark.index) + 1 :] if mark else ""
     problem = printable(cause.problem or "the syntax is wrong")
-    if "\t" in written[: len(written) - len(written.lstrip())] or "'\\t'" in problem:
+    if "\t" in written[: len(written) - len(written.lstrip(" \t"))] or "'\\t'" in problem:
         return _Unusable(line, "a tab character is used for layout", "spaces")
     if "mapping values are not allowed" in problem:
         return _Unusable(line, "a colon stands where no key can begin", "one key per line; text with a colon in quotes")
