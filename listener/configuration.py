@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import AddressValueError, NetmaskValueError
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_args, get_origin
 
@@ -230,7 +231,7 @@ def _place(error: ErrorDetails, data: Any) -> KeyPath:
 
 def _fault(place: KeyPath, errors: list[ErrorDetails], document: Document, model: type[BaseModel]) -> Fault:
     make = partial(Fault, document.line(place), spelled(place))
-    error = errors[0]
+    error = next((e for e in errors if not _is_no_address(e)), errors[0])
     if error["type"] == "extra_forbidden":
         known = _known_keys(model, place[:-1])
         guess = _guess(str(place[-1]), known, model)
@@ -308,6 +309,8 @@ def _wanted(error: ErrorDetails) -> str:
         key, words = _BOUNDS[error["type"]]
         bound = f"{context[key]:g}" if isinstance(context[key], float) else context[key]
         return words.format(bound).replace("'", "")
+    if _is_no_address(error):
+        return _KINDS["ip"]
     kind = re.sub(r"_(type|parsing|parsing_size|from_float|number|any_.*|v[46]_.*)$", "", error["type"])
     return "nothing" if kind == "none_required" else _KINDS.get(kind, "")
 
@@ -327,7 +330,7 @@ def _found(error: ErrorDetails, place: KeyPath) -> str:
     context = error.get("ctx") or {}
     if "permitted" in context:
         return error["msg"]
-    if error["type"] in {"value_error", "assertion_error"}:
+    if error["type"] in {"value_error", "assertion_error"} and not _is_no_address(error):
         return str(context.get("error", error["msg"]))
     value = error.get("input")
     if isinstance(value, bool):
@@ -338,6 +341,12 @@ def _found(error: ErrorDetails, place: KeyPath) -> str:
     kind, shown = ("text", repr(value)) if isinstance(value, str) else ("number", str(value))
     secret = any(isinstance(part, str) and _SECRET.search(part) for part in place)
     return f"is the {kind} {shown}" if len(shown) <= MAX_SHOWN and not secret else f"is a {kind} that is not permitted"
+
+
+def _is_no_address(error: ErrorDetails) -> bool:
+    """Whether the standard library's own reading of addresses refused it; its sentence would not say what for."""
+    cause = (error.get("ctx") or {}).get("error")
+    return isinstance(cause, AddressValueError | NetmaskValueError)
 
 
 def _quoting(error: ErrorDetails) -> str:

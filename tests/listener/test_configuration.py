@@ -198,7 +198,7 @@ def test_every_fault_is_told_at_once_with_line_key_path_permitted_values_and_a_g
         "  - host: 3\n"
         "  - port: 70000\n"
         "    hots: x\n"
-        "networks: [here]\n"
+        "networks: [192.0.2.1/24, here]\n"
         "rate: 3\n"
     )
     assert faults_of(path) == [
@@ -213,7 +213,8 @@ def test_every_fault_is_told_at_once_with_line_key_path_permitted_values_and_a_g
         "12: peers[1].host: is missing (permitted: a value)",
         "12: peers[1].port: is the number 70000 (permitted: at most 65535)",
         "13: peers[1].hots: unknown key (permitted: host, port; did you mean host?)",
-        "14: networks[0]: is the text 'here' (permitted: an IP address or network)",
+        "14: networks[0]: 192.0.2.1/24 has host bits set",
+        "14: networks[1]: is the text 'here' (permitted: an IP address or network)",
         f"15: rate: unknown key (permitted: {KEYS}; did you mean video.rate?)",
     ]
 
