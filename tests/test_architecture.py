@@ -16,11 +16,13 @@ BROAD_EXCEPT = {
     "listener/sources/dimse/association.py": "around one association: a defect becomes one reply or abort on the wire",
 }
 WRITERS_MAY_IMPORT = (
+    "exporter.elements",
     "exporter.errors",
     "exporter.frames",
     "exporter.geometry",
     "exporter.instance",
     "exporter.outcome",
+    "exporter.pixels",
     "exporter.settings",
     "exporter.timing",
     "exporter.ultrasound",
