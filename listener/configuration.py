@@ -257,15 +257,13 @@ def _known_keys(model: type[BaseModel], place: KeyPath) -> list[str]:
 
 
 def _guess(name: str, known: Sequence[str], model: type[BaseModel]) -> str:
-    near = difflib.get_close_matches(name, known, 1, 0.6)
-    if near:
-        return near[0]
+    """A key of that very name in a section, or else the key that is spelled most like it."""
     inside = [
         f"{section}.{name}"
         for section, info in model.model_fields.items()
         if (found := model_inside(info.annotation)) is not None and name in found.model_fields
     ]
-    return " or ".join(inside) if inside else ""
+    return " or ".join(inside or difflib.get_close_matches(name, known, 1, 0.6))
 
 
 _KINDS = {
