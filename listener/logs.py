@@ -120,6 +120,8 @@ def _scalar(value: Any) -> str:
     match value:
         case str() | Path():
             return _text(str(value))
+        case int():
+            return _text(hex(value))
         case bytes() | bytearray() | memoryview():
             return f"<{len(value)} bytes>"
         case BaseException():
@@ -240,9 +242,7 @@ def _facts(text: str, held: int) -> dict[str, Any]:
 def _capture_libraries() -> None:
     """Everything of `logging` and `warnings` goes through `Reduced`, whatever handlers a library brings."""
     root = logging.getLogger()
-    for handler in list(root.handlers):
-        if isinstance(handler, Reduced):
-            root.removeHandler(handler)
+    root.handlers.clear()
     reduced = Reduced()
     root.addHandler(reduced)
     root.setLevel(logging.WARNING)
