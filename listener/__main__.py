@@ -1,0 +1,85 @@
+"""The command `listener`: the receiving daemon alone.
+
+Exit codes: 0 stopped as told, 1 could not run (port in use, unusable data folder, a second daemon on the same spool),
+2 usage or configuration. Every refusal is one sentence on standard error, and nothing has changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from listener import logs
+from listener.settings import DataFolder, ListenerSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COULD_NOT_RUN = 1
+USAGE_OR_CONFIGURATION = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code."""
+    sys.exit(_run(_parser().parse_args(arguments)))
+
+
+def _run(options: argparse.Namespace) -> int:
+    from listener.configuration import ConfigurationError
+
+    logs.configure(options.log_level)
+    try:
+        settings = _read(options.config)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return USAGE_OR_CONFIGURATION
+
+    from listener.daemon import ListenerDaemon, run
+    from listener.sources.contract import SourceUnusable
+    from listener.spool import SpoolError
+
+    daemon = ListenerDaemon(settings, DataFolder(options.data))
+    try:
+        daemon.start()
+    except (SpoolError, SourceUnusable) as error:
+        sys.stderr.write(f"listener: {error}\n")
+        return COULD_NOT_RUN
+
+    def read_again() -> ListenerSettings | None:
+        try:
+            return _read(options.config)
+        except ConfigurationError as error:
+            sys.stderr.write(f"{error}\n")
+            return None
+
+    run(daemon, read_again)
+    return 0
+
+
+def _read(config: Path | None) -> ListenerSettings:
+    """The settings of the file; the exporter's sections in it are none of our business."""
+    if config is None:
+        return ListenerSettings()
+    from listener.configuration import EXPORTER_SECTIONS, load
+
+    return load(config, ListenerSettings, ignore_unknown_sections=EXPORTER_SECTIONS)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="listener", description="Receive DICOM (C-STORE, C-ECHO) into the spool of a data folder."
+    )
+    parser.add_argument("--config", type=Path, metavar="F", help="YAML configuration file")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", default=Path("dicom-media"), help="data folder [%(default)s]"
+    )
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="[%(default)s]"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()

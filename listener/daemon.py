@@ -1,0 +1,166 @@
+"""The receiving daemon: opens the spool, starts the sources, watches over both, drains when told to stop.
+
+Contract: `ListenerDaemon.start` either has everything running or raises and leaves nothing changed; `stop` accepts
+nothing new, lets messages under way be answered, and says how many were cut off. The watchdog of systemd is fed only
+while every source is alive and the spool can be measured. One process works on one spool as listener.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from listener.counters import Counters
+from listener.notify import notify, reloading, watchdog_interval_s
+from listener.sources.contract import Surroundings
+from listener.sources.dimse import DimseSource
+from listener.space import Room, SpaceGuard
+from listener.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    from listener.settings import DataFolder, ListenerSettings
+    from listener.sources.contract import Source
+
+log = structlog.get_logger()
+
+TICK_S: Final = 1.0
+COUNT_PENDING_EVERY_S: Final = 10.0
+
+
+class ListenerDaemon:
+    """Everything that receives, for one data folder."""
+
+    def __init__(self, settings: ListenerSettings, data: DataFolder) -> None:
+        self._settings = settings
+        self._data = data
+        self._resources = ExitStack()
+        self._sources: list[Source] = []
+        self._looks_stop = threading.Event()
+        self._looks = threading.Thread(target=self._look_around, name="look-around", daemon=True)
+        self._last_look = 0.0
+        self.counters = Counters()
+        self.opened: list[str] = []
+        """What is open to whom, in a few words per source."""
+
+    def start(self) -> None:
+        """Open, lock and clear the spool, start every source.
+
+        Raises:
+            SpoolUnusable, SpoolBusy: The spool is not ours to use.
+            SourceUnusable: A source cannot start.
+        """
+        with ExitStack() as undo:
+            spool = undo.enter_context(Spool.open(self._data.spool, settings=self._settings.spool))
+            undo.enter_context(spool.lock("listener"))
+            spool.probe()
+            dropped = spool.recover_listener()
+            if dropped:
+                log.warning("partial files of an earlier run deleted", count=dropped)
+            self._spool = spool
+            self._space = SpaceGuard(spool.root, self._settings.spool)
+            self._look()
+            surroundings = Surroundings(spool, self._space, self.counters)
+            self._dimse = DimseSource(self._settings, surroundings)
+            self._sources = [self._dimse]
+            for source in self._sources:
+                self.opened.append(source.start())
+                undo.callback(source.stop, 0.0)
+            self._resources = undo.pop_all()
+        self._looks.start()
+        for line in self.opened:
+            log.info("listening", what=line)
+
+    @property
+    def port(self) -> int:
+        """The port of the DIMSE source."""
+        return self._dimse.port
+
+    def is_alive(self) -> bool:
+        """Whether every source does its work and the spool was looked at lately."""
+        return time.monotonic() - self._last_look < 30 and all(source.is_alive() for source in self._sources)
+
+    def reload(self, settings: ListenerSettings) -> None:
+        """Take over what may change while running."""
+        self._settings = settings
+        for source in self._sources:
+            source.reload(settings)
+        log.info("configuration read again")
+
+    def stop(self) -> int:
+        """Drain and close; how many associations were cut off."""
+        cut_off = sum(source.stop(self._settings.listener.deadlines.drain_s) for source in self._sources)
+        self._looks_stop.set()
+        if self._looks.is_alive():
+            self._looks.join(5)
+        self.counters.write(self._spool.root)
+        self._resources.close()
+        log.info("stopped", cut_off=cut_off)
+        return cut_off
+
+    def _look_around(self) -> None:
+        """Measure space, count what waits, write the counters: over and over, on a thread of its own."""
+        next_count = 0.0
+        while not self._looks_stop.wait(TICK_S):
+            pending = None
+            if time.monotonic() >= next_count:
+                pending = self._spool.counts().new
+                next_count = time.monotonic() + COUNT_PENDING_EVERY_S
+            self._look(pending)
+            self.counters.write(self._spool.root)
+
+    def _look(self, pending: int | None = None) -> None:
+        was = self._space.state
+        try:
+            now = self._space.look(pending)
+        except OSError as error:
+            log.error("spool cannot be measured", problem=error.strerror)  # noqa: TRY400 - no traceback
+            return
+        self._last_look = time.monotonic()
+        self.counters.gauge("free_bytes", self._space.free_bytes)
+        self.counters.gauge("room", int(now))
+        if now is not was:
+            level = log.info if now is Room.ENOUGH else log.error
+            level("room in the spool changed", was=was.name.lower(), now=now.name.lower(), free=self._space.free_bytes)
+
+
+def run(daemon: ListenerDaemon, read_settings: Callable[[], ListenerSettings | None]) -> None:
+    """Run a started daemon until SIGTERM or SIGINT; SIGHUP reads the configuration again.
+
+    Args:
+        daemon: It is stopped when this returns.
+        read_settings: Reads the configuration; None, after saying why, where it is not usable now.
+    """
+    wake = threading.Event()
+    stop = threading.Event()
+    hang_up = threading.Event()
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        (hang_up if number == signal.SIGHUP else stop).set()
+        wake.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, on_signal)
+    every_s = watchdog_interval_s()
+    notify("READY=1", f"STATUS={'; '.join(daemon.opened)}")
+    while not stop.is_set():
+        wake.wait(min(every_s or 5.0, 5.0))
+        wake.clear()
+        if hang_up.is_set():
+            hang_up.clear()
+            reloading()
+            settings = read_settings()
+            if settings is not None:
+                daemon.reload(settings)
+            notify("READY=1")
+        if every_s is not None and daemon.is_alive():
+            notify("WATCHDOG=1")
+    notify("STOPPING=1", "STATUS=finishing messages under way")
+    daemon.stop()

@@ -1,0 +1,54 @@
+"""What a source is: one way by which instances come into the spool.
+
+Contract: a source is made with what it needs, then `start`ed; from then on it commits instances to the spool on its own
+threads until it is `stop`ped. It acknowledges an instance to its peer only after `Incoming.commit` has returned. The
+one suite in `tests/listener/sources` runs against every source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from listener.counters import Counters
+    from listener.settings import ListenerSettings
+    from listener.space import SpaceGuard
+    from listener.spool import Spool
+
+
+class SourceUnusable(Exception):
+    """The source cannot start: what is in the way and what to do, in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every source gets."""
+
+    spool: Spool
+    space: SpaceGuard
+    counters: Counters
+
+
+class Source(Protocol):
+    """One way in."""
+
+    def start(self) -> str:
+        """Begin; what is now open to whom, in a few words.
+
+        Raises:
+            SourceUnusable: It cannot.
+        """
+        ...
+
+    def is_alive(self) -> bool:
+        """Whether the source does its work right now: the watchdog is fed only while it does."""
+        ...
+
+    def reload(self, settings: ListenerSettings) -> None:
+        """Take over what may change while running; raises nothing, keeps the old where the new is unusable."""
+        ...
+
+    def stop(self, within_s: float) -> int:
+        """Accept nothing new, finish what is under way; how many were cut off after `within_s` seconds."""
+        ...

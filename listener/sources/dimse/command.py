@@ -1,0 +1,156 @@
+"""Command sets of DIMSE messages, as bytes and as values (PS3.7 6.3, 9.3, 10.3, Annex E).
+
+Contract: a command set is always implicit VR little endian. `parse_command` takes the bytes of one and returns it as
+values, or raises `InvalidCommand`; the encoders return the bytes of whole command sets.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+_ELEMENT: Final = struct.Struct("<HHI")
+NO_DATA_SET: Final = 0x0101
+"""(0000,0800) Command Data Set Type: no data set follows (PS3.7 E.1); any other value says that one does."""
+
+
+class Field(IntEnum):
+    """(0000,0100) Command Field of the messages we know (PS3.7 E.1); a response has bit 15 set."""
+
+    C_STORE_RQ = 0x0001
+    C_ECHO_RQ = 0x0030
+    C_CANCEL_RQ = 0x0FFF
+    N_EVENT_REPORT_RQ = 0x0100
+    N_ACTION_RQ = 0x0130
+    N_EVENT_REPORT_RSP = 0x8100
+
+
+RESPONSE: Final = 0x8000
+
+
+class InvalidCommand(Exception):
+    """The command set cannot be read, or lacks what every message must have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command set."""
+
+    field: int
+    message_id: int
+    """(0000,0110) Message ID of a request, (0000,0120) Message ID Being Responded To of a response."""
+    has_data_set: bool
+    sop_class_uid: bytes
+    """(0000,0002) Affected or (0000,0003) Requested SOP Class UID, without padding."""
+    sop_instance_uid: bytes
+    """(0000,1000) Affected or (0000,1001) Requested SOP Instance UID, without padding."""
+    type_id: int | None
+    """(0000,1008) Action Type ID or (0000,1002) Event Type ID."""
+    status: int | None
+    """(0000,0900) Status of a response."""
+
+    @property
+    def is_response(self) -> bool:
+        """Whether the message answers one of ours."""
+        return bool(self.field & RESPONSE)
+
+
+def parse_command(content: bytes | bytearray) -> Command:
+    """The command set in `content`.
+
+    Raises:
+        InvalidCommand: It is cut off, has elements outside group 0000, or lacks the field or the message ID.
+    """
+    elements: dict[int, bytes] = {}
+    offset, end = 0, len(content)
+    while offset + 8 <= end:
+        group, element, length = _ELEMENT.unpack_from(content, offset)
+        offset += 8
+        if group or offset + length > end:
+            raise InvalidCommand("command set is cut off or leaves group 0000")
+        elements[element] = bytes(content[offset : offset + length])
+        offset += length
+    field = _number(elements, 0x0100)
+    if offset != end or field is None:
+        raise InvalidCommand("command set is cut off or has no Command Field")
+    message_id = _number(elements, 0x0120 if field & RESPONSE or field == Field.C_CANCEL_RQ else 0x0110)
+    if message_id is None:
+        raise InvalidCommand("command set has no message ID")
+    get = elements.get
+    return Command(
+        field=field,
+        message_id=message_id,
+        has_data_set=_number(elements, 0x0800) != NO_DATA_SET,
+        sop_class_uid=(get(0x0002) or get(0x0003) or b"").rstrip(b"\0 "),
+        sop_instance_uid=(get(0x1000) or get(0x1001) or b"").rstrip(b"\0 "),
+        type_id=_number(elements, 0x1008) if 0x1008 in elements else _number(elements, 0x1002),
+        status=_number(elements, 0x0900),
+    )
+
+
+def response(
+    request: Command, status: int, *, comment: str = "", data_set: bool = False, type_id: int | None = None
+) -> bytes:
+    """The command set that answers a request (PS3.7 9.3.1.2 C-STORE-RSP, 9.3.5.2 C-ECHO-RSP, 10.3 for DIMSE-N).
+
+    Args:
+        request: What is answered.
+        status: (0000,0900) Status.
+        comment: (0000,0902) Error Comment: up to 64 characters, in our own words.
+        data_set: Whether a data set follows.
+        type_id: (0000,1008) Action Type ID of an N-ACTION-RSP.
+    """
+    elements = [
+        _uid(0x0002, request.sop_class_uid),
+        _us(0x0100, request.field | RESPONSE),
+        _us(0x0120, request.message_id),
+        _us(0x0800, 0x0102 if data_set else NO_DATA_SET),
+        _us(0x0900, status),
+    ]
+    if comment:
+        text = comment.encode("ascii", "replace")[:64]
+        elements.append(_element(0x0902, text + b" " * (len(text) & 1)))
+    if request.sop_instance_uid:
+        elements.append(_uid(0x1000, request.sop_instance_uid))
+    if type_id is not None:
+        elements.append(_us(0x1008, type_id))
+    return _with_group_length(elements)
+
+
+def event_report_request(message_id: int, sop_class_uid: bytes, sop_instance_uid: bytes, type_id: int) -> bytes:
+    """An N-EVENT-REPORT-RQ that a data set follows (PS3.7 10.3.1.1)."""
+    return _with_group_length(
+        [
+            _uid(0x0002, sop_class_uid),
+            _us(0x0100, Field.N_EVENT_REPORT_RQ),
+            _us(0x0110, message_id),
+            _us(0x0800, 0x0102),
+            _uid(0x1000, sop_instance_uid),
+            _us(0x1002, type_id),
+        ]
+    )
+
+
+def _with_group_length(elements: list[bytes]) -> bytes:
+    """(0000,0000) Command Group Length in front of the elements."""
+    body = b"".join(elements)
+    return _ELEMENT.pack(0, 0, 4) + struct.pack("<I", len(body)) + body
+
+
+def _element(element: int, value: bytes) -> bytes:
+    return _ELEMENT.pack(0, element, len(value)) + value
+
+
+def _us(element: int, value: int) -> bytes:
+    return _element(element, value.to_bytes(2, "little"))
+
+
+def _uid(element: int, value: bytes) -> bytes:
+    return _element(element, value + b"\0" if len(value) & 1 else value)
+
+
+def _number(elements: dict[int, bytes], element: int) -> int | None:
+    value = elements.get(element)
+    return int.from_bytes(value, "little") if value is not None and len(value) == 2 else None

@@ -1,0 +1,210 @@
+"""The DIMSE source: a port, a thread per association, and a bound on both (PS3.4 Annex B as SCP).
+
+Contract: the accepting thread does nothing that a peer can prolong: no read, no handshake, no name lookup. Connections
+beyond the limits are answered by one thread for all of them, and never get one of their own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import threading
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from listener.sources.contract import SourceUnusable, Surroundings
+from listener.sources.dimse.association import Association, Connection, Terms
+from listener.sources.dimse.negotiation import AddressRules, Credentials, Policy
+from listener.sources.dimse.turned_away import TurnedAway
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from listener.settings import ListenerSection, ListenerSettings
+
+log = structlog.get_logger()
+
+BACKLOG: Final = 1024
+TICK_S: Final = 0.5
+STACK_BYTES: Final = 512 << 10
+
+
+class DimseSource:
+    """A C-STORE and C-ECHO service on one port."""
+
+    def __init__(self, settings: ListenerSettings, surroundings: Surroundings) -> None:
+        self._surroundings = surroundings
+        self._terms = _terms(settings.listener)
+        self._stopping = threading.Event()
+        self._socket: socket.socket | None = None
+        self._acceptor = threading.Thread(target=self._accept_all, name="accept", daemon=True)
+        self._turned_away = TurnedAway(surroundings.counters)
+        self._lock = threading.Lock()
+        self._threads: set[threading.Thread] = set()
+        self._by_host: Counter[str] = Counter()
+        self._last_tick = 0.0
+        self._spare_fd = -1
+
+    @property
+    def port(self) -> int:
+        """The port that is listened on."""
+        return int(self._socket.getsockname()[1]) if self._socket is not None else 0
+
+    def start(self) -> str:
+        """Bind the port and accept; raises `SourceUnusable` where that cannot be done."""
+        settings = self._terms.settings
+        self._socket = _bind(settings.host, settings.port)
+        self._spare_fd = _reserve()
+        self._last_tick = time.monotonic()
+        threading.stack_size(STACK_BYTES)
+        self._turned_away.start()
+        self._acceptor.start()
+        kind = "DICOM over TLS" if self._terms.tls else "DICOM"
+        return f"{kind} on {settings.host}:{self.port}, AE title {settings.ae_title}"
+
+    def is_alive(self) -> bool:
+        """Whether the accepting thread goes round."""
+        return self._acceptor.is_alive() and time.monotonic() - self._last_tick < 10 * TICK_S
+
+    def reload(self, settings: ListenerSettings) -> None:
+        """New associations get the new settings and certificates; the port and host stay."""
+        try:
+            self._terms = _terms(settings.listener)
+        except SourceUnusable as error:
+            log.error("reload refused, the old settings stay", problem=str(error))  # noqa: TRY400 - no traceback
+
+    def stop(self, within_s: float) -> int:
+        """Close the port, let messages under way finish, abort idle associations."""
+        self._stopping.set()
+        if self._socket is not None:
+            self._acceptor.join(2 * TICK_S + 1)
+            self._socket.close()
+        self._turned_away.stop()
+        until = time.monotonic() + within_s
+        for thread in self._running():
+            thread.join(max(0.0, until - time.monotonic()))
+        return len(self._running())
+
+    def _running(self) -> list[threading.Thread]:
+        with self._lock:
+            return list(self._threads)
+
+    def _accept_all(self) -> None:
+        listening = self._socket
+        assert listening is not None  # noqa: S101 - `start` made it
+        listening.settimeout(TICK_S)
+        while not self._stopping.is_set():
+            self._last_tick = time.monotonic()
+            try:
+                sock, address = listening.accept()
+            except TimeoutError:
+                continue
+            except OSError as error:
+                self._accept_failed(listening, error)
+                continue
+            self._admit(sock, str(address[0]))
+
+    def _accept_failed(self, listening: socket.socket, error: OSError) -> None:
+        """Out of descriptors: use the spare one to take the connection and close it, so that it need not wait."""
+        self._surroundings.counters.add("accept_failed")
+        if error.errno in (errno.EMFILE, errno.ENFILE) and self._spare_fd >= 0:
+            os.close(self._spare_fd)
+            with suppress(OSError):
+                listening.accept()[0].close()
+            self._spare_fd = _reserve()
+        log.error("cannot accept a connection", problem=error.strerror)
+        self._stopping.wait(0.05)
+
+    def _admit(self, sock: socket.socket, host: str) -> None:
+        """Give a connection its thread, or turn it away."""
+        terms = self._terms
+        limits = terms.settings.limits
+        if not terms.policy.addresses.knows_address(host):
+            self._surroundings.counters.add("connections_from_unknown_address")
+            self._turned_away.take(sock, host, "address_not_allowed", encrypted=terms.tls is not None)
+            return
+        with self._lock:
+            full = (
+                len(self._threads) >= limits.max_associations or self._by_host[host] >= limits.max_associations_per_peer
+            )
+            if not full:
+                thread = threading.Thread(target=self._serve, args=(sock, host, terms), daemon=True, name="association")
+                self._threads.add(thread)
+                self._by_host[host] += 1
+        if full:
+            self._turned_away.take(sock, host, "too_many_associations", encrypted=terms.tls is not None)
+            return
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads
+            self._forget(thread, host)
+            self._turned_away.take(sock, host, "too_many_threads", encrypted=terms.tls is not None)
+
+    def _serve(self, sock: socket.socket, host: str, terms: Terms) -> None:
+        try:
+            own = sock.getsockname()
+            connection = Connection(sock, host, str(own[0]), int(own[1]))
+            Association(connection, terms, self._surroundings, self._stopping.is_set).run()
+        except OSError:
+            sock.close()
+        finally:
+            self._forget(threading.current_thread(), host)
+
+    def _forget(self, thread: threading.Thread, host: str) -> None:
+        with self._lock:
+            self._threads.discard(thread)
+            self._by_host[host] -= 1
+            if self._by_host[host] <= 0:
+                del self._by_host[host]
+            self._surroundings.counters.gauge("associations", len(self._threads))
+
+
+def _terms(settings: ListenerSection) -> Terms:
+    """What the settings say, with every file they name read now."""
+    context = None
+    if settings.tls is not None:
+        from listener.sources.dimse.tls import server_context
+
+        context = server_context(settings.tls)
+    users = tuple(_credentials(user.name, user.passcode_file) for user in settings.users)
+    return Terms(settings, Policy(settings, AddressRules(settings.peers), users), context)
+
+
+def _credentials(name: str, passcode_file: Path | None) -> Credentials:
+    if passcode_file is None:
+        return Credentials(name.encode(), None)
+    try:
+        with passcode_file.open("rb") as file:
+            return Credentials(name.encode(), file.readline().rstrip(b"\r\n"))
+    except OSError as error:
+        raise SourceUnusable(f"the passcode file {passcode_file} cannot be read: {error.strerror}") from error
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise SourceUnusable(_why_not(host, port, error)) from error
+
+
+def _why_not(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is in use: stop what listens there, or set another `listener.port`"
+    if error.errno == errno.EACCES:
+        return f"port {port} needs privileges: use one above 1023, or give the service CAP_NET_BIND_SERVICE"
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return f"{host} is not an address of this machine: set another `listener.host`"
+    return f"cannot listen on {host}:{port}: {error.strerror or error}"
+
+
+def _reserve() -> int:
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1

@@ -1,0 +1,207 @@
+"""The storage service: one C-STORE message at a time from the wire into the spool (PS3.4 Annex B, PS3.7 9.1.1).
+
+Contract: a `Reception` takes the data set of one message piece by piece, never decodes it, and ends in exactly one
+`Situation` of the table in `statuses`; success only once the spool has committed. Trouble with the spool becomes a
+situation, too: a reception never raises, it goes on swallowing bytes so that the association can be answered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import structlog
+
+from listener.sources.dimse import statuses
+from listener.sources.dimse.file_meta import FileMeta, Parties
+from listener.sources.dimse.statuses import Kept, Situation
+from listener.sources.dimse.syntaxes import encoding_of
+from listener.sources.dimse.walk import Walk
+from listener.space import Room
+from listener.spool import SpoolWriteFailed
+
+if TYPE_CHECKING:
+    from listener.settings import ListenerSection
+    from listener.sources.contract import Surroundings
+    from listener.sources.dimse.command import Command
+    from listener.sources.dimse.negotiation import AcceptedContext
+    from listener.spool import Incoming
+
+log = structlog.get_logger()
+
+
+class Storage:
+    """The storage service of one association."""
+
+    def __init__(self, surroundings: Surroundings, settings: ListenerSection, parties: Parties) -> None:
+        self._spool = surroundings.spool
+        self._space = surroundings.space
+        self.settings = settings
+        self._parties = parties
+        self._file_metas: dict[int, FileMeta] = {}
+        self._spare: Incoming | None = None
+
+    def begin(self, context: AcceptedContext, command: Command) -> Reception:
+        """Take up one C-STORE-RQ whose data set is about to come."""
+        refusal = self._refusal(context, command)
+        if refusal is not None:
+            return Reception(self, context, command, refusal)
+        try:
+            incoming, self._spare = self._spare or self._spool.receive(), None
+        except SpoolWriteFailed as error:
+            return Reception(self, context, command, failed(error))
+        reception = Reception(self, context, command, incoming)
+        reception.write_meta(self._file_meta(context))
+        return reception
+
+    def prepare(self) -> None:
+        """Make the next file while the sender is busy with the answer to the last: it is off the critical path."""
+        if self._spare is None:
+            try:
+                self._spare = self._spool.receive()
+            except SpoolWriteFailed:
+                self._spare = None  # said when it is needed
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        if self._spare is not None:
+            self._spare.discard()
+            self._spare = None
+
+    def _refusal(self, context: AcceptedContext, command: Command) -> Situation | None:
+        if command.sop_class_uid != context.abstract_syntax.encode("ascii"):
+            return statuses.CLASS_NOT_NEGOTIATED
+        if self._space.state is not Room.ENOUGH:
+            return statuses.OUT_OF_SPACE
+        return statuses.QUEUE_FULL if self._space.queue_full else None
+
+    def _file_meta(self, context: AcceptedContext) -> FileMeta:
+        file_meta = self._file_metas.get(context.context_id)
+        if file_meta is None:
+            file_meta = FileMeta(context.abstract_syntax, context.transfer_syntax, self._parties)
+            self._file_metas[context.context_id] = file_meta
+        return file_meta
+
+
+class Reception:
+    """The data set of one message, on its way."""
+
+    __slots__ = ("_incoming", "_situation", "_storage", "_views", "_walk", "command", "context", "size_bytes")
+
+    def __init__(
+        self, storage: Storage, context: AcceptedContext, command: Command, target: Incoming | Situation
+    ) -> None:
+        self.context = context
+        self.command = command
+        self.size_bytes = 0
+        self._storage = storage
+        self._views: list[bytes | memoryview] = []
+        self._walk: Walk | None = None
+        self._incoming: Incoming | None = None
+        self._situation: Situation | None = None
+        if isinstance(target, Situation):
+            self._situation = target
+            return
+        self._incoming = target
+        encoding = encoding_of(context.transfer_syntax)
+        if encoding is not None:
+            limits = storage.settings.limits
+            self._walk = Walk(encoding, max_depth=limits.max_depth, max_elements=limits.max_elements)
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether the sender went on far beyond the limit, so that swallowing more is no use."""
+        return self.size_bytes > 2 * self._storage.settings.limits.max_instance_bytes
+
+    def write_meta(self, file_meta: FileMeta) -> None:
+        """Put the file meta information in front."""
+        uid = self.command.sop_instance_uid
+        self._views.append(file_meta.encode(uid if is_valid_uid(uid) else stand_in_uid(uid)))
+
+    def write(self, piece: memoryview) -> None:
+        """Take the next bytes of the data set; the view is used until `flush`."""
+        self.size_bytes += len(piece)
+        if self._situation is None:
+            if self.size_bytes > self._storage.settings.limits.max_instance_bytes:
+                self._give_up(statuses.TOO_LARGE)
+                return
+            self._views.append(piece)
+            if self._walk is not None:
+                self._walk.feed(piece)
+
+    def flush(self) -> None:
+        """Write to the spool what came since the last time; views into buffers are free after that."""
+        if self._views and self._incoming is not None:
+            try:
+                self._incoming.write(self._views)
+            except SpoolWriteFailed as error:
+                self._give_up(failed(error))
+        self._views.clear()
+
+    def finish(self) -> Situation:
+        """The data set is complete: judge it, and make it durable where it is kept."""
+        self.flush()
+        if self._situation is None:
+            self._situation = self._judge()
+        if self._incoming is not None:
+            try:
+                self._keep(self._incoming, self._situation)
+            except SpoolWriteFailed as error:
+                self._situation = failed(error)
+            self._incoming = None
+        return self._situation
+
+    def discard(self) -> None:
+        """The data set will never be complete."""
+        self._views.clear()
+        if self._incoming is not None:
+            self._incoming.discard()
+            self._incoming = None
+
+    def _give_up(self, situation: Situation) -> None:
+        self.discard()
+        self._situation = situation
+
+    def _judge(self) -> Situation:
+        """What the data set is, by its own lengths and UIDs (PS3.4 B.2.3)."""
+        settings = self._storage.settings
+        uid = self.command.sop_instance_uid
+        if self._walk is not None:
+            if self._walk.finish() is not None:
+                return statuses.DAMAGED if settings.damaged == "refuse" else statuses.DAMAGED_ACCEPTED
+            if (self._walk.sop_class_uid, self._walk.sop_instance_uid) != (self.command.sop_class_uid, uid):
+                return statuses.MISMATCH if settings.mismatch == "refuse" else statuses.MISMATCH_ACCEPTED
+        return statuses.SUCCESS if is_valid_uid(uid) else statuses.BAD_UID
+
+    def _keep(self, incoming: Incoming, situation: Situation) -> None:
+        match situation.kept:
+            case Kept.NEW:
+                incoming.commit()
+            case Kept.QUARANTINE:
+                fault = self._walk.finish() if self._walk is not None else None
+                report = {
+                    "message": situation.comment,
+                    "status": f"0x{situation.status:04X}",
+                    "by": "listener",
+                    "cause": fault.cause if fault else situation.word,
+                    "offset": fault.offset if fault else None,
+                }
+                self._storage._spool.refuse(incoming, situation.reason or situation.word, report)  # noqa: SLF001 - one service in two classes
+            case Kept.NOWHERE:
+                incoming.discard()
+
+
+def failed(error: SpoolWriteFailed) -> Situation:
+    """The situation that trouble with the spool makes, told to the operator."""
+    log.error("spool write failed", problem=str(error))
+    return statuses.OUT_OF_SPACE if error.is_full else statuses.STORAGE_FAILED
+
+
+def is_valid_uid(uid: bytes) -> bool:
+    """1 to 64 digits and points (PS3.5 9.1); components are not looked at."""
+    return 0 < len(uid) <= 64 and not uid.strip(b"0123456789.")
+
+
+def stand_in_uid(uid: bytes) -> bytes:
+    """A UID made from what is none, for (0002,0003) alone: the data set stays as it is (PS3.5 B.2)."""
+    return b"2.25.%d" % int.from_bytes(hashlib.sha256(uid).digest()[:16], "big")
