@@ -1,0 +1,157 @@
+"""Structured reports and key object selections as a JSON tree and as text.
+
+Contract: every content item of the document, in order, with its relationship, concept name, value type and value: codes
+with scheme and meaning, numbers with unit and qualifier, references with class and instance UID (frames, segments,
+channels), coordinates, names, dates and texts. Numbers are JSON numbers next to the decimal text that was stored. The
+text file shows the same tree for reading. Nothing is interpreted, translated or left out; what an item cannot tell is
+null, with a warning.
+
+Must never: follow a reference to another instance, or recurse deeper than `limits.max_depth`.
+
+Source: PS3.3 C.17.3 (SR document content), C.18 (content item macros), C.17.6 (key object document).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from exporter.errors import VerifyFailed
+from exporter.outcome import MediaType, Medium
+from exporter.writers.content_tree import read_tree
+from exporter.writers.contract import Written
+from exporter.writers.sealing import seal, write_new, writing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from exporter.instance import Instance
+    from exporter.settings import MediaSettings
+    from exporter.writers.content_tree import Item
+    from exporter.writers.contract import Task
+
+SCORE: Final = 50
+_REPORT_CLASSES: Final = "1.2.840.10008.5.1.4.1.1.88."
+
+
+class ReportWriter:
+    """JSON and text files."""
+
+    kind: Final = MediaType.REPORT
+
+    def score(self, instance: Instance, settings: MediaSettings) -> int | None:  # noqa: ARG002 - the contract's shape
+        """`SCORE` for any structured report class (key object selections included), else None."""
+        return SCORE if instance.sop_class_uid.startswith(_REPORT_CLASSES) else None
+
+    def write(self, task: Task) -> Written:
+        """The content tree as JSON, and as text where `report.text` is set.
+
+        Raises:
+            Unreadable: The content tree cannot be read.
+            TooLarge: It is nested deeper than `limits.max_depth`.
+            VerifyFailed: The JSON, read back, is another tree.
+            OutOfSpace: The disk is full.
+        """
+        import orjson
+
+        tree, warnings = read_tree(task.instance, task.settings.limits.max_depth)
+        path = task.folder / "0.part"
+        write_new(path, [orjson.dumps(tree, option=orjson.OPT_INDENT_2), b"\n"])
+        with writing("reading a report back"):
+            back = path.read_bytes()
+        if orjson.loads(back) != tree:
+            raise VerifyFailed("read report back: another tree than was written")
+        media = [_medium(path, ".json", "json")]
+        if task.settings.report.text:
+            text = task.folder / "1.part"
+            write_new(text, (line.encode() + b"\n" for line in text_lines(tree)))
+            media.append(_medium(text, ".txt", "text"))
+        return Written(tuple(media), warnings=tuple(warnings))
+
+
+def _medium(path: Path, suffix: str, codec: str) -> Medium:
+    sealed = seal(path)
+    return Medium(
+        file=path.name, suffix=suffix, kind=MediaType.REPORT, bytes=sealed.bytes, sha256=sealed.sha256, codec=codec
+    )
+
+
+def text_lines(tree: Item) -> Iterator[str]:
+    """The tree for reading: one item per line, indented below its parent."""
+    document = tree["document"]
+    flags = [document[key] for key in ("completion", "verification") if document[key]]
+    if flags:
+        yield f"[{', '.join(flags)}]"
+    stack: list[tuple[Item, int]] = [(tree["content"], 0)]
+    while stack:
+        item, depth = stack.pop()
+        yield from _item_lines(item, "  " * depth)
+        stack.extend((child, depth + 1) for child in reversed(item.get("children", ())))
+
+
+def _item_lines(item: Item, indent: str) -> Iterator[str]:
+    relationship = item.get("relationship", "").lower().replace("_", " ")
+    lead = f"{indent}{relationship} " if relationship else indent
+    if "refers_to" in item:
+        yield f"{lead}-> item {item['refers_to']}"
+        return
+    name = _code_text(item["concept"]) or (item["type"] or "item").lower()
+    lines = _value_text(item).splitlines()
+    yield f"{lead}{name}{': ' + lines[0] if lines else ''}"
+    for line in lines[1:]:
+        yield f"{indent}    {line}"
+
+
+def _code_text(code: Item | None) -> str:
+    """``meaning (value, scheme)``."""
+    if code is None:
+        return ""
+    where = ", ".join(part for part in (code["value"], code["scheme"]) if part)
+    meaning = code["meaning"] or ""
+    return f"{meaning} ({where})".strip() if where else meaning
+
+
+def _number_text(item: Item) -> str:
+    unit, qualifier = item["unit"], _code_text(item.get("qualifier"))
+    number = item["decimal"] if item["decimal"] is not None else item["value"]
+    parts = ("" if number is None else str(number), unit["value"] or "" if unit else "", qualifier and f"[{qualifier}]")
+    return " ".join(part for part in parts if part)
+
+
+def _references_text(item: Item) -> str:
+    return "; ".join(_reference_text(reference) for reference in item["references"])
+
+
+def _reference_text(reference: Item) -> str:
+    parts = [reference["sop_instance_uid"] or "?"]
+    parts += [f"{name} {', '.join(map(str, reference[name]))}" for name in ("frames", "segments") if name in reference]
+    return " ".join(parts)
+
+
+def _points_text(item: Item) -> str:
+    points = " ".join("(" + ", ".join(f"{x:g}" for x in point) + ")" for point in item["points"])
+    return f"{item['graphic'] or ''} {points}".strip()
+
+
+def _moments_text(item: Item) -> str:
+    values = item.get("samples") or item.get("offsets_s") or item.get("datetimes") or []
+    return f"{item['range'] or ''} {' '.join(str(value) for value in values)}".strip()
+
+
+_TEXTS: Final[Mapping[str, Callable[[Item], str]]] = {
+    "CODE": lambda item: _code_text(item["value"]),
+    "NUM": _number_text,
+    "COMPOSITE": _references_text,
+    "IMAGE": _references_text,
+    "WAVEFORM": _references_text,
+    "SCOORD": _points_text,
+    "SCOORD3D": _points_text,
+    "TCOORD": _moments_text,
+    "TABLE": lambda item: f"table of {len(item['cells'])} cells",
+    "CONTAINER": lambda _: "",
+}
+
+
+def _value_text(item: Item) -> str:
+    of_type = _TEXTS.get(item["type"] or "")
+    return of_type(item) if of_type else str(item.get("value") or "")

@@ -1,0 +1,182 @@
+"""Volumes: enhanced multi-frame CT, MR and PET, segmentations, RT doses and parametric maps to NIfTI or NRRD.
+
+Contract: an instance is a volume if its SOP class is one of `exporter.volumes.planes.VOLUME_CLASSES` and its planes
+form regular grids; a cine (many frames at one place) and tiles of a slide are not, and stay with the other writers.
+Voxels are the stored values, read with the header's slope and intercept (NIfTI), or the real values where one slope
+cannot say it; nothing is resampled. Frames apart from the others (another stack, orientation, or beyond a gap) become
+further files. Repetitions (time points, echoes, ...) are the fourth axis, in the order of their dimension indices.
+
+Must never: invent a slice (but for those that a segmentation left out because they are empty).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from exporter.errors import BadGeometry, ExportError, UnsupportedSyntax
+from exporter.outcome import MediaType, Medium
+from exporter.writers.contract import Written
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from exporter.instance import Instance
+    from exporter.outcome import Rendering
+    from exporter.pixels import PixelDescription
+    from exporter.settings import LimitSettings, MediaSettings
+    from exporter.volumes.build import Segments, Stored, VolumeFile
+    from exporter.volumes.planes import Kind, VolumeFrame
+    from exporter.writers.contract import Task
+
+SCORE: Final = 80
+"""Above video, frames and image: what has the geometry of a volume is one."""
+
+
+class VolumeWriter:
+    """NIfTI-1 (``.nii.gz``, ``.nii``) or NRRD files."""
+
+    kind: Final = MediaType.VOLUME
+
+    def score(self, instance: Instance, settings: MediaSettings) -> int | None:
+        """`SCORE` for an instance whose header describes a volume, else None."""
+        from exporter.volumes.planes import VOLUME_CLASSES
+
+        if not settings.volume.enabled or instance.sop_class_uid not in VOLUME_CLASSES:
+            return None
+        try:
+            pixels = instance.pixels
+            if pixels is None or pixels.samples != 1 or _is_tiled(instance):
+                return None
+            _check_stackable(_frames(instance, pixels), VOLUME_CLASSES[instance.sop_class_uid])
+        except ExportError:
+            return None
+        return SCORE
+
+    def write(self, task: Task) -> Written:
+        """One file per regular grid of the instance's planes.
+
+        Raises:
+            BadGeometry: The planes form no volume.
+            UnsupportedSyntax: A voxel type or a size that the format does not hold.
+            ExportError: As reading frames and `exporter.volumes.build` raise.
+            OutOfSpace: The disk is full.
+        """
+        from exporter.volumes.build import Target, build, build_segmentation
+        from exporter.volumes.planes import VOLUME_CLASSES, Kind
+
+        instance, volume = task.instance, task.settings.volume
+        kind = VOLUME_CLASSES.get(instance.sop_class_uid)
+        pixels = instance.pixels
+        if kind is None or pixels is None or pixels.samples != 1:
+            raise UnsupportedSyntax("write volume: the instance is of no class that can be a volume")
+        frames = _frames(instance, pixels)
+        target = Target(task.folder, volume.format)
+        arrays = _stored(instance, task.settings.limits)
+        if kind is Kind.SEGMENTATION:
+            files: tuple[VolumeFile, ...] = (build_segmentation(frames, arrays, target, _segments(instance)),)
+        else:
+            _check_stackable(frames, kind)
+            files = build(frames, arrays, target, _range(pixels))
+        media = tuple(_medium(task, file, index if len(files) > 1 else None) for index, file in enumerate(files, 1))
+        warnings = tuple(dict.fromkeys(warning for file in files for warning in file.warnings))
+        return Written(media, rendering=_rendering(frames, kind), warnings=warnings)
+
+
+def _frames(instance: Instance, pixels: PixelDescription) -> tuple[VolumeFrame, ...]:
+    from exporter.volumes.planes import VOLUME_CLASSES, frames_of
+
+    kind = VOLUME_CLASSES[instance.sop_class_uid]
+    return frames_of(instance.header, kind, pixels.rows, pixels.columns, pixels.frames)
+
+
+def _is_tiled(instance: Instance) -> bool:
+    """Whether frames are tiles of one large picture (PS3.3 C.7.6.17.3)."""
+    from exporter.elements import text_of
+
+    header = instance.header
+    return "TotalPixelMatrixColumns" in header or text_of(header, "DimensionOrganizationType").startswith("TILED")
+
+
+def _check_stackable(frames: tuple[VolumeFrame, ...], kind: Kind) -> None:
+    """Refuse planes that form no volume.
+
+    Raises:
+        BadGeometry: They are scattered, ambiguous, or all at one place (a cine).
+    """
+    from exporter.geometry import grids, sparse_grid
+    from exporter.volumes.planes import Kind
+
+    planes = [frame.plane for frame in frames]
+    if kind is Kind.SEGMENTATION:
+        sparse_grid(planes)
+        return
+    found = grids(planes)
+    if len(planes) > 1 and all(grid.shape[2] == 1 for grid in found):
+        raise BadGeometry("write volume: no two frames are neighbours in space; that is a cine, or single images")
+
+
+def _stored(instance: Instance, limits: LimitSettings) -> Iterator[NDArray[np.generic]]:
+    from exporter.frames import open_frames
+
+    yield from open_frames(instance, limits).stored()
+
+
+def _segments(instance: Instance) -> Segments:
+    from exporter.elements import text_of
+    from exporter.volumes.build import Segments
+
+    header = instance.header
+    named = text_of(header, "SegmentationType").upper()
+    type_ = "LABELMAP" if instance.sop_class_uid.endswith(".66.7") else named or "BINARY"
+    if type_ not in {"BINARY", "FRACTIONAL", "LABELMAP"}:
+        raise UnsupportedSyntax("write volume: (0062,0001) Segmentation Type is none of BINARY, FRACTIONAL, LABELMAP")
+    try:
+        largest = float(text_of(header, "MaximumFractionalValue") or 255)
+    except ValueError:
+        raise BadGeometry("write volume: (0062,000E) Maximum Fractional Value is no number") from None
+    if not math.isfinite(largest) or largest <= 0:
+        raise BadGeometry("write volume: (0062,000E) Maximum Fractional Value is not greater than 0")
+    return Segments(type_, largest)
+
+
+def _range(pixels: PixelDescription) -> Stored:
+    from exporter.volumes.build import Stored
+
+    if pixels.keyword != "PixelData":
+        return Stored(-math.inf, math.inf)
+    top = 1 << (pixels.bits_stored - 1 if pixels.signed else pixels.bits_stored)
+    return Stored(-top if pixels.signed else 0, top - 1)
+
+
+def _rendering(frames: tuple[VolumeFrame, ...], kind: Kind) -> Rendering | None:
+    from exporter.outcome import Rendering
+    from exporter.volumes.planes import Kind
+
+    if all(frame.scaling.is_identity for frame in frames):
+        return None
+    source = {Kind.DOSE: "DoseGridScaling", Kind.PARAMETRIC_MAP: "RealWorldValueMappingSequence"}
+    return Rendering(modality=source.get(kind, "RescaleSlope/Intercept"))
+
+
+def _medium(task: Task, file: VolumeFile, number: int | None) -> Medium:
+    from exporter.writers.sealing import writing
+
+    columns, rows, slices, times = file.grid.shape
+    suffix = task.settings.volume.format
+    with writing("measuring a volume file"):
+        size = (task.folder / file.file).stat().st_size
+    return Medium(
+        file=file.file,
+        suffix=f".{suffix}" if number is None else f".{number}.{suffix}",
+        kind=MediaType.VOLUME,
+        bytes=size,
+        sha256=file.sha256,
+        codec="nrrd" if suffix == "nrrd" else "nifti-1",
+        width=columns,
+        height=rows,
+        frames=slices * times,
+    )
