@@ -1,0 +1,146 @@
+"""Compressed frames to samples, through imagecodecs: one function per family of codecs.
+
+Contract: `decode` gets one frame whose header was read (`Codestream`) and checked against the DICOM header, and returns
+its samples and the colour space they are in. Everything a decoder raises becomes `CorruptPixels` or `UnsupportedSyntax`.
+
+Must never: let a decoder convert colours unasked, return an array of another shape than the header's, or accept a
+JPEG that ends before its end marker (libjpeg would fill the rest with gray and say nothing).
+
+The decoders release the GIL. They run in a worker process with limits: a crash of native code costs one instance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+
+from exporter.errors import CorruptPixels, TooLarge, UnsupportedSyntax
+from exporter.frames.codestream import Codec, Codestream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DECODER_ERRORS: Final = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
+"""What imagecodecs raises on damaged input; its codecs' own classes are `RuntimeError`s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Samples of one frame."""
+
+    samples: np.ndarray
+    """``(rows, columns)`` or ``(rows, columns, 3)``, unsigned unless the codestream is signed."""
+    colour: str
+    """``MONOCHROME``, ``RGB``, ``YBR_FULL``: the space the samples are in now; DICOM's words."""
+
+
+def decode(data: bytes, header: Codestream, label: str, *, to_rgb: bool) -> Decoded:
+    """Decode one frame.
+
+    Args:
+        data: The codestream.
+        header: What `sniff` read from it.
+        label: Photometric Interpretation of the instance, believed where the codestream does not tell its colours.
+        to_rgb: Whether the codec shall convert YCbCr to RGB where it can.
+
+    Raises:
+        CorruptPixels: The codestream is damaged.
+        UnsupportedSyntax: A feature of it is not decoded here.
+        TooLarge: There is not enough memory.
+    """
+    try:
+        decoded = _DECODERS[header.codec](data, header, label, to_rgb)
+    except MemoryError:
+        raise TooLarge(
+            f"decoding {header.columns} x {header.rows} pixels of {header.codec} ran out of memory"
+        ) from None
+    except DECODER_ERRORS as error:
+        raise CorruptPixels(f"decoding {header.codec} failed ({type(error).__name__})") from None
+    shape = (
+        (header.rows, header.columns) if header.components == 1 else (header.rows, header.columns, header.components)
+    )
+    if decoded.samples.shape != shape:
+        raise CorruptPixels(f"decoding {header.codec} gave {decoded.samples.shape} instead of {shape} samples")
+    return decoded
+
+
+def jpeg_colour(header: Codestream, label: str) -> str:
+    """The colour space of a JPEG's three components: what the codestream proves, else what the instance says.
+
+    Source: JFIF 1.02 and Adobe TN 5116 for the markers; lossless processes transform nothing, and JFIF says nothing there.
+    """
+    if header.adobe_transform == 0:
+        return "RGB"
+    if header.adobe_transform == 1 and not header.lossless_process:
+        return "YBR_FULL"
+    if header.component_ids == (0x52, 0x47, 0x42):  # the letters R, G, B
+        return "RGB"
+    if not header.lossless_process and (header.jfif or header.subsampled):
+        return "YBR_FULL"
+    return "RGB" if label == "RGB" else "YBR_FULL"
+
+
+def _jpeg(data: bytes, header: Codestream, label: str, to_rgb: bool) -> Decoded:
+    import imagecodecs
+
+    _require_end(data)
+    if header.components == 1:
+        return Decoded(imagecodecs.jpeg8_decode(data), "MONOCHROME")
+    colour = jpeg_colour(header, label)
+    space = "RGB" if colour == "RGB" else "YCBCR"
+    convert = to_rgb and not header.lossless_process
+    samples = imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace="RGB" if convert else space)
+    return Decoded(samples, "RGB" if convert else colour)
+
+
+def _require_end(data: bytes) -> None:
+    """Refuse a JPEG without its end marker."""
+    end = data.rfind(b"\xff\xd9")
+    if end < 0 or end < data.find(b"\xff\xda"):
+        raise CorruptPixels("the JPEG codestream ends before its end marker (EOI)")
+
+
+def _jpeg_ls(data: bytes, _header: Codestream, label: str, _to_rgb: bool) -> Decoded:
+    import imagecodecs
+
+    return Decoded(imagecodecs.jpegls_decode(data), _labelled(label))
+
+
+def _jpeg_2000(data: bytes, header: Codestream, label: str, _to_rgb: bool) -> Decoded:
+    import imagecodecs
+
+    if header.subsampled:
+        raise UnsupportedSyntax("JPEG 2000 with components of different size is not decoded")
+    if not header.uniform:
+        raise UnsupportedSyntax("JPEG 2000 with components of different precision is not decoded")
+    samples = imagecodecs.jpeg2k_decode(data, planar=False)
+    if header.components == 1:
+        return Decoded(samples, "MONOCHROME")
+    if header.multiple_component_transform or label in {"YBR_ICT", "YBR_RCT"}:
+        return Decoded(samples, "RGB")
+    return Decoded(samples, _labelled(label))
+
+
+def _jpeg_xl(data: bytes, header: Codestream, _label: str, _to_rgb: bool) -> Decoded:
+    import imagecodecs
+
+    samples = imagecodecs.jpegxl_decode(data, keeporientation=True)
+    if samples.ndim == 3 and samples.shape[2] == 1:
+        samples = samples[..., 0]
+    return Decoded(samples, "MONOCHROME" if header.components == 1 else "RGB")
+
+
+def _labelled(label: str) -> str:
+    if label == "RGB" or not label.startswith("YBR"):
+        return "RGB" if label in {"RGB", "YBR_ICT", "YBR_RCT"} else "MONOCHROME"
+    return "YBR_FULL" if label in {"YBR_FULL", "YBR_FULL_422"} else label
+
+
+_DECODERS: Final[dict[Codec, Callable[[bytes, Codestream, str, bool], Decoded]]] = {
+    Codec.JPEG: _jpeg,
+    Codec.JPEG_LS: _jpeg_ls,
+    Codec.JPEG_2000: _jpeg_2000,
+    Codec.JPEG_XL: _jpeg_xl,
+}

@@ -1,0 +1,318 @@
+"""Grayscale values to display values, in the Standard's order: modality, values of interest, presentation (PS3.4 N.2).
+
+Contract: `GrayscalePipeline.render` maps one frame of stored values to 8 bits by that frame's own transformation.
+Integers of up to 16 bits go through one table per transformation, others through float64 in blocks of rows. Rounding is
+to the nearest value. What was applied is kept in `Applied`, and everything that was odd in the notes.
+
+Source: PS3.3 C.11.1 (modality), C.11.2.1.2 (window: LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2 (LINEAR_EXACT), C.11.6
+(presentation), C.7.6.3.1.2 (MONOCHROME1), C.7.6.16.2.9 and .10 (the same by frame).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import numpy as np
+
+from exporter.elements import READING_ERRORS, name_of, text_of, value_of
+from exporter.frames.tables import Table, read_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
+
+    from exporter.frames.groups import FrameElements
+
+    Floats = NDArray[np.float64]
+
+_BLOCK: Final = 1 << 18
+_XRAY_CLASSES: Final = frozenset(
+    {"1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2", "1.2.840.10008.5.1.4.1.1.12.1.1"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DisplayOptions:
+    """How display values are made."""
+
+    voi: int = 0
+    """Which of several VOI transformations: VOI tables first, then windows, in the instance's order."""
+    window: tuple[float, float] | None = None
+    """Centre and width in modality units, instead of the instance's."""
+    automatic: Literal["instance", "frame"] = "instance"
+    """Range of the automatic window: one for all frames (they are decoded twice), or each frame its own."""
+    overlays: bool = False
+    """Whether overlay planes are drawn, in white."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a frame's transformation was."""
+
+    modality: str | None
+    window: tuple[float, float] | None
+    voi: str | None
+    inverted: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Modality:
+    """Stored values to modality values."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+    table: Table | None = None
+    usable: bool = True
+    """False where slope or intercept are no usable numbers: then windows in modality units mean nothing."""
+
+    @property
+    def name(self) -> str | None:
+        """As recorded."""
+        if self.table is not None:
+            return "ModalityLUTSequence"
+        return None if self.slope == 1.0 and self.intercept == 0.0 else "RescaleSlope/Intercept"
+
+    def __call__(self, stored: np.ndarray) -> Floats:
+        """Modality values, as float64."""
+        if self.table is not None:
+            return self.table(stored).astype(np.float64)
+        values = stored.astype(np.float64)
+        if self.slope != 1.0:
+            values *= self.slope
+        if self.intercept != 0.0:
+            values += self.intercept
+        return values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Voi:
+    """Modality values to the range 0 to 1."""
+
+    function: str
+    """``LINEAR``, ``LINEAR_EXACT``, ``SIGMOID``, ``LUT`` or ``automatic``."""
+    centre: float = 0.0
+    width: float = 0.0
+    table: Table | None = None
+
+    def __call__(self, values: Floats) -> Floats:
+        """Values between 0 and 1; what is no number becomes 0."""
+        if self.table is not None:
+            return self.table(values) / float((1 << self.table.bits) - 1)
+        return _WINDOWS[self.function](values, self.centre, self.width)
+
+
+def _linear(values: Floats, centre: float, width: float) -> Floats:
+    if width <= 1:  # the formula's limit: a threshold
+        return (values > centre - 0.5).astype(np.float64)
+    return (values - (centre - 0.5)) / (width - 1) + 0.5
+
+
+def _linear_exact(values: Floats, centre: float, width: float) -> Floats:
+    if width == 0:  # an automatic window over a constant
+        return np.zeros_like(values)
+    return (values - centre) / width + 0.5
+
+
+def _sigmoid(values: Floats, centre: float, width: float) -> Floats:
+    exponent = np.clip(-4 * (values - centre) / width, -700, 700)
+    return 1 / (1 + np.exp(exponent))
+
+
+_WINDOWS: Final[dict[str, Callable[[Floats, float, float], Floats]]] = {
+    "LINEAR": _linear,
+    "LINEAR_EXACT": _linear_exact,
+    "SIGMOID": _sigmoid,
+    "automatic": _linear_exact,
+}
+
+
+class GrayscalePipeline:
+    """The transformations of one instance's frames."""
+
+    def __init__(
+        self,
+        header: Dataset,
+        elements: FrameElements,
+        options: DisplayOptions,
+        *,
+        big_endian: bool,
+        signed: bool,
+        notes: list[str],
+    ) -> None:
+        self._header = header
+        self._elements = elements
+        self._options = options
+        self._big_endian = big_endian
+        self._signed = signed
+        self._notes = notes
+        self._tables: dict[tuple[object, ...], NDArray[np.uint8]] = {}
+        self._modalities: dict[int, Modality] = {}
+        self._vois: dict[int, Voi | None] = {}
+        self.inverted = self._is_inverted()
+
+    def modality(self, index: int) -> Modality:
+        """Stored values to modality values, for one frame."""
+        item = self._elements.item(index, "PixelValueTransformationSequence")
+        found = self._modalities.get(id(item))
+        if found is None:
+            found = self._modalities[id(item)] = self._read_modality(item)
+        return found
+
+    def voi(self, index: int) -> Voi | None:
+        """The VOI transformation of one frame; None where it has none that can be used."""
+        if self._options.window is not None:
+            return Voi("LINEAR_EXACT", *self._options.window)
+        if not self.modality(index).usable:
+            return None
+        item = self._elements.item(index, "FrameVOILUTSequence")
+        if id(item) not in self._vois:
+            self._vois[id(item)] = self._read_voi(item)
+        return self._vois[id(item)]
+
+    def render(self, values: np.ndarray, bits: int, modality: Modality, voi: Voi) -> NDArray[np.uint8]:
+        """One frame of stored values as display values.
+
+        Args:
+            values: ``(rows, columns)``.
+            bits: Bits that integers may have.
+            modality: Of this frame.
+            voi: Of this frame.
+        """
+        if values.dtype.kind in "iu" and bits <= 16:
+            return self._through_table(values, bits, modality, voi)
+        frame = np.empty(values.shape, np.uint8)
+        step = max(1, _BLOCK // values.shape[1])
+        for top in range(0, values.shape[0], step):
+            frame[top : top + step] = self._map(values[top : top + step], modality, voi)
+        return frame
+
+    def _map(self, values: np.ndarray, modality: Modality, voi: Voi) -> NDArray[np.uint8]:
+        with np.errstate(all="ignore"):  # floats of the data set may be infinite or no numbers
+            shown = voi(modality(values))
+            if self.inverted:
+                shown = 1 - shown
+            shown = np.nan_to_num(shown, nan=0.0, posinf=1.0, neginf=0.0)
+        return np.floor(np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+    def _through_table(self, values: np.ndarray, bits: int, modality: Modality, voi: Voi) -> NDArray[np.uint8]:
+        signed = values.dtype.kind == "i"
+        width = 8 if bits <= 8 and values.dtype.itemsize == 1 else 16 if signed else bits
+        key = (
+            (signed, width, modality.slope, modality.intercept, id(modality.table)),
+            (voi.function, voi.centre, voi.width, id(voi.table)),
+        )
+        table = self._tables.get(key)
+        if table is None:
+            stored = np.arange(1 << width, dtype=np.uint8 if width <= 8 else np.uint16)
+            if signed:
+                stored = stored.view(np.int8 if width == 8 else np.int16)
+            if len(self._tables) >= 64:  # frames with windows of their own: keep the tables of the latest
+                self._tables.clear()
+            table = self._tables[key] = self._map(stored, modality, voi)
+        index = values.view(f"u{values.dtype.itemsize}") if signed else values
+        if values.dtype.itemsize > 2:
+            index = values.astype(np.int16).view(np.uint16) if signed else values
+        return table.take(index, mode="clip")
+
+    def _is_inverted(self) -> bool:
+        """Whether gray is reversed: MONOCHROME1 and Presentation LUT Shape INVERSE are one reversal, not two."""
+        first = text_of(self._header, "PhotometricInterpretation") == "MONOCHROME1"
+        shape = text_of(self._header, "PresentationLUTShape")
+        if shape in {"IDENTITY", "INVERSE"} and first != (shape == "INVERSE"):
+            self._notes.append(f"{name_of('PresentationLUTShape')} contradicts Photometric Interpretation")
+        return first or shape == "INVERSE"
+
+    def _read_modality(self, item: Dataset) -> Modality:
+        tables = items_of(self._header, "ModalityLUTSequence")
+        if tables and not self._skips_modality_table():
+            table = self._table(tables[0])
+            return Modality(table=table)
+        slope, intercept = number_of(item, "RescaleSlope"), number_of(item, "RescaleIntercept")
+        if slope is None and intercept is None:
+            return Modality()
+        slope = 1.0 if slope is None else slope
+        intercept = 0.0 if intercept is None else intercept
+        if slope == 0 or not math.isfinite(slope) or not math.isfinite(intercept):
+            self._notes.append(
+                f"{name_of('RescaleSlope')} or {name_of('RescaleIntercept')} is 0 or no number: neither these nor "
+                "a window are applied"
+            )
+            return Modality(usable=False)
+        return Modality(slope, intercept)
+
+    def _skips_modality_table(self) -> bool:
+        """X-ray angiography stores for display: its table leads back to intensities (PS3.3 C.8.7.1.1.2 with C.11.1)."""
+        relationship = text_of(self._header, "PixelIntensityRelationship")
+        return text_of(self._header, "SOPClassUID") in _XRAY_CLASSES and relationship in {"LOG", "DISP"}
+
+    def _table(self, item: Dataset) -> Table:
+        return read_table(
+            item, "LUTDescriptor", "LUTData", signed=self._signed, big_endian=self._big_endian, notes=self._notes
+        )
+
+    def _read_voi(self, item: Dataset) -> Voi | None:
+        choices: list[Voi] = [Voi("LUT", table=self._table(t)) for t in items_of(item, "VOILUTSequence")]
+        centres, widths = numbers_of(item, "WindowCenter"), numbers_of(item, "WindowWidth")
+        function = text_of(item, "VOILUTFunction") or "LINEAR"
+        if function not in _WINDOWS or function == "automatic":
+            self._notes.append(f"{name_of('VOILUTFunction')} is none of LINEAR, LINEAR_EXACT, SIGMOID: read as LINEAR")
+            function = "LINEAR"
+        for centre, width in zip(centres, widths, strict=False):
+            usable = self._window(centre, width, function)
+            if usable is not None:
+                choices.append(usable)
+        if not choices:
+            return None
+        if self._options.voi >= len(choices):
+            self._notes.append(f"there are {len(choices)} VOI transformations: the first is used")
+            return choices[0]
+        return choices[self._options.voi]
+
+    def _window(self, centre: float, width: float, function: str) -> Voi | None:
+        if not math.isfinite(centre) or not math.isfinite(width) or width <= 0:
+            self._notes.append(f"{name_of('WindowWidth')} must be positive: this window is not applied")
+            return None
+        if function == "LINEAR" and width < 1:
+            self._notes.append(
+                f"{name_of('WindowWidth')} is below 1, which LINEAR does not permit: LINEAR_EXACT is used"
+            )
+            function = "LINEAR_EXACT"
+        return Voi(function, centre, width)
+
+
+def items_of(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """The items of a sequence; none where it is absent or no sequence."""
+    try:
+        value = value_of(dataset, keyword)
+        return [] if value is None or isinstance(value, bytes | str) else list(value)
+    except READING_ERRORS:
+        return []
+
+
+def numbers_of(dataset: Dataset, keyword: str) -> list[float]:
+    """The values of an element as floats; NaN for what is no number."""
+    try:
+        value: Any = value_of(dataset, keyword)
+    except ValueError:
+        return [math.nan]
+    if value is None:
+        return []
+    values = [value] if isinstance(value, str | int | float) or not hasattr(value, "__iter__") else list(value)
+    return [_float(v) for v in values]
+
+
+def number_of(dataset: Dataset, keyword: str) -> float | None:
+    """The first value of an element as a float, NaN where it is no number, None where it is absent."""
+    values = numbers_of(dataset, keyword)
+    return values[0] if values else None
+
+
+def _float(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]  # whatever pydicom made of the element
+    except (TypeError, ValueError, OverflowError):
+        return math.nan

@@ -1,0 +1,263 @@
+"""`Frames`: the frames of one instance, and what was done to show them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exporter.elements import text_of, value_of
+from exporter.errors import BadGeometry, UnsupportedSyntax
+from exporter.frames.colour import to_rgb
+from exporter.frames.display import Applied, DisplayOptions, GrayscalePipeline, Modality, Voi, items_of, numbers_of
+from exporter.frames.groups import FrameElements
+from exporter.frames.palette import Palette, read_palette
+from exporter.frames.reader import Reader, Samples, open_reader
+from exporter.frames.syntaxes import Family, family_of
+from exporter.outcome import Rendering
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from exporter.frames.codestream import Codec
+    from exporter.instance import Instance
+    from exporter.pixels import PixelDescription
+    from exporter.settings import LimitSettings
+
+
+def open_frames(instance: Instance, limits: LimitSettings) -> Frames:
+    """The frames of an instance.
+
+    Raises:
+        BadGeometry: The instance has no pixels, or its description is damaged.
+        CorruptPixels: Frames are missing or cut.
+        TooLarge: A limit is passed.
+        UnsupportedSyntax: Nothing here reads its pixel data.
+    """
+    pixels = instance.pixels
+    if pixels is None:
+        raise BadGeometry("the instance has no pixel data")
+    return Frames(instance, pixels, limits)
+
+
+class Frames:
+    """The frames of one instance, one at a time."""
+
+    def __init__(self, instance: Instance, pixels: PixelDescription, limits: LimitSettings) -> None:
+        self._instance = instance
+        self._pixels = pixels
+        self._limits = limits
+        self._notes: list[str] = []
+        self._applied: list[Applied] = []
+        self._colour_path: str | None = None
+        self._varies = False
+        self.is_video_stream = family_of(instance.transfer_syntax) is Family.VIDEO
+        """Whether the pixel data are one MPEG-2, H.264 or HEVC stream: `open_stream` gives its bytes."""
+        self._reader: Reader | None = None
+        if not self.is_video_stream:
+            self._reader = open_reader(instance, pixels, limits, self._notes)
+
+    @property
+    def count(self) -> int:
+        """Number of frames."""
+        return self._pixels.frames
+
+    @property
+    def is_colour(self) -> bool:
+        """Whether display values are RGB."""
+        return self._pixels.samples == 3 or self._pixels.photometric == "PALETTE COLOR"
+
+    @property
+    def codec(self) -> Codec | None:
+        """The codestream each encoded frame is; None for native, RLE, deflated frames and video."""
+        return self._reader.codec if self._reader is not None else None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was odd and got decoded nevertheless; complete when the frames were read."""
+        return list(dict.fromkeys(self._notes))
+
+    @property
+    def rendering(self) -> Rendering:
+        """What was done on the way to display values, so far."""
+        first = self._applied[0] if self._applied else Applied(None, None, None, inverted=False)
+        notes = self.warnings
+        if self._varies:
+            notes.append("each frame by its own window and rescale; the first frame's are stated")
+        return Rendering(first.modality, first.window, first.voi, first.inverted, self._colour_path, tuple(notes))
+
+    @cached_property
+    def icc_profile(self) -> bytes | None:
+        """(0028,2000) ICC Profile, at the top level or of the first optical path; None where there is none."""
+        header = self._instance.header
+        for item in (header, *items_of(header, "OpticalPathSequence")[:1]):
+            try:
+                profile = value_of(item, "ICCProfile")
+            except ValueError:
+                continue
+            # An ICC profile says its own length and has a signature (ICC.1 7.2).
+            if isinstance(profile, bytes) and len(profile) >= 128 and profile[36:40] == b"acsp":
+                return profile[: max(128, int.from_bytes(profile[:4], "big"))]
+        return None
+
+    @cached_property
+    def pixel_spacing_mm(self) -> tuple[float, float] | None:
+        """Distance of rows and of columns in millimetres, of the first frame."""
+        elements = self._elements
+        for macro, keyword in (
+            ("PixelMeasuresSequence", "PixelSpacing"),
+            ("", "ImagerPixelSpacing"),
+            ("", "NominalScannedPixelSpacing"),
+        ):
+            item = elements.item(0, macro) if macro else self._instance.header
+            values = numbers_of(item, keyword)
+            if len(values) == 2 and all(np.isfinite(v) and v > 0 for v in values):
+                return values[0], values[1]
+        return None
+
+    @cached_property
+    def pixel_aspect_ratio(self) -> float:
+        """Height of a pixel divided by its width: (0028,0034) Pixel Aspect Ratio, else the spacing, else 1."""
+        ratio = numbers_of(self._instance.header, "PixelAspectRatio")
+        if len(ratio) == 2 and all(np.isfinite(v) and v > 0 for v in ratio):
+            return ratio[0] / ratio[1]
+        spacing = self.pixel_spacing_mm
+        return spacing[0] / spacing[1] if spacing else 1.0
+
+    @cached_property
+    def _elements(self) -> FrameElements:
+        return FrameElements(self._instance.header)
+
+    def encoded(self) -> Iterator[bytes]:
+        """The encoded frames, one after the other; for encapsulated codestreams."""
+        reader = self._still_reader()
+        return (reader.encoded(index) for index in range(self.count))
+
+    def stored(self) -> Iterator[np.ndarray]:
+        """Stored values, frame by frame: ``(rows, columns[, 3])``, with their sign; colours as they are stored."""
+        reader = self._still_reader()
+        return (reader.samples(index, to_rgb=False).values for index in range(self.count))
+
+    def display(self, options: DisplayOptions | None = None) -> Iterator[NDArray[np.uint8]]:
+        """Display values, frame by frame: ``(rows, columns)`` gray or ``(rows, columns, 3)`` RGB."""
+        self._applied, self._varies, self._colour_path = [], False, None
+        if self.is_colour:
+            return self._display_colour()
+        return self._display_gray(options or DisplayOptions())
+
+    def _still_reader(self) -> Reader:
+        if self._reader is None:
+            raise UnsupportedSyntax("a video stream has no frames that are encoded one by one")
+        return self._reader
+
+    @cached_property
+    def _palette(self) -> Palette:
+        return read_palette(
+            self._instance.header,
+            signed=self._pixels.signed,
+            big_endian=self._instance.big_endian,
+            notes=self._notes,
+        )
+
+    def _display_colour(self) -> Iterator[NDArray[np.uint8]]:
+        reader = self._still_reader()
+        for index in range(self.count):
+            samples = reader.samples(index, to_rgb=True)
+            if self._colour_path is None:
+                self._colour_path = f"{self._pixels.photometric}->RGB"
+            yield self._in_colour(samples)
+
+    def _in_colour(self, samples: Samples) -> NDArray[np.uint8]:
+        if samples.colour != "PALETTE COLOR":
+            return to_rgb(samples.values, samples.colour, samples.bits)
+        palette = self._palette
+        if int(samples.values.max()) > palette.last or int(samples.values.min()) < palette.first:
+            self._notes.append("pixels lie outside the palette and get its first or last colour (PS3.3 C.7.6.3.1.5)")
+        return palette(samples.values)
+
+    def _display_gray(self, options: DisplayOptions) -> Iterator[NDArray[np.uint8]]:
+        reader = self._still_reader()
+        pipeline = GrayscalePipeline(
+            self._instance.header,
+            self._elements,
+            options,
+            big_endian=self._instance.big_endian,
+            signed=self._pixels.signed,
+            notes=self._notes,
+        )
+        for index in range(self.count):
+            modality, voi = pipeline.modality(index), pipeline.voi(index)
+            samples = reader.samples(index, to_rgb=False)
+            if voi is None:
+                voi = self._automatic(pipeline, samples, modality, options)
+            self._record(pipeline, modality, voi)
+            yield pipeline.render(samples.values, samples.bits, modality, voi)
+
+    def _record(self, pipeline: GrayscalePipeline, modality: Modality, voi: Voi) -> None:
+        window = (voi.centre, voi.width) if voi.table is None else None
+        applied = Applied(modality.name, window, voi.function, pipeline.inverted)
+        if not self._applied:
+            self._applied.append(applied)
+        elif applied != self._applied[0]:
+            self._varies = True
+
+    def _automatic(
+        self, pipeline: GrayscalePipeline, samples: Samples, modality: Modality, options: DisplayOptions
+    ) -> Voi:
+        """The window of frames that have none: their full range up to 8 bits, else from their least to greatest value."""
+        if samples.values.dtype.kind in "iu" and self._pixels.bits_stored <= 8 and samples.bits <= 8:
+            bits = self._pixels.bits_stored
+            low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if self._pixels.signed else (0, (1 << bits) - 1)
+            return _over(modality(np.array([low, high])))
+        if options.automatic == "frame" or self.count == 1:
+            return _over(self._range(samples.values, modality))
+        return self._over_all_frames(pipeline)
+
+    def _over_all_frames(self, pipeline: GrayscalePipeline) -> Voi:
+        if self._instance_range is None:
+            reader = self._still_reader()
+            ranges = [
+                self._range(reader.samples(index, to_rgb=False).values, pipeline.modality(index))
+                for index in range(self.count)
+            ]
+            self._instance_range = np.concatenate(ranges)
+        return _over(self._instance_range)
+
+    _instance_range: NDArray[np.float64] | None = None
+
+    def _range(self, values: np.ndarray, modality: Modality) -> NDArray[np.float64]:
+        """Least and greatest modality value of a frame, without padding and what is no finite number."""
+        return modality(self._extremes(values))
+
+    def _extremes(self, values: np.ndarray) -> np.ndarray:
+        if values.dtype.kind == "f":
+            finite = values[np.isfinite(values)]
+            values = finite if finite.size else np.zeros(1)
+        elif self._padding is not None:
+            low, high = self._padding
+            kept = values[(values < low) | (values > high)]
+            values = kept if kept.size else values
+        return np.array([values.min(), values.max()])
+
+    @cached_property
+    def _padding(self) -> tuple[int, int] | None:
+        """The range of (0028,0120) Pixel Padding Value and its limit, in stored values."""
+        first = text_of(self._instance.header, "PixelPaddingValue")
+        last = text_of(self._instance.header, "PixelPaddingRangeLimit") or first
+        try:
+            low, high = sorted((int(first), int(last)))
+        except ValueError:
+            return None
+        if self._pixels.signed and high > (1 << self._pixels.bits_stored - 1) - 1:
+            wrap = 1 << self._pixels.bits_allocated
+            low, high = sorted((int(first) - wrap, int(last) - wrap if int(last) > 0 else int(last)))
+        return low, high
+
+
+def _over(values: NDArray[np.float64]) -> Voi:
+    """A window from the least to the greatest of `values`."""
+    low, high = float(values.min()), float(values.max())
+    return Voi("automatic", (low + high) / 2, high - low)
