@@ -7,7 +7,9 @@ all there, null where they do not apply. Must never hold NaN, Infinity or a raw 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -15,6 +17,8 @@ from exporter.outcome import Exported, MediaType, Skipped
 
 if TYPE_CHECKING:
     from exporter.outcome import Medium, Rendering, Timing
+
+_OBEYED: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
 class BadRecordError(ValueError):
@@ -44,6 +48,8 @@ def line(
         BadRecordError: `outcome.record` is no JSON object.
     """
     published = media if media is not None else outcome.media if isinstance(outcome, Exported) else ()
+    record = _record(outcome.record)
+    told = _told(record.pop("export", None))
     ours = {
         "dicom_file": shown(dicom_file),
         "media_file": shown(published[0].file) if published else None,
@@ -57,12 +63,14 @@ def line(
             "source_sha256": outcome.source_sha256,
             "settings_sha256": outcome.settings_sha256,
             "version": version,
-            "warnings": [_clean(warning) for warning in outcome.warnings],
+            "warnings": list(dict.fromkeys(map(_clean, (*outcome.warnings, *told.warnings)))),
             "duplicate_of": None if duplicate_of is None else shown(duplicate_of),
             "conflict_with": None if conflict_with is None else shown(conflict_with),
+            "transfer_syntax_uid": told.transfer_syntax_uid,
+            "left_out": told.left_out,
         },
     }
-    return orjson.dumps({**ours, **_record(outcome.record, ours)}, option=orjson.OPT_APPEND_NEWLINE)
+    return _escaped(orjson.dumps({**ours, **record, **ours}, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def shown(name: str) -> str:
@@ -70,14 +78,40 @@ def shown(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _record(text: str | None, ours: dict[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What `exporter.metadata.record` says besides the elements; whatever does not have its form is nothing."""
+
+    transfer_syntax_uid: str | None
+    left_out: list[dict[str, Any]]
+    warnings: list[str]
+
+
+def _record(text: str | None) -> dict[str, Any]:
     try:
         record = orjson.loads(text or "{}")
     except orjson.JSONDecodeError:
         raise BadRecordError("the record of a worker is not JSON") from None
     if not isinstance(record, dict):
         raise BadRecordError("the record of a worker is not a JSON object")
-    return {key: value for key, value in record.items() if key not in ours}
+    return record
+
+
+def _told(value: object) -> _Told:
+    told = value if isinstance(value, dict) else {}
+    syntax, left_out, warnings = (told.get(key) for key in ("transfer_syntax_uid", "left_out", "warnings"))
+    return _Told(
+        syntax if isinstance(syntax, str) and syntax else None,
+        [one for one in left_out if isinstance(one, dict)] if isinstance(left_out, list) else [],
+        [one for one in warnings if isinstance(one, str)] if isinstance(warnings, list) else [],
+    )
+
+
+def _escaped(text: bytes) -> bytes:
+    """The same JSON with control and direction characters escaped that JSON permits but terminals obey."""
+    if text.isascii() and b"\x7f" not in text:
+        return text
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
 
 
 def _clean(text: str) -> str:
