@@ -1,7 +1,7 @@
 """Pixel cells to stored values: bits, sign, byte order and planes of one frame (PS3.5 8.1.1, 8.2; PS3.3 C.7.6.3.1).
 
-Contract: every function returns a new or read-only array of exactly one frame: ``(rows, columns)`` for one sample per
-pixel, ``(rows, columns, 3)`` for three, dtype unsigned or signed integer of 8, 16, 32 or 64 bits, or float. Bits outside
+Contract: every function returns a new or read-only array of exactly one frame: ``(rows, columns)`` for one sample
+per pixel, ``(rows, columns, 3)`` for three; unsigned or signed integers of 8, 16, 32 or 64 bits, or floats. Bits outside
 Bits Stored are removed, the sign is extended. Input of the wrong length is refused before an array is made.
 
 Must never: read beyond the bytes of the frame, or return memory that was not written.
@@ -104,7 +104,8 @@ def stored_values(cells: Array, pixels: PixelDescription) -> Array:
     if pixels.bits_stored == width:
         return cells
     mask = cells.dtype.type((1 << pixels.bits_stored) - 1)
-    return (cells >> cells.dtype.type(shift)) & mask if shift else cells & mask
+    stored: Array = (cells >> cells.dtype.type(shift)) & mask if shift else cells & mask
+    return stored
 
 
 def sign_extended(cells: Array, bits: int, shift: int = 0) -> Array:
@@ -115,4 +116,5 @@ def sign_extended(cells: Array, bits: int, shift: int = 0) -> Array:
         return signed
     left = signed.dtype.type(width - bits - shift)
     right = signed.dtype.type(width - bits)
-    return (signed << left) >> right
+    extended: Array = (signed << left) >> right
+    return extended

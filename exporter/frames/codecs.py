@@ -1,7 +1,8 @@
 """Compressed frames to samples, through imagecodecs: one function per family of codecs.
 
-Contract: `decode` gets one frame whose header was read (`Codestream`) and checked against the DICOM header, and returns
-its samples and the colour space they are in. Everything a decoder raises becomes `CorruptPixels` or `UnsupportedSyntax`.
+Contract: `decode` gets one frame whose header was read (`Codestream`) and checked against the DICOM header, and
+returns its samples and the colour space they are in. Everything a decoder raises becomes `CorruptPixels`,
+`UnsupportedSyntax` or `TooLarge`.
 
 Must never: let a decoder convert colours unasked, return an array of another shape than the header's, or accept a
 JPEG that ends before its end marker (libjpeg would fill the rest with gray and say nothing).
@@ -14,13 +15,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from exporter.errors import CorruptPixels, TooLarge, UnsupportedSyntax
 from exporter.frames.codestream import Codec, Codestream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import numpy as np
 
 DECODER_ERRORS: Final = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
 """What imagecodecs raises on damaged input; its codecs' own classes are `RuntimeError`s."""
@@ -34,6 +35,8 @@ class Decoded:
     """``(rows, columns)`` or ``(rows, columns, 3)``, unsigned unless the codestream is signed."""
     colour: str
     """``MONOCHROME``, ``RGB``, ``YBR_FULL``: the space the samples are in now; DICOM's words."""
+    proven: str | None = None
+    """The space that the codestream's samples are in, where it differs from `colour` or from the instance's label."""
 
 
 def decode(data: bytes, header: Codestream, label: str, *, to_rgb: bool) -> Decoded:
@@ -69,7 +72,7 @@ def decode(data: bytes, header: Codestream, label: str, *, to_rgb: bool) -> Deco
 def jpeg_colour(header: Codestream, label: str) -> str:
     """The colour space of a JPEG's three components: what the codestream proves, else what the instance says.
 
-    Source: JFIF 1.02 and Adobe TN 5116 for the markers; lossless processes transform nothing, and JFIF says nothing there.
+    Source: JFIF 1.02 and Adobe TN 5116 for the markers; JFIF says nothing about lossless processes.
     """
     if header.adobe_transform == 0:
         return "RGB"
@@ -92,7 +95,7 @@ def _jpeg(data: bytes, header: Codestream, label: str, to_rgb: bool) -> Decoded:
     space = "RGB" if colour == "RGB" else "YCBCR"
     convert = to_rgb and not header.lossless_process
     samples = imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace="RGB" if convert else space)
-    return Decoded(samples, "RGB" if convert else colour)
+    return Decoded(samples, "RGB" if convert else colour, proven=colour)
 
 
 def _require_end(data: bytes) -> None:

@@ -6,7 +6,8 @@ that are there. RLE and deflated frames have no header with a size.
 
 Must never: decode, allocate by what a header claims, or trust the DICOM header.
 
-Source: ITU-T T.81 B.2 (JPEG), T.87 C.2 (JPEG-LS), T.800 A and I (JPEG 2000), T.814 (HTJ2K), ISO/IEC 18181-1 B, -2 (JPEG XL).
+Source: ITU-T T.81 B.2 (JPEG), T.87 C.2 (JPEG-LS), T.800 A and I (JPEG 2000), T.814 (HTJ2K), ISO/IEC 18181-1 and -2
+(JPEG XL).
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def _boxes(data: bytes, offset: int, end: int) -> list[tuple[bytes, int, int]]:
 
 
 def _jp2(data: bytes) -> Codestream:
-    """The codestream in a JP2 file (T.800 I.4); the box structure is not part of DICOM, and found in it all the same."""
+    """The codestream in a JP2 file (T.800 I.4); DICOM wants it bare, and some writers keep the boxes."""
     colour_space: int | None = None
     for kind, content, end in _boxes(data, 0, len(data)):
         if kind == b"jp2h":

@@ -30,7 +30,7 @@ def to_rgb(values: np.ndarray, colour: str, bits: int) -> NDArray[np.uint8]:
 
     Args:
         values: ``(rows, columns, 3)``, unsigned.
-        colour: ``RGB``, ``YBR_FULL``, ``YBR_ICT``, ``YBR_RCT`` (both already inverted by their codec) or ``YBR_PARTIAL_*``.
+        colour: ``RGB``, ``YBR_FULL``, ``YBR_PARTIAL_*``; ``YBR_ICT`` and ``YBR_RCT`` were inverted by their codec.
         bits: Bits per sample.
     """
     if colour in {"RGB", "YBR_ICT", "YBR_RCT"}:
@@ -49,10 +49,8 @@ def scaled_to_8_bits(values: np.ndarray, bits: int) -> NDArray[np.uint8]:
     top = (1 << bits) - 1
     if bits <= 16:
         table = ((np.arange(top + 1, dtype=np.uint32) * 255 + top // 2) // top).astype(np.uint8)
-        return table.take(np.clip(values, 0, top) if values.dtype.kind == "i" else values, mode="clip")
-    scaled = np.clip(values, 0, top).astype(np.float64)
-    scaled *= 255.0 / top
-    return np.rint(scaled).astype(np.uint8)
+        return np.take(table, np.clip(values, 0, top), mode="clip")
+    return np.rint(np.clip(values, 0, top).astype(np.float64) * (255.0 / top)).astype(np.uint8)
 
 
 def _from_ybr(values: NDArray[np.uint8], matrix: tuple[tuple[float, ...], ...], black: float) -> NDArray[np.uint8]:

@@ -4,8 +4,8 @@ Contract: `GrayscalePipeline.render` maps one frame of stored values to 8 bits b
 Integers of up to 16 bits go through one table per transformation, others through float64 in blocks of rows. Rounding is
 to the nearest value. What was applied is kept in `Applied`, and everything that was odd in the notes.
 
-Source: PS3.3 C.11.1 (modality), C.11.2.1.2 (window: LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2 (LINEAR_EXACT), C.11.6
-(presentation), C.7.6.3.1.2 (MONOCHROME1), C.7.6.16.2.9 and .10 (the same by frame).
+Source: PS3.3 C.11.1 (modality), C.11.2.1.2 (window: LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2 (LINEAR_EXACT),
+C.11.6 (presentation), C.7.6.3.1.2 (MONOCHROME1), C.7.6.16.2.9 and .10 (the same by frame).
 """
 
 from __future__ import annotations

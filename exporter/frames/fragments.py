@@ -1,8 +1,8 @@
 """Encapsulated pixel data: which bytes of the file belong to which frame.
 
 Contract: `index_frames` reads item heads, offset tables and at most the first bytes of each fragment, never the
-fragments. It returns one tuple of spans per frame, or raises; what an offset table says is believed only where it agrees
-with the fragments that are there.
+fragments. It returns one tuple of spans per frame, or raises; what an offset table says is believed only where it
+agrees with the fragments that are there.
 
 Must never: trust an offset or a length beyond the bytes that are there, or guess silently which fragment belongs where.
 
@@ -185,7 +185,7 @@ def _by_extended_offsets(fragments: Fragments, extended: ExtendedOffsets, frames
     trimmed: list[Frame] = []
     for spans, length in zip(groups, extended.lengths, strict=True):
         total = sum(span.length for span in spans)
-        # The lengths leave out the padding to an even number of bytes; with several fragments there is one byte at most.
+        # The lengths leave out what pads fragments to an even number of bytes.
         if not length <= total <= length + len(spans):
             return None
         last = spans[-1]

@@ -14,10 +14,12 @@ from exporter.frames.display import Applied, DisplayOptions, GrayscalePipeline, 
 from exporter.frames.groups import FrameElements
 from exporter.frames.palette import Palette, read_palette
 from exporter.frames.reader import Reader, Samples, open_reader
+from exporter.frames.stream import open_video
 from exporter.frames.syntaxes import Family, family_of
 from exporter.outcome import Rendering
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
@@ -136,6 +138,14 @@ class Frames:
         reader = self._still_reader()
         return (reader.encoded(index) for index in range(self.count))
 
+    def open_stream(self) -> io.BufferedReader:
+        """The video stream as a seekable binary file: the fragments joined, nothing copied.
+
+        Raises:
+            CorruptPixels: There is none, or it is cut.
+        """
+        return open_video(self._instance.data, self._pixels, self._limits, self._notes)
+
     def stored(self) -> Iterator[np.ndarray]:
         """Stored values, frame by frame: ``(rows, columns[, 3])``, with their sign; colours as they are stored."""
         reader = self._still_reader()
@@ -207,7 +217,7 @@ class Frames:
     def _automatic(
         self, pipeline: GrayscalePipeline, samples: Samples, modality: Modality, options: DisplayOptions
     ) -> Voi:
-        """The window of frames that have none: their full range up to 8 bits, else from their least to greatest value."""
+        """The window of frames that have none: the full range of up to 8 bits, else their least to greatest value."""
         if samples.values.dtype.kind in "iu" and self._pixels.bits_stored <= 8 and samples.bits <= 8:
             bits = self._pixels.bits_stored
             low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if self._pixels.signed else (0, (1 << bits) - 1)

@@ -169,7 +169,7 @@ class NativeReader:
             values = cells.from_native(raw, pixels, big_endian=self._big_endian)
         return Samples(values, _native_colour(pixels), pixels.bits_stored)
 
-    def encoded(self, index: int) -> bytes:
+    def encoded(self, index: int) -> bytes:  # noqa: ARG002 - the protocol's
         """Native frames are not encoded."""
         raise UnsupportedSyntax("native frames have no encoded form")
 
@@ -318,14 +318,16 @@ class CodestreamReader(_EncapsulatedReader):
         return Samples(values, colour, min(bits, 8 * values.dtype.itemsize))
 
     def _note_colour(self, header: Codestream, decoded: Decoded) -> None:
-        label = self._pixels.photometric
-        if header.codec is Codec.JPEG and header.components == 3:
-            proven = decoded.colour if decoded.colour != "RGB" else None
-            if proven and label == "RGB":
-                self._notes.append("(0028,0004) Photometric Interpretation says RGB, the JPEG holds YCbCr")
-        if header.codec is Codec.JPEG_2000 and label in {"YBR_ICT", "YBR_RCT"}:
+        if header.components != 3:
+            return
+        label, note = self._pixels.photometric, "(0028,0004) Photometric Interpretation says"
+        if header.codec is Codec.JPEG and (label == "RGB") != (decoded.proven == "RGB"):
+            self._notes.append(f"{note} {label}, the JPEG holds {'RGB' if decoded.proven == 'RGB' else 'YCbCr'}")
+        elif header.codec is Codec.JPEG_2000 and label in {"YBR_ICT", "YBR_RCT"}:
             if not header.multiple_component_transform:
-                self._notes.append("(0028,0004) Photometric Interpretation says YBR, the JPEG 2000 holds RGB")
+                self._notes.append(f"{note} YBR, the JPEG 2000 has no such transform: read as RGB")
+        elif header.codec is Codec.JPEG_2000 and label.startswith("YBR") and header.multiple_component_transform:
+            self._notes.append(f"{note} YBR, the JPEG 2000 has a transform of its own: read as RGB")
 
 
 class RleReader(_EncapsulatedReader):

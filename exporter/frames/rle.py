@@ -9,7 +9,8 @@ Must never: let the encoded data decide how much is allocated.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def rle_planes(data: bytes, pixels: PixelDescription) -> np.ndarray:
     if count != segments:
         raise CorruptPixels(f"an RLE frame has {count} segments, {segments} are needed")
     bounds = [*offsets[:count], len(data)]
-    if bounds[0] < _HEADER.size or any(a >= b for a, b in zip(bounds, bounds[1:], strict=False)):
+    if bounds[0] < _HEADER.size or any(a >= b for a, b in pairwise(bounds)):
         raise CorruptPixels("the segment offsets of an RLE frame do not ascend within the frame")
 
     length = -(-pixels.frame_pixels // 8) if pixels.bits_allocated == 1 else pixels.frame_pixels
@@ -67,14 +68,12 @@ def rle_planes(data: bytes, pixels: PixelDescription) -> np.ndarray:
     return planes.view(f"<u{width}").reshape(pixels.samples, length)
 
 
-def _unpacked(imagecodecs: object, segment: bytes, scratch: np.ndarray) -> np.ndarray:
+def _unpacked(imagecodecs: Any, segment: bytes, scratch: np.ndarray) -> np.ndarray:
     """The segment's bytes, in `scratch`; the zero byte that pads a segment to even length is no run."""
-    decode = imagecodecs.packbits_decode  # type: ignore[attr-defined]  # imagecodecs makes its functions at run time
-    if segment.endswith(b"\0"):
-        try:
-            result: np.ndarray = decode(segment, out=scratch)
-        except imagecodecs.ImcdError:  # type: ignore[attr-defined]  # as above
-            result = decode(segment[:-1], out=scratch)
-        return result
-    result = decode(segment, out=scratch)
+    try:
+        result: np.ndarray = imagecodecs.packbits_decode(segment, out=scratch)
+    except imagecodecs.ImcdError:
+        if not segment.endswith(b"\0"):
+            raise
+        result = imagecodecs.packbits_decode(segment[:-1], out=scratch)
     return result

@@ -30,11 +30,11 @@ class Family(Enum):
 
 
 _ROOT: Final = "1.2.840.10008.1.2"
-_CODESTREAM: Final = ["50", "51", "52", "53", "54", "55", "56", "57", "58", "70", "80", "81", "90", "91", "201", "202", "203", "110", "111", "112"]
-_VIDEO: Final = ["100", "100.1", "101", "101.1", "102", "102.1", "103", "103.1", "104", "104.1", "105", "105.1", "106", "106.1", "107", "108"]
+_CODESTREAM: Final = (50, 51, 52, 53, 54, 55, 56, 57, 58, 70, 80, 81, 90, 91, 201, 202, 203, 110, 111, 112)
+_VIDEO: Final = (*(f"10{n}{form}" for n in range(7) for form in ("", ".1")), "107", "108")
 # Hierarchical JPEG (retired) and JPEG 2000 part 2 multi-component transforms: known, no decoder here.
-_UNSUPPORTED: Final = ["59", "60", "61", "62", "63", "64", "65", "66", "92", "93"]
-_ELSEWHERE: Final = ["94", "95", "204", "205"]
+_UNSUPPORTED: Final = (59, 60, 61, 62, 63, 64, 65, 66, 92, 93)
+_ELSEWHERE: Final = (94, 95, 204, 205)
 
 _FAMILIES: Final[dict[str, Family]] = {
     **dict.fromkeys((IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE, DEFLATED_LE, GE_PRIVATE_BE), Family.NATIVE),

@@ -1,4 +1,4 @@
-"""Lookup tables of the data set: modality, VOI and palette tables with their descriptors (PS3.3 C.11.1.1.1, C.7.6.3.1.5).
+"""Lookup tables of the data set: modality, VOI and palette tables (PS3.3 C.11.1.1.1, C.7.6.3.1.5).
 
 Contract: a `Table` always has at least one entry, all of them read from the element; input below its first mapped value
 gets the first entry, input above its last the last one, as the Standard says.
@@ -34,7 +34,8 @@ class Table:
     def __call__(self, values: np.ndarray) -> NDArray[np.uint16]:
         """The entries for integer or float input, of the input's shape."""
         index = np.clip(np.rint(values).astype(np.int64) - self.first, 0, len(self.entries) - 1)
-        return self.entries[index]
+        found: NDArray[np.uint16] = self.entries[index]
+        return found
 
 
 def read_table(item: Dataset, descriptor: str, data: str, *, signed: bool, big_endian: bool, notes: list[str]) -> Table:
