@@ -1,0 +1,130 @@
+"""In which order the pictures of a video stream are shown, and which of them can be decoded.
+
+Contract: one decoding pass over the stream, a picture at a time. The decoder is the judge: it is what every player
+asks, and it reads H.264, HEVC and MPEG-2 alike, where the streams' own counters (picture order count, temporal
+reference) need a parser each. What it could not decode is counted, never hidden.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import TYPE_CHECKING, BinaryIO
+
+from exporter.errors import CorruptPixels, TooLarge
+from exporter.writers.stream import Kind, opened, reading, video_of
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+    from exporter.settings import LimitSettings
+
+
+@dataclass(frozen=True, slots=True)
+class DisplayOrder:
+    """The pictures of a stream in the order of its packets."""
+
+    ranks: tuple[int, ...]
+    """Place of each packet's picture in the order of display, from 0; a permutation."""
+    starts: tuple[Fraction, ...] | None
+    """Presentation time in seconds that the container gives each picture, in order of display; None without times."""
+    last: Fraction
+    """Seconds that the container gives the last picture; 0 where it does not say."""
+    damaged: int
+    """Pictures that the decoder reported as damaged, or could not show at all."""
+    width: int
+    height: int
+
+    @property
+    def delay(self) -> int:
+        """Packets that come before the picture they wait for: how far decoding runs ahead of display."""
+        return max((index - rank for index, rank in enumerate(self.ranks)), default=0)
+
+
+def display_order(source: BinaryIO, kind: Kind, rate: Fraction, limits: LimitSettings) -> DisplayOrder:
+    """Decode the stream once.
+
+    Raises:
+        CorruptPixels: Nothing can be decoded, or there is no order that fits the packets.
+        TooLarge: The pictures, or their number, pass the limits.
+    """
+    with opened(source, kind, rate, limits) as container:
+        return _decoded(container, kind, limits)
+
+
+def _decoded(container: InputContainer, kind: Kind, limits: LimitSettings) -> DisplayOrder:
+    import av
+    from av.codec.context import Flags, Flags2
+
+    stream = video_of(container)
+    context = stream.codec_context
+    context.flags |= Flags.output_corrupt
+    context.flags2 |= Flags2.show_all
+    shown: list[int] = []
+    times: list[Fraction | None] = []
+    last = Fraction(0)
+    damaged = 0
+
+    def take(frames: list[av.VideoFrame]) -> None:
+        nonlocal damaged
+        for frame in frames:
+            if frame.pts is not None:
+                shown.append(frame.pts)
+                damaged += bool(frame.is_corrupt)
+
+    with reading("reading packets"):
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            if len(times) >= limits.max_frames:
+                raise TooLarge(f"the video has over {limits.max_frames} pictures (limits.max_frames)")
+            unit = packet.time_base
+            times.append(None if packet.pts is None else packet.pts * unit)
+            last = (packet.duration or 0) * unit
+            packet.pts = packet.dts = len(times) - 1  # the decoder hands them on with the picture
+            try:
+                take(context.decode(packet))
+            except av.FFmpegError:
+                damaged += 1
+    try:
+        take(context.decode(None))
+    except av.FFmpegError:
+        damaged += 1
+    if not shown:
+        raise CorruptPixels(f"no picture of the stream can be decoded, read as {kind.demuxer}")
+    ranks = _ranks(shown, len(times))
+    starts = None if kind.elementary else _starts(times, ranks)
+    return DisplayOrder(ranks, starts, last, damaged + len(times) - len(set(shown)), stream.width, stream.height)
+
+
+def _ranks(shown: list[int], packets: int) -> tuple[int, ...]:
+    """Place of each packet in display; a packet without a picture keeps its place behind its predecessor.
+
+    Raises:
+        CorruptPixels: A packet gave more than one picture, or the packets are not pictures at all.
+    """
+    if len(set(shown)) != len(shown) or len(shown) * 2 < packets:
+        raise CorruptPixels(f"{packets} packets of the stream give {len(set(shown))} pictures")
+    place = {packet: rank for rank, packet in enumerate(shown)}
+    keys: list[tuple[float, int]] = []
+    behind = -1.0
+    for packet in range(packets):
+        behind = float(place[packet]) if packet in place else behind + 0.5 / packets
+        keys.append((behind, packet))
+    ranks = [0] * packets
+    for rank, (_, packet) in enumerate(sorted(keys)):
+        ranks[packet] = rank
+    return tuple(ranks)
+
+
+def _starts(times: list[Fraction | None], ranks: tuple[int, ...]) -> tuple[Fraction, ...] | None:
+    """The container's presentation times in order of display, None unless every one is there and they increase."""
+    ordered: list[Fraction] = [Fraction(0)] * len(times)
+    for time, rank in zip(times, ranks, strict=True):
+        if time is None:
+            return None
+        ordered[rank] = time
+    if any(later <= earlier for earlier, later in pairwise(ordered)):
+        return None
+    return tuple(time - ordered[0] for time in ordered)

@@ -1,0 +1,310 @@
+"""Video streams inside DICOM (MPEG-2, H.264, HEVC) copied into a container without re-encoding.
+
+Contract: the pictures' bytes are those of the instance (compared after writing), their times those of the instance's
+elements, or the stream's own where it carries sound to stay in step with; audio tracks the container can hold are kept.
+Text, dates and titles of an embedded container are left behind. Nothing is transcoded: what cannot be copied is refused
+or, for sound, named in the warnings.
+
+Source: PS3.5 8.2.5-8.2.14 and A.4.5-A.4.10 (video in pixel data), ISO/IEC 14496-15 (H.264 and HEVC in MP4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+from exporter.errors import CorruptPixels, VerifyFailed
+from exporter.frames.syntaxes import Family, family_of
+from exporter.outcome import MediaType, Medium, Rendering
+from exporter.timing import Schedule, schedule_of
+from exporter.writers.contract import Task, Written
+from exporter.writers.display_order import DisplayOrder, display_order
+from exporter.writers.encoder import container_options, foreign
+from exporter.writers.plan import CONTAINERS
+from exporter.writers.sealing import seal
+from exporter.writers.stream import Kind, kinds_of, opened, reading, video_of
+from exporter.writers.verify import TIME_TOLERANCE_S
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from av.container import InputContainer, OutputContainer
+
+    from exporter.instance import Instance
+    from exporter.settings import LimitSettings
+
+_COPY_CONTAINERS: Final = frozenset({"mp4", "mov", "matroska"})
+_AUDIO_IN_MP4: Final = frozenset({"aac", "mp2", "mp3", "ac3", "eac3", "alac", "flac", "opus"})
+_START_CODE: Final = re.compile(b"\0\0\1")
+_DECODED_BACK: Final = 8
+"""Pictures of the output that are decoded once more: the stream itself was decoded whole to learn its order."""
+
+
+def is_video_stream(instance: Instance) -> bool:
+    """Whether the pixel data are one video stream, by transfer syntax."""
+    return family_of(instance.transfer_syntax) is Family.VIDEO
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One stream to be copied."""
+
+    source: BinaryIO
+    kind: Kind
+    order: DisplayOrder
+    schedule: Schedule
+    path: Path
+    container: str
+    limits: LimitSettings
+
+
+def remux(task: Task) -> Written:
+    """Copy the instance's video stream into a container.
+
+    Raises:
+        ExportError: The stream cannot be read, or the container not written.
+        OutOfSpace: The disk is full.
+    """
+    from exporter.frames import open_frames
+
+    settings, instance = task.settings.video, task.instance
+    extension = settings.extension
+    warnings: list[str] = []
+    if CONTAINERS.get(extension.lower()) not in _COPY_CONTAINERS:
+        warnings.append(f"{extension} cannot hold a copied stream: written as .mp4")
+        extension = ".mp4"
+    frames = open_frames(instance, task.settings.limits)
+    with frames.open_stream() as source:
+        announced = instance.pixels.frames if instance.pixels is not None else 1
+        nominal = schedule_of(instance.header, announced, default_rate_hz=settings.default_rate_hz)
+        kind, order = _recognised(source, instance.transfer_syntax, nominal.rate, task.settings.limits, warnings)
+        count = len(order.ranks)
+        if count != announced:
+            warnings.append(f"the stream holds {count} pictures, (0028,0008) Number of Frames says {announced}")
+        if order.damaged:
+            warnings.append(f"{order.damaged} of {count} pictures are damaged or cannot be decoded")
+        schedule = _schedule(task, order, warnings, sound=_has_sound(source, kind, nominal.rate, task.settings.limits))
+        path = task.folder / "0.part"
+        copy = Copy(source, kind, order, schedule, path, CONTAINERS[extension.lower()], task.settings.limits)
+        digest = _copy(copy, warnings)
+        _check(copy, digest)
+    sealed = seal(path)
+    medium = Medium(
+        file=path.name,
+        suffix=extension,
+        kind=MediaType.VIDEO,
+        bytes=sealed.bytes,
+        sha256=sealed.sha256,
+        codec=digest.codec,
+        transcoded=False,
+        width=order.width,
+        height=order.height,
+        frames=count,
+        duration_s=float(schedule.duration),
+    )
+    notes = (f"stream: {digest.codec} copied from {kind.demuxer}, not re-encoded",)
+    return Written(
+        media=(medium,),
+        timing=schedule.timing,
+        rendering=Rendering(notes=notes),
+        warnings=(*schedule.warnings, *dict.fromkeys(warnings)),
+    )
+
+
+def _recognised(
+    source: BinaryIO, transfer_syntax: str, rate: Fraction, limits: LimitSettings, warnings: list[str]
+) -> tuple[Kind, DisplayOrder]:
+    """The first reading of the bytes that gives pictures."""
+    source.seek(0)
+    kinds = kinds_of(source.read(1024), transfer_syntax)
+    for kind in kinds[:-1]:
+        try:
+            return kind, display_order(source, kind, rate, limits)
+        except CorruptPixels:
+            warnings.append(f"the stream is not {kind.demuxer}, which (0002,0010) Transfer Syntax UID says")
+    return kinds[-1], display_order(source, kinds[-1], rate, limits)
+
+
+def _has_sound(source: BinaryIO, kind: Kind, rate: Fraction, limits: LimitSettings) -> bool:
+    if kind.elementary:
+        return False
+    with opened(source, kind, rate, limits) as container:
+        return bool(container.streams.audio)
+
+
+def _schedule(task: Task, order: DisplayOrder, warnings: list[str], *, sound: bool) -> Schedule:
+    """The elements' times; the stream's own where it has sound, or where no element tells the time."""
+    count = len(order.ranks)
+    elements = schedule_of(task.instance.header, count, default_rate_hz=task.settings.video.default_rate_hz)
+    if order.starts is None or count < 2:
+        return elements
+    intervals = [later - earlier for earlier, later in zip(order.starts, order.starts[1:], strict=False)]
+    last = order.last if order.last > 0 else intervals[-1]
+    own = Schedule(source="stream", frames=count, period=None, starts=order.starts, last=last)
+    if max(abs(interval - last) for interval in intervals) <= Fraction(1, 10_000):
+        period = ((order.starts[-1] + last) / count).limit_denominator(100_000)
+        own = Schedule(source="stream", frames=count, period=period)
+    if not sound and elements.source != "default":
+        return elements
+    step = abs(float(own.duration - elements.duration)) / count
+    if elements.source != "default" and step > TIME_TOLERANCE_S:
+        warnings.append(f"the stream's own times are kept for its sound; {elements.source} says otherwise")
+    return own
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """What was copied."""
+
+    codec: str
+    pictures: str
+    """Hash over the pictures' units in the order of their packets."""
+
+
+def _copy(copy: Copy, warnings: list[str]) -> Digest:
+    import av
+
+    with opened(copy.source, copy.kind, copy.schedule.rate, copy.limits) as container:
+        video = video_of(container)
+        codec = video.codec_context.name
+        audio = [stream for stream in container.streams.audio if _keeps(stream, copy.container, warnings)]
+        sha = hashlib.sha256()
+        with foreign(f"opening {copy.container}"):
+            output = av.open(
+                str(copy.path), "w", format=copy.container, options=container_options(copy.container, copy.schedule)
+            )
+        try:
+            with foreign(f"copying {codec} into {copy.container}"):
+                targets = {stream.index: output.add_stream_from_template(stream) for stream in (video, *audio)}
+                targets[video.index].time_base = copy.schedule.time_base
+            _packets(copy, container, output, targets, sha)
+        finally:
+            with foreign(f"closing {copy.container}"):
+                output.close()
+    return Digest(codec=codec, pictures=sha.hexdigest())
+
+
+def _keeps(stream: Any, container: str, warnings: list[str]) -> bool:
+    name = stream.codec_context.name
+    if container == "matroska" or name.removesuffix("float") in _AUDIO_IN_MP4:
+        return True
+    warnings.append(f"an audio track is left out: {container} cannot hold {name}")
+    return False
+
+
+def _packets(copy: Copy, container: InputContainer, output: OutputContainer, targets: dict[int, Any], sha: Any) -> None:
+    video = video_of(container)
+    ticks = copy.schedule.ticks()
+    delay = copy.order.delay
+    unit = copy.schedule.time_base
+    index = 0
+    first_time: Fraction | None = None
+    with reading("copying packets"):
+        demuxed = container.demux(*(stream for stream in container.streams if stream.index in targets))
+    for packet in _read(demuxed):
+        if packet.stream.index != video.index:
+            if first_time is not None and packet.pts is not None:
+                _shift(packet, first_time)
+                packet.stream = targets[packet.stream.index]
+                with foreign("copying sound"):
+                    output.mux(packet)
+            continue
+        if index == len(copy.order.ranks):
+            raise CorruptPixels("the stream holds more pictures than on first reading")
+        if first_time is None:
+            first_time = packet.pts * packet.time_base if packet.pts is not None else Fraction(0)
+        sha.update(picture_digest(bytes(packet), start_codes=copy.kind.start_codes, codec=video.codec_context.name))
+        rank = copy.order.ranks[index]
+        packet.pts = ticks[rank]
+        packet.dts = ticks[index - delay] if index >= delay else ticks[index] - ticks[delay]
+        packet.duration = ticks[rank + 1] - ticks[rank]
+        packet.time_base = unit
+        packet.stream = targets[video.index]
+        with foreign("copying pictures"):
+            output.mux(packet)
+        index += 1
+
+
+def _read(demuxed: Any) -> Any:
+    """Packets that hold something."""
+    while True:
+        with reading("copying packets"):
+            packet = next(demuxed, None)
+        if packet is None:
+            return
+        if packet.size:
+            yield packet
+
+
+def _shift(packet: Any, first: Fraction) -> None:
+    """Move a packet of sound so that the first picture is at 0."""
+    offset = round(first / packet.time_base)
+    packet.pts -= offset
+    if packet.dts is not None:
+        packet.dts -= offset
+
+
+def picture_digest(data: bytes, *, start_codes: bool, codec: str) -> bytes:
+    """Hash of one packet's units, the same whether start codes or lengths separate them.
+
+    MPEG-2 has no other form than its own; H.264 and HEVC lose start codes and trailing zero bytes (ISO/IEC 14496-10
+    annex B) when a container stores lengths.
+    """
+    sha = hashlib.blake2b(digest_size=16)
+    for unit in _units(data, start_codes=start_codes) if codec in {"h264", "hevc"} else (data,):
+        sha.update(len(unit).to_bytes(4, "big"))
+        sha.update(unit)
+    return sha.digest()
+
+
+def _units(data: bytes, *, start_codes: bool) -> list[bytes]:
+    if start_codes:
+        ends = [match.end() for match in _START_CODE.finditer(data)]
+        borders = [*(end - 3 for end in ends[1:]), len(data)]
+        return [data[start:stop].rstrip(b"\0") for start, stop in zip(ends, borders, strict=True)]
+    units, position = [], 0
+    while position + 4 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        units.append(data[position + 4 : position + 4 + length].rstrip(b"\0"))
+        position += 4 + length
+    return units
+
+
+def _check(copy: Copy, digest: Digest) -> None:
+    """Read the written file: every picture's bytes, every time, the duration, and the first pictures decoded."""
+    import av
+
+    sha = hashlib.sha256()
+    times: list[float] = []
+    decoded = 0
+    try:
+        with av.open(str(copy.path)) as container:
+            stream = video_of(container)
+            stream.codec_context.thread_count = 1
+            if (stream.width, stream.height) != (copy.order.width, copy.order.height):
+                raise VerifyFailed("the video, opened again, has another size")
+            for packet in container.demux(stream):
+                if packet.size == 0:
+                    continue
+                sha.update(picture_digest(bytes(packet), start_codes=False, codec=digest.codec))
+                times.append(float((packet.pts or 0) * packet.time_base))
+                if len(times) <= _DECODED_BACK:
+                    decoded += len(stream.codec_context.decode(packet))
+            decoded += len(stream.codec_context.decode(None))
+            duration = (container.duration or 0) / av.time_base
+    except (av.FFmpegError, OSError) as error:
+        raise VerifyFailed(f"the copied video cannot be read back ({type(error).__name__})") from None
+    if len(times) != len(copy.order.ranks) or sha.hexdigest() != digest.pictures:
+        raise VerifyFailed("the copied video, read back, does not hold the instance's pictures")
+    if not decoded:
+        raise VerifyFailed("the copied video cannot be decoded")
+    ticks = copy.schedule.ticks()
+    unit = float(copy.schedule.time_base)
+    worst = max(abs(time - tick * unit) for time, tick in zip(sorted(times), ticks, strict=False))
+    if worst > TIME_TOLERANCE_S:
+        raise VerifyFailed(f"a picture of the copied video is shown {worst * 1000:.1f} ms off its time")
+    if duration < ticks[-1] * unit - 2 * TIME_TOLERANCE_S:
+        raise VerifyFailed("the copied video is shorter than the sum of its frame times")

@@ -1,0 +1,79 @@
+"""A written file, made durable and hashed; and what the operating system says when it cannot be.
+
+Contract: a file that was sealed is on the disk, byte for byte what its hash says. Every `OSError` of writing leaves
+here as `OutOfSpace` or `EncodeFailed`; a failed fsync is never tried again (Linux reports an I/O error once).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from exporter.errors import EncodeFailed, OutOfSpace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_PIECE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """Size and hash of a durable file."""
+
+    bytes: int
+    sha256: str
+
+
+@contextmanager
+def writing(operation: str) -> Iterator[None]:
+    """Map the operating system's errors of one write.
+
+    Raises:
+        OutOfSpace: The disk or a quota is full.
+        EncodeFailed: Anything else the operating system refuses.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise write_error(operation, error) from None
+
+
+def write_error(operation: str, error: OSError) -> Exception:
+    """The error of ours that an `OSError` of writing means."""
+    if error.errno in _NO_SPACE:
+        return OutOfSpace(f"{operation}: no space left")
+    name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+    return EncodeFailed(f"{operation}: the operating system refused ({name})")
+
+
+def write_new(path: Path, pieces: Iterable[bytes]) -> Sealed:
+    """Write a file that is not there yet, hash what is written, and make it durable."""
+    digest = hashlib.sha256()
+    size = 0
+    with writing("writing a media file"), path.open("xb") as file:
+        for piece in pieces:
+            file.write(piece)
+            digest.update(piece)
+            size += len(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return Sealed(bytes=size, sha256=digest.hexdigest())
+
+
+def seal(path: Path) -> Sealed:
+    """Make a file durable that a library has written, and hash what is in it."""
+    digest = hashlib.sha256()
+    size = 0
+    with writing("sealing a media file"), path.open("rb") as file:
+        os.fsync(file.fileno())
+        while piece := file.read(_PIECE):
+            digest.update(piece)
+            size += len(piece)
+    return Sealed(bytes=size, sha256=digest.hexdigest())
