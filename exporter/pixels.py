@@ -103,7 +103,7 @@ def describe_pixels(
         bits_allocated=allocated,
         bits_stored=stored,
         high_bit=high_bit,
-        signed=keyword != "PixelData" or bool(integer_of(header, "PixelRepresentation", 0)),
+        signed=_is_signed(header, keyword, samples, notes),
         planar=integer_of(header, "PlanarConfiguration", 0) if samples == 3 else 0,
         keyword=keyword,
         vr=element.vr,
@@ -114,6 +114,16 @@ def describe_pixels(
     )
 
 
+def _is_signed(header: Dataset, keyword: str, samples: int, notes: list[str]) -> bool:
+    if keyword != "PixelData":
+        return True
+    signed = bool(integer_of(header, "PixelRepresentation", 0))
+    if signed and samples == 3:
+        notes.append(f"{name_of('PixelRepresentation')} says signed, colours are read as unsigned")
+        return False
+    return signed
+
+
 def _bits(header: Dataset, keyword: str, notes: list[str]) -> tuple[int, int, int]:
     """(Bits Allocated, Bits Stored, High Bit)."""
     if keyword != "PixelData":
@@ -122,8 +132,8 @@ def _bits(header: Dataset, keyword: str, notes: list[str]) -> tuple[int, int, in
             raise BadGeometry(f"{name_of('BitsAllocated')} must be {bits} for {keyword}")
         return bits, bits, bits - 1
     allocated = integer_of(header, "BitsAllocated")
-    if allocated not in {1, 8, 16, 24, 32, 64}:
-        raise BadGeometry(f"{name_of('BitsAllocated')} is {allocated}, permitted are 1, 8, 16, 24, 32 and 64")
+    if allocated not in {1, 8, 16, 32, 64}:
+        raise BadGeometry(f"{name_of('BitsAllocated')} is {allocated}, permitted are 1, 8, 16, 32 and 64")
     stored = integer_of(header, "BitsStored", allocated)
     if not 1 <= stored <= allocated:
         raise BadGeometry(f"{name_of('BitsStored')} is {stored}, permitted are 1 to {allocated} (Bits Allocated)")

@@ -1,8 +1,8 @@
 """Pixel cells to stored values: bits, sign, byte order and planes of one frame (PS3.5 8.1.1, 8.2; PS3.3 C.7.6.3.1).
 
 Contract: every function returns a new or read-only array of exactly one frame: ``(rows, columns)`` for one sample
-per pixel, ``(rows, columns, 3)`` for three; unsigned or signed integers of 8, 16, 32 or 64 bits, or floats. Bits outside
-Bits Stored are removed, the sign is extended. Input of the wrong length is refused before an array is made.
+per pixel, ``(rows, columns, 3)`` for three; unsigned or signed integers of 8, 16, 32 or 64 bits, or floats. Bits
+outside Bits Stored are removed, the sign is extended. Input of the wrong length is refused before an array is made.
 
 Must never: read beyond the bytes of the frame, or return memory that was not written.
 """

@@ -49,8 +49,10 @@ def scaled_to_8_bits(values: np.ndarray, bits: int) -> NDArray[np.uint8]:
     top = (1 << bits) - 1
     if bits <= 16:
         table = ((np.arange(top + 1, dtype=np.uint32) * 255 + top // 2) // top).astype(np.uint8)
-        return np.take(table, np.clip(values, 0, top), mode="clip")
-    return np.rint(np.clip(values, 0, top).astype(np.float64) * (255.0 / top)).astype(np.uint8)
+        scaled: NDArray[np.uint8] = table[np.clip(values, 0, top)]
+    else:
+        scaled = np.rint(np.clip(values, 0, top).astype(np.float64) * (255.0 / top)).astype(np.uint8)
+    return scaled
 
 
 def _from_ybr(values: NDArray[np.uint8], matrix: tuple[tuple[float, ...], ...], black: float) -> NDArray[np.uint8]:

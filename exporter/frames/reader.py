@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from exporter.pixels import PixelDescription
     from exporter.settings import LimitSettings
 
+_HEAD_BYTES: Final = 1 << 16
 _ENCODED_SLACK: Final = 16 << 20
 """Bytes a compressed frame may have beyond four times its native size: metadata segments, thumbnails."""
 
@@ -270,8 +271,12 @@ class CodestreamReader(_EncapsulatedReader):
     ) -> None:
         super().__init__(source, pixels, frames)
         self._notes = notes
-        header = sniff(self.encoded(0))
-        self.header = header
+        first = frames[0][0]
+        head = source.read_at(first.offset, min(first.length, _HEAD_BYTES))
+        try:
+            header = sniff(head)
+        except CorruptPixels:  # a long header, or a damaged one: the whole frame tells
+            header = sniff(self.encoded(0))
         self.codec = header.codec if header else None
 
     def encoded(self, index: int) -> bytes:
