@@ -45,6 +45,7 @@ LONGEST_MESSAGE_BYTES: Final = 256 << 20
 TICK_S: Final = 1.0
 _CHUNK: Final = 1 << 20
 _LAST_WORDS_BYTES: Final = 4096
+_NOT_FOR_WORKERS: Final = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
 _DEATH_S: Final = 5.0
 
 
@@ -146,7 +147,7 @@ class Worker:
         self._baseline_bytes = self._resident_bytes()
 
     def _start(self) -> None:
-        environment = dict(os.environ)
+        environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
         environment |= {
             PARENT_VARIABLE: str(os.getpid()),
             "OMP_NUM_THREADS": "1",  # as many workers as cores: threads inside them only fight

@@ -1,0 +1,402 @@
+"""The threads of an exporter: some supervise a worker process each, one publishes what they finish.
+
+    submit -> inbox -> supervisors: count the attempt, run it -> publisher: rename, commit, JSONL -> results
+
+Contract: every `Work` that is submitted comes back exactly once as a `Result`. The attempt is durable in the ledger
+before a worker sees the instance. What may pass is deferred as long as attempts are left; a full disk is no verdict and
+counts nothing. Supervisors do not wait for the disk of their neighbours: one thread publishes for all, in batches.
+
+Must never: let one instance end a thread. What ends a thread is fatal for the exporter and comes out of `check`.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from exporter.discovery import PARTIAL
+from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter.ledger.types import Relation, State
+from exporter.outcome import Failed, Skipped
+from exporter.publish import FULL, Finished, MediaFolderUnusable
+from exporter.worker import Job, Stopped
+from exporter.workers import Cancelled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from exporter.ledger import Ledger
+    from exporter.ledger.types import Entry
+    from exporter.metadata.jsonl import Appender
+    from exporter.outcome import Identity, Outcome
+    from exporter.publish import Publisher, Work
+    from exporter.worker import Export
+    from exporter.workers import Decide
+
+TICK_S: Final = 0.5
+BATCH: Final = 64
+"""Most instances that are published together."""
+STALE_S: Final = 60.0
+"""A thread that gave no sign of life for so long is stuck."""
+LONGEST_PAUSE_S: Final = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The outcome is final and durable, its line is in the metadata file."""
+
+    work: Work
+    outcome: Outcome
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The ledger had a final state already: a crash came between its commit and the move in the spool."""
+
+    work: Work
+    entry: Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """It failed in a way that may pass and is to be tried again, not before Unix time `not_before`."""
+
+    work: Work
+    outcome: Failed
+    not_before: float
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """No verdict; the attempt does not count."""
+
+    work: Work
+    out_of_space: str | None = None
+    """What was full; None where the exporter stops."""
+
+
+Result = Published | Known | Deferred | Returned
+
+
+class Runner(Protocol):
+    """What exports one instance at a time: a worker process, or this process itself."""
+
+    last_progress: float
+
+    def ensure_ready(self) -> None:
+        """Be ready to run a job."""
+        ...
+
+    def run(self, job: Job, decide: Decide) -> Outcome:
+        """Export one instance; see `Worker.run`."""
+        ...
+
+    def cancel(self) -> None:
+        """Give up the current job, from another thread."""
+        ...
+
+    def close(self) -> None:
+        """End."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How the engine treats instances."""
+
+    attempts: int
+    """Most attempts at one instance."""
+    retry_after_s: float = 5.0
+    """Time until the second attempt; each further one waits four times longer."""
+    skip_duplicates: bool = True
+    """Whether an instance that was exported before is skipped as soon as its identity is known."""
+
+
+class Engine:
+    """Supervisors, their workers, and the publisher."""
+
+    def __init__(
+        self,
+        media: Path,
+        ledger: Ledger,
+        publisher: Publisher,
+        appender: Appender,
+        *,
+        runners: list[Runner],
+        policy: Policy,
+    ) -> None:
+        self._media = media
+        self._partial = media / PARTIAL / f"{os.getpid()}"
+        self._ledger = ledger
+        self._publisher = publisher
+        self._appender = appender
+        self._runners = runners
+        self._policy = policy
+        self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[tuple[Finished, float] | None] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._beat = time.monotonic()
+        self._numbers = iter(range(1 << 62))
+        self._threads = ThreadPoolExecutor(len(runners) + 1, thread_name_prefix="exporter")
+        self._supervisors: list[Future[None]] = []
+        self._publishing: Future[None] | None = None
+
+    @property
+    def room(self) -> int:
+        """How many works can usefully be under way at once: enough that neither workers nor the disk wait."""
+        return 8 * len(self._runners) + 8
+
+    def start(self) -> None:
+        """Start the threads; workers start in parallel."""
+        with _making(self._media):
+            self._partial.mkdir(mode=0o700, exist_ok=True)
+        self._supervisors = [self._threads.submit(self._supervise, runner) for runner in self._runners]
+        self._publishing = self._threads.submit(self._publish)
+
+    def submit(self, work: Work) -> None:
+        """Hand in one instance; never waits. The caller keeps to `room`."""
+        self._inbox.put(work)
+
+    def submit_decided(self, work: Work, outcome: Outcome) -> None:
+        """Hand in an instance whose outcome needs no worker."""
+        self._ledger.begin(work.name, size_bytes=work.size_bytes, mtime_ns=work.mtime_ns, source=work.source)
+        self._finished.put((Finished(work, outcome), time.monotonic()))
+
+    def check(self) -> None:
+        """Raise what ended a thread, if anything did."""
+        for future in [*self._supervisors, *([self._publishing] if self._publishing else [])]:
+            if future.done():
+                future.result()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether every thread has shown progress lately: what the watchdog is fed with."""
+        now = time.monotonic()
+        return now - self._beat < STALE_S and all(now - runner.last_progress < STALE_S for runner in self._runners)
+
+    def stop(self, drain_s: float = 0.0) -> None:
+        """End the threads: work that waits comes back at once, work under way after `drain_s` at the latest."""
+        self._stopping.set()
+        while True:
+            try:
+                work = self._inbox.get_nowait()
+            except queue.Empty:
+                break
+            if work is not None:
+                self.results.put(Returned(work))
+        for _ in self._runners:
+            self._inbox.put(None)
+        wait(self._supervisors, timeout=drain_s)
+        for runner in self._runners:
+            runner.cancel()
+        wait(self._supervisors)
+        self._finished.put(None)
+        if self._publishing is not None:
+            wait([self._publishing])
+        self._threads.shutdown()
+        with suppress(OSError):
+            self._partial.rmdir()
+
+    def cancel(self) -> None:
+        """Have work under way given up now; `stop` must follow or be under way."""
+        for runner in self._runners:
+            runner.cancel()
+
+    # -- supervisors -------------------------------------------------------------------------------------------------
+
+    def _supervise(self, runner: Runner) -> None:
+        try:
+            with suppress(Cancelled):
+                runner.ensure_ready()
+            while True:
+                runner.last_progress = time.monotonic()
+                try:
+                    work = self._inbox.get(timeout=TICK_S)
+                except queue.Empty:
+                    continue
+                if work is None:
+                    return
+                self._attempt(runner, work)
+        finally:
+            runner.close()
+
+    def _attempt(self, runner: Runner, work: Work) -> None:
+        """One attempt at one instance; whatever comes of it is put into one of the two queues."""
+        started = time.monotonic()
+        try:
+            runner.ensure_ready()  # before the attempt counts: a worker that cannot start is nobody's fault
+            entry = self._ledger.begin(
+                work.name, size_bytes=work.size_bytes, mtime_ns=work.mtime_ns, source=work.source
+            )
+        except Cancelled:
+            self.results.put(Returned(work))
+            return
+        except OutOfSpace as condition:
+            self.results.put(Returned(work, str(condition)))
+            return
+        if entry.state is not State.ACTIVE:
+            self.results.put(Known(work, entry))
+        elif entry.attempts > self._policy.attempts:
+            message = f"given up: the exporter ended during each of {self._policy.attempts} attempts"
+            self._finished.put((Finished(work, Failed(Reason.DECODER_CRASH, message, may_pass=False)), started))
+        else:
+            self._run(runner, work, entry, started)
+
+    def _run(self, runner: Runner, work: Work, entry: Entry, started: float) -> None:
+        folder = self._partial / f"{next(self._numbers)}"
+        relation: Relation | None = None
+
+        def decide(identity: Identity) -> Skipped | None:
+            nonlocal relation
+            relation = self._ledger.identify(work.name, identity)
+            if relation.duplicate_of is None:
+                return None
+            return Skipped(SkipReason.DUPLICATE, "the same instance with the same content came before", identity)
+
+        job = Job(str(work.path), str(folder), ask=self._policy.skip_duplicates, received=work.source == "spool")
+        try:
+            with _making(self._media):
+                folder.mkdir(mode=0o700)
+            outcome = runner.run(job, decide)
+        except (OutOfSpace, Cancelled) as condition:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._withdraw(work)
+            self.results.put(Returned(work, str(condition) if isinstance(condition, OutOfSpace) else None))
+            return
+        if isinstance(outcome, Failed):
+            shutil.rmtree(folder, ignore_errors=True)
+            if outcome.may_pass and entry.attempts < self._policy.attempts:
+                self._defer(work, outcome, entry.attempts)
+                return
+        self._finished.put((Finished(work, outcome, folder, relation), started))
+
+    def _withdraw(self, work: Work) -> None:
+        self._insist(lambda: self._ledger.withdraw(work.name))
+
+    def _defer(self, work: Work, outcome: Failed, attempts: int) -> None:
+        not_before = time.time() + self._policy.retry_after_s * 4 ** (attempts - 1)
+        self._insist(lambda: self._ledger.defer(work.name, outcome.reason, outcome.message, not_before))
+        self.results.put(Deferred(work, outcome, not_before))
+
+    def _insist(self, write: Callable[[], None]) -> None:
+        """Write to the ledger, and wait while the disk is full, unless the exporter stops (then the attempt counts)."""
+        while True:
+            try:
+                write()
+            except OutOfSpace:
+                if self._stopping.wait(TICK_S):
+                    return
+            else:
+                return
+
+    # -- publisher ---------------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        last = False
+        while not last:
+            batch, last = self._batch()
+            self._beat = time.monotonic()
+            if batch:
+                self._publish_batch(batch)
+            with suppress(OutOfSpace):  # the lines are safe in the ledger and follow with the next call
+                self._appender.publish()
+
+    def _batch(self) -> tuple[list[tuple[Finished, float]], bool]:
+        """What is finished by now, and whether it is the last."""
+        batch: list[tuple[Finished, float]] = []
+        with suppress(queue.Empty):
+            item = self._finished.get(timeout=TICK_S)
+            while item is not None:
+                batch.append(item)
+                if len(batch) == BATCH:
+                    return batch, False
+                item = self._finished.get_nowait()
+            return batch, True
+        return batch, False
+
+    def _publish_batch(self, batch: list[tuple[Finished, float]]) -> None:
+        pause_s = 1.0
+        while True:
+            try:
+                outcomes = self._publisher.publish([finished for finished, _ in batch])
+            except OutOfSpace as condition:
+                if self._give_up(pause_s):
+                    for finished, _ in batch:
+                        self.results.put(Returned(finished.work, str(condition)))
+                    return
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            else:
+                break
+        with suppress(OutOfSpace):
+            self._appender.publish()
+        now = time.monotonic()
+        for (finished, started), outcome in zip(batch, outcomes, strict=True):
+            self.results.put(Published(finished.work, outcome, now - started))
+
+    def _give_up(self, pause_s: float) -> bool:
+        """Pause because the disk is full; whether the exporter stops instead."""
+        until = time.monotonic() + pause_s
+        while time.monotonic() < until:
+            self._beat = time.monotonic()
+            if self._stopping.wait(TICK_S):
+                return True
+        return False
+
+
+class InProcess:
+    """A runner without a process and without limits on memory and time, for ``num_workers: 0``."""
+
+    def __init__(self, export: Export) -> None:
+        self._export = export
+        self._cancelled = False
+        self.last_progress = time.monotonic()
+
+    def ensure_ready(self) -> None:
+        """Refuse after `cancel`."""
+        if self._cancelled:
+            raise Cancelled
+
+    def run(self, job: Job, decide: Decide) -> Outcome:
+        """Export one instance here; a crash of native code ends everything."""
+        refusal: Skipped | None = None
+
+        def ask(identity: Identity) -> None:
+            nonlocal refusal
+            refusal = decide(identity) if job.ask else None
+            if refusal is not None:
+                raise Stopped
+
+        try:
+            return self._export(job, ask)
+        except Stopped:
+            if refusal is None:
+                raise
+            return refusal
+
+    def cancel(self) -> None:
+        """Refuse further jobs; the current one cannot be given up."""
+        self._cancelled = True
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+@contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    """Tell a full disk from a folder that cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise OutOfSpace(f"media folder {folder}: {error.strerror}") from error
+        raise MediaFolderUnusable(folder, error) from error

@@ -1,0 +1,411 @@
+"""Make finished media visible under their final names, and commit what happened: the last step of every export.
+
+Contract: in this order, each step durable before the next: media files (the writer fsynced them) -> rename to their
+final names -> fsync of the folders -> outcome, media and metadata line in one transaction of the ledger -> files of an
+earlier export deleted. A batch shares the fsyncs. `recover` repairs, at the next start, whatever a crash between two of
+these steps leaves: a note of the final names is made before the first rename, and names that the ledger does not own
+are removed again; their instance is exported anew.
+
+Must never: replace a file that is not the instance's own (unless `overwrite`), or trust a name that a worker gives.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from exporter.discovery import PARTIAL, identity_base, output_bases
+from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter.ledger.types import Ending, Relation, State
+from exporter.metadata.line import BadRecordError, line
+from exporter.outcome import Exported, Failed, Outcome, Skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from exporter.ledger import Ledger
+    from exporter.ledger.types import Source
+    from exporter.outcome import Identity, Medium
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+SUFFIX: Final = re.compile(r"(\.[A-Za-z0-9_-]{1,24}){1,4}/?")
+PARTIAL_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+_NAME_NOTE: Final = "name"
+_TARGET_NOTE: Final = ".target"
+_KNOWN_FOLDERS: Final = 4096
+
+
+class MediaFolderUnusable(Exception):
+    """The media folder cannot be written: a matter for the administrator."""
+
+    def __init__(self, path: Path, cause: OSError) -> None:
+        super().__init__(
+            f"the media folder {path} cannot be written: {cause.strerror}; mend it, or choose another with media.dir"
+        )
+
+
+class _BadMediaError(Exception):
+    """What a worker says about its media cannot be so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One instance to be exported."""
+
+    name: str
+    """Its key in the ledger: spool name, or path relative to the input folder."""
+    path: Path
+    size_bytes: int
+    mtime_ns: int
+    source: Source
+    mirrors: str | None = None
+    """Relative path that output mirrors; None where output is named by identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One instance that a worker, or a look at its folder entry, has decided."""
+
+    work: Work
+    outcome: Outcome
+    folder: Path | None = None
+    """Its folder of partial files."""
+    relation: Relation | None = None
+    """How it relates to others, where that was asked already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """How output names are made."""
+
+    layout: str
+    """Template for received instances; files of a folder mirror their place."""
+    overwrite: bool = False
+    """Whether files that are there and not recorded in the ledger may be replaced."""
+
+
+class Publisher:
+    """The one that renames and commits, for one media folder; used by one thread."""
+
+    def __init__(self, media: Path, ledger: Ledger, names: Names, *, settings_sha256: str, version: str) -> None:
+        self._media = media
+        self._ledger = ledger
+        self._names = names
+        self._settings_sha256 = settings_sha256
+        self._version = version
+        self._folders: set[Path] = set()
+        self._unsynced: set[Path] = set()
+        self._placed: dict[str, tuple[Ending, Outcome]] = {}
+
+    def publish(self, batch: Sequence[Finished]) -> list[Outcome]:
+        """Rename, sync and commit; the outcomes as they are now, with final names. May be repeated after `OutOfSpace`.
+
+        Raises:
+            OutOfSpace: Disk or quota are full; what was done stays done, and the same batch can be published later.
+            LedgerUnusable: The ledger cannot be written.
+            MediaFolderUnusable: The media folder cannot.
+        """
+        try:
+            for finished in batch:
+                if finished.work.name not in self._placed:
+                    self._placed[finished.work.name] = self._place(finished)
+            self._sync()
+        except OSError as error:
+            raise self._verdict(error) from error
+        settled = [self._placed[finished.work.name] for finished in batch]
+        superseded = self._ledger.finish_many(ending for ending, _ in settled)
+        self._placed.clear()
+        remove(self._media, superseded)
+        self._ledger.forget_superseded(superseded)
+        for finished in batch:
+            if finished.folder is not None:
+                shutil.rmtree(finished.folder, ignore_errors=True)
+        return [outcome for _, outcome in settled]
+
+    # -- one instance ------------------------------------------------------------------------------------------------
+
+    def _place(self, finished: Finished) -> tuple[Ending, Outcome]:
+        outcome = finished.outcome
+        relation = finished.relation or self._relation(finished)
+        try:
+            match outcome:
+                case Exported():
+                    return self._exported(finished, outcome, relation)
+                case Skipped():
+                    return self._skipped(finished, outcome, relation), outcome
+                case Failed():
+                    return self._failed(finished, outcome, relation), outcome
+        except BadRecordError as error:
+            fault = str(error)
+        except _BadMediaError as error:
+            fault = str(error)
+        failed = Failed(Reason.INTERNAL, fault, may_pass=False, identity=outcome.identity)
+        return self._failed(finished, failed, relation), failed
+
+    def _failed(self, finished: Finished, outcome: Failed, relation: Relation) -> Ending:
+        state = State.QUARANTINED if finished.work.source == "spool" else State.FAILED
+        return Ending(
+            finished.work.name,
+            state,
+            reason=outcome.reason,
+            message=outcome.message,
+            identity=outcome.identity,
+            settings_sha256=self._settings_sha256,
+            source_sha256=outcome.source_sha256,
+            conflict=relation.conflict_with,
+        )
+
+    def _relation(self, finished: Finished) -> Relation:
+        identity = finished.outcome.identity
+        return self._ledger.identify(finished.work.name, identity) if identity is not None else Relation()
+
+    def _exported(self, finished: Finished, outcome: Exported, relation: Relation) -> tuple[Ending, Outcome]:
+        work, folder = finished.work, finished.folder
+        if folder is None:
+            raise _BadMediaError("the worker process had no folder for media")
+        _check(outcome.media, folder)
+        base = self._base(work, outcome.identity, [medium.suffix for medium in outcome.media])
+        media = tuple(replace(medium, file=base + medium.suffix) for medium in outcome.media)
+        text = line(
+            outcome,
+            dicom_file=work.name,
+            version=self._version,
+            media=media,
+            duplicate_of=relation.duplicate_of,
+            conflict_with=relation.conflict_with,
+        )
+        self._rename(work, folder, outcome.media, media)
+        ending = Ending(
+            work.name,
+            State.EXPORTED,
+            identity=outcome.identity,
+            media=media,
+            settings_sha256=self._settings_sha256,
+            source_sha256=outcome.source_sha256,
+            duplicate_of=relation.duplicate_of,
+            conflict=relation.conflict_with,
+            line=None if self._told(work.name, outcome, media) else text,
+        )
+        return ending, replace(outcome, media=media)
+
+    def _told(self, name: str, outcome: Exported, media: tuple[Medium, ...]) -> bool:
+        """Whether the instance's newest line says all this already: a file that was merely touched gets no second one."""
+        entry = self._ledger.entry(name)
+        if entry is None or entry.line_seq is None:
+            return False
+        known = (entry.source_sha256, entry.settings_sha256, self._ledger.media(name))
+        return known == (outcome.source_sha256, self._settings_sha256, media)
+
+    def _skipped(self, finished: Finished, outcome: Skipped, relation: Relation) -> Ending:
+        told = outcome.reason is SkipReason.NO_MEDIA and outcome.record is not None
+        text = None
+        if told:
+            text = line(
+                outcome,
+                dicom_file=finished.work.name,
+                version=self._version,
+                duplicate_of=relation.duplicate_of,
+                conflict_with=relation.conflict_with,
+            )
+        return Ending(
+            finished.work.name,
+            State.SKIPPED,
+            reason=outcome.reason,
+            message=outcome.message,
+            identity=outcome.identity,
+            media=(),
+            settings_sha256=self._settings_sha256,
+            source_sha256=outcome.source_sha256,
+            duplicate_of=relation.duplicate_of,
+            conflict=relation.conflict_with,
+            line=text,
+        )
+
+    # -- names and folders -------------------------------------------------------------------------------------------
+
+    def _base(self, work: Work, identity: Identity, suffixes: Iterable[str]) -> str:
+        others: list[str] = []
+        if work.mirrors is not None:
+            wanted, *others = output_bases(work.mirrors)
+        else:
+            uids = {
+                "StudyInstanceUID": identity.study_instance_uid,
+                "SeriesInstanceUID": identity.series_instance_uid,
+                "SOPInstanceUID": identity.sop_instance_uid,
+                "SOPClassUID": identity.sop_class_uid,
+            }
+            wanted = identity_base(self._names.layout, uids)
+        return self._ledger.reserve_base(
+            wanted,
+            work.name,
+            suffixes=suffixes,
+            alternatives=_alternatives(wanted, others, work.name),
+            taken=self._taken,
+        )
+
+    def _taken(self, path: str) -> bool:
+        """Whether something that is not ours is in the way of an output file or folder."""
+        target = self._media / path
+        for above in target.relative_to(self._media).parents:
+            with suppress(FileNotFoundError):
+                if not stat.S_ISDIR((self._media / above).lstat().st_mode) and above != Path():
+                    return True
+        try:
+            there = target.lstat()
+        except FileNotFoundError:
+            return False
+        same_kind = stat.S_ISDIR(there.st_mode) == path.endswith("/")
+        return not (self._names.overwrite and same_kind)
+
+    def _rename(self, work: Work, folder: Path, partial: Sequence[Medium], final: Sequence[Medium]) -> None:
+        """Note the final names, then rename; undone where the file system stops half-way."""
+        notes = {_NAME_NOTE: work.name, **{f"{n}{_TARGET_NOTE}": medium.file for n, medium in enumerate(final)}}
+        try:
+            for note, text in notes.items():
+                _note(folder / note, text)
+        except FileExistsError:
+            raise _BadMediaError("the worker process left files that it was not asked for") from None
+        done: list[tuple[Path, Path]] = []
+        try:
+            for number, (before, after) in enumerate(zip(partial, final, strict=True)):
+                source, target = folder / before.file, self._media / after.file
+                self._make_folder(target.parent)
+                if after.suffix.endswith("/") and target.is_dir():
+                    target.rename(folder / f"{number}.old")  # a folder with files cannot be replaced at once
+                source.rename(target)
+                done.append((source, target))
+                self._unsynced.add(target.parent)
+        except OSError:
+            for source, target in reversed(done):
+                target.rename(source)
+            for note in notes:
+                (folder / note).unlink()
+            raise
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder in self._folders:
+            return
+        if folder != self._media:
+            self._make_folder(folder.parent)
+            with suppress(FileExistsError):
+                folder.mkdir()
+                self._unsynced |= {folder, folder.parent}
+        if len(self._folders) >= _KNOWN_FOLDERS:
+            self._folders.clear()
+        self._folders.add(folder)
+
+    def _sync(self) -> None:
+        """Make the new names durable."""
+        while self._unsynced:
+            descriptor = os.open(next(iter(self._unsynced)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            self._unsynced.pop()
+
+    def _verdict(self, error: OSError) -> OutOfSpace | MediaFolderUnusable:
+        if error.errno in FULL:
+            return OutOfSpace(f"media folder {self._media}: {error.strerror}")
+        return MediaFolderUnusable(self._media, error)
+
+
+def _alternatives(wanted: str, others: list[str], name: str) -> Iterator[str]:
+    """What else an output may be called; the last one is free unless somebody made it so on purpose."""
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return chain(
+        others, (f"{wanted}-{number}" for number in range(2, 10)), (f"{wanted}-{digest[:16]}", f"~other/{digest[:32]}")
+    )
+
+
+def _check(media: Sequence[Medium], folder: Path) -> None:
+    """Look at what a worker says it has written: one that its input has taken over may say anything.
+
+    Raises:
+        _BadMediaError: It cannot be so.
+    """
+    if not media:
+        raise _BadMediaError("the worker process named no media")
+    if len({medium.suffix for medium in media}) != len(media) or len({medium.file for medium in media}) != len(media):
+        raise _BadMediaError("the worker process gave two media one name")
+    for medium in media:
+        if not PARTIAL_NAME.fullmatch(medium.file) or not SUFFIX.fullmatch(medium.suffix):
+            raise _BadMediaError("the worker process gave a medium an impossible name")
+        try:
+            there = (folder / medium.file).lstat()
+        except FileNotFoundError:
+            raise _BadMediaError("the worker process named a medium that is not there") from None
+        if medium.suffix.endswith("/"):
+            if not stat.S_ISDIR(there.st_mode):
+                raise _BadMediaError("the worker process named a folder that is none")
+        elif not stat.S_ISREG(there.st_mode) or there.st_size != medium.bytes:
+            raise _BadMediaError("the worker process named a file of another size or kind")
+
+
+# -- what a crash leaves ---------------------------------------------------------------------------------------------
+
+
+def recover(media: Path, ledger: Ledger) -> int:
+    """Remove what an exporter that ended in between had renamed and not committed, and all partial files; how many.
+
+    Raises:
+        MediaFolderUnusable: The media folder cannot be made or written.
+    """
+    partial = media / PARTIAL
+    try:
+        partial.mkdir(mode=0o700, parents=True, exist_ok=True)
+        orphans = [path for folder in partial.iterdir() for path in _orphans(folder, ledger)]
+        remove(media, orphans)
+        shutil.rmtree(partial)
+        partial.mkdir(mode=0o700)
+    except OSError as error:
+        raise MediaFolderUnusable(media, error) from error
+    superseded = ledger.superseded()
+    remove(media, superseded)
+    ledger.forget_superseded(superseded)
+    return len(orphans)
+
+
+def _orphans(folder: Path, ledger: Ledger) -> list[str]:
+    try:
+        name = _noted(folder / _NAME_NOTE)
+        targets = [_noted(note) for note in folder.glob(f"*{_TARGET_NOTE}")]
+    except OSError:
+        return []
+    owned = {medium.file for medium in ledger.media(name)}
+    return [target for target in targets if target not in owned]
+
+
+def _note(path: Path, text: str) -> None:
+    """Keep a short text under a name: as a symbolic link, which a journal writes at once and in order."""
+    try:
+        os.symlink(text, path)  # noqa: PTH211 - pathlib would drop a slash at the end
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
+            raise
+        path.write_bytes(os.fsencode(text))  # a file system without symbolic links
+
+
+def _noted(path: Path) -> str:
+    return os.readlink(path) if path.is_symlink() else os.fsdecode(path.read_bytes())  # noqa: PTH115 - as in `_note`
+
+
+def remove(media: Path, paths: Iterable[str]) -> None:
+    """Delete outputs by their paths below the media folder; what is gone is fine."""
+    for path in paths:
+        if path.endswith("/"):
+            shutil.rmtree(media / path, ignore_errors=True)
+        else:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                (media / path).unlink()

@@ -1,0 +1,124 @@
+"""Everything one exporter works with, opened in the right order and closed in the opposite one.
+
+Contract: `opened` gives a session whose threads run, or raises and leaves things as they were. What an exporter that
+ended in between has left is repaired before the first instance is touched: uncommitted media, partial files, attempts
+under way, a torn metadata line. One process works on one ledger at a time.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from exporter import publish
+from exporter.engine import Engine, InProcess, Policy, Runner
+from exporter.ledger import Ledger
+from exporter.metadata.jsonl import Appender, MetadataFileUnusable
+from exporter.publish import MediaFolderUnusable, Names, Publisher
+from exporter.workers import Worker, WorkerSetup
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from exporter.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where one exporter writes."""
+
+    media: Path
+    metadata: Path
+    ledger: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What an exporter works with."""
+
+    ledger: Ledger
+    engine: Engine
+    interrupted: int
+    """Attempts that an earlier exporter had not ended."""
+    removed: int
+    """Media that it had renamed and not committed."""
+
+
+@contextmanager
+def opened(settings: Settings, places: Places, *, workers: int, policy: Policy) -> Iterator[Session]:
+    """A session; its threads are stopped, and work under way is given up, when the block ends.
+
+    Args:
+        settings: The whole configuration.
+        places: Where to write; folders are made.
+        workers: Number of worker processes; 0 works in this process, without limits on memory and time.
+        policy: How instances are treated.
+
+    Raises:
+        LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable: Why it cannot run, and what to do.
+        OutOfSpace: The disk is full.
+    """
+    _refuse_foreign_lines(settings, places)
+    with ExitStack() as stack:
+        for folder in (places.ledger.parent, places.metadata.parent, places.media):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise MediaFolderUnusable(folder, error) from error
+        media = places.media.resolve()
+        ledger = stack.enter_context(Ledger.open(places.ledger))
+        interrupted = len(ledger.recover())
+        removed = publish.recover(media, ledger)
+        appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
+        appender.publish()
+        publisher = Publisher(
+            media,
+            ledger,
+            Names(settings.media.layout, overwrite=settings.media.overwrite),
+            settings_sha256=settings.settings_sha256,
+            version=own_version(),
+        )
+        engine = Engine(media, ledger, publisher, appender, runners=runners(settings, workers), policy=policy)
+        stack.callback(engine.stop)
+        engine.start()
+        yield Session(ledger, engine, interrupted, removed)
+
+
+def runners(settings: Settings, workers: int) -> list[Runner]:
+    """What exports the instances: worker processes, or this process where there are to be none."""
+    values = {"media": settings.media_settings.model_dump(mode="json"), "settings_sha256": settings.settings_sha256}
+    if workers == 0:
+        from exporter import pipeline
+
+        return [InProcess(pipeline.prepare(values))]
+    limits = settings.limits
+    setup = WorkerSetup(values, memory_bytes=limits.memory_mb << 20, cpu_s=limits.cpu_s, wall_s=limits.wall_s)
+    return [Worker(setup) for _ in range(workers)]
+
+
+def own_version() -> str:
+    """Version of this package, for the metadata lines."""
+    try:
+        return version("dicom-media-exporter")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "unknown"
+
+
+def _refuse_foreign_lines(settings: Settings, places: Places) -> None:
+    """Refuse another program's metadata file before anything is made beside it.
+
+    Raises:
+        MetadataFileUnusable: There are lines, no ledger that could have written them, and `metadata.append` is false.
+    """
+    if settings.metadata.append or places.ledger.exists():
+        return
+    try:
+        size = places.metadata.stat().st_size
+    except OSError:
+        return
+    if size:
+        hint = "move it away, choose another with `metadata.file`, or permit `metadata.append`"
+        raise MetadataFileUnusable(places.metadata, "it holds lines that this exporter did not write", hint)
