@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import heapq
 import json
 import os
@@ -356,23 +357,35 @@ class Spool:
     def refuse(self, incoming: Incoming, reason: str, report: Mapping[str, object]) -> SpoolItem:
         """Keep a received file that is not accepted, durably, straight from `tmp/` into quarantine.
 
+        The same bytes are kept once, however often their sender tries: the second half of the name is then made from
+        their SHA-256 instead of chance.
+
         Raises:
             SpoolWriteFailed: It could not be kept, and nothing of it is left.
         """
         try:
             folder = self._reason_folder(reason)
             try:
-                self._sync(incoming.fd)
-                incoming._close()  # noqa: SLF001 - one mechanism in two classes of this module
-                self._write_report(folder, incoming.name, report)
-                os.rename(incoming.name, incoming.name, src_dir_fd=self.tmp.fd, dst_dir_fd=folder.fd)
-                self._sync(folder.fd)
+                return self._keep_refused(incoming, folder, report)
             finally:
                 os.close(folder.fd)
         except OSError as error:
             incoming.discard()
             raise SpoolWriteFailed("keeping a refused file", error) from error
-        return SpoolItem(incoming.name, folder.path / incoming.name, incoming.size_bytes)
+
+    def _keep_refused(self, incoming: Incoming, folder: Folder, report: Mapping[str, object]) -> SpoolItem:
+        self._sync(incoming.fd)
+        end = f"-{_content_hash(incoming.name, self.tmp.fd)[:16]}.dcm"
+        kept = next((name for name in folder.entries(NAME) if name.endswith(end)), None)
+        if kept is not None:
+            incoming.discard()
+            return SpoolItem(kept, folder.path / kept, incoming.size_bytes)
+        incoming._close()  # noqa: SLF001 - one mechanism in two classes of this module
+        name = incoming.name[:20] + end
+        self._write_report(folder, name, report)
+        os.rename(incoming.name, name, src_dir_fd=self.tmp.fd, dst_dir_fd=folder.fd)
+        self._sync(folder.fd)
+        return SpoolItem(name, folder.path / name, incoming.size_bytes)
 
     def quarantined(self, reason: str | None = None) -> Iterator[tuple[str, SpoolItem]]:
         """The items in quarantine with their reasons, oldest first within each reason."""
@@ -470,6 +483,12 @@ class Spool:
     def _sync(self, fd: int) -> None:
         if self._durable:
             os.fsync(fd)
+
+
+def _content_hash(name: str, folder_fd: int) -> str:
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
+    with os.fdopen(fd, "rb", buffering=0) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unusable(path: Path, error: OSError) -> SpoolUnusable:

@@ -92,6 +92,7 @@ class _Tally:
     calling_ae_title: str = ""
     called_ae_title: str = ""
     implementation: str = ""
+    requested: bool = False
     answers: Counter[str] = field(default_factory=Counter)
     data_bytes: int = 0
     slowest_s: float = 0.0
@@ -186,6 +187,7 @@ class Association:
         tally = self._tally
         tally.calling_ae_title, tally.called_ae_title = request.calling_ae_title, request.called_ae_title
         tally.implementation = request.implementation_version
+        tally.requested = True
         encrypted = self._terms.tls is not None
         host = self._connection.peer_host
         answer: Acceptance | Rejection
@@ -370,8 +372,10 @@ class Association:
 
     def _log(self, ended: str) -> None:
         tally = self._tally
+        if not tally.requested and ended == "connection_lost":
+            ended = "probe"  # connected and went without a request: a load balancer, a port scan
         self._surroundings.counters.add(f"associations_{ended}")
-        level = log.info if ended == "released" else log.warning
+        level = log.info if ended in ("released", "probe", "stopped") else log.warning
         level(
             "association",
             ended=ended,

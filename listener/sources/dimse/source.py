@@ -82,8 +82,13 @@ class DimseSource:
         """Close the port, let messages under way finish, abort idle associations."""
         self._stopping.set()
         if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread
             self._acceptor.join(2 * TICK_S + 1)
             self._socket.close()
+        if self._spare_fd >= 0:
+            os.close(self._spare_fd)
+            self._spare_fd = -1
         self._turned_away.stop()
         until = time.monotonic() + within_s
         for thread in self._running():
@@ -105,7 +110,8 @@ class DimseSource:
             except TimeoutError:
                 continue
             except OSError as error:
-                self._accept_failed(listening, error)
+                if not self._stopping.is_set():
+                    self._accept_failed(listening, error)
                 continue
             self._admit(sock, str(address[0]))
 

@@ -49,6 +49,8 @@ class TurnedAway:
         self._wake()
         if self._thread.is_alive():
             self._thread.join(1)
+        self._wake_reader.close()
+        self._wake_writer.close()
 
     def take(self, sock: socket.socket, host: str, why: str, *, encrypted: bool) -> None:
         """Be rid of a connection; under TLS there is no handshake to spend on it, so it is closed."""
@@ -73,7 +75,10 @@ class TurnedAway:
             self._wake_writer.send(b"!")
 
     def _run(self) -> None:
-        selector = selectors.DefaultSelector()
+        with selectors.DefaultSelector() as selector:
+            self._go_round(selector)
+
+    def _go_round(self, selector: selectors.BaseSelector) -> None:
         selector.register(self._wake_reader, selectors.EVENT_READ)
         until: dict[socket.socket, float] = {}
         answered: set[socket.socket] = set()

@@ -1,0 +1,34 @@
+"""Receivers for the tests of this folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.listener.requestor import Receiver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def receive(tmp_path: Path) -> Iterator[Callable[..., Receiver]]:
+    """Starts receivers; every one is stopped at the end."""
+    running: list[Receiver] = []
+
+    def start(**settings: Any) -> Receiver:
+        receiver = Receiver(tmp_path / f"data{len(running)}", settings)
+        running.append(receiver)
+        return receiver
+
+    yield start
+    for receiver in running:
+        receiver.daemon.stop()
+
+
+@pytest.fixture
+def receiver(receive: Callable[..., Receiver]) -> Receiver:
+    """A receiver with every default but the port."""
+    return receive()
