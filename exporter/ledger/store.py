@@ -272,6 +272,26 @@ class Ledger:
             by_reason=by_reason,
         )
 
+    def owns(self, path: str) -> bool:
+        """Whether an instance owns the file at that path below the media folder, or a folder around it."""
+        key = rows.output_key(path)
+        around = (f"{key[:end]}/" for end in range(1, len(key)) if key[end] == "/")
+        return any(
+            self._read("SELECT 1 FROM medium WHERE path_key = CAST(? AS TEXT)", (stored(one),))
+            or self._read("SELECT 1 FROM superseded WHERE path_key = CAST(? AS TEXT)", (stored(one),))
+            for one in (key, *around)
+        )
+
+    def line(self, seq: int) -> bytes | None:
+        """The metadata line of that number."""
+        found = self._read("SELECT text FROM line WHERE seq = ?", (seq,))
+        return zlib.decompress(found[0][0]) if found else None
+
+    def problem(self) -> str | None:
+        """What SQLite complains of when it checks every page of the database; None where it is sound."""
+        found = self._read("PRAGMA integrity_check(1)")[0][0]
+        return None if found == "ok" else str(found)
+
     # -- identities ----------------------------------------------------------------------------------------------
 
     def identify(self, name: str, identity: Identity) -> Relation:
