@@ -1,0 +1,123 @@
+"""`exporter config check|show|schema|init`: the configuration before anything runs with it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import cyclopts
+from cyclopts import Parameter
+
+from exporter.commands import CommandError, ConfigurationRefused, ExitCode
+from exporter.commands.places import ConfigOption, settings_of
+
+if TYPE_CHECKING:
+    from exporter.settings import Settings
+
+FileArgument = Annotated[Path | None, Parameter(help="Configuration file (YAML); the same as --config.")]
+
+application = cyclopts.App(name="config", help="Check, show or write the configuration.")
+
+
+@application.command
+def check(file: FileArgument = None, *, config: ConfigOption = None) -> int:
+    """Report every fault of a configuration file at once; try its encoders on a small picture."""
+    path = _only(file, config)
+    settings = settings_of(path)
+    refuse_untried(settings, path)
+    print(f"{path or 'the default configuration'}: all well")
+    return ExitCode.DONE
+
+
+@application.command
+def show(file: FileArgument = None, *, config: ConfigOption = None) -> int:
+    """Print the configuration in force, defaults included, as YAML."""
+    import yaml
+
+    settings = settings_of(_only(file, config))
+    print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    return ExitCode.DONE
+
+
+@application.command
+def schema() -> int:
+    """Print the JSON Schema of the configuration, for editors that complete and check."""
+    from exporter.commands.reference import json_schema
+
+    print(json_schema(), end="")
+    return ExitCode.DONE
+
+
+@application.command
+def init(
+    file: Annotated[Path | None, Parameter(help="File to write; without it, standard output.")] = None,
+) -> int:
+    """Write a configuration with every key, annotated, at its default. Never replaces a file."""
+    from exporter.commands.reference import annotated_yaml
+
+    text = annotated_yaml()
+    if file is None:
+        print(text, end="")
+        return ExitCode.DONE
+    try:
+        descriptor = os.open(file.expanduser(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+    except FileExistsError:
+        raise CommandError(
+            f"{file} exists and is not replaced; choose another name, or move it away", ExitCode.USAGE
+        ) from None
+    except OSError as error:
+        raise CommandError(f"{file} cannot be written: {error.strerror}; choose another folder") from error
+    with os.fdopen(descriptor, "w", encoding="utf-8") as target:
+        target.write(text)
+    print(f"wrote {file}; change what you need, then: exporter config check {file}")
+    return ExitCode.DONE
+
+
+def refuse_untried(settings: Settings, path: Path | None) -> None:
+    """Try the encoders of a configuration that are not the default ones, so that no run starts in vain.
+
+    Raises:
+        CommandError: One sentence for each fault.
+    """
+    from exporter.commands.trial import faults_of
+    from listener.configuration import fault_at
+    from listener.yamlfile import read
+
+    found = faults_of(settings)
+    if found and path is not None:
+        document = read(path)
+        faults = [fault_at(document, key_path, problem) for key_path, problem in found]
+        raise ConfigurationRefused("\n".join(fault.sentence(str(path)) for fault in faults))
+
+
+def keep_copy(settings: Settings, path: Path | None) -> None:
+    """Copy the configuration file to `config.file`, byte by byte, whole or not at all.
+
+    Raises:
+        CommandError: It cannot be written.
+    """
+    target = settings.config.file
+    if path is None or target is None:
+        return
+    content = path.read_bytes()
+    try:
+        if target.exists() and (target.samefile(path) or target.read_bytes() == content):
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            beside.write_bytes(content)
+            beside.replace(target)
+        finally:
+            beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise CommandError(
+            f"config.file {target} cannot be written: {error.strerror}; choose another place for the copy"
+        ) from error
+
+
+def _only(file: Path | None, config: Path | None) -> Path | None:
+    if file is not None and config is not None and file != config:
+        raise CommandError("two configuration files are named; name one", ExitCode.USAGE)
+    return file or config

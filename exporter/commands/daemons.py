@@ -1,0 +1,55 @@
+"""`exporter serve` and `exporter run`: the exporter as a service, with or without its own listener."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from exporter.commands.config import keep_copy, refuse_untried
+from exporter.commands.places import Places, running_in_words
+
+if TYPE_CHECKING:
+    from exporter.settings import Settings
+    from listener.logs import Level
+
+LogLevelOption = Annotated[
+    "Level | None", Parameter(name="--log-level", help="The least that is logged; default: `log.level`.")
+]
+
+
+def serve(
+    places: Places | None = None,
+    *,
+    demo: Annotated[bool, Parameter(negative="", help="Also send a few sample instances to itself.")] = False,
+    log_level: LogLevelOption = None,
+) -> int:
+    """Receive and export in one go: listener, exporter and data folder; needs no configuration, binds loopback."""
+    places = places or Places()
+    settings = _ready(places, log_level)
+    with running_in_words():
+        from exporter.serve import serve as run_both
+
+        return run_both(settings, places.folder(), demo=demo)
+
+
+def run(places: Places | None = None, *, log_level: LogLevelOption = None) -> int:
+    """Export what the daemon `listener` puts into the data folder's spool, until SIGTERM or Ctrl-C."""
+    places = places or Places()
+    settings = _ready(places, log_level)
+    with running_in_words():
+        from exporter.daemon import run as run_daemon
+
+        return run_daemon(settings, places.folder())
+
+
+def _ready(places: Places, log_level: Level | None) -> Settings:
+    """Settings that were tried, and logs."""
+    from listener import logs
+
+    settings = places.settings()
+    refuse_untried(settings, places.config)
+    keep_copy(settings, places.config)
+    logs.configure(log_level or settings.log.level, settings.log.format)
+    logs.catch_uncaught()
+    return settings

@@ -1,0 +1,119 @@
+"""`exporter status`: how far everything is, for people and for monitoring.
+
+Contract: looks only, at a running exporter's data folder as at a finished backfill's output folder; answers at once.
+An instance is counted in exactly one of pending, active, exported, skipped, quarantined and failed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from exporter.commands import ExitCode
+from exporter.commands.places import Places, existing, in_words
+from exporter.commands.spoolview import SpoolView
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from exporter.ledger import Counts, Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How many instances are where."""
+
+    pending: int = 0
+    active: int = 0
+    exported: int = 0
+    skipped: int = 0
+    quarantined: int = 0
+    failed: int = 0
+    duplicates: int = 0
+    """Flagged as duplicates; also counted as skipped."""
+    conflicts: int = 0
+    """Same SOP Instance UID as another instance, other content; also counted in their state."""
+    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
+    """By state and reason: skipped, quarantined, failed and (waiting for another attempt) pending."""
+    receiving: int = 0
+    listener: dict[str, Any] | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        names = [name for name in self.__slots__ if name != "listener"]
+        return {name: getattr(self, name) for name in names} | ({"listener": self.listener} if self.listener else {})
+
+
+def status(
+    places: Places | None = None,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
+) -> int:
+    """Show how many instances are pending, active, exported, skipped, quarantined, failed, and why."""
+    places = places or Places()
+    if places.config is not None:
+        places.settings()  # a configuration that is named must be right, whatever it says
+    with in_words():
+        standing = standing_of(existing(places.data))
+    print(json.dumps(standing.as_json()) if as_json else _table(standing))
+    return ExitCode.DONE
+
+
+def standing_of(data: Path) -> Standing:
+    """Count what spool and ledger of a data folder hold.
+
+    Raises:
+        LedgerUnusable: The ledger cannot be read.
+    """
+    from exporter.ledger import Counts, Ledger, State
+
+    spool = SpoolView.of(data / "spool")
+    path = data / "exporter.db"
+    if not path.is_file():
+        return _standing(spool, Counts(), [], [])
+    with Ledger.open_read_only(path) as ledger:
+        # The spool first: an instance that ends meanwhile is then counted once more rather than missed.
+        return _standing(spool, ledger.counts(), [*ledger.entries(State.ACTIVE)], [*ledger.entries(State.DEFERRED)])
+
+
+def _standing(spool: SpoolView | None, counts: Counts, active: list[Entry], deferred: list[Entry]) -> Standing:
+    waiting = sum(1 for entry in deferred if entry.source == "folder" or spool is None)
+    if spool is not None:
+        waiting += max(0, spool.waiting - sum(1 for entry in active if entry.source == "spool"))
+    reasons: dict[str, dict[str, int]] = {}
+    for (state, reason), count in counts.by_reason.items():
+        name = {"deferred": "pending"}.get(str(state), str(state))
+        if reason and (spool is None or name != "quarantined"):
+            reasons.setdefault(name, {})[reason] = count
+    if spool is not None and spool.quarantined:
+        reasons["quarantined"] = spool.quarantined
+    return Standing(
+        pending=waiting,
+        active=len(active),
+        exported=counts.exported,
+        skipped=counts.skipped,
+        quarantined=counts.quarantined if spool is None else sum(spool.quarantined.values()),
+        failed=counts.failed,
+        duplicates=counts.duplicates,
+        conflicts=counts.conflicts,
+        reasons={state: dict(sorted(found.items())) for state, found in sorted(reasons.items())},
+        receiving=0 if spool is None else spool.receiving,
+        listener=None if spool is None else spool.listener,
+    )
+
+
+def _table(standing: Standing) -> str:
+    """The same for people: one line per state, its reasons behind it."""
+    lines = []
+    for state in ("pending", "active", "exported", "skipped", "quarantined", "failed", "duplicates", "conflicts"):
+        why = ", ".join(f"{reason} {count}" for reason, count in standing.reasons.get(state, {}).items())
+        lines.append(f"{state:<12}{getattr(standing, state):>10}" + (f"   {why}" if why else ""))
+    for name, value in sorted((standing.listener or {}).items()):
+        if isinstance(value, int | float | str):
+            lines.append(f"listener {name}: {value}")
+    if standing.quarantined or standing.failed:
+        lines.append("`exporter failures` says what failed and why.")
+    return "\n".join(lines)
