@@ -32,7 +32,9 @@ COSINE_TOLERANCE = 1e-3
 SAME_PLACE_MM = 1e-3
 """Planes nearer than this along the normal are at one position."""
 STEP_TOLERANCE = 0.1
-"""A step that differs by more than this part from its run's step is a gap, not rounding."""
+"""A step that differs by more than this part from its run's step is a gap ..."""
+ROUNDING_MM = 0.11
+"""... unless writers that round positions to one decimal explain it."""
 REGULAR_MM = 1e-2
 """Positions farther than this from their regular grid are worth a warning."""
 TILT_DEGREES = 0.05
@@ -127,7 +129,7 @@ def grids(planes: Sequence[Plane]) -> tuple[Grid, ...]:
                 )
     found.sort(key=lambda grid: min(placed.plane for placed in grid.placed))
     if len(found) > 1:
-        note = f"volume: {len(planes)} planes form {len(found)} separate regular grids, one file each"
+        note = f"volume: {len(planes)} planes fall into {len(found)} separate regular grids"
         found = [_with_warning(grid, note) for grid in found]
     return tuple(found)
 
@@ -161,9 +163,7 @@ def sparse_grid(planes: Sequence[Plane], *, step_mm: float | None = None, most_s
     if extent <= SAME_PLACE_MM:
         placed = tuple(Placed(index, 0, 0) for index in range(len(planes)))
         return _filled(lowest, normal * _thickness(lowest), 1, placed, ())
-    steps = np.diff(np.unique(np.round(heights / SAME_PLACE_MM))) * SAME_PLACE_MM
-    smallest = float(steps[steps > 2 * SAME_PLACE_MM].min(initial=extent))
-    for step in (step_mm, smallest):
+    for step in (step_mm, *_common_steps(heights)):
         if step is None or not math.isfinite(step) or step <= SAME_PLACE_MM:
             continue
         count = round(extent / step) + 1
@@ -179,6 +179,20 @@ def sparse_grid(planes: Sequence[Plane], *, step_mm: float | None = None, most_s
     empty = count - len(set(numbers.tolist()))
     notes = (f"volume: {empty} of {count} slices have no frame and are empty",) if empty else ()
     return _filled(lowest, along, count, placed, notes)
+
+
+def _common_steps(heights: NDArray[np.float64]) -> tuple[float, float]:
+    """The smallest step between heights, and the largest length of which every step is a multiple."""
+    steps = np.diff(np.sort(heights))
+    steps = steps[steps > 2 * SAME_PLACE_MM]
+    smallest = float(steps.min())
+    common = smallest
+    for step in steps.tolist():
+        longer, shorter = max(step, common), min(step, common)
+        while shorter > STEP_TOLERANCE / 2 * smallest:
+            longer, shorter = shorter, abs(longer - round(longer / shorter) * shorter)
+        common = longer
+    return smallest, common
 
 
 def _whole(slices: NDArray[np.float64]) -> bool:
@@ -318,7 +332,7 @@ def _end_of_run(steps: NDArray[np.float64], start: int) -> int:
     median = float(np.median(steps))
 
     def equal(step: float, reference: float) -> bool:
-        return abs(step - reference) <= STEP_TOLERANCE * reference
+        return abs(step - reference) <= max(STEP_TOLERANCE * reference, min(ROUNDING_MM, 0.4 * reference))
 
     reference = float(steps[start])
     if not equal(reference, median) and start + 1 < len(steps) and equal(float(steps[start + 1]), median):

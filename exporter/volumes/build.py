@@ -87,7 +87,22 @@ def build(
         CorruptPixels: There are fewer arrays than frames.
         EncodeFailed, VerifyFailed, OutOfSpace: As `exporter.volumes.voxels.write`.
     """
-    found = grids([frame.plane for frame in frames])
+    return build_grids(grids([frame.plane for frame in frames]), frames, arrays, target, stored)
+
+
+def build_grids(
+    found: Sequence[Grid],
+    frames: Sequence[VolumeFrame],
+    arrays: Iterable[NDArray[np.generic]],
+    target: Target,
+    stored: Stored,
+) -> tuple[VolumeFile, ...]:
+    """As `build`, for grids that are known already; frames that belong to none of them are passed over.
+
+    Raises:
+        CorruptPixels: There are fewer arrays than frames.
+        EncodeFailed, VerifyFailed, OutOfSpace: As `exporter.volumes.voxels.write`.
+    """
     places = {placed.plane: (index, placed) for index, grid in enumerate(found) for placed in grid.placed}
     with ExitStack() as stack:
         files: dict[int, tuple[VoxelFile, _Voxels]] = {}

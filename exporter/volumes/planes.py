@@ -89,8 +89,8 @@ def frames_of(header: Dataset, kind: Kind, rows: int, columns: int, count: int) 
 def single_frame(header: Dataset, rows: int, columns: int) -> VolumeFrame:
     """The `VolumeFrame` of a single-frame CT, MR or PET instance.
 
-    Planes of one series belong to one stack if they share echo and image type; repetitions are ordered by temporal
-    position, acquisition and instance number.
+    Planes of one series belong to one stack if they share echo, image type and pixel type; repetitions are ordered by
+    temporal position, acquisition and instance number.
 
     Raises:
         BadGeometry: Position, orientation or spacing is absent or no number; or the image is a mosaic of many planes.
@@ -101,7 +101,8 @@ def single_frame(header: Dataset, rows: int, columns: int) -> VolumeFrame:
             if "MOSAIC" in kinds:
                 raise BadGeometry("read planes: (0008,0008) Image Type says MOSAIC; many planes in one image")
             plane = _plane(header, header, header, (rows, columns))
-            stack = (kinds[2:], *(text_of(header, word) for word in ("EchoTime", "EchoNumbers", "SequenceName")))
+            apart = ("EchoTime", "EchoNumbers", "SequenceName", "PixelRepresentation", "BitsAllocated")
+            stack = (kinds[2:], *(text_of(header, word) for word in apart))
             order = tuple(
                 _number(header, word, 0.0)
                 for word in ("TemporalPositionIdentifier", "AcquisitionNumber", "TriggerTime", "InstanceNumber")

@@ -96,6 +96,8 @@ class VoxelFile:
         columns, rows, _, _ = self.grid.shape
         if plane.shape != (rows, columns):
             raise EncodeFailed("collect voxels: a frame has another size than the volume")
+        if not np.can_cast(plane.dtype, self.dtype, "safe"):
+            raise EncodeFailed("collect voxels: a frame has another type of values than the volume")
         data = np.ascontiguousarray(plane[::-1], dtype=self.dtype).tobytes()
         index = self._index(slice_, time)
         slot = self._kept[index][0] if index in self._kept else len(self._kept)

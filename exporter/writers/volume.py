@@ -19,15 +19,10 @@ from exporter.outcome import MediaType, Medium
 from exporter.writers.contract import Written
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
-    from numpy.typing import NDArray
-
     from exporter.instance import Instance
     from exporter.outcome import Rendering
     from exporter.pixels import PixelDescription
-    from exporter.settings import LimitSettings, MediaSettings
+    from exporter.settings import MediaSettings
     from exporter.volumes.build import Segments, Stored, VolumeFile
     from exporter.volumes.planes import Kind, VolumeFrame
     from exporter.writers.contract import Task
@@ -65,6 +60,7 @@ class VolumeWriter:
             ExportError: As reading frames and `exporter.volumes.build` raise.
             OutOfSpace: The disk is full.
         """
+        from exporter.frames import open_frames
         from exporter.volumes.build import Target, build, build_segmentation
         from exporter.volumes.planes import VOLUME_CLASSES, Kind
 
@@ -75,15 +71,15 @@ class VolumeWriter:
             raise UnsupportedSyntax("write volume: the instance is of no class that can be a volume")
         frames = _frames(instance, pixels)
         target = Target(task.folder, volume.format)
-        arrays = _stored(instance, task.settings.limits)
+        source = open_frames(instance, task.settings.limits)
         if kind is Kind.SEGMENTATION:
-            files: tuple[VolumeFile, ...] = (build_segmentation(frames, arrays, target, _segments(instance)),)
+            files: tuple[VolumeFile, ...] = (build_segmentation(frames, source.stored(), target, _segments(instance)),)
         else:
             _check_stackable(frames, kind)
-            files = build(frames, arrays, target, _range(pixels))
+            files = build(frames, source.stored(), target, _range(pixels))
         media = tuple(_medium(task, file, index if len(files) > 1 else None) for index, file in enumerate(files, 1))
-        warnings = tuple(dict.fromkeys(warning for file in files for warning in file.warnings))
-        return Written(media, rendering=_rendering(frames, kind), warnings=warnings)
+        warnings = dict.fromkeys((*(warning for file in files for warning in file.warnings), *source.warnings))
+        return Written(media, rendering=_rendering(frames, kind), warnings=tuple(warnings))
 
 
 def _frames(instance: Instance, pixels: PixelDescription) -> tuple[VolumeFrame, ...]:
@@ -117,12 +113,6 @@ def _check_stackable(frames: tuple[VolumeFrame, ...], kind: Kind) -> None:
     found = grids(planes)
     if len(planes) > 1 and all(grid.shape[2] == 1 for grid in found):
         raise BadGeometry("write volume: no two frames are neighbours in space; that is a cine, or single images")
-
-
-def _stored(instance: Instance, limits: LimitSettings) -> Iterator[NDArray[np.generic]]:
-    from exporter.frames import open_frames
-
-    yield from open_frames(instance, limits).stored()
 
 
 def _segments(instance: Instance) -> Segments:

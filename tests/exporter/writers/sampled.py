@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,12 +55,12 @@ def channel(label: str, unit: str | None = None, **elements: Any) -> Dataset:
 def save_waveform(path: Path, groups: list[Dataset], *, sop_class: str = ECG, big_endian: bool = False) -> Path:
     """Write a waveform instance."""
     instance = Dataset()
-    instance.SOPClassUID, instance.SOPInstanceUID = sop_class, generate_uid(PREFIX)
+    instance.SOPClassUID, instance.SOPInstanceUID = UID(sop_class), generate_uid(PREFIX)
     instance.StudyInstanceUID, instance.SeriesInstanceUID = generate_uid(PREFIX), generate_uid(PREFIX)
     instance.Modality = "AU" if sop_class in {VOICE, GENERAL_AUDIO} else "ECG"
     instance.WaveformSequence = groups
     instance.file_meta = FileMetaDataset()
-    instance.file_meta.MediaStorageSOPClassUID = sop_class
+    instance.file_meta.MediaStorageSOPClassUID = UID(sop_class)
     instance.file_meta.MediaStorageSOPInstanceUID = instance.SOPInstanceUID
     instance.file_meta.TransferSyntaxUID = ExplicitVRBigEndian if big_endian else ExplicitVRLittleEndian
     instance.save_as(path, enforce_file_format=True)
