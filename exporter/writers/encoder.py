@@ -127,19 +127,20 @@ def _options(plan: VideoPlan, schedule: Schedule) -> dict[str, str]:
     """The encoder's private options: those of the plan, and what exact times and equal bytes need.
 
     Variable timing goes without B-frames unless the plan asks for them: decoding times then equal presentation times,
-    so that durations are exact to the tick and a reader that ignores edit lists is right too.
+    so that durations are exact to the tick and a reader that ignores edit lists is right too. AVI has decoding times
+    only.
     """
     options = dict(plan.options)
-    variable = schedule.period is None
+    in_order = schedule.period is None or plan.container == "avi"
     if plan.encoder in _X264:
-        if variable:
+        if in_order:
             options.setdefault("bf", "0")
         options["x264-params"] = _joined(_same_bytes(), options.get("x264-params"))
         if not options["x264-params"]:
             del options["x264-params"]
     elif plan.encoder == "libx265":
         quiet = "log-level=none:info=0"  # it writes to stderr otherwise
-        options["x265-params"] = _joined(quiet, "bframes=0" if variable else None, options.get("x265-params"))
+        options["x265-params"] = _joined(quiet, "bframes=0" if in_order else None, options.get("x265-params"))
     return options
 
 

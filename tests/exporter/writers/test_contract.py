@@ -1,0 +1,150 @@
+"""The one suite that every registered writer must pass, on real instances of the corpus."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from exporter.errors import ExportError, SkipInstance
+from exporter.instance import Instance
+from exporter.outcome import MediaType
+from exporter.settings import MediaSettings
+from exporter.writers import choose, registry
+from exporter.writers.contract import Task, Writer, Written
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WRITERS = registry()
+MOST_INSTANCES = 3
+SETTINGS = MediaSettings()
+
+
+def name_of(writer: Writer) -> str:
+    return type(writer).__name__
+
+
+@pytest.fixture(scope="module")
+def instances(corpus: Path, corpus_catalog: list[dict[str, Any]]) -> dict[str, list[Path]]:
+    """The smallest instances of the corpus that each writer fits best and writes."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for row in sorted(corpus_catalog, key=lambda row: int(row["bytes"])):
+        path = corpus / row["file"]
+        try:
+            with Instance.open(path, SETTINGS.limits) as instance:
+                writer = choose(instance, SETTINGS)
+        except (ExportError, SkipInstance):
+            continue
+        if row.get("pixel_decode_ok", True) or not row.get("has_pixeldata"):
+            found[name_of(writer)].append(path)
+    return {name: paths[:MOST_INSTANCES] for name, paths in found.items()}
+
+
+def written(writer: Writer, path: Path, folder: Path) -> Written:
+    folder.mkdir()
+    with Instance.open(path, SETTINGS.limits) as instance:
+        return writer.write(Task(instance, folder, SETTINGS))
+
+
+@pytest.fixture(params=WRITERS, ids=name_of)
+def writer(request: pytest.FixtureRequest) -> Writer:
+    found: Writer = request.param
+    return found
+
+
+@pytest.fixture
+def samples(writer: Writer, instances: dict[str, list[Path]]) -> list[Path]:
+    paths = instances.get(name_of(writer), [])
+    if not paths:
+        pytest.skip(f"the corpus holds no instance that {name_of(writer)} writes by default")
+    return paths
+
+
+def hash_of(path: Path) -> tuple[int, str]:
+    """Size and hash as `Medium` defines them, of a file or of a folder."""
+    if path.is_file():
+        return path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    lines = sorted(f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.relative_to(path).as_posix()}\n" for p in files)
+    return sum(p.stat().st_size for p in files), hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_a_writer_names_its_kind_and_scores_every_instance_by_its_header_alone(
+    writer: Writer, corpus: Path, corpus_catalog: list[dict[str, Any]]
+) -> None:
+    assert isinstance(writer.kind, MediaType)
+    for row in corpus_catalog:
+        try:
+            with Instance.open(corpus / row["file"], SETTINGS.limits) as instance:
+                score = writer.score(instance, SETTINGS)
+        except (ExportError, SkipInstance):
+            continue
+        assert score is None or score >= 0
+
+
+def test_what_is_written_is_what_is_said(writer: Writer, samples: list[Path], tmp_path: Path) -> None:
+    for number, path in enumerate(samples):
+        folder = tmp_path / str(number)
+        result = written(writer, path, folder)
+        assert result.media
+        assert sorted(p.name for p in folder.iterdir()) == sorted(m.file for m in result.media)
+        for medium in result.media:
+            assert medium.file.endswith(".part"), "a partial name has no media extension"
+            assert (medium.bytes, medium.sha256) == hash_of(folder / medium.file)
+            assert medium.bytes > 0
+            assert medium.suffix.startswith(".") or medium.suffix.endswith("/")
+            assert (folder / medium.file).is_dir() == medium.suffix.endswith("/")
+        assert len({m.suffix for m in result.media}) == len(result.media)
+
+
+def test_the_same_instance_gives_the_same_bytes(writer: Writer, samples: list[Path], tmp_path: Path) -> None:
+    for number, path in enumerate(samples):
+        first = written(writer, path, tmp_path / f"a{number}")
+        second = written(writer, path, tmp_path / f"b{number}")
+        assert first == second
+
+
+def test_the_instance_is_not_touched(writer: Writer, samples: list[Path], tmp_path: Path) -> None:
+    for number, path in enumerate(samples):
+        before = (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).digest())
+        written(writer, path, tmp_path / str(number))
+        assert (path.stat().st_mtime_ns, hashlib.sha256(path.read_bytes()).digest()) == before
+
+
+def test_an_instance_cut_anywhere_gives_an_error_of_ours_or_a_result_that_says_so(
+    writer: Writer, samples: list[Path], tmp_path: Path
+) -> None:
+    whole = samples[0].read_bytes()
+    for number, part in enumerate((0.2, 0.5, 0.8, 0.95, 0.999)):
+        cut = tmp_path / f"cut{number}"
+        cut.write_bytes(whole[: int(len(whole) * part)])
+        folder = tmp_path / f"out{number}"
+        folder.mkdir()
+        try:
+            with Instance.open(cut, SETTINGS.limits) as instance:
+                if writer.score(instance, SETTINGS) is None:
+                    continue
+                result = writer.write(Task(instance, folder, SETTINGS))
+                told = [*result.warnings, *instance.warnings, *(result.rendering.notes if result.rendering else ())]
+        except (ExportError, SkipInstance):
+            continue
+        assert told, f"cut at {part:.1%} and nothing said"
+
+
+@pytest.mark.parametrize("kind", list(MediaType))
+def test_no_two_writers_of_a_kind_compete_at_the_same_score(
+    kind: MediaType, corpus: Path, corpus_catalog: list[dict[str, Any]]
+) -> None:
+    rivals = [writer for writer in WRITERS if writer.kind is kind]
+    if len(rivals) < 2:
+        return
+    for row in corpus_catalog:
+        try:
+            with Instance.open(corpus / row["file"], SETTINGS.limits) as instance:
+                scores = [score for writer in rivals if (score := writer.score(instance, SETTINGS)) is not None]
+        except (ExportError, SkipInstance):
+            continue
+        assert len(set(scores)) == len(scores)
