@@ -1,0 +1,197 @@
+"""What the ledger can be asked; the half of it that only reads.
+
+Contract: answers show committed transactions only. Safe from many threads; walks over all instances use a connection
+of their own, so that a slow reader holds up nobody. Memory stays constant, but for `names_done`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import zlib
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from exporter.ledger import rows
+from exporter.ledger.schema import connect, stored, unusable
+from exporter.ledger.types import FINAL, Counts, Entry, OutboxLine, Relation, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from exporter.outcome import Identity, Medium
+
+_LINES = "SELECT seq, position, length, crc32, text FROM line WHERE seq > ? ORDER BY seq"
+
+
+class Questions:
+    """A ledger as it can be asked."""
+
+    def __init__(self, path: Path, busy_timeout_s: float) -> None:
+        """Open the database at `path` for reading.
+
+        Raises:
+            LedgerUnusable: It cannot be used.
+        """
+        self.path = path
+        self._busy_timeout_s = busy_timeout_s
+        self._reader = connect(path, read_only=True, busy_timeout_s=busy_timeout_s)
+        self._reading = threading.Lock()
+
+    def entry(self, name: str) -> Entry | None:
+        """The instance of that name."""
+        found = self._read(rows.ENTRY + rows.NAMED, (stored(name),))
+        return rows.entry_of(found[0]) if found else None
+
+    def entries(self, state: State | None = None, reason: str | None = None) -> Iterator[Entry]:
+        """Instances in that state and of that reason, in order of their first attempt; memory stays constant."""
+        terms: list[tuple[str, str]] = [("state = ?", state)] if state is not None else []
+        terms += [("reason = ?", reason)] if reason is not None else []
+        where = "WHERE " + " AND ".join(term for term, _ in terms) if terms else ""
+        for row in self._scan(f"{rows.ENTRY} {where} ORDER BY id", tuple(value for _, value in terms)):
+            yield rows.entry_of(row)
+
+    def media(self, name: str) -> tuple[Medium, ...]:
+        """The media the instance owns, with final paths."""
+        found = self._read("SELECT id FROM instance WHERE name = CAST(? AS TEXT)", (stored(name),))
+        return tuple(map(rows.medium_of, self._read(rows.MEDIUM, (found[0][0],)))) if found else ()
+
+    def unchanged(self, name: str, size_bytes: int, mtime_ns: int, settings_sha256: str) -> bool:
+        """Whether that file, as it is, was finished under these settings (about 10 us)."""
+        found = self._read(
+            "SELECT size_bytes, mtime_ns, settings_sha256, state FROM instance WHERE name = CAST(? AS TEXT)",
+            (stored(name),),
+        )
+        return bool(found) and found[0][:3] == (size_bytes, mtime_ns, settings_sha256) and found[0][3] in FINAL
+
+    def names_done(self, settings_sha256: str) -> dict[str, tuple[int, int]]:
+        """Size and mtime of every input that was finished under these settings: for rerunning a whole folder.
+
+        Holds about 250 bytes per input; `unchanged` holds nothing.
+        """
+        done = self._scan(
+            "SELECT name, size_bytes, mtime_ns FROM instance WHERE settings_sha256 = ? AND state NOT IN ('active', 'deferred')",  # noqa: E501
+            (settings_sha256,),
+        )
+        return {name: (size_bytes, mtime_ns) for name, size_bytes, mtime_ns in done}
+
+    def counts(self) -> Counts:
+        """Instances by state and reason."""
+        by_state: dict[str, int] = {}
+        by_reason: dict[tuple[str, str], int] = {}
+        for state, reason, number in self._read("SELECT state, reason, count(*) FROM instance GROUP BY state, reason"):
+            by_state[state] = by_state.get(state, 0) + number
+            if reason is not None:
+                by_reason[state, reason] = number
+        flags = self._read(
+            "SELECT (SELECT count(*) FROM instance WHERE duplicate_of IS NOT NULL), (SELECT count(*) FROM instance WHERE conflict_with IS NOT NULL)"  # noqa: E501
+        )[0]
+        return Counts(
+            **{state.value: by_state.get(state, 0) for state in State},
+            duplicates=flags[0],
+            conflicts=flags[1],
+            by_reason=by_reason,
+        )
+
+    def owns(self, path: str) -> bool:
+        """Whether an instance owns the file at that path below the media folder, or a folder around it."""
+        key = rows.output_key(path)
+        around = (f"{key[:end]}/" for end in range(1, len(key)) if key[end] == "/")
+        return any(
+            self._read("SELECT 1 FROM medium WHERE path_key = CAST(? AS TEXT)", (stored(one),))
+            or self._read("SELECT 1 FROM superseded WHERE path_key = CAST(? AS TEXT)", (stored(one),))
+            for one in (key, *around)
+        )
+
+    def line(self, seq: int) -> bytes | None:
+        """The metadata line of that number."""
+        found = self._read("SELECT text FROM line WHERE seq = ?", (seq,))
+        return zlib.decompress(found[0][0]) if found else None
+
+    def problem(self) -> str | None:
+        """What SQLite complains of when it checks every page of the database; None where it is sound."""
+        found = self._read("PRAGMA integrity_check(1)")[0][0]
+        return None if found == "ok" else str(found)
+
+    def superseded(self) -> list[str]:
+        """Media paths nobody owns any more and whose files are to be deleted."""
+        return [row[0] for row in self._read("SELECT path FROM superseded ORDER BY path")]
+
+    def duplicate_of(self, identity: Identity, *, name: str = "") -> Entry | None:
+        """The finished instance with the same SOP Instance UID and content, other than `name`."""
+        found = self._finished_relation(identity, name).duplicate_of
+        return self.entry(found) if found is not None else None
+
+    def conflict_with(self, identity: Identity, *, name: str = "") -> Entry | None:
+        """A finished instance with the same SOP Instance UID and other content, other than `name`."""
+        found = self._finished_relation(identity, name).conflict_with
+        return self.entry(found) if found is not None else None
+
+    def _finished_relation(self, identity: Identity, name: str) -> Relation:
+        # A row that is a duplicate itself is no original: two copies must not point at each other.
+        duplicate = conflict = None
+        for other, content in self._read(
+            """SELECT name, content_sha256 FROM instance WHERE sop_instance_uid = ? AND duplicate_of IS NULL
+            AND state IN ('exported', 'skipped', 'quarantined', 'failed') ORDER BY id""",
+            (identity.sop_instance_uid,),
+        ):
+            if other == name:
+                continue
+            if content == identity.content_sha256:
+                duplicate = duplicate or other
+            elif identity.sop_instance_uid:
+                conflict = conflict or other
+        return Relation(duplicate, conflict)
+
+    def outbox(self, after_seq: int, limit: int = 1000, max_bytes: int = 4 << 20) -> list[OutboxLine]:
+        """The next committed metadata lines after `after_seq`, in order: at least one, if there is one.
+
+        Up to `limit` lines and about `max_bytes` of text.
+        """
+        lines: list[OutboxLine] = []
+        size = 0
+        try:
+            with self._reading, closing(self._reader.cursor()) as cursor:
+                for row in cursor.execute(f"{_LINES} LIMIT ?", (after_seq, limit)):
+                    lines.append(OutboxLine(row[0], row[1], row[2], row[3], zlib.decompress(row[4])))
+                    size += row[2]
+                    if size >= max_bytes:
+                        break
+        except sqlite3.Error as error:
+            raise unusable(self.path, error) from error
+        return lines
+
+    def line_places(self, after_seq: int = 0) -> Iterator[tuple[int, int, int]]:
+        """(seq, length, crc32) of every metadata line after `after_seq`, without their text."""
+        for row in self._scan("SELECT seq, length, crc32 FROM line WHERE seq > ? ORDER BY seq", (after_seq,)):
+            yield row[0], row[1], row[2]
+
+    def line_end(self, seq: int) -> int:
+        """Sum of the lengths of all lines up to `seq`, in bytes."""
+        found = self._read("SELECT position + length FROM line WHERE seq = ?", (seq,))
+        return int(found[0][0]) if found else 0
+
+    def progress(self) -> dict[str, int]:
+        """What `mark_published` or `set_file` remembered last."""
+        return dict(self._read("SELECT key, value FROM progress"))
+
+    def foreign_bytes(self) -> list[tuple[int, int, int]]:
+        """(seq, length, crc32): whole lines in the file that are not ours and lie before line `seq`, in order."""
+        found = self._read("SELECT before_seq, length, crc32 FROM foreign_bytes ORDER BY id")
+        return [(row[0], row[1], row[2]) for row in found]
+
+    def _read(self, statement: str, values: tuple[object, ...] = ()) -> list[rows.Row]:
+        try:
+            with self._reading:
+                return self._reader.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise unusable(self.path, error) from error
+
+    def _scan(self, statement: str, values: tuple[object, ...] = ()) -> Iterator[rows.Row]:
+        # Its own connection: a caller that walks a million rows slowly must not hold up the others.
+        with closing(connect(self.path, read_only=True, busy_timeout_s=self._busy_timeout_s)) as connection:
+            try:
+                yield from connection.execute(statement, values)
+            except sqlite3.Error as error:
+                raise unusable(self.path, error) from error
