@@ -86,6 +86,22 @@ def frames_of(header: Dataset, kind: Kind, rows: int, columns: int, count: int) 
         raise BadGeometry(f"read planes: an element cannot be read ({type(error).__name__})") from None
 
 
+def slice_step(header: Dataset) -> float | None:
+    """(0018,0088) Spacing Between Slices of an enhanced instance, millimetres; None where it is not told."""
+    try:
+        with quiet_reading():
+            for groups in (
+                header.get("SharedFunctionalGroupsSequence"),
+                header.get("PerFrameFunctionalGroupsSequence"),
+            ):
+                measures = groups[0].get("PixelMeasuresSequence") if groups else None
+                if measures and (step := abs(_number(measures[0], "SpacingBetweenSlices", 0.0))):
+                    return step
+    except READING_ERRORS:
+        return None
+    return None
+
+
 def single_frame(header: Dataset, rows: int, columns: int) -> VolumeFrame:
     """The `VolumeFrame` of a single-frame CT, MR or PET instance.
 

@@ -118,6 +118,7 @@ def _check_stackable(frames: tuple[VolumeFrame, ...], kind: Kind) -> None:
 def _segments(instance: Instance) -> Segments:
     from exporter.elements import text_of
     from exporter.volumes.build import Segments
+    from exporter.volumes.planes import slice_step
 
     header = instance.header
     named = text_of(header, "SegmentationType").upper()
@@ -130,7 +131,7 @@ def _segments(instance: Instance) -> Segments:
         raise BadGeometry("write volume: (0062,000E) Maximum Fractional Value is no number") from None
     if not math.isfinite(largest) or largest <= 0:
         raise BadGeometry("write volume: (0062,000E) Maximum Fractional Value is not greater than 0")
-    return Segments(type_, largest)
+    return Segments(type_, largest, slice_step(header))
 
 
 def _range(pixels: PixelDescription) -> Stored:

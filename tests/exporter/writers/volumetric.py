@@ -130,7 +130,9 @@ def enhanced(
     instance.NumberOfFrames = len(places)
     shared = Dataset()
     shared.PlaneOrientationSequence = [_item(ImageOrientationPatient=stack.orientation)]
-    shared.PixelMeasuresSequence = [_item(PixelSpacing=list(stack.spacing), SliceThickness=2.5)]
+    shared.PixelMeasuresSequence = [
+        _item(PixelSpacing=list(stack.spacing), SliceThickness=1.0, SpacingBetweenSlices=2.5)
+    ]
     instance.SharedFunctionalGroupsSequence = [shared]
     instance.DimensionIndexSequence = [
         _item(DimensionIndexPointer=0x00200032, FunctionalGroupPointer=0x00209113),
@@ -157,7 +159,7 @@ def enhanced(
     return instance
 
 
-def noise(shape: tuple[int, ...], dtype: str = "u2", seed: int = 0) -> NDArray[np.generic]:
+def noise(shape: tuple[int, ...], dtype: str = "u2", seed: int = 0) -> NDArray[Any]:
     """Values over the whole range of a type."""
     limits = np.iinfo(dtype)
     return np.random.default_rng(seed).integers(limits.min, limits.max, shape, dtype=dtype, endpoint=True)
