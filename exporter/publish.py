@@ -198,7 +198,7 @@ class Publisher:
         return ending, replace(outcome, media=media)
 
     def _told(self, name: str, outcome: Exported, media: tuple[Medium, ...]) -> bool:
-        """Whether the instance's newest line says all this already: a file that was merely touched gets no second one."""
+        """Whether the newest line says all this already: a file that was merely touched gets no second one."""
         entry = self._ledger.entry(name)
         if entry is None or entry.line_seq is None:
             return False

@@ -45,7 +45,7 @@ LONGEST_MESSAGE_BYTES: Final = 256 << 20
 TICK_S: Final = 1.0
 _CHUNK: Final = 1 << 20
 _LAST_WORDS_BYTES: Final = 4096
-_NOT_FOR_WORKERS: Final = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+_NOT_FOR_CHILDREN: Final = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
 _DEATH_S: Final = 5.0
 
 
@@ -147,16 +147,12 @@ class Worker:
         self._baseline_bytes = self._resident_bytes()
 
     def _start(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_WORKERS}
-        environment |= {
+        environment = own_environment() | {
             PARENT_VARIABLE: str(os.getpid()),
             "OMP_NUM_THREADS": "1",  # as many workers as cores: threads inside them only fight
             "OPENBLAS_NUM_THREADS": "1",
             "MALLOC_ARENA_MAX": "2",
         }
-        folder = str(Path(__file__).resolve().parents[1])
-        if folder not in site.getsitepackages():  # run from a checkout: the worker shall find the same package
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, environment.get("PYTHONPATH")]))
         command = [sys.executable, "-P", "-m", "exporter.worker"]  # -P: no module of the current folder is run
         with self._lock:
             if self._cancelled:
@@ -342,6 +338,15 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def own_environment() -> dict[str, str]:
+    """The environment for a child process that runs a module of ours."""
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
+    folder = str(Path(__file__).resolve().parents[1])
+    if folder not in site.getsitepackages():  # run from a checkout: the child shall find the same package
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, environment.get("PYTHONPATH")]))
+    return environment
 
 
 def _text(text: bytes) -> str:

@@ -1,0 +1,286 @@
+"""The export daemon: takes what the listener has put into the spool, oldest first, and exports it until told to stop.
+
+Contract: one exporter works on one spool (a lock says so). An item is in `new/` until it is claimed, in `active/` until
+its outcome is durable in the ledger, and then deleted, kept in `done/`, or in `quarantine/<reason>/`. What an exporter
+that was killed had claimed is claimed again, and what it had already finished is only moved. The scan of `new/` is the
+truth; a change of the folder only makes it come sooner. systemd's watchdog is fed while this loop, every worker's
+supervisor and the publisher show progress.
+
+Must never: delete an item before its outcome is durable, or take a full disk for a fault of an instance.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from exporter.engine import Deferred, Known, Policy, Published, Returned
+from exporter.ledger.types import State
+from exporter.outcome import Exported, Failed, Skipped
+from exporter.publish import FULL, Work
+from exporter.session import Places, opened
+from listener.notify import notify, watchdog_interval_s
+from listener.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+    from exporter.engine import Result
+    from exporter.session import Session
+    from exporter.settings import Settings
+    from listener.settings import DataFolder
+    from listener.spool import SpoolItem
+
+log = structlog.get_logger()
+
+WAIT_S: Final = 0.2
+SCAN_S: Final = 5.0
+"""`new/` is looked through at least so often, whatever its time of modification says."""
+SCAN_ITEMS: Final = 10_000
+DRAIN_S: Final = 30.0
+"""Time that instances under way get to finish after SIGTERM; then they are put back."""
+PURGE_S: Final = 3600.0
+LONGEST_PAUSE_S: Final = 30.0
+
+
+@dataclass(slots=True)
+class Orders:
+    """What the daemon was told from outside."""
+
+    stop: threading.Event
+    """Finish what is under way, then end."""
+    now: threading.Event
+    """Do not even finish that."""
+
+    @classmethod
+    def none(cls) -> Orders:
+        """No orders yet."""
+        return cls(threading.Event(), threading.Event())
+
+
+def run(settings: Settings, data: DataFolder, orders: Orders | None = None) -> int:
+    """Export until SIGTERM or SIGINT (twice: at once), or until `orders` say so; the exit code is 0 then.
+
+    Raises:
+        SpoolUnusable, SpoolBusy: The spool is not ours to use.
+        LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable, WorkerUnstartable: Why it cannot run, or go on.
+        OutOfSpace: The disk was full already at the start.
+    """
+    places = Places(settings.media_folder(data), settings.metadata_file(data), data.ledger)
+    policy = Policy(attempts=settings.limits.attempts)
+    with (
+        _signals(orders or Orders.none()) as told,
+        Spool.open(data.spool, settings=settings.spool) as spool,
+        spool.lock("exporter"),
+        opened(settings, places, workers=max(settings.workers, 1), policy=policy) as session,
+    ):
+        claimed = spool.recover_exporter()
+        if claimed or session.interrupted or session.removed:
+            log.warning(
+                "an earlier run had not ended",
+                claimed=claimed,
+                attempts=session.interrupted,
+                media_removed=session.removed,
+            )
+        _Loop(session, spool, told).run()
+    return 0
+
+
+class _Loop:
+    """Between the spool and the engine."""
+
+    def __init__(self, session: Session, spool: Spool, orders: Orders) -> None:
+        self._engine = session.engine
+        self._spool = spool
+        self._orders = orders
+        self._items: dict[str, SpoolItem] = {}
+        """What is claimed: under way, or waiting for `_unsettled`."""
+        self._waiting: Iterator[SpoolItem] = iter(())
+        self._changed_ns = -1
+        self._scanned_at = -SCAN_S
+        self._deferred = {
+            entry.name: entry.not_before or 0.0
+            for entry in session.ledger.entries(State.DEFERRED)
+            if entry.source == "spool"
+        }
+        self._unsettled: list[Published | Known] = []
+        self._pause_s = 0.0
+        self._resume_at = 0.0
+        self._counts = {"exported": 0, "skipped": 0, "quarantined": 0}
+
+    def run(self) -> None:
+        """Until told to stop."""
+        every_s = watchdog_interval_s()
+        fed_at = purged_at = time.monotonic()
+        notify("READY=1", "STATUS=exporting")
+        log.info("exporting", spool=str(self._spool.root))
+        while not self._orders.stop.is_set():
+            self._fill()
+            self._collect()
+            self._engine.check()
+            now = time.monotonic()
+            if every_s is not None and now - fed_at >= min(every_s, 10.0) and self._engine.is_alive:
+                notify("WATCHDOG=1", f"STATUS={', '.join(f'{count} {what}' for what, count in self._counts.items())}")
+                fed_at = now
+            if now - purged_at >= PURGE_S:
+                self._spool.purge(time.time())
+                purged_at = now
+        notify("STOPPING=1", "STATUS=finishing instances under way")
+        self._drain()
+        log.info("stopped", put_back=self._spool.recover_exporter(), **self._counts)
+
+    def _drain(self) -> None:
+        """End the engine while its results are taken; what is not finished in time is put back."""
+        ending = threading.Thread(target=self._engine.stop, args=(DRAIN_S,))
+        ending.start()
+        while ending.is_alive() or not self._engine.results.empty():
+            if self._orders.now.is_set():
+                self._engine.cancel()
+            self._collect()
+        ending.join()
+
+    # -- spool -> engine ---------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        if time.monotonic() < self._resume_at:
+            return
+        while len(self._items) < self._engine.room:
+            item = next(self._waiting, None)
+            if item is None:
+                if not self._scan():
+                    return
+            elif self._is_due(item.name):
+                claimed = self._spool.claim(item)
+                if claimed is not None:
+                    self._items[item.name] = claimed
+                    arrived_ns = int(item.name[:20])
+                    self._engine.submit(Work(item.name, claimed.path, item.size_bytes, arrived_ns, "spool"))
+
+    def _scan(self) -> bool:
+        """Look through `new/` again, if there may be something; whether that was done."""
+        changed_ns = self._spool.new.path.stat().st_mtime_ns
+        now = time.monotonic()
+        due = any(not_before <= time.time() for not_before in self._deferred.values())
+        if changed_ns == self._changed_ns and not due and now - self._scanned_at < SCAN_S:
+            return False
+        if now - self._scanned_at < WAIT_S:
+            return False
+        self._changed_ns, self._scanned_at = changed_ns, now
+        self._waiting = self._spool.pending(SCAN_ITEMS + len(self._deferred))
+        return True
+
+    def _is_due(self, name: str) -> bool:
+        if self._deferred.get(name, 0.0) > time.time():
+            return False
+        self._deferred.pop(name, None)
+        return True
+
+    # -- engine -> spool ---------------------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        """Take the results there are, waiting a moment for the first."""
+        unsettled, self._unsettled = self._unsettled, []
+        for settled in unsettled:
+            self._settle(settled)
+        result = self._next(WAIT_S)
+        while result is not None:
+            match result:
+                case Published() | Known():
+                    self._settle(result)
+                case Deferred():
+                    self._deferred[result.work.name] = result.not_before
+                    self._put_back(result.work)
+                    outcome = result.outcome
+                    log.warning("deferred", item=result.work.name, reason=outcome.reason, problem=outcome.message)
+                case Returned():
+                    self._put_back(result.work)
+                    if result.out_of_space is not None:
+                        self._pause(result.out_of_space)
+            result = self._next(0.0)
+
+    def _next(self, wait_s: float) -> Result | None:
+        try:
+            return self._engine.results.get(timeout=wait_s) if wait_s else self._engine.results.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _put_back(self, work: Work) -> None:
+        self._spool.release(self._items.pop(work.name))
+
+    def _settle(self, result: Published | Known) -> None:
+        """Move an item to where its outcome belongs; later, if the disk is full."""
+        item = self._items[result.work.name]
+        try:
+            if isinstance(result, Known):
+                self._settle_known(item, result)
+            else:
+                self._settle_published(item, result)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self._unsettled.append(result)
+            self._pause("the spool's file system is full")
+        else:
+            del self._items[result.work.name]
+
+    def _settle_published(self, item: SpoolItem, result: Published) -> None:
+        seconds = round(result.seconds, 3)
+        match result.outcome:
+            case Exported(media=media):
+                self._spool.finish(item)
+                self._count("exported")
+                log.info("exported", item=item.name, media=media[0].kind, files=len(media), seconds=seconds)
+            case Skipped(reason=reason):
+                self._spool.finish(item)
+                self._count("skipped")
+                log.info("skipped", item=item.name, reason=reason, seconds=seconds)
+            case Failed(reason=reason, message=message):
+                self._spool.quarantine(item, reason, {"reason": reason, "message": message})
+                self._count("quarantined")
+                log.warning("quarantined", item=item.name, reason=reason, problem=message, seconds=seconds)
+        self._pause_s = 0.0
+
+    def _settle_known(self, item: SpoolItem, result: Known) -> None:
+        entry = result.entry
+        if entry.state is State.QUARANTINED:
+            reason = entry.reason or "internal"
+            self._spool.quarantine(item, reason, {"reason": reason, "message": entry.message})
+        else:
+            self._spool.finish(item)
+
+    def _count(self, what: str) -> None:
+        self._counts[what] += 1
+
+    def _pause(self, why: str) -> None:
+        now = time.monotonic()
+        if now < self._resume_at:
+            return
+        self._pause_s = min(max(2 * self._pause_s, 1.0), LONGEST_PAUSE_S)
+        self._resume_at = now + self._pause_s
+        log.error("paused: no space", problem=why, seconds=self._pause_s)
+
+
+@contextmanager
+def _signals(orders: Orders) -> Iterator[Orders]:
+    """SIGTERM and SIGINT become orders, where this runs in the main thread."""
+
+    def on_signal(_: int, __: FrameType | None) -> None:
+        (orders.now if orders.stop.is_set() else orders.stop).set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield orders
+        return
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield orders
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
