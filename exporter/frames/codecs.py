@@ -88,7 +88,7 @@ def jpeg_colour(header: Codestream, label: str) -> str:
 def _jpeg(data: bytes, header: Codestream, label: str, to_rgb: bool) -> Decoded:
     import imagecodecs
 
-    _require_end(data)
+    _require_one_image(data, header.frame_header)
     if header.components == 1:
         return Decoded(imagecodecs.jpeg8_decode(data), "MONOCHROME")
     colour = jpeg_colour(header, label)
@@ -98,11 +98,17 @@ def _jpeg(data: bytes, header: Codestream, label: str, to_rgb: bool) -> Decoded:
     return Decoded(samples, "RGB" if convert else colour, proven=colour)
 
 
-def _require_end(data: bytes) -> None:
-    """Refuse a JPEG without its end marker."""
-    end = data.rfind(b"\xff\xd9")
-    if end < 0 or end < data.find(b"\xff\xda"):
+def _require_one_image(data: bytes, frame_header: int) -> None:
+    """Refuse a JPEG without its end marker, or with the beginning of another before it.
+
+    Entropy-coded data hold neither marker (T.81 B.1.1.5), so the first ones behind the first scan are real.
+    """
+    scan = data.find(b"\xff\xda", frame_header)
+    end = data.find(b"\xff\xd9", scan)
+    if scan < 0 or end < 0:
         raise CorruptPixels("the JPEG codestream ends before its end marker (EOI)")
+    if data.find(b"\xff\xd8", scan, end) >= 0:
+        raise CorruptPixels("the JPEG codestream is cut: another one begins before its end marker (EOI)")
 
 
 def _jpeg_ls(data: bytes, _header: Codestream, label: str, _to_rgb: bool) -> Decoded:

@@ -54,6 +54,8 @@ class Codestream:
     """JP2: EnumCS of the colour specification box: 16 sRGB, 17 gray, 18 sYCC."""
     uniform: bool = True
     """Whether all components have one precision and one sign."""
+    frame_header: int = 0
+    """JPEG: offset of the frame header's content."""
 
 
 _JPEG_LS_SOF: Final = 0xF7
@@ -151,6 +153,7 @@ def _jpeg_frame(data: bytes, body: int, length: int, marker: int, *, jfif: bool,
         adobe_transform=adobe,
         component_ids=tuple(s[0] for s in specifications),
         subsampled=len({s[1] for s in specifications}) > 1,
+        frame_header=body,
     )
 
 

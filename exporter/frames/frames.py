@@ -12,6 +12,7 @@ from exporter.errors import BadGeometry, UnsupportedSyntax
 from exporter.frames.colour import to_rgb
 from exporter.frames.display import Applied, DisplayOptions, GrayscalePipeline, Modality, Voi, items_of, numbers_of
 from exporter.frames.groups import FrameElements
+from exporter.frames.overlays import draw, read_overlays
 from exporter.frames.palette import Palette, read_palette
 from exporter.frames.reader import Reader, Samples, open_reader
 from exporter.frames.stream import open_video
@@ -70,7 +71,18 @@ class Frames:
     @property
     def is_colour(self) -> bool:
         """Whether display values are RGB."""
-        return self._pixels.samples == 3 or self._pixels.photometric == "PALETTE COLOR"
+        return self._pixels.samples == 3 or self._pixels.photometric == "PALETTE COLOR" or self._is_supplemented
+
+    @cached_property
+    def _is_supplemented(self) -> bool:
+        """Whether values from a palette's first on are colours, smaller ones gray (PS3.3 C.7.6.19)."""
+        header = self._instance.header
+        return (
+            self._pixels.samples == 1
+            and self._pixels.photometric == "MONOCHROME2"
+            and "RedPaletteColorLookupTableDescriptor" in header
+            and text_of(header, "PixelPresentation") in {"COLOR", "MIXED"}
+        )
 
     @property
     def codec(self) -> Codec | None:
@@ -153,10 +165,16 @@ class Frames:
 
     def display(self, options: DisplayOptions | None = None) -> Iterator[NDArray[np.uint8]]:
         """Display values, frame by frame: ``(rows, columns)`` gray or ``(rows, columns, 3)`` RGB."""
+        options = options or DisplayOptions()
         self._applied, self._varies, self._colour_path = [], False, None
-        if self.is_colour:
-            return self._display_colour()
-        return self._display_gray(options or DisplayOptions())
+        gray = not self.is_colour or self._is_supplemented
+        frames = self._display_gray(options) if gray else self._display_colour()
+        return self._overlaid(frames) if options.overlays else frames
+
+    def _overlaid(self, frames: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
+        overlays = read_overlays(self._instance.header, big_endian=self._instance.big_endian, notes=self._notes)
+        for index, frame in enumerate(frames):
+            yield draw(frame, overlays, index)
 
     def _still_reader(self) -> Reader:
         if self._reader is None:
@@ -204,7 +222,16 @@ class Frames:
             if voi is None:
                 voi = self._automatic(pipeline, samples, modality, options)
             self._record(pipeline, modality, voi)
-            yield pipeline.render(samples.values, samples.bits, modality, voi)
+            shown = pipeline.render(samples.values, samples.bits, modality, voi)
+            yield self._supplemented(shown, samples) if self._is_supplemented else shown
+
+    def _supplemented(self, gray: NDArray[np.uint8], samples: Samples) -> NDArray[np.uint8]:
+        self._colour_path = "MONOCHROME2 with supplemental palette->RGB"
+        palette = self._palette
+        frame = np.repeat(gray[..., np.newaxis], 3, axis=2)
+        coloured = samples.values >= palette.first
+        frame[coloured] = palette(samples.values)[coloured]
+        return frame
 
     def _record(self, pipeline: GrayscalePipeline, modality: Modality, voi: Voi) -> None:
         window = (voi.centre, voi.width) if voi.table is None else None
