@@ -18,12 +18,22 @@ if TYPE_CHECKING:
 
 def registry() -> tuple[Writer, ...]:
     """Every writer there is; where two fit an instance equally well, the earlier one writes."""
+    from exporter.writers.audio import AudioWriter
+    from exporter.writers.document import DocumentWriter
     from exporter.writers.image import ImageWriter
+    from exporter.writers.report import ReportWriter
     from exporter.writers.video import VideoWriter
+    from exporter.writers.volume import VolumeWriter
+    from exporter.writers.waveform import WaveformWriter
 
     return (
         ImageWriter(),
         VideoWriter(),
+        VolumeWriter(),
+        AudioWriter(),
+        WaveformWriter(),
+        DocumentWriter(),
+        ReportWriter(),
     )
 
 

@@ -46,10 +46,11 @@ _FLAC_CHANNELS: Final = 8
 class AudioWriter:
     """WAV or FLAC files."""
 
-    kind: Final = MediaType.AUDIO
+    kind = MediaType.AUDIO
 
-    def score(self, instance: Instance, settings: MediaSettings) -> int | None:  # noqa: ARG002 - the contract's shape
+    def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for an audio waveform, else None."""
+        del settings
         return SCORE if instance.sop_class_uid in AUDIO_CLASSES and has_waveform(instance) else None
 
     def write(self, task: Task) -> Written:

@@ -88,10 +88,11 @@ def _binary_stl_length(document: bytes) -> int | None:
 class DocumentWriter:
     """The encapsulated file."""
 
-    kind: Final = MediaType.DOCUMENT
+    kind = MediaType.DOCUMENT
 
-    def score(self, instance: Instance, settings: MediaSettings) -> int | None:  # noqa: ARG002 - the contract's shape
+    def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for an instance with an encapsulated document, else None."""
+        del settings
         try:
             return SCORE if "EncapsulatedDocument" in instance.header else None
         except ExportError:

@@ -37,10 +37,11 @@ _REPORT_CLASSES: Final = "1.2.840.10008.5.1.4.1.1.88."
 class ReportWriter:
     """JSON and text files."""
 
-    kind: Final = MediaType.REPORT
+    kind = MediaType.REPORT
 
-    def score(self, instance: Instance, settings: MediaSettings) -> int | None:  # noqa: ARG002 - the contract's shape
+    def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for any structured report class (key object selections included), else None."""
+        del settings
         return SCORE if instance.sop_class_uid.startswith(_REPORT_CLASSES) else None
 
     def write(self, task: Task) -> Written:

@@ -34,7 +34,7 @@ SCORE: Final = 80
 class VolumeWriter:
     """NIfTI-1 (``.nii.gz``, ``.nii``) or NRRD files."""
 
-    kind: Final = MediaType.VOLUME
+    kind = MediaType.VOLUME
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for an instance whose header describes a volume, else None."""

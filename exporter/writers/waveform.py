@@ -42,10 +42,11 @@ _ECG_CLASSES: Final = "1.2.840.10008.5.1.4.1.1.9.1."
 class WaveformWriter:
     """CSV and SVG (or PNG) files."""
 
-    kind: Final = MediaType.WAVEFORM
+    kind = MediaType.WAVEFORM
 
-    def score(self, instance: Instance, settings: MediaSettings) -> int | None:  # noqa: ARG002 - the contract's shape
+    def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for an instance with a waveform sequence, else None."""
+        del settings
         return SCORE if has_waveform(instance) else None
 
     def write(self, task: Task) -> Written:
