@@ -74,7 +74,7 @@ def _run(tokens: list[str]) -> int:
         code = app(tokens, exit_on_error=False, print_error=False)
     except cyclopts.CycloptsError as error:
         command = " ".join(error.command_chain or ())
-        sentence = printable(" ".join(str(error).split()))
+        sentence = printable(_usage(error))
         help_of = f"exporter {command}".strip()
         print(f"exporter: {sentence} Try `{help_of} --help`.", file=sys.stderr)
         return ExitCode.USAGE
@@ -83,6 +83,13 @@ def _run(tokens: list[str]) -> int:
             print(f"{error.speaker}{printable(line)}", file=sys.stderr)
         return error.code
     return int(code or 0)
+
+
+def _usage(error: cyclopts.CycloptsError) -> str:
+    """One sentence about wrong usage."""
+    if isinstance(error, cyclopts.UnusedCliTokensError):
+        return f"Too many arguments: {' '.join(error.unused_tokens or ())}."
+    return " ".join(str(error).split())
 
 
 def _version() -> str:

@@ -34,6 +34,7 @@ def backfill(
     directory: Annotated[
         Path | None, Parameter(name="DIR", help="Folder of DICOM files; default: `dicom.dir` of the configuration.")
     ] = None,
+    /,
     *,
     output: Annotated[
         Path | None,

@@ -15,13 +15,13 @@ from exporter.commands.places import ConfigOption, settings_of
 if TYPE_CHECKING:
     from exporter.settings import Settings
 
-FileArgument = Annotated[Path | None, Parameter(help="Configuration file (YAML); the same as --config.")]
+FileArgument = Annotated[Path | None, Parameter(name="FILE", help="Configuration file (YAML); the same as --config.")]
 
 application = cyclopts.App(name="config", help="Check, show or write the configuration.")
 
 
 @application.command
-def check(file: FileArgument = None, *, config: ConfigOption = None) -> int:
+def check(file: FileArgument = None, /, *, config: ConfigOption = None) -> int:
     """Report every fault of a configuration file at once; try its encoders on a small picture."""
     path = _only(file, config)
     settings = settings_of(path)
@@ -31,7 +31,7 @@ def check(file: FileArgument = None, *, config: ConfigOption = None) -> int:
 
 
 @application.command
-def show(file: FileArgument = None, *, config: ConfigOption = None) -> int:
+def show(file: FileArgument = None, /, *, config: ConfigOption = None) -> int:
     """Print the configuration in force, defaults included, as YAML."""
     import yaml
 
@@ -51,7 +51,7 @@ def schema() -> int:
 
 @application.command
 def init(
-    file: Annotated[Path | None, Parameter(help="File to write; without it, standard output.")] = None,
+    file: Annotated[Path | None, Parameter(name="FILE", help="File to write; without it, standard output.")] = None, /
 ) -> int:
     """Write a configuration with every key, annotated, at its default. Never replaces a file."""
     from exporter.commands.reference import annotated_yaml

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -11,10 +11,11 @@ from exporter.commands.places import Places, running_in_words
 
 if TYPE_CHECKING:
     from exporter.settings import Settings
-    from listener.logs import Level
+
+Level = Literal["debug", "info", "warning", "error"]  # that of listener.logs, without its imports
 
 LogLevelOption = Annotated[
-    "Level | None", Parameter(name="--log-level", help="The least that is logged; default: `log.level`.")
+    Level | None, Parameter(name="--log-level", help="The least that is logged; default: `log.level`.")
 ]
 
 
@@ -30,13 +31,16 @@ def serve(
     with running_in_words():
         from exporter.serve import serve as run_both
 
-        return run_both(settings, places.folder(), demo=demo)
+        # Both daemons read the configuration for themselves; `exporter run` tries its encoders and keeps its copy.
+        return run_both(settings, places.folder(), config=places.config, log_level=log_level, demo=demo)
 
 
 def run(places: Places | None = None, *, log_level: LogLevelOption = None) -> int:
     """Export what the daemon `listener` puts into the data folder's spool, until SIGTERM or Ctrl-C."""
     places = places or Places()
     settings = _ready(places, log_level)
+    refuse_untried(settings, places.config)
+    keep_copy(settings, places.config)
     with running_in_words():
         from exporter.daemon import run as run_daemon
 
@@ -44,12 +48,10 @@ def run(places: Places | None = None, *, log_level: LogLevelOption = None) -> in
 
 
 def _ready(places: Places, log_level: Level | None) -> Settings:
-    """Settings that were tried, and logs."""
+    """Settings, and logs as they say."""
     from listener import logs
 
     settings = places.settings()
-    refuse_untried(settings, places.config)
-    keep_copy(settings, places.config)
     logs.configure(log_level or settings.log.level, settings.log.format)
     logs.catch_uncaught()
     return settings

@@ -28,7 +28,7 @@ DataOption = Annotated[
 
 
 @Parameter(name="*")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Places:
     """`--config` and `--data`, as most commands take them."""
 

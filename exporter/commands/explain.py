@@ -1,0 +1,197 @@
+"""`exporter explain FILE`: what would be done with one instance, and why; nothing is written.
+
+Contract: tells syntax, geometry, writer, timing and rendering from the header and the first frame, read in a process of
+its own under the configured limits, as an export would. Names elements and codes; never a value that could be a
+patient's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from exporter.commands import CommandError, ExitCode
+from exporter.commands.places import ConfigOption, settings_of
+from listener.yamlfile import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exporter.instance import Instance
+    from exporter.outcome import Rendering
+    from exporter.settings import LimitSettings, Settings
+
+MiB = 1 << 20
+
+
+def explain(
+    file: Annotated[Path, Parameter(name="FILE", help="A DICOM file, of any name.")],
+    /,
+    *,
+    config: ConfigOption = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
+) -> int:
+    """Say what would be done with one DICOM file, and why: syntax, pixels, writer, timing, window, warnings."""
+    settings = settings_of(config)
+    path = file.expanduser()
+    if not path.exists():
+        raise CommandError(f"there is no file {file}; name a DICOM file", ExitCode.USAGE)
+    if path.is_dir():
+        raise CommandError(
+            f"{file} is a folder; name one file, or use `exporter backfill {file} --dry-run`", ExitCode.USAGE
+        )
+
+    def tell(facts: dict[str, object]) -> None:
+        shown = {key: printable(str(value)) if isinstance(value, str) else value for key, value in facts.items()}
+        print(json.dumps(shown) if as_json else _text(shown))
+
+    return _apart(lambda: _explain(path, settings, tell), settings.limits, tell)
+
+
+def _apart(work: Callable[[], ExitCode], limits: LimitSettings, tell: Callable[[dict[str, object]], None]) -> int:
+    """Run `work` in a child process with the limits of a worker; say so where the child does not survive it."""
+    import resource
+
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        code: int = ExitCode.NOT_RUN
+        try:
+            size = limits.memory_mb * MiB
+            resource.setrlimit(resource.RLIMIT_AS, (size, size))
+            seconds = max(1, round(limits.cpu_s))
+            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            code = work()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            code = ExitCode.PIPE_CLOSED
+        finally:
+            os._exit(code)
+    status = os.waitpid(child, 0)[1]
+    if not os.WIFSIGNALED(status):
+        return os.WEXITSTATUS(status)
+    number = os.WTERMSIG(status)
+    name = signal.Signals(number).name
+    reason = "timeout" if number in {signal.SIGXCPU, signal.SIGKILL} else "decoder_crash"
+    tell({"verdict": f"would fail: {reason}: the process that read it ended by {name}"})
+    return ExitCode.SOME_FAILED
+
+
+def _explain(path: Path, settings: Settings, tell: Callable[[dict[str, object]], None]) -> ExitCode:
+    from exporter.errors import ExportError, SkipInstance
+    from exporter.instance import Instance
+    from exporter.writers import choose
+
+    facts: dict[str, object] = {}
+    code = ExitCode.DONE
+    try:
+        with Instance.open(path, settings.limits) as instance:
+            _describe(instance, facts)
+            writer = choose(instance, settings.media_settings)
+            facts["writer"] = str(writer.kind)
+            _describe_frames(instance, settings, facts)
+            facts["verdict"] = f"would be exported: {writer.kind}"
+            if instance.warnings:
+                facts["warnings"] = instance.warnings
+    except SkipInstance as skip:
+        facts["verdict"] = f"would be skipped: {skip.reason}: {skip}"
+    except ExportError as error:
+        facts["verdict"] = f"would fail: {error.reason}: {error}"
+        code = ExitCode.SOME_FAILED
+    except MemoryError:
+        facts["verdict"] = f"would fail: too_large: needs more than limits.memory_mb ({settings.limits.memory_mb} MiB)"
+        code = ExitCode.SOME_FAILED
+    except OSError as error:
+        facts["verdict"] = f"would fail: unreadable: {error.strerror}"
+        code = ExitCode.SOME_FAILED
+    tell(facts)
+    return code
+
+
+def _describe(instance: Instance, facts: dict[str, object]) -> None:
+    """What the header says of class, syntax and pixels."""
+    facts["bytes"] = instance.size_bytes
+    facts["class"] = _uid(instance.sop_class_uid)
+    facts["syntax"] = _uid(instance.transfer_syntax)
+    if (pixels := instance.pixels) is None:
+        facts["pixels"] = "none"
+        return
+    facts["pixels"] = (
+        f"{pixels.rows} rows x {pixels.columns} columns, {pixels.frames} frame(s), {pixels.samples} sample(s) "
+        f"{pixels.photometric}, {pixels.bits_stored} of {pixels.bits_allocated} bits, "
+        f"{'signed' if pixels.signed else 'unsigned'}, {'encapsulated' if pixels.encapsulated else 'native'} "
+        f"{pixels.keyword}"
+    )
+
+
+def _uid(text: str) -> str:
+    """A UID with its name; what is no UID may be anything and is not shown."""
+    from pydicom.uid import UID
+
+    if not re.fullmatch(r"[0-9.]{1,64}", text):
+        return "not a UID" if text else "not told"
+    name = UID(text).name
+    return text if name == text else f"{name} ({text})"
+
+
+def _describe_frames(instance: Instance, settings: Settings, facts: dict[str, object]) -> None:
+    """When frames are shown, and how the first one becomes a picture."""
+    from exporter.frames import DisplayOptions, open_frames
+    from exporter.timing import schedule_of
+    from exporter.writers.remux import is_video_stream
+
+    if (pixels := instance.pixels) is None:
+        return
+    streams = is_video_stream(instance)
+    count = pixels.frames
+    if not streams:
+        frames = open_frames(instance, settings.limits)
+        count = frames.count
+    if count > 1:
+        schedule = schedule_of(instance.header, count, default_rate_hz=settings.video.default_rate_hz)
+        timing = schedule.timing
+        rate = "variable" if timing.variable else f"{timing.rate_hz:g} frames per second"
+        facts["timing"] = f"{timing.source}: {rate}, {float(schedule.duration):g} s in all"
+        if schedule.warnings:
+            facts["timing_warnings"] = list(schedule.warnings)
+    if streams:
+        facts["rendering"] = "none: the stream is copied as it is"
+        return
+    if facts["writer"] not in {"image", "video", "frames"}:
+        return
+    next(iter(frames.display(DisplayOptions())), None)
+    facts["rendering"] = _rendering(frames.rendering)
+
+
+def _rendering(rendering: Rendering | None) -> str:
+    """The way from stored to display values in words."""
+    if rendering is None:
+        return "as stored"
+    parts = []
+    if rendering.modality:
+        parts.append(f"modality by {rendering.modality}")
+    if rendering.window:
+        parts.append(f"window centre {rendering.window[0]:g} width {rendering.window[1]:g}")
+    if rendering.voi:
+        parts.append(f"VOI {rendering.voi}")
+    if rendering.inverted:
+        parts.append("inverted")
+    if rendering.colour:
+        parts.append(f"colour {rendering.colour}")
+    return "; ".join([*parts, *rendering.notes]) or "as stored"
+
+
+def _text(facts: dict[str, object]) -> str:
+    lines = []
+    for key, value in facts.items():
+        shown = [str(item) for item in value] if isinstance(value, list) else [str(value)]
+        lines += [f"{key.replace('_', ' '):<16}{printable(one)}" for one in shown]
+    return "\n".join(lines)

@@ -1,0 +1,176 @@
+"""`exporter failures list|show|retry`: what failed, why, and trying again.
+
+Contract: lists what the ledger has as failed or quarantined, and what the listener itself put into quarantine. The ID
+of a failure is its name in the spool, or its path relative to the folder that was exported. Looking changes nothing;
+`retry` makes failures pending again: a running exporter takes them up at once, a backfill with its next run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+
+import cyclopts
+from cyclopts import Parameter
+
+from exporter.commands import CommandError, ExitCode
+from exporter.commands.places import Places, existing, in_words
+from exporter.commands.spoolview import SpoolView
+from listener.yamlfile import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from exporter.ledger import Entry
+
+application = cyclopts.App(name="failures", help="List what failed, show why, try again.")
+
+JsonOption = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
+ReasonOption = Annotated[str | None, Parameter(name="--reason", help="Only failures of this reason.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One instance that failed for good."""
+
+    id: str
+    state: str
+    reason: str
+    message: str
+    attempts: int = 0
+    """0 where the listener itself refused it."""
+    size_bytes: int | None = None
+    details: dict[str, Any] = field(default_factory=dict)
+    """What was written down beside the bytes in quarantine."""
+
+
+@application.default
+@application.command(name="list")
+def list_failures(places: Places | None = None, *, reason: ReasonOption = None, as_json: JsonOption = False) -> int:
+    """List everything that failed: one line each, with its ID, reason and message."""
+    data = existing((places or Places()).data)
+    _known_reason(reason)
+    with in_words():
+        found = [failure for failure in failures_of(data) if reason in {None, failure.reason}]
+    if as_json:
+        rows = [{k: v for k, v in asdict(failure).items() if k != "details"} for failure in found]
+        print(json.dumps(rows))
+        return ExitCode.DONE
+    for failure in found:
+        print(f"{failure.reason:<18} {printable(failure.id)}   {printable(failure.message)}")
+    print(f"{len(found)} failed" if found else "nothing failed")
+    return ExitCode.DONE
+
+
+@application.command
+def show(
+    identifier: Annotated[str, Parameter(name="ID", help="ID of a failure, or a part of it that no other has.")],
+    /,
+    places: Places | None = None,
+    *,
+    as_json: JsonOption = False,
+) -> int:
+    """Show everything that is known of one failure."""
+    data = existing((places or Places()).data)
+    with in_words():
+        failure = _only([*failures_of(data)], identifier)
+        spool = SpoolView.of(data / "spool")
+    details = {} if spool is None else spool.report(failure.reason, failure.id)
+    facts = {key: value for key, value in asdict(failure).items() if value not in ({}, None)} | details
+    if as_json:
+        print(json.dumps(facts))
+        return ExitCode.DONE
+    for key, value in facts.items():
+        shown = value if isinstance(value, str) else json.dumps(value)
+        print(f"{key:<12} {printable(shown)}")
+    return ExitCode.DONE
+
+
+@application.command
+def retry(
+    identifier: Annotated[
+        str | None, Parameter(name="ID", help="ID of a failure, or a part of it that no other has.")
+    ] = None,
+    /,
+    places: Places | None = None,
+    *,
+    reason: ReasonOption = None,
+) -> int:
+    """Try one failure again, or all of one reason."""
+    data = existing((places or Places()).data)
+    if (identifier is None) == (reason is None):
+        raise CommandError("name what to try again: an ID, or --reason and a reason", ExitCode.USAGE)
+    _known_reason(reason)
+    with in_words():
+        found = [*failures_of(data)]
+        chosen = [_only(found, identifier)] if identifier is not None else [f for f in found if f.reason == reason]
+        names = _make_pending(data, chosen)
+    here = sum(1 for failure in chosen if failure.id in names and failure.state == "failed")
+    print(f"{len(names)} to be tried again" + (": run the same `exporter backfill` once more" if here else ""))
+    return ExitCode.DONE
+
+
+def failures_of(data: Path) -> Iterator[Failure]:
+    """Everything that failed for good in a data or output folder."""
+    from exporter.ledger import Ledger, State
+
+    in_ledger = set()
+    path = data / "exporter.db"
+    if path.is_file():
+        with Ledger.open_read_only(path) as ledger:
+            for state in (State.FAILED, State.QUARANTINED):
+                for entry in ledger.entries(state):
+                    in_ledger.add(entry.name)
+                    yield _of_entry(entry)
+    if (spool := SpoolView.of(data / "spool")) is not None:
+        for refused in spool.refused():
+            if refused.name not in in_ledger:
+                yield Failure(refused.name, "quarantined", refused.reason, refused.message)
+
+
+def _of_entry(entry: Entry) -> Failure:
+    return Failure(entry.name, str(entry.state), entry.reason or "", entry.message, entry.attempts, entry.size_bytes)
+
+
+def _only(found: list[Failure], identifier: str) -> Failure:
+    """The failure of that ID, or the only one whose ID has that part."""
+    exact = [failure for failure in found if failure.id == identifier]
+    near = exact or [failure for failure in found if identifier in failure.id]
+    if not near:
+        raise CommandError(f"there is no failure {identifier}; `exporter failures list` shows all", ExitCode.USAGE)
+    if len(near) > 1:
+        raise CommandError(f"{len(near)} failures have {identifier} in their ID; name more of it", ExitCode.USAGE)
+    return near[0]
+
+
+def _known_reason(reason: str | None) -> None:
+    from difflib import get_close_matches
+
+    from exporter.errors import Reason
+
+    words = [str(word) for word in Reason]
+    if reason is not None and reason not in words:
+        near = get_close_matches(reason, words, 1)
+        guess = f"; did you mean {near[0]}?" if near else ""
+        raise CommandError(f"no failure has the reason {reason} (permitted: {', '.join(words)}{guess})", ExitCode.USAGE)
+
+
+def _make_pending(data: Path, chosen: list[Failure]) -> set[str]:
+    """Make failures pending again, in the ledger first: what is then still in quarantine is found by `reconcile`."""
+    from exporter.ledger import Ledger
+    from listener.spool import Spool
+
+    names: set[str] = set()
+    if (data / "exporter.db").is_file():
+        with Ledger.open(data / "exporter.db", exclusive=False) as ledger:
+            for failure in chosen:
+                names |= set(ledger.retry(name=failure.id))
+    quarantined = [failure for failure in chosen if failure.state == "quarantined"]
+    if quarantined:
+        with Spool.open(data / "spool") as spool:
+            for failure in quarantined:
+                if spool.requeue(failure.id):
+                    names.add(failure.id)
+    return names

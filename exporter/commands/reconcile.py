@@ -1,0 +1,55 @@
+"""`exporter reconcile`: the proof that every instance is accounted for, or where it is not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from exporter.commands import CommandError, ExitCode
+from exporter.commands.places import Places, existing, in_words
+from listener.yamlfile import printable
+
+if TYPE_CHECKING:
+    from exporter.reconcile import Report
+
+
+def reconcile(
+    places: Places | None = None,
+    *,
+    deep: Annotated[bool, Parameter(negative="", help="Also read every media file and compare its SHA-256.")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
+) -> int:
+    """Check that spool, ledger, media and metadata lines agree; looks only.
+
+    Ends with 0 where every instance is accounted for, and with 1 where not: each disagreement is one line.
+    """
+    places = places or Places()
+    data = existing(places.data)
+    settings = places.settings()
+    folder = places.folder()
+    if not folder.ledger.is_file():
+        raise CommandError(f"{data} has no exporter.db yet: nothing was exported, so there is nothing to check")
+    with in_words():
+        from exporter.reconcile import Folders
+        from exporter.reconcile import reconcile as look
+
+        spool = folder.spool if folder.spool.is_dir() else None
+        metadata = settings.metadata_file(folder)
+        report = look(Folders(folder.ledger, settings.media_folder(folder), metadata, spool), deep=deep)
+    print(json.dumps(asdict(report) | {"is_sound": report.is_sound}) if as_json else _text(report))
+    return ExitCode.DONE if report.is_sound else ExitCode.NOT_RUN
+
+
+def _text(report: Report) -> str:
+    lines = [f"{fault.kind:<16} {printable(fault.subject)}: {printable(fault.message)}" for fault in report.faults]
+    if report.fault_count > len(report.faults):
+        lines.append(f"... and {report.fault_count - len(report.faults)} more")
+    lines += [f"note: {printable(note)} ({count})" for note, count in report.notes.items()]
+    states = ", ".join(f"{state} {count}" for state, count in sorted(report.instances.items())) or "none"
+    lines.append(f"instances: {states}; waiting {report.waiting}; refused by the listener {report.refused}")
+    lines.append(f"media: {report.media} files, {report.media_bytes} bytes; metadata: {report.lines} lines")
+    lines.append("every instance is accounted for" if report.is_sound else f"{report.fault_count} disagreements")
+    return "\n".join(lines)
