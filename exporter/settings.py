@@ -52,7 +52,7 @@ class DicomSettings(Section):
     dir: FilePath | None = None
     """Folder of DICOM files; the command line's DIR wins."""
     recursive: bool = True
-    """Whether folders below `dir` are searched too."""
+    """Whether the folders below it are searched too."""
 
 
 class MediaFolderSettings(Section):
@@ -79,11 +79,11 @@ class ConfigCopySettings(Section):
     """Where a copy of the configuration in force is kept."""
 
     file: FilePath | None = None
-    """File that gets a copy of the configuration, for reproducibility."""
+    """File that gets a copy of this file, byte by byte, when something is exported with it."""
 
 
 class EncodingArgs(Section):
-    """Options of the encoder, named as FFmpeg names them."""
+    """What the encoder is told, named as FFmpeg and PyAV name it."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, str | int | float] = Field(init=False)
@@ -91,23 +91,24 @@ class EncodingArgs(Section):
     pix_fmt: str = "yuv420p"
     """Pixel format of the encoded stream."""
     options: dict[str, str | int | float] = Field(default_factory=dict)
-    """Private options of the encoder, such as ``crf``."""
+    """Options of the encoder, such as `crf` and `preset` of libx264."""
 
 
 class VideoEncoding(Section):
     """How video is encoded."""
 
     encoding_format: str = "h264"
-    """Encoder as FFmpeg names it."""
+    """Format (`h264`, `hevc`, `av1`, `vp9`) or encoder of FFmpeg (`libx264`, `ffv1`, ...)."""
     encoding_args: EncodingArgs = EncodingArgs(options={"crf": "17"})
-    """Stream attributes and encoder options."""
+    """What the encoder is told, named as FFmpeg and PyAV name it: `pix_fmt`, `options`, and any of the attributes
+    `bit_rate`, `gop_size`, `level`, `max_b_frames`, `profile`, `qmax` and `qmin`."""
 
 
 class VideoSettings(Section):
     """Multi-frame instances."""
 
     extension: Extension = ".mp4"
-    """File name extension; it selects the container."""
+    """File name extension; it selects the container (.mp4, .m4v, .mov, .mkv, .webm, .avi)."""
     save_method_kwargs: VideoEncoding = VideoEncoding()
     """Encoder and its options."""
     default_rate_hz: PositiveFloat = 30.0
@@ -122,14 +123,14 @@ class PillowEncoding(Section):
     """How images are encoded."""
 
     pil_writer_params: dict[str, Any] = Field(default_factory=dict)
-    """Parameters of Pillow's `save` for this extension."""
+    """Parameters of Pillow's `save` for the format, such as `quality` of JPEG."""
 
 
 class ImageSettings(Section):
     """Single-frame instances."""
 
     extension: Extension = ".png"
-    """File name extension; it selects the format."""
+    """File name extension; it selects the format (.png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp, .jp2)."""
     save_method_kwargs: PillowEncoding = PillowEncoding()
     """Options of the image encoder."""
     psnr_floor_db: PositiveFloat = 28.0
