@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -113,6 +113,10 @@ class _Daemon:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
 
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._socket.close()
+
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -147,9 +151,8 @@ def serve(
                 if code is not None:
                     return code
             _say(settings, data)
-            if demo:
-                _send_samples(settings)
-            return _watch(daemons, told)
+            with _samples(settings) if demo else nullcontext():
+                return _watch(daemons, told)
         finally:
             _stop(daemons, told)
 
@@ -190,6 +193,8 @@ def _stop(daemons: list[_Daemon], told: list[int]) -> None:
             for daemon in daemons:
                 daemon.end(signal.SIGKILL)
         time.sleep(TICK_S / 4)
+    for daemon in daemons:
+        daemon.close()
 
 
 def _say(settings: Settings, data: DataFolder) -> None:
@@ -209,15 +214,22 @@ def _say(settings: Settings, data: DataFolder) -> None:
     _write("\n".join(lines))
 
 
-def _send_samples(settings: Settings) -> None:
+@contextmanager
+def _samples(settings: Settings) -> Iterator[None]:
     """Have another process send pydicom's sample files to our own listener, by the network like anybody else."""
     listener = settings.listener
     if listener.tls is not None:
         _write("The samples of --demo are sent without TLS only: none are sent.")
+        yield
         return
     command = [sys.executable, "-P", "-m", "exporter.demo", _reachable(listener.host), str(listener.port)]
-    command.append(listener.ae_title)
-    subprocess.Popen(command, stdin=subprocess.DEVNULL, env=own_environment())
+    process = subprocess.Popen([*command, listener.ae_title], stdin=subprocess.DEVNULL, env=own_environment())
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
 
 
 def _write(text: str) -> None:

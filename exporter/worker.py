@@ -9,7 +9,9 @@ what was its standard output; everything else that is printed goes to its standa
     {path, folder, ask, ...}    ->
                                 <-  identity {...}      only where the job asks
     "go" or "stop"              ->
-                                <-  outcome {...} | stopped {} | space "message"
+                                <-  outcome {...} | final {...} | stopped {} | space "message"
+
+After `final`, an outcome too, the process ends: it holds more memory than at its start.
 
 A native decoder may crash, loop or eat memory here: the parent kills the process and starts another. The process dies
 with the thread that started it, never outlives the exporter, and leaves no core dump.
@@ -128,13 +130,16 @@ def main() -> int:
             raise Stopped
 
     channel.send("ready", b"{}")
+    enough_bytes = _resident_bytes() + hello["limits"]["growth_bytes"]
     while (message := channel.receive()) is not None:
         _allow_cpu(cpu_s)
-        _answer(channel, export, Job(**message), ask)
+        if not _answer(channel, export, Job(**message), ask, enough_bytes):
+            break
     return 0
 
 
-def _answer(channel: _Channel, export: Export, job: Job, ask: Ask) -> None:
+def _answer(channel: _Channel, export: Export, job: Job, ask: Ask, enough_bytes: int) -> bool:
+    """Export and answer; whether another job may follow."""
     try:
         outcome = export(job, ask if job.ask else _go_on)
     except OutOfSpace as condition:
@@ -142,7 +147,15 @@ def _answer(channel: _Channel, export: Export, job: Job, ask: Ask) -> None:
     except Stopped:
         channel.send("stopped", b"{}")
     else:
-        channel.send("outcome", to_json(outcome))
+        is_final = _resident_bytes() > enough_bytes
+        channel.send("final" if is_final else "outcome", to_json(outcome))
+        return not is_final
+    return True
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - the parent may not look: no dumps allowed
+        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def _go_on(identity: Identity) -> None:

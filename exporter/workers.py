@@ -39,7 +39,7 @@ START_TRIES: Final = 3
 START_S: Final = 120.0
 """Most time that a process may take to load its libraries."""
 GROWTH_BYTES: Final = 160 << 20
-"""A process that keeps so much more than it had at its start is replaced."""
+"""A process that holds so much more than at its start is replaced after its job."""
 LONGEST_MESSAGE_BYTES: Final = 256 << 20
 """More than any record can have: headers are limited, and so are the values taken from them."""
 TICK_S: Final = 1.0
@@ -90,6 +90,7 @@ class WorkerSetup:
                 "memory_bytes": self.memory_bytes,
                 "file_bytes": self.file_bytes,
                 "cpu_s": self.cpu_s,
+                "growth_bytes": self.growth_bytes,
             },
         }
 
@@ -103,7 +104,6 @@ class Worker:
         self._lock = threading.Lock()  # between `cancel` and the end of a process
         self._cancelled = False
         self._received = bytearray()
-        self._baseline_bytes = 0
         self._last_words = b""
         self.starts = 0
         """How many processes were started so far."""
@@ -144,7 +144,6 @@ class Worker:
             self._end()
             raise WorkerUnstartable(f"a worker process answers {word!r} instead of being ready")
         self._last_words = b""
-        self._baseline_bytes = self._resident_bytes()
 
     def _start(self) -> None:
         environment = own_environment() | {
@@ -200,15 +199,6 @@ class Worker:
                 pipe.close()
         return code
 
-    def _resident_bytes(self) -> int:
-        process = self._process
-        if process is None:
-            return 0
-        with suppress(OSError, IndexError, ValueError):
-            pages = Path(f"/proc/{process.pid}/statm").read_text(encoding="ascii").split()[1]
-            return int(pages) * os.sysconf("SC_PAGE_SIZE")
-        return 0
-
     # -- one job -----------------------------------------------------------------------------------------------------
 
     def run(self, job: Job, decide: Decide) -> Outcome:
@@ -239,16 +229,17 @@ class Worker:
         except _Gone as gone:
             return Failed(gone.reason, str(gone), may_pass=True, identity=identity)
         finally:
-            if self._process is not None and self._resident_bytes() > self._baseline_bytes + self._setup.growth_bytes:
-                self._end()
             self.last_progress = time.monotonic()
 
     def _verdict(self, word: str, text: bytes) -> Outcome:
         if word == "space":
             raise OutOfSpace(_text(text))
-        if word == "outcome":
+        if word in {"outcome", "final"}:
             with suppress(ValueError):  # pydantic's ValidationError is one; its text would quote what was sent
-                return from_json(text)
+                outcome = from_json(text)
+                if word == "final":
+                    self._end()
+                return outcome
         raise self._nonsense()
 
     def _nonsense(self) -> _Gone:
