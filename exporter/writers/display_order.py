@@ -31,6 +31,8 @@ class DisplayOrder:
     """Presentation time in seconds that the container gives each picture, in order of display; None without times."""
     last: Fraction
     """Seconds that the container gives the last picture; 0 where it does not say."""
+    origin: Fraction
+    """The container's time of the first picture: sound is moved by as much as the pictures."""
     damaged: int
     """Pictures that the decoder reported as damaged, or could not show at all."""
     width: int
@@ -95,7 +97,15 @@ def _decoded(container: InputContainer, kind: Kind, limits: LimitSettings) -> Di
         raise CorruptPixels(f"no picture of the stream can be decoded, read as {kind.demuxer}")
     ranks = _ranks(shown, len(times))
     starts = None if kind.elementary else _starts(times, ranks)
-    return DisplayOrder(ranks, starts, last, damaged + len(times) - len(set(shown)), stream.width, stream.height)
+    return DisplayOrder(
+        ranks=ranks,
+        starts=starts,
+        last=last,
+        origin=min((time for time in times if time is not None), default=Fraction(0)),
+        damaged=damaged + len(times) - len(set(shown)),
+        width=stream.width,
+        height=stream.height,
+    )
 
 
 def _ranks(shown: list[int], packets: int) -> tuple[int, ...]:

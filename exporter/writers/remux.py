@@ -170,7 +170,7 @@ def _copy(copy: Copy, warnings: list[str]) -> Digest:
     with opened(copy.source, copy.kind, copy.schedule.rate, copy.limits) as container:
         video = video_of(container)
         codec = video.codec_context.name
-        audio = [stream for stream in container.streams.audio if _keeps(stream, copy.container, warnings)]
+        audio = [stream for stream in container.streams.audio if _holds(stream, copy.container, warnings)]
         sha = hashlib.sha256()
         with foreign(f"opening {copy.container}"):
             output = av.open(
@@ -178,8 +178,13 @@ def _copy(copy: Copy, warnings: list[str]) -> Digest:
             )
         try:
             with foreign(f"copying {codec} into {copy.container}"):
-                targets = {stream.index: output.add_stream_from_template(stream) for stream in (video, *audio)}
+                targets: dict[int, Any] = {video.index: output.add_stream_from_template(video)}
                 targets[video.index].time_base = copy.schedule.time_base
+            for stream in audio:
+                try:
+                    targets[stream.index] = output.add_stream_from_template(stream)
+                except ValueError:  # PyAV knows no tag for this codec in this container
+                    warnings.append(_left_out(copy.container, stream))
             _packets(copy, container, output, targets, sha)
         finally:
             with foreign(f"closing {copy.container}"):
@@ -187,41 +192,46 @@ def _copy(copy: Copy, warnings: list[str]) -> Digest:
     return Digest(codec=codec, pictures=sha.hexdigest())
 
 
-def _keeps(stream: Any, container: str, warnings: list[str]) -> bool:
-    name = stream.codec_context.name
-    if container == "matroska" or name.removesuffix("float") in _AUDIO_IN_MP4:
+def _holds(stream: Any, container: str, warnings: list[str]) -> bool:
+    """Whether a container can hold an audio track; where not, a warning names it."""
+    if not stream.codec_context.sample_rate:
+        warnings.append("an audio track is left out: it holds no sound")
+        return False
+    if container == "matroska" or stream.codec_context.name.removesuffix("float") in _AUDIO_IN_MP4:
         return True
-    warnings.append(f"an audio track is left out: {container} cannot hold {name}")
+    warnings.append(_left_out(container, stream))
     return False
+
+
+def _left_out(container: str, stream: Any) -> str:
+    return f"an audio track is left out: {container} cannot hold {stream.codec_context.name}"
 
 
 def _packets(copy: Copy, container: InputContainer, output: OutputContainer, targets: dict[int, Any], sha: Any) -> None:
     video = video_of(container)
     ticks = copy.schedule.ticks()
     delay = copy.order.delay
-    unit = copy.schedule.time_base
     index = 0
-    first_time: Fraction | None = None
     with reading("copying packets"):
         demuxed = container.demux(*(stream for stream in container.streams if stream.index in targets))
     for packet in _read(demuxed):
         if packet.stream.index != video.index:
-            if first_time is not None and packet.pts is not None:
-                _shift(packet, first_time)
+            if packet.pts is not None:
+                unit = packet.time_base
+                _shift(packet, copy.order.origin)
                 packet.stream = targets[packet.stream.index]
+                packet.time_base = unit
                 with foreign("copying sound"):
                     output.mux(packet)
             continue
         if index == len(copy.order.ranks):
             raise CorruptPixels("the stream holds more pictures than on first reading")
-        if first_time is None:
-            first_time = packet.pts * packet.time_base if packet.pts is not None else Fraction(0)
         sha.update(picture_digest(bytes(packet), start_codes=copy.kind.start_codes, codec=video.codec_context.name))
         rank = copy.order.ranks[index]
         packet.pts = ticks[rank]
         packet.dts = ticks[index - delay] if index >= delay else ticks[index] - ticks[delay]
         packet.duration = ticks[rank + 1] - ticks[rank]
-        packet.time_base = unit
+        packet.time_base = copy.schedule.time_base
         packet.stream = targets[video.index]
         with foreign("copying pictures"):
             output.mux(packet)

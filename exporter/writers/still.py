@@ -147,6 +147,8 @@ def _codec(plan: StillPlan, form: str) -> str:
 
 def _check(encoded: bytes, image: NDArray[np.uint8] | NDArray[np.uint16], plan: StillPlan, form: str) -> None:
     decoded = _decode(encoded, form)
+    if form == "WEBP" and image.ndim == 2:  # WebP has no gray
+        image = np.repeat(image[:, :, np.newaxis], 3, axis=2)
     if decoded.shape != image.shape or decoded.dtype != image.dtype:
         raise VerifyFailed(
             f"the {form}, decoded back, is {decoded.dtype} {decoded.shape}, not {image.dtype} {image.shape}"

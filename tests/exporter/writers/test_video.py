@@ -274,25 +274,27 @@ def test_pixels_that_are_not_square_keep_their_shape_on_screen(
     assert probe(folder / result.media[0].file)["streams"][0]["sample_aspect_ratio"] == "5:4"
 
 
-@pytest.mark.parametrize("row", range(40))
 def test_every_cine_of_the_corpus_has_the_times_of_its_elements(
-    corpus: Path, corpus_catalog: list[dict[str, Any]], export: Callable[..., Any], probe: Callable[..., Any], row: int
+    corpus: Path, corpus_catalog: list[dict[str, Any]], export: Callable[..., Any], probe: Callable[..., Any]
 ) -> None:
-    timed = [r for r in corpus_catalog if r.get("frame_time") or r.get("frame_time_vector") or r.get("cine_rate")]
-    if row >= len(timed):
-        pytest.skip("no more cines with timing in the corpus")
-    path = corpus / timed[row]["file"]
-    with Instance.open(path, MediaSettings().limits) as instance:
-        header = instance.header
-        count = instance.pixels.frames if instance.pixels else 1
-    if count < 2:
-        pytest.skip("one frame")
-    if "FrameTimeVector" in header:
-        expected = np.cumsum([0.0, *(float(v) for v in header.FrameTimeVector[1:])]) / 1000
-    else:
-        expected = np.arange(count) * float(header.FrameTime) / 1000
-    result, folder = export(path)
-    probed = probe(folder / result.media[0].file)
-    assert presentation_times(probed) == pytest.approx(list(expected), abs=0.001)
-    assert int(probed["streams"][0]["nb_read_frames"]) == count
-    assert float(probed["format"]["duration"]) == pytest.approx(result.media[0].duration_s, abs=0.002)
+    checked = 0
+    for row in corpus_catalog:
+        if not (row.get("frame_time") or row.get("frame_time_vector") or "synthetic-video" in row["file"]):
+            continue
+        path = corpus / row["file"]
+        with Instance.open(path, MediaSettings().limits) as instance:
+            header = instance.header
+            count = instance.pixels.frames if instance.pixels else 1
+        if count < 2:
+            continue
+        if "FrameTimeVector" in header:
+            expected = np.cumsum([0.0, *(float(v) for v in header.FrameTimeVector[1:])]) / 1000
+        else:
+            expected = np.arange(count) * float(header.FrameTime) / 1000
+        result, folder = export(path)
+        probed = probe(folder / result.media[0].file)
+        assert presentation_times(probed) == pytest.approx(list(expected), abs=0.001), row["file"]
+        assert int(probed["streams"][0]["nb_read_frames"]) == count
+        assert float(probed["format"]["duration"]) == pytest.approx(result.media[0].duration_s, abs=0.002)
+        checked += 1
+    assert checked >= 10

@@ -1,0 +1,266 @@
+"""Video streams in DICOM: copied bit by bit, shown at the right times, whatever wraps them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.encaps import generate_fragments
+
+from exporter.errors import CorruptPixels, ExportError
+from exporter.writers.remux import picture_digest
+from tests.exporter.writers.media import presentation_times, video_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+MPEG2, H264, HEVC = (f"1.2.840.10008.1.2.4.{tail}" for tail in ("100", "102", "107"))
+FRAMES = 31
+
+STREAMS = {
+    # name: (transfer syntax, ffmpeg's output options, its format, whether the format has times of its own)
+    "H.264 with B-frames": (H264, "-c:v libx264 -bf 3 -x264-params b-pyramid=normal:keyint=12:log-level=none", "h264"),
+    "H.264 open GOP": (H264, "-c:v libx264 -x264-params open-gop=1:keyint=10:bframes=3:log-level=none", "h264"),
+    "H.264 without B-frames": (H264, "-c:v libx264 -bf 0", "h264"),
+    "H.264 interlaced": (H264, "-c:v libx264 -flags +ildct+ilme -bf 2", "h264"),
+    "H.264 transport stream": (H264, "-c:v libx264 -bf 2", "mpegts"),
+    "H.264 MP4, index at the end": (H264, "-c:v libx264 -bf 2", "mp4"),
+    "H.264 MP4, index first": (H264, "-c:v libx264 -bf 2 -movflags +faststart", "mp4"),
+    "H.264 fragmented MP4": (H264, "-c:v libx264 -bf 2 -movflags +frag_keyframe+empty_moov", "mp4"),
+    "HEVC": (HEVC, "-c:v libx265 -x265-params log-level=none:bframes=4:keyint=9:open-gop=1", "hevc"),
+    "HEVC transport stream": (HEVC, "-c:v libx265 -x265-params log-level=none:bframes=3", "mpegts"),
+    "MPEG-2": (MPEG2, "-c:v mpeg2video -bf 2 -g 12", "mpeg2video"),
+    "MPEG-2 without B-frames": (MPEG2, "-c:v mpeg2video -bf 0", "mpeg2video"),
+    "MPEG-2 program stream": (MPEG2, "-c:v mpeg2video -bf 2", "vob"),
+    "MPEG-2 transport stream": (MPEG2, "-c:v mpeg2video -bf 2", "mpegts"),
+}
+
+
+@pytest.fixture
+def stream(peer: Callable[[str], str], tmp_path: Path) -> Callable[..., bytes]:
+    """A stream that Debian's ffmpeg encoded from a moving test picture, with sound where asked."""
+
+    def make(options: str, form: str, *, sound: str = "", metadata: str = "") -> bytes:
+        path = tmp_path / f"stream.{form}"
+        command = [peer("ffmpeg"), "-v", "error", "-y", "-f", "lavfi", "-i", "testsrc2=s=160x120:r=25"]
+        if sound:
+            command += ["-f", "lavfi", "-i", "sine=frequency=440:sample_rate=48000"]
+        command += ["-t", str(FRAMES / 25), "-pix_fmt", "yuv420p", *options.split(), *sound.split()]
+        command += ["-metadata", f"title={metadata}"] if metadata else []
+        subprocess.run([*command, "-f", form, str(path)], check=True, capture_output=True)
+        return path.read_bytes()
+
+    return make
+
+
+@pytest.fixture
+def encapsulated(make_instance: Callable[..., Path]) -> Callable[..., Path]:
+    def make(payload: bytes, syntax: str, pieces: int = 1, **elements: Any) -> Path:
+        step = -(-len(payload) // pieces)
+        step += step % 2
+        fragments = [payload[i : i + step] for i in range(0, len(payload), step)]
+        elements = {"FrameTime": "40", "frames": FRAMES, "PhotometricInterpretation": "YBR_PARTIAL_420"} | elements
+        return make_instance(encoded=fragments, syntax=syntax, rows=120, columns=160, **elements)
+
+    return make
+
+
+def md5_of_frames(peer: Callable[[str], str], source: Path) -> list[str]:
+    """What ffmpeg decodes, in order of display: a hash of each picture."""
+    command = [
+        peer("ffmpeg"),
+        "-v",
+        "error",
+        "-i",
+        str(source),
+        "-map",
+        "0:v:0",
+        "-vsync",
+        "passthrough",
+        "-f",
+        "framemd5",
+        "-",
+    ]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [line.rsplit(",", 1)[1].strip() for line in text.splitlines() if not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_a_stream_is_copied_shown_in_order_and_on_time(  # noqa: PLR0917 - fixtures and parameters
+    name: str,
+    stream: Callable[..., bytes],
+    encapsulated: Callable[..., Path],
+    export: Callable[..., Any],
+    probe: Callable[..., Any],
+    peer: Callable[[str], str],
+    tmp_path: Path,
+) -> None:
+    syntax, options, form = STREAMS[name]
+    payload = stream(options, form)
+    result, folder = export(encapsulated(payload, syntax, pieces=3))
+    medium = result.media[0]
+    file = folder / medium.file
+    assert medium.transcoded is False
+    assert (medium.suffix, medium.width, medium.height, medium.frames) == (".mp4", 160, 120, FRAMES)
+    assert not result.warnings
+    assert result.timing.source == "FrameTime"
+    probed = probe(file)
+    assert presentation_times(probed) == pytest.approx([0.04 * i for i in range(FRAMES)], abs=0.001)
+    assert float(probed["format"]["duration"]) == pytest.approx(0.04 * FRAMES, abs=0.045)
+    original = tmp_path / f"original.{form}"
+    original.write_bytes(payload)
+    assert md5_of_frames(peer, file) == md5_of_frames(peer, original)
+    data = file.read_bytes()
+    assert 0 < data.find(b"moov") < data.find(b"mdat")
+
+
+def units_of(peer: Callable[[str], str], source: Path, codec: str) -> list[bytes]:
+    """The NAL units (or MPEG-2 pictures) of a video as bare bytes, by Debian's ffmpeg."""
+    form = {"h264": "h264", "hevc": "hevc", "mpeg2video": "mpeg2video"}[codec]
+    filters = {"h264": "h264_mp4toannexb", "hevc": "hevc_mp4toannexb"}.get(codec)
+    command = [peer("ffmpeg"), "-v", "error", "-i", str(source), "-map", "0:v:0", "-c", "copy"]
+    command += ["-bsf:v", filters] if filters else []
+    raw = subprocess.run([*command, "-f", form, "-"], check=True, capture_output=True).stdout
+    if codec == "mpeg2video":
+        return [raw.rstrip(b"\0")]
+    return [unit.strip(b"\0") for unit in re.split(b"\0\0\1", raw) if unit.strip(b"\0")]
+
+
+def test_the_packets_of_the_corpus_streams_are_those_of_the_encapsulated_stream(
+    corpus: Path, export: Callable[..., Any], probe: Callable[..., Any], peer: Callable[[str], str], tmp_path: Path
+) -> None:
+    for path in sorted((corpus / "synthetic-video").glob("*.dcm")):
+        dataset = dcmread(path)
+        payload = b"".join(generate_fragments(dataset.PixelData))
+        original = tmp_path / "payload"
+        original.write_bytes(payload)
+        result, folder = export(path)
+        medium = result.media[0]
+        file = folder / medium.file
+        assert units_of(peer, file, medium.codec) == units_of(peer, original, medium.codec), path.name
+        probed = probe(file)
+        frames = int(dataset.NumberOfFrames)
+        assert int(probed["streams"][0]["nb_read_frames"]) == frames
+        assert float(probed["format"]["duration"]) == pytest.approx(float(dataset.FrameTime) * frames / 1000, abs=0.001)
+        assert md5_of_frames(peer, file) == md5_of_frames(peer, original)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "options", "form", "sound", "codec"),
+    [
+        (MPEG2, "-c:v mpeg2video -bf 2", "vob", "-c:a mp2", "mp3"),  # one name for both layers in MP4
+        (H264, "-c:v libx264 -bf 2", "mp4", "-c:a aac", "aac"),
+        (H264, "-c:v libx264 -bf 2", "mpegts", "-c:a ac3", "ac3"),
+    ],
+)
+def test_sound_is_kept_in_step(  # noqa: PLR0917 - fixtures and parameters
+    stream: Callable[..., bytes],
+    encapsulated: Callable[..., Path],
+    export: Callable[..., Any],
+    probe: Callable[..., Any],
+    syntax: str,
+    options: str,
+    form: str,
+    sound: str,
+    codec: str,
+) -> None:
+    result, folder = export(encapsulated(stream(options, form, sound=sound), syntax))
+    assert not result.warnings
+    assert result.timing.source == "stream"
+    assert result.timing.rate_hz == pytest.approx(25)
+    probed = probe(folder / result.media[0].file)
+    assert [s["codec_name"] for s in probed["streams"] if s["codec_type"] == "audio"] == [codec]
+    assert presentation_times(probed) == pytest.approx([0.04 * i for i in range(FRAMES)], abs=0.001)
+    heard = [float(p["pts_time"]) for p in probed["packets"] if p["codec_type"] == "audio"]
+    assert abs(heard[0]) < 0.1
+    assert heard[-1] > 1.0
+
+
+def test_sound_that_a_container_cannot_hold_is_named(
+    stream: Callable[..., bytes],
+    encapsulated: Callable[..., Path],
+    export: Callable[..., Any],
+    probe: Callable[..., Any],
+) -> None:
+    path = encapsulated(stream("-c:v mpeg2video", "vob", sound="-c:a pcm_dvd -ac 2"), MPEG2)
+    for extension in (".mp4", ".mkv"):
+        result, folder = export(path, video_settings(extension=extension))
+        assert any("audio track is left out" in warning for warning in result.warnings)
+        assert {s["codec_type"] for s in probe(folder / result.media[0].file)["streams"]} == {"video"}
+
+
+def test_titles_of_an_embedded_container_are_left_behind(
+    stream: Callable[..., bytes], encapsulated: Callable[..., Path], export: Callable[..., Any]
+) -> None:
+    result, folder = export(encapsulated(stream("-c:v libx264", "mp4", metadata="Planted^Token"), H264))
+    assert b"Planted" not in (folder / result.media[0].file).read_bytes()
+
+
+def test_variable_times_of_the_elements_reach_a_copied_stream(
+    stream: Callable[..., bytes],
+    encapsulated: Callable[..., Path],
+    export: Callable[..., Any],
+    probe: Callable[..., Any],
+) -> None:
+    vector = [f"{30 + 7 * (i % 4)}" for i in range(FRAMES)]
+    path = encapsulated(stream("-c:v libx264 -bf 3", "h264"), H264, FrameTime=None, FrameTimeVector=vector)
+    result, folder = export(path)
+    expected = np.cumsum([0.0, *(float(v) for v in vector[1:])]) / 1000
+    assert presentation_times(probe(folder / result.media[0].file)) == pytest.approx(list(expected), abs=0.001)
+
+
+def test_a_stream_of_another_codec_than_its_transfer_syntax_is_copied_and_named(
+    stream: Callable[..., bytes], encapsulated: Callable[..., Path], export: Callable[..., Any]
+) -> None:
+    result, _ = export(encapsulated(stream("-c:v libx265 -x265-params log-level=none", "hevc"), H264))
+    assert result.media[0].codec == "hevc"
+    assert any("Transfer Syntax" in warning for warning in result.warnings)
+
+
+def test_a_stream_that_ends_early_is_exported_and_says_what_is_missing(
+    stream: Callable[..., bytes], encapsulated: Callable[..., Path], export: Callable[..., Any]
+) -> None:
+    payload = stream("-c:v libx264 -bf 2 -x264-params keyint=5", "h264")
+    result, _ = export(encapsulated(payload[: len(payload) * 2 // 3], H264))
+    assert result.media[0].frames < FRAMES
+    assert any(f"Number of Frames says {FRAMES}" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\0" * 5000, b"not a stream " * 500, b"\0\0\0\1\x67" + b"\xff" * 3000])
+def test_what_is_no_stream_is_refused(
+    payload: bytes, encapsulated: Callable[..., Path], export: Callable[..., Any]
+) -> None:
+    with pytest.raises(CorruptPixels):
+        export(encapsulated(payload or b"\0\0", H264))
+
+
+def test_damaged_streams_give_an_error_of_ours_or_say_so(
+    stream: Callable[..., bytes], encapsulated: Callable[..., Path], export: Callable[..., Any]
+) -> None:
+    payload = bytearray(stream("-c:v mpeg2video -bf 2", "vob"))
+    random = np.random.default_rng(5)
+    quiet = 0
+    for _ in range(25):
+        damaged = bytearray(payload)
+        for place in random.integers(200, len(damaged), 40):
+            damaged[place] = random.integers(0, 256)
+        try:
+            result, _ = export(encapsulated(bytes(damaged), MPEG2))
+        except ExportError:
+            continue
+        quiet += not result.warnings
+    assert quiet <= 2, "damage that no decoder notices is possible, but rare"
+
+
+def test_units_are_the_same_by_start_codes_and_by_lengths() -> None:
+    units = [b"\x67abc", b"\x68d", b"\x65" + bytes(range(1, 200))]
+    bare = b"\0\0\0\1".join((b"", *units)) + b"\0"
+    sized = b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)
+    first = picture_digest(bare, start_codes=True, codec="h264")
+    assert first == picture_digest(sized, start_codes=False, codec="h264")
+    assert first != picture_digest(sized[:-1] + b"\1", start_codes=False, codec="h264")
