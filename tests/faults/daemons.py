@@ -1,0 +1,196 @@
+"""The product's own daemons as processes, started, killed and started again; none outlives its block."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tests.product.running import answers, family
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+COMMANDS = {
+    "listener": [sys.executable, "-m", "listener"],
+    "run": [sys.executable, "-m", "exporter", "run"],
+    "serve": [sys.executable, "-m", "exporter", "serve"],
+}
+SMALL_MARKS = """spool:
+  refuse_below_bytes: 8000000
+  reject_below_bytes: 4000000
+  resume_above_bytes: 10000000
+  refuse_below_files: 20
+"""
+"""Water marks for file systems of a test's size."""
+
+
+class Late(Exception):
+    """Something did not happen in its time."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(what: Callable[[], Any], seconds: float, describe: str) -> Any:
+    """The first true value of `what`, asked again until the deadline.
+
+    Raises:
+        Late: There was none.
+    """
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        if time.monotonic() > deadline:
+            raise Late(f"not within {seconds:.0f} s: {describe}")
+        time.sleep(0.05)
+    return value
+
+
+@dataclass
+class Daemons:
+    """The daemons over one data folder."""
+
+    data: Path
+    logs: Path
+    extra: str = SMALL_MARKS
+    port: int = field(default_factory=free_port)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    media_dir: Path | None = None
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Path:
+        path = self.logs / "config.yml"
+        extra = self.extra if "listener:" in self.extra else f"listener:\n  port: {self.port}\n{self.extra}"
+        path.write_text(extra.replace("{port}", str(self.port)))
+        return path
+
+    def start(self, name: str, *, wrap: Sequence[str] = (), wait: bool = True) -> subprocess.Popen[bytes]:
+        """Start `listener`, `run` or `serve`; with `wait`, returns once its port answers.
+
+        Args:
+            name: Which.
+            wrap: A command that runs it, such as `strace ...`.
+            wait: Whether to wait for the port.
+        """
+        with (self.logs / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*wrap, *COMMANDS[name], "--config", str(self.config), "--data", str(self.data)],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **self.environment},
+                start_new_session=True,
+            )
+        self.processes[name] = process
+        if wait and name != "run":
+            wait_for(lambda: process.poll() is not None or answers(self.port), 60, f"{name} answers")
+            if process.poll() is not None:
+                raise Late(f"{name} ended with {process.returncode}: {self.log(name)[-500:]}")
+        return process
+
+    def log(self, name: str) -> str:
+        path = self.logs / f"{name}.log"
+        return path.read_text(errors="replace") if path.is_file() else ""
+
+    def stop(self, name: str, how: signal.Signals = signal.SIGTERM) -> int:
+        """End one and wait for it; its exit code."""
+        process = self.processes.pop(name)
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(how)
+        try:
+            return process.wait(timeout=90)
+        finally:
+            _kill_group(process)
+
+    def kill_all(self) -> None:
+        """End every one of them, and what they started, now."""
+        for process in self.processes.values():
+            _kill_group(process)
+        self.processes.clear()
+
+    def status(self) -> dict[str, Any]:
+        """`exporter status --json`."""
+        done = run("status", "--json", "--config", self.config, "--data", self.data)
+        if done.returncode != 0:
+            raise Late(f"exporter status: {done.stderr[-300:]}")
+        return dict(json.loads(done.stdout))
+
+    def settled(self, seconds: float = 300) -> dict[str, Any]:
+        """The status once nothing is pending or active any more."""
+
+        def quiet() -> dict[str, Any] | None:
+            spool = self.data / "spool"
+            if any(any((spool / folder).iterdir()) for folder in ("new", "active") if (spool / folder).is_dir()):
+                return None
+            status = self.status()
+            return status if status["pending"] == 0 and status["active"] == 0 else None
+
+        return dict(wait_for(quiet, seconds, "pending: 0"))
+
+    def reconciled(self) -> list[str]:
+        """What `exporter reconcile` complains of."""
+        done = run("reconcile", "--config", self.config, "--data", self.data)
+        return [] if done.returncode == 0 else [f"reconcile: {(done.stdout + done.stderr).strip()[-300:]}"]
+
+
+@contextmanager
+def daemons(data: Path, logs: Path, **how: Any) -> Iterator[Daemons]:
+    """Daemons over a data folder that end with the block."""
+    logs.mkdir(parents=True, exist_ok=True)
+    made = Daemons(data, logs, **how)
+    try:
+        yield made
+    finally:
+        made.kill_all()
+
+
+def run(*arguments: object, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+    """`exporter ARGUMENTS` to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "exporter", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=timeout,
+    )
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all that descend from it: workers lead groups of their own."""
+    for pid in reversed(family(process.pid)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a process uses at one time."""
+
+    resident_kb: int
+    threads: int
+    descriptors: int
+
+    @classmethod
+    def of(cls, pid: int) -> Footprint:
+        fields = dict(
+            line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
+        )
+        return cls(
+            int(fields["VmRSS"].split()[0]), int(fields["Threads"]), len(list(Path(f"/proc/{pid}/fd").iterdir()))
+        )

@@ -1,0 +1,70 @@
+"""Faults at exactly the n-th system call of a daemon, by strace: killed there, or an error returned there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tests.faults.daemons import wait_for
+from tests.faults.report import NotPermitted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WRITING: Final = (
+    "write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink", "unlinkat",
+    "mkdir", "mkdirat", "rmdir", "ftruncate", "symlink", "symlinkat",
+)  # fmt: skip
+"""The calls that change what is on the disk."""
+
+
+def strace() -> str:
+    found = shutil.which("strace")
+    if found is None:
+        raise NotPermitted("strace is not installed")
+    return found
+
+
+def wrapped(inject: str, log: Path, *, trace: str | None = None) -> list[str]:
+    """A command that runs another one with an injection: ``fsync:error=EIO:when=2``."""
+    calls = trace or inject.partition(":")[0]
+    return [strace(), "-f", "-qq", "--seccomp-bpf", "-o", str(log), "-e", f"trace={calls}", "-e", f"inject={inject}"]
+
+
+@contextmanager
+def attached(pid: int, log: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+    """strace on a running process and all its threads; it sees every call once the block begins."""
+    process = subprocess.Popen(
+        [strace(), "-f", "-qq", "-o", str(log), *options, "-p", str(pid)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: _is_traced(pid) or process.poll() is not None, 20, "strace attaches")
+        if process.poll() is not None:
+            raise NotPermitted("strace may not attach to a process here (ptrace)")
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)  # it detaches, and the process goes on
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=10)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)
+
+
+def _is_traced(pid: int) -> bool:
+    """Whether every thread of a process has a tracer."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return all("TracerPid:\t0\n" not in (task / "status").read_text() for task in tasks)
+    except OSError:
+        return False
