@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 SCORE: Final = 50
 _PIECE: Final = 1 << 20
+_WIDE_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 _LOOKED_AT: Final = 1 << 16
 
 
@@ -74,7 +75,9 @@ def kind_of(document: bytes) -> DocumentKind | None:
 
 def _plain(head: bytes) -> bytes:
     """XML as bytes of ASCII, whatever its width and byte order mark."""
-    return head.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff").removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"")
+    return (
+        head.removeprefix(_WIDE_MARKS[0]).removeprefix(_WIDE_MARKS[1]).removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"")
+    )
 
 
 def _binary_stl_length(document: bytes) -> int | None:
@@ -174,4 +177,6 @@ def _unpadded_length(document: bytes) -> int:
     stl = _binary_stl_length(document)
     if stl is not None:
         return stl
+    if document.startswith(_WIDE_MARKS):
+        return len(document)  # two bytes per character: the null belongs to the last one
     return len(document) - 1 if len(document) % 2 == 0 and document.endswith(b"\0") else len(document)
