@@ -57,7 +57,7 @@ class Key:
         return self.path[-1]
 
 
-def keys() -> Iterator[Key]:
+def every_key() -> Iterator[Key]:
     """Every key in the order of the file; sections before their keys."""
     yield from _keys(Settings, (), Settings().model_dump(mode="json"), is_example=False)
 
@@ -123,7 +123,7 @@ _TYPES = {
 def annotated_yaml() -> str:
     """`config/exporter.yml`: every key, its meaning and its default."""
     lines = [HEAD]
-    for key in keys():
+    for key in every_key():
         depth = len([part for part in key.path if part != "[]"]) - 1
         indent = "  " * depth
         mark = "# " if key.is_example else ""
@@ -170,7 +170,7 @@ def markdown() -> str:
     """The tables of `docs/configuration.md`: one per top-level key that is a section, one for the rest."""
     tables: dict[str, list[str]] = {}
     titles: dict[str, str] = {}
-    for key in keys():
+    for key in every_key():
         top = key.path[0]
         if key.is_section and len(key.path) == 1:
             titles[top] = key.meaning
