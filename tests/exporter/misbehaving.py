@@ -36,7 +36,7 @@ def prepare(settings: dict[str, Any]) -> Export:
 def export(job: Job, ask: Ask) -> Outcome:
     """Do what the file's name says."""
     word = Path(job.path).name.partition(".")[0]
-    ask(identity())
+    ask(identity(word))
     match word:
         case "crash":
             os.kill(os.getpid(), signal.SIGSEGV)
@@ -76,7 +76,7 @@ def export(job: Job, ask: Ask) -> Outcome:
             return written(job)
         case _:
             pass
-    return Skipped(SkipReason.NO_MEDIA, word, identity(), "{}")
+    return Skipped(SkipReason.NO_MEDIA, word, identity(word), "{}")
 
 
 def written(job: Job) -> Exported:
@@ -84,7 +84,7 @@ def written(job: Job) -> Exported:
     data = Path(job.path).read_bytes()
     (Path(job.folder) / "0.part").write_bytes(data)
     medium = Medium("0.part", ".png", MediaType.IMAGE, len(data), "0" * 64, "png")
-    return Exported(identity(), (medium,), "{}", "1" * 64, "2" * 64)
+    return Exported(identity("export"), (medium,), "{}", "1" * 64, "2" * 64)
 
 
 def _write(path: Path, size: int) -> None:

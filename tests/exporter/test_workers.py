@@ -60,7 +60,7 @@ def test_a_crash_is_an_outcome_and_the_next_job_gets_a_new_process(word: str, sa
     with worker() as made:
         outcome = run(made, word)
         assert isinstance(outcome, Failed)
-        assert (outcome.reason, outcome.may_pass, outcome.identity) == (Reason.DECODER_CRASH, True, identity())
+        assert (outcome.reason, outcome.may_pass, outcome.identity) == (Reason.DECODER_CRASH, True, identity(word))
         assert said in outcome.message
         assert isinstance(run(made, "plain"), Skipped)
         assert made.starts == 2

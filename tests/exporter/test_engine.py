@@ -1,0 +1,264 @@
+"""Every instance that is handed in comes back once, with a verdict or without one, whatever its worker does."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from exporter import engine as engine_module
+from exporter import publish
+from exporter.engine import Deferred, Engine, Known, Policy, Published, Result, Returned
+from exporter.errors import Reason, SkipReason
+from exporter.ledger import Ledger, State
+from exporter.metadata.jsonl import Appender
+from exporter.outcome import Exported, Failed, Skipped
+from exporter.publish import Names, Publisher, Work
+from exporter.workers import Worker, WorkerSetup, WorkerUnstartable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+class House:
+    """An engine over workers of `misbehaving`, and what it needs."""
+
+    def __init__(self, root: Path, *, workers: int = 1, settings: dict[str, Any] | None = None, **policy: Any) -> None:
+        self.root = root
+        self.media = root / "media"
+        self.ledger = Ledger.open(root / "exporter.db")
+        publish.recover(self.media, self.ledger)
+        self.ledger.recover()
+        self.appender = Appender(root / "metadata.jsonl", self.ledger)
+        publisher = Publisher(self.media, self.ledger, Names("{SOPInstanceUID}"), settings_sha256="s", version="1")
+        setup = WorkerSetup(settings or {}, target="tests.exporter.misbehaving:prepare", wall_s=30)
+        self.engine = Engine(
+            self.media,
+            self.ledger,
+            publisher,
+            self.appender,
+            runners=[Worker(setup) for _ in range(workers)],
+            policy=Policy(**{"attempts": 2, "retry_after_s": 0.01, **policy}),
+        )
+        self.engine.start()
+
+    def work(self, name: str, data: bytes = b"pixels") -> Work:
+        path = self.root / "in" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        return Work(name, path, len(data), 1, "spool")
+
+    def submit(self, *names: str) -> None:
+        for name in names:
+            self.engine.submit(self.work(name))
+
+    def next(self, seconds: float = 20) -> Result:
+        deadline = time.monotonic() + seconds
+        while True:
+            self.engine.check()
+            try:
+                return self.engine.results.get(timeout=0.1)
+            except queue.Empty:
+                assert time.monotonic() < deadline, "no result"
+
+    def attempts(self, name: str) -> int:
+        entry = self.ledger.entry(name)
+        assert entry is not None
+        return entry.attempts
+
+    def close(self) -> None:
+        self.engine.stop()
+        self.appender.close()
+        self.ledger.close()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Iterator[Callable[..., House]]:
+    made: list[House] = []
+
+    def make(root: Path = tmp_path, **arguments: Any) -> House:
+        made.append(House(root, **arguments))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def test_an_instance_is_exported_committed_and_told(house: Callable[..., House]) -> None:
+    one = house()
+    one.submit("export.dcm")
+    result = one.next()
+    assert isinstance(result, Published)
+    assert isinstance(result.outcome, Exported)
+    assert [p.name for p in one.media.glob("*.png")] == ["1.2.3.png"]
+    assert (one.root / "metadata.jsonl").read_bytes().count(b"\n") == 1
+
+
+def test_a_crash_is_tried_once_more_and_then_final_and_harms_nobody_else(house: Callable[..., House]) -> None:
+    one = house()
+    one.submit("crash.dcm", "plain.dcm")
+    deferred = one.next()
+    assert isinstance(deferred, Deferred)
+    assert deferred.not_before <= time.time() + 1
+    assert isinstance(one.next(), Published)
+    entry = one.ledger.entry("crash.dcm")
+    assert entry is not None
+    assert entry.state is State.DEFERRED
+    one.engine.submit(deferred.work)
+    final = one.next()
+    assert isinstance(final, Published)
+    assert isinstance(final.outcome, Failed)
+    assert final.outcome.reason is Reason.DECODER_CRASH
+    assert one.attempts("crash.dcm") == 2
+    assert one.ledger.counts().quarantined == 1
+
+
+def test_what_took_the_exporter_down_twice_is_not_tried_a_third_time(house: Callable[..., House]) -> None:
+    one = house()
+    for _ in range(2):  # what an exporter that was killed twice over this instance leaves behind
+        one.ledger.begin("export.dcm", size_bytes=6, mtime_ns=1, source="spool")
+        one.ledger.recover()
+    one.submit("export.dcm")
+    result = one.next()
+    assert isinstance(result, Published)
+    assert isinstance(result.outcome, Failed)
+    assert "2 attempts" in result.outcome.message
+    assert list(one.media.glob("*.png")) == []
+
+
+def test_what_was_final_before_a_crash_is_only_reported(house: Callable[..., House]) -> None:
+    one = house()
+    one.submit("export.dcm")
+    one.next()
+    one.submit("export.dcm")
+    result = one.next()
+    assert isinstance(result, Known)
+    assert result.entry.state is State.EXPORTED
+    assert one.attempts("export.dcm") == 1
+
+
+def test_of_two_equal_instances_at_once_exactly_one_is_exported(house: Callable[..., House]) -> None:
+    one = house(workers=2)
+    one.submit("export.1.dcm", "export.2.dcm", "export.3.dcm")
+    outcomes = []
+    for _ in range(3):
+        result = one.next()
+        assert isinstance(result, Published)
+        outcomes.append(result.outcome)
+    assert sum(isinstance(outcome, Exported) for outcome in outcomes) == 1
+    skipped = [outcome for outcome in outcomes if isinstance(outcome, Skipped)]
+    assert [outcome.reason for outcome in skipped] == [SkipReason.DUPLICATE] * 2
+    assert one.ledger.counts().duplicates == 2
+    assert len(list(one.media.glob("*.png"))) == 1
+
+
+def test_a_full_disk_gives_the_instance_back_and_counts_no_attempt(house: Callable[..., House]) -> None:
+    one = house()
+    for _ in range(4):
+        one.submit("full.dcm")
+        result = one.next()
+        assert isinstance(result, Returned)
+        assert result.out_of_space
+    assert one.attempts("full.dcm") == 0
+    assert list((one.media / ".partial").rglob("*.part")) == []
+
+
+def test_publication_waits_while_the_disk_is_full_and_goes_on_by_itself(
+    small_disk: Path, house: Callable[..., House]
+) -> None:
+    one = house(root=small_disk)
+    one.submit("plain.dcm")
+    assert isinstance(one.next(), Published)
+    ballast = small_disk / "ballast"
+    works = [one.work(f"export.{number}.dcm", data=b"x") for number in range(3)]
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError:
+            pass
+    for work in works:
+        one.engine.submit(work)
+    time.sleep(1.0)  # nothing to poll for: that nothing comes is what is shown
+    returned = []
+    while not one.engine.results.empty():
+        result = one.engine.results.get()
+        assert isinstance(result, Returned)
+        returned.append(result.work)
+    ballast.unlink()
+    for work in returned:
+        one.engine.submit(work)
+    outcomes = []
+    while len(outcomes) < 3:
+        result = one.next(40)
+        if isinstance(result, Returned):
+            one.engine.submit(result.work)
+        else:
+            assert isinstance(result, Published)
+            outcomes.append(result.outcome)
+    assert sum(isinstance(outcome, Exported) for outcome in outcomes) == 1
+    assert one.ledger.counts().failed == one.ledger.counts().quarantined == 0
+
+
+def test_stopping_gives_back_what_is_not_finished_without_counting_it(house: Callable[..., House]) -> None:
+    one = house()
+    one.submit("hang.dcm", "plain.dcm")
+    deadline = time.monotonic() + 20
+    while one.ledger.entry("hang.dcm") is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    one.engine.stop(0.2)
+    results = [one.next(1), one.next(1)]
+    assert all(isinstance(result, Returned) and result.out_of_space is None for result in results)
+    assert one.attempts("hang.dcm") == 0
+    assert one.ledger.entry("plain.dcm") is None
+
+
+def test_stopping_lets_what_is_under_way_finish_in_time(house: Callable[..., House]) -> None:
+    one = house()
+    one.submit("export.dcm")
+    deadline = time.monotonic() + 20
+    while one.ledger.entry("export.dcm") is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    one.engine.stop(20)
+    assert isinstance(one.next(1), Published)
+
+
+def test_workers_that_cannot_start_end_the_exporter_and_blame_nobody(house: Callable[..., House]) -> None:
+    one = house(settings={"prepare": "crash"})
+    one.submit("plain.dcm")
+    with pytest.raises(WorkerUnstartable):
+        one.next()
+    assert one.ledger.entry("plain.dcm") is None
+
+
+def test_a_supervisor_that_is_stuck_is_noticed(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "STALE_S", 1.5)
+    one = house()
+    one.submit("plain.dcm")
+    one.next()
+    assert one.engine.is_alive
+    stuck = threading.Event()
+    one.ledger.begin = lambda *_, **__: stuck.wait(30)  # type: ignore[method-assign,assignment,return-value]  # a disk that does not answer
+    one.submit("plain.2.dcm")
+    deadline = time.monotonic() + 20
+    while one.engine.is_alive:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    stuck.set()
+    with pytest.raises(AttributeError):
+        one.next()
+
+
+def test_an_entry_that_needs_no_worker_is_published_like_the_others(house: Callable[..., House]) -> None:
+    one = house()
+    one.engine.submit_decided(one.work("fifo"), Skipped(SkipReason.NOT_REGULAR, "a pipe"))
+    result = one.next()
+    assert isinstance(result, Published)
+    assert one.ledger.counts().skipped == 1
