@@ -226,7 +226,7 @@ def _encapsulated(
         return CodestreamReader(instance.data, pixels, frames, notes)
     if family is Family.RLE and looks_like_rle(head, pixels.samples * width):
         return RleReader(instance.data, pixels, frames)
-    if family is Family.DEFLATED_FRAMES and not sniffable(head):
+    if family is Family.DEFLATED_FRAMES and not sniffable(head) and not looks_like_rle(head, pixels.samples * width):
         return DeflatedReader(instance.data, pixels, frames)
     if family is Family.ENCAPSULATED_NATIVE and sizes <= {native, native + native % 2}:
         return EncapsulatedNativeReader(instance.data, pixels, frames)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exporter.errors import CorruptPixels
+from exporter.frames.codecs import DECODER_ERRORS
 
 if TYPE_CHECKING:
     from exporter.pixels import PixelDescription
@@ -59,7 +60,7 @@ def rle_planes(data: bytes, pixels: PixelDescription) -> np.ndarray:
         segment = data[bounds[index] : bounds[index + 1]]
         try:
             decoded = _unpacked(imagecodecs, segment, scratch)
-        except imagecodecs.ImcdError:
+        except DECODER_ERRORS:
             raise CorruptPixels("an RLE segment is damaged") from None
         if len(decoded) < length:
             raise CorruptPixels(f"an RLE segment has {len(decoded)} of {length} bytes")
@@ -72,7 +73,7 @@ def _unpacked(imagecodecs: Any, segment: bytes, scratch: np.ndarray) -> np.ndarr
     """The segment's bytes, in `scratch`; the zero byte that pads a segment to even length is no run."""
     try:
         result: np.ndarray = imagecodecs.packbits_decode(segment, out=scratch)
-    except imagecodecs.ImcdError:
+    except DECODER_ERRORS:
         if not segment.endswith(b"\0"):
             raise
         result = imagecodecs.packbits_decode(segment[:-1], out=scratch)

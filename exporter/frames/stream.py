@@ -82,8 +82,8 @@ def open_video(
         notes.append("the video stream is not encapsulated in fragments")
         return io.BufferedReader(JoinedSpans(source, (Span(pixels.offset, pixels.length),)), 1 << 16)
     fragments = read_fragments(source, pixels.offset, pixels.offset + pixels.length, limits.max_elements)
-    if not fragments.spans:
-        raise CorruptPixels("(7FE0,0010) Pixel Data holds no fragment")
+    if not any(span.length for span in fragments.spans):
+        raise CorruptPixels("(7FE0,0010) Pixel Data holds no byte of a video stream")
     if fragments.cut:
         raise CorruptPixels("the data end inside the last fragment of the video")
     if not fragments.complete:

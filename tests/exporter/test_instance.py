@@ -1,0 +1,327 @@
+"""What an instance is: recognised by content, its header bounded, its pixels located."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from pydicom.data import get_testdata_file
+
+from exporter.errors import BadGeometry, NotDicom, SkipInstance, SkipReason, TooLarge, Unreadable
+from exporter.instance import Instance
+from exporter.settings import LimitSettings
+
+LIMITS = LimitSettings()
+EXPLICIT_LE = b"1.2.840.10008.1.2.1"
+UNDEFINED = 0xFFFFFFFF
+NOISE = np.random.default_rng(1).bytes(5 << 20)
+
+
+def sample(name: str) -> Path:
+    found = get_testdata_file(name)
+    assert isinstance(found, str)
+    return Path(found)
+
+
+def element(group: int, number: int, vr: str, value: bytes, length: int | None = None) -> bytes:
+    """One element in explicit VR little endian."""
+    size = len(value) if length is None else length
+    if vr in {"OB", "OW", "SQ", "UN", "UT"}:
+        return struct.pack("<HH2s2xI", group, number, vr.encode(), size) + value
+    return struct.pack("<HH2sH", group, number, vr.encode(), size) + value
+
+
+def part10(data_set: bytes, syntax: bytes = EXPLICIT_LE) -> bytes:
+    padded = syntax + b"\0" * (len(syntax) % 2)
+    return bytes(128) + b"DICM" + element(2, 0x10, "UI", padded) + data_set
+
+
+def bare(**uids: str) -> bytes:
+    names = {"sop_class": (8, 0x16), "instance": (8, 0x18), "study": (0x20, 0xD), "series": (0x20, 0xE)}
+    parts = []
+    for key, (group, number) in names.items():
+        value = uids.get(key, "1.2.3").encode()
+        parts.append(element(group, number, "UI", value + b"\0" * (len(value) % 2)))
+    return b"".join(parts)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Any:
+    def write(content: bytes) -> Path:
+        path = tmp_path / "instance"
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+class TestRecognition:
+    def test_a_part_10_file_tells_who_it_is(self, make: Any) -> None:
+        content = part10(bare(instance="1.2.3.4", study="1.2", series="1.2.9"))
+        with Instance.open(make(content), LIMITS) as instance:
+            identity = instance.identity
+            assert identity.sop_instance_uid == "1.2.3.4"
+            assert identity.study_instance_uid == "1.2"
+            assert identity.series_instance_uid == "1.2.9"
+            assert instance.source_sha256 == hashlib.sha256(content).hexdigest()
+
+    def test_the_content_hash_is_over_the_data_set_alone(self, make: Any) -> None:
+        data_set = bare()
+        first = Instance.open(make(part10(data_set)), LIMITS).identity.content_sha256
+        sent_by_another = bytes(128) + b"DICM" + element(2, 0x10, "UI", EXPLICIT_LE + b"\0")
+        sent_by_another += element(2, 0x16, "AE", b"OTHER ") + data_set
+        assert Instance.open(make(sent_by_another), LIMITS).identity.content_sha256 == first
+        assert first == hashlib.sha256(data_set).hexdigest()
+
+    @pytest.mark.parametrize("prefix", [b"", bytes(128) + b"DICM", b"DICM"])
+    def test_preamble_and_meta_information_may_be_missing(self, make: Any, prefix: bytes) -> None:
+        instance = Instance.open(make(prefix + bare(instance="1.2.3.4")), LIMITS)
+        assert instance.identity.sop_instance_uid == "1.2.3.4"
+        assert instance.transfer_syntax == EXPLICIT_LE.decode()
+        assert instance.warnings
+
+    @pytest.mark.parametrize("name", ["ExplVR_BigEndNoMeta.dcm", "ExplVR_LitEndNoMeta.dcm", "rtstruct.dcm"])
+    def test_bare_data_sets_of_every_encoding_are_read(self, name: str) -> None:
+        assert Instance.open(sample(name), LIMITS).identity.sop_instance_uid
+
+    def test_a_data_set_in_another_encoding_than_stated_is_read_as_its_bytes_are(self, make: Any) -> None:
+        implicit = b"1.2.840.10008.1.2\0"
+        instance = Instance.open(make(part10(bare(instance="1.2.3.4"), implicit)), LIMITS)
+        assert instance.identity.sop_instance_uid == "1.2.3.4"
+        assert any("read as its bytes are" in warning for warning in instance.warnings)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            pytest.param(b"", id="empty"),
+            pytest.param(b"\x7fELF" + bytes(2000), id="elf"),
+            pytest.param(b"%PDF-1.7\n" + b"x" * 500, id="pdf"),
+            pytest.param(b"PK\x03\x04" + bytes(300), id="zip"),
+            pytest.param(b"\0", id="one byte"),
+            pytest.param(b"DIC", id="three bytes"),
+            pytest.param(bytes(4096), id="zeros"),
+            pytest.param(b"\xff" * 4096, id="ones"),
+            pytest.param(NOISE[:100_000], id="random"),
+            pytest.param(b'{"file": "x.dcm"}\n' * 50, id="json"),
+            pytest.param(bytes(128) + b"DICX" + bytes(90), id="almost"),
+        ],
+    )
+    def test_what_is_not_dicom_is_refused(self, make: Any, content: bytes) -> None:
+        with pytest.raises(NotDicom):
+            Instance.open(make(content), LIMITS)
+
+    def test_a_sparse_terabyte_is_refused_at_once(self, tmp_path: Path) -> None:
+        path = tmp_path / "sparse"
+        with path.open("wb") as file:
+            file.truncate(1 << 40)
+        started = time.monotonic()
+        with pytest.raises(TooLarge):
+            Instance.open(path, LIMITS)
+        assert time.monotonic() - started < 1
+
+    def test_a_directory_of_instances_is_skipped(self) -> None:
+        with pytest.raises(SkipInstance) as caught:
+            Instance.open(sample("DICOMDIR-bigEnd"), LIMITS)
+        assert caught.value.reason is SkipReason.DICOMDIR
+
+    def test_links_folders_and_pipes_are_not_opened(self, tmp_path: Path) -> None:
+        (tmp_path / "link").symlink_to(sample("CT_small.dcm"))
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "folder").mkdir()
+        for name in ("link", "pipe", "folder"):
+            with pytest.raises(SkipInstance) as caught:
+                Instance.open(tmp_path / name, LIMITS)
+            assert caught.value.reason is SkipReason.NOT_REGULAR
+
+    def test_a_file_that_is_not_there_is_unreadable(self, tmp_path: Path) -> None:
+        with pytest.raises(Unreadable):
+            Instance.open(tmp_path / "none", LIMITS)
+
+
+class TestDeflated:
+    SYNTAX = b"1.2.840.10008.1.2.1.99"
+
+    @staticmethod
+    def deflate(raw: bytes, *, window: int = -15) -> bytes:
+        packer = zlib.compressobj(9, zlib.DEFLATED, window)
+        return packer.compress(raw) + packer.flush()
+
+    @pytest.mark.parametrize("window", [-15, 15], ids=["raw", "with a zlib header"])
+    def test_a_deflated_data_set_is_inflated(self, make: Any, window: int) -> None:
+        packed = self.deflate(bare(instance="1.2.3.4"), window=window)
+        assert Instance.open(make(part10(packed, self.SYNTAX)), LIMITS).identity.sop_instance_uid == "1.2.3.4"
+
+    def test_a_large_one_is_read_from_a_file_without_a_name(self, make: Any, tmp_path: Path) -> None:
+        pixels = NOISE * 4
+        header = bare() + element(0x28, 0x10, "US", b"\x10\0") + element(0x28, 0x11, "US", b"\x10\0")
+        header += element(0x28, 0x100, "US", b"\x08\0") + element(0x7FE0, 0x10, "OB", pixels)
+        path = make(part10(self.deflate(header), self.SYNTAX))
+        instance = Instance.open(path, LIMITS)
+        assert instance.pixels is not None
+        assert instance.data.read_at(instance.pixels.offset, 16) == pixels[:16]
+        assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+    def test_a_bomb_is_refused_in_little_memory(self, make: Any) -> None:
+        packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+        bomb = b"".join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush()
+        path = make(part10(bomb, self.SYNTAX))
+        before = psutil.Process().memory_info().rss
+        with pytest.raises(TooLarge):
+            Instance.open(path, LimitSettings(max_inflated_bytes=64 << 20))
+        assert psutil.Process().memory_info().rss - before < 64 << 20
+
+    @pytest.mark.parametrize("damage", ["cut", "garbled"])
+    def test_a_damaged_stream_is_unreadable(self, make: Any, damage: str) -> None:
+        packed = self.deflate(bare() * 50)
+        packed = packed[: len(packed) // 2] if damage == "cut" else b"\xff" * 50 + packed[50:]
+        with pytest.raises(Unreadable):
+            Instance.open(make(part10(packed, self.SYNTAX)), LIMITS)
+
+
+class TestHostileHeaders:
+    def nested(self, depth: int, *, undefined: bool) -> bytes:
+        inner = b""
+        for _ in range(depth):
+            if undefined:
+                item = struct.pack("<HHI", 0xFFFE, 0xE000, UNDEFINED) + inner + struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
+                inner = element(0x40, 0xA730, "SQ", item + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0), UNDEFINED)
+            else:
+                item = struct.pack("<HHI", 0xFFFE, 0xE000, len(inner)) + inner
+                inner = element(0x40, 0xA730, "SQ", item)
+        return inner
+
+    @pytest.mark.parametrize("undefined", [False, True], ids=["defined lengths", "undefined lengths"])
+    @pytest.mark.parametrize("depth", [65, 100, 300, 20_000])
+    def test_sequences_nested_too_deep_are_refused(self, make: Any, depth: int, undefined: bool) -> None:
+        if not undefined and depth > 1000:
+            pytest.skip("the innermost length would not fit")
+        with pytest.raises(TooLarge):
+            Instance.open(make(part10(bare() + self.nested(depth, undefined=undefined))), LIMITS)
+
+    @pytest.mark.parametrize("undefined", [False, True], ids=["defined lengths", "undefined lengths"])
+    def test_sequences_as_deep_as_permitted_are_read(self, make: Any, undefined: bool) -> None:
+        instance = Instance.open(make(part10(bare() + self.nested(64, undefined=undefined))), LIMITS)
+        assert instance.header[0x0040A730].value[0]
+
+    def test_a_million_empty_items_are_refused_quickly(self, make: Any) -> None:
+        items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 1_000_000
+        path = make(part10(bare() + element(0x40, 0xA730, "SQ", items)))
+        started, before = time.process_time(), psutil.Process().memory_info().rss
+        with pytest.raises(TooLarge):
+            Instance.open(path, LimitSettings(max_elements=200_000))
+        assert time.process_time() - started < 3
+        assert psutil.Process().memory_info().rss - before < 64 << 20
+
+    def test_a_header_of_too_many_bytes_is_refused(self, make: Any) -> None:
+        path = make(part10(bare() + element(0x42, 0x11, "OB", bytes(3 << 20))))
+        with pytest.raises(TooLarge):
+            Instance.open(path, LimitSettings(max_header_bytes=1 << 20))
+
+    @pytest.mark.parametrize("length", [0x7FFFFFFE, 0xFFFFFFFE])
+    def test_a_length_beyond_the_file_is_unreadable(self, make: Any, length: int) -> None:
+        path = make(part10(bare() + element(0x42, 0x11, "OB", b"abcd", length)))
+        with pytest.raises(Unreadable, match=r"\(0042,0011\)"):
+            Instance.open(path, LIMITS)
+
+    def test_every_truncation_of_a_file_ends_in_a_named_reason(self, make: Any) -> None:
+        content = sample("CT_small.dcm").read_bytes()
+        for length in range(0, 6000, 37):
+            with contextlib.suppress(NotDicom, Unreadable, BadGeometry):
+                instance = Instance.open(make(content[:length]), LIMITS)
+                assert instance.identity
+                assert instance.pixels is None
+
+    def test_messages_hold_no_values(self, make: Any) -> None:
+        secret = b"DOE^JANE^1951"
+        data_set = bare() + element(0x10, 0x10, "PN", secret + b"\0") + element(0x28, 0x8, "IS", secret + b"\0")
+        data_set += element(0x28, 0x10, "US", b"\x10\0") + element(0x28, 0x11, "US", b"\x10\0")
+        data_set += element(0x28, 0x100, "US", b"\x08\0") + element(0x7FE0, 0x10, "OB", bytes(256))
+        instance = Instance.open(make(part10(data_set)), LIMITS)
+        with pytest.raises(BadGeometry) as caught:
+            _ = instance.pixels
+        assert "Number of Frames" in str(caught.value)
+        assert "DOE" not in f"{caught.value}{instance!r}{instance.warnings}"
+
+
+class TestPixelDescription:
+    def described(self, make: Any, **values: Any) -> Any:
+        numbers = {"rows": (0x10, 4), "columns": (0x11, 4), "allocated": (0x100, 16), "stored": (0x101, 12)}
+        parts = [bare(), element(0x28, 2, "US", struct.pack("<H", values.pop("samples", 1)))]
+        if "frames" in values:
+            text = str(values.pop("frames")).encode()
+            parts.append(element(0x28, 8, "IS", text + b" " * (len(text) % 2)))
+        for name, (number, default) in numbers.items():
+            value = values.pop(name, default)
+            if value is not None:
+                parts.append(element(0x28, number, "US", struct.pack("<H", value)))
+        parts.append(element(0x7FE0, 0x10, "OW", bytes(32)))
+        limits = values.pop("limits", LIMITS)
+        assert not values
+        return Instance.open(make(part10(b"".join(parts))), limits).pixels
+
+    def test_pixels_are_described_and_located(self, make: Any) -> None:
+        pixels = self.described(make)
+        assert (pixels.rows, pixels.columns, pixels.frames, pixels.bits_stored, pixels.high_bit) == (4, 4, 1, 12, 11)
+        assert (pixels.length, pixels.encapsulated, pixels.keyword) == (32, False, "PixelData")
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"rows": 0},
+            {"columns": 0},
+            {"rows": None},
+            {"allocated": None},
+            {"allocated": 12},
+            {"stored": 17},
+            {"frames": "-1"},
+            {"frames": "1A"},
+            {"frames": "1.5"},
+            {"frames": "1\\2"},
+        ],
+        ids=str,
+    )
+    def test_impossible_descriptions_are_refused(self, make: Any, values: dict[str, Any]) -> None:
+        with pytest.raises(BadGeometry):
+            self.described(make, **values)
+
+    @pytest.mark.parametrize("values", [{"rows": 65535, "columns": 65535}, {"frames": 2**31 - 1}], ids=str)
+    def test_claims_beyond_the_limits_are_refused_before_anything_is_allocated(self, make: Any, values: Any) -> None:
+        with pytest.raises(TooLarge):
+            self.described(make, **values)
+
+    def test_no_frames_means_one(self, make: Any) -> None:
+        assert self.described(make, frames="0").frames == 1
+
+
+@pytest.mark.corpus
+def test_every_file_of_the_corpus_opens_or_has_a_reason(corpus: Path) -> None:
+    reasons: dict[str, str] = {}
+    for path in sorted(p for p in corpus.rglob("*") if p.is_file()):
+        try:
+            with Instance.open(path, LIMITS) as instance:
+                assert instance.identity.content_sha256
+                _ = instance.pixels
+        except (NotDicom, Unreadable, BadGeometry, SkipInstance) as error:
+            reasons[path.name] = error.reason.value
+    assert reasons == {
+        "catalog.jsonl": "not_dicom",
+        "remove_all.dicom": "not_dicom",
+        "no_meta.dcm": "not_dicom",
+        "DICOMDIR-bigEnd": "dicomdir",
+        "DICOMDIR-empty.dcm": "dicomdir",
+        "DICOMDIR-implicit": "dicomdir",
+        "DICOMDIR-nooffset": "dicomdir",
+        "badVR.dcm": "bad_geometry",
+        "meta_missing_tsyntax.dcm": "bad_geometry",
+        "nested_priv_SQ.dcm": "bad_geometry",
+        "rtplan_truncated.dcm": "unreadable",
+    }
