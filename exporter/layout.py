@@ -224,6 +224,10 @@ class _Walker:
         self._long = struct.Struct(f"{order}I").unpack_from
         self._window = _Window(source)
 
+    def rest(self, offset: int) -> bytes:
+        """The bytes from `offset` where too few for a head are left."""
+        return self._window.bytes_at(offset, 12)
+
     def element(self, offset: int, implicit: bool | None = None) -> tuple[int, bytes | None, int, int] | None:
         """(tag, VR or None, offset of the value, length) at `offset`; None where too few bytes are left."""
         buffer, index = self._window.at(offset, 12)
@@ -290,7 +294,9 @@ class _Walk:
         if head is None:
             if self._stack:
                 raise Unreadable("the data set ends inside a sequence")
-            raise _Found(None, "bytes follow the last element")
+            if any(self._walker.rest(self.offset)):
+                raise Unreadable("the data set ends inside the head of an element")
+            raise _Found(None, "padding follows the last element")
         self._count(head[2])
         if self._kind == _DATA_SET:
             self._element(*head)

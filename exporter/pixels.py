@@ -9,7 +9,7 @@ Source: PS3.3 C.7.6.3 (image pixel module), C.7.6.6 (multi-frame).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from exporter.elements import integer_of, name_of, text_of
 from exporter.errors import BadGeometry, TooLarge, UnsupportedSyntax
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from exporter.settings import LimitSettings
+
+_DEFINED: Final = {
+    1: {"MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"},
+    3: {
+        *("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420"),
+        *("YBR_ICT", "YBR_RCT", "XYB"),
+    },
+}
+_RETIRED: Final = frozenset({"HSV", "ARGB", "CMYK"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,17 +90,7 @@ def describe_pixels(
     if frames > limits.max_frames:
         raise TooLarge(f"the instance has {frames} frames, permitted are {limits.max_frames} (limits.max_frames)")
 
-    photometric = text_of(header, "PhotometricInterpretation").upper()
-    samples = integer_of(header, "SamplesPerPixel", 3 if photometric.startswith(("RGB", "YBR")) else 1)
-    if samples not in {1, 3}:
-        raise UnsupportedSyntax(f"{name_of('SamplesPerPixel')} is {samples}, read are 1 and 3")
-    if not photometric:
-        photometric = "RGB" if samples == 3 else "MONOCHROME2"
-        notes.append(f"{name_of('PhotometricInterpretation')} is missing: read as {photometric}")
-    if (samples == 3) != photometric.startswith(("RGB", "YBR", "HSV")):
-        notes.append(f"{name_of('PhotometricInterpretation')} contradicts {name_of('SamplesPerPixel')}")
-        photometric = "RGB" if samples == 3 else "MONOCHROME2"
-
+    samples, photometric = _colours(header, notes)
     allocated, stored, high_bit = _bits(header, keyword, notes)
     available = max(0, size - element.offset)
     return PixelDescription(
@@ -122,6 +121,26 @@ def _is_signed(header: Dataset, keyword: str, samples: int, notes: list[str]) ->
         notes.append(f"{name_of('PixelRepresentation')} says signed, colours are read as unsigned")
         return False
     return signed
+
+
+def _colours(header: Dataset, notes: list[str]) -> tuple[int, str]:
+    """Samples per Pixel and Photometric Interpretation (PS3.3 C.7.6.3.1.2), one deduced where the other is missing."""
+    photometric = text_of(header, "PhotometricInterpretation").upper()
+    samples = integer_of(header, "SamplesPerPixel", 3 if photometric in _DEFINED[3] else 1)
+    if samples not in _DEFINED:
+        raise UnsupportedSyntax(f"{name_of('SamplesPerPixel')} is {samples}, read are 1 and 3")
+    if photometric in _RETIRED:
+        raise UnsupportedSyntax(f"{name_of('PhotometricInterpretation')} {photometric} was retired and is not read")
+    if photometric in _DEFINED[samples]:
+        return samples, photometric
+    deduced = "RGB" if samples == 3 else "MONOCHROME2"
+    if not photometric:
+        notes.append(f"{name_of('PhotometricInterpretation')} is missing: read as {deduced}")
+    elif any(photometric in names for names in _DEFINED.values()):
+        notes.append(f"{name_of('PhotometricInterpretation')} contradicts {name_of('SamplesPerPixel')}")
+    else:
+        raise BadGeometry(f"{name_of('PhotometricInterpretation')} is none of those that PS3.3 C.7.6.3.1.2 defines")
+    return samples, deduced
 
 
 def _bits(header: Dataset, keyword: str, notes: list[str]) -> tuple[int, int, int]:
