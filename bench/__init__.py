@@ -1,0 +1,1 @@
+"""Measurements against peers, interleaved, on this machine: `python -m bench receive`."""

@@ -1,0 +1,24 @@
+"""`python -m bench [receive] [--rounds N]`: run measurements and write `docs/benchmarks.md`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bench import receive
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=("receive",), default="receive")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each cell is measured [%(default)s]")
+    parser.add_argument("--only", default="", help="receivers whose name contains this word, and ours")
+    parser.add_argument("--cells", default="", help="cells whose name contains this word")
+    parser.add_argument("--folder", type=Path, default=None, help="where to receive: a folder on the disk in question")
+    parser.add_argument("--write", type=Path, default=Path("docs/benchmarks.md"), help="the report [%(default)s]")
+    options = parser.parse_args()
+    receive.run(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Receiving, measured: every receiver, every size, every number of associations, interleaved round by round."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.receivers import HERE, RECEIVERS, Missing, Receiver, Running, compile_preload
+
+if TYPE_CHECKING:
+    import argparse
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Instances of one size on so many associations at once."""
+
+    name: str
+    size_bytes: int
+    count: int
+    """Instances on each association."""
+    associations: int
+
+
+CELLS = (
+    Cell("20 KB, 1 association", 20 << 10, 1000, 1),
+    Cell("20 KB, 4 associations", 20 << 10, 400, 4),
+    Cell("20 KB, 8 associations", 20 << 10, 200, 8),
+    Cell("512 KB, 1 association", 512 << 10, 200, 1),
+    Cell("512 KB, 4 associations", 512 << 10, 75, 4),
+    Cell("512 KB, 8 associations", 512 << 10, 40, 8),
+    Cell("50 MB, 1 association", 50 << 20, 8, 1),
+    Cell("50 MB, 4 associations", 50 << 20, 2, 4),
+    Cell("50 MB, 8 associations", 50 << 20, 1, 8),
+)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measurement."""
+
+    mb_s: float
+    instances_s: float
+    cpu_s_per_gb: float
+    peak_mb: float
+
+
+def measure(receiver: Receiver, cell: Cell, folder: Path, preloads: dict[str, Path]) -> Figure:
+    """Start the receiver, send, stop it."""
+    os.sync()  # what an earlier measurement left to be written is not charged to this one
+    running = Running(receiver, folder / "receiver", preloads)
+    senders: list[subprocess.Popen[str]] = []
+    try:
+        for number in range(cell.associations):
+            arguments = [running.port, cell.size_bytes, cell.count, number]
+            senders.append(
+                subprocess.Popen(
+                    [sys.executable, "-S", str(HERE / "sender.py"), *map(str, arguments)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        for sender in senders:
+            assert sender.stdout is not None
+            if sender.stdout.readline() != "ready\n":
+                raise RuntimeError(f"{receiver.name} did not accept the association")
+        before = running.cpu_s()
+        times = []
+        for sender in senders:
+            assert sender.stdin is not None
+            sender.stdin.write("go\n")
+            sender.stdin.flush()
+        for sender in senders:
+            assert sender.stdout is not None
+            line = sender.stdout.readline().split()
+            if len(line) != 2:
+                raise RuntimeError(f"{receiver.name} did not take every instance")
+            times.append((float(line[0]), float(line[1])))
+        cpu_s, peak_mb = running.cpu_s() - before, running.peak_mb()
+    finally:
+        for sender in senders:
+            sender.kill()
+            sender.communicate()
+        running.stop()
+    seconds = max(end for _, end in times) - min(start for start, _ in times)
+    count = cell.count * cell.associations
+    size_mb = count * cell.size_bytes / 1e6
+    return Figure(size_mb / seconds, count / seconds, cpu_s / size_mb * 1000, peak_mb)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure everything and write the report."""
+    receivers = [r for r in RECEIVERS if options.only in r.name or r.name == "ours"]
+    cells = [cell for cell in CELLS if options.cells in cell.name]
+    figures: dict[tuple[str, str], list[Figure]] = defaultdict(list)
+    absent: set[str] = set()
+    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
+        folder = Path(temporary)
+        preloads = {kind: compile_preload(kind, folder) for kind in ("DURABLE", "VOLATILE")}
+        for turn in range(options.rounds):
+            for cell in cells:
+                for receiver in receivers:
+                    try:
+                        figure = measure(receiver, cell, folder, preloads)
+                    except (Missing, RuntimeError) as error:
+                        absent.add(f"{receiver.name}: {cell.name}: {error}")
+                        continue
+                    figures[receiver.name, cell.name].append(figure)
+                    print(f"{turn + 1} {cell.name:24} {receiver.name:30} {figure.mb_s:8.0f} MB/s", flush=True)
+        text = report(figures, receivers, cells, absent, folder, options.rounds)
+    print(text)
+    if options.write and not options.only and not options.cells:
+        write(options.write, text)
+
+
+def middle(figures: list[Figure], name: str) -> float:
+    return statistics.median(getattr(figure, name) for figure in figures)
+
+
+def report(
+    figures: dict[tuple[str, str], list[Figure]],
+    receivers: list[Receiver],
+    cells: list[Cell],
+    absent: set[str],
+    folder: Path,
+    rounds: int,
+) -> str:
+    """The report as Markdown."""
+    lines = ["## Receive", "", machine(folder), ""]
+    lines += [
+        (
+            f"Medians of {rounds} interleaved rounds. MB/s / instances/s (CPU seconds of the receiver per GB; largest "
+            "resident memory of a process, MB). *durable*: file and folder are synced before the answer."
+        ),
+        "",
+    ]
+    names = [receiver.name for receiver in receivers]
+    lines += ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for cell in cells:
+        row = []
+        for name in names:
+            found = figures.get((name, cell.name))
+            row.append(
+                f"{middle(found, 'mb_s'):.0f} / {middle(found, 'instances_s'):.0f} "
+                f"({middle(found, 'cpu_s_per_gb'):.1f}; {middle(found, 'peak_mb'):.0f})"
+                if found
+                else "-"
+            )
+        lines.append(f"| {cell.name} | " + " | ".join(row) + " |")
+    lines += ["", "Ours (durable) as a multiple of each, from the medians of throughput:", ""]
+    lines += ["| | " + " | ".join(names[1:]) + " |", "|---" * len(names) + "|"]
+    for cell in cells:
+        ours = figures.get(("ours", cell.name))
+        row = []
+        for name in names[1:]:
+            found = figures.get((name, cell.name))
+            row.append(f"{middle(ours, 'mb_s') / middle(found, 'mb_s'):.2f}" if ours and found else "-")
+        lines.append(f"| {cell.name} | " + " | ".join(row) + " |")
+    if absent:
+        lines += ["", "Not measured:", "", *(f"- {line}" for line in sorted(absent))]
+    return "\n".join(lines) + "\n"
+
+
+def machine(folder: Path) -> str:
+    """The machine in one sentence."""
+    model = "unknown processor"
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    kind = subprocess.run(["df", "--output=fstype", str(folder)], capture_output=True, text=True, check=True)
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    return (
+        f"Machine: {os.cpu_count()} cores of {model}, {memory_gb:.0f} GB, Linux {platform.release()}, "
+        f"{kind.stdout.split()[-1]}, Python {platform.python_version()}; senders and receiver share the cores."
+    )
+
+
+def write(target: Path, text: str) -> None:
+    """Put the section into the file of benchmarks, in place of an earlier one of that name."""
+    heading = text.splitlines()[0]
+    head = "# Benchmarks\n\nMade by `python -m bench`; every figure here was measured by the machine it names.\n\n"
+    old = target.read_text() if target.exists() else head
+    sections = old.split("\n## ")
+    kept = [part for part in sections[1:] if not ("## " + part).startswith(heading)]
+    body = "\n## ".join([sections[0].rstrip("\n") + "\n", text.removeprefix("## ").rstrip("\n") + "\n", *kept])
+    target.write_text(body)

@@ -1,0 +1,177 @@
+"""The receivers that are measured: how each is started on a free port over its own folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """One way to receive."""
+
+    name: str
+    durable: bool
+    command: Callable[[int, Path], list[str]]
+    preload: str = ""
+
+
+class Missing(Exception):
+    """A program that is needed is not installed."""
+
+
+def system(name: str) -> str:
+    """A program of the system; the virtual environment has a storescp of its own."""
+    own = str(Path(sys.prefix))
+    path = os.pathsep.join(p for p in os.environ["PATH"].split(os.pathsep) if not p.startswith(own))
+    found = shutil.which(name, path=f"{path}:/usr/sbin")
+    if found is None:
+        raise Missing(name)
+    return found
+
+
+def compile_preload(kind: str, folder: Path) -> Path:
+    """The shared object that makes durable, or makes volatile."""
+    target = folder / f"{kind.lower()}.so"
+    source = HERE / "preload.c"
+    subprocess.run(
+        [system("cc"), "-shared", "-fPIC", "-O2", f"-D{kind}", "-o", str(target), str(source), "-ldl"], check=True
+    )
+    return target
+
+
+def _ours(port: int, folder: Path) -> list[str]:
+    config = folder / "listener.yml"
+    config.write_text(f"listener:\n  port: {port}\nspool:\n  refuse_below_bytes: 0\n  reject_below_bytes: 0\n")
+    return [sys.executable, "-m", "listener", "--config", str(config), "--data", str(folder), "--log-level", "error"]
+
+
+def _storescp(port: int, folder: Path) -> list[str]:
+    return [system("storescp"), "-od", str(folder), str(port)]
+
+
+def _storescp_fork(port: int, folder: Path) -> list[str]:
+    return [system("storescp"), "--fork", "-B", "-pdu", "131072", "-od", str(folder), str(port)]
+
+
+def _orthanc(port: int, folder: Path) -> list[str]:
+    config = {
+        "Name": "bench",
+        "StorageDirectory": str(folder / "storage"),
+        "IndexDirectory": str(folder / "storage"),
+        "HttpServerEnabled": False,
+        "DicomPort": port,
+        "DicomAet": "EXPORTER",
+        "DicomCheckCalledAet": False,
+        "DicomAlwaysAllowStore": True,
+    }
+    (folder / "orthanc.json").write_text(json.dumps(config))
+    return [system("Orthanc"), str(folder / "orthanc.json")]
+
+
+def _usual(port: int, folder: Path) -> list[str]:
+    return [sys.executable, str(HERE / "usual_handler.py"), str(port), str(folder)]
+
+
+RECEIVERS = (
+    Receiver("ours", True, _ours),
+    Receiver("ours, not durable", False, _ours, preload="VOLATILE"),
+    Receiver("storescp as shipped", False, _storescp),
+    Receiver("storescp --fork -B", False, _storescp_fork),
+    Receiver("storescp --fork -B, durable", True, _storescp_fork, preload="DURABLE"),
+    Receiver("Orthanc", True, _orthanc),
+    Receiver("pynetdicom's usual handler", False, _usual),
+)
+
+
+class Running:
+    """One receiver, running."""
+
+    def __init__(self, receiver: Receiver, folder: Path, preloads: dict[str, Path]) -> None:
+        self.folder = folder
+        folder.mkdir()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        environment = dict(os.environ)
+        if receiver.preload:
+            environment["LD_PRELOAD"] = str(preloads[receiver.preload])
+        self.process = subprocess.Popen(
+            receiver.command(self.port, folder),
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._wait()
+
+    def _wait(self) -> None:
+        until = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                if time.monotonic() > until or self.process.poll() is not None:
+                    self.stop()
+                    raise RuntimeError(f"{self.process.args!r} does not listen") from None
+                time.sleep(0.02)
+            else:
+                return
+
+    def cpu_s(self) -> float:
+        """Processor time so far, of the process, its children that ended and its children that run."""
+        ticks = 0
+        for pid in [self.process.pid, *children(self.process.pid)]:
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            ticks += sum(int(f) for f in (fields[11:15] if pid == self.process.pid else fields[11:13]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def peak_mb(self) -> float:
+        """Largest resident memory of any of its processes that runs now, in MB."""
+        peak = 0
+        for pid in [self.process.pid, *children(self.process.pid)]:
+            try:
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            except OSError:
+                continue
+            peak = max(peak, *(int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+        return peak / 1000
+
+    def stop(self) -> None:
+        """End it and remove what it received."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, number)
+                self.process.wait(15)
+            except ProcessLookupError:
+                break
+            except subprocess.TimeoutExpired:
+                continue
+            break
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def children(pid: int) -> list[int]:
+    """Child processes that run now."""
+    try:
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    except OSError:
+        return []
+    return [int(child) for child in found.split()]
