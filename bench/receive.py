@@ -116,35 +116,34 @@ def run(options: argparse.Namespace) -> None:
                         continue
                     figures[receiver.name, cell.name].append(figure)
                     print(f"{turn + 1} {cell.name:24} {receiver.name:30} {figure.mb_s:8.0f} MB/s", flush=True)
-        text = report(figures, receivers, cells, absent, folder, options.rounds)
+        lines = ["## Receive", "", machine(folder), "", *legend(options.rounds)]
+        lines += tables(figures, receivers, cells)
+        if absent:
+            lines += ["", "Not measured:", "", *(f"- {line}" for line in sorted(absent))]
+    text = "\n".join(lines) + "\n"
     print(text)
     if options.write and not options.only and not options.cells:
         write(options.write, text)
 
 
 def middle(figures: list[Figure], name: str) -> float:
-    return statistics.median(getattr(figure, name) for figure in figures)
+    """The median of one field."""
+    return statistics.median([float(getattr(figure, name)) for figure in figures])
 
 
-def report(
-    figures: dict[tuple[str, str], list[Figure]],
-    receivers: list[Receiver],
-    cells: list[Cell],
-    absent: set[str],
-    folder: Path,
-    rounds: int,
-) -> str:
-    """The report as Markdown."""
-    lines = ["## Receive", "", machine(folder), ""]
-    lines += [
-        (
-            f"Medians of {rounds} interleaved rounds. MB/s / instances/s (CPU seconds of the receiver per GB; largest "
-            "resident memory of a process, MB). *durable*: file and folder are synced before the answer."
-        ),
-        "",
-    ]
+def legend(rounds: int) -> list[str]:
+    """What the figures are."""
+    text = (
+        f"Medians of {rounds} interleaved rounds. MB/s / instances/s (CPU seconds of the receiver per GB; largest "
+        "resident memory of a process, MB). *durable*: file and folder are synced before the answer."
+    )
+    return [text, ""]
+
+
+def tables(figures: dict[tuple[str, str], list[Figure]], receivers: list[Receiver], cells: list[Cell]) -> list[str]:
+    """Medians, and ratios of medians, as Markdown."""
     names = [receiver.name for receiver in receivers]
-    lines += ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for cell in cells:
         row = []
         for name in names:
@@ -165,9 +164,7 @@ def report(
             found = figures.get((name, cell.name))
             row.append(f"{middle(ours, 'mb_s') / middle(found, 'mb_s'):.2f}" if ours and found else "-")
         lines.append(f"| {cell.name} | " + " | ".join(row) + " |")
-    if absent:
-        lines += ["", "Not measured:", "", *(f"- {line}" for line in sorted(absent))]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def machine(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The receiver that pynetdicom's documentation leads to: a handler that writes `event.encoded_dataset()` to a file."""
+"""What pynetdicom's documentation leads to: a handler that writes `event.encoded_dataset()` to a file."""
 
 from __future__ import annotations
 
