@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from exporter.engine import Result
     from exporter.session import Session
     from exporter.settings import Settings
+    from exporter.volumes.found import SeriesTally
 
 WAIT_S: Final = 0.2
 DRAIN_S: Final = 10.0
@@ -67,6 +68,11 @@ class Request:
         data = DataFolder(self.output)
         return Places(self.settings.media_folder(data), self.settings.metadata_file(data), data.ledger)
 
+    @property
+    def series(self) -> Path:
+        """Where volumes of whole series go."""
+        return self.output / "series"
+
 
 @dataclass(slots=True)
 class Tally:
@@ -83,6 +89,8 @@ class Tally:
     failed: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
     """Of the input that was read."""
+    series: SeriesTally | None = None
+    """Volumes of whole series, where `volume.series` asks for them."""
 
     @property
     def done(self) -> int:
@@ -128,6 +136,10 @@ def backfill(request: Request, tally: Tally, stop: threading.Event) -> Iterator[
         threading.Thread(target=_count, args=(folder, outputs, recursive, tally, stop), daemon=True).start()
         found = _changed(walk(folder, outputs, recursive=recursive), session.ledger, request.settings, tally)
         yield from _Run(session, tally, stop).results(found)
+        if request.settings.volume.series and not stop.is_set():
+            from exporter.volumes.found import write_found
+
+            tally.series = write_found(folder, request.series, session.ledger, request.settings, stop)
 
 
 def input_folder(path: Path) -> Path:
@@ -151,7 +163,7 @@ def input_folder(path: Path) -> Path:
 def own_outputs(folder: Path, request: Request) -> Outputs:
     """What below the input folder is output: never taken for input."""
     places = request.places
-    folders = [places.media]
+    folders = [places.media, request.series]
     if request.output.resolve() != folder:
         folders.append(request.output)
     files = [places.ledger, places.metadata]

@@ -26,6 +26,7 @@ from exporter.ledger.types import State
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.publish import FULL, Work
 from exporter.session import Places, opened
+from exporter.volumes.live import series_volumes
 from listener.notify import notify, watchdog_interval_s
 from listener.spool import Spool
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from exporter.engine import Result
     from exporter.session import Session
     from exporter.settings import Settings
+    from exporter.volumes.live import Keep
     from listener.settings import DataFolder
     from listener.spool import SpoolItem
 
@@ -81,6 +83,7 @@ def run(settings: Settings, data: DataFolder, orders: Orders | None = None) -> i
         Spool.open(data.spool, settings=settings.spool) as spool,
         spool.lock("exporter"),
         opened(settings, places, workers=max(settings.workers, 1), policy=policy) as session,
+        series_volumes(data.root / "series", settings) as keep,
     ):
         claimed = spool.recover_exporter()
         if claimed or session.interrupted or session.removed:
@@ -90,15 +93,16 @@ def run(settings: Settings, data: DataFolder, orders: Orders | None = None) -> i
                 attempts=session.interrupted,
                 media_removed=session.removed,
             )
-        _Loop(session, spool, told).run()
+        _Loop(session, spool, told, keep).run()
     return 0
 
 
 class _Loop:
     """Between the spool and the engine."""
 
-    def __init__(self, session: Session, spool: Spool, orders: Orders) -> None:
+    def __init__(self, session: Session, spool: Spool, orders: Orders, keep: Keep) -> None:
         self._engine = session.engine
+        self._keep = keep
         self._spool = spool
         self._orders = orders
         self._items: dict[str, SpoolItem] = {}
@@ -234,7 +238,8 @@ class _Loop:
     def _settle_published(self, item: SpoolItem, result: Published) -> None:
         seconds = round(result.seconds, 3)
         match result.outcome:
-            case Exported(media=media):
+            case Exported(media=media, identity=identity):
+                self._keep(item.path, identity)
                 self._spool.finish(item)
                 self._count("exported")
                 log.info("exported", item=item.name, media=media[0].kind, files=len(media), seconds=seconds)
@@ -254,6 +259,8 @@ class _Loop:
             reason = entry.reason or "internal"
             self._spool.quarantine(item, reason, {"reason": reason, "message": entry.message})
         else:
+            if entry.state is State.EXPORTED and entry.identity is not None:
+                self._keep(item.path, entry.identity)
             self._spool.finish(item)
 
     def _count(self, what: str) -> None:

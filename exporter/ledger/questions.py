@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from exporter.ledger import rows
 from exporter.ledger.schema import connect, stored, unusable
-from exporter.ledger.types import FINAL, Counts, Entry, OutboxLine, Relation, State
+from exporter.ledger.types import FINAL, Counts, Entry, OutboxLine, Relation, SeriesMember, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from exporter.outcome import Identity, Medium
@@ -51,6 +51,16 @@ class Questions:
         where = "WHERE " + " AND ".join(term for term, _ in terms) if terms else ""
         for row in self._scan(f"{rows.ENTRY} {where} ORDER BY id", tuple(value for _, value in terms)):
             yield rows.entry_of(row)
+
+    def series_members(self, sop_class_uids: Iterable[str]) -> Iterator[SeriesMember]:
+        """Exported files of folders that are of these classes, series by series; memory stays constant."""
+        classes = tuple(sop_class_uids)
+        statement = f"""SELECT study_instance_uid, series_instance_uid, name, content_sha256 FROM instance
+            WHERE state = ? AND source = 'folder' AND series_instance_uid <> ''
+            AND sop_class_uid IN ({",".join("?" * len(classes))})
+            ORDER BY study_instance_uid, series_instance_uid, name"""  # noqa: S608 - only question marks are put in
+        for study, series, name, content in self._scan(statement, (State.EXPORTED, *classes)):
+            yield SeriesMember(study or "", series, name, content or "")
 
     def media(self, name: str) -> tuple[Medium, ...]:
         """The media the instance owns, with final paths."""

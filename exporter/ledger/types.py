@@ -71,6 +71,16 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class SeriesMember:
+    """One exported file of a folder, and the series it belongs to."""
+
+    study_uid: str
+    series_uid: str
+    name: str
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """How the work on one instance ended, as `Ledger.finish_many` takes it."""
 

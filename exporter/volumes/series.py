@@ -119,13 +119,14 @@ def assemble_series(members: Iterable[Member]) -> Series:
     return Series(chosen[0].series_instance_uid, chosen, stacked, tuple(notes))
 
 
-def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings) -> WrittenSeries:
+def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings, *, of: str = "") -> WrittenSeries:
     """Write the volumes of one series as ``<base>.nii.gz`` (or ``<base>.1.nii.gz``, ...) and their description.
 
     Args:
         paths: Every instance of the series, in any order; others than single-frame CT, MR, PET are left out.
         base: Final names without extension; its folder is made. Files of an earlier call are replaced or removed.
         settings: `volume` and `limits`.
+        of: What the description says it describes, for `described_as`.
 
     Raises:
         BadGeometry: The instances form no volume.
@@ -151,7 +152,7 @@ def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings) -> 
             Target(partial, settings.volume.format),
             Stored(low, high),
         )
-        return _publish(series, files, partial, base, settings.volume.format)
+        return _publish(_Finished(series, files, settings.volume.format, of), partial, base)
     finally:
         with disk_errors("write series"):
             _empty(partial)
@@ -182,36 +183,81 @@ def _arrays(members: Sequence[Member], limits: LimitSettings) -> Iterator[NDArra
             yield next(iter(open_frames(instance, limits).stored()))
 
 
-def _publish(series: Series, files: Sequence[VolumeFile], partial: Path, base: Path, format_: str) -> WrittenSeries:
-    """Give the files their final names, then the description that lists them, then remove what is out of date."""
+def refuse_series(base: Path, error: ExportError, *, of: str = "") -> None:
+    """Describe that there is no volume and why; volumes of an earlier call are removed.
+
+    Raises:
+        OutOfSpace: The disk is full.
+        EncodeFailed: The file system refuses.
+    """
+    with disk_errors("write series"):
+        base.parent.mkdir(parents=True, exist_ok=True)
+    told = {"of": of, "volumes": [], "error": {"reason": error.reason, "message": str(error)}}
+    _replace_description(base, told, ())
+
+
+def described_as(base: Path) -> str | None:
+    """What the description of a series says it describes; None where there is none."""
     import orjson
 
-    names = [
-        f"{base.name}.{format_}" if len(files) == 1 else f"{base.name}.{i}.{format_}" for i in range(1, len(files) + 1)
-    ]
+    try:
+        return str(orjson.loads(_description(base).read_bytes())["of"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """Volumes that wait for their names."""
+
+    series: Series
+    files: Sequence[VolumeFile]
+    format: str
+    of: str
+
+
+def _publish(finished: _Finished, partial: Path, base: Path) -> WrittenSeries:
+    """Give the files their final names, then the description that lists them, then remove what is out of date."""
+    series, files = finished.series, finished.files
+    numbers = [""] if len(files) == 1 else [f".{number}" for number in range(1, len(files) + 1)]
+    names = [f"{base.name}{number}.{finished.format}" for number in numbers]
     warnings = tuple(dict.fromkeys((*series.warnings, *(w for file in files for w in file.warnings))))
-    described = {
+    with disk_errors("write series"):
+        for file, name in zip(files, names, strict=True):
+            (partial / file.file).replace(base.parent / name)
+        _sync(base.parent)
+    told = {
+        "of": finished.of,
         "series_instance_uid": series.series_instance_uid,
         "instances": len(series.members),
         "volumes": [_described(series, file, name) for file, name in zip(files, names, strict=True)],
         "warnings": warnings,
     }
-    description = base.parent / f"{base.name}.series.json"
+    description = _replace_description(base, told, names)
+    return WrittenSeries(tuple(base.parent / name for name in names), description, warnings)
+
+
+def _description(base: Path) -> Path:
+    return base.parent / f"{base.name}.series.json"
+
+
+def _replace_description(base: Path, told: dict[str, Any], names: Sequence[str]) -> Path:
+    """Write the description, durably, and remove the files that the one before it listed and this one does not."""
+    import orjson
+
+    description = _description(base)
+    fresh = base.parent / f".{hashlib.sha256(base.name.encode()).hexdigest()[:16]}.series.part"
     with disk_errors("write series"):
         earlier = _listed(description)
-        written = partial / description.name
-        with written.open("xb") as out:
-            out.write(orjson.dumps(described, option=orjson.OPT_INDENT_2) + b"\n")
+        with fresh.open("wb") as out:
+            out.write(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
             out.flush()
             os.fsync(out.fileno())
-        for file, name in zip(files, names, strict=True):
-            (partial / file.file).replace(base.parent / name)
-        _sync(base.parent)
-        written.replace(description)
+        fresh.replace(description)
         for name in earlier - set(names):
             (base.parent / name).unlink(missing_ok=True)
         _sync(base.parent)
-    return WrittenSeries(tuple(base.parent / name for name in names), description, warnings)
+    return description
 
 
 def _described(series: Series, file: VolumeFile, name: str) -> dict[str, Any]:
