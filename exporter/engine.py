@@ -135,7 +135,7 @@ class Engine:
         policy: Policy,
     ) -> None:
         self._media = media
-        self._partial = media / PARTIAL / f"{os.getpid()}"
+        self._partial = media / PARTIAL
         self._ledger = ledger
         self._publisher = publisher
         self._appender = appender
@@ -253,7 +253,7 @@ class Engine:
             self._run(runner, work, entry, started)
 
     def _run(self, runner: Runner, work: Work, entry: Entry, started: float) -> None:
-        folder = self._partial / f"{next(self._numbers)}"
+        folder = self._partial / f"{os.getpid()}-{next(self._numbers)}"  # one level: `publish.recover` looks there
         relation: Relation | None = None
 
         def decide(identity: Identity) -> Skipped | None:
