@@ -14,7 +14,7 @@ from exporter.ledger.rows import output_key
 from exporter.ledger.schema import stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from exporter.ledger.rows import Row
 
@@ -38,7 +38,7 @@ class OutputNames:
     ) -> str:
         """See `Ledger.reserve_base`."""
         endings = tuple(suffixes)
-        others = alternatives if alternatives is not None else (f"{wanted}-{number}" for number in count(2))
+        others = alternatives if alternatives is not None else _alternatives(wanted)
         with self._lock:
             owner = self._read("SELECT id FROM instance WHERE name = CAST(? AS TEXT)", (stored(name),))
             owner_id = owner[0][0] if owner else -1
@@ -95,6 +95,12 @@ class OutputNames:
         # "0" is the character after "/": the range holds every path below the folder and nothing else.
         owners += self._read(_INSIDE, (stored(f"{plain}/"), stored(f"{plain}0")))
         return [row[0] for row in owners]
+
+
+def _alternatives(wanted: str) -> Iterator[str]:
+    """Other names near `wanted`; then, as the folders around it may be outputs themselves, below other folders."""
+    near = (f"{wanted}-{number}" for number in range(2, 10))
+    return chain(near, (f"~{number}/{wanted}" for number in count(2)))
 
 
 _AT = {

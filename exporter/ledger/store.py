@@ -88,10 +88,10 @@ class Ledger(Questions):
 
     def close(self) -> None:
         """Write what is queued and let go of the database and the lock."""
+        with self._reading:
+            self._reader.close()  # first: the last connection moves the log into the database, if it may write
         if self._writer is not None:
             self._writer.close()
-        with self._reading:
-            self._reader.close()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -249,8 +249,8 @@ class Ledger(Questions):
     ) -> str:
         """An output base for the instance, such that no output name is shared, whatever the case of the file system.
 
-        The base is `wanted` or the first of `alternatives` (default: ``<wanted>-2``, ``-3``, ...) of which all hold:
-        no other instance has that base; no base + suffix is an output of another instance, lies inside another's
+        The base is `wanted` or the first of `alternatives` (default: ``<wanted>-2``, ..., ``~2/<wanted>``, ...) of
+        which all hold: no other instance has that base; no base + suffix is an output of another instance, lies inside another's
         folder of frames or has another's outputs inside it; and not ``taken(base + suffix)`` unless it is its own.
         It belongs to the instance with `finish`; `defer` gives it up.
 
