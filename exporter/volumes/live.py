@@ -23,8 +23,6 @@ import structlog
 from exporter.discovery import uid_component
 from exporter.errors import ExportError, OutOfSpace
 from exporter.outcome import Exported, Failed
-from exporter.volumes.job import SeriesWorker
-from exporter.volumes.planes import SERIES_CLASSES
 from exporter.workers import Cancelled, WorkerUnstartable
 
 if TYPE_CHECKING:
@@ -33,6 +31,7 @@ if TYPE_CHECKING:
 
     from exporter.outcome import Identity
     from exporter.settings import Settings
+    from exporter.volumes.job import SeriesWorker
 
     Keep = Callable[[Path, Identity], None]
     """Takes note of an instance that is exported, before its file goes away."""
@@ -103,6 +102,8 @@ class LiveSeries:
         Raises:
             OSError: It cannot be kept.
         """
+        from exporter.volumes.planes import SERIES_CLASSES
+
         if identity.sop_class_uid not in SERIES_CLASSES or not identity.series_instance_uid:
             return
         study, series = uid_component(identity.study_instance_uid), uid_component(identity.series_instance_uid)
@@ -124,6 +125,8 @@ class LiveSeries:
             os.close(fd)
 
     def _run(self) -> None:
+        from exporter.volumes.job import SeriesWorker
+
         self._worker = SeriesWorker(self._root, self._settings)
         try:
             while not self._stop.is_set():
