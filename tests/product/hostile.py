@@ -187,7 +187,7 @@ def hostile_files() -> dict[str, Callable[[], bytes]]:
         "rows-65535-rgb-frames": lambda: native(**huge, samples=US(3), photometric=b"RGB ", frames=b"2147483647"),
         "rows-zero": lambda: native(rows=US(0)),
         "columns-zero": lambda: native(columns=US(0)),
-        "rows-not-us": lambda: native(rows=b"\x40"),
+        "rows-three-bytes": lambda: native(rows=b"\x40\0\0"),
         "frames-not-a-number": lambda: native(frames=b"many"),
         "frames-negative": lambda: native(frames=b"-3"),
         "frames-missing-data": lambda: native(frames=b"12"),

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
@@ -29,6 +29,21 @@ def send(command: list[str], files: list[Path]) -> int:
     if "dcmsend" in command[0]:
         return sum(int(n) for n in re.findall(r"with status SUCCESS\s*: (\d+)", words))
     return len(re.findall(r"Received Store Response \(Success\)", words))
+
+
+def association_profile(catalog: list[dict[str, Any]], path: Path) -> Path:
+    """A DCMTK association configuration that proposes each class of the corpus in each syntax it comes in."""
+    pairs = sorted({(row["sop_class"], row["ts_uid"]) for row in catalog if row.get("sop_class") and row.get("ts_uid")})
+    assert len(pairs) <= 128, "more presentation contexts than an association can have"
+    syntaxes = sorted({syntax for _, syntax in pairs})
+    names = {syntax: f"Syntax{k}" for k, syntax in enumerate(syntaxes)}
+    lines = ["[[TransferSyntaxes]]"]
+    lines += [f"[{names[syntax]}]\nTransferSyntax1 = {syntax}" for syntax in syntaxes]
+    lines += ["[[PresentationContexts]]", "[Corpus]"]
+    lines += [f"PresentationContext{k} = {sop}\\{names[syntax]}" for k, (sop, syntax) in enumerate(pairs, 1)]
+    lines += ["[[Profiles]]", "[Corpus]", "PresentationContexts = Corpus"]
+    path.write_text("\n".join(lines) + "\n")
+    return path
 
 
 def check_media(product: Product, ffprobe: str) -> None:
@@ -65,11 +80,16 @@ def check_media(product: Product, ffprobe: str) -> None:
 @pytest.mark.parametrize("associations", [1, 4])
 @pytest.mark.parametrize("sender", ["dcmsend", "storescu"])
 def test_everything_a_real_sender_delivers_is_accounted_for(
-    product: Product, corpus: Path, peer: Callable[[str], str], sender: str, associations: int
+    product: Product,
+    corpus: Path,
+    corpus_catalog: list[dict[str, Any]],
+    peer: Callable[[str], str],
+    sender: str,
+    associations: int,
 ) -> None:
-    # A private CA, a slow disk: nothing of that here. One product, both daemons in one command.
     files = sorted(p for p in corpus.rglob("*") if p.is_file() and p.name != "catalog.jsonl")
-    options = ["--no-halt", "-v"] if sender == "dcmsend" else ["-v", "-nh", "-R"]
+    profile = association_profile(corpus_catalog, product.data.parent / "profile.cfg")
+    options = {"dcmsend": ["--no-halt", "-v"], "storescu": ["-v", "-nh", "-xf", str(profile), "Corpus"]}[sender]
     command = [peer(sender), *options, "-aec", "EXPORTER", "127.0.0.1", str(product.port)]
     product.start("serve")
     with ThreadPoolExecutor(associations) as pool:
