@@ -250,8 +250,9 @@ class Ledger(Questions):
         """An output base for the instance, such that no output name is shared, whatever the case of the file system.
 
         The base is `wanted` or the first of `alternatives` (default: ``<wanted>-2``, ..., ``~2/<wanted>``, ...) of
-        which all hold: no other instance has that base; no base + suffix is an output of another instance, lies inside another's
-        folder of frames or has another's outputs inside it; and not ``taken(base + suffix)`` unless it is its own.
+        which all hold: no other instance has that base; no base + suffix is an output of another instance, lies
+        inside another's folder of frames or has another's outputs inside it; and not ``taken(base + suffix)``, unless
+        it is its own.
         It belongs to the instance with `finish`; `defer` gives it up.
 
         Raises:
@@ -285,6 +286,10 @@ class Ledger(Questions):
             connection.executemany(_REMEMBER, values)
 
         self._write(operation)
+
+    def wait(self) -> None:
+        """Return when everything that was not waited for before is durable too."""
+        self._write(lambda _: None)
 
     # -- the database --------------------------------------------------------------------------------------------
 

@@ -18,11 +18,13 @@ import shutil
 import threading
 import time
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 import structlog
 
 from exporter.errors import OutOfSpace
+from exporter.ledger import LedgerUnusable
 from exporter.metadata.inspection import Finding, inspect
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from exporter.ledger import Ledger
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TAIL = 1000
+"""Lines at the end of the file that are looked at after a crash; those before were fsynced long ago."""
 _FACTS = ("device", "inode", "size", "mtime_ns")
 
 
@@ -104,6 +108,9 @@ class Appender:
     def close(self) -> None:
         """Let go of the file and its lock; lines that were not published stay in the ledger."""
         with self._publishing:
+            if self._file >= 0:
+                with suppress(LedgerUnusable, OutOfSpace):  # the file itself tells the next one what is in it
+                    self._ledger.wait()
             for descriptor in (self._file, self._lock):
                 if descriptor >= 0:
                     os.close(descriptor)
@@ -140,10 +147,11 @@ class Appender:
                 if self._file < 0:
                     self._reopen()
                 return
-            self._reopen()
-            # Lines that were durable stay so: where the file only grew, what follows them is all that is in doubt.
+            # A crash leaves more in the file than the ledger heard of; whatever else it is, all of it is in doubt.
             grown = all(now[key] == self._seen.get(key) for key in ("device", "inode")) and now["size"] > self._end
-            self._mend(self._seq if grown else 0, self._end if grown else 0)
+            crashed = self._file < 0 and grown
+            self._reopen()
+            self._mend(tail_only=crashed)
         except FileNotFoundError:
             self._make_anew()
         except OSError as error:
@@ -159,19 +167,12 @@ class Appender:
         except OSError as error:
             raise self._verdict("it cannot be made", error) from error
 
-    def _mend(self, seq: int, end: int) -> None:
-        """Find out what is in the file after line `seq` and byte `end`, and cut what must not stay."""
-        before = tuple(self._foreign) if end else ()
+    def _mend(self, *, tail_only: bool) -> None:
+        """Find out what is in the file, and cut what must not stay."""
         with self.path.open("rb") as file:
-            finding = inspect(
-                file,
-                self._ledger.line_places(seq),
-                start=(seq, end),
-                foreign=() if end else self._foreign,
-                published_seq=self._seq,
-                repeats=self._repeats,
-            )
-            finding = Finding(finding.seq, finding.end, (*before, *finding.foreign), finding.size)
+            finding = self._inspect(file, max(0, self._seq - _TAIL)) if tail_only and not self._foreign else None
+            if finding is None or finding.seq < self._seq:
+                finding = self._inspect(file, 0)
             if not self._seen and finding.size:
                 self._check_first_file(file, finding)
             if finding.end < finding.size:
@@ -182,6 +183,16 @@ class Appender:
             _warn("metadata file has lines of others: they stay", self.path, bytes=finding.foreign[-1][1])
         os.fsync(self._file)
         self._settle(finding)
+
+    def _inspect(self, file: BinaryIO, seq: int) -> Finding:
+        return inspect(
+            file,
+            self._ledger.line_places(seq),
+            start=(seq, self._ledger.line_end(seq)),
+            foreign=self._foreign,
+            published_seq=self._seq,
+            repeats=self._repeats,
+        )
 
     def _check_first_file(self, file: BinaryIO, finding: Finding) -> None:
         """Whether a file that this ledger never had may be taken.

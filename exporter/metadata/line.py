@@ -131,6 +131,8 @@ def _medium(medium: Medium) -> dict[str, Any]:
         "bytes": medium.bytes,
         "transcoded": medium.transcoded,
         "codec": _clean(medium.codec),
+        "geometry": medium.geometry,
+        "values": medium.values,
     }
 
 
