@@ -2,7 +2,8 @@
 
 Contract: the models are the only place where a key, its default and its meaning are written down; what this module
 makes of them is committed as `config/exporter.yml`, `config/exporter.schema.json` and the tables of
-`docs/configuration.md`, and tests hold the three in step.
+`docs/configuration.md`, and tests hold the three in step: after a change of the models, run
+``python -m exporter.commands.reference`` in the repository.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -197,3 +199,20 @@ def markdown() -> str:
 
 def _json(key: Key) -> str:
     return f"`{json.dumps(key.default, ensure_ascii=False)}`{_size(key).replace('  # ', ' = ')}"
+
+
+MARK = "<!-- made from the models: `python -m exporter.commands.reference` brings it up to date -->\n\n"
+"""In `docs/configuration.md`, before the tables."""
+
+
+def rewrite(repository: Path) -> None:
+    """Bring the three files of a checkout up to date with the models."""
+    (repository / "config/exporter.yml").write_text(annotated_yaml())
+    (repository / "config/exporter.schema.json").write_text(json_schema())
+    document = repository / "docs/configuration.md"
+    head, mark, _ = document.read_text().partition(MARK)
+    document.write_text(head + mark + markdown())
+
+
+if __name__ == "__main__":
+    rewrite(Path(__file__).resolve().parents[2])

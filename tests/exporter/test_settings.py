@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+UPDATE = "after a change of the models: python -m exporter.commands.reference"
 SEED = """\
 num_workers: 4
 dicom:
@@ -68,7 +69,7 @@ def loaded(tmp_path: Path) -> Callable[[str], Settings]:
 
 def test_the_annotated_file_is_in_step_with_the_models() -> None:
     text = (REPOSITORY / "config/exporter.yml").read_text()
-    assert text == reference.annotated_yaml(), "run: exporter config init > config/exporter.yml"
+    assert text == reference.annotated_yaml(), UPDATE
 
 
 def test_the_annotated_file_loads_as_the_defaults() -> None:
@@ -97,18 +98,14 @@ def test_the_annotated_file_has_every_key_of_the_models() -> None:
 
 def test_the_json_schema_is_in_step_with_the_models() -> None:
     text = (REPOSITORY / "config/exporter.schema.json").read_text()
-    assert text == reference.json_schema(), "run: exporter config schema > config/exporter.schema.json"
+    assert text == reference.json_schema(), UPDATE
     assert json.loads(text)["additionalProperties"] is False
 
 
 def test_the_documentation_has_every_key_with_default_and_meaning() -> None:
     text = (REPOSITORY / "docs/configuration.md").read_text()
-    _, _, tables = text.partition("## Every key\n")
-    _, _, tables = tables.partition("-->\n\n")
-    assert tables == reference.markdown(), (
-        "put what `python -c 'from exporter.commands import reference; print(reference.markdown(), end=str())'` prints "
-        "behind the comment below 'Every key'"
-    )
+    _, _, tables = text.partition(reference.MARK)
+    assert tables == reference.markdown(), UPDATE
 
 
 def test_every_key_has_a_meaning() -> None:
@@ -116,7 +113,7 @@ def test_every_key_has_a_meaning() -> None:
 
 
 def test_something_acts_on_every_key() -> None:
-    """A key that nothing reads would be ignored in silence."""
+    """A key that nothing reads would be ignored in silence; `privacy` acts by what it refuses."""
     files = [*REPOSITORY.glob("exporter/**/*.py"), *REPOSITORY.glob("listener/**/*.py")]
     code = "\n".join(path.read_text() for path in files if path.name != "reference.py")
     unread = [".".join(key.path) for key in reference.every_key() if not re.search(rf"\w\.{key.name}\b", code)]
