@@ -73,6 +73,60 @@ class Rendering:
 
 
 @dataclass(frozen=True, slots=True)
+class Region:
+    """One calibrated region of an ultrasound picture, in pixels of the output (PS3.3 C.8.5.5)."""
+
+    box: tuple[float, float, float, float]
+    """Left, top, right and lower edge; whole numbers are edges between pixels, so width is right minus left."""
+    whole: bool
+    """False where a part of the instance's region is not in the output."""
+    spatial_format: str | None
+    """``2D``, ``M-mode``, ``spectral``, ``wave form``, ``graphics``."""
+    data_type: int | None
+    """Region Data Type as the instance has it (PS3.3 C.8.5.5.1.2)."""
+    units: tuple[str | None, str | None]
+    """Of the x and the y direction: ``cm``, ``s``, ``cm/s``, ``Hz``, ..."""
+    delta: tuple[float | None, float | None]
+    """Physical value per output pixel to the right, and per output pixel downwards."""
+    reference: tuple[float | None, float | None]
+    """Output pixel (column, row; its centre is the whole number) at which the physical value is `value`."""
+    value: tuple[float | None, float | None]
+    """Physical value at the reference pixel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """How pixels of the output lie over pixels of the instance, and what they measure.
+
+    A point at (x, y) of the instance, measured from its upper left corner, is in the output at
+    ``((x - box[0]) * scale[0] + offset[0], (y - box[1]) * scale[1] + offset[1])``.
+    """
+
+    source: tuple[int, int]
+    """Columns and rows of the instance."""
+    box: tuple[float, float, float, float]
+    """Left, top, right and lower edge of the part of the instance that is shown."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Output pixels per pixel of the instance, horizontally and vertically."""
+    offset: tuple[float, float] = (0.0, 0.0)
+    """Where the box's upper left corner lies in the output: its padding at the left and above."""
+    pixel_spacing_mm: tuple[float, float] | None = None
+    """Distance of rows and of columns of the output, where the instance tells it."""
+    regions: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """What samples of raw values mean: ``stored = sample + offset``, ``value = stored * slope + intercept``."""
+
+    offset: int
+    slope: float
+    intercept: float
+    linear: bool = True
+    """False where the instance's modality table is not a line: then slope and intercept are 1 and 0."""
+
+
+@dataclass(frozen=True, slots=True)
 class Medium:
     """One written media file (or folder of frames)."""
 
@@ -91,6 +145,10 @@ class Medium:
     height: int | None = None
     frames: int | None = None
     duration_s: float | None = None
+    geometry: Geometry | None = None
+    """Where pixels were moved or are calibrated; None where output pixels are the instance's and measure nothing."""
+    values: Values | None = None
+    """For raw values; None for display values."""
 
 
 @dataclass(frozen=True, slots=True)

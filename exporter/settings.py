@@ -104,8 +104,31 @@ class VideoEncoding(Section):
     `bit_rate`, `gop_size`, `level`, `max_b_frames`, `profile`, `qmax` and `qmin`."""
 
 
+class FramingSettings(Section):
+    """Which part of the picture is shown, and at what size. Applied in this order; nothing by default."""
+
+    crop: Literal["none", "regions", "anatomy"] = "none"
+    """`regions`: to the box around all ultrasound regions of the instance; `anatomy`: to its largest region that is a
+    two-dimensional picture. An instance without such a region is not cropped, and its record says so."""
+    shape: Literal["keep", "square_crop", "square_pad"] = "keep"
+    """Make the picture square: the middle of it, or all of it with black beside it."""
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of width and height that is cut off at each side, of the whole: 0.1 leaves the middle 80 %."""
+    pixels: Literal["keep", "square"] = "keep"
+    """`square`: resample pixels that are not square (the longer side grows); otherwise the file states their shape."""
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    """Columns and rows of the output."""
+    channel: Literal["keep", "gray"] = "keep"
+    """`gray`: luma of colour pictures (ITU-R BT.601)."""
+
+
 class VideoSettings(Section):
     """Multi-frame instances."""
+
+    preset: Literal["default", "lossless", "lossless-h264", "small", "echonet-112", "echoprime-224"] = "default"
+    """A named choice of container, encoder and framing; `extension`, `save_method_kwargs` and `framing` win over it
+    where they are not at their defaults. `default`: those keys alone. `lossless`: FFV1 in Matroska. `lossless-h264`:
+    lossless H.264 in MP4. `small`: AV1 in MP4. `echonet-112`, `echoprime-224`: for these models (docs/media.md)."""
 
     extension: Extension = ".mp4"
     """File name extension; it selects the container (.mp4, .m4v, .mov, .mkv, .webm, .avi)."""
@@ -117,6 +140,10 @@ class VideoSettings(Section):
     """Threads of one encoder. One per worker and a worker per core is faster than threads inside the encoder."""
     psnr_floor_db: PositiveFloat = 28.0
     """Lowest peak signal-to-noise ratio that a decoded-back frame may have; below it the export is `verify_failed`."""
+    copy_jpeg: bool = False
+    """Whether cines in JPEG baseline become Motion JPEG bit by bit where their display values are the JPEG's own."""
+    framing: FramingSettings = FramingSettings()
+    """Which part of the picture is shown, and at what size."""
 
 
 class PillowEncoding(Section):
@@ -135,6 +162,20 @@ class ImageSettings(Section):
     """Options of the image encoder."""
     psnr_floor_db: PositiveFloat = 28.0
     """Lowest peak signal-to-noise ratio that a lossy image may have when decoded back; below it: `verify_failed`."""
+    outputs: Annotated[tuple[Literal["view8", "raw16"], ...], Field(min_length=1, max_length=2)] = ("view8",)
+    """`view8`: display values of 8 bits. `raw16`: stored values as they are, in a PNG of 16 bits (or a NumPy array
+    where 16 bits are not enough), with slope and intercept in the record. Colour has `view8` alone."""
+    copy_jpeg: bool = False
+    """Whether JPEG baseline becomes `.jpg` bit by bit where its display values are the JPEG's own."""
+    framing: FramingSettings = FramingSettings()
+    """Which part of the picture `view8` shows, and at what size."""
+
+
+class FramesSettings(Section):
+    """Multi-frame instances as a folder of numbered images and `frames.jsonl` with their times."""
+
+    enabled: bool = False
+    """Whether multi-frame instances become a folder of images instead of a video; the images as `image` says."""
 
 
 class VolumeSettings(Section):
@@ -182,7 +223,7 @@ class LimitSettings(Section):
     """Largest rows x columns of one frame."""
     max_frames: PositiveInt = 100_000
     """Most frames of one instance."""
-    max_inflated_bytes: PositiveInt = 4 << 30
+    max_inflated_bytes: PositiveInt = 1 << 30
     """Largest data set after inflating a deflated transfer syntax."""
     max_header_bytes: PositiveInt = 64 << 20
     """Largest data set without its pixel data."""
@@ -205,6 +246,7 @@ class MediaSettings(Section):
 
     video: VideoSettings = VideoSettings()
     image: ImageSettings = ImageSettings()
+    frames: FramesSettings = FramesSettings()
     volume: VolumeSettings = VolumeSettings()
     audio: AudioSettings = AudioSettings()
     waveform: WaveformSettings = WaveformSettings()

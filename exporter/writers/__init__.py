@@ -20,6 +20,7 @@ def registry() -> tuple[Writer, ...]:
     """Every writer there is; where two fit an instance equally well, the earlier one writes."""
     from exporter.writers.audio import AudioWriter
     from exporter.writers.document import DocumentWriter
+    from exporter.writers.frames_folder import FramesWriter
     from exporter.writers.image import ImageWriter
     from exporter.writers.report import ReportWriter
     from exporter.writers.video import VideoWriter
@@ -29,6 +30,7 @@ def registry() -> tuple[Writer, ...]:
     return (
         ImageWriter(),
         VideoWriter(),
+        FramesWriter(),
         VolumeWriter(),
         AudioWriter(),
         WaveformWriter(),

@@ -1,19 +1,31 @@
-"""Single-frame instances as one image in display values: PNG by default, any format of `still.FORMATS` by setting."""
+"""Single-frame instances as images: display values, stored values, or the instance's own JPEG."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from exporter.errors import CorruptPixels
-from exporter.outcome import MediaType, Medium
+from exporter.outcome import MediaType, Medium, Rendering
 from exporter.writers.contract import Task, Written
+from exporter.writers.framing import Framing, framing_of
+from exporter.writers.jpeg_copy import bare_jpeg, shows
+from exporter.writers.pictures import still_pictures
 from exporter.writers.presentation import icc_profile, pixel_aspect
+from exporter.writers.raw import RescaleElements, raw_form, write_raw
 from exporter.writers.remux import is_video_stream
-from exporter.writers.still import StillPlan, write_still
+from exporter.writers.sealing import write_new
+from exporter.writers.still import Still, StillPlan, write_still
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from exporter.frames import Frames
     from exporter.instance import Instance
-    from exporter.settings import MediaSettings
+    from exporter.settings import ImageSettings, MediaSettings
 
 SCORE = 50
 
@@ -32,37 +44,96 @@ class ImageWriter:
         return SCORE
 
     def write(self, task: Task) -> Written:
-        """Write the image.
+        """Write the image in each of the configured outputs.
 
         Raises:
             ExportError: The frame cannot be decoded, or the image not written.
             OutOfSpace: The disk is full.
         """
-        from exporter.frames import DisplayOptions, open_frames
+        from exporter.frames import open_frames
 
         settings, instance = task.settings.image, task.instance
         frames = open_frames(instance, task.settings.limits)
-        image = next(iter(frames.display(DisplayOptions())), None)
-        if image is None:
-            raise CorruptPixels("the instance holds no frame")
-        plan = StillPlan(
-            extension=settings.extension,
-            parameters=tuple(sorted(settings.save_method_kwargs.pil_writer_params.items())),
-            psnr_floor_db=settings.psnr_floor_db,
-            icc_profile=icc_profile(frames, gray=image.ndim == 2),
-            aspect=pixel_aspect(frames),
+        form = raw_form(instance.pixels) if instance.pixels is not None else None
+        media: list[Medium] = []
+        rendering: Rendering | None = None
+        warnings: list[str] = []
+        if "view8" in settings.outputs or form is None:
+            view, rendering = _view(task, frames, settings, task.folder / "0.part")
+            media.append(view)
+        if "raw16" in settings.outputs and form is None:
+            warnings.append("raw16: colour has no stored values that measure something; view8 alone is written")
+        elif "raw16" in settings.outputs and form is not None:
+            stored = next(iter(frames.stored()))
+            path = task.folder / f"{len(media)}.part"
+            raw = write_raw(path, stored, form)
+            values = RescaleElements(instance.header).values(0, form)
+            medium = image_medium(path, form.suffix, raw, (stored.shape[1], stored.shape[0]))
+            media.append(replace(medium, values=values))
+        media = [m for name in settings.outputs for m in media if (m.values is None) == (name == "view8")] or media
+        return Written(media=tuple(media), rendering=rendering, warnings=(*frames.warnings, *warnings))
+
+
+def _view(task: Task, frames: Frames, settings: ImageSettings, path: Path) -> tuple[Medium, Rendering]:
+    """The image of display values, or the instance's own JPEG where it shows them."""
+    image = next(still_pictures(frames), None)
+    if image is None:
+        raise CorruptPixels("the instance holds no frame")
+    framing = framing_of(settings.framing, task.instance, frames, image.shape, pixel_aspect(frames))
+    view = View(settings, frames, framing)
+    notes = list(framing.notes)
+    copied = view.copied(next(iter(frames.encoded()), b""), image) if view.may_copy else None
+    if copied is not None:
+        sealed = write_new(path, (copied,))
+        still, suffix = Still(sealed, "jpeg"), ".jpg"
+        notes.append("the instance's own JPEG, copied; segments of text left out")
+    else:
+        shown = framing.apply(image)
+        still, suffix = write_still(path, shown, view.plan(gray=shown.ndim == 2)), settings.extension
+    medium = image_medium(path, suffix, still, framing.size)
+    medium = replace(medium, transcoded=copied is None, geometry=framing.geometry())
+    return medium, replace(frames.rendering, notes=(*frames.rendering.notes, *notes))
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How display images of one instance are written."""
+
+    settings: ImageSettings
+    frames: Frames
+    framing: Framing
+
+    def plan(self, *, gray: bool) -> StillPlan:
+        """For the encoder of images."""
+        return StillPlan(
+            extension=self.settings.extension,
+            parameters=tuple(sorted(self.settings.save_method_kwargs.pil_writer_params.items())),
+            psnr_floor_db=self.settings.psnr_floor_db,
+            icc_profile=icc_profile(self.frames, gray=gray),
+            aspect=self.framing.aspect,
         )
-        name = "0.part"
-        still = write_still(task.folder / name, image, plan)
-        medium = Medium(
-            file=name,
-            suffix=settings.extension,
-            kind=MediaType.IMAGE,
-            bytes=still.sealed.bytes,
-            sha256=still.sealed.sha256,
-            codec=still.codec,
-            width=image.shape[1],
-            height=image.shape[0],
-            frames=1,
-        )
-        return Written(media=(medium,), rendering=frames.rendering)
+
+    @property
+    def may_copy(self) -> bool:
+        """Whether the instance's own JPEG is wanted and possible at all."""
+        return self.settings.copy_jpeg and not self.framing.changes and self.frames.codec == "JPEG"
+
+    def copied(self, encoded: bytes, display: NDArray[np.uint8]) -> bytes | None:
+        """The JPEG to copy; None where it is not baseline, or does not show the display values."""
+        jpeg = bare_jpeg(encoded)
+        return jpeg if jpeg is not None and shows(jpeg, display) else None
+
+
+def image_medium(path: Path, suffix: str, still: Still, size: tuple[int, int]) -> Medium:
+    """The medium of one written image of `size` (columns, rows)."""
+    return Medium(
+        file=path.name,
+        suffix=suffix,
+        kind=MediaType.IMAGE,
+        bytes=still.sealed.bytes,
+        sha256=still.sealed.sha256,
+        codec=still.codec,
+        width=size[0],
+        height=size[1],
+        frames=1,
+    )

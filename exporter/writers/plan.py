@@ -6,7 +6,7 @@ pixels and loads no codec. What an encoder does not know is refused when it is o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import EncodeFailed
@@ -14,7 +14,7 @@ from exporter.errors import EncodeFailed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exporter.settings import VideoSettings
+    from exporter.settings import FramingSettings, VideoSettings
 
 CONTAINERS: Final[Mapping[str, str]] = {
     ".mp4": "mp4",
@@ -43,6 +43,43 @@ _EXACT_FORMATS: Final = frozenset({"gray", "rgb24", "bgr24", "bgr0", "rgb0", "gb
 
 
 @dataclass(frozen=True, slots=True)
+class Preset:
+    """A named choice; what the settings say otherwise wins over it."""
+
+    extension: str
+    colour: tuple[str, str]
+    """Encoder and pixel format for colour frames."""
+    gray: tuple[str, str]
+    """Encoder and pixel format for gray frames."""
+    options: Mapping[str, str]
+    framing: Mapping[str, object] = field(default_factory=dict)
+
+
+PRESETS: Final[Mapping[str, Preset]] = {
+    "lossless": Preset(
+        ".mkv", ("ffv1", "bgr0"), ("ffv1", "gray"), {"level": "3", "coder": "1", "context": "1", "slicecrc": "1"}
+    ),
+    "lossless-h264": Preset(".mp4", ("libx264rgb", "rgb24"), ("libx264", "gray"), {"qp": "0"}),
+    "small": Preset(".mp4", ("libsvtav1", "yuv420p"), ("libsvtav1", "yuv420p"), {"crf": "30", "preset": "8"}),
+    "echonet-112": Preset(
+        ".mp4",
+        ("libx264", "yuv420p"),
+        ("libx264", "yuv420p"),
+        {"crf": "12"},
+        {"crop": "anatomy", "shape": "square_crop", "size": (112, 112), "channel": "gray"},
+    ),
+    "echoprime-224": Preset(
+        ".mp4",
+        ("libx264", "yuv420p"),
+        ("libx264", "yuv420p"),
+        {"crf": "12"},
+        {"crop": "anatomy", "shape": "square_crop", "zoom": 0.1, "size": (224, 224)},
+    ),
+}
+"""The presets of `video.preset` but for ``default``, which is the settings themselves."""
+
+
+@dataclass(frozen=True, slots=True)
 class VideoPlan:
     """Everything the encoder is told, but for the frames."""
 
@@ -50,10 +87,8 @@ class VideoPlan:
     container: str
     encoder: str
     pix_fmt: str
-    """Pixel format of the stream for colour frames (and gray ones, where `gray_pix_fmt` is the same)."""
-    gray_pix_fmt: str
     options: tuple[tuple[str, str], ...]
-    attributes: tuple[tuple[str, int | str], ...]
+    attributes: tuple[tuple[str, int | float | str], ...]
     threads: int
     psnr_floor_db: float
 
@@ -71,21 +106,20 @@ class VideoPlan:
 
     def exact(self, *, gray: bool) -> bool:
         """Whether the decoded stream must equal the display values pixel by pixel."""
-        pix_fmt = self.gray_pix_fmt if gray else self.pix_fmt
-        return self.lossless and pix_fmt in _EXACT_FORMATS and (gray or pix_fmt != "gray")
+        return self.lossless and self.pix_fmt in _EXACT_FORMATS and (gray or self.pix_fmt != "gray")
 
 
-def plan_of(settings: VideoSettings) -> VideoPlan:
-    """The plan that the `video` settings describe.
+def plan_of(settings: VideoSettings, *, gray: bool) -> VideoPlan:
+    """The plan that the `video` settings describe, for gray or for colour frames.
 
     Raises:
         EncodeFailed: The extension selects no container we write, or a stream attribute is not one we set.
     """
-    container = CONTAINERS.get(settings.extension.lower())
-    if container is None:
-        raise EncodeFailed(
-            f"video.extension {settings.extension!r} selects no container (permitted: {', '.join(CONTAINERS)})"
-        )
+    default = type(settings)()
+    preset = PRESETS.get(settings.preset)
+    extension = settings.extension
+    if preset is not None and extension == default.extension:
+        extension = preset.extension
     arguments = settings.save_method_kwargs.encoding_args
     attributes = dict(arguments.model_extra or {})
     unknown = sorted(set(attributes) - _ATTRIBUTES)
@@ -95,14 +129,38 @@ def plan_of(settings: VideoSettings) -> VideoPlan:
             f"{', '.join(sorted(_ATTRIBUTES))})"
         )
     name = settings.save_method_kwargs.encoding_format
+    encoder, pix_fmt = _ENCODERS.get(name.lower(), name), arguments.pix_fmt
+    options = {key: str(value) for key, value in arguments.options.items()}
+    if preset is not None and settings.save_method_kwargs == default.save_method_kwargs:
+        encoder, pix_fmt = preset.gray if gray else preset.colour
+        options = dict(preset.options)
     return VideoPlan(
-        extension=settings.extension,
-        container=container,
-        encoder=_ENCODERS.get(name.lower(), name),
-        pix_fmt=arguments.pix_fmt,
-        gray_pix_fmt=arguments.pix_fmt,
-        options=tuple(sorted((key, str(value)) for key, value in arguments.options.items())),
+        extension=extension,
+        container=container_of(extension),
+        encoder=encoder,
+        pix_fmt=pix_fmt,
+        options=tuple(sorted(options.items())),
         attributes=tuple(sorted(attributes.items())),
         threads=settings.threads,
         psnr_floor_db=settings.psnr_floor_db,
     )
+
+
+def container_of(extension: str) -> str:
+    """The muxer that an extension selects.
+
+    Raises:
+        EncodeFailed: None.
+    """
+    container = CONTAINERS.get(extension.lower())
+    if container is None:
+        raise EncodeFailed(f"video.extension {extension!r} selects no container (permitted: {', '.join(CONTAINERS)})")
+    return container
+
+
+def framing_settings(settings: VideoSettings) -> FramingSettings:
+    """The framing of the settings, or of their preset where they have none of their own."""
+    preset = PRESETS.get(settings.preset)
+    if preset is None or settings.framing != type(settings.framing)():
+        return settings.framing
+    return type(settings.framing).model_validate(dict(preset.framing))

@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 from exporter.errors import CorruptPixels, VerifyFailed
 from exporter.frames.syntaxes import Family, family_of
 from exporter.outcome import MediaType, Medium, Rendering
+from exporter.settings import FramingSettings
 from exporter.timing import Schedule, schedule_of
 from exporter.writers.contract import Task, Written
 from exporter.writers.display_order import DisplayOrder, display_order
 from exporter.writers.encoder import container_options, foreign
+from exporter.writers.framing import framing_of
 from exporter.writers.plan import CONTAINERS
 from exporter.writers.sealing import seal
 from exporter.writers.stream import Kind, kinds_of, opened, reading, video_of
@@ -61,8 +63,42 @@ class Copy:
     limits: LimitSettings
 
 
-def remux(task: Task) -> Written:
-    """Copy the instance's video stream into a container.
+@dataclass(frozen=True, slots=True)
+class Study:
+    """What one decoding pass over a stream has told."""
+
+    kind: Kind
+    order: DisplayOrder
+    schedule: Schedule
+    rate: Fraction
+    """Nominal, for demuxers of elementary streams."""
+    warnings: tuple[str, ...]
+
+
+def study(task: Task, source: BinaryIO) -> Study:
+    """Find out what a stream is, how many pictures it holds, in which order, and when they are shown.
+
+    Raises:
+        CorruptPixels: Nothing in it can be decoded.
+        TooLarge: Its pictures, or their number, pass the limits.
+    """
+    instance, limits = task.instance, task.settings.limits
+    warnings: list[str] = []
+    announced = instance.pixels.frames if instance.pixels is not None else 1
+    default_rate = task.settings.video.default_rate_hz
+    rate = schedule_of(instance.header, announced, default_rate_hz=default_rate).rate
+    kind, order = _recognised(source, instance.transfer_syntax, rate, limits, warnings)
+    count = len(order.ranks)
+    if count != announced:
+        warnings.append(f"the stream holds {count} pictures, (0028,0008) Number of Frames says {announced}")
+    if order.damaged:
+        warnings.append(f"{order.damaged} of {count} pictures are damaged or cannot be decoded")
+    schedule = _schedule(task, order, warnings, sound=_has_sound(source, kind, rate, limits))
+    return Study(kind, order, schedule, rate, (*schedule.warnings, *dict.fromkeys(warnings)))
+
+
+def remux(task: Task, extension: str) -> Written:
+    """Copy the instance's video stream into the container that `extension` selects.
 
     Raises:
         ExportError: The stream cannot be read, or the container not written.
@@ -70,28 +106,21 @@ def remux(task: Task) -> Written:
     """
     from exporter.frames import open_frames
 
-    settings, instance = task.settings.video, task.instance
-    extension = settings.extension
+    instance = task.instance
     warnings: list[str] = []
     if CONTAINERS.get(extension.lower()) not in _COPY_CONTAINERS:
         warnings.append(f"{extension} cannot hold a copied stream: written as .mp4")
         extension = ".mp4"
     frames = open_frames(instance, task.settings.limits)
+    path = task.folder / "0.part"
     with frames.open_stream() as source:
-        announced = instance.pixels.frames if instance.pixels is not None else 1
-        nominal = schedule_of(instance.header, announced, default_rate_hz=settings.default_rate_hz)
-        kind, order = _recognised(source, instance.transfer_syntax, nominal.rate, task.settings.limits, warnings)
-        count = len(order.ranks)
-        if count != announced:
-            warnings.append(f"the stream holds {count} pictures, (0028,0008) Number of Frames says {announced}")
-        if order.damaged:
-            warnings.append(f"{order.damaged} of {count} pictures are damaged or cannot be decoded")
-        schedule = _schedule(task, order, warnings, sound=_has_sound(source, kind, nominal.rate, task.settings.limits))
-        path = task.folder / "0.part"
+        found = study(task, source)
+        kind, order, schedule = found.kind, found.order, found.schedule
         copy = Copy(source, kind, order, schedule, path, CONTAINERS[extension.lower()], task.settings.limits)
         digest = _copy(copy, warnings)
         _check(copy, digest)
     sealed = seal(path)
+    framing = framing_of(FramingSettings(), instance, frames, (order.height, order.width, 3), None)
     medium = Medium(
         file=path.name,
         suffix=extension,
@@ -102,15 +131,16 @@ def remux(task: Task) -> Written:
         transcoded=False,
         width=order.width,
         height=order.height,
-        frames=count,
+        frames=len(order.ranks),
         duration_s=float(schedule.duration),
+        geometry=framing.geometry(),
     )
     notes = (f"stream: {digest.codec} copied from {kind.demuxer}, not re-encoded",)
     return Written(
         media=(medium,),
         timing=schedule.timing,
         rendering=Rendering(notes=notes),
-        warnings=(*schedule.warnings, *dict.fromkeys(warnings)),
+        warnings=(*frames.warnings, *found.warnings, *dict.fromkeys(warnings)),
     )
 
 

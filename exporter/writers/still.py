@@ -145,7 +145,7 @@ def _codec(plan: StillPlan, form: str) -> str:
     return f"{name} lossless" if form in {"WEBP", "JPEG2000", "TIFF"} and _lossless(plan, form) else name
 
 
-def _check(encoded: bytes, image: NDArray[np.uint8] | NDArray[np.uint16], plan: StillPlan, form: str) -> None:
+def _check(encoded: bytes, image: NDArray[Any], plan: StillPlan, form: str) -> None:
     decoded = _decode(encoded, form)
     if form == "WEBP" and image.ndim == 2:  # WebP has no gray
         image = np.repeat(image[:, :, np.newaxis], 3, axis=2)

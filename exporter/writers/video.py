@@ -1,32 +1,46 @@
-"""Multi-frame instances as video: encoded from display values, or copied where the pixel data already are a stream."""
+"""Multi-frame instances as video: encoded from display values, or copied where the pixel data already are encoded so.
+
+Three ways, in this order: a video stream is copied (`remux`), JPEG frames become Motion JPEG where the settings want it
+and the JPEGs show the display values (`jpeg_copy`), everything else is encoded (`encoder`). Framing moves pixels, so it
+always encodes.
+"""
 
 from __future__ import annotations
 
-from itertools import chain
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from exporter.errors import CorruptPixels
 from exporter.outcome import MediaType, Medium, Rendering
-from exporter.timing import schedule_of
+from exporter.settings import FramingSettings
+from exporter.timing import Schedule, schedule_of
 from exporter.writers.contract import Task, Written
 from exporter.writers.encoder import Job, encode
+from exporter.writers.framing import Framing, framing_of
+from exporter.writers.jpeg_copy import CONTAINERS as JPEG_CONTAINERS
+from exporter.writers.jpeg_copy import bare_jpeg, coding_of, shows, write_motion_jpeg
+from exporter.writers.pictures import peek, still_pictures, stream_pictures
 from exporter.writers.pixel_format import Converter
-from exporter.writers.plan import plan_of
+from exporter.writers.plan import VideoPlan, container_of, framing_settings, plan_of
 from exporter.writers.presentation import pixel_aspect
-from exporter.writers.remux import is_video_stream, remux
+from exporter.writers.remux import is_video_stream, remux, study
 from exporter.writers.sealing import seal
 from exporter.writers.verify import Witness, check_video
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from exporter.frames import Frames
     from exporter.instance import Instance
     from exporter.settings import MediaSettings
 
 SCORE = 50
+_SMALLEST_AV1 = 64
+"""SVT-AV1 takes no picture with fewer rows or columns."""
 
 
 class VideoWriter:
@@ -49,61 +63,147 @@ class VideoWriter:
             ExportError: The frames cannot be decoded, or the video not written.
             OutOfSpace: The disk is full.
         """
+        from exporter.frames import open_frames
+
+        settings = task.settings.video
+        framed = framing_settings(settings)
         if is_video_stream(task.instance):
-            return remux(task)
-        return _encoded(task)
+            if framed == FramingSettings():
+                return remux(task, plan_of(settings, gray=False).extension)
+            return _stream_encoded(task, framed)
+        frames = open_frames(task.instance, task.settings.limits)
+        schedule = schedule_of(task.instance.header, frames.count, default_rate_hz=settings.default_rate_hz)
+        if settings.copy_jpeg and framed == FramingSettings():
+            copied = _copied(task, frames, schedule)
+            if copied is not None:
+                return copied
+        return _encoded(task, Shown(frames, still_pictures(frames), schedule, framed, schedule.warnings))
 
 
-def _encoded(task: Task) -> Written:
-    from exporter.frames import DisplayOptions, open_frames
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Pictures to be encoded, and when they are shown."""
 
-    settings, instance = task.settings.video, task.instance
-    plan = plan_of(settings)
-    frames = open_frames(instance, task.settings.limits)
-    schedule = schedule_of(instance.header, frames.count, default_rate_hz=settings.default_rate_hz)
-    first, images = _peek(frames.display(DisplayOptions()))
-    gray = first.ndim == 2
-    rows, columns = first.shape[:2]
-    converter = Converter(plan.gray_pix_fmt if gray else plan.pix_fmt, rows, columns, gray=gray)
-    name = "0.part"
-    job = Job(
-        path=task.folder / name,
-        plan=plan,
-        converter=converter,
-        schedule=schedule,
-        aspect=pixel_aspect(frames),
-    )
-    witness = Witness(
-        frames.count, converter.rows * converter.columns * 3 // (2 if not gray else 1), exact=plan.exact(gray=gray)
-    )
-    encode(job, images, witness)
+    frames: Frames
+    images: Iterator[NDArray[np.uint8]]
+    schedule: Schedule
+    framing: FramingSettings
+    warnings: tuple[str, ...]
+
+
+def _stream_encoded(task: Task, framed: FramingSettings) -> Written:
+    from exporter.frames import open_frames
+
+    limits = task.settings.limits
+    frames = open_frames(task.instance, limits)
+    with frames.open_stream() as source:
+        found = study(task, source)
+    images = stream_pictures(frames, found.kind, found.rate, limits)
+    return _encoded(task, Shown(frames, images, found.schedule, framed, found.warnings))
+
+
+def _encoded(task: Task, shown: Shown) -> Written:
+    first, images = peek(shown.images)
+    framing = framing_of(shown.framing, task.instance, shown.frames, first.shape, pixel_aspect(shown.frames))
+    gray = first.ndim == 2 or framing.gray
+    columns, rows = framing.size
+    plan, more = _fitting(plan_of(task.settings.video, gray=gray), rows, columns)
+    converter = Converter(plan.pix_fmt, rows, columns, gray=gray)
+    job = Job(task.folder / "0.part", plan, converter, shown.schedule, framing.aspect)
+    witness = Witness(shown.schedule.frames, converter.rows * converter.columns * 3, exact=plan.exact(gray=gray))
+    encode(job, (framing.apply(image) for image in images), witness)
     check_video(job, witness)
-    sealed = seal(job.path)
-    medium = Medium(
-        file=name,
-        suffix=settings.extension,
-        kind=MediaType.VIDEO,
-        bytes=sealed.bytes,
-        sha256=sealed.sha256,
-        codec=plan.encoder,
-        width=converter.columns,
-        height=converter.rows,
-        frames=frames.count,
-        duration_s=float(schedule.duration),
+    medium = replace(
+        _medium(job.path, plan.extension, plan.encoder, shown.schedule, (converter.columns, converter.rows)),
+        geometry=framing.geometry(),
     )
     return Written(
         media=(medium,),
-        timing=schedule.timing,
-        rendering=_noted(frames.rendering, converter, witness),
-        warnings=(*schedule.warnings, *_padding_warning(converter)),
+        timing=shown.schedule.timing,
+        rendering=_noted(shown.frames.rendering, converter, witness, framing),
+        warnings=(*shown.frames.warnings, *shown.warnings, *more, *_padding_warning(converter)),
     )
 
 
-def _peek(images: Iterator[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], Iterator[NDArray[np.uint8]]]:
-    first = next(images, None)
-    if first is None:
-        raise CorruptPixels("the instance holds no frame")
-    return first, chain((first,), images)
+def _fitting(plan: VideoPlan, rows: int, columns: int) -> tuple[VideoPlan, tuple[str, ...]]:
+    """The plan, or H.264 of the same intent where AV1 takes no picture of this size."""
+    if plan.encoder != "libsvtav1" or min(rows, columns) >= _SMALLEST_AV1:
+        return plan, ()
+    warning = f"AV1 takes no picture below {_SMALLEST_AV1} rows or columns: H.264 instead"
+    return replace(plan, encoder="libx264", options=(("crf", "23"),)), (warning,)
+
+
+def _copied(task: Task, frames: Frames, schedule: Schedule) -> Written | None:
+    """The frames' own JPEGs as Motion JPEG; None where they are no baseline JPEGs that show the display values."""
+    extension = plan_of(task.settings.video, gray=False).extension
+    container = container_of(extension)
+    if frames.codec != "JPEG" or container not in JPEG_CONTAINERS:
+        return None
+    if container == "avi" and schedule.period is None:
+        return None
+    size = _same_jpegs(frames)
+    if size is None:
+        return None
+    path = task.folder / "0.part"
+    write_motion_jpeg(path, _baseline(frames), schedule, size, container)
+    framing = framing_of(FramingSettings(), task.instance, frames, (size[1], size[0], 3), pixel_aspect(frames))
+    medium = replace(_medium(path, extension, "mjpeg", schedule, size), transcoded=False, geometry=framing.geometry())
+    notes = (*frames.rendering.notes, "the instance's own JPEGs, copied; segments of text left out")
+    return Written(
+        media=(medium,),
+        timing=schedule.timing,
+        rendering=replace(frames.rendering, notes=notes),
+        warnings=(*frames.warnings, *schedule.warnings),
+    )
+
+
+def _same_jpegs(frames: Frames) -> tuple[int, int] | None:
+    """Columns and rows, where all frames are baseline JPEGs of one coding that show the display values.
+
+    Colours have one path for all frames, so the first is judged by its pixels; gray may have a window per frame, so
+    each is judged.
+    """
+    codings = set()
+    for encoded in frames.encoded():
+        jpeg = bare_jpeg(encoded)
+        if jpeg is None:
+            return None
+        codings.add(coding_of(jpeg))
+        if len(codings) > 1:
+            return None
+    size = None
+    for encoded, image in zip(frames.encoded(), still_pictures(frames), strict=True):
+        jpeg = bare_jpeg(encoded)
+        if jpeg is None or not shows(jpeg, image):
+            return None
+        size = (image.shape[1], image.shape[0])
+        if image.ndim == 3:
+            break
+    return size
+
+
+def _baseline(frames: Frames) -> Iterator[bytes]:
+    for number, encoded in enumerate(frames.encoded(), start=1):
+        jpeg = bare_jpeg(encoded)
+        if jpeg is None:
+            raise CorruptPixels(f"frame {number} is no JPEG baseline among frames that are")
+        yield jpeg
+
+
+def _medium(path: Path, suffix: str, codec: str, schedule: Schedule, size: tuple[int, int]) -> Medium:
+    sealed = seal(path)
+    return Medium(
+        file=path.name,
+        suffix=suffix,
+        kind=MediaType.VIDEO,
+        bytes=sealed.bytes,
+        sha256=sealed.sha256,
+        codec=codec,
+        width=size[0],
+        height=size[1],
+        frames=schedule.frames,
+        duration_s=float(schedule.duration),
+    )
 
 
 def _padding_warning(converter: Converter) -> tuple[str, ...]:
@@ -113,13 +213,10 @@ def _padding_warning(converter: Converter) -> tuple[str, ...]:
     return (f"padded to even size: {right} column(s) at the right, {bottom} row(s) at the bottom, by repetition",)
 
 
-def _noted(rendering: Rendering | None, converter: Converter, witness: Witness) -> Rendering:
-    from dataclasses import replace
-
-    notes = [f"stream: {converter.pix_fmt}, {converter.colours.name}"]
+def _noted(rendering: Rendering, converter: Converter, witness: Witness, framing: Framing) -> Rendering:
+    notes = [*framing.notes, f"stream: {converter.pix_fmt}, {converter.colours.name}"]
     if witness.exact:
         notes.append("decoded back: every pixel equal")
     elif witness.lowest_psnr_db < 200:
         notes.append(f"decoded back: PSNR {witness.lowest_psnr_db:.1f} dB or better")
-    rendering = rendering or Rendering()
     return replace(rendering, notes=(*rendering.notes, *notes))

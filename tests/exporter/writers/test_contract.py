@@ -6,6 +6,7 @@ import hashlib
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from exporter.errors import ExportError, SkipInstance
@@ -14,6 +15,7 @@ from exporter.outcome import MediaType
 from exporter.settings import MediaSettings
 from exporter.writers import choose, registry
 from exporter.writers.contract import Task, Writer, Written
+from tests.exporter.writers.sampled import VOICE, channel, multiplex_group, save_waveform
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 WRITERS = registry()
 MOST_INSTANCES = 3
 SETTINGS = MediaSettings()
+WANTED = {"FramesWriter": MediaSettings.model_validate({"frames": {"enabled": True}})}
+"""Settings that ask for what is off by default."""
 
 
 def name_of(writer: Writer) -> str:
@@ -28,25 +32,34 @@ def name_of(writer: Writer) -> str:
 
 
 @pytest.fixture(scope="module")
-def instances(corpus: Path, corpus_catalog: list[dict[str, Any]]) -> dict[str, list[Path]]:
-    """The smallest instances of the corpus that each writer fits best and writes."""
+def instances(
+    corpus: Path, corpus_catalog: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[Path]]:
+    """The smallest instances of the corpus that each writer fits best and writes; sound is made: there is none."""
     found: dict[str, list[Path]] = defaultdict(list)
     for row in sorted(corpus_catalog, key=lambda row: int(row["bytes"])):
         path = corpus / row["file"]
-        try:
-            with Instance.open(path, SETTINGS.limits) as instance:
-                writer = choose(instance, SETTINGS)
-        except (ExportError, SkipInstance):
-            continue
-        if row.get("pixel_decode_ok", True) or not row.get("has_pixeldata"):
-            found[name_of(writer)].append(path)
+        for settings in (SETTINGS, *WANTED.values()):
+            try:
+                with Instance.open(path, settings.limits) as instance:
+                    name = name_of(choose(instance, settings))
+            except (ExportError, SkipInstance):
+                continue
+            readable = row.get("pixel_decode_ok", True) or not row.get("has_pixeldata")
+            if readable and settings == WANTED.get(name, SETTINGS):
+                found[name].append(path)
+    sound = (np.sin(np.arange(800) / 7) * 9000).astype("<i2")[:, np.newaxis]
+    group = multiplex_group(sound, "SS", 8000.0, ChannelDefinitionSequence=[channel("voice")])
+    folder = tmp_path_factory.mktemp("made")
+    found["AudioWriter"].append(save_waveform(folder / "voice.dcm", [group], sop_class=VOICE))
     return {name: paths[:MOST_INSTANCES] for name, paths in found.items()}
 
 
 def written(writer: Writer, path: Path, folder: Path) -> Written:
     folder.mkdir()
-    with Instance.open(path, SETTINGS.limits) as instance:
-        return writer.write(Task(instance, folder, SETTINGS))
+    settings = WANTED.get(name_of(writer), SETTINGS)
+    with Instance.open(path, settings.limits) as instance:
+        return writer.write(Task(instance, folder, settings))
 
 
 @pytest.fixture(params=WRITERS, ids=name_of)
@@ -59,7 +72,7 @@ def writer(request: pytest.FixtureRequest) -> Writer:
 def samples(writer: Writer, instances: dict[str, list[Path]]) -> list[Path]:
     paths = instances.get(name_of(writer), [])
     if not paths:
-        pytest.skip(f"the corpus holds no instance that {name_of(writer)} writes by default")
+        pytest.fail(f"no instance for {name_of(writer)}: a writer is shown by what it writes")
     return paths
 
 
@@ -123,11 +136,12 @@ def test_an_instance_cut_anywhere_gives_an_error_of_ours_or_a_result_that_says_s
         cut.write_bytes(whole[: int(len(whole) * part)])
         folder = tmp_path / f"out{number}"
         folder.mkdir()
+        settings = WANTED.get(name_of(writer), SETTINGS)
         try:
-            with Instance.open(cut, SETTINGS.limits) as instance:
-                if writer.score(instance, SETTINGS) is None:
+            with Instance.open(cut, settings.limits) as instance:
+                if writer.score(instance, settings) is None:
                     continue
-                result = writer.write(Task(instance, folder, SETTINGS))
+                result = writer.write(Task(instance, folder, settings))
                 told = [*result.warnings, *instance.warnings, *(result.rendering.notes if result.rendering else ())]
         except (ExportError, SkipInstance):
             continue

@@ -64,7 +64,7 @@ def test_png_is_the_default_and_holds_the_display_values(
     ],
 )
 @pytest.mark.parametrize("gray", [False, True])
-def test_pillow_writes_the_other_formats_with_the_configured_parameters(  # noqa: PLR0917 - fixtures and parameters
+def test_pillow_writes_the_other_formats_with_the_configured_parameters(
     make_instance: Callable[..., Path],
     export: Callable[..., Any],
     extension: str,

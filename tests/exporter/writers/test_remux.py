@@ -91,7 +91,7 @@ def md5_of_frames(peer: Callable[[str], str], source: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", STREAMS)
-def test_a_stream_is_copied_shown_in_order_and_on_time(  # noqa: PLR0917 - fixtures and parameters
+def test_a_stream_is_copied_shown_in_order_and_on_time(
     name: str,
     stream: Callable[..., bytes],
     encapsulated: Callable[..., Path],
@@ -158,7 +158,7 @@ def test_the_packets_of_the_corpus_streams_are_those_of_the_encapsulated_stream(
         (H264, "-c:v libx264 -bf 2", "mpegts", "-c:a ac3", "ac3"),
     ],
 )
-def test_sound_is_kept_in_step(  # noqa: PLR0917 - fixtures and parameters
+def test_sound_is_kept_in_step(
     stream: Callable[..., bytes],
     encapsulated: Callable[..., Path],
     export: Callable[..., Any],

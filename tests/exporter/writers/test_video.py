@@ -47,7 +47,7 @@ def stack(frames: int, rows: int, columns: int, *, gray: bool) -> np.ndarray:
     ],
 )
 @pytest.mark.parametrize("gray", [False, True])
-def test_every_container_and_encoder_keeps_frames_times_and_colours(  # noqa: PLR0917 - fixtures and parameters
+def test_every_container_and_encoder_keeps_frames_times_and_colours(
     make_instance: Callable[..., Path],
     export: Callable[..., Any],
     ffmpeg_frames: Callable[..., Any],
@@ -163,7 +163,7 @@ def test_the_same_frames_give_the_same_bytes_whatever_was_in_memory_before(tmp_p
         "from exporter.writers.plan import plan_of\n"
         "from exporter.writers.verify import Witness\n"
         "from tests.exporter.writers.media import waves\n"
-        "plan = plan_of(VideoSettings())\n"
+        "plan = plan_of(VideoSettings(), gray=False)\n"
         "for rows, columns, gray in ((430, 480, False), (65, 97, True), (64, 96, True), (241, 321, False)):\n"
         "    path = Path(sys.argv[1]) / 'x'\n"
         "    path.unlink(missing_ok=True)\n"
@@ -190,7 +190,7 @@ def test_the_same_frames_give_the_same_bytes_whatever_was_in_memory_before(tmp_p
 
 def job_for(path: Path, frames: np.ndarray, **settings: Any) -> tuple[Job, Witness]:
     gray = frames.ndim == 3
-    plan = plan_of(video_settings(**settings).video)
+    plan = plan_of(video_settings(**settings).video, gray=gray)
     converter = Converter(plan.pix_fmt, frames.shape[1], frames.shape[2], gray=gray)
     schedule = schedule_of(__import__("pydicom").Dataset(), len(frames))
     return Job(path, plan, converter, schedule), Witness(len(frames), 1 << 16, exact=plan.exact(gray=gray))

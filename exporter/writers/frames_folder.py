@@ -1,0 +1,228 @@
+"""Multi-frame instances as a folder of numbered images and `frames.jsonl`, which tells when each is shown.
+
+Contract: frame n of the instance is `frame-<n>` (from 1, padded with zeros so that names sort); the images are written
+as the `image` settings say. The folder is complete, every file in it verified and durable, before its name is told; it
+becomes visible by one rename, like any medium.
+
+`frames.jsonl` has one object per frame, in order: `frame`, `file` (of `view8`), `raw` (of `raw16`), `time_ms` from the
+first frame, `duration_ms`, and of raw values `offset`, `slope`, `intercept`, `linear` as in the record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, replace
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+from exporter.errors import CorruptPixels
+from exporter.outcome import Geometry, MediaType, Medium, Rendering
+from exporter.timing import Schedule, schedule_of
+from exporter.writers.contract import Task, Written
+from exporter.writers.framing import framing_of
+from exporter.writers.image import View
+from exporter.writers.pictures import peek, still_pictures, stream_pictures
+from exporter.writers.presentation import pixel_aspect
+from exporter.writers.raw import RawForm, RescaleElements, raw_form, write_raw
+from exporter.writers.remux import is_video_stream, study
+from exporter.writers.sealing import write_new, writing
+from exporter.writers.still import Still, write_still
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from exporter.frames import Frames
+    from exporter.instance import Instance
+    from exporter.settings import MediaSettings
+
+SCORE = 60
+"""Above the video writer: it is asked only where the settings want frames."""
+INDEX = "frames.jsonl"
+_FEWEST_DIGITS = 5
+
+
+class FramesWriter:
+    """Writes every frame of an instance as an image of its own."""
+
+    kind = MediaType.FRAMES
+
+    def score(self, instance: Instance, settings: MediaSettings) -> int | None:
+        """Fits instances of several frames, where the settings want folders of frames."""
+        if not settings.frames.enabled:
+            return None
+        if is_video_stream(instance):
+            return SCORE
+        pixels = instance.pixels
+        return SCORE if pixels is not None and pixels.frames > 1 else None
+
+    def write(self, task: Task) -> Written:
+        """Write the folder.
+
+        Raises:
+            ExportError: A frame cannot be decoded, or its image not written.
+            OutOfSpace: The disk is full.
+        """
+        from exporter.frames import open_frames
+
+        frames = open_frames(task.instance, task.settings.limits)
+        if is_video_stream(task.instance):
+            with frames.open_stream() as source:
+                found = study(task, source)
+            images = stream_pictures(frames, found.kind, found.rate, task.settings.limits)
+            return _write(task, Numbered(frames, images, found.schedule, None, found.warnings))
+        rate = task.settings.video.default_rate_hz
+        schedule = schedule_of(task.instance.header, frames.count, default_rate_hz=rate)
+        form = raw_form(task.instance.pixels) if task.instance.pixels is not None else None
+        return _write(task, Numbered(frames, still_pictures(frames), schedule, form, schedule.warnings))
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """Frames to be written, one by one."""
+
+    frames: Frames
+    images: Iterator[NDArray[np.uint8]]
+    schedule: Schedule
+    raw: RawForm | None
+    """How stored values are written; None where there are none to write."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Folder:
+    """What is written so far."""
+
+    path: Path
+    lines: dict[int, dict[str, Any]] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)
+    bytes: int = 0
+    codecs: list[str] = field(default_factory=list)
+    copied: int = 0
+    size: tuple[int, int] = (0, 0)
+    geometry: Geometry | None = None
+    notes: tuple[str, ...] = ()
+
+    def line(self, number: int) -> dict[str, Any]:
+        """What `frames.jsonl` will say of a frame."""
+        return self.lines.setdefault(number, {})
+
+    def add(self, name: str, still: Still) -> str:
+        """Remember one file."""
+        self.hashes[name] = still.sealed.sha256
+        self.bytes += still.sealed.bytes
+        if still.codec not in self.codecs:
+            self.codecs.append(still.codec)
+        return name
+
+
+def _write(task: Task, numbered: Numbered) -> Written:
+    folder = _Folder(task.folder / "0.part")
+    with writing("making a folder of frames"):
+        folder.path.mkdir()
+    outputs = task.settings.image.outputs
+    warnings = list(numbered.warnings)
+    if "raw16" in outputs and numbered.raw is None:
+        warnings.append("raw16: colour has no stored values that measure something; view8 alone is written")
+    if "view8" in outputs or numbered.raw is None:
+        _write_views(task, numbered, folder)
+    if "raw16" in outputs and numbered.raw is not None:
+        _write_raws(task, numbered, numbered.raw, folder)
+    _write_index(numbered.schedule, folder)
+    with writing("sealing a folder of frames"):
+        descriptor = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    listing = "".join(sorted(f"{sha256}  {name}\n" for name, sha256 in folder.hashes.items()))
+    medium = Medium(
+        file=folder.path.name,
+        suffix=".frames/",
+        kind=MediaType.FRAMES,
+        bytes=folder.bytes,
+        sha256=hashlib.sha256(listing.encode()).hexdigest(),
+        codec="+".join(folder.codecs),
+        transcoded=folder.copied == 0,
+        width=folder.size[0],
+        height=folder.size[1],
+        frames=numbered.schedule.frames,
+        duration_s=float(numbered.schedule.duration),
+        geometry=folder.geometry,
+    )
+    rendering: Rendering = numbered.frames.rendering
+    return Written(
+        media=(medium,),
+        timing=numbered.schedule.timing,
+        rendering=replace(rendering, notes=(*rendering.notes, *folder.notes)),
+        warnings=(*numbered.frames.warnings, *warnings),
+    )
+
+
+def _write_views(task: Task, numbered: Numbered, folder: _Folder) -> None:
+    """Display values of every frame, or its own JPEG where the settings want it and it shows them."""
+    settings, frames = task.settings.image, numbered.frames
+    first, images = peek(numbered.images)
+    framing = framing_of(settings.framing, task.instance, frames, first.shape, pixel_aspect(frames))
+    folder.size, folder.geometry, folder.notes = framing.size, framing.geometry(), framing.notes
+    view = View(settings, frames, framing)
+    own: Iterator[bytes] = frames.encoded() if not frames.is_video_stream and view.may_copy else repeat(b"")
+    for number, image in _counted(images, numbered.schedule):
+        copied = view.copied(next(own, b""), image)
+        name = f"{_stem(number, numbered.schedule)}{'.jpg' if copied is not None else settings.extension}"
+        if copied is not None:
+            still = Still(write_new(folder.path / name, (copied,)), "jpeg")
+            folder.copied += 1
+        else:
+            shown = framing.apply(image)
+            still = write_still(folder.path / name, shown, view.plan(gray=shown.ndim == 2))
+        folder.line(number)["file"] = folder.add(name, still)
+    if folder.copied:
+        folder.notes += (f"{folder.copied} frames are the instance's own JPEGs, copied; segments of text left out",)
+
+
+def _write_raws(task: Task, numbered: Numbered, form: RawForm, folder: _Folder) -> None:
+    """Stored values of every frame, with what they mean."""
+    rescale = RescaleElements(task.instance.header)
+    for number, stored in _counted(numbered.frames.stored(), numbered.schedule):
+        name = f"{_stem(number, numbered.schedule)}{form.suffix}"
+        line = folder.line(number)
+        line["raw"] = folder.add(name, write_raw(folder.path / name, stored, form))
+        line |= asdict(rescale.values(number - 1, form))
+        folder.size = (stored.shape[1], stored.shape[0]) if folder.size == (0, 0) else folder.size
+
+
+def _counted(frames: Iterable[NDArray[Any]], schedule: Schedule) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Frames with their number, exactly as many as announced.
+
+    Raises:
+        CorruptPixels: There are more or fewer.
+    """
+    number = 0
+    for number, frame in enumerate(frames, start=1):
+        if number > schedule.frames:
+            raise CorruptPixels(f"more frames than the {schedule.frames} announced")
+        yield number, frame
+    if number != schedule.frames:
+        raise CorruptPixels(f"{number} frames where {schedule.frames} were announced")
+
+
+def _stem(number: int, schedule: Schedule) -> str:
+    return f"frame-{number:0{max(_FEWEST_DIGITS, len(str(schedule.frames)))}d}"
+
+
+def _write_index(schedule: Schedule, folder: _Folder) -> None:
+    ticks, unit = schedule.ticks(), schedule.time_base
+    rows = []
+    for number, line in sorted(folder.lines.items()):
+        start, end = ticks[number - 1] * unit, ticks[number] * unit
+        times = {"time_ms": float(start * 1000), "duration_ms": float((end - start) * 1000)}
+        rows.append(json.dumps({"frame": number} | line | times).encode() + b"\n")
+    sealed = write_new(folder.path / INDEX, rows)
+    folder.hashes[INDEX] = sealed.sha256
+    folder.bytes += sealed.bytes

@@ -1,0 +1,98 @@
+"""Stored values as they are, in a file that any program reads: 16-bit PNG, or a NumPy array where 16 bits do not do.
+
+Contract: exact and reversible. A sample is the stored value minus `Values.offset`; slope and intercept that lead to
+modality values (Hounsfield units, ...) are told beside, never applied.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporter.errors import VerifyFailed
+from exporter.frames.display import items_of, number_of
+from exporter.frames.groups import FrameElements
+from exporter.outcome import Values
+from exporter.writers.sealing import write_new
+from exporter.writers.still import Still, StillPlan, write_still
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
+
+    from exporter.pixels import PixelDescription
+
+_PNG = StillPlan(extension=".png", parameters=(), psnr_floor_db=math.inf)
+
+
+@dataclass(frozen=True, slots=True)
+class RawForm:
+    """How an instance's stored values are written."""
+
+    suffix: str
+    offset: int
+    """What is added to a sample to get the stored value."""
+
+    @property
+    def extension(self) -> str:
+        """``.png`` or ``.npy``."""
+        return self.suffix[len(".raw") :]
+
+
+def raw_form(pixels: PixelDescription) -> RawForm | None:
+    """The form that fits; None for colour, whose stored values are no measurements."""
+    if pixels.samples != 1 or pixels.photometric == "PALETTE COLOR":
+        return None
+    if pixels.keyword != "PixelData" or pixels.bits_stored > 16:
+        return RawForm(".raw.npy", 0)
+    return RawForm(".raw.png", -(1 << pixels.bits_stored - 1) if pixels.signed else 0)
+
+
+def write_raw(path: Path, stored: NDArray[Any], form: RawForm) -> Still:
+    """Write one frame of stored values and read it back.
+
+    Raises:
+        VerifyFailed: Read back they differ.
+        OutOfSpace: The disk is full.
+    """
+    if form.extension == ".png":
+        samples = (stored.astype(np.int32) - form.offset).astype(np.uint16)
+        if not np.array_equal(samples.astype(np.int32) + form.offset, stored):
+            raise VerifyFailed("stored values do not fit the 16 bits that (0028,0101) Bits Stored announces")
+        return write_still(path, samples, _PNG)
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(stored), allow_pickle=False)
+    sealed = write_new(path, (buffer.getvalue(),))
+    with path.open("rb") as file:
+        back = np.lib.format.read_array(file, allow_pickle=False)
+    if back.dtype != stored.dtype or back.tobytes() != np.ascontiguousarray(stored).tobytes():
+        raise VerifyFailed("the NumPy array, read back, differs from the stored values")
+    return Still(sealed=sealed, codec=f"npy {stored.dtype.str}")
+
+
+class RescaleElements:
+    """Slope and intercept of each frame (PS3.3 C.11.1, C.7.6.16.2.9)."""
+
+    def __init__(self, header: Dataset) -> None:
+        self._elements = FrameElements(header)
+        self._linear = not items_of(header, "ModalityLUTSequence")
+
+    def values(self, index: int, form: RawForm) -> Values:
+        """What the samples of frame `index` mean."""
+        item = self._elements.item(index, "PixelValueTransformationSequence")
+        slope, intercept = number_of(item, "RescaleSlope"), number_of(item, "RescaleIntercept")
+        slope = 1.0 if slope is None else slope
+        intercept = 0.0 if intercept is None else intercept
+        usable = self._linear and slope != 0 and math.isfinite(slope) and math.isfinite(intercept)
+        return Values(
+            offset=form.offset,
+            slope=slope if usable else 1.0,
+            intercept=intercept if usable else 0.0,
+            linear=self._linear,
+        )
