@@ -12,7 +12,9 @@ import io
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.errors import BadGeometry, Unreadable
+from pydicom.errors import BytesLengthException
+
+from exporter.errors import BadGeometry, TooLarge, Unreadable
 from exporter.layout import PIXEL_TAGS
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ READING_ERRORS: Final = (
     TypeError,
     ValueError,  # includes UnicodeError
     struct.error,
+    BytesLengthException,  # no ValueError, unlike everything else that pydicom says about values
 )
 """What pydicom raises on damaged elements; it has no base class of its own."""
 
@@ -42,6 +45,7 @@ def read_elements(raw: bytes, *, implicit: bool, big_endian: bool) -> tuple[Data
 
     Raises:
         Unreadable: pydicom cannot read it.
+        TooLarge: Memory runs out.
     """
     from pydicom.filereader import read_dataset
 
@@ -52,6 +56,8 @@ def read_elements(raw: bytes, *, implicit: bool, big_endian: bool) -> tuple[Data
     try:
         with quiet_reading():
             dataset = read_dataset(file, implicit, not big_endian, stop_when=at_pixels)
+    except MemoryError:
+        raise TooLarge("there is not enough memory for the header") from None
     except READING_ERRORS as error:
         raise Unreadable(f"pydicom cannot read the data set ({type(error).__name__})") from None
     return dataset, file.tell()

@@ -37,6 +37,8 @@ ROUNDING_MM = 0.11
 """... unless writers that round positions to one decimal explain it."""
 REGULAR_MM = 1e-2
 """Positions farther than this from their regular grid are worth a warning."""
+FARTHEST_MM = 1e6
+"""Beyond it a position or spacing is damaged, and 32-bit affines could not hold it to 1e-4 mm anyway."""
 TILT_DEGREES = 0.05
 """Slices that shift by more than this angle from their normal are tilted (gantry tilt), and the affine is sheared."""
 
@@ -216,8 +218,10 @@ def _check(plane: Plane) -> None:
     numbers = (*plane.position, *plane.row, *plane.column, *plane.spacing)
     if not all(math.isfinite(number) for number in numbers):
         raise BadGeometry("stack planes: position, orientation or spacing is not a finite number")
-    if min(plane.spacing) <= 0:
-        raise BadGeometry("stack planes: (0028,0030) Pixel Spacing is not greater than 0")
+    if not 0 < min(plane.spacing) <= max(plane.spacing) <= FARTHEST_MM:
+        raise BadGeometry("stack planes: (0028,0030) Pixel Spacing is not a length greater than 0")
+    if max(abs(number) for number in plane.position) > FARTHEST_MM:
+        raise BadGeometry("stack planes: (0020,0032) Image Position (Patient) lies kilometres away")
     if min(plane.size) <= 0:
         raise BadGeometry("stack planes: (0028,0010) Rows or (0028,0011) Columns is not greater than 0")
     row, column = np.asarray(plane.row), np.asarray(plane.column)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.errors import BadGeometry, CorruptPixels
+from exporter.errors import BadGeometry, CorruptPixels, UnsupportedSyntax
 from exporter.geometry import Grid, grids, sparse_grid
 from exporter.volumes.formats import AS_STORED, Scaling
 from exporter.volumes.voxels import VoxelFile, write
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.volumes.planes import VolumeFrame
+
+
+_LARGEST = 1e27
+"""Times any stored value it still fits 32-bit floating point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,8 @@ def _values(array: NDArray[np.generic], scaling: Scaling, how: _Voxels) -> NDArr
 
 def _voxels(scalings: list[Scaling], array: NDArray[np.generic], format_: str, stored: Stored) -> _Voxels:
     """The voxel type of a grid whose frames have these scalings."""
+    if max(max(abs(one.slope), abs(one.intercept)) for one in scalings) > _LARGEST:
+        raise UnsupportedSyntax("write volume: slope or intercept is too large for numbers of 32 bits")
     common = scalings[0] if len(set(scalings)) == 1 else None
     if common is not None and (common.is_identity or format_ != "nrrd"):
         return _Voxels(array.dtype, apply=False, scaling=common)

@@ -139,6 +139,7 @@ def test_gantry_tilt_shears_the_affine_and_moves_no_voxel() -> None:
         ({"row": (0.5, 0.0, 0.0)}, "unit vectors"),
         ({"column": (1.0, 0.0, 0.0)}, "right angles"),
         ({"size": (0, 3)}, "Rows"),
+        ({"position": (0.0, 0.0, 1e30)}, "kilometres"),
     ],
 )
 def test_impossible_planes_are_refused_by_name(changes: dict[str, object], words: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-from exporter.errors import TooLarge
+from exporter.errors import TooLarge, Unreadable
 from exporter.instance import Instance
 from exporter.outcome import MediaType
 from exporter.settings import LimitSettings, MediaSettings, ReportSettings
@@ -247,6 +247,15 @@ def test_a_tree_deeper_than_the_limit_is_refused(tmp_path: Path) -> None:
     shallow.mkdir()
     with pytest.raises(TooLarge, match="max_depth"):
         written(path, shallow, MediaSettings(limits=LimitSettings(max_depth=20)))
+
+
+def test_an_element_that_cannot_be_read_is_a_named_reason(tmp_path: Path) -> None:
+    path = saved(tmp_path / "in.dcm", [content_item("TEXT", TextValue="a text of 20 letters")])
+    damaged = path.read_bytes().replace(b"\x40\x00\x60\xa1UT", b"\x40\x00\x60\xa1UV")
+    assert damaged != path.read_bytes()
+    path.write_bytes(damaged)
+    with pytest.raises(Unreadable, match="content tree"):
+        written(path, tmp_path)
 
 
 def test_the_text_can_be_left_out(tmp_path: Path) -> None:

@@ -366,6 +366,12 @@ def test_a_scratch_file_that_changed_is_noticed(tmp_path: Path) -> None:
             voxels.write(file, tmp_path / "volume", "nii", Scaling())
 
 
+def test_a_slope_beyond_all_measure_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedSyntax, match="slope"):
+        written(enhanced(Stack(), [0, 1], noise((2, 6, 5)), rescales=[(1e200, 0.0)] * 2), tmp_path)
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_planes_of_another_size_type_or_place_are_refused(tmp_path: Path) -> None:
     with collected(tmp_path, noise((3, 4, 5), "u2")) as file:
         for plane, slice_ in ((noise((5, 4)), 0), (noise((4, 5), "i2"), 0), (noise((4, 5)), 3)):
