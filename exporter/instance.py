@@ -5,8 +5,8 @@ deflated), bounds what the header may cost, and raises only `exporter.errors`. P
 `header`, `identity` and `pixels` are computed at their first use and kept.
 
 What a hostile header costs is bounded by `exporter.layout.walk` before pydicom builds objects: elements, nesting,
-bytes. Only where the nesting makes no sense at all does pydicom read an unwalked header, of
-``limits.max_header_bytes`` at most; there the worker's processor-time limit is the bound.
+bytes. Only where the nesting makes no sense at all does pydicom read a header that was not walked to its end, of
+`UNWALKED_BYTES` at most (some 10 seconds and 400 MB for the worst bytes; the worker's limits are above that).
 
 Must never: put element values into messages or warnings, hold pixel data, write to the file.
 """
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from exporter.settings import LimitSettings
 
+UNWALKED_BYTES: Final = 4 << 20
+"""Most of a header that pydicom reads where the walk found its nesting to make no sense."""
 MEDIA_STORAGE_DIRECTORY: Final = "1.2.840.10008.1.3.10"
 
 
@@ -117,12 +119,18 @@ class Instance:
             Unreadable: pydicom cannot read it.
         """
         start, layout = self._data_start, self._layout
-        end = layout.header_end if layout.sound else min(self.data.size, start.offset + self.limits.max_header_bytes)
+        end = layout.header_end
+        if not layout.sound:
+            most = min(UNWALKED_BYTES, self.limits.max_header_bytes)
+            end = min(self.data.size, max(end, start.offset + most))
         raw = self.data.read_at(start.offset, end - start.offset)
         header, read = read_elements(raw, implicit=start.implicit, big_endian=start.big_endian)
         header.file_meta = self.file_meta
         if not layout.sound:
-            self._tolerant_pixel = _pixel_element(self.data, start, start.offset + read)
+            stopped = start.offset + read
+            self._tolerant_pixel = _pixel_element(self.data, start, stopped)
+            if self._tolerant_pixel is None and stopped < self.data.size:
+                raise Unreadable("the nesting of sequences is damaged: elements behind it cannot be found")
         return header
 
     @cached_property

@@ -99,21 +99,23 @@ def _jpeg(data: bytes, header: Codestream, label: str, to_rgb: bool) -> Decoded:
 
 
 def _require_one_image(data: bytes, frame_header: int) -> None:
-    """Refuse a JPEG without its end marker, or with the beginning of another before it.
+    """Refuse a JPEG or JPEG-LS without its end marker, or with the beginning of another before it.
 
-    Entropy-coded data hold neither marker (T.81 B.1.1.5), so the first ones behind the first scan are real.
+    Entropy-coded data hold neither marker (T.81 B.1.1.5, T.87 A.1), so the first ones behind the first scan are real.
     """
     scan = data.find(b"\xff\xda", frame_header)
     end = data.find(b"\xff\xd9", scan)
     if scan < 0 or end < 0:
-        raise CorruptPixels("the JPEG codestream ends before its end marker (EOI)")
+        raise CorruptPixels("the codestream ends before its end marker (EOI)")
     if data.find(b"\xff\xd8", scan, end) >= 0:
-        raise CorruptPixels("the JPEG codestream is cut: another one begins before its end marker (EOI)")
+        raise CorruptPixels("the codestream is cut: another one begins before its end marker (EOI)")
 
 
-def _jpeg_ls(data: bytes, _header: Codestream, label: str, _to_rgb: bool) -> Decoded:
+def _jpeg_ls(data: bytes, header: Codestream, label: str, _to_rgb: bool) -> Decoded:
     import imagecodecs
 
+    # CharLS refuses these too, but some only after counting to 2**32.
+    _require_one_image(data, header.frame_header)
     return Decoded(imagecodecs.jpegls_decode(data), _labelled(label))
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _BLOCK: Final = 1 << 18
+_IDENTITY: Final = np.arange(256, dtype=np.uint8)
 _XRAY_CLASSES: Final = frozenset(
     {"1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2", "1.2.840.10008.5.1.4.1.1.12.1.1"}
 )
@@ -213,6 +214,8 @@ class GrayscalePipeline:
             if len(self._tables) >= 64:  # frames with windows of their own: keep the tables of the latest
                 self._tables.clear()
             table = self._tables[key] = self._map(stored, modality, voi)
+        if values.dtype == np.uint8 and np.array_equal(table, _IDENTITY):
+            return values
         index = values.view(f"u{values.dtype.itemsize}") if signed else values
         if values.dtype.itemsize > 2:
             index = values.astype(np.int16).view(np.uint16) if signed else values

@@ -252,6 +252,14 @@ class TestHostileHeaders:
         assert "DOE" not in f"{caught.value}{instance!r}{instance.warnings}"
 
 
+    def test_a_header_whose_nesting_makes_no_sense_is_read_to_a_limit(self, make: Any) -> None:
+        no_item = element(0x40, 0xA730, "SQ", b"abcdefgh")
+        items = struct.pack("<HHI", 0xFFFE, 0xE000, 0) * 600_000 + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+        path = make(part10(bare() + no_item + element(0x40, 0xA731, "SQ", items, UNDEFINED)))
+        with pytest.raises(Unreadable):
+            _ = Instance.open(path, LimitSettings(max_header_bytes=1 << 20)).identity
+
+
 class TestPixelDescription:
     def described(self, make: Any, **values: Any) -> Any:
         numbers = {"rows": (0x10, 4), "columns": (0x11, 4), "allocated": (0x100, 16), "stored": (0x101, 12)}
