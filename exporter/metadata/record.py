@@ -63,7 +63,7 @@ _LONG: Final = frozenset(("LT", "ST", "UT", "UR"))
 _TEXT: Final = _PLAIN | _LOCAL | _LONG
 _BINARY: Final = frozenset(("OB", "OD", "OF", "OL", "OV", "OW"))
 _ESCAPE: Final = b"\x1b"
-_INT64: Final = range(-(1 << 63), 1 << 63)
+_MOST_DIGITS: Final = 64
 _PADDING: Final = " \0"
 
 
@@ -259,13 +259,20 @@ def _decimal(text: str) -> float | None:
 
 def _integer(text: str) -> int | float | None:
     """An IS value; a float where a sender wrote a fraction."""
+    if "_" in text or len(text) > _MOST_DIGITS:
+        return None
     try:
-        value = int(text) if "_" not in text and len(text) < 64 else None
+        return _fitting(int(text))
     except ValueError:
         number = _decimal(text)
-        value = int(number) if number is not None and number.is_integer() else None
-        return number if value is None else value if value in _INT64 else None
-    return value if value in _INT64 else None
+    if number is None or not number.is_integer():
+        return number
+    return _fitting(int(number))
+
+
+def _fitting(value: int) -> int | None:
+    """Integers beyond 64 bits are nobody's: JSON readers would make floats of them."""
+    return value if -(1 << 63) <= value < (1 << 64) else None
 
 
 def _finite(value: float) -> int | float | None:
@@ -279,6 +286,4 @@ def _as_number(vr: str, value: Any) -> int | float | None:
         number = float(value) if vr in ("DS", *_FLOATS) else int(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    if isinstance(number, float):
-        return _finite(number)
-    return number if -(1 << 63) <= number < (1 << 64) else None
+    return _finite(number) if isinstance(number, float) else _fitting(number)
