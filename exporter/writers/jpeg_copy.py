@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 CONTAINERS: Final = frozenset({"mp4", "mov", "matroska", "avi"})
 _EOI, _SOS, _SOF0 = 0xD9, 0xDA, 0xC0
-_OTHER_FRAMES: Final = frozenset({*range(0xC1, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_OTHER_FRAMES: Final = frozenset({*range(0xC1, 0xD0), *range(0xF0, 0xFE)} - {0xC4, 0xC8, 0xCC})
+"""Frame headers of every other process, and the markers of JPEG-LS (T.81 table B.1, T.87 C.1)."""
 _STANDALONE: Final = frozenset({0x01, *range(0xD0, 0xD8)})
 _AGREEMENT_DB: Final = 32.0
 """Viewers smooth subsampled chroma each in their own way: they agree to about 35 dB on sharp colour edges, while a

@@ -1,0 +1,111 @@
+"""Multi-frame instances as folders of images with their times."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import imagecodecs
+import numpy as np
+import pytest
+
+from exporter.instance import Instance
+from exporter.outcome import MediaType
+from exporter.settings import MediaSettings
+from exporter.writers import choose
+from tests.exporter.writers.media import waves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def frames_settings(**image: Any) -> MediaSettings:
+    return MediaSettings.model_validate({"frames": {"enabled": True}, "image": image})
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "frames.jsonl").read_text().splitlines()]
+
+
+def test_every_frame_is_a_numbered_image_with_its_time(
+    make_instance: Callable[..., Path], export: Callable[..., Any]
+) -> None:
+    frames = np.stack(list(waves(12, 50, 61, gray=False)))
+    vector = [str(30 + 5 * (i % 3)) for i in range(12)]
+    result, folder = export(make_instance(frames, FrameTimeVector=vector), frames_settings())
+    (medium,) = result.media
+    assert (medium.kind, medium.suffix, medium.frames) == (MediaType.FRAMES, ".frames/", 12)
+    assert (medium.width, medium.height) == (61, 50)
+    written = folder / medium.file
+    lines = lines_of(written)
+    assert [line["frame"] for line in lines] == list(range(1, 13))
+    starts = np.cumsum([0, *(float(v) for v in vector[1:])])
+    assert [line["time_ms"] for line in lines] == pytest.approx(list(starts))
+    assert sum(line["duration_ms"] for line in lines) == pytest.approx(sum(float(v) for v in vector))
+    for line, frame in zip(lines, frames, strict=True):
+        np.testing.assert_array_equal(imagecodecs.png_decode((written / line["file"]).read_bytes()), frame)
+    names = sorted(path.name for path in written.iterdir())
+    assert names == [*(f"frame-{n:05d}.png" for n in range(1, 13)), "frames.jsonl"]
+
+
+def test_both_outputs_stand_side_by_side_with_their_meaning(
+    make_instance: Callable[..., Path], export: Callable[..., Any]
+) -> None:
+    stored = np.random.default_rng(0).integers(-2000, 3000, (3, 40, 50), dtype=np.int16)
+    path = make_instance(
+        stored, RescaleSlope="0.5", RescaleIntercept="-1024", Modality="CT", WindowCenter="0", WindowWidth="400"
+    )
+    result, folder = export(path, frames_settings(outputs=["view8", "raw16"]))
+    written = folder / result.media[0].file
+    for line, frame in zip(lines_of(written), stored, strict=True):
+        assert imagecodecs.png_decode((written / line["file"]).read_bytes()).dtype == np.uint8
+        raw = imagecodecs.png_decode((written / line["raw"]).read_bytes())
+        np.testing.assert_array_equal(raw.astype(int) + line["offset"], frame)
+        assert (line["slope"], line["intercept"], line["linear"]) == (0.5, -1024.0, True)
+
+
+def test_raw_alone_and_other_formats(make_instance: Callable[..., Path], export: Callable[..., Any]) -> None:
+    path = make_instance(np.stack(list(waves(3, 40, 50, gray=True))))
+    result, folder = export(path, frames_settings(outputs=["raw16"]))
+    names = {p.name for p in (folder / result.media[0].file).iterdir()}
+    assert names == {"frame-00001.raw.png", "frame-00002.raw.png", "frame-00003.raw.png", "frames.jsonl"}
+    assert (result.media[0].width, result.media[0].height) == (50, 40)
+    result, folder = export(path, frames_settings(extension=".jpg"))
+    assert (folder / result.media[0].file / "frame-00001.jpg").read_bytes()[:2] == b"\xff\xd8"
+
+
+def test_jpeg_frames_are_copied_bit_by_bit_where_wanted(corpus: Path, export: Callable[..., Any]) -> None:
+    path = corpus / "suyashkumar__dicom" / "I_000003.dcm"
+    result, folder = export(path, frames_settings(copy_jpeg=True))
+    medium = result.media[0]
+    assert (medium.transcoded, medium.codec) == (False, "jpeg")
+    files = sorted((folder / medium.file).glob("*.jpg"))
+    assert len(files) == medium.frames == 17
+    from pydicom import dcmread
+    from pydicom.encaps import generate_frames
+
+    dataset = dcmread(path)
+    for file, encoded in zip(files, generate_frames(dataset.PixelData, number_of_frames=17), strict=True):
+        scan = file.read_bytes()[file.read_bytes().index(b"\xff\xda") : -2]
+        assert scan in encoded
+
+
+def test_a_video_stream_becomes_frames_too(corpus: Path, export: Callable[..., Any]) -> None:
+    result, folder = export(corpus / "synthetic-video" / "us_cine_hevc_main.107.dcm", frames_settings())
+    medium = result.media[0]
+    assert (medium.frames, medium.width, medium.height) == (27, 800, 600)
+    lines = lines_of(folder / medium.file)
+    assert lines[-1]["time_ms"] == pytest.approx(26 * 33.3333, abs=0.01)
+
+
+def test_single_frames_stay_images_and_frames_are_off_by_default(make_instance: Callable[..., Path]) -> None:
+    still = make_instance(next(iter(waves(1, 30, 30, gray=True))))
+    cine = make_instance(np.stack(list(waves(3, 30, 30, gray=True))))
+    for path, settings, kind in (
+        (still, frames_settings(), MediaType.IMAGE),
+        (cine, frames_settings(), MediaType.FRAMES),
+        (cine, MediaSettings(), MediaType.VIDEO),
+    ):
+        with Instance.open(path, settings.limits) as instance:
+            assert choose(instance, settings).kind is kind
