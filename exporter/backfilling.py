@@ -252,12 +252,14 @@ class _Run:
         """The results there are, waiting a moment for the first.
 
         Raises:
-            OutOfSpace: An instance came back because the disk is full.
+            OutOfSpace: An instance came back because the disk is full, or cannot be committed for that reason.
         """
         try:
             result: Result | None = self._engine.results.get(timeout=wait_s)
         except queue.Empty:
             self._engine.check()
+            if self._engine.waits_for_space is not None and not self._stop.is_set():
+                raise OutOfSpace(self._engine.waits_for_space) from None
             return
         while result is not None:
             self._under_way -= 1

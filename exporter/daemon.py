@@ -130,6 +130,8 @@ class _Loop:
             self._fill()
             self._collect()
             self._engine.check()
+            if self._engine.waits_for_space is not None:
+                self._pause(self._engine.waits_for_space)
             now = time.monotonic()
             if every_s is not None and now - fed_at >= min(every_s, 10.0) and self._engine.is_alive:
                 notify("WATCHDOG=1", f"STATUS={', '.join(f'{count} {what}' for what, count in self._counts.items())}")

@@ -144,6 +144,8 @@ class Engine:
         self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[tuple[Finished, float] | None] = queue.SimpleQueue()
         self.results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self.waits_for_space: str | None = None
+        """What is full, while outcomes wait for it."""
         self._stopping = threading.Event()
         self._beat = time.monotonic()
         self._numbers = iter(range(1 << 62))
@@ -293,10 +295,12 @@ class Engine:
         while True:
             try:
                 write()
-            except OutOfSpace:
+            except OutOfSpace as condition:
+                self.waits_for_space = str(condition)
                 if self._stopping.wait(TICK_S):
                     return
             else:
+                self.waits_for_space = None
                 return
 
     # -- publisher ---------------------------------------------------------------------------------------------------
@@ -330,12 +334,14 @@ class Engine:
             try:
                 outcomes = self._publisher.publish([finished for finished, _ in batch])
             except OutOfSpace as condition:
+                self.waits_for_space = str(condition)
                 if self._give_up(pause_s):
                     for finished, _ in batch:
                         self.results.put(Returned(finished.work, str(condition)))
                     return
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
+                self.waits_for_space = None
                 break
         with suppress(OutOfSpace):
             self._appender.publish()
