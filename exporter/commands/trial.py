@@ -2,55 +2,109 @@
 
 Contract: the writers themselves write a made-up instance, decode it back and verify it, so that whatever they would
 refuse for every instance (an unknown encoder, a pixel format it does not take, an option that does not exist) is known
-at once. Encoders at their defaults are not tried: tests do that.
+at once. Encoders at their defaults are not tried: tests do that. What codec libraries print is thrown away.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from exporter.settings import MediaSettings
+    from collections.abc import Iterator
 
-ROWS, COLUMNS = 64, 96
+    from exporter.settings import MediaSettings, VideoSettings
+
+ROWS, COLUMNS, FRAMES = 64, 96, 5
+KWARGS = "video.save_method_kwargs"
+
+Found = tuple[str, str]
+"""Key path and problem."""
 
 
-def faults_of(settings: MediaSettings) -> list[tuple[str, str]]:
-    """Key path and problem of each encoder that refuses."""
+def faults_of(settings: MediaSettings) -> list[Found]:
+    """What is wrong with each encoder that is not at its defaults."""
     from exporter.settings import ImageSettings, VideoSettings
 
-    changed = []
-    if settings.video != VideoSettings():
-        changed.append(("video", 2))
-    if settings.image != ImageSettings():
-        changed.append(("image", 1))
-    found = []
-    for section, frames in changed:
-        with tempfile.TemporaryDirectory(prefix="exporter-trial-") as folder:
-            problem = _problem(settings, Path(folder), frames)
-        if problem:
-            found.append(_at_key(section, problem))
+    found: list[Found] = []
+    with _silenced():
+        if settings.video != VideoSettings():
+            found += _of_encoder(settings.video) or _tried(settings, "video", FRAMES) or _unread(settings.video)
+        if settings.image != ImageSettings():
+            found += _tried(settings, "image", 1)
     return found
 
 
-def _problem(settings: MediaSettings, folder: Path, frames: int) -> str | None:
-    """Why an instance of so many frames cannot be written; None where it can."""
+def _of_encoder(settings: VideoSettings) -> list[Found]:
+    """Names that FFmpeg does not know, with what it knows."""
+    from difflib import get_close_matches
+
+    import av
+
+    from exporter.errors import EncodeFailed
+    from exporter.writers.plan import plan_of
+
+    try:
+        plan = plan_of(settings, gray=False)
+    except EncodeFailed as error:
+        return [_at_key("video", str(error))]
+    try:
+        codec = av.Codec(plan.encoder, "w")
+    except ValueError:  # PyAV's UnknownCodecError
+        near = get_close_matches(plan.encoder, av.codecs_available, 1)
+        guess = f" (did you mean {near[0]}?)" if near else ""
+        return [(f"{KWARGS}.encoding_format", f"FFmpeg has no encoder {plan.encoder!r}{guess}")]
+    formats = [form.name for form in codec.video_formats or ()]
+    if formats and plan.pix_fmt not in formats:
+        permitted = ", ".join(sorted(formats))
+        return [(f"{KWARGS}.encoding_args.pix_fmt", f"{codec.name} takes no {plan.pix_fmt!r} (permitted: {permitted})")]
+    return []
+
+
+def _tried(settings: MediaSettings, section: str, frames: int) -> list[Found]:
+    """Why an instance of so many frames cannot be written, if it cannot."""
     from exporter.errors import ExportError
     from exporter.instance import Instance
     from exporter.writers import choose
     from exporter.writers.contract import Task
 
-    _make(folder / "trial.dcm", frames)
-    (folder / "out").mkdir()
+    with tempfile.TemporaryDirectory(prefix="exporter-trial-") as name:
+        folder = Path(name)
+        _make(folder / "trial.dcm", frames)
+        (folder / "out").mkdir()
+        try:
+            with Instance.open(folder / "trial.dcm", settings.limits) as instance:
+                choose(instance, settings).write(Task(instance, folder / "out", settings))
+        except ExportError as error:
+            return [_at_key(section, str(error))]
+    return []
+
+
+def _unread(settings: VideoSettings) -> list[Found]:
+    """Options that the encoder knows nothing of: FFmpeg leaves them unread, without a word."""
+    from fractions import Fraction
+
+    import av
+
+    from exporter.writers.plan import plan_of
+
+    plan = plan_of(settings, gray=False)
+    context = av.CodecContext.create(plan.encoder, "w")
+    if not isinstance(context, av.VideoCodecContext):
+        return []
+    context.width, context.height, context.pix_fmt = COLUMNS, ROWS, plan.pix_fmt
+    context.time_base = Fraction(1, 25)
+    context.options = dict(plan.options)
     try:
-        with Instance.open(folder / "trial.dcm", settings.limits) as instance:
-            choose(instance, settings).write(Task(instance, folder / "out", settings))
-    except ExportError as error:
-        return str(error)
-    return None
+        context.open()
+    except av.FFmpegError:  # it opens only in the writer's own way, which worked
+        return []
+    left = [name for name in sorted(context.options) if name in settings.save_method_kwargs.encoding_args.options]
+    return [(f"{KWARGS}.encoding_args.options.{name}", f"{plan.encoder} knows no such option") for name in left]
 
 
 def _make(path: Path, frames: int) -> None:
@@ -77,9 +131,22 @@ def _make(path: Path, frames: int) -> None:
     header.save_as(path, enforce_file_format=True)
 
 
-def _at_key(section: str, problem: str) -> tuple[str, str]:
+def _at_key(section: str, problem: str) -> Found:
     """The key that a message names at its beginning, or the section, and the rest of the message."""
     named = re.match(rf"{section}(\.\w+)+", problem)
     if named is None:
         return section, problem
     return named.group(), problem[named.end() :].lstrip(": ")
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
+    """Nothing reaches standard error: encoders print banners to it from C."""
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)

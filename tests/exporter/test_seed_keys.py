@@ -300,9 +300,10 @@ def test_a_changed_setting_exports_anew_under_the_same_names(seed: Seed) -> None
     [
         ("video.extension", ".xyz", "video.extension: '.xyz' selects no container (permitted: .mp4"),
         ("image.extension", ".xyz", "image.extension: '.xyz' selects no format (permitted: .png"),
-        ("video.save_method_kwargs.encoding_format", "h2645", "video: opening h2645"),
-        ("video.save_method_kwargs.encoding_args.pix_fmt", "yuv999", "'yuv999' is unknown"),
+        ("video.save_method_kwargs.encoding_format", "h2645", "FFmpeg has no encoder 'h2645' (did you mean h264"),
+        ("video.save_method_kwargs.encoding_args.pix_fmt", "yuv999", "libx264 takes no 'yuv999' (permitted: "),
         ("video.save_method_kwargs.encoding_args.bitrate", 3, "encoding_args: bitrate cannot be set (permitted:"),
+        ("video.save_method_kwargs.encoding_args.options.crff", 3, "options.crff: libx264 knows no such option"),
         ("image.save_method_kwargs.pil_writer_params.quality", "x", "pil_writer_params"),
     ],
 )
