@@ -242,6 +242,18 @@ def test_a_missing_channel_definition_is_a_warning(tmp_path: Path) -> None:
     assert result.warnings
 
 
+def test_a_cine_with_a_waveform_beside_it_is_a_cine(tmp_path: Path) -> None:
+    path = save_waveform(tmp_path / "in.dcm", [multiplex_group(np.zeros((4, 2), np.int16), "SS", 100)])
+    both = dcmread(path)
+    both.Rows = both.Columns = 2
+    both.NumberOfFrames, both.SamplesPerPixel, both.PhotometricInterpretation = 2, 1, "MONOCHROME2"
+    both.BitsAllocated = both.BitsStored = 8
+    both.HighBit, both.PixelRepresentation, both.PixelData = 7, 0, bytes(8)
+    both.save_as(path)
+    with Instance.open(path, SETTINGS.limits) as instance:
+        assert choose(instance, SETTINGS).kind is MediaType.VIDEO
+
+
 def test_a_table_that_the_disk_changed_is_not_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_waveform(tmp_path / "in.dcm", [multiplex_group(np.ones((40, 1), np.int16), "SS", 100)])
 
