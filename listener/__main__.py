@@ -29,12 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(options: argparse.Namespace) -> int:
     from listener.configuration import ConfigurationError
 
-    logs.configure(options.log_level)
     try:
         settings = _read(options.config)
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return USAGE_OR_CONFIGURATION
+    logs.configure(options.log_level or settings.log.level, settings.log.format)
+    logs.catch_uncaught()
 
     from listener.daemon import ListenerDaemon, run
     from listener.sources.contract import SourceUnusable
@@ -76,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data", type=Path, metavar="DIR", default=Path("dicom-media"), help="data folder [%(default)s]"
     )
     parser.add_argument(
-        "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="[%(default)s]"
+        "--log-level", choices=("debug", "info", "warning", "error"), help="default: log.level of the configuration"
     )
     return parser
 
