@@ -249,6 +249,7 @@ def test_a_cine_with_a_waveform_beside_it_is_a_cine(tmp_path: Path) -> None:
     both.NumberOfFrames, both.SamplesPerPixel, both.PhotometricInterpretation = 2, 1, "MONOCHROME2"
     both.BitsAllocated = both.BitsStored = 8
     both.HighBit, both.PixelRepresentation, both.PixelData = 7, 0, bytes(8)
+    both["PixelData"].VR = "OB"
     both.save_as(path)
     with Instance.open(path, SETTINGS.limits) as instance:
         assert choose(instance, SETTINGS).kind is MediaType.VIDEO
