@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import CorruptPixels, TooLarge, UnsupportedSyntax
-from exporter.frames.codestream import Codec, Codestream
+from exporter.frames.codestream import Codec, Codestream, without_trailing_segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,9 @@ class Decoded:
     colour: str
     """``MONOCHROME``, ``RGB``, ``YBR_FULL``: the space the samples are in now; DICOM's words."""
     proven: str | None = None
-    """The space that the codestream's samples are in, where it differs from `colour` or from the instance's label."""
+    """JPEG: the space that the codestream's samples are in."""
+    note: str | None = None
+    """What was odd about the codestream."""
 
 
 def decode(data: bytes, header: Codestream, label: str, *, to_rgb: bool) -> Decoded:
@@ -126,12 +128,22 @@ def _jpeg_2000(data: bytes, header: Codestream, label: str, _to_rgb: bool) -> De
         raise UnsupportedSyntax("JPEG 2000 with components of different size is not decoded")
     if not header.uniform:
         raise UnsupportedSyntax("JPEG 2000 with components of different precision is not decoded")
-    samples = imagecodecs.jpeg2k_decode(data, planar=False)
+    note = None
+    try:
+        samples = imagecodecs.jpeg2k_decode(data, planar=False)
+    except imagecodecs.Jpeg2kError:
+        bare = without_trailing_segments(data)
+        if bare is None:
+            raise
+        samples = imagecodecs.jpeg2k_decode(bare, planar=False)
+        note = "marker segments follow the last tile-part of the JPEG 2000 codestream: left out"
     if header.components == 1:
-        return Decoded(samples, "MONOCHROME")
-    if header.multiple_component_transform or label in {"YBR_ICT", "YBR_RCT"}:
-        return Decoded(samples, "RGB")
-    return Decoded(samples, _labelled(label))
+        colour = "MONOCHROME"
+    elif header.multiple_component_transform or label in {"YBR_ICT", "YBR_RCT"}:
+        colour = "RGB"
+    else:
+        colour = _labelled(label)
+    return Decoded(samples, colour, note=note)
 
 
 def _jpeg_xl(data: bytes, header: Codestream, _label: str, _to_rgb: bool) -> Decoded:

@@ -232,6 +232,26 @@ def _has_component_transform(data: bytes, offset: int) -> bool:
     raise CorruptPixels("reading the JPEG 2000 header failed: no COD segment")
 
 
+def without_trailing_segments(data: bytes) -> bytes | None:
+    """The JPEG 2000 codestream ended behind its last tile-part; None where it ends there, or a tile-part is cut.
+
+    Some writers pad with a comment segment between the last tile-part and the end marker, which T.800 A.4 forbids.
+    """
+    start = data.find(b"\xff\x4f\xff\x51")
+    offset = start + 2
+    while data[offset : offset + 2] != b"\xff\x90":  # marker segments of the main header
+        if offset + 4 > len(data) or data[offset] != 0xFF:
+            return None
+        offset += 2 + _u16(data, offset + 2)
+    while data[offset : offset + 2] == b"\xff\x90":  # tile-parts, by their lengths (T.800 A.4.2)
+        length = _u32(data, offset + 6) if offset + 10 <= len(data) else 0
+        if length < 14 or offset + length > len(data):
+            return None
+        offset += length
+    ends_there = offset + 2 > len(data) or data[offset : offset + 2] == b"\xff\xd9"
+    return None if ends_there else data[start:offset] + b"\xff\xd9"
+
+
 def _jpeg_xl_container(data: bytes) -> Codestream:
     """The codestream header in a JPEG XL container (ISO/IEC 18181-2): box ``jxlc``, or the first ``jxlp``."""
     for kind, content, end in _boxes(data, 0, len(data)):

@@ -91,9 +91,12 @@ def open_reader(instance: Instance, pixels: PixelDescription, limits: LimitSetti
         raise CorruptPixels(f"(7FE0,0010) {pixels.keyword} is empty")
     head = instance.data.read_at(pixels.offset, 12)
     if not pixels.encapsulated:
-        if family is Family.NATIVE or (pixels.length >= native_bytes(pixels) > 0 and not _is_stream(head)):
+        exact = 0 <= pixels.length - native_bytes(pixels) <= 1 and not _is_stream(head)
+        if family is Family.NATIVE or exact:
             if family is not Family.NATIVE:
-                notes.append("the pixel data are native although (0002,0010) Transfer Syntax UID says compressed")
+                notes.append(
+                    "(0002,0010) Transfer Syntax UID does not fit the pixel data: read as the native cells they are"
+                )
             return NativeReader(instance, pixels, notes)
         notes.append("(7FE0,0010) Pixel Data has a defined length although it is compressed")
     if head[:4] == ITEM:
@@ -228,7 +231,9 @@ def _encapsulated(
         return RleReader(instance.data, pixels, frames)
     if family is Family.DEFLATED_FRAMES and not sniffable(head) and not looks_like_rle(head, pixels.samples * width):
         return DeflatedReader(instance.data, pixels, frames)
-    if family is Family.ENCAPSULATED_NATIVE and sizes <= {native, native + native % 2}:
+    if family in {Family.ENCAPSULATED_NATIVE, Family.NATIVE} and sizes <= {native, native + native % 2}:
+        if family is Family.NATIVE:
+            notes.append("the pixel data are encapsulated although (0002,0010) Transfer Syntax UID says native")
         return EncapsulatedNativeReader(instance.data, pixels, frames)
     if sniffable(head):
         notes.append("(0002,0010) Transfer Syntax UID does not fit the pixel data: read as the codestream they are")
@@ -293,6 +298,8 @@ class CodestreamReader(_EncapsulatedReader):
         self._check(header)
         decoded = decode(data, header, self._pixels.photometric, to_rgb=to_rgb)
         self._note_colour(header, decoded)
+        if decoded.note is not None:
+            self._notes.append(decoded.note)
         return self._stored(header, decoded)
 
     def _check(self, header: Codestream) -> None:

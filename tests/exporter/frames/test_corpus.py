@@ -32,8 +32,6 @@ REFUSED = {
     "pydicom-wheel/MR_truncated.dcm": "corrupt_pixels",
     # The SIZ marker segment is overwritten with a delimiter; no decoder reads it.
     "pydicom-wheel/JPEG2000-embedded-sequence-delimiter.dcm": "bad_geometry",
-    # The codestream is damaged; no decoder of the corpus's catalogue reads it.
-    "pydicom__pylibjpeg-data/966.dcm": "corrupt_pixels",
     "pydicom-wheel/badVR.dcm": "bad_geometry",
     "pydicom-wheel/meta_missing_tsyntax.dcm": "bad_geometry",
     "pydicom-wheel/nested_priv_SQ.dcm": "bad_geometry",
@@ -112,6 +110,19 @@ def test_stored_values_are_those_of_the_catalogue(corpus: Path, corpus_catalog: 
             differing.add(row["file"])
     assert differing == set()
     assert same == compared > 230
+
+
+def test_a_codestream_padded_behind_its_tiles_is_read(corpus: Path, peer: Callable[[str], str], tmp_path: Path) -> None:
+    """No decoder of the catalogue reads this chest radiograph; FFmpeg's own one does, and gives the same values."""
+    instance = Instance.open(corpus / "pydicom__pylibjpeg-data" / "966.dcm", LIMITS)
+    frames = open_frames(instance, LIMITS)
+    values = next(iter(frames.stored()))
+    assert any("tile-part" in warning for warning in frames.warnings)
+    codestream = tmp_path / "frame.j2k"
+    codestream.write_bytes(next(iter(frames.encoded())))
+    command = [peer("ffmpeg"), "-v", "error", "-i", str(codestream), "-f", "rawvideo", "-pix_fmt", "gray16le", "-"]
+    raw = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    np.testing.assert_array_equal(np.frombuffer(raw, "<u2").reshape(values.shape) >> 4, values)
 
 
 def pnm(data: bytes) -> np.ndarray:
