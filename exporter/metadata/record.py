@@ -81,7 +81,7 @@ class Told:
     def leave_out(self, path: tuple[str, ...], vr: str, size_bytes: int) -> None:
         """Note a binary element."""
         if len(self.left_out) < MOST_TOLD:
-            self.left_out.append({"element": " > ".join(path), "vr": vr, "bytes": size_bytes})
+            self.left_out.append({"element": " > ".join(path), "vr": str(vr), "bytes": size_bytes})
         else:
             self.unlisted += 1
 
