@@ -117,7 +117,7 @@ def single_frame(header: Dataset, rows: int, columns: int) -> VolumeFrame:
             if "MOSAIC" in kinds:
                 raise BadGeometry("read planes: (0008,0008) Image Type says MOSAIC; many planes in one image")
             plane = _plane(header, header, header, (rows, columns))
-            apart = ("EchoTime", "EchoNumbers", "SequenceName", "PixelRepresentation", "BitsAllocated")
+            apart = ("EchoTime", "EchoNumbers", "PixelRepresentation", "BitsAllocated")
             stack = (kinds[2:], *(text_of(header, word) for word in apart))
             order = tuple(
                 _number(header, word, 0.0)

@@ -15,6 +15,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
+from pydicom.uid import generate_uid
 
 from exporter.errors import BadGeometry, CorruptPixels, EncodeFailed, OutOfSpace, UnsupportedSyntax, VerifyFailed
 from exporter.geometry import Plane, grids
@@ -552,19 +553,68 @@ def test_a_mosaic_is_not_taken_for_a_plane(corpus: Path, tmp_path: Path) -> None
         write_series([corpus / "neurolabusc__dcm_qa_ts" / "1.dcm"], tmp_path / "volume", SETTINGS)
 
 
-def test_time_points_of_a_series_become_the_fourth_axis(tmp_path: Path) -> None:
+def save_repetitions(folder: Path, stack: Stack, pixels: np.ndarray, each: list[dict[str, Any]]) -> list[Path]:
+    """A series of ``(times, slices, rows, columns)``; every time has its own elements."""
+    folder.mkdir()
+    uids = {word: generate_uid() for word in ("SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID")}
+    paths = []
+    for t, elements in enumerate(each):
+        for k, plane in enumerate(pixels[t]):
+            number = t * len(pixels[t]) + k + 1
+            instance = single(stack, k, plane, SOPClassUID=MR, Modality="MR", InstanceNumber=number, **uids, **elements)
+            paths.append(folder / f"{t}_{k}.dcm")
+            instance.save_as(paths[-1], enforce_file_format=True)
+    return paths
+
+
+def test_time_points_of_a_series_become_the_fourth_axis_as_in_dcm2niix(
+    peer: Callable[[str], str], tmp_path: Path
+) -> None:
+    pixels = noise((3, 4, 6, 5)) & 0x0FFF
+    each = [{"AcquisitionNumber": t + 1, "AcquisitionTime": f"12000{2 * t}", "SequenceName": f"b{t}"} for t in range(3)]
+    paths = save_repetitions(tmp_path / "in", oblique(), pixels, each)
+    (path,) = write_series(paths[::-1], tmp_path / "volume", SETTINGS).files
+    ours, judge = read(path), converted(peer, tmp_path / "in", tmp_path / "judge")
+    assert np.array_equal(shown(ours), pixels)
+    assert np.array_equal(ours.get_fdata(), judge.get_fdata())
+    assert np.abs(ours.affine - judge.affine).max() < 1e-4
+
+
+def test_echoes_of_a_series_become_volumes_of_their_own(tmp_path: Path) -> None:
     pixels = noise((2, 4, 6, 5))
-    early = save_series(tmp_path / "a", Stack(), pixels[0], AcquisitionNumber=1)
-    shared = {word: dcmread(early[0])[word].value for word in ("SeriesInstanceUID", "StudyInstanceUID")}
-    late = [path.rename(path.with_name(f"late{path.name}")) for path in save_series(tmp_path / "b", Stack(), pixels[1])]
-    for path in late:
-        header = dcmread(path)
-        header.AcquisitionNumber = 2
-        for word, value in shared.items():
-            setattr(header, word, value)
-        header.save_as(path)
-    (path,) = write_series([*late, *early], tmp_path / "volume", SETTINGS).files
-    assert np.array_equal(shown(read(path)), pixels)
+    paths = save_repetitions(tmp_path / "in", Stack(), pixels, [{"EchoTime": "5"}, {"EchoTime": "10"}])
+    files = write_series(paths, tmp_path / "volume", SETTINGS).files
+    assert [np.array_equal(shown(read(path))[0], pixels[echo]) for echo, path in enumerate(files)] == [True, True]
+
+
+@pytest.mark.parametrize("name", ["gantry tilt", "16 bits unsigned", "16 bits signed"])
+def test_odd_series_are_what_dcm2niix_makes_of_them(peer: Callable[[str], str], tmp_path: Path, name: str) -> None:
+    pixels = noise((5, 6, 5), "i2" if name == "16 bits signed" else "u2")
+    if name == "gantry tilt":
+        stack, elements = Stack(step=(0, 1.0, 2.5)), {"GantryDetectorTilt": "-21.8", "Modality": "CT"}
+        pixels = pixels & 0x0FFF
+    else:
+        stack, elements = oblique(), {"SOPClassUID": MR, "Modality": "MR"}
+    series = write_series(save_series(tmp_path / "in", stack, pixels, **elements), tmp_path / "volume", SETTINGS)
+    judge = converted(peer, tmp_path / "in", tmp_path / "judge")
+    assert np.array_equal(read(series.files[0]).get_fdata(), judge.get_fdata())
+    assert np.abs(read(series.files[0]).affine - judge.affine).max() < 1e-4
+    assert any("tilted by 21.80 degrees" in warning for warning in series.warnings) == (name == "gantry tilt")
+
+
+def test_a_pet_series_with_a_slope_per_slice_holds_real_values_as_dcm2niix_does(
+    peer: Callable[[str], str], tmp_path: Path
+) -> None:
+    pixels = noise((5, 6, 5)) & 0x7FFF
+    paths = save_series(tmp_path / "in", oblique(), pixels, SOPClassUID=PET, Modality="PT", RescaleIntercept="0")
+    for path in paths:
+        instance = dcmread(path)
+        instance.RescaleSlope = str(1.5 + 0.25 * instance.InstanceNumber)
+        instance.save_as(path)
+    (path,) = write_series(paths, tmp_path / "volume", SETTINGS).files
+    slopes = (1.5 + 0.25 * np.arange(1, 6))[:, None, None]
+    assert np.allclose(shown(read(path))[0], pixels * slopes, rtol=1e-6)
+    assert np.array_equal(read(path).get_fdata(), converted(peer, tmp_path / "in", tmp_path / "judge").get_fdata())
 
 
 def test_every_volume_of_the_corpus_is_written_or_left_to_others(
