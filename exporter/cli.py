@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(tokens: list[str]) -> int:
-    from listener.yamlfile import printable
+    from listener.printable import printable
 
     app = application()
     if not tokens:

@@ -26,7 +26,7 @@ import orjson
 import structlog
 
 from listener.configuration import Section
-from listener.yamlfile import printable
+from listener.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
@@ -255,6 +255,8 @@ def _capture_libraries() -> None:
     warnings.showwarning = reduced.show_warning
     # `Reduced` holds repetitions back; Python's own registry would keep every text that was ever warned of.
     warnings.simplefilter("always")
+    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", category)  # of interest to developers, as in Python's own defaults
 
 
 def catch_uncaught() -> None:

@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from listener.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -72,13 +74,6 @@ class Document:
         while path not in self.lines and path:
             path = path[:-1]
         return self.lines.get(path, 0)
-
-
-def printable(text: str) -> str:
-    """The text with every control, format and separator character but the space written as an escape."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(c if c == " " or c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def spelled(path: KeyPath) -> str:

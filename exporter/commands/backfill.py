@@ -94,7 +94,7 @@ def _dry_run(request: Request) -> int:
     from collections import Counter
 
     from exporter.backfilling import plan
-    from listener.yamlfile import printable
+    from listener.printable import printable
 
     counts: Counter[str] = Counter()
     for step in plan(request):

@@ -19,7 +19,7 @@ from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
 from exporter.commands.places import ConfigOption, settings_of
-from listener.yamlfile import printable
+from listener.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable

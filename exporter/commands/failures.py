@@ -17,7 +17,7 @@ from cyclopts import Parameter
 from exporter.commands import CommandError, ExitCode
 from exporter.commands.places import Places, existing, in_words
 from exporter.commands.spoolview import SpoolView
-from listener.yamlfile import printable
+from listener.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

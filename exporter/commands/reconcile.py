@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
 from exporter.commands.places import Places, existing, in_words
-from listener.yamlfile import printable
+from listener.printable import printable
 
 if TYPE_CHECKING:
     from exporter.reconcile import Report

@@ -7,6 +7,7 @@ An instance is counted in exactly one of pending, active, exported, skipped, qua
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,7 @@ from cyclopts import Parameter
 from exporter.commands import ExitCode
 from exporter.commands.places import Places, existing, in_words
 from exporter.commands.spoolview import SpoolView
+from listener.printable import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,9 +113,19 @@ def _table(standing: Standing) -> str:
     for state in ("pending", "active", "exported", "skipped", "quarantined", "failed", "duplicates", "conflicts"):
         why = ", ".join(f"{reason} {count}" for reason, count in standing.reasons.get(state, {}).items())
         lines.append(f"{state:<12}{getattr(standing, state):>10}" + (f"   {why}" if why else ""))
-    for name, value in sorted((standing.listener or {}).items()):
-        if isinstance(value, int | float | str):
-            lines.append(f"listener {name}: {value}")
+    lines += _listener_lines(standing.listener or {})
     if standing.quarantined or standing.failed:
         lines.append("`exporter failures` says what failed and why.")
     return "\n".join(lines)
+
+
+def _listener_lines(listener: dict[str, Any]) -> list[str]:
+    """What the listener last said of itself."""
+    lines = []
+    if isinstance(updated := listener.get("updated"), int | float):
+        lines.append(f"listener    last sign of life {max(0, time.time() - updated):.0f} s ago")
+    for group in ("counts", "gauges"):
+        values = listener.get(group)
+        for name, value in sorted(values.items() if isinstance(values, dict) else ()):
+            lines.append(f"  {printable(str(name)):<28}{printable(str(value)):>16}")
+    return lines
