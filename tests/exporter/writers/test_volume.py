@@ -571,13 +571,20 @@ def test_time_points_of_a_series_become_the_fourth_axis_as_in_dcm2niix(
     peer: Callable[[str], str], tmp_path: Path
 ) -> None:
     pixels = noise((3, 4, 6, 5)) & 0x0FFF
-    each = [{"AcquisitionNumber": t + 1, "AcquisitionTime": f"12000{2 * t}", "SequenceName": f"b{t}"} for t in range(3)]
+    each = [{"AcquisitionNumber": t + 1, "AcquisitionTime": f"12000{2 * t}"} for t in range(3)]
     paths = save_repetitions(tmp_path / "in", oblique(), pixels, each)
     (path,) = write_series(paths[::-1], tmp_path / "volume", SETTINGS).files
     ours, judge = read(path), converted(peer, tmp_path / "in", tmp_path / "judge")
     assert np.array_equal(shown(ours), pixels)
     assert np.array_equal(ours.get_fdata(), judge.get_fdata())
     assert np.abs(ours.affine - judge.affine).max() < 1e-4
+
+
+def test_directions_of_a_diffusion_series_are_one_volume(tmp_path: Path) -> None:
+    pixels = noise((12, 3, 6, 5))
+    each = [{"SequenceName": f"*ep_b1000#{t}"} for t in range(12)]
+    (path,) = write_series(save_repetitions(tmp_path / "in", Stack(), pixels, each), tmp_path / "v", SETTINGS).files
+    assert np.array_equal(shown(read(path)), pixels)
 
 
 def test_echoes_of_a_series_become_volumes_of_their_own(tmp_path: Path) -> None:
