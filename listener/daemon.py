@@ -110,9 +110,12 @@ class ListenerDaemon:
         next_count = 0.0
         while not self._looks_stop.wait(TICK_S):
             pending = None
-            if time.monotonic() >= next_count:
-                pending = self._spool.counts().new
-                next_count = time.monotonic() + COUNT_PENDING_EVERY_S
+            try:
+                if time.monotonic() >= next_count:
+                    pending = self._spool.counts().new
+                    next_count = time.monotonic() + COUNT_PENDING_EVERY_S
+            except OSError as error:
+                log.error("spool cannot be counted", problem=error.strerror)  # noqa: TRY400 - no traceback
             self._look(pending)
             self.counters.write(self._spool.root)
 

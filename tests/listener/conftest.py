@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.listener.certificates import make_certificate
 from tests.listener.requestor import Receiver
 
 if TYPE_CHECKING:
@@ -32,3 +33,9 @@ def receive(tmp_path: Path) -> Iterator[Callable[..., Receiver]]:
 def receiver(receive: Callable[..., Receiver]) -> Receiver:
     """A receiver with every default but the port."""
     return receive()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for localhost, its key in the same file."""
+    return make_certificate(tmp_path_factory.mktemp("tls"), "server")

@@ -1,7 +1,8 @@
 """DICOM's own protocol as a source: C-STORE and C-ECHO as SCP, on our own upper layer.
 
     source        the port, a thread per association, limits        wire         buffer, deadlines
-    turned_away   connections beyond the limits                     pdu          PDUs of PS3.8 9.3
+    admission     places for connections                            pdu          PDUs of PS3.8 9.3
+    turned_away   connections beyond the limits                     identity     who we are
     association   one association, state by state                   command      command sets of PS3.7
     negotiation   reject or accept, contexts, roles, identity       syntaxes     storage classes, preference
     storage       one data set into the spool                       walk         lengths and tags, bounded

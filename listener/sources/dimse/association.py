@@ -82,6 +82,8 @@ class Connection:
     peer_host: str
     own_host: str
     own_port: int
+    has_asked: Callable[[], None]
+    """Told once the request is there: a connection that only stays silent may be displaced."""
 
 
 @dataclass(slots=True)
@@ -188,6 +190,7 @@ class Association:
         tally.calling_ae_title, tally.called_ae_title = request.calling_ae_title, request.called_ae_title
         tally.implementation = request.implementation_version
         tally.requested = True
+        self._connection.has_asked()
         encrypted = self._terms.tls is not None
         host = self._connection.peer_host
         answer: Acceptance | Rejection

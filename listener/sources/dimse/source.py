@@ -11,13 +11,13 @@ import os
 import socket
 import threading
 import time
-from collections import Counter
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from listener.sources.contract import SourceUnusable, Surroundings
+from listener.sources.dimse.admission import Place, Places
 from listener.sources.dimse.association import Association, Connection, Terms
 from listener.sources.dimse.negotiation import AddressRules, Credentials, Policy
 from listener.sources.dimse.turned_away import TurnedAway
@@ -46,7 +46,7 @@ class DimseSource:
         self._turned_away = TurnedAway(surroundings.counters)
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
-        self._by_host: Counter[str] = Counter()
+        self._places = Places()
         self._last_tick = 0.0
         self._spare_fd = -1
 
@@ -134,40 +134,36 @@ class DimseSource:
             self._surroundings.counters.add("connections_from_unknown_address")
             self._turned_away.take(sock, host, "address_not_allowed", encrypted=terms.tls is not None)
             return
-        with self._lock:
-            full = (
-                len(self._threads) >= limits.max_associations or self._by_host[host] >= limits.max_associations_per_peer
-            )
-            if not full:
-                thread = threading.Thread(target=self._serve, args=(sock, host, terms), daemon=True, name="association")
-                self._threads.add(thread)
-                self._by_host[host] += 1
-        if full:
+        place = self._places.admit(sock, host, limits)
+        if place is None:
             self._turned_away.take(sock, host, "too_many_associations", encrypted=terms.tls is not None)
             return
+        thread = threading.Thread(target=self._serve, args=(place, terms), daemon=True, name="association")
+        with self._lock:
+            self._threads.add(thread)
         try:
             thread.start()
         except RuntimeError:  # no more threads
-            self._forget(thread, host)
+            place.leave()
+            self._forget(thread)
             self._turned_away.take(sock, host, "too_many_threads", encrypted=terms.tls is not None)
 
-    def _serve(self, sock: socket.socket, host: str, terms: Terms) -> None:
+    def _serve(self, place: Place, terms: Terms) -> None:
         try:
-            own = sock.getsockname()
-            connection = Connection(sock, host, str(own[0]), int(own[1]))
+            own = place.sock.getsockname()
+            connection = Connection(place.sock, place.host, str(own[0]), int(own[1]), place.has_asked)
             Association(connection, terms, self._surroundings, self._stopping.is_set).run()
         except OSError:
-            sock.close()
+            place.sock.close()
         finally:
-            self._forget(threading.current_thread(), host)
+            place.leave()
+            self._forget(threading.current_thread())
 
-    def _forget(self, thread: threading.Thread, host: str) -> None:
+    def _forget(self, thread: threading.Thread) -> None:
         with self._lock:
             self._threads.discard(thread)
-            self._by_host[host] -= 1
-            if self._by_host[host] <= 0:
-                del self._by_host[host]
-            self._surroundings.counters.gauge("associations", len(self._threads))
+        self._surroundings.counters.gauge("associations", self._places.count)
+        self._surroundings.counters.gauge("connections_displaced", self._places.displaced)
 
 
 def _terms(settings: ListenerSection) -> Terms:

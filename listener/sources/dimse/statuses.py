@@ -44,7 +44,7 @@ class Situation:
 
 SUCCESS: Final = Situation(0x0000, "stored", "", Kept.NEW, "PS3.7 C.1.1, PS3.4 B.2.3")
 BAD_UID: Final = Situation(
-    0xB007, "bad_uid", "SOP Instance UID is not of [0-9.]{1,64}; kept", Kept.NEW, "PS3.4 Table B.2-1, PS3.5 9.1"
+    0xB007, "bad_uid", "SOP Instance UID is no UID; kept as received", Kept.NEW, "PS3.4 Table B.2-1, PS3.5 9.1"
 )
 MISMATCH_ACCEPTED: Final = Situation(
     0xB007, "mismatch_accepted", "Data set does not match its command; kept", Kept.NEW, "PS3.4 Table B.2-1"

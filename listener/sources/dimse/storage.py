@@ -8,7 +8,8 @@ situation, too: a reception never raises, it goes on swallowing bytes so that th
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from listener.spool import Incoming
 
 log = structlog.get_logger()
+
+_UID: Final = re.compile(rb"[0-9]+(?:\.[0-9]+)*")
 
 
 class Storage:
@@ -198,8 +201,8 @@ def failed(error: SpoolWriteFailed) -> Situation:
 
 
 def is_valid_uid(uid: bytes) -> bool:
-    """1 to 64 digits and points (PS3.5 9.1); components are not looked at."""
-    return 0 < len(uid) <= 64 and not uid.strip(b"0123456789.")
+    """Numbers with points between them, 64 characters at most (PS3.5 9.1); leading zeros are let pass."""
+    return len(uid) <= 64 and _UID.fullmatch(uid) is not None
 
 
 def stand_in_uid(uid: bytes) -> bytes:

@@ -103,7 +103,7 @@ class Wire:
             ConnectionLost, DeadlineMissed, Stopped: As their names say.
         """
         if self._start == self._end:
-            self._read(time.monotonic() + wait_s, stoppable=between_messages)
+            self._read(time.monotonic() + wait_s, stoppable=between_messages, quick=not between_messages)
         self.deadline = time.monotonic() + self._pdu_s
         kind, length = HEADER.unpack(self.take(HEADER.size))
         return int(kind), int(length)

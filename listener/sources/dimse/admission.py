@@ -1,0 +1,102 @@
+"""How many connections there may be, in all and from one address, and who makes room for whom.
+
+Contract: `admit` gives a connection its place or says why not. Silent connections must not shut out a sender: where
+every place is taken, the oldest connection that has not asked for anything yet is closed, if its host holds more such
+connections than the newcomer's.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from listener.settings import ReceiveLimitSection
+
+
+class Place:
+    """The place of one connection."""
+
+    __slots__ = ("_places", "host", "sock")
+
+    def __init__(self, places: Places, sock: socket.socket, host: str) -> None:
+        self._places = places
+        self.sock = sock
+        self.host = host
+
+    def has_asked(self) -> None:
+        """Its request is there: from now on it is not displaced."""
+        self._places.settle(self)
+
+    def leave(self) -> None:
+        """The connection is over; harmless a second time."""
+        self._places.free(self)
+
+
+class Places:
+    """All places; safe for use by many threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._taken: dict[str, set[Place]] = {}
+        self._silent: dict[str, dict[Place, None]] = {}
+        self._count = 0
+        self.displaced = 0
+
+    @property
+    def count(self) -> int:
+        """Places taken now."""
+        return self._count
+
+    def admit(self, sock: socket.socket, host: str, limits: ReceiveLimitSection) -> Place | None:
+        """A place for a new connection; None where it is one too many."""
+        with self._lock:
+            if len(self._taken.get(host, ())) >= limits.max_associations_per_peer:
+                return None
+            if self._count >= limits.max_associations and not self._make_room(host):
+                return None
+            place = Place(self, sock, host)
+            self._taken.setdefault(host, set()).add(place)
+            self._silent.setdefault(host, {})[place] = None
+            self._count += 1
+            return place
+
+    def settle(self, place: Place) -> None:
+        """A connection has asked."""
+        with self._lock:
+            _remove(self._silent, place)
+
+    def free(self, place: Place) -> None:
+        """A connection is over."""
+        with self._lock:
+            self._free(place)
+
+    def _make_room(self, newcomer: str) -> bool:
+        """Displace the oldest silent connection of the host that has most of them; whether there was one."""
+        host = max(self._silent, key=lambda name: len(self._silent[name]), default=None)
+        if host is None or len(self._silent[host]) <= len(self._silent.get(newcomer, ())):
+            return False
+        victim = next(iter(self._silent[host]))
+        self._free(victim)
+        self.displaced += 1
+        with suppress(OSError):
+            victim.sock.shutdown(socket.SHUT_RDWR)  # its thread sees the end and leaves
+        return True
+
+    def _free(self, place: Place) -> None:
+        _remove(self._silent, place)
+        if place in self._taken.get(place.host, ()):
+            self._taken[place.host].discard(place)
+            if not self._taken[place.host]:
+                del self._taken[place.host]
+            self._count -= 1
+
+
+def _remove(silent: dict[str, dict[Place, None]], place: Place) -> None:
+    places = silent.get(place.host)
+    if places is not None:
+        places.pop(place, None)
+        if not places:
+            del silent[place.host]
