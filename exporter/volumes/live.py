@@ -140,17 +140,15 @@ class LiveSeries:
     def look(self) -> None:
         """Write every series that has become quiet, and let go of what was kept long enough."""
         self._pause_s = 0.0
-        for folder in self._folders():
-            if self._stop.is_set():
-                return
-            try:
+        try:
+            for folder in self._folders():
+                if self._stop.is_set():
+                    return
                 self._look_at(folder)
-            except (OutOfSpace, ExportError, WorkerUnstartable) as error:
-                self._trouble(str(error))
-                return
-            except OSError as error:
-                self._trouble(errno.errorcode.get(error.errno or 0, "EIO"))
-                return
+        except (OutOfSpace, ExportError, WorkerUnstartable) as error:
+            self._trouble(str(error))
+        except OSError as error:
+            self._trouble(errno.errorcode.get(error.errno or 0, "EIO"))
 
     def _trouble(self, problem: str) -> None:
         """Say what the machine lacks, and wait longer: no series is to blame."""
