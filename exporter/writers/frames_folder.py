@@ -14,8 +14,7 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
-from itertools import repeat
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.errors import CorruptPixels
 from exporter.outcome import Geometry, MediaType, Medium, Rendering
@@ -23,6 +22,7 @@ from exporter.timing import Schedule, schedule_of
 from exporter.writers.contract import Task, Written
 from exporter.writers.framing import framing_of
 from exporter.writers.image import View
+from exporter.writers.jpeg_copy import bare_jpegs, same_jpegs
 from exporter.writers.pictures import peek, still_pictures, stream_pictures
 from exporter.writers.presentation import pixel_aspect
 from exporter.writers.raw import RawForm, RescaleElements, raw_form, write_raw
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from exporter.frames import Frames
     from exporter.instance import Instance
     from exporter.settings import MediaSettings
+
+T = TypeVar("T")
 
 SCORE = 60
 """Above the video writer: it is asked only where the settings want frames."""
@@ -103,7 +105,7 @@ class _Folder:
     hashes: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
     codecs: list[str] = field(default_factory=list)
-    copied: int = 0
+    copied: bool = False
     size: tuple[int, int] = (0, 0)
     geometry: Geometry | None = None
     notes: tuple[str, ...] = ()
@@ -148,7 +150,7 @@ def _write(task: Task, numbered: Numbered) -> Written:
         bytes=folder.bytes,
         sha256=hashlib.sha256(listing.encode()).hexdigest(),
         codec="+".join(folder.codecs),
-        transcoded=folder.copied == 0,
+        transcoded=not folder.copied,
         width=folder.size[0],
         height=folder.size[1],
         frames=numbered.schedule.frames,
@@ -165,25 +167,24 @@ def _write(task: Task, numbered: Numbered) -> Written:
 
 
 def _write_views(task: Task, numbered: Numbered, folder: _Folder) -> None:
-    """Display values of every frame, or its own JPEG where the settings want it and it shows them."""
+    """Display values of every frame, or their own JPEGs where the settings want them and they show them."""
     settings, frames = task.settings.image, numbered.frames
     first, images = peek(numbered.images)
     framing = framing_of(settings.framing, task.instance, frames, first.shape, pixel_aspect(frames))
     folder.size, folder.geometry, folder.notes = framing.size, framing.geometry(), framing.notes
     view = View(settings, frames, framing)
-    own: Iterator[bytes] = frames.encoded() if not frames.is_video_stream and view.may_copy else repeat(b"")
+    if not frames.is_video_stream and view.may_copy and same_jpegs(frames) is not None:
+        for number, jpeg in _counted(bare_jpegs(frames), numbered.schedule):
+            name = f"{_stem(number, numbered.schedule)}.jpg"
+            folder.line(number)["file"] = folder.add(name, Still(write_new(folder.path / name, (jpeg,)), "jpeg"))
+        folder.copied = True
+        folder.notes += ("the instance's own JPEGs, copied; segments of text left out",)
+        return
     for number, image in _counted(images, numbered.schedule):
-        copied = view.copied(next(own, b""), image)
-        name = f"{_stem(number, numbered.schedule)}{'.jpg' if copied is not None else settings.extension}"
-        if copied is not None:
-            still = Still(write_new(folder.path / name, (copied,)), "jpeg")
-            folder.copied += 1
-        else:
-            shown = framing.apply(image)
-            still = write_still(folder.path / name, shown, view.plan(gray=shown.ndim == 2))
+        name = f"{_stem(number, numbered.schedule)}{settings.extension}"
+        shown = framing.apply(image)
+        still = write_still(folder.path / name, shown, view.plan(gray=shown.ndim == 2))
         folder.line(number)["file"] = folder.add(name, still)
-    if folder.copied:
-        folder.notes += (f"{folder.copied} frames are the instance's own JPEGs, copied; segments of text left out",)
 
 
 def _write_raws(task: Task, numbered: Numbered, form: RawForm, folder: _Folder) -> None:
@@ -197,7 +198,7 @@ def _write_raws(task: Task, numbered: Numbered, form: RawForm, folder: _Folder) 
         folder.size = (stored.shape[1], stored.shape[0]) if folder.size == (0, 0) else folder.size
 
 
-def _counted(frames: Iterable[NDArray[Any]], schedule: Schedule) -> Iterator[tuple[int, NDArray[Any]]]:
+def _counted(frames: Iterable[T], schedule: Schedule) -> Iterator[tuple[int, T]]:
     """Frames with their number, exactly as many as announced.
 
     Raises:

@@ -17,7 +17,8 @@ import numpy as np
 
 from exporter.errors import CorruptPixels, VerifyFailed
 from exporter.writers.encoder import container_options, foreign
-from exporter.writers.verify import TIME_TOLERANCE_S, psnr
+from exporter.writers.pictures import still_pictures
+from exporter.writers.verify import TIME_TOLERANCE_S, channel_means, psnr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from exporter.frames import Frames
     from exporter.timing import Schedule
 
 CONTAINERS: Final = frozenset({"mp4", "mov", "matroska", "avi"})
@@ -127,8 +129,46 @@ def shows(jpeg: bytes, display: NDArray[np.uint8]) -> bool:
         return False
     if seen.shape != display.shape:
         return False
-    off = np.abs(seen.mean(axis=(0, 1)) - display.mean(axis=(0, 1))).max()
+    off = np.abs(channel_means(seen) - channel_means(display)).max()
     return bool(off <= _MEAN_TOLERANCE and psnr(display, seen) >= _AGREEMENT_DB)
+
+
+def same_jpegs(frames: Frames) -> tuple[int, int] | None:
+    """Columns and rows, where all frames are baseline JPEGs of one coding that show the display values.
+
+    Colours have one path for all frames, so the first is judged by its pixels; gray may have a window per frame, so
+    each is judged.
+    """
+    codings = set()
+    for encoded in frames.encoded():
+        jpeg = bare_jpeg(encoded)
+        if jpeg is None:
+            return None
+        codings.add(coding_of(jpeg))
+        if len(codings) > 1:
+            return None
+    size = None
+    for encoded, image in zip(frames.encoded(), still_pictures(frames), strict=True):
+        jpeg = bare_jpeg(encoded)
+        if jpeg is None or not shows(jpeg, image):
+            return None
+        size = (image.shape[1], image.shape[0])
+        if image.ndim == 3:
+            break
+    return size
+
+
+def bare_jpegs(frames: Frames) -> Iterator[bytes]:
+    """The frames' JPEGs without text.
+
+    Raises:
+        CorruptPixels: One is no JPEG baseline.
+    """
+    for number, encoded in enumerate(frames.encoded(), start=1):
+        jpeg = bare_jpeg(encoded)
+        if jpeg is None:
+            raise CorruptPixels(f"frame {number} is no JPEG baseline among frames that are")
+        yield jpeg
 
 
 def write_motion_jpeg(

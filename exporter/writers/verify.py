@@ -28,25 +28,34 @@ if TYPE_CHECKING:
 
     from exporter.writers.encoder import Job
 
-KEPT_BYTES = 48 << 20
+KEPT_BYTES = 24 << 20
 """Memory for frames that are compared sample by sample."""
 MEAN_TOLERANCE = 3.0
 """Largest difference of a colour channel's mean, of 255: a wrong matrix or range moves it by more."""
 TIME_TOLERANCE_S = 0.001
+_PSNR_BLOCK = 1 << 16
 _SMALLEST_MEAN = 16
 """Below this many rows or columns the siting of subsampled chroma moves the means by itself."""
 _FULL = 2
 _BT709, _BT601 = 1, 6
 _LUMA_WEIGHTS = {_BT601: (0.299, 0.114), _BT709: (0.2126, 0.0722)}
 """Weights of red and blue in luma."""
+_MOST_MEANS = 8
+"""Frames whose colour means are compared: a matrix or a range is wrong for all frames or for none."""
 _GRID_BYTES = 24 << 20
+_GRID_ROWS = 160
+"""A grid is taken over every n-th row of a plane, so that about this many rows are read."""
 _MOST_CELLS, _FEWEST_CELLS = 1024, 4
 
 
 def psnr(expected: NDArray[np.uint8], actual: NDArray[np.uint8]) -> float:
     """Peak signal-to-noise ratio in decibels of two arrays of one shape; infinite where they are equal."""
-    difference = expected.astype(np.int32) - actual
-    error = float(np.mean(np.square(difference, dtype=np.int64)))
+    difference = np.subtract(expected, actual, dtype=np.int16).ravel()
+    error = 0.0
+    for start in range(0, difference.size, _PSNR_BLOCK):  # float32 holds the sum of one block exactly enough
+        block = difference[start : start + _PSNR_BLOCK].astype(np.float32)
+        error += float(np.dot(block, block))
+    error /= max(1, difference.size)
     return math.inf if error == 0 else 10 * math.log10(255 * 255 / error)
 
 
@@ -58,11 +67,10 @@ class Witness:
         self._digests: list[bytes] = []
         self._grids: list[list[NDArray[np.float16]]] = []
         self._cells = max(_FEWEST_CELLS, min(_MOST_CELLS, _GRID_BYTES // (6 * max(1, frames))))
-        self._kept: dict[int, tuple[list[NDArray[np.uint8]], NDArray[np.float64]]] = {}
-        most = max(2, KEPT_BYTES // max(1, frame_bytes))
-        self._wanted = frozenset(
-            range(frames) if frames <= most else (round(i * (frames - 1) / (most - 1)) for i in range(most))
-        )
+        self._kept: dict[int, list[NDArray[np.uint8]]] = {}
+        self._means: dict[int, NDArray[np.float64]] = {}
+        self._wanted = _spread(frames, max(2, KEPT_BYTES // max(1, frame_bytes)))
+        self._wanted_means = _spread(frames, _MOST_MEANS)
         self.lowest_psnr_db = math.inf
 
     @property
@@ -78,7 +86,9 @@ class Witness:
         planes = planes_of(frame)
         self._grids.append([_grid(plane, self._cells) for plane in planes])
         if index in self._wanted:
-            self._kept[index] = ([plane.copy() for plane in planes], _means(display))
+            self._kept[index] = [plane.copy() for plane in planes]
+        if index in self._wanted_means:
+            self._means[index] = _means(display)
 
     def compare(self, index: int, frame: VideoFrame, job: Job) -> None:
         """Compare a decoded frame.
@@ -94,15 +104,17 @@ class Witness:
             frame = frame.reformat(format=job.converter.pix_fmt)
         planes = planes_of(frame)
         if index in self._kept:
-            self._compare_samples(index, frame, planes, job)
+            self._compare_samples(index, planes, job)
+        if index in self._means and min(frame.width, frame.height) >= _SMALLEST_MEAN:
+            self._compare_means(index, frame, planes, job)
         allowed = 255 * 10 ** (-job.plan.psnr_floor_db / 20)
         for plane, expected in zip(planes, self._grids[index], strict=True):
             error = float(np.sqrt(np.mean(np.square(_grid(plane, self._cells) - expected.astype(np.float32)))))
             if error > allowed:
                 raise VerifyFailed(f"frame {index + 1}, decoded back, is another picture (block means {error:.1f} off)")
 
-    def _compare_samples(self, index: int, frame: VideoFrame, planes: list[NDArray[np.uint8]], job: Job) -> None:
-        expected, means = self._kept.pop(index)
+    def _compare_samples(self, index: int, planes: list[NDArray[np.uint8]], job: Job) -> None:
+        expected = self._kept.pop(index)
         reached = min(psnr(a, b) for a, b in zip(expected, planes, strict=True))
         self.lowest_psnr_db = min(self.lowest_psnr_db, reached)
         if reached < job.plan.psnr_floor_db:
@@ -110,10 +122,19 @@ class Witness:
                 f"frame {index + 1}, decoded back, reaches {reached:.1f} dB; permitted is {job.plan.psnr_floor_db:g} "
                 "and above (video.psnr_floor_db)"
             )
+
+    def _compare_means(self, index: int, frame: VideoFrame, planes: list[NDArray[np.uint8]], job: Job) -> None:
         allowed = MEAN_TOLERANCE + 255 * 10 ** (-job.plan.psnr_floor_db / 20) / 4
-        off = float(np.abs(_mean_colour(frame, planes) - means).max())
-        if min(frame.width, frame.height) >= _SMALLEST_MEAN and off > allowed:
+        off = float(np.abs(_mean_colour(frame, planes) - self._means[index]).max())
+        if off > allowed:
             raise VerifyFailed(f"frame {index + 1}, decoded back, has other colours (channel means {off:.1f} off)")
+
+
+def _spread(frames: int, most: int) -> frozenset[int]:
+    """At most `most` of the frames, evenly spread, the first and the last among them."""
+    if frames <= most:
+        return frozenset(range(frames))
+    return frozenset(round(i * (frames - 1) / (most - 1)) for i in range(most))
 
 
 def check_video(job: Job, witness: Witness) -> None:
@@ -164,8 +185,16 @@ def _digest(image: NDArray[np.uint8]) -> bytes:
 
 def _means(image: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Mean red, green and blue of display values."""
-    means = np.atleast_1d(image.mean(axis=(0, 1), dtype=np.float64))
+    means = channel_means(image)
     return np.repeat(means, 3) if means.size == 1 else means
+
+
+def channel_means(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Mean of each channel of (rows, columns[, channels]); rows are added first, which is four times faster."""
+    rows, columns = image.shape[:2]
+    sums = np.add.reduce(image.reshape(rows, -1), axis=0, dtype=np.uint32).astype(np.float64)
+    means: NDArray[np.float64] = sums.reshape(columns, -1).sum(axis=0) / (rows * columns)
+    return means
 
 
 def _mean_colour(frame: VideoFrame, planes: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
@@ -191,6 +220,7 @@ def _mean_colour(frame: VideoFrame, planes: list[NDArray[np.uint8]]) -> NDArray[
 
 def _grid(plane: NDArray[np.uint8], cells: int) -> NDArray[np.float16]:
     """Means of about `cells` square blocks of samples (the last ones cover what is left)."""
+    plane = plane[:: max(1, plane.shape[0] // _GRID_ROWS)]
     side = max(1, math.ceil(math.sqrt(plane.size / cells)))
     rows = np.arange(0, plane.shape[0], side)
     columns = np.arange(0, plane.shape[1], side)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from exporter.errors import CorruptPixels
 from exporter.outcome import MediaType, Medium, Rendering
 from exporter.settings import FramingSettings
 from exporter.timing import Schedule, schedule_of
@@ -18,7 +17,7 @@ from exporter.writers.contract import Task, Written
 from exporter.writers.encoder import Job, encode
 from exporter.writers.framing import Framing, framing_of
 from exporter.writers.jpeg_copy import CONTAINERS as JPEG_CONTAINERS
-from exporter.writers.jpeg_copy import bare_jpeg, coding_of, shows, write_motion_jpeg
+from exporter.writers.jpeg_copy import bare_jpegs, same_jpegs, write_motion_jpeg
 from exporter.writers.pictures import peek, still_pictures, stream_pictures
 from exporter.writers.pixel_format import Converter
 from exporter.writers.plan import VideoPlan, container_of, framing_settings, plan_of
@@ -141,11 +140,11 @@ def _copied(task: Task, frames: Frames, schedule: Schedule) -> Written | None:
         return None
     if container == "avi" and schedule.period is None:
         return None
-    size = _same_jpegs(frames)
+    size = same_jpegs(frames)
     if size is None:
         return None
     path = task.folder / "0.part"
-    write_motion_jpeg(path, _baseline(frames), schedule, size, container)
+    write_motion_jpeg(path, bare_jpegs(frames), schedule, size, container)
     framing = framing_of(FramingSettings(), task.instance, frames, (size[1], size[0], 3), pixel_aspect(frames))
     medium = replace(_medium(path, extension, "mjpeg", schedule, size), transcoded=False, geometry=framing.geometry())
     notes = (*frames.rendering.notes, "the instance's own JPEGs, copied; segments of text left out")
@@ -155,39 +154,6 @@ def _copied(task: Task, frames: Frames, schedule: Schedule) -> Written | None:
         rendering=replace(frames.rendering, notes=notes),
         warnings=(*frames.warnings, *schedule.warnings),
     )
-
-
-def _same_jpegs(frames: Frames) -> tuple[int, int] | None:
-    """Columns and rows, where all frames are baseline JPEGs of one coding that show the display values.
-
-    Colours have one path for all frames, so the first is judged by its pixels; gray may have a window per frame, so
-    each is judged.
-    """
-    codings = set()
-    for encoded in frames.encoded():
-        jpeg = bare_jpeg(encoded)
-        if jpeg is None:
-            return None
-        codings.add(coding_of(jpeg))
-        if len(codings) > 1:
-            return None
-    size = None
-    for encoded, image in zip(frames.encoded(), still_pictures(frames), strict=True):
-        jpeg = bare_jpeg(encoded)
-        if jpeg is None or not shows(jpeg, image):
-            return None
-        size = (image.shape[1], image.shape[0])
-        if image.ndim == 3:
-            break
-    return size
-
-
-def _baseline(frames: Frames) -> Iterator[bytes]:
-    for number, encoded in enumerate(frames.encoded(), start=1):
-        jpeg = bare_jpeg(encoded)
-        if jpeg is None:
-            raise CorruptPixels(f"frame {number} is no JPEG baseline among frames that are")
-        yield jpeg
 
 
 def _medium(path: Path, suffix: str, codec: str, schedule: Schedule, size: tuple[int, int]) -> Medium:
