@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from pydicom.errors import BytesLengthException
@@ -63,14 +64,20 @@ def read_elements(raw: bytes, *, implicit: bool, big_endian: bool) -> tuple[Data
     return dataset, file.tell()
 
 
+_ONE_READER: Final = threading.RLock()
+"""Warning filters and pydicom's configuration belong to the process: threads change them one after the other."""
+
+
 class quiet_reading:  # noqa: N801 - used like a function, as contextlib's own
-    """While reading elements: no warnings that quote values, no validation that raises (both are pydicom's globals)."""
+    """While reading elements: no warnings or log lines that quote values, no validation that raises."""
 
     def __enter__(self) -> None:
         import warnings
 
         from pydicom import config
 
+        _ONE_READER.acquire()
+        self._disabled, config.logger.disabled = config.logger.disabled, True
         self._warnings = warnings.catch_warnings()
         self._warnings.__enter__()
         warnings.simplefilter("ignore")
@@ -84,6 +91,8 @@ class quiet_reading:  # noqa: N801 - used like a function, as contextlib's own
 
         config.settings.reading_validation_mode = self._mode
         self._warnings.__exit__(kind, error, trace)
+        config.logger.disabled = self._disabled
+        _ONE_READER.release()
 
 
 def value_of(header: Dataset, keyword: str) -> Any:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.errors import CorruptPixels, TooLarge, UnsupportedSyntax
 from exporter.frames.codestream import Codec, Codestream, without_trailing_segments
+from exporter.frames.integrity import refuse_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +92,8 @@ def _jpeg(data: bytes, header: Codestream, label: str, to_rgb: bool) -> Decoded:
     import imagecodecs
 
     _require_one_image(data, header.frame_header)
+    if header.precision == 8 and not header.lossless_process:
+        refuse_damaged(data)
     if header.components == 1:
         return Decoded(imagecodecs.jpeg8_decode(data), "MONOCHROME")
     colour = jpeg_colour(header, label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import imagecodecs
 import numpy as np
 import pytest
+from PIL import Image
 
 from exporter.errors import BadGeometry, CorruptPixels, ExportError, TooLarge, UnsupportedSyntax
 from exporter.frames import open_frames
@@ -327,3 +329,23 @@ def test_headers_tell_size_and_precision(codec: Codec) -> None:
             assert sniff(data[:length]) in {None, header}
         except CorruptPixels:
             continue
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("colour", [False, True])
+def test_a_jpeg_that_lost_its_middle_never_gives_a_picture(build: Build, progressive: bool, colour: bool) -> None:
+    """libjpeg decodes all of these, and fills with gray."""
+    y, x = np.mgrid[:120, :160]
+    waves = (127 + 60 * np.sin(x / 5) + 60 * np.cos(y / 7 + x / 31)).astype(np.uint8)
+    frame = np.stack([waves, waves.T[:120, :120].repeat(2, axis=1)[:, :160], 255 - waves], -1) if colour else waves
+    buffer = io.BytesIO()
+    Image.fromarray(frame).save(buffer, "JPEG", quality=90, progressive=progressive)
+    whole = buffer.getvalue()
+    label = "YBR_FULL_422" if colour else "MONOCHROME2"
+    elements = described(frame[np.newaxis], PhotometricInterpretation=label)
+    assert open_all(build([whole], TS + "4.50", **elements))
+    scan = whole.index(b"\xff\xda") + 14
+    for start in range(scan, len(whole) - 300, len(whole) // 12):
+        cut = whole[:start] + whole[start + 250 :]
+        with pytest.raises((CorruptPixels, BadGeometry)):
+            open_all(build([cut], TS + "4.50", **elements))
