@@ -23,22 +23,22 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from exporter.discovery import PARTIAL
 from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter.job import Job, Stopped
 from exporter.ledger.types import Relation, State
 from exporter.outcome import Failed, Skipped
 from exporter.publish import FULL, Finished, MediaFolderUnusable
-from exporter.worker import Job, Stopped
 from exporter.workers import Cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from exporter.job import Export
     from exporter.ledger import Ledger
     from exporter.ledger.types import Entry
     from exporter.metadata.jsonl import Appender
     from exporter.outcome import Identity, Outcome
     from exporter.publish import Publisher, Work
-    from exporter.worker import Export
     from exporter.workers import Decide
 
 TICK_S: Final = 0.5

@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.errors import ExportError, IdentityMismatch, OutOfSpace, Reason, SkipInstance, SkipReason
+from exporter.job import Stopped
 from exporter.outcome import Exported, Failed, Identity, Outcome, Skipped
-from exporter.worker import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from exporter.instance import Instance
+    from exporter.job import Ask, Export, Job
     from exporter.settings import MediaSettings
-    from exporter.worker import Ask, Export, Job
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of the output's file system that say nothing about the instance."""
@@ -38,12 +38,15 @@ def prepare(settings: Mapping[str, Any]) -> Export:
     Args:
         settings: ``media``, the `MediaSettings` as JSON values, and ``settings_sha256``.
     """
+    # Loaded now, so that the first instance does not pay for it, nor its limit of processor time.
+    import imagecodecs  # noqa: F401
+    import pydicom  # noqa: F401
+
+    import exporter.metadata.record  # noqa: F401
     from exporter import writers
-    from exporter.metadata import record
     from exporter.settings import MediaSettings
 
     writers.registry()
-    assert record.record_text  # noqa: S101 - imported now, so that the first job does not pay for it
     return partial(export, MediaSettings.model_validate(settings["media"]), str(settings["settings_sha256"]))
 
 

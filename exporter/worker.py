@@ -29,65 +29,24 @@ import resource
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from exporter.errors import OutOfSpace
+from exporter.job import Job, Stopped
 from exporter.outcome import to_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exporter.outcome import Identity, Outcome
+    from exporter.job import Ask, Export
+    from exporter.outcome import Identity
 
 PARENT_VARIABLE: Final = "EXPORTER_PARENT_PID"
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
-
-
-class Stopped(Exception):
-    """The parent does not want this instance exported, now that it knows which it is."""
-
-
-class Ask(Protocol):
-    """Tells the parent who the instance is, and returns when the export shall go on."""
-
-    def __call__(self, identity: Identity) -> None:
-        """Ask.
-
-        Raises:
-            Stopped: The export shall not go on.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One instance to export."""
-
-    path: str
-    """The DICOM file; bytes that are no text are kept as `os.fsdecode` keeps them."""
-    folder: str
-    """An empty folder for partial media files, on the file system of the media folder."""
-    ask: bool
-    """Whether the parent wants to decide once it knows the identity."""
-    received: bool = False
-    """Whether the file came through the listener: its file meta information is then what the sender announced."""
-
-
-class Export(Protocol):
-    """What a `target` makes of the settings: exports one job."""
-
-    def __call__(self, job: Job, ask: Ask) -> Outcome:
-        """Export.
-
-        Raises:
-            OutOfSpace: The disk is full; says nothing about the instance.
-            Stopped: The parent does not want it.
-        """
-        ...
 
 
 class _Channel:

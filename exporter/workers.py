@@ -26,10 +26,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from exporter.errors import OutOfSpace, Reason
 from exporter.outcome import Failed, Identity, Outcome, Skipped, from_json
-from exporter.worker import PARENT_VARIABLE, Job
+from exporter.worker import PARENT_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from exporter.job import Job
 
     Decide = Callable[[Identity], Skipped | None]
     """Says whether an instance is exported (None), now that its identity is known."""

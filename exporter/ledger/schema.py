@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -163,8 +165,9 @@ def connect(path: Path, *, read_only: bool, busy_timeout_s: float) -> sqlite3.Co
 
 def _connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     try:
-        # SQLite gives -wal and -shm the mode of the database: what they hold is patient data.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        if not path.exists():
+            _make(path)
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         hint = "check that the folder exists and who may write in it"
         raise LedgerUnusable(path, f"it cannot be opened ({error.strerror})", hint) from error
@@ -179,6 +182,23 @@ def _connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _make(path: Path) -> None:
+    """Make an empty ledger; it appears whole, so that who only looks never meets half of one."""
+    making = path.with_name(f"{path.name}.making-{os.getpid()}-{threading.get_ident()}")
+    # SQLite gives -wal and -shm the mode of the database: what they hold is patient data.
+    os.close(os.open(making, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    try:
+        with closing(sqlite3.connect(making, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            _make_tables(connection)
+            connection.execute("COMMIT")
+        with suppress(FileExistsError):  # somebody was faster
+            path.hardlink_to(making)
+    finally:
+        making.unlink()
+    _sync_folder(path.parent)
 
 
 def _connect_read_only(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
@@ -237,12 +257,16 @@ def _check_version(connection: sqlite3.Connection, path: Path, *, read_only: boo
         raise LedgerUnusable(path, "the database is not a ledger of this exporter", hint)
     connection.execute("BEGIN IMMEDIATE")
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:  # nobody was faster
-        for statement in _statements():
-            connection.execute(statement)
-        connection.execute(f"PRAGMA application_id={_APPLICATION}")
-        connection.execute(f"PRAGMA user_version={SCHEMA}")
+        _make_tables(connection)
     connection.execute("COMMIT")
     _sync_folder(path.parent)
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    for statement in _statements():
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id={_APPLICATION}")
+    connection.execute(f"PRAGMA user_version={SCHEMA}")
 
 
 def _statements() -> Iterator[str]:

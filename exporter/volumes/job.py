@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from exporter.discovery import uid_component
 from exporter.errors import ExportError, Reason
+from exporter.job import Job
 from exporter.outcome import Exported, Failed, Identity, MediaType, Medium, Outcome
 from exporter.volumes.voxels import disk_errors
-from exporter.worker import Job
 from exporter.workers import Worker, WorkerSetup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from exporter.job import Ask, Export
     from exporter.settings import MediaSettings, Settings
     from exporter.volumes.series import WrittenSeries
-    from exporter.worker import Ask, Export
 
 TARGET: Final = "exporter.volumes.job:prepare"
 

@@ -14,7 +14,7 @@ from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.outcome import Exported, Failed, Identity, MediaType, Medium, Outcome, Skipped
 
 if TYPE_CHECKING:
-    from exporter.worker import Ask, Export, Job
+    from exporter.job import Ask, Export, Job
 
 KEPT: list[bytes] = []
 

@@ -15,9 +15,9 @@ from pydicom.data import get_testdata_file
 
 from exporter import pipeline
 from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter.job import Job, Stopped
 from exporter.outcome import Exported, Failed, Identity, MediaType, Outcome, Skipped
 from exporter.settings import LimitSettings, MediaSettings
-from exporter.worker import Job, Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter.job import Job
 from exporter.outcome import Failed, Identity, Outcome, Skipped
-from exporter.worker import Job
 from exporter.workers import Cancelled, Worker, WorkerSetup, WorkerUnstartable
 from tests.exporter.misbehaving import identity
 
@@ -210,7 +210,7 @@ def test_the_process_dies_with_its_parent(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent("""
         import os, signal
-        from exporter.worker import Job
+        from exporter.job import Job
         from exporter.workers import Worker, WorkerSetup
 
         worker = Worker(WorkerSetup(settings={}, target="tests.exporter.misbehaving:prepare"))

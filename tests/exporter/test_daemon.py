@@ -1,0 +1,328 @@
+"""What the listener has put into the spool is exported or quarantined, exactly once, through stops and crashes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pydicom
+import pytest
+from pydicom.data import get_testdata_file
+from pydicom.uid import generate_uid
+
+from exporter import daemon
+from exporter.daemon import Orders
+from exporter.ledger import Ledger, State
+from exporter.settings import Settings
+from listener.settings import DataFolder
+from listener.spool import Spool, SpoolBusy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).parents[2]
+CT, MR, CINE = (
+    Path(str(get_testdata_file(name))) for name in ("CT_small.dcm", "MR_small.dcm", "examples_ybr_color.dcm")
+)
+
+
+class Ward:
+    """A data folder, a spool to put files into, and ways to run the daemon over it."""
+
+    def __init__(self, root: Path) -> None:
+        self.data = DataFolder(root)
+        self.spool = Spool.open(self.data.spool)
+
+    def receive(self, *contents: bytes | Path) -> list[str]:
+        """Put files into the spool as the listener does; their names."""
+        names = []
+        for content in contents:
+            incoming = self.spool.receive()
+            incoming.write([content.read_bytes() if isinstance(content, Path) else content])
+            names.append(incoming.commit().name)
+        return names
+
+    @contextmanager
+    def running(self, **sections: Any) -> Iterator[Orders]:
+        """The daemon in a thread of this process."""
+        orders, problems = Orders.none(), []
+
+        def work() -> None:
+            try:
+                daemon.run(Settings.model_validate({"num_workers": 1, **sections}), self.data, orders)
+            except BaseException as error:  # noqa: BLE001 - handed to the test
+                problems.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            yield orders
+        finally:
+            orders.stop.set()
+            thread.join(60)
+        if problems:
+            raise problems[0]
+
+    def until(self, what: Callable[[Ledger], bool], seconds: float = 40) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            if self.data.ledger.exists():
+                with Ledger.open_read_only(self.data.ledger) as ledger:
+                    if what(ledger):
+                        break
+            assert time.monotonic() < deadline, "not in time"
+            time.sleep(0.05)
+
+    def settled(self, count: int) -> None:
+        """Until that many instances are final and the spool holds none of them back."""
+
+        def done(ledger: Ledger) -> bool:
+            counts, spool = ledger.counts(), self.spool.counts()
+            final = counts.exported + counts.skipped + counts.quarantined
+            return final == count and spool.new == spool.active == 0
+
+        self.until(done)
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.data.metadata.read_text().splitlines()]
+
+    @property
+    def media(self) -> list[str]:
+        root = self.data.media
+        return sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+
+    def quarantine(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for reason, item in self.spool.quarantined():
+            found.setdefault(reason, []).append(item.name)
+        return found
+
+    def process(self, environment: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
+        """The daemon as its users run it."""
+        command = [sys.executable, "-m", "exporter", "run", "--data", str(self.data.root)]
+        return subprocess.Popen(command, cwd=ROOT, env={**os.environ, **(environment or {})}, stderr=subprocess.PIPE)
+
+
+@pytest.fixture
+def ward(tmp_path: Path) -> Iterator[Ward]:
+    made = Ward(tmp_path / "data")
+    yield made
+    made.spool.close()
+
+
+def variant(path: Path, tmp_path: Path, **values: str) -> bytes:
+    dataset = pydicom.dcmread(path)
+    for name, value in values.items():
+        setattr(dataset, name, value)
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    target = tmp_path / "variant.dcm"
+    dataset.save_as(target)
+    return target.read_bytes()
+
+
+def test_what_is_received_is_exported_and_leaves_the_spool(ward: Ward) -> None:
+    ward.receive(CT)
+    with ward.running():
+        ward.settled(1)
+        ward.receive(MR, CINE)
+        ward.settled(3)
+    assert len(ward.media) == len(ward.lines) == 3
+    dataset = pydicom.dcmread(CT)
+    uids = (dataset.StudyInstanceUID, dataset.SeriesInstanceUID, dataset.SOPInstanceUID)
+    assert f"{'/'.join(uids)}.png" in ward.media
+    assert list(ward.data.spool.rglob("*.dcm")) == []
+
+
+def test_what_cannot_be_exported_is_kept_in_quarantine_with_its_reason(ward: Ward) -> None:
+    (name,) = ward.receive(b"\0" * 128 + b"DICM" + b"nonsense" * 100)
+    with ward.running():
+        ward.settled(1)
+    ((reason, names),) = ward.quarantine().items()
+    assert names == [name]
+    report = json.loads((ward.data.spool / "quarantine" / reason / f"{name}.reason.json").read_text())
+    assert report["reason"] == reason
+    assert report["message"]
+    assert ward.lines == []
+
+
+def test_a_duplicate_is_skipped_and_a_conflict_is_kept_and_flagged(ward: Ward, tmp_path: Path) -> None:
+    other = variant(CT, tmp_path, PatientID="another")
+    ward.receive(CT, CT, other, CT)
+    with ward.running(num_workers=2):
+        ward.settled(4)
+    with Ledger.open_read_only(ward.data.ledger) as ledger:
+        counts = ledger.counts()
+    assert (counts.exported, counts.skipped, counts.duplicates) == (2, 2, 2)
+    assert len(ward.media) == len(ward.lines) == 2
+    assert sum(line["export"]["conflict_with"] is not None for line in ward.lines) == 1
+
+
+def test_items_are_kept_where_that_is_wanted(ward: Ward) -> None:
+    names = ward.receive(CT)
+    with ward.running(spool={"keep_days": 1}):
+        ward.settled(1)
+    assert [p.name for p in (ward.data.spool / "done").iterdir()] == names
+
+
+def test_a_second_daemon_is_refused(ward: Ward) -> None:
+    with ward.running():
+        ward.until(lambda _: True)
+        with pytest.raises(SpoolBusy, match="exporter"):
+            daemon.run(Settings(), ward.data, Orders.none())
+        done = subprocess.run(
+            [sys.executable, "-m", "exporter", "run", "--data", str(ward.data.root)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+
+
+def test_what_an_exporter_that_was_killed_had_claimed_is_claimed_again(ward: Ward) -> None:
+    names = ward.receive(CT, MR)
+    for item in ward.spool.pending():
+        ward.spool.claim(item)
+    with Ledger.open(ward.data.ledger) as ledger:
+        ledger.begin(names[0], size_bytes=1, mtime_ns=1, source="spool")
+    with ward.running():
+        ward.settled(2)
+    assert len(ward.lines) == 2
+
+
+def test_what_was_committed_but_not_moved_is_only_moved(ward: Ward, tmp_path: Path) -> None:
+    (name,) = ward.receive(CT)
+    copy = tmp_path / "copy"
+    shutil.copy(ward.data.spool / "new" / name, copy)
+    with ward.running():
+        ward.settled(1)
+    shutil.copy(copy, ward.data.spool / "active" / name)  # as if the process had died before the last step
+    with ward.running():
+        ward.settled(1)
+        ward.until(lambda _: ward.spool.counts().active + ward.spool.counts().new == 0)
+    assert len(ward.lines) == len(ward.media) == 1
+
+
+def test_a_quarantine_that_was_committed_but_not_moved_is_moved(ward: Ward) -> None:
+    (name,) = ward.receive(b"nonsense")
+    with Ledger.open(ward.data.ledger) as ledger:
+        ledger.begin(name, size_bytes=8, mtime_ns=int(name[:20]), source="spool")
+        ledger.finish(name, state=State.QUARANTINED, reason="not_dicom", message="no")
+    with ward.running():
+        ward.settled(1)
+    assert ward.quarantine() == {"not_dicom": [name]}
+
+
+def test_an_instance_that_took_two_exporters_down_is_quarantined_not_tried(ward: Ward) -> None:
+    (name,) = ward.receive(CT)
+    for _ in range(2):
+        with Ledger.open(ward.data.ledger) as ledger:
+            ledger.begin(name, size_bytes=CT.stat().st_size, mtime_ns=int(name[:20]), source="spool")
+            ledger.recover()
+    with ward.running():
+        ward.settled(1)
+    assert ward.quarantine() == {"decoder_crash": [name]}
+    assert ward.lines == []
+
+
+def test_a_retried_instance_is_exported(ward: Ward) -> None:
+    (name,) = ward.receive(CT)
+    with ward.running(limits={"max_frame_pixels": 10}):
+        ward.settled(1)
+    assert ward.quarantine() == {"too_large": [name]}
+    with Ledger.open(ward.data.ledger) as ledger:
+        assert ledger.retry(name=name) == [name]
+    ward.spool.requeue(name)
+    with ward.running():
+        ward.settled(1)
+    assert ward.quarantine() == {}
+    assert len(ward.lines) == 1
+
+
+def test_systemd_is_told_when_it_is_ready_alive_and_stopping(ward: Ward, tmp_path: Path) -> None:
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(address))
+        systemd.settimeout(30)
+        process = ward.process({"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "400000"})
+        try:
+            assert systemd.recv(4096).startswith(b"READY=1")
+            assert systemd.recv(4096).startswith(b"WATCHDOG=1")
+            assert systemd.recv(4096).startswith(b"WATCHDOG=1")
+            process.send_signal(signal.SIGTERM)
+            told = systemd.recv(4096)
+            while told.startswith(b"WATCHDOG=1"):
+                told = systemd.recv(4096)
+            assert told.startswith(b"STOPPING=1")
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_sigterm_puts_back_or_finishes_and_the_next_run_goes_on(ward: Ward, tmp_path: Path) -> None:
+    ward.receive(*(variant(CT, tmp_path, SOPInstanceUID=generate_uid()) for _ in range(60)))
+    process = ward.process()
+    ward.until(lambda ledger: ledger.counts().exported > 2)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    counts = ward.spool.counts()
+    assert counts.active == 0
+    with Ledger.open_read_only(ward.data.ledger) as ledger:
+        assert ledger.counts().active == 0
+        assert ledger.counts().exported + counts.new == 60
+        assert ledger.counts().exported == len(ward.lines)
+    with ward.running():
+        ward.settled(60)
+    assert len(ward.media) == len(ward.lines) == 60
+
+
+def test_a_full_disk_pauses_and_space_resumes(small_disk: Path) -> None:
+    ward = Ward(small_disk / "data")
+    names = ward.receive(CT)
+    ballast = small_disk / "ballast"
+    with ward.running():
+        ward.settled(1)
+        ward.receive(MR, CINE)
+        with ballast.open("wb", buffering=0) as file:
+            try:
+                while file.write(bytes(1024)):
+                    pass
+            except OSError:
+                pass
+        time.sleep(1)  # whatever it tries now, there is no room for it
+        ballast.unlink()
+        ward.settled(3)
+    assert ward.quarantine() == {}
+    assert len(ward.lines) == 3
+    assert names
+    ward.spool.close()
+
+
+def test_nothing_of_the_patient_is_in_the_log(ward: Ward, tmp_path: Path) -> None:
+    ward.receive(
+        variant(CT, tmp_path, PatientName="Zebedee^Quux", PatientID="ZQ-4711", SOPInstanceUID="1.2.3"),
+        b"\0" * 128 + b"DICM" + b"Zebedee^Quux" * 50,
+    )
+    process = ward.process()
+    ward.settled(2)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert b"exported" in said
+    assert b"quarantined" in said
+    assert b"Zebedee" not in said
+    assert b"4711" not in said
