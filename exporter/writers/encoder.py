@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from exporter.writers.plan import VideoPlan
     from exporter.writers.verify import Witness
 
+_LOOKAHEAD_BYTES = 64 << 20
 _X264 = frozenset({"libx264", "libx264rgb"})
 _MP4_FAMILY = frozenset({"mp4", "mov"})
 
@@ -93,7 +94,9 @@ def _open(job: Job) -> tuple[OutputContainer, VideoStream]:
         os.environ.setdefault("SVT_LOG", "1")  # errors only: the library writes its banner to stderr otherwise
     container = av.open(str(job.path), "w", format=plan.container, options=container_options(plan.container, schedule))
     stream: Any = container.add_stream(
-        plan.encoder, rate=schedule.rate.limit_denominator(1_000_000), options=_options(plan, schedule)
+        plan.encoder,
+        rate=schedule.rate.limit_denominator(1_000_000),
+        options=_options(plan, schedule, job.converter.rows, job.converter.columns),
     )
     context = stream.codec_context
     stream.width, stream.height = job.converter.columns, job.converter.rows
@@ -123,7 +126,7 @@ def container_options(container: str, schedule: Schedule) -> dict[str, str]:
     return options
 
 
-def _options(plan: VideoPlan, schedule: Schedule) -> dict[str, str]:
+def _options(plan: VideoPlan, schedule: Schedule, rows: int, columns: int) -> dict[str, str]:
     """The encoder's private options: those of the plan, and what exact times and equal bytes need.
 
     Variable timing goes without B-frames unless the plan asks for them: decoding times then equal presentation times,
@@ -135,6 +138,8 @@ def _options(plan: VideoPlan, schedule: Schedule) -> dict[str, str]:
     if plan.encoder in _X264:
         if in_order:
             options.setdefault("bf", "0")
+        if "preset" not in options:
+            options.setdefault("rc-lookahead", str(_lookahead(rows, columns)))
         options["x264-params"] = _joined(_same_bytes(), options.get("x264-params"))
         if not options["x264-params"]:
             del options["x264-params"]
@@ -142,6 +147,11 @@ def _options(plan: VideoPlan, schedule: Schedule) -> dict[str, str]:
         quiet = "log-level=none:info=0"  # it writes to stderr otherwise
         options["x265-params"] = _joined(quiet, "bframes=0" if in_order else None, options.get("x265-params"))
     return options
+
+
+def _lookahead(rows: int, columns: int) -> int:
+    """Frames that x264 looks ahead: its own 40, fewer where they would take over `_LOOKAHEAD_BYTES`."""
+    return max(8, min(40, _LOOKAHEAD_BYTES // max(1, rows * columns * 3 // 2)))
 
 
 def _joined(*parts: str | None) -> str:
