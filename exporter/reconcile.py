@@ -166,7 +166,7 @@ def _look(folders: Folders, *, deep: bool) -> Report:
                 _medium_is_there(entry, medium, folders.media, report, deep=deep)
             _line_agrees(entry, media, last_line, ledger, report)
         report.instances = dict(states)
-        _owners(folders.media, ledger, report)
+        _owners(folders, ledger, report)
     return report
 
 
@@ -274,15 +274,23 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _owners(media: Path, ledger: Ledger, report: Report) -> None:
+def _owners(folders: Folders, ledger: Ledger, report: Report) -> None:
     """Look for files below the media folder that no instance owns."""
-    under_way = set(_under_way(media))
-    for path in _files_below(media):
-        if not ledger.owns(path):
+    under_way = set(_under_way(folders.media))
+    ours = _ours_below(folders)
+    for path in _files_below(folders.media):
+        if not path.startswith(ours) and not ledger.owns(path):
             if any(path == target or path.startswith(f"{target}/") for target in under_way):
                 report.notes["media that were renamed and not committed"] += 1
             else:
                 report.fault("no_owner", shown(path), "no instance owns this file")
+
+
+def _ours_below(folders: Folders) -> tuple[str, ...]:
+    """Beginnings of our own files where they lie in the media folder: ledger, metadata, and what goes with them."""
+    media = folders.media.resolve()
+    files = (folders.ledger.resolve(), folders.metadata.resolve())
+    return tuple(str(file.relative_to(media)) for file in files if file.is_relative_to(media))
 
 
 def _files_below(media: Path) -> Iterator[str]:

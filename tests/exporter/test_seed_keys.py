@@ -98,6 +98,9 @@ def test_the_seeds_file_mirrors_the_tree_and_writes_one_line_per_instance(seed: 
     assert (lines[STILL]["media_file"], lines[STILL]["media_type"]) == ("one/still.png", "image")
     assert lines[STILL]["Modality"] == "CT"
     assert seed.stream("cine.mp4")[:3] == ("h264", "yuv420p", FRAMES)
+    for command in ("status", "failures", "reconcile"):
+        done = run(command, "--data", seed.media, "--config", seed.config)
+        assert done.returncode == 0, done.stdout
 
 
 _COUNTING = """
