@@ -222,7 +222,7 @@ class Publisher:
             reason=outcome.reason,
             message=outcome.message,
             identity=outcome.identity,
-            media=(),
+            media=() if told else None,  # without a line the earlier export, and what its line says, stand
             settings_sha256=self._settings_sha256,
             source_sha256=outcome.source_sha256,
             duplicate_of=relation.duplicate_of,
