@@ -18,8 +18,10 @@ import structlog
 
 from listener.sources.contract import SourceUnusable, Surroundings
 from listener.sources.dimse.admission import Place, Places
-from listener.sources.dimse.association import Association, Connection, Terms
+from listener.sources.dimse.association import Association, Common, Connection, Terms
+from listener.sources.dimse.commitment import Commitments
 from listener.sources.dimse.negotiation import AddressRules, Credentials, Policy
+from listener.sources.dimse.reporting import Reporting
 from listener.sources.dimse.turned_away import TurnedAway
 
 if TYPE_CHECKING:
@@ -47,6 +49,12 @@ class DimseSource:
         self._lock = threading.Lock()
         self._threads: set[threading.Thread] = set()
         self._places = Places()
+        commitment = settings.listener.commitment
+        self._commitments = Commitments(surroundings.spool.root, commitment) if commitment.enabled else None
+        self._reporting: Reporting | None = None
+        if self._commitments is not None:
+            self._reporting = Reporting(self._commitments, settings.listener, surroundings.counters)
+        self._common = Common(surroundings, self._commitments, self._stopping.is_set)
         self._last_tick = 0.0
         self._spare_fd = -1
 
@@ -63,6 +71,8 @@ class DimseSource:
         self._last_tick = time.monotonic()
         threading.stack_size(STACK_BYTES)
         self._turned_away.start()
+        if self._reporting is not None:
+            self._reporting.start()
         self._acceptor.start()
         kind = "DICOM over TLS" if self._terms.tls else "DICOM"
         return f"{kind} on {settings.host}:{self.port}, AE title {settings.ae_title}"
@@ -80,6 +90,8 @@ class DimseSource:
 
     def stop(self, within_s: float) -> int:
         """Close the port, let messages under way finish, abort idle associations."""
+        if self._stopping.is_set():
+            return 0
         self._stopping.set()
         if self._socket is not None:
             with suppress(OSError):
@@ -93,7 +105,12 @@ class DimseSource:
         until = time.monotonic() + within_s
         for thread in self._running():
             thread.join(max(0.0, until - time.monotonic()))
-        return len(self._running())
+        cut_off = len(self._running())
+        if self._reporting is not None:
+            self._reporting.stop()
+        if self._commitments is not None and not cut_off:
+            self._commitments.close()
+        return cut_off
 
     def _running(self) -> list[threading.Thread]:
         with self._lock:
@@ -152,10 +169,12 @@ class DimseSource:
         try:
             own = place.sock.getsockname()
             connection = Connection(place.sock, place.host, str(own[0]), int(own[1]), place.has_asked)
-            Association(connection, terms, self._surroundings, self._stopping.is_set).run()
-        except OSError:
-            place.sock.close()
+            Association(connection, terms, self._common).run()
+        except Exception:  # around the replies of one association: a defect of ours must not leave its peer waiting
+            log.exception("association failed inside")
+            self._surroundings.counters.add("associations_failed_inside")
         finally:
+            place.sock.close()
             place.leave()
             self._forget(threading.current_thread())
 

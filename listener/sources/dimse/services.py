@@ -1,0 +1,225 @@
+"""What the messages of one association are answered: storage, verification, storage commitment (PS3.7 9, 10).
+
+Contract: every request gets exactly one response, C-CANCEL none; what is no service here is answered 0x0211. A message
+whose data set is on its way is a sink: it takes the pieces, and `end` answers it. Raises `InvalidPDU` where a peer's
+message has no place, and what the wire raises when an answer cannot be sent.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import structlog
+
+from listener.sources.dimse import command as dimse
+from listener.sources.dimse import pdu, statuses
+from listener.sources.dimse.commitment import ACTION_REQUEST, LONGEST_REQUEST_BYTES
+from listener.sources.dimse.pdu import AbortReason, InvalidPDU
+from listener.sources.dimse.storage import Reception
+from listener.sources.dimse.syntaxes import STORAGE_COMMITMENT_INSTANCE, STORAGE_COMMITMENT_PUSH, VERIFICATION
+
+if TYPE_CHECKING:
+    from listener.sources.dimse.account import Account
+    from listener.sources.dimse.commitment import Commitments, Report
+    from listener.sources.dimse.negotiation import AcceptedContext
+    from listener.sources.dimse.storage import Storage
+    from listener.sources.dimse.wire import Wire
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """How the peer is spoken to."""
+
+    wire: Wire
+    max_pdu_bytes: int
+    """Longest PDU it receives; 0 means no limit."""
+    calling_ae_title: str
+    called_ae_title: str
+
+
+class Sink(Protocol):
+    """A message whose data set is on its way."""
+
+    context: AcceptedContext
+    command: dimse.Command
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether the data set went on far beyond any limit."""
+        ...
+
+    def write(self, piece: memoryview) -> None:
+        """Take the next bytes of the data set; the view is used until `flush`."""
+        ...
+
+    def flush(self) -> None:
+        """Let go of views."""
+        ...
+
+    def discard(self) -> None:
+        """The data set will never be complete."""
+        ...
+
+
+class Collected:
+    """A small data set that is read as a whole, or one that nobody wants."""
+
+    def __init__(self, context: AcceptedContext, command: dimse.Command, *, keep: bool) -> None:
+        self.context = context
+        self.command = command
+        self.content = bytearray()
+        self.is_wanted = keep
+        self._size_bytes = 0
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether it is longer than any such data set has to be."""
+        return self._size_bytes > LONGEST_REQUEST_BYTES
+
+    def write(self, piece: memoryview) -> None:
+        """Copy, or forget."""
+        self._size_bytes += len(piece)
+        if self.is_wanted and not self.is_endless:
+            self.content += piece
+
+    def flush(self) -> None:
+        """No views are held."""
+
+    def discard(self) -> None:
+        """Nothing is held outside."""
+
+
+class Services:
+    """The services of one association."""
+
+    def __init__(self, peer: Peer, storage: Storage, commitments: Commitments | None, account: Account) -> None:
+        self._peer = peer
+        self._storage = storage
+        self._commitments = commitments
+        self._account = account
+        self._reported: dict[int, Report] = {}
+
+    def begin(self, context: AcceptedContext, command: dimse.Command) -> Sink | None:
+        """A command set is complete: a sink where a data set follows, else it is answered."""
+        is_store = command.field == dimse.Field.C_STORE_RQ and context.abstract_syntax != VERIFICATION
+        if command.is_response:
+            self._confirmed(command)
+        if not command.has_data_set:
+            self._answer_command(context, command, is_store=is_store)
+            return None
+        if is_store:
+            self._peer.wire.enlarge()
+            return self._storage.begin(context, command)
+        return Collected(context, command, keep=command.field == dimse.Field.N_ACTION_RQ)
+
+    def end(self, sink: Sink) -> None:
+        """A data set is complete: answer its message."""
+        if isinstance(sink, Reception):
+            self._stored(sink)
+        elif isinstance(sink, Collected) and self._is_commitment(sink.context, sink.command):
+            self._commit(sink)
+        elif not sink.command.is_response:
+            self._respond(sink.context, sink.command, statuses.UNRECOGNIZED_OPERATION)
+
+    def close(self) -> None:
+        """The association is over."""
+        self._storage.close()
+        if self._commitments is not None:
+            for report in self._reported.values():
+                self._commitments.let_go(report)
+
+    # -- storage and verification ------------------------------------------------------------------------------------
+
+    def _stored(self, reception: Reception) -> None:
+        started = time.monotonic()
+        situation = reception.finish()
+        if self._commitments is not None and situation.is_success:
+            self._commitments.journal.note(reception.command.sop_class_uid, reception.command.sop_instance_uid)
+        self._account.answered(situation, reception.size_bytes, time.monotonic() - started)
+        self._respond(reception.context, reception.command, situation.status, situation.comment)
+        self._storage.prepare()
+
+    def _answer_command(self, context: AcceptedContext, command: dimse.Command, *, is_store: bool) -> None:
+        """Answer a message that is complete with its command (PS3.7 9.3)."""
+        if command.is_response or command.field == dimse.Field.C_CANCEL_RQ:
+            return
+        if command.field == dimse.Field.C_ECHO_RQ:
+            self._account.counters.add("echoes")
+            known = context.abstract_syntax == VERIFICATION
+            self._respond(context, command, 0x0000 if known else statuses.SOP_CLASS_NOT_SUPPORTED)
+        elif is_store:
+            situation = statuses.NO_DATA_SET
+            self._account.answered(situation)
+            self._respond(context, command, situation.status, situation.comment)
+        elif self._is_commitment(context, command):
+            self._respond(context, command, statuses.INVALID_ARGUMENT)
+        else:
+            self._respond(context, command, statuses.UNRECOGNIZED_OPERATION)
+
+    # -- storage commitment ------------------------------------------------------------------------------------------
+
+    def _is_commitment(self, context: AcceptedContext, command: dimse.Command) -> bool:
+        return context.abstract_syntax == STORAGE_COMMITMENT_PUSH and command.field == dimse.Field.N_ACTION_RQ
+
+    def _commit(self, sink: Collected) -> None:
+        """Queue a request for commitment, answer it, and report at once (PS3.4 J.3)."""
+        from listener.sources.dimse.commitment_messages import InvalidRequest, parse_request
+
+        context, command, commitments = sink.context, sink.command, self._commitments
+        if commitments is None or command.type_id != ACTION_REQUEST:
+            self._respond(context, command, statuses.NO_SUCH_ACTION)
+            return
+        if command.sop_instance_uid != STORAGE_COMMITMENT_INSTANCE.encode("ascii"):
+            self._respond(context, command, statuses.NO_SUCH_OBJECT_INSTANCE)
+            return
+        try:
+            transaction_uid, references = parse_request(bytes(sink.content), context.transfer_syntax)
+            peer = self._peer
+            report = commitments.accept(transaction_uid, peer.calling_ae_title, peer.called_ae_title, references)
+        except InvalidRequest:
+            self._respond(context, command, statuses.INVALID_ARGUMENT)
+            return
+        except OSError as error:
+            log.error("commitment request cannot be queued", problem=error.strerror)  # noqa: TRY400 - no traceback
+            self._respond(context, command, statuses.PROCESSING_FAILURE)
+            return
+        self._account.counters.add("commitment_requests")
+        message_id = len(self._reported) + 1
+        self._reported[message_id] = report
+        self._respond(context, command, 0x0000)
+        self._report(context, message_id, commitments.judged(report))
+
+    def _report(self, context: AcceptedContext, message_id: int, report: Report) -> None:
+        """N-EVENT-REPORT-RQ on the association the request came by."""
+        from listener.sources.dimse.commitment_messages import encode_report
+
+        uids = STORAGE_COMMITMENT_PUSH.encode("ascii"), STORAGE_COMMITMENT_INSTANCE.encode("ascii")
+        self._send(context, dimse.event_report_request(message_id, *uids, report.event_type), is_command=True)
+        self._send(context, encode_report(report, context.transfer_syntax), is_command=False)
+
+    def _confirmed(self, response: dimse.Command) -> None:
+        """A response to a report of ours; a failure leaves it in the queue."""
+        report = self._reported.get(response.message_id)
+        if response.field != dimse.Field.N_EVENT_REPORT_RSP or report is None or self._commitments is None:
+            raise InvalidPDU("response to nothing we asked", AbortReason.UNEXPECTED_PARAMETER)
+        if response.status == 0x0000:
+            del self._reported[response.message_id]
+            self._commitments.delivered(report)
+            self._account.counters.add("commitment_reports_delivered")
+
+    # -- sending -----------------------------------------------------------------------------------------------------
+
+    def _respond(self, context: AcceptedContext, command: dimse.Command, status: int, comment: str = "") -> None:
+        self._send(context, dimse.response(command, status, comment=comment), is_command=True)
+
+    def _send(self, context: AcceptedContext, content: bytes, *, is_command: bool) -> None:
+        peer = self._peer
+        peer.wire.send(
+            pdu.data_transfer(
+                context.context_id, is_command=is_command, content=content, max_pdu_bytes=peer.max_pdu_bytes
+            )
+        )
