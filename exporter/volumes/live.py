@@ -23,6 +23,7 @@ import structlog
 from exporter.discovery import uid_component
 from exporter.errors import ExportError, OutOfSpace
 from exporter.outcome import Exported, Failed
+from exporter.publish import FULL
 from exporter.workers import Cancelled, WorkerUnstartable
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class LiveSeries:
         self._worker: SeriesWorker | None = None
         self._thread: threading.Thread | None = None
         self._pause_s = 0.0
+        self._folders_stay = threading.Lock()
 
     def start(self) -> None:
         """Start the thread.
@@ -100,29 +102,21 @@ class LiveSeries:
         """Keep an exported instance for its series, durably, if it is of one that can be a volume.
 
         Raises:
-            OSError: It cannot be kept.
+            OSError: The disk is full. Any other error costs the series this instance, and is said.
         """
         from exporter.volumes.planes import SERIES_CLASSES
 
         if identity.sop_class_uid not in SERIES_CLASSES or not identity.series_instance_uid:
             return
         study, series = uid_component(identity.study_instance_uid), uid_component(identity.series_instance_uid)
-        folder = self._waiting / study / series
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = folder / path.name
         try:
-            target.hardlink_to(path)
-        except FileExistsError:
-            return
+            with self._folders_stay:
+                _keep(path, self._waiting / study / series)
         except OSError as error:
-            if error.errno not in _NO_LINK:
+            if error.errno in FULL:
                 raise
-            _copy(path, target)
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+            problem = errno.errorcode.get(error.errno or 0, "EIO")
+            log.warning("an instance is not kept for its series", item=path.name, problem=problem)
 
     def _run(self) -> None:
         from exporter.volumes.job import SeriesWorker
@@ -158,7 +152,7 @@ class LiveSeries:
     def _folders(self) -> Iterator[Path]:
         for study in sorted(self._waiting.iterdir()):
             yield from sorted(folder for folder in study.iterdir() if folder.is_dir())
-            with suppress(OSError):
+            with suppress(OSError), self._folders_stay:
                 study.rmdir()  # only an empty one goes
 
     def _look_at(self, folder: Path) -> None:
@@ -169,8 +163,10 @@ class LiveSeries:
         tried = folder.with_name(folder.name + _TRIED)
         if tried.exists() and tried.stat().st_mtime_ns == changed_ns:
             if age_s > KEPT_S:
-                shutil.rmtree(folder)
-                tried.unlink()
+                with self._folders_stay:
+                    if folder.stat().st_mtime_ns == changed_ns:
+                        shutil.rmtree(folder)
+                        tried.unlink()
             return
         self._write(folder)
         tried.touch(mode=0o600)
@@ -186,6 +182,25 @@ class LiveSeries:
             log.info("series written", instances=len(paths), volumes=len(outcome.media), warnings=len(outcome.warnings))
         elif isinstance(outcome, Failed):
             log.warning("a series is no volume", instances=len(paths), reason=outcome.reason, problem=outcome.message)
+
+
+def _keep(path: Path, folder: Path) -> None:
+    """Link a file into a folder, or copy it there; durably."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = folder / path.name
+    try:
+        target.hardlink_to(path)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        _copy(path, target)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def _copy(path: Path, target: Path) -> None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from exporter.volumes.found import SeriesTally
 
-PATIENCE_S = 60
+PATIENCE_S = 120
 
 
 def settings(**volume: Any) -> Settings:
@@ -223,6 +223,7 @@ def test_other_classes_and_copies_across_file_systems(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(AnyPath, "hardlink_to", refuse)
     keeper.keep(source, Identity("1.2.840.10008.5.1.4.1.1.2", "1", "2", "../3", ""))
+    keeper.keep(tmp_path / "gone.dcm", Identity("1.2.840.10008.5.1.4.1.1.2", "1", "2", "3", ""))  # said, and no more
     (kept,) = (path for path in (tmp_path / "series").rglob("*") if path.is_file())
     assert kept.read_bytes() == b"content"
     assert kept.parent.parent == tmp_path / "series" / live.WAITING / "2"
