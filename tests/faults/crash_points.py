@@ -7,7 +7,10 @@ invariants I1-I3.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -20,12 +23,15 @@ from tests.faults.invariants import check_settled, check_visible, spool_files, w
 from tests.faults.report import Row, Scale, attempt
 from tests.faults.senders import program
 from tests.faults.tracing import WRITING, attached, wrapped
+from tests.product.running import family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 FAULT: Final = "F54 crash points"
+NO_BYTECODE: Final = {"PYTHONDONTWRITEBYTECODE": "1"}
+"""Writing Python's own caches is no part of an instance's way."""
 
 
 @dataclass
@@ -72,7 +78,7 @@ def _kill_listener(scratch: Path, call: str, number: int, points: Points, *, dam
         listener = product.start("listener")
         options = ("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}")
         with attached(listener.pid, scratch / "strace.log", *options):
-            acknowledged = _send_damaged(product, path) if damaged else _send(product, path)
+            acknowledged = _send_damaged(product, path) if damaged else send(product, path)
 
             def over() -> bool:
                 return listener.poll() is not None or '"ended":"released"' in product.log("listener")
@@ -91,14 +97,14 @@ def _kill_listener(scratch: Path, call: str, number: int, points: Points, *, dam
         product.start("listener")
         if list((data / "spool" / "tmp").iterdir()):
             points.violations.append(f"{here}: unfinished files stay after the restart")
-        if not damaged and not _send(product, path):
+        if not damaged and not send(product, path):
             points.violations.append(f"{here}: the listener started again does not store")
         points.acknowledged += acknowledged
     shutil.rmtree(scratch, ignore_errors=True)
     return True
 
 
-def _send(product: Daemons, path: Path) -> bool:
+def send(product: Daemons, path: Path) -> bool:
     """Send one instance with DCMTK; whether it was acknowledged."""
     done = subprocess.run(
         [program("storescu"), "-v", "-to", "5", "-td", "10", "-aec", "EXPORTER", "127.0.0.1", str(product.port), path],
@@ -165,12 +171,12 @@ def _prepare(template: Path, frames: int) -> str:
     template.mkdir(parents=True)
     with daemons(template / "data", template / "logs") as product:
         product.start("listener")
-        for _ in range(2):
+        for is_last in (False, True):
             uid, content = instance(frames=frames)
             path = template / "one.dcm"
             path.write_bytes(content)
-            assert _send(product, path)
-            if "run" not in product.processes:
+            assert send(product, path)
+            if not is_last:
                 product.start("run")
                 product.settled()
                 product.stop("run")
@@ -184,7 +190,7 @@ def _kill_exporter(scratch: Path, template: Path, uid: str, point: tuple[str, in
     shutil.copytree(template / "data", scratch / "data", symlinks=True)
     data = scratch / "data"
     settings = "num_workers: 1\n"
-    with daemons(data, scratch / "logs", extra=settings) as product:
+    with daemons(data, scratch / "logs", extra=settings, environment=NO_BYTECODE) as product:
         inject = f"{call}:signal=KILL:when={number}"
         exporter = product.start("run", wrap=wrapped(inject, scratch / "strace.log"))
 
@@ -193,8 +199,11 @@ def _kill_exporter(scratch: Path, template: Path, uid: str, point: tuple[str, in
             return exporter.poll() is not None or not waiting
 
         wait_for(finished, 120, f"the exporter ends or finishes, {call} {number}")
-        if exporter.poll() is None:
-            product.stop("run")
+        if exporter.poll() is None:  # strace itself would swallow the signal
+            for pid in family(exporter.pid)[1:2]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
+            exporter.wait(timeout=60)
         product.kill_all()
         if "killed by SIGKILL" not in (scratch / "strace.log").read_text(errors="replace"):
             shutil.rmtree(scratch, ignore_errors=True)
@@ -240,7 +249,11 @@ def _kill_backfill(scratch: Path, source: Path, uids: list[str], point: tuple[st
     command = [sys.executable, "-m", "exporter", "backfill", str(source), "--output", str(out), "--workers", "1"]
     log = scratch / "strace.log"
     subprocess.run(
-        [*wrapped(f"{call}:signal=KILL:when={number}", log), *command], capture_output=True, check=False, timeout=180
+        [*wrapped(f"{call}:signal=KILL:when={number}", log), *command],
+        capture_output=True,
+        check=False,
+        timeout=180,
+        env={**os.environ, **NO_BYTECODE},
     )
     if "killed by SIGKILL" not in log.read_text(errors="replace"):
         shutil.rmtree(scratch, ignore_errors=True)

@@ -146,6 +146,27 @@ class Daemons:
         return [] if done.returncode == 0 else [f"reconcile: {(done.stdout + done.stderr).strip()[-300:]}"]
 
 
+class Keeper:
+    """Starts daemons again that have ended, two seconds later, as systemd does by their units."""
+
+    RESTART_S = 2.0
+
+    def __init__(self, daemons: Daemons) -> None:
+        self.daemons = daemons
+        self.restarts = 0
+        self._seen_dead: dict[str, float] = {}
+
+    def look(self) -> bool:
+        """Start again what has been dead long enough; always False, for use in a condition."""
+        for name, process in list(self.daemons.processes.items()):
+            if process.poll() is None:
+                self._seen_dead.pop(name, None)
+            elif time.monotonic() - self._seen_dead.setdefault(name, time.monotonic()) > self.RESTART_S:
+                self.restarts += 1
+                self.daemons.start(name, wait=False)
+        return False
+
+
 @contextmanager
 def daemons(data: Path, logs: Path, **how: Any) -> Iterator[Daemons]:
     """Daemons over a data folder that end with the block."""

@@ -99,16 +99,16 @@ def opens(path: Path) -> bool:
     return path.stat().st_size > 0
 
 
-def check_visible(data: Path, violations: list[str]) -> None:
+def check_visible(
+    data: Path, violations: list[str], *, media: Path | None = None, metadata: Path | None = None
+) -> None:
     """I2 and I3 as a reader finds them right after a crash, before anything of ours has run again."""
     whole_spool_files(data / "spool", violations)
-    media = data / "media"
+    media, metadata = media or data / "media", metadata or data / "metadata.jsonl"
     violations.extend(f"partial media visible: {p.name}" for p in media_files(media) if not opens(p))
-    seen = collections.Counter(
-        line.get("SOP Instance UID") for line in lines_of(data / "metadata.jsonl", violations, at_rest=False)
-    )
+    seen = collections.Counter(line.get("SOP Instance UID") for line in lines_of(metadata, violations, at_rest=False))
     violations.extend(f"{count} lines of one instance" for uid, count in seen.items() if uid and count > 1)
-    for line in lines_of(data / "metadata.jsonl", [], at_rest=False):
+    for line in lines_of(metadata, [], at_rest=False):
         violations.extend(
             "a line tells of media that is not there"
             for medium in line["export"]["media"]
@@ -116,11 +116,14 @@ def check_visible(data: Path, violations: list[str]) -> None:
         )
 
 
-def check_settled(data: Path, acknowledged: Iterable[str]) -> list[str]:
+def check_settled(
+    data: Path, acknowledged: Iterable[str], *, media: Path | None = None, metadata: Path | None = None
+) -> list[str]:
     """I1-I3 once everything that was pending is done; the sentences say what is violated."""
     violations: list[str] = []
+    media, metadata = media or data / "media", metadata or data / "metadata.jsonl"
     kept = whole_spool_files(data / "spool", violations)
-    lines = lines_of(data / "metadata.jsonl", violations, at_rest=True)
+    lines = lines_of(metadata, violations, at_rest=True)
     seen = collections.Counter(str(line.get("SOP Instance UID")) for line in lines)
     violations.extend(f"{count} lines of one instance" for count in seen.values() if count > 1)
     lost = [uid for uid in acknowledged if uid not in seen and uid not in kept]
@@ -132,7 +135,7 @@ def check_settled(data: Path, acknowledged: Iterable[str]) -> list[str]:
             if medium["path"] in told:
                 violations.append("two lines tell of one media file")
             told[medium["path"]] = medium
-    found = {p.relative_to(data / "media").as_posix(): p for p in media_files(data / "media")}
+    found = {p.relative_to(media).as_posix(): p for p in media_files(media)}
     violations.extend(f"told but not there: {_last(name)}" for name in told.keys() - found.keys())
     violations.extend(f"there but not told: {_last(name)}" for name in found.keys() - told.keys())
     for name in told.keys() & found.keys():

@@ -1,0 +1,266 @@
+"""F50-F53: spool, output or ledger full, out of inodes, broken or read-only; then well again.
+
+In every row a real sender goes on all the time, the disk is made bad and good again, and from that moment the seconds
+are counted until an instance is stored again, and until everything that was acknowledged is exported. A daemon that
+ends loudly is started again, as systemd does by its unit; how often is part of the figure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from tests.faults.daemons import Keeper, Late, daemons, wait_for
+from tests.faults.disks import remount, small_disk
+from tests.faults.invariants import check_settled, check_visible
+from tests.faults.report import NotPermitted, Row, Scale, attempt
+from tests.faults.senders import Pynetdicom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+NO_MARKS: Final = """spool:
+  refuse_below_bytes: 0
+  reject_below_bytes: 0
+  resume_above_bytes: 0
+  refuse_below_files: 0
+"""
+"""The disk itself is what refuses."""
+MARKS: Final = """spool:
+  refuse_below_bytes: 2000000
+  reject_below_bytes: 1000000
+  resume_above_bytes: 2500000
+  refuse_below_files: 40
+"""
+WAIT_S: Final = 90.0
+
+
+@dataclass
+class House:
+    """Where the parts of one product lie."""
+
+    data: Path
+    media: Path
+    metadata: Path
+    bad: Path
+    """The mount that is made bad."""
+
+    def settings(self, marks: str) -> str:
+        return f"{marks}media: {{dir: {self.media}}}\nmetadata: {{file: {self.metadata}}}\nnum_workers: 1\n"
+
+
+@dataclass
+class Story:
+    """What happened in one row."""
+
+    refused: dict[str, int] = field(default_factory=dict)
+    restarts: int = 0
+    """How often a daemon ended and was started again."""
+    stored_again_s: float = 0.0
+    settled_s: float = 0.0
+    acknowledged: int = 0
+    violations: list[str] = field(default_factory=list)
+
+    @property
+    def figure(self) -> str:
+        refused = ", ".join(f"{count} x {word}" for word, count in self.refused.items()) or "nobody refused"
+        return (
+            f"{self.acknowledged} acknowledged, 0 lost; {refused}; stored again after {self.stored_again_s:.1f} s, all "
+            f"exported after {self.settled_s:.1f} s; {self.restarts} restarts"
+        )
+
+
+@contextmanager
+def house(scratch: Path, bad: str, options: str) -> Iterator[House]:
+    """A product whose part `bad` (spool, output, ledger, lines, everything) lies on a small tmpfs of its own."""
+    data = scratch / "data"
+    data.mkdir(parents=True)
+    with ExitStack() as stack:
+        point = {
+            "spool": data / "spool",
+            "output": scratch / "media",
+            "ledger": data,
+            "lines": scratch / "lines",
+            "everything": data,
+        }[bad]
+        stack.enter_context(small_disk(point, options))
+        if bad == "ledger":  # the spool below it has to be elsewhere
+            (data / "spool").mkdir()
+            stack.enter_context(small_disk(data / "spool", "size=64m"))
+        media = data / "media" if bad == "everything" else scratch / "media"
+        lines = {"lines": scratch / "lines", "everything": data}.get(bad, scratch)
+        yield House(data, media, lines / "metadata.jsonl", point)
+
+
+# -- ways to make it bad ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def no_space(point: Path) -> Iterator[Callable[[], None]]:
+    """Fill the disk with a file to its last byte, and again whenever something was freed."""
+    filler = point / "filler"
+
+    def fill() -> None:
+        with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            for size in (1 << 16, 1 << 12):
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(size)) == size:
+                        pass
+
+    fill()
+    try:
+        yield fill
+    finally:
+        filler.unlink()
+
+
+@contextmanager
+def no_inodes(point: Path) -> Iterator[Callable[[], None]]:
+    """Use up the disk's inodes with empty files, and again whenever some were freed."""
+    folder = point / "fillers"
+    folder.mkdir()
+    numbers = itertools.count()
+
+    def fill() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                (folder / str(next(numbers))).touch()
+
+    fill()
+    try:
+        yield fill
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def read_only(point: Path) -> Iterator[Callable[[], None]]:
+    """Mount it read-only while it is in use."""
+    for _ in range(200):  # a file open for writing forbids it, and there is one now and then
+        try:
+            remount(point, "ro")
+        except NotPermitted:
+            time.sleep(0.02)
+        else:
+            break
+    else:
+        raise NotPermitted(
+            "the kernel refuses: a lock or the ledger is open for writing on it; F52 injects EROFS instead"
+        )
+    try:
+        yield lambda: None
+    finally:
+        remount(point, "rw")
+
+
+# -- the row ---------------------------------------------------------------------------------------------------------
+
+
+def row(
+    scratch: Path,
+    bad: str,
+    what: str,
+    spoil: Callable[[Path], AbstractContextManager[Callable[[], None]]],
+    options: str,
+    marks: str,
+) -> Row:
+    """One product, one part of it made bad and good again."""
+    story = Story()
+    with house(scratch, bad, options) as where:
+        with daemons(where.data, scratch / "logs", extra=where.settings(marks)) as product:
+            product.start("run")
+            product.start("listener")
+            keeper = Keeper(product)
+            sender = Pynetdicom(product.port, pause_s=0.02)
+            sender.start()
+            try:
+                good_at = _live_through(keeper, where, sender, spoil, story)
+            finally:
+                sender.stop.set()
+                sender.join(60)
+            _settle(keeper, story)
+            story.settled_s = time.monotonic() - good_at
+            story.restarts = keeper.restarts
+            story.violations += product.reconciled()
+            for name in ("run", "listener"):
+                product.stop(name)
+        story.acknowledged = len(sender.acknowledged)
+        story.refused = sender.refused
+        story.violations += check_settled(where.data, sender.acknowledged, media=where.media, metadata=where.metadata)
+        failed = list((where.data / "spool" / "quarantine").rglob("*.dcm"))
+        if failed:
+            reasons = {p.parent.name for p in failed}
+            story.violations.append(f"{len(failed)} good instances in quarantine: {sorted(reasons)}")
+    if bad in {"spool", "everything"} and not story.refused:
+        story.violations.append("nobody was refused: the disk was not bad enough to show anything")
+    words = set(story.refused) - {"0xA700"}
+    if words:
+        story.violations.append(f"refused with {sorted(words)} instead of 0xA700")
+    return Row(
+        f"F50-F53 {what}", f"{bad} alone" if bad != "everything" else bad, 1, tuple(story.violations), story.figure
+    )
+
+
+def _live_through(
+    keeper: Keeper,
+    where: House,
+    sender: Pynetdicom,
+    spoil: Callable[[Path], AbstractContextManager[Callable[[], None]]],
+    story: Story,
+) -> float:
+    """Make the disk bad and good again under load; when it was good again."""
+    lines = where.metadata
+    wait_for(lambda: len(sender.acknowledged) > 5 and lines.is_file() and lines.stat().st_size, 60, "it runs")
+    with spoil(where.bad) as spoil_again:
+        until = time.monotonic() + 6
+        while time.monotonic() < until:
+            spoil_again()
+            keeper.look()
+            time.sleep(0.1)
+        check_visible(where.data, story.violations, media=where.media, metadata=where.metadata)
+        before = len(sender.acknowledged)
+    good_at = time.monotonic()
+    try:
+        wait_for(lambda: keeper.look() or len(sender.acknowledged) > before, WAIT_S, "stored again")
+    except Late as late:
+        story.violations.append(str(late))
+    story.stored_again_s = time.monotonic() - good_at
+    return good_at
+
+
+def _settle(keeper: Keeper, story: Story) -> None:
+    """Wait until everything that was stored is exported."""
+    product = keeper.daemons
+
+    def quiet() -> bool:
+        keeper.look()
+        spool = product.data / "spool"
+        return not any(any((spool / folder).iterdir()) for folder in ("new", "active"))
+
+    try:
+        wait_for(quiet, WAIT_S, "everything is exported")
+        product.settled(60)
+    except Late as late:
+        story.violations.append(str(late))
+
+
+def rows(scratch: Path, _: Scale) -> Iterator[Row]:
+    """Every part of the product on a bad disk, one after another."""
+    for what, spoil, options, marks, parts in (
+        ("disk full", no_space, "size=12m", NO_MARKS, ("spool", "output", "ledger", "lines", "everything")),
+        ("disk full, water marks", no_space, "size=12m", MARKS, ("spool", "everything")),
+        ("inodes full", no_inodes, "size=32m,nr_inodes=300", NO_MARKS, ("spool", "output", "ledger", "everything")),
+        ("read-only remount", read_only, "size=32m", NO_MARKS, ("spool", "output", "ledger", "everything")),
+    ):
+        for bad in parts:
+            at = scratch / f"{what}-{bad}".replace(" ", "-").replace(",", "")
+            at.mkdir(parents=True)
+            yield attempt(f"F50-F53 {what}", bad, partial(row, at, bad, what, spoil, options, marks))
