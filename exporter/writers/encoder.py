@@ -9,7 +9,7 @@ Must never: drop, repeat, crop or reorder a frame.
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -60,7 +60,7 @@ def encode(job: Job, frames: Iterable[NDArray[np.uint8]], witness: Witness) -> N
     ticks = job.schedule.ticks()
     with foreign(f"opening {job.plan.encoder} in {job.plan.container}"):
         container, stream = _open(job)
-    try:
+    with closing(container, f"closing {job.plan.container}"):
         count = 0
         for image in frames:
             if count == job.schedule.frames:
@@ -78,9 +78,6 @@ def encode(job: Job, frames: Iterable[NDArray[np.uint8]], witness: Witness) -> N
             raise CorruptPixels(f"{count} frames where {job.schedule.frames} were announced")
         with foreign(f"finishing {job.plan.container}"):
             _mux(container, stream.encode(None), ticks)
-    finally:
-        with foreign(f"closing {job.plan.container}"):
-            container.close()
 
 
 def _open(job: Job) -> tuple[OutputContainer, VideoStream]:
@@ -183,6 +180,21 @@ def _mux(container: OutputContainer, packets: Iterable[Any], ticks: tuple[int, .
             if index < len(ticks) - 1 and ticks[index] == packet.pts:
                 packet.duration = ticks[index + 1] - ticks[index]
         container.mux(packet)
+
+
+@contextmanager
+def closing(container: OutputContainer, operation: str) -> Iterator[None]:
+    """Finish and close a container at the end; after an error only close it, so that the error stays the verdict."""
+    import av
+
+    try:
+        yield
+    except BaseException:
+        with suppress(av.FFmpegError, OSError, ValueError):
+            container.close()
+        raise
+    with foreign(operation):
+        container.close()
 
 
 @contextmanager

@@ -81,7 +81,9 @@ class FramesWriter:
         rate = task.settings.video.default_rate_hz
         schedule = schedule_of(task.instance.header, frames.count, default_rate_hz=rate)
         form = raw_form(task.instance.pixels) if task.instance.pixels is not None else None
-        return _write(task, Numbered(frames, still_pictures(frames), schedule, form, schedule.warnings))
+        return _write(
+            task, Numbered(frames, still_pictures(frames, task.settings.display), schedule, form, schedule.warnings)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +175,7 @@ def _write_views(task: Task, numbered: Numbered, folder: _Folder) -> None:
     framing = framing_of(settings.framing, task.instance, frames, first.shape, pixel_aspect(frames))
     folder.size, folder.geometry, folder.notes = framing.size, framing.geometry(), framing.notes
     view = View(settings, frames, framing)
-    if not frames.is_video_stream and view.may_copy and same_jpegs(frames) is not None:
+    if not frames.is_video_stream and view.may_copy and same_jpegs(frames, task.settings.display) is not None:
         for number, jpeg in _counted(bare_jpegs(frames), numbered.schedule):
             name = f"{_stem(number, numbered.schedule)}.jpg"
             folder.line(number)["file"] = folder.add(name, Still(write_new(folder.path / name, (jpeg,)), "jpeg"))

@@ -76,7 +76,7 @@ class ImageWriter:
 
 def _view(task: Task, frames: Frames, settings: ImageSettings, path: Path) -> tuple[Medium, Rendering]:
     """The image of display values, or the instance's own JPEG where it shows them."""
-    image = next(still_pictures(frames), None)
+    image = next(still_pictures(frames, task.settings.display), None)
     if image is None:
         raise CorruptPixels("the instance holds no frame")
     framing = framing_of(settings.framing, task.instance, frames, image.shape, pixel_aspect(frames))

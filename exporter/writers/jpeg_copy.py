@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from exporter.errors import CorruptPixels, VerifyFailed
-from exporter.writers.encoder import container_options, foreign
+from exporter.writers.encoder import closing, container_options, foreign
 from exporter.writers.pictures import still_pictures
 from exporter.writers.verify import TIME_TOLERANCE_S, channel_means, psnr
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.frames import Frames
+    from exporter.settings import DisplaySettings
     from exporter.timing import Schedule
 
 CONTAINERS: Final = frozenset({"mp4", "mov", "matroska", "avi"})
@@ -133,12 +134,14 @@ def shows(jpeg: bytes, display: NDArray[np.uint8]) -> bool:
     return bool(off <= _MEAN_TOLERANCE and psnr(display, seen) >= _AGREEMENT_DB)
 
 
-def same_jpegs(frames: Frames) -> tuple[int, int] | None:
+def same_jpegs(frames: Frames, display: DisplaySettings) -> tuple[int, int] | None:
     """Columns and rows, where all frames are baseline JPEGs of one coding that show the display values.
 
     Colours have one path for all frames, so the first is judged by its pixels; gray may have a window per frame, so
     each is judged.
     """
+    if display.overlays:
+        return None
     codings = set()
     for encoded in frames.encoded():
         jpeg = bare_jpeg(encoded)
@@ -148,7 +151,7 @@ def same_jpegs(frames: Frames) -> tuple[int, int] | None:
         if len(codings) > 1:
             return None
     size = None
-    for encoded, image in zip(frames.encoded(), still_pictures(frames), strict=True):
+    for encoded, image in zip(frames.encoded(), still_pictures(frames, display), strict=True):
         jpeg = bare_jpeg(encoded)
         if jpeg is None or not shows(jpeg, image):
             return None
@@ -197,7 +200,7 @@ def write_motion_jpeg(
     digests: list[bytes] = []
     with foreign(f"opening {container}"):
         output = av.open(str(path), "w", format=container, options=container_options(container, schedule))
-    try:
+    with closing(output, f"closing {container}"):
         with foreign(f"opening {container}"):
             stream = output.add_mux_stream(
                 "mjpeg", rate=schedule.rate.limit_denominator(1_000_000), width=size[0], height=size[1]
@@ -217,9 +220,6 @@ def write_motion_jpeg(
                 output.mux(packet)
         if len(digests) != schedule.frames:
             raise CorruptPixels(f"{len(digests)} frames where {schedule.frames} were announced")
-    finally:
-        with foreign(f"closing {container}"):
-            output.close()
     _check(path, digests, schedule, size, container)
 
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.frames import Frames
-    from exporter.settings import LimitSettings
+    from exporter.settings import DisplaySettings, LimitSettings
 
 _UNSPECIFIED = 2
 
 
-def still_pictures(frames: Frames) -> Iterator[NDArray[np.uint8]]:
+def still_pictures(frames: Frames, display: DisplaySettings) -> Iterator[NDArray[np.uint8]]:
     """Display values of frames that are encoded one by one."""
-    return frames.display(DisplayOptions())
+    return frames.display(DisplayOptions(display.voi, display.window, display.automatic, display.overlays))
 
 
 def peek(images: Iterator[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], Iterator[NDArray[np.uint8]]]:

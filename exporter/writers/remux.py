@@ -23,7 +23,7 @@ from exporter.settings import FramingSettings
 from exporter.timing import Schedule, schedule_of
 from exporter.writers.contract import Task, Written
 from exporter.writers.display_order import DisplayOrder, display_order
-from exporter.writers.encoder import container_options, foreign
+from exporter.writers.encoder import closing, container_options, foreign
 from exporter.writers.framing import framing_of
 from exporter.writers.plan import CONTAINERS
 from exporter.writers.sealing import seal
@@ -206,7 +206,7 @@ def _copy(copy: Copy, warnings: list[str]) -> Digest:
             output = av.open(
                 str(copy.path), "w", format=copy.container, options=container_options(copy.container, copy.schedule)
             )
-        try:
+        with closing(output, f"closing {copy.container}"):
             with foreign(f"copying {codec} into {copy.container}"):
                 targets: dict[int, Any] = {video.index: output.add_stream_from_template(video)}
                 targets[video.index].time_base = copy.schedule.time_base
@@ -216,9 +216,6 @@ def _copy(copy: Copy, warnings: list[str]) -> Digest:
                 except ValueError:  # PyAV knows no tag for this codec in this container
                     warnings.append(_left_out(copy.container, stream))
             _packets(copy, container, output, targets, sha)
-        finally:
-            with foreign(f"closing {copy.container}"):
-                output.close()
     return Digest(codec=codec, pictures=sha.hexdigest())
 
 

@@ -76,7 +76,9 @@ class VideoWriter:
             copied = _copied(task, frames, schedule)
             if copied is not None:
                 return copied
-        return _encoded(task, Shown(frames, still_pictures(frames), schedule, framed, schedule.warnings))
+        return _encoded(
+            task, Shown(frames, still_pictures(frames, task.settings.display), schedule, framed, schedule.warnings)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ def _copied(task: Task, frames: Frames, schedule: Schedule) -> Written | None:
         return None
     if container == "avi" and schedule.period is None:
         return None
-    size = same_jpegs(frames)
+    size = same_jpegs(frames, task.settings.display)
     if size is None:
         return None
     path = task.folder / "0.part"
