@@ -122,6 +122,20 @@ class FramingSettings(Section):
     """`gray`: luma of colour pictures (ITU-R BT.601)."""
 
 
+class DisplaySettings(Section):
+    """How gray values become display values, where the instance leaves a choice."""
+
+    voi: Annotated[int, Field(ge=0)] = 0
+    """Which of an instance's VOI transformations: its tables first, then its windows; 0 is the first."""
+    window: tuple[float, PositiveFloat] | None = None
+    """Centre and width in modality units, such as Hounsfield units, instead of the instance's own windows."""
+    automatic: Literal["instance", "frame"] = "instance"
+    """Range of the window of instances without one: the least to the greatest value of all frames, or of each frame.
+    For all frames they are decoded twice. Values of up to 8 bits keep their full range."""
+    overlays: bool = False
+    """Whether overlay planes are drawn, in white."""
+
+
 class VideoSettings(Section):
     """Multi-frame instances."""
 
@@ -229,7 +243,7 @@ class LimitSettings(Section):
     """Largest data set without its pixel data."""
     max_depth: PositiveInt = 64
     """Deepest nesting of sequences."""
-    max_elements: PositiveInt = 200_000
+    max_elements: PositiveInt = 1_000_000
     """Most elements of one data set, nested ones included."""
     memory_mb: PositiveInt = 2048
     """Address space of one worker process, in MiB."""
@@ -247,6 +261,7 @@ class MediaSettings(Section):
     video: VideoSettings = VideoSettings()
     image: ImageSettings = ImageSettings()
     frames: FramesSettings = FramesSettings()
+    display: DisplaySettings = DisplaySettings()
     volume: VolumeSettings = VolumeSettings()
     audio: AudioSettings = AudioSettings()
     waveform: WaveformSettings = WaveformSettings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from pydicom.sequence import Sequence
 from exporter.errors import BadGeometry, CorruptPixels
 from exporter.frames import DisplayOptions, Frames, open_frames
 from exporter.instance import Instance
+from exporter.settings import DisplaySettings
 
 from .conftest import EXPLICIT_BE
 
@@ -603,3 +605,7 @@ class TestAround:
         instance = Instance.open(Path(path), limits)
         with pytest.raises(BadGeometry):
             open_frames(instance, instance.limits)
+
+
+def test_every_display_setting_has_an_option_of_the_same_name_and_default() -> None:
+    assert DisplaySettings().model_dump() == asdict(DisplayOptions())
