@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -295,6 +296,30 @@ def test_explain_shows_no_patients_values(tmp_path: Path) -> None:
     dataset.save_as(tmp_path / "planted.dcm")
     done = run("explain", tmp_path / "planted.dcm")
     assert planted not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_explain_foretells_what_backfill_does_with_every_real_file(corpus: Path, tmp_path: Path) -> None:
+    from exporter.commands.explain import _explain
+    from exporter.ledger import Ledger
+    from exporter.settings import Settings
+
+    folder = corpus / "pydicom-wheel"
+    done = run("backfill", folder, "--output", tmp_path / "out")
+    assert done.returncode == ExitCode.SOME_FAILED
+    settings, told = Settings(), {}
+    words = {"would be exported": "exported", "would be skipped": "skipped", "would fail": "failed"}
+    with Ledger.open_read_only(tmp_path / "out/exporter.db") as ledger:
+        entries = list(ledger.entries())
+    assert len(entries) > 50
+    for entry in entries:
+        facts: list[dict[str, object]] = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _explain(folder / entry.name, settings, facts.append)
+        verdict, _, rest = str(facts[0]["verdict"]).partition(": ")
+        told[entry.name] = (words[verdict], rest.partition(":")[0] if words[verdict] != "exported" else None)
+    assert told == {entry.name: (str(entry.state), entry.reason) for entry in entries}
 
 
 def test_explain_survives_what_kills_its_reader(tmp_path: Path) -> None:
