@@ -123,9 +123,8 @@ def test_what_is_no_document_is_never_written(tmp_path: Path, document: bytes) -
 
 
 def test_an_empty_document_and_a_cut_one_are_unreadable(tmp_path: Path) -> None:
-    for number, (document, extra) in enumerate(
-        [(b"", {}), (bytes(8), {}), (PDF, {"EncapsulatedDocumentLength": 9999})]
-    ):
+    cases: list[tuple[bytes, dict[str, Any]]] = [(b"", {}), (bytes(8), {}), (PDF, {"EncapsulatedDocumentLength": 9999})]
+    for number, (document, extra) in enumerate(cases):
         folder = _folder(tmp_path / str(number))
         with pytest.raises(Unreadable):
             written(saved(folder / "in.dcm", document, "application/pdf", **extra), folder)
