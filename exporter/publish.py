@@ -274,6 +274,10 @@ class Publisher:
                 _note(folder / note, text)
         except FileExistsError:
             raise _BadMediaError("the worker process left files that it was not asked for") from None
+        except OSError:  # a full disk: notes that stay would look like the worker's at the next attempt
+            for note in notes:
+                (folder / note).unlink(missing_ok=True)
+            raise
         done: list[tuple[Path, Path]] = []
         try:
             for number, (before, after) in enumerate(zip(partial, final, strict=True)):
