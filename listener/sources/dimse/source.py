@@ -22,6 +22,7 @@ from listener.sources.dimse.association import Association, Common, Connection, 
 from listener.sources.dimse.commitment import Commitments
 from listener.sources.dimse.negotiation import AddressRules, Credentials, Policy
 from listener.sources.dimse.reporting import Reporting
+from listener.sources.dimse.tls import days_left, server_context
 from listener.sources.dimse.turned_away import TurnedAway
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class DimseSource:
         self._common = Common(surroundings, self._commitments, self._stopping.is_set)
         self._last_tick = 0.0
         self._spare_fd = -1
+        self._next_look_at_certificate = 0.0
 
     @property
     def port(self) -> int:
@@ -85,6 +87,7 @@ class DimseSource:
         """New associations get the new settings and certificates; the port and host stay."""
         try:
             self._terms = _terms(settings.listener)
+            self._next_look_at_certificate = 0.0
         except SourceUnusable as error:
             log.error("reload refused, the old settings stay", problem=str(error))  # noqa: TRY400 - no traceback
 
@@ -122,6 +125,7 @@ class DimseSource:
         listening.settimeout(TICK_S)
         while not self._stopping.is_set():
             self._last_tick = time.monotonic()
+            self._look_at_certificate()
             try:
                 sock, address = listening.accept()
             except TimeoutError:
@@ -131,6 +135,21 @@ class DimseSource:
                     self._accept_failed(listening, error)
                 continue
             self._admit(sock, str(address[0]))
+
+    def _look_at_certificate(self) -> None:
+        """Warn of its expiry, at start and once a day."""
+        settings = self._terms.settings.tls
+        if settings is None or time.monotonic() < self._next_look_at_certificate:
+            return
+        self._next_look_at_certificate = time.monotonic() + 86_400
+        try:
+            days = days_left(settings)
+        except SourceUnusable as error:
+            log.warning("certificate cannot be read", problem=str(error))
+            return
+        self._surroundings.counters.gauge("certificate_days_left", int(days))
+        if days < settings.warn_days:
+            log.warning("certificate expires soon" if days >= 0 else "certificate has expired", days=round(days, 1))
 
     def _accept_failed(self, listening: socket.socket, error: OSError) -> None:
         """Out of descriptors: use the spare one to take the connection and close it, so that it need not wait."""
@@ -189,8 +208,6 @@ def _terms(settings: ListenerSection) -> Terms:
     """What the settings say, with every file they name read now."""
     context = None
     if settings.tls is not None:
-        from listener.sources.dimse.tls import server_context
-
         context = server_context(settings.tls)
     users = tuple(_credentials(user.name, user.passcode_file) for user in settings.users)
     return Terms(settings, Policy(settings, AddressRules(settings.peers), users), context)
