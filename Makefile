@@ -42,8 +42,8 @@ check: setup-dev      ## lint, format, types, tests
 	$(MAKE) --no-print-directory test
 
 lock: setup-dev       ## make the hashed locks anew from pyproject.toml
-	$(BIN)/uv pip compile -q pyproject.toml --extra volumes --group build --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -o requirements.txt
-	$(BIN)/uv pip compile -q pyproject.toml --extra volumes --group build --group dev --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements.txt -o requirements-dev.txt
+	$(BIN)/uv pip compile -q pyproject.toml --group build --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -o requirements.txt
+	$(BIN)/uv pip compile -q pyproject.toml --group build --group dev --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements.txt -o requirements-dev.txt
 
 bench: setup-dev peers ## measure against peers, interleaved
 	$(BIN)/python -m bench
