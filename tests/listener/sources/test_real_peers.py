@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
+import json
 import subprocess
+from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import pydicom
 import pytest
 
-from tests.listener.requestor import Receiver, Requestor, proposed, stored_data_set
+from tests.listener.requestor import Receiver, Requestor, eventually, proposed, stored_data_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,3 +134,53 @@ def test_an_echo_of_dcmtk_is_answered_whatever_title_it_calls_by_default(
 ) -> None:
     done = subprocess.run([peer("echoscu"), "127.0.0.1", str(receiver.port)], timeout=30, check=False)
     assert done.returncode == 0
+
+
+def test_orthanc_delivers_what_it_holds(
+    receiver: Receiver, peer: Callable[[str], str], one_of_each: dict[str, Path], tmp_path: Path, free_port: int
+) -> None:
+    config = {
+        "StorageDirectory": str(tmp_path / "orthanc"),
+        "IndexDirectory": str(tmp_path / "orthanc"),
+        "HttpPort": free_port,
+        "DicomServerEnabled": False,
+        "DicomModalities": {"us": ["EXPORTER", "127.0.0.1", receiver.port]},
+        "RemoteAccessAllowed": False,
+    }
+    (tmp_path / "orthanc.json").write_text(json.dumps(config))
+
+    def rest(path: str, body: bytes | None = None) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", free_port, timeout=30)
+        try:
+            connection.request("POST" if body is not None else "GET", path, body)
+            response = connection.getresponse()
+            content = response.read()
+        finally:
+            connection.close()
+        assert response.status == 200, content
+        return content
+
+    def is_up() -> bool:
+        with suppress(OSError, AssertionError):
+            return bool(rest("/system"))
+        return False
+
+    server = subprocess.Popen([peer("Orthanc"), str(tmp_path / "orthanc.json")], stderr=subprocess.DEVNULL)
+    try:
+        eventually(is_up, "Orthanc answers", within_s=30)
+        sent = set()
+        for uid in ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.5"):
+            if uid in one_of_each:
+                rest("/instances", one_of_each[uid].read_bytes())
+                content = data_set_of(one_of_each[uid])
+                assert content is not None
+                sent.add(hashlib.sha256(content).hexdigest())
+        instances = json.loads(rest("/instances"))
+        rest("/modalities/us/store", json.dumps(instances).encode())
+        rest("/modalities/us/echo", b"{}")
+    finally:
+        server.terminate()
+        server.wait(20)
+    assert len(receiver.new()) == len(instances) == len(sent) >= 3
+    read = [pydicom.dcmread(path).file_meta.TransferSyntaxUID for path in receiver.new()]
+    assert set(read) <= set(one_of_each)
