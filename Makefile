@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev peers serve test check lock bench clean
+.PHONY: help setup setup-dev peers serve test check lock bench bench-receive faults fidelity clean
 
 help:                 ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
@@ -47,6 +47,15 @@ lock: setup-dev       ## make the hashed locks anew from pyproject.toml
 
 bench: setup-dev peers ## measure against peers, interleaved
 	$(BIN)/python -m bench
+
+bench-receive: setup-dev peers ## receiving against storescp, Orthanc and pynetdicom, written to docs/benchmarks.md
+	$(BIN)/python -m bench receive
+
+faults: setup-dev peers ## the fault suite in its long form: power cuts, crash points, full disks, fuzzing; a report table
+	$(BIN)/python -m tests.faults
+
+fidelity: setup-dev peers ## every pixel and every time of the corpus against independent decoders: docs/fidelity.md
+	$(BIN)/python -m tests.fidelity
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache
