@@ -7,7 +7,8 @@ reference) need a parser each. What it could not decode is counted, never hidden
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO
@@ -16,6 +17,8 @@ from exporter.errors import CorruptPixels, TooLarge
 from exporter.writers.stream import Kind, opened, reading, video_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from av.container import InputContainer
 
     from exporter.settings import LimitSettings
@@ -34,7 +37,7 @@ class DisplayOrder:
     origin: Fraction
     """The container's time of the first picture: sound is moved by as much as the pictures."""
     damaged: int
-    """Pictures that the decoder reported as damaged, or could not show at all."""
+    """Pictures that the decoder reported as damaged, or could not show at all; at least 1 where it reported errors."""
     width: int
     height: int
 
@@ -51,8 +54,23 @@ def display_order(source: BinaryIO, kind: Kind, rate: Fraction, limits: LimitSet
         CorruptPixels: Nothing can be decoded, or there is no order that fits the packets.
         TooLarge: The pictures, or their number, pass the limits.
     """
-    with opened(source, kind, rate, limits) as container:
-        return _decoded(container, kind, limits)
+    with _complaints() as complaints, opened(source, kind, rate, limits) as container:
+        order = _decoded(container, kind, limits)
+    return replace(order, damaged=max(order.damaged, 1)) if complaints() else order
+
+
+@contextmanager
+def _complaints() -> Iterator[Callable[[], int]]:
+    """Counts what FFmpeg reports as errors meanwhile: some decoders mend a damaged picture and flag nothing."""
+    import av.logging
+
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as logs:
+            yield lambda: len(logs)
+    finally:
+        av.logging.set_level(before)
 
 
 def _decoded(container: InputContainer, kind: Kind, limits: LimitSettings) -> DisplayOrder:

@@ -91,7 +91,7 @@ def opened(source: BinaryIO, kind: Kind, rate: Fraction, limits: LimitSettings) 
     source.seek(0)
     options = {"framerate": f"{rate.numerator}/{rate.denominator}"} if kind.elementary else {}
     with reading(f"opening as {kind.demuxer}"):
-        container = av.open(source, "r", format=kind.demuxer, options=options)
+        container = av.open(source, "r", format=kind.demuxer, options=options, metadata_errors="replace")
     try:
         stream = video_of(container)
         if not stream.width or not stream.height:
@@ -115,4 +115,7 @@ def video_of(container: InputContainer) -> VideoStream:
     """
     if not container.streams.video:
         raise CorruptPixels("the stream holds no video")
-    return container.streams.video[0]
+    stream = container.streams.video[0]
+    if getattr(stream, "codec_context", None) is None:  # PyAV leaves it out where FFmpeg knows no decoder
+        raise CorruptPixels("the stream holds a video of an unknown codec")
+    return stream
