@@ -194,9 +194,9 @@ def _judge(out: Path, count: int, violations: list[str]) -> collections.Counter[
     for row in json.loads(run("failures", "list", "--json", "--data", out).stdout):
         reasons[row["reason"]] += 1
         if row["reason"] not in {*Reason, *SkipReason}:
-            violations.append(f"{row['name']}: no named reason but {row['reason']!r}")
+            violations.append(f"{row['id']}: no named reason but {row['reason']!r}")
         if row["reason"] == Reason.INTERNAL:
-            violations.append(f"{row['name']}: internal: {row.get('message')}")
+            violations.append(f"{row['id']}: internal: {row.get('message')}")
     broken = (path for path in media_files(out / "media") if not opens(path))
     violations.extend(f"{path.name}: exported, and does not open" for path in broken)
     reconciled = run("reconcile", "--data", out)

@@ -29,7 +29,7 @@ FAULT: Final = "F52 error at the n-th call"
 ERRORS: Final = ("EIO", "ENOSPC", "EROFS", "EDQUOT")
 LISTENER_CALLS: Final = ("openat", "writev", "fdatasync", "fsync", "renameat", "unlinkat")
 EXPORTER_CALLS: Final = (
-    "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "unlinkat", "mkdir", "symlink", "openat",
+    "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "unlinkat", "mkdir", "symlink",
 )  # fmt: skip
 SETTLE_S: Final = 60.0
 

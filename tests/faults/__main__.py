@@ -1,0 +1,75 @@
+"""``python -m tests.faults [--quick] [PART ...]``: the fault report, row by row; exit code 1 on any violation.
+
+Parts: power, points, disks, errors, bad, privacy, network, soak, suites; without any, all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tests.faults import (
+    bad_dicom,
+    crash_points,
+    errors,
+    full_disk,
+    network_fuzz,
+    power_cut,
+    privacy,
+    soak,
+    suites,
+)
+from tests.faults.report import FULL, QUICK, show, total
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.faults.report import Row, Scale
+
+PARTS: Final[dict[str, Callable[[Path, Scale], Iterator[Row]]]] = {
+    "power": power_cut.rows,
+    "points": crash_points.rows,
+    "disks": full_disk.rows,
+    "errors": errors.rows,
+    "bad": bad_dicom.rows,
+    "privacy": privacy.rows,
+    "network": network_fuzz.rows,
+    "soak": soak.rows,
+    "suites": suites.rows,
+}
+
+
+def main() -> int:
+    """Run the parts and print the report."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description="The fault report.")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all without any")
+    parser.add_argument("--quick", action="store_true", help="little of everything")
+    parser.add_argument("--scratch", type=Path, help="where to work; a temporary folder otherwise")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="append each row as a line of JSON")
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    # What ends this run by a signal unwinds it: mounts and processes are cleaned up on the way.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    done: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="faults-", dir=options.scratch, ignore_cleanup_errors=True) as scratch:
+        for name in options.parts or PARTS:
+            for row in PARTS[name](Path(scratch) / name, QUICK if options.quick else FULL):
+                done.append(row)
+                print(show(row), flush=True)  # noqa: T201 - the report
+                if options.json is not None:
+                    with options.json.open("a") as file:
+                        file.write(json.dumps(asdict(row)) + "\n")
+    print(total(done))  # noqa: T201 - the report
+    return int(any(row.violations for row in done))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
