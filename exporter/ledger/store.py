@@ -15,6 +15,7 @@ import fcntl
 import os
 import sqlite3
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -26,7 +27,7 @@ from exporter.ledger.schema import LedgerUnusable, connect, stored, unusable
 from exporter.ledger.types import Arrival, Ending, Entry, Relation, Source, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
 
     from exporter.outcome import Identity, Medium
@@ -85,6 +86,20 @@ class Ledger(Questions):
             LedgerUnusable: There is none, or as `open`.
         """
         return cls(path, read_only=True, busy_timeout_s=busy_timeout_s, lock=None)
+
+    @staticmethod
+    @contextmanager
+    def locked(path: Path) -> Iterator[None]:
+        """Keep exporters from the ledger at `path`.
+
+        Raises:
+            LedgerUnusable: One is working with it.
+        """
+        lock = _take_lock(path)
+        try:
+            yield
+        finally:
+            os.close(lock)
 
     def close(self) -> None:
         """Write what is queued and let go of the database and the lock."""

@@ -61,6 +61,7 @@ def line(
             "timing": _timing(outcome.timing) if isinstance(outcome, Exported) else None,
             "rendering": _rendering(outcome.rendering) if isinstance(outcome, Exported) else None,
             "source_sha256": outcome.source_sha256,
+            "content_sha256": outcome.identity.content_sha256 if outcome.identity is not None else None,
             "settings_sha256": outcome.settings_sha256,
             "version": version,
             "warnings": list(dict.fromkeys(map(_clean, (*outcome.warnings, *told.warnings)))),

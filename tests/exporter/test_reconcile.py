@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from exporter import promise
 from exporter import reconcile as module
 from exporter.errors import SkipReason
 from exporter.ledger import Ledger, LedgerUnusable, State
 from exporter.metadata.jsonl import Appender
 from exporter.metadata.line import line
 from exporter.outcome import Exported, Identity, MediaType, Medium, Skipped
+from exporter.rebuild import rebuild
 from exporter.reconcile import Folders, Report, reconcile
 from listener.spool import Spool
 
@@ -264,7 +266,7 @@ def test_what_the_next_start_repairs_is_a_note(house: House) -> None:
     house.finish(name, State.EXPORTED, media=(Medium("study/late.png", ".png", MediaType.IMAGE, 4, digest, "png"),))
     note = house.folders.media / ".partial" / "token"
     note.mkdir(parents=True)
-    (note / "0.target").symlink_to("study/renamed.png")
+    promise.make(note, promise.Promise("another", ("study/renamed.png",)))
     (note / "0.part").write_bytes(b"half")
     (house.folders.media / "study" / "renamed.png").write_bytes(b"not committed")
     with house.folders.metadata.open("ab") as file:
@@ -357,3 +359,85 @@ def test_faults_are_counted_beyond_those_that_are_listed() -> None:
     for number in range(module.MOST_LISTED + 5):
         report.fault("no_owner", f"{number}", "")
     assert (len(report.faults), report.fault_count) == (module.MOST_LISTED, module.MOST_LISTED + 5)
+
+
+# -- a ledger made anew ----------------------------------------------------------------------------------------------
+
+
+def entries(house: House) -> dict[str, tuple[object, ...]]:
+    with Ledger.open_read_only(house.folders.ledger) as ledger:
+        return {
+            entry.name: (entry.state, entry.reason, entry.source, entry.line_seq, ledger.media(entry.name))
+            for entry in ledger.entries()
+            if entry.state in {State.EXPORTED, State.SKIPPED, State.QUARANTINED}
+        }
+
+
+@pytest.mark.parametrize("harm", ["deleted", "damaged"])
+def test_a_lost_ledger_is_made_anew_from_lines_media_and_spool(house: House, harm: str) -> None:
+    before, lines = entries(house), house.folders.metadata.read_bytes()
+    if harm == "deleted":
+        house.folders.ledger.unlink()
+    else:
+        house.folders.ledger.write_bytes(b"damaged" * 1000)
+    rebuilt = rebuild(house.folders)
+    assert (rebuilt.lines, rebuilt.quarantined, rebuilt.foreign_bytes) == (5, 1, 0)
+    assert entries(house) == before
+    assert house.folders.metadata.read_bytes() == lines
+    report = reconcile(house.folders, deep=True)
+    assert report.faults == []
+    assert report.waiting == 2  # the deferred one is begun anew
+    assert (rebuilt.kept is None) == (harm == "deleted")
+    if rebuilt.kept is not None:
+        assert rebuilt.kept.read_bytes() == b"damaged" * 1000
+
+
+def test_a_rebuilt_ledger_goes_on_where_the_file_ends(house: House) -> None:
+    house.folders.ledger.unlink()
+    lines = house.folders.metadata.read_bytes()
+    first, rest = lines.split(b"\n", 1)
+    house.folders.metadata.write_bytes(first + b'\n{"theirs":1}\n{"theirs":2}\n' + rest + b'{"theirs":3}\n{"torn')
+    rebuilt = rebuild(house.folders)
+    assert rebuilt.foreign_bytes == 3 * len(b'{"theirs":1}\n')
+    name = house.begin("after")
+    house.finish(name, State.SKIPPED, reason="no_media", told=True)
+    with house.ledger() as ledger, Appender(house.folders.metadata, ledger) as appender:
+        appender.publish()
+    content = house.folders.metadata.read_bytes()
+    assert content.startswith(first + b'\n{"theirs":1}\n{"theirs":2}\n' + rest + b'{"theirs":3}\n{"dicom_file"')
+    assert content.count(b"\n") == 5 + 3 + 1
+    assert reconcile(house.folders, deep=True).is_sound
+    assert [path.read_bytes() for path in house.root.glob("metadata.jsonl.kept-*")] == [b'{"torn']
+
+
+def test_of_several_lines_of_one_input_the_last_counts(tmp_path: Path) -> None:
+    folders = Folders(tmp_path / "exporter.db", tmp_path / "media", tmp_path / "metadata.jsonl")
+    folders.media.mkdir()
+    name = os.fsdecode(b"caf\xe9.dcm")
+    with Ledger.open(folders.ledger) as ledger, Appender(folders.metadata, ledger) as appender:
+        for number, suffix in enumerate((".png", ".jpg")):
+            path = os.fsdecode(b"caf\xe9") + suffix
+            (folders.media / path).write_bytes(b"x")
+            media = (Medium(path, suffix, MediaType.IMAGE, 1, hashlib.sha256(b"x").hexdigest(), "png"),)
+            text = line(Exported(IDENTITY, media, "{}", "b" * 64, "c" * 64), dicom_file=name, version="1")
+            ledger.begin(name, size_bytes=1, mtime_ns=number, source="folder")
+            for gone in ledger.finish(name, state=State.EXPORTED, identity=IDENTITY, media=media, line=text):
+                (folders.media / gone).unlink()
+                ledger.forget_superseded([gone])
+        appender.publish()
+    folders.ledger.unlink()
+    assert rebuild(folders).lines == 2
+    assert reconcile(folders, deep=True).is_sound
+    with Ledger.open_read_only(folders.ledger) as ledger:
+        entry = ledger.entry(name)
+        assert entry is not None
+        assert (entry.line_seq, [one.file for one in ledger.media(name)]) == (2, [os.fsdecode(b"caf\xe9.jpg")])
+        assert entry.identity is not None
+        assert entry.identity.content_sha256 == IDENTITY.content_sha256
+
+
+def test_beside_a_running_exporter_nothing_is_made_anew(house: House) -> None:
+    before = house.folders.ledger.read_bytes()
+    with house.ledger(), pytest.raises(LedgerUnusable, match="another exporter"):
+        rebuild(house.folders)
+    assert house.folders.ledger.read_bytes() == before
