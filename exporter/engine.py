@@ -26,7 +26,8 @@ from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.job import Job, Stopped
 from exporter.ledger.types import Relation, State
 from exporter.outcome import Failed, Skipped
-from exporter.publish import FULL, Finished, MediaFolderUnusable
+from exporter.promise import MediaFolderUnusable
+from exporter.publish import FULL, Finished
 from exporter.workers import Cancelled
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ class Engine:
         self._runners = runners
         self._policy = policy
         self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[tuple[Finished, float] | None] = queue.SimpleQueue()
         self.results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         self.waits_for_space: str | None = None
@@ -206,8 +208,9 @@ class Engine:
         if self._publishing is not None:
             wait([self._publishing])
         self._threads.shutdown()
-        with suppress(OSError):
-            self._partial.rmdir()
+        while not self._folders.empty():
+            with suppress(OSError):
+                self._folders.get().rmdir()
 
     def cancel(self) -> None:
         """Have work under way given up now; `stop` must follow or be under way."""
@@ -255,7 +258,6 @@ class Engine:
             self._run(runner, work, entry, started)
 
     def _run(self, runner: Runner, work: Work, entry: Entry, started: float) -> None:
-        folder = self._partial / f"{os.getpid()}-{next(self._numbers)}"  # one level: `publish.recover` looks there
         relation: Relation | None = None
 
         def decide(identity: Identity) -> Skipped | None:
@@ -265,22 +267,39 @@ class Engine:
                 return None
             return Skipped(SkipReason.DUPLICATE, "the same instance with the same content came before", identity)
 
-        job = Job(str(work.path), str(folder), ask=self._policy.skip_duplicates, received=work.source == "spool")
+        folder: Path | None = None
         try:
-            with _making(self._media):
-                folder.mkdir(mode=0o700)
+            folder = self._take_folder()
+            job = Job(str(work.path), str(folder), ask=self._policy.skip_duplicates, received=work.source == "spool")
             outcome = runner.run(job, decide)
         except (OutOfSpace, Cancelled) as condition:
-            shutil.rmtree(folder, ignore_errors=True)
+            self._put_away(folder)
             self._withdraw(work)
             self.results.put(Returned(work, str(condition) if isinstance(condition, OutOfSpace) else None))
             return
-        if isinstance(outcome, Failed):
+        if isinstance(outcome, Failed) and outcome.may_pass and entry.attempts < self._policy.attempts:
+            self._put_away(folder)
+            self._defer(work, outcome, entry.attempts)
+            return
+        self._finished.put((Finished(work, outcome, folder, relation, is_new=entry.line_seq is None), started))
+
+    def _take_folder(self) -> Path:
+        """An empty folder for partial files; one level below `.partial`, where `exporter.promise` looks."""
+        with suppress(queue.Empty):
+            return self._folders.get_nowait()
+        folder = self._partial / f"{os.getpid()}-{next(self._numbers)}"
+        with _making(self._media):
+            folder.mkdir(mode=0o700)
+        return folder
+
+    def _put_away(self, folder: Path | None) -> None:
+        """Keep a folder of partial files for the next instance, if it is empty; delete it otherwise."""
+        if folder is None:
+            return
+        if any(folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
-            if outcome.may_pass and entry.attempts < self._policy.attempts:
-                self._defer(work, outcome, entry.attempts)
-                return
-        self._finished.put((Finished(work, outcome, folder, relation), started))
+        else:
+            self._folders.put(folder)
 
     def _withdraw(self, work: Work) -> None:
         self._insist(lambda: self._ledger.withdraw(work.name))
@@ -347,6 +366,7 @@ class Engine:
             self._appender.publish()
         now = time.monotonic()
         for (finished, started), outcome in zip(batch, outcomes, strict=True):
+            self._put_away(finished.folder)
             self.results.put(Published(finished.work, outcome, now - started))
 
     def _give_up(self, pause_s: float) -> bool:

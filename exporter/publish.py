@@ -2,9 +2,8 @@
 
 Contract: in this order, each step durable before the next: media files (the writer fsynced them) -> rename to their
 final names -> fsync of the folders -> outcome, media and metadata line in one transaction of the ledger -> files of an
-earlier export deleted. A batch shares the fsyncs. `recover` repairs, at the next start, whatever a crash between two of
-these steps leaves: a note of the final names is made before the first rename, and names that the ledger does not own
-are removed again; their instance is exported anew.
+earlier export deleted. A batch shares the fsyncs. What a crash between two of these steps leaves is repaired at the
+next start (`exporter.promise`).
 
 Must never: replace a file that is not the instance's own (unless `overwrite`), or trust a name that a worker gives.
 """
@@ -15,7 +14,6 @@ import errno
 import hashlib
 import os
 import re
-import shutil
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,11 +21,13 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from exporter.discovery import PARTIAL, identity_base, output_bases
+from exporter import promise
+from exporter.discovery import identity_base, output_bases
 from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.ledger.types import Ending, Relation, State
 from exporter.metadata.line import BadRecordError, line
 from exporter.outcome import Exported, Failed, Outcome, Skipped
+from exporter.promise import MediaFolderUnusable, Promise
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,18 +39,7 @@ if TYPE_CHECKING:
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 SUFFIX: Final = re.compile(r"(\.[A-Za-z0-9_-]{1,24}){1,4}/?")
 PARTIAL_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
-_NAME_NOTE: Final = "name"
-_TARGET_NOTE: Final = ".target"
 _KNOWN_FOLDERS: Final = 4096
-
-
-class MediaFolderUnusable(Exception):
-    """The media folder cannot be written: a matter for the administrator."""
-
-    def __init__(self, path: Path, cause: OSError) -> None:
-        super().__init__(
-            f"the media folder {path} cannot be written: {cause.strerror}; mend it, or choose another with media.dir"
-        )
 
 
 class _BadMediaError(Exception):
@@ -81,6 +70,8 @@ class Finished:
     """Its folder of partial files."""
     relation: Relation | None = None
     """How it relates to others, where that was asked already."""
+    is_new: bool = False
+    """Whether the ledger is known to have no line of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +115,11 @@ class Publisher:
         settled = [self._placed[finished.work.name] for finished in batch]
         superseded = self._ledger.finish_many(ending for ending, _ in settled)
         self._placed.clear()
-        remove(self._media, superseded)
+        promise.remove(self._media, superseded)
         self._ledger.forget_superseded(superseded)
-        for finished in batch:
-            if finished.folder is not None:
-                shutil.rmtree(finished.folder, ignore_errors=True)
+        for (ending, _), finished in zip(settled, batch, strict=True):
+            if ending.media and finished.folder is not None:
+                promise.withdraw(finished.folder)
         return [outcome for _, outcome in settled]
 
     # -- one instance ------------------------------------------------------------------------------------------------
@@ -193,7 +184,7 @@ class Publisher:
             source_sha256=outcome.source_sha256,
             duplicate_of=relation.duplicate_of,
             conflict=relation.conflict_with,
-            line=None if self._told(work.name, outcome, media) else text,
+            line=None if not finished.is_new and self._told(work.name, outcome, media) else text,
         )
         return ending, replace(outcome, media=media)
 
@@ -268,16 +259,10 @@ class Publisher:
 
     def _rename(self, work: Work, folder: Path, partial: Sequence[Medium], final: Sequence[Medium]) -> None:
         """Note the final names, then rename; undone where the file system stops half-way."""
-        notes = {_NAME_NOTE: work.name, **{f"{n}{_TARGET_NOTE}": medium.file for n, medium in enumerate(final)}}
         try:
-            for note, text in notes.items():
-                _note(folder / note, text)
+            promise.make(folder, Promise(work.name, tuple(medium.file for medium in final)))
         except FileExistsError:
             raise _BadMediaError("the worker process left files that it was not asked for") from None
-        except OSError:  # a full disk: notes that stay would look like the worker's at the next attempt
-            for note in notes:
-                (folder / note).unlink(missing_ok=True)
-            raise
         done: list[tuple[Path, Path]] = []
         try:
             for number, (before, after) in enumerate(zip(partial, final, strict=True)):
@@ -291,8 +276,7 @@ class Publisher:
         except OSError:
             for source, target in reversed(done):
                 target.rename(source)
-            for note in notes:
-                (folder / note).unlink()
+            promise.withdraw(folder)
             raise
 
     def _make_folder(self, folder: Path) -> None:
@@ -353,63 +337,3 @@ def _check(media: Sequence[Medium], folder: Path) -> None:
                 raise _BadMediaError("the worker process named a folder that is none")
         elif not stat.S_ISREG(there.st_mode) or there.st_size != medium.bytes:
             raise _BadMediaError("the worker process named a file of another size or kind")
-
-
-# -- what a crash leaves ---------------------------------------------------------------------------------------------
-
-
-def recover(media: Path, ledger: Ledger) -> int:
-    """Remove what an exporter that ended in between had renamed and not committed, and all partial files; how many.
-
-    Raises:
-        MediaFolderUnusable: The media folder cannot be made or written.
-    """
-    partial = media / PARTIAL
-    try:
-        partial.mkdir(mode=0o700, parents=True, exist_ok=True)
-        orphans = [path for folder in partial.iterdir() for path in _orphans(folder, ledger)]
-        remove(media, orphans)
-        shutil.rmtree(partial)
-        partial.mkdir(mode=0o700)
-    except OSError as error:
-        raise MediaFolderUnusable(media, error) from error
-    superseded = ledger.superseded()
-    remove(media, superseded)
-    ledger.forget_superseded(superseded)
-    return len(orphans)
-
-
-def _orphans(folder: Path, ledger: Ledger) -> list[str]:
-    try:
-        name = _noted(folder / _NAME_NOTE)
-        targets = [_noted(note) for note in folder.glob(f"*{_TARGET_NOTE}")]
-    except OSError:
-        return []
-    owned = {medium.file for medium in ledger.media(name)}
-    return [target for target in targets if target not in owned]
-
-
-def _note(path: Path, text: str) -> None:
-    """Keep a short text under a name: as a symbolic link, which a journal writes at once and in order."""
-    try:
-        os.symlink(text, path)  # noqa: PTH211 - pathlib would drop a slash at the end
-    except FileExistsError:
-        raise
-    except OSError as error:
-        if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
-            raise
-        path.write_bytes(os.fsencode(text))  # a file system without symbolic links
-
-
-def _noted(path: Path) -> str:
-    return os.readlink(path) if path.is_symlink() else os.fsdecode(path.read_bytes())  # noqa: PTH115 - as in `_note`
-
-
-def remove(media: Path, paths: Iterable[str]) -> None:
-    """Delete outputs by their paths below the media folder; what is gone is fine."""
-    for path in paths:
-        if path.endswith("/"):
-            shutil.rmtree(media / path, ignore_errors=True)
-        else:
-            with suppress(FileNotFoundError, NotADirectoryError):
-                (media / path).unlink()

@@ -37,6 +37,7 @@ from exporter.ledger import Ledger, State
 from exporter.metadata.inspection import inspect
 from exporter.metadata.line import shown
 from exporter.outcome import MediaType
+from exporter.promise import standing
 from listener.spool import NAME, REASON
 
 if TYPE_CHECKING:
@@ -314,10 +315,8 @@ def _files_below(media: Path) -> Iterator[str]:
 
 def _under_way(media: Path) -> Iterator[str]:
     """Final names that are noted beside partial files: `exporter.publish` makes the note before it renames."""
-    for note in (media / PARTIAL).glob("*/*.target"):
-        with suppress(OSError):
-            target = os.readlink(note) if note.is_symlink() else os.fsdecode(note.read_bytes())  # noqa: PTH115 - as noted
-            yield target.rstrip("/")
+    for promise in standing(media):
+        yield from (target.rstrip("/") for target in promise.targets)
 
 
 # -- lines -----------------------------------------------------------------------------------------------------------

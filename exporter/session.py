@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from exporter import publish
+from exporter import promise
 from exporter.engine import Engine, InProcess, Policy, Runner
 from exporter.ledger import Ledger
 from exporter.metadata.jsonl import Appender, MetadataFileUnusable
-from exporter.publish import MediaFolderUnusable, Names, Publisher
+from exporter.promise import MediaFolderUnusable
+from exporter.publish import Names, Publisher
 from exporter.workers import Worker, WorkerSetup
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def opened(settings: Settings, places: Places, *, workers: int, policy: Policy) 
         media = places.media.resolve()
         ledger = stack.enter_context(Ledger.open(places.ledger))
         interrupted = len(ledger.recover())
-        removed = publish.recover(media, ledger)
+        removed = promise.recover(media, ledger)
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
         appender.publish()
         publisher = Publisher(

@@ -104,7 +104,7 @@ def running_in_words() -> Iterator[None]:
     """The same for commands that export: what keeps an exporter from running, as sentences."""
     from exporter.backfilling import InputUnusable
     from exporter.metadata.jsonl import MetadataFileUnusable
-    from exporter.publish import MediaFolderUnusable
+    from exporter.promise import MediaFolderUnusable
     from exporter.workers import WorkerUnstartable
     from listener.sources.contract import SourceUnusable
 

@@ -24,7 +24,7 @@ from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.ledger import Ledger, LedgerUnusable, State
 from exporter.metadata.jsonl import MetadataFileUnusable
 from exporter.outcome import Exported, Failed
-from exporter.publish import MediaFolderUnusable
+from exporter.promise import MediaFolderUnusable
 from exporter.settings import Settings
 
 if TYPE_CHECKING:

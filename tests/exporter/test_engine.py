@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exporter import engine as engine_module
-from exporter import publish
+from exporter import promise
 from exporter.engine import Deferred, Engine, Known, Policy, Published, Result, Returned
 from exporter.errors import Reason, SkipReason
 from exporter.ledger import Ledger, State
@@ -31,7 +31,7 @@ class House:
         self.root = root
         self.media = root / "media"
         self.ledger = Ledger.open(root / "exporter.db")
-        publish.recover(self.media, self.ledger)
+        promise.recover(self.media, self.ledger)
         self.ledger.recover()
         self.appender = Appender(root / "metadata.jsonl", self.ledger)
         publisher = Publisher(self.media, self.ledger, Names("{SOPInstanceUID}"), settings_sha256="s", version="1")

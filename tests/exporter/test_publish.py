@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporter import publish
+from exporter import promise
 from exporter.errors import Reason, SkipReason
 from exporter.ledger import Ledger, State
 from exporter.outcome import Exported, Failed, Identity, MediaType, Medium, Outcome, Skipped
-from exporter.publish import Finished, MediaFolderUnusable, Names, Publisher, Work
+from exporter.promise import MediaFolderUnusable
+from exporter.publish import Finished, Names, Publisher, Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ class Desk:
         self.media = root / "media"
         self.media.mkdir(exist_ok=True)
         self.ledger = Ledger.open(root / "exporter.db")
-        publish.recover(self.media, self.ledger)
+        promise.recover(self.media, self.ledger)
         names = Names(LAYOUT, overwrite=overwrite)
         self.publisher = Publisher(self.media, self.ledger, names, settings_sha256="s", version="1")
         self.jobs = 0
@@ -66,7 +67,8 @@ class Desk:
 
     @property
     def files(self) -> dict[str, bytes]:
-        return {p.relative_to(self.media).as_posix(): p.read_bytes() for p in self.media.rglob("*") if p.is_file()}
+        visible = (p for p in self.media.rglob("*") if p.is_file() and ".partial" not in p.parts)
+        return {p.relative_to(self.media).as_posix(): p.read_bytes() for p in visible}
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -93,7 +95,7 @@ def test_media_line_and_state_come_together(desk: Desk) -> None:
     entry = desk.ledger.entry("a/b.dcm")
     assert entry is not None
     assert entry.state is State.EXPORTED
-    assert list((desk.media / ".partial").iterdir()) == []
+    assert not [p for p in (desk.media / ".partial").rglob("*") if not p.is_dir()]
 
 
 def test_a_received_instance_is_named_by_its_uids_and_a_forged_uid_by_its_hash(desk: Desk) -> None:
@@ -229,7 +231,7 @@ def test_a_record_that_is_no_object_fails_its_instance(desk: Desk, record: str) 
 
 def test_a_media_folder_that_cannot_be_used_is_said_to_be_so(desk: Desk) -> None:
     with pytest.raises(MediaFolderUnusable, match=r"media\.dir"):
-        publish.recover(desk.media / ("x" * 300), desk.ledger)
+        promise.recover(desk.media / ("x" * 300), desk.ledger)
 
 
 # -- the gaps between the steps --------------------------------------------------------------------------------------
