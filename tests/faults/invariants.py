@@ -99,6 +99,17 @@ def opens(path: Path) -> bool:
     return path.stat().st_size > 0
 
 
+def repeated(lines: list[dict[str, Any]]) -> list[str]:
+    """Instances with more than one line; the same UID with other content is another instance, and flagged as such."""
+    by_uid = collections.Counter(
+        line.get("SOP Instance UID") for line in lines if line["export"].get("conflict_with") is None
+    )
+    by_file = collections.Counter(line["dicom_file"] for line in lines)
+    return [f"{count} lines of one instance" for uid, count in by_uid.items() if uid and count > 1] + [
+        f"{count} lines of one file" for count in by_file.values() if count > 1
+    ]
+
+
 def check_visible(
     data: Path, violations: list[str], *, media: Path | None = None, metadata: Path | None = None
 ) -> None:
@@ -106,9 +117,9 @@ def check_visible(
     whole_spool_files(data / "spool", violations)
     media, metadata = media or data / "media", metadata or data / "metadata.jsonl"
     violations.extend(f"partial media visible: {p.name}" for p in media_files(media) if not opens(p))
-    seen = collections.Counter(line.get("SOP Instance UID") for line in lines_of(metadata, violations, at_rest=False))
-    violations.extend(f"{count} lines of one instance" for uid, count in seen.items() if uid and count > 1)
-    for line in lines_of(metadata, [], at_rest=False):
+    lines = lines_of(metadata, violations, at_rest=False)
+    violations += repeated(lines)
+    for line in lines:
         violations.extend(
             "a line tells of media that is not there"
             for medium in line["export"]["media"]
@@ -124,8 +135,8 @@ def check_settled(
     media, metadata = media or data / "media", metadata or data / "metadata.jsonl"
     kept = whole_spool_files(data / "spool", violations)
     lines = lines_of(metadata, violations, at_rest=True)
-    seen = collections.Counter(str(line.get("SOP Instance UID")) for line in lines)
-    violations.extend(f"{count} lines of one instance" for count in seen.values() if count > 1)
+    seen = {str(line.get("SOP Instance UID")) for line in lines}
+    violations += repeated(lines)
     lost = [uid for uid in acknowledged if uid not in seen and uid not in kept]
     if lost:
         violations.append(f"{len(lost)} acknowledged instances are lost")
