@@ -125,6 +125,14 @@ def test_a_codestream_padded_behind_its_tiles_is_read(corpus: Path, peer: Callab
     np.testing.assert_array_equal(np.frombuffer(raw, "<u2").reshape(values.shape) >> 4, values)
 
 
+@pytest.mark.parametrize("name", ["MR1", "NM1"])
+def test_htj2k_is_exact_against_the_uncompressed_original(corpus: Path, name: str) -> None:
+    folder = corpus / "chafey__DICOMHTJ2K"
+    pair = [Instance.open(folder / f"{name}_{form}", LIMITS) for form in ("JPH", "UNC")]
+    compressed, original = (next(iter(open_frames(instance, LIMITS).stored())) for instance in pair)
+    np.testing.assert_array_equal(compressed, original)
+
+
 def pnm(data: bytes) -> np.ndarray:
     """An 8-bit PGM or PPM."""
     fields = data.split(maxsplit=4)
