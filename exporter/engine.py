@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 TICK_S: Final = 0.5
 BATCH: Final = 64
 """Most instances that are published together."""
+GATHER_S: Final = 0.03
+"""So long the first of them waits for others: they share their fsyncs."""
 STALE_S: Final = 60.0
 """A thread that gave no sign of life for so long is stuck."""
 LONGEST_PAUSE_S: Final = 30.0
@@ -335,16 +337,17 @@ class Engine:
                 self._appender.publish()
 
     def _batch(self) -> tuple[list[tuple[Finished, float]], bool]:
-        """What is finished by now, and whether it is the last."""
+        """What is finished by now or within a moment of the first, and whether it is the last."""
         batch: list[tuple[Finished, float]] = []
+        wait_s, until = TICK_S, 0.0
         with suppress(queue.Empty):
-            item = self._finished.get(timeout=TICK_S)
-            while item is not None:
+            while len(batch) < BATCH:
+                item = self._finished.get(timeout=wait_s)
+                if item is None:
+                    return batch, True
                 batch.append(item)
-                if len(batch) == BATCH:
-                    return batch, False
-                item = self._finished.get_nowait()
-            return batch, True
+                until = until or time.monotonic() + GATHER_S
+                wait_s = max(until - time.monotonic(), 0.0)
         return batch, False
 
     def _publish_batch(self, batch: list[tuple[Finished, float]]) -> None:
