@@ -193,8 +193,12 @@ class Publisher:
         entry = self._ledger.entry(name)
         if entry is None or entry.line_seq is None:
             return False
-        known = (entry.source_sha256, entry.settings_sha256, self._ledger.media(name))
-        return known == (outcome.source_sha256, self._settings_sha256, media)
+        known = [(medium.file, medium.sha256) for medium in self._ledger.media(name)]  # all that it keeps for certain
+        return (entry.source_sha256, entry.settings_sha256, known) == (
+            outcome.source_sha256,
+            self._settings_sha256,
+            [(medium.file, medium.sha256) for medium in media],
+        )
 
     def _skipped(self, finished: Finished, outcome: Skipped, relation: Relation) -> Ending:
         told = outcome.reason is SkipReason.NO_MEDIA and outcome.record is not None

@@ -170,7 +170,7 @@ def _unescaped(text: str) -> str:
 
 
 def _identity(said: dict[str, Any], told: dict[str, Any]) -> Identity | None:
-    content = told["content_sha256"]
+    content = told.get("content_sha256")
     if not content:
         return None
     keys = ("SOP Class UID", "SOP Instance UID", "Study Instance UID", "Series Instance UID")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ from listener.printable import printable
 
 if TYPE_CHECKING:
     from exporter.reconcile import Report
+    from exporter.settings import Settings
+    from listener.settings import DataFolder
 
 
 def reconcile(
@@ -21,15 +24,21 @@ def reconcile(
     *,
     deep: Annotated[bool, Parameter(negative="", help="Also read every media file and compare its SHA-256.")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
+    rebuild: Annotated[
+        bool,
+        Parameter(negative="", help="First make a lost or damaged exporter.db anew from metadata lines and spool."),
+    ] = False,
 ) -> int:
-    """Check that spool, ledger, media and metadata lines agree; looks only.
+    """Check that spool, ledger, media and metadata lines agree; looks only, unless it is to rebuild.
 
     Ends with 0 where every instance is accounted for, and with 1 where not: each disagreement is one line.
     """
     places = places or Places()
-    data = existing(places.data)
+    data = places.data.expanduser() if rebuild else existing(places.data)
     settings = places.settings()
     folder = places.folder()
+    if rebuild:
+        _rebuild(folder, settings)
     if not folder.ledger.is_file():
         raise CommandError(f"{data} has no exporter.db yet: nothing was exported, so there is nothing to check")
     with in_words():
@@ -41,6 +50,28 @@ def reconcile(
         report = look(Folders(folder.ledger, settings.media_folder(folder), metadata, spool), deep=deep)
     print(json.dumps(asdict(report) | {"is_sound": report.is_sound}) if as_json else _text(report))
     return ExitCode.DONE if report.is_sound else ExitCode.NOT_RUN
+
+
+def _rebuild(folder: DataFolder, settings: Settings) -> None:
+    """Make the ledger anew, and say of what.
+
+    Raises:
+        CommandError: There is nothing to make it of, or an exporter runs.
+    """
+    metadata, spool = settings.metadata_file(folder), folder.spool if folder.spool.is_dir() else None
+    if not metadata.is_file() and spool is None:
+        raise CommandError(f"there is neither {metadata} nor {folder.spool}: nothing to make a ledger of")
+    with in_words():
+        from exporter.metadata.jsonl import MetadataFileUnusable
+        from exporter.rebuild import rebuild
+        from exporter.reconcile import Folders
+
+        try:
+            made = rebuild(Folders(folder.ledger, settings.media_folder(folder), metadata, spool))
+        except MetadataFileUnusable as error:
+            raise CommandError(str(error)) from error
+    kept = f"; the old one is {made.kept}" if made.kept is not None else ""
+    print(f"made anew: {made.lines} metadata lines, {made.quarantined} quarantined{kept}", file=sys.stderr)
 
 
 def _text(report: Report) -> str:
