@@ -13,7 +13,7 @@ import re
 import signal
 import sys
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 from cyclopts import Parameter
 
@@ -57,32 +57,47 @@ def explain(
 
 def _apart(work: Callable[[], ExitCode], limits: LimitSettings, tell: Callable[[dict[str, object]], None]) -> int:
     """Run `work` in a child process with the limits of a worker; say so where the child does not survive it."""
-    import resource
-
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
-        code: int = ExitCode.NOT_RUN
-        try:
-            size = limits.memory_mb * MiB
-            resource.setrlimit(resource.RLIMIT_AS, (size, size))
-            seconds = max(1, round(limits.cpu_s))
-            resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            code = work()
-            sys.stdout.flush()
-        except BrokenPipeError:
-            code = ExitCode.PIPE_CLOSED
-        finally:
-            os._exit(code)
+        _be_child(work, limits)
     status = os.waitpid(child, 0)[1]
-    if not os.WIFSIGNALED(status):
+    if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) != _OUT_OF_MEMORY:
         return os.WEXITSTATUS(status)
-    number = os.WTERMSIG(status)
-    name = signal.Signals(number).name
-    reason = "timeout" if number in {signal.SIGXCPU, signal.SIGKILL} else "decoder_crash"
-    tell({"verdict": f"would fail: {reason}: the process that read it ended by {name}"})
+    if os.WIFSIGNALED(status):
+        number = signal.Signals(os.WTERMSIG(status))
+        reason = "timeout" if number in {signal.SIGXCPU, signal.SIGKILL} else "decoder_crash"
+        verdict = f"{reason}: the process that read it ended by {number.name}"
+    else:
+        verdict = f"too_large: it needs more than limits.memory_mb permits ({limits.memory_mb} MiB)"
+    tell({"verdict": f"would fail: {verdict}"})
     return ExitCode.SOME_FAILED
+
+
+_OUT_OF_MEMORY = 99
+
+
+def _be_child(work: Callable[[], ExitCode], limits: LimitSettings) -> NoReturn:
+    """Set the limits, do the work, end: never return into what the parent is doing."""
+    import resource
+    import traceback
+
+    code: int = ExitCode.NOT_RUN
+    try:
+        size, seconds = limits.memory_mb * MiB, max(1, round(limits.cpu_s))
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        code = work()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = ExitCode.PIPE_CLOSED
+    except MemoryError:
+        code = _OUT_OF_MEMORY
+    finally:
+        if sys.exc_info()[1] is not None and code == ExitCode.NOT_RUN:
+            traceback.print_exc()  # a defect of ours
+        os._exit(code)
 
 
 def _explain(path: Path, settings: Settings, tell: Callable[[dict[str, object]], None]) -> ExitCode:
@@ -105,9 +120,6 @@ def _explain(path: Path, settings: Settings, tell: Callable[[dict[str, object]],
         facts["verdict"] = f"would be skipped: {skip.reason}: {skip}"
     except ExportError as error:
         facts["verdict"] = f"would fail: {error.reason}: {error}"
-        code = ExitCode.SOME_FAILED
-    except MemoryError:
-        facts["verdict"] = f"would fail: too_large: needs more than limits.memory_mb ({settings.limits.memory_mb} MiB)"
         code = ExitCode.SOME_FAILED
     except OSError as error:
         facts["verdict"] = f"would fail: unreadable: {error.strerror}"

@@ -28,7 +28,7 @@ from exporter.errors import Reason, SkipReason
 from tests.product.running import run, until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEAVY = ("numpy", "pydicom", "av", "PIL", "imagecodecs", "pynetdicom", "pydantic", "structlog", "rich.progress")
@@ -322,13 +322,35 @@ def test_explain_foretells_what_backfill_does_with_every_real_file(corpus: Path,
     assert told == {entry.name: (str(entry.state), entry.reason) for entry in entries}
 
 
-def test_explain_survives_what_kills_its_reader(tmp_path: Path) -> None:
-    config = tmp_path / "exporter.yml"
-    config.write_text("limits: {memory_mb: 8}\n")
-    done = run("explain", examples.get_path("ct"), "--config", config)
-    assert done.returncode in {ExitCode.SOME_FAILED, ExitCode.NOT_RUN}
-    assert "would be exported" not in done.stdout
-    assert "would fail: " in done.stdout
+def _segfault() -> ExitCode:
+    os.kill(os.getpid(), signal.SIGSEGV)
+    return ExitCode.DONE
+
+
+def _eat() -> ExitCode:
+    return ExitCode.DONE if bytearray(1 << 40) else ExitCode.NOT_RUN
+
+
+def _loop() -> ExitCode:
+    while True:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("work", "verdict"),
+    [
+        (_segfault, "would fail: decoder_crash: the process that read it ended by SIGSEGV"),
+        (_eat, "would fail: too_large: it needs more than limits.memory_mb permits (4096 MiB)"),
+        (_loop, "would fail: timeout: the process that read it ended by SIGXCPU"),
+    ],
+)
+def test_explain_survives_what_kills_its_reader(work: Callable[[], ExitCode], verdict: str) -> None:
+    from exporter.commands.explain import _apart
+    from exporter.settings import LimitSettings
+
+    facts: list[dict[str, object]] = []
+    code = _apart(work, LimitSettings(memory_mb=4096, cpu_s=1), facts.append)
+    assert (code, facts) == (ExitCode.SOME_FAILED, [{"verdict": verdict}])
 
 
 def test_config_check_tells_every_mistake_at_once_and_changes_nothing(

@@ -41,7 +41,7 @@ class Seed:
         self.lines_file = out / "lines.jsonl"
         self.config = out / "config.yml"
         self.data: dict[str, Any] = {
-            "num_workers": 2,
+            "num_workers": 0,  # quickest for two files
             "dicom": {"dir": str(folder), "recursive": True},
             "media": {"dir": str(self.media), "overwrite": False},
             "metadata": {"file": str(self.lines_file), "append": False},
@@ -90,6 +90,7 @@ def seed(folder: Path, tmp_path: Path) -> Seed:
 
 
 def test_the_seeds_file_mirrors_the_tree_and_writes_one_line_per_instance(seed: Seed) -> None:
+    seed.data["num_workers"] = 4
     seed.run()
     assert seed.files() == {"cine.mp4", "one/still.png"}
     lines = {line["dicom_file"]: line for line in seed.lines()}
