@@ -127,6 +127,7 @@ def expand_segments(words: list[int], entries: int, bytes_per_word: int) -> NDAr
         CorruptPixels: A segment is cut, unknown, or refers to a place where no segments are.
     """
     table: list[int] = []
+    words = words[: 4 * entries + 4]  # no segment is longer per entry it adds
     at = 0
     while at + 2 <= len(words) and len(table) < entries:
         if words[at] != 2:
@@ -137,19 +138,26 @@ def expand_segments(words: list[int], entries: int, bytes_per_word: int) -> NDAr
         # Byte offset of the first segment that is repeated, low word first.
         place = (words[at + 2] | words[at + 3] << 8 * bytes_per_word) // bytes_per_word
         for _ in range(words[at + 1]):
-            if place >= at or words[place] == 2 or len(table) >= entries:
+            if len(table) >= entries:
                 break
+            if place >= at or words[place] == 2:
+                raise CorruptPixels(
+                    "an indirect segment of a palette refers to no discrete or linear segment before it"
+                )
             place = _expand_one(words, place, table)
         at += 4
     return np.array(table[:entries], np.uint16)
 
 
 def _expand_one(words: list[int], at: int, table: list[int]) -> int:
-    """Append what one discrete or linear segment describes; returns where the next one begins."""
+    """Append what one discrete or linear segment describes; returns where the next one begins.
+
+    A segment that describes nothing is refused: so there are never more steps than entries.
+    """
     if at + 3 > len(words):
         raise CorruptPixels("a segment of a palette is cut")
     opcode, length = words[at], words[at + 1]
-    if opcode == 0 and at + 2 + length <= len(words):
+    if opcode == 0 and length and at + 2 + length <= len(words):
         table.extend(words[at + 2 : at + 2 + length])
         return at + 2 + length
     if opcode == 1 and table and length:

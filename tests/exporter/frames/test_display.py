@@ -491,7 +491,9 @@ class TestPalette:
         expected = np.array([*once, *once, 65535]) / 65535 * 255
         close(found[0, 0, :, 0], expected)
 
-    @pytest.mark.parametrize("words", [[0, 50, 1], [1, 5, 9], [3, 1, 1], [2, 1, 90, 0], [0, 1, 5, 2, 1], []])
+    @pytest.mark.parametrize(
+        "words", [[0, 50, 1], [1, 5, 9], [3, 1, 1], [2, 1, 90, 0], [0, 1, 5, 2, 1], [0, 0] * 50 + [2, 9, 0, 0] * 50, []]
+    )
     def test_damaged_segments_are_refused(self, build: Build, words: list[int]) -> None:
         elements = self.palette([np.zeros(23, int)] * 3, 0, 16)
         for name in ("Red", "Green", "Blue"):
