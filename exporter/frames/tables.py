@@ -57,6 +57,7 @@ def read_table(item: Dataset, descriptor: str, data: str, *, signed: bool, big_e
     segmented = f"Segmented{data}"
     raw = _data(item, data)
     if raw is None and (raw := _data(item, segmented)) is not None:
+        raw = raw[: 8 * entries + 8]  # at most four words per entry; what follows describes nothing
         if bits == 8 and isinstance(raw, bytes):
             table = expand_segments(list(raw), entries, 1)
         else:
@@ -127,7 +128,6 @@ def expand_segments(words: list[int], entries: int, bytes_per_word: int) -> NDAr
         CorruptPixels: A segment is cut, unknown, or refers to a place where no segments are.
     """
     table: list[int] = []
-    words = words[: 4 * entries + 4]  # no segment is longer per entry it adds
     at = 0
     while at + 2 <= len(words) and len(table) < entries:
         if words[at] != 2:
