@@ -104,11 +104,10 @@ def retry(
         raise CommandError("name what to try again: an ID, or --reason and a reason", ExitCode.USAGE)
     _known_reason(reason)
     with in_words():
-        found = [*failures_of(data)]
-        chosen = [_only(found, identifier)] if identifier is not None else [f for f in found if f.reason == reason]
-        names = _make_pending(data, chosen)
-    here = sum(1 for failure in chosen if failure.id in names and failure.state == "failed")
-    print(f"{len(names)} to be tried again" + (": run the same `exporter backfill` once more" if here else ""))
+        name = None if identifier is None else _only([*failures_of(data)], identifier).id
+        count = _make_pending(data, name=name, reason=reason)
+    hint = "" if (data / "spool").is_dir() else ": run the same `exporter backfill` once more"
+    print(f"{count} to be tried again{hint if count else ''}")
     return ExitCode.DONE
 
 
@@ -157,20 +156,20 @@ def _known_reason(reason: str | None) -> None:
         raise CommandError(f"no failure has the reason {reason} (permitted: {', '.join(words)}{guess})", ExitCode.USAGE)
 
 
-def _make_pending(data: Path, chosen: list[Failure]) -> set[str]:
-    """Make failures pending again, in the ledger first: what is then still in quarantine is found by `reconcile`."""
+def _make_pending(data: Path, *, name: str | None, reason: str | None) -> int:
+    """Make one failure, or all of one reason, pending again; how many.
+
+    The ledger comes first: a file that is then still in quarantine is listed on, and taken by another `retry`; a file
+    that came first would meet a ledger that has it as finished.
+    """
     from exporter.ledger import Ledger
     from listener.spool import Spool
 
-    names: set[str] = set()
+    in_ledger = moved = 0
     if (data / "exporter.db").is_file():
         with Ledger.open(data / "exporter.db", exclusive=False) as ledger:
-            for failure in chosen:
-                names |= set(ledger.retry(name=failure.id))
-    quarantined = [failure for failure in chosen if failure.state == "quarantined"]
-    if quarantined:
+            in_ledger = len(ledger.retry(name=name, reason=reason))
+    if (data / "spool").is_dir():
         with Spool.open(data / "spool") as spool:
-            for failure in quarantined:
-                if spool.requeue(failure.id):
-                    names.add(failure.id)
-    return names
+            moved = spool.requeue(name or reason or "")
+    return max(in_ledger, moved)
