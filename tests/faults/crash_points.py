@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -56,10 +56,10 @@ class Points:
 # -- listener --------------------------------------------------------------------------------------------------------
 
 
-def listener_points(scratch: Path, scale: Scale, *, damaged: bool) -> Row:
+def listener_points(scratch: Path, scale: Scale, *, damaged: bool, calls: tuple[str, ...] = WRITING) -> Row:
     """One instance is sent; the listener dies at the n-th call; nothing partial shows, what was answered is kept."""
     points = Points()
-    for call in WRITING:
+    for call in calls:
         for number in range(1, scale.points + 1):
             if not _kill_listener(scratch / f"{call}-{number}", call, number, points, damaged=damaged):
                 break
@@ -153,12 +153,12 @@ def _check_refused(data: Path, sent: bytes, points: Points, here: str) -> None:
 # -- exporter --------------------------------------------------------------------------------------------------------
 
 
-def exporter_points(scratch: Path, scale: Scale, *, frames: int) -> Row:
+def exporter_points(scratch: Path, scale: Scale, *, frames: int, calls: tuple[str, ...] = WRITING) -> Row:
     """One instance waits in the spool; the exporter, or its worker, dies at the n-th call; the next one finishes."""
     points = Points()
     template = scratch / "template"
     uid = _prepare(template, frames)
-    for call in WRITING:
+    for call in calls:
         for number in range(1, scale.points + 1):
             if not _kill_exporter(scratch / f"{call}-{number}", template, uid, (call, number), points):
                 break
@@ -225,7 +225,7 @@ def _kill_exporter(scratch: Path, template: Path, uid: str, point: tuple[str, in
 # -- backfill --------------------------------------------------------------------------------------------------------
 
 
-def backfill_points(scratch: Path, scale: Scale) -> Row:
+def backfill_points(scratch: Path, scale: Scale, *, calls: tuple[str, ...] = WRITING) -> Row:
     """A folder of two files; `exporter backfill` dies at the n-th call; the same command again finishes."""
     points = Points()
     source = scratch / "in"
@@ -235,7 +235,7 @@ def backfill_points(scratch: Path, scale: Scale) -> Row:
         uid, content = instance(frames=frames)
         (source / f"{frames}.dcm").write_bytes(content)
         uids.append(uid)
-    for call in WRITING:
+    for call in calls:
         for number in range(1, scale.points + 1):
             if not _kill_backfill(scratch / f"{call}-{number}", source, uids, (call, number), points):
                 break
@@ -283,8 +283,8 @@ def rows(scratch: Path, scale: Scale) -> Iterator[Row]:
         ("listener", partial(listener_points, scale=scale, damaged=False)),
         ("listener-refused", partial(listener_points, scale=scale, damaged=True)),
         ("exporter", partial(exporter_points, scale=scale, frames=1)),
-        ("exporter-cine", partial(exporter_points, scale=scale, frames=3)),
-        ("backfill", partial(backfill_points, scale=scale)),
+        ("exporter-cine", partial(exporter_points, scale=replace(scale, points=min(scale.points, 4)), frames=3)),
+        ("backfill", partial(backfill_points, scale=replace(scale, points=min(scale.points, 12)))),
     ):
         at = scratch / f"crash-{name}"
         at.mkdir(parents=True)

@@ -7,6 +7,7 @@ must never be taken for a success; the same daemon, or the next one where it end
 from __future__ import annotations
 
 import collections
+import contextlib
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,15 +46,17 @@ class Tally:
     violations: list[str] = field(default_factory=list)
 
 
-def listener_row(scratch: Path, points: int) -> Row:
+def listener_row(
+    scratch: Path, points: int, errors: tuple[str, ...] = ERRORS, calls: tuple[str, ...] = LISTENER_CALLS
+) -> Row:
     """Each error at each call of one instance; the listener is never started again."""
     tally = Tally()
     data = scratch / "data"
     path = scratch / "one.dcm"
     with daemons(data, scratch / "logs", extra=SMALL_MARKS) as product:
         listener = product.start("listener")
-        for call in LISTENER_CALLS:
-            for error in ERRORS:
+        for call in calls:
+            for error in errors:
                 for number in range(1, points + 1):
                     uid, content = instance()
                     path.write_bytes(content)
@@ -96,7 +99,7 @@ def _judge_listener(product: Daemons, data: Path, answer: tuple[str, bool], tall
     tally.slowest_s = max(tally.slowest_s, time.monotonic() - started)
 
 
-def exporter_row(scratch: Path, points: int, errors: tuple[str, ...]) -> Row:
+def exporter_row(scratch: Path, points: int, errors: tuple[str, ...], calls: tuple[str, ...] = EXPORTER_CALLS) -> Row:
     """Each error at each call while one instance is exported, in the daemon or in its worker."""
     tally = Tally()
     data = scratch / "data"
@@ -108,7 +111,7 @@ def exporter_row(scratch: Path, points: int, errors: tuple[str, ...]) -> Row:
         keeper = Keeper(product)
         _hand_over(spool, tally)
         _wait_settled(keeper, spool, tally, "at the start")
-        for call in EXPORTER_CALLS:
+        for call in calls:
             for error in errors:
                 for number in range(1, points + 1):
                     log = scratch / "strace.log"
@@ -118,7 +121,7 @@ def exporter_row(scratch: Path, points: int, errors: tuple[str, ...]) -> Row:
                         options += ["-p", str(worker)]
                     with attached(pid, log, *options):
                         _hand_over(spool, tally)
-                        _wait_briefly(product, spool)
+                        _wait_briefly(product, spool, log)
                     if "INJECTED" not in log.read_text(errors="replace"):
                         break
                     tally.injected[call] += 1
@@ -147,12 +150,20 @@ def _is_settled(spool: Spool) -> bool:
     return counts.new == 0 and counts.active == 0
 
 
-def _wait_briefly(product: Daemons, spool: Spool) -> None:
-    """Until the instance is through, the daemon has ended, or nothing comes of it for a while."""
-    try:
-        wait_for(lambda: _is_settled(spool) or product.processes["run"].poll() is not None, 3, "one instance")
-    except Late:
-        return
+def _wait_briefly(product: Daemons, spool: Spool, log: Path) -> None:
+    """Until the instance is through, the daemon has ended, or the error was there and had a moment to take effect."""
+    seen_at = 0.0
+
+    def over() -> bool:
+        nonlocal seen_at
+        if _is_settled(spool) or product.processes["run"].poll() is not None:
+            return True
+        if not seen_at and log.is_file() and "INJECTED" in log.read_text(errors="replace"):
+            seen_at = time.monotonic()
+        return bool(seen_at) and time.monotonic() - seen_at > 1.5
+
+    with contextlib.suppress(Late):
+        wait_for(over, 30, "one instance")
 
 
 def _wait_settled(keeper: Keeper, spool: Spool, tally: Tally, here: str) -> bool:

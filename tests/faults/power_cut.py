@@ -215,6 +215,7 @@ def _cut_under_load(
     exporting: bool = False,
 ) -> list[str]:
     """Send until enough was acknowledged and the exporter is at it, cut the current; tell what was acknowledged."""
+    wanted = scale.instances_per_cut
     senders: list[Storescu | Pynetdicom] = [
         Storescu(product.port, scratch / "sending"),
         Pynetdicom(product.port, pause_s=0.01),
@@ -222,7 +223,6 @@ def _cut_under_load(
     for sender in senders:
         sender.start()
     try:
-        wanted = scale.instances_per_cut
         with contextlib.suppress(Late):
             wait_for(lambda: sum(len(s.acknowledged) for s in senders) >= wanted, 60, "acknowledgements")
             if exporting:

@@ -54,7 +54,7 @@ class Storescu(threading.Thread):
             uid_of = write_instances(folder, self.batch)
             self._send(uid_of)
             shutil.rmtree(folder, ignore_errors=True)
-            self.stop.wait(0.05)
+            self.stop.wait(6.0 / self.batch)
 
     def _send(self, uid_of: dict[str, str]) -> None:
         process = subprocess.Popen(

@@ -1,0 +1,105 @@
+"""The fault report in little: every kind of fault a few times. `make faults` has the long form and its figures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults import (
+    bad_dicom,
+    crash_points,
+    errors,
+    full_disk,
+    network_fuzz,
+    power_cut,
+    privacy,
+    soak,
+)
+from tests.faults.report import QUICK, Row, attempt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+# One after another, on one worker of a parallel run: they measure, and they mount.
+pytestmark = [pytest.mark.xdist_group("faults"), pytest.mark.slow]
+
+FEW = replace(QUICK, cuts=1, instances_per_cut=15, points=1)
+
+
+def hold(measure: Callable[[], Row]) -> Row:
+    """Run one row; skipped with the reason where this machine does not permit it."""
+    row = attempt("-", "-", measure)
+    if row.not_run is not None:
+        pytest.skip(row.not_run)
+    assert not row.violations, "\n".join((row.figure, *row.violations))
+    return row
+
+
+@pytest.mark.parametrize("kind", power_cut.KINDS)
+def test_f56_what_the_spool_acknowledged_survives_a_power_cut(tmp_path: Path, kind: str) -> None:
+    hold(lambda: power_cut.spool_row(tmp_path, kind, 2))
+
+
+@pytest.mark.parametrize("kind", power_cut.KINDS)
+def test_f56_the_same_power_cut_without_fsync_loses_data_so_the_test_can_fail(tmp_path: Path, kind: str) -> None:
+    hold(lambda: power_cut.spool_row(tmp_path, kind, 1, without_fsync=True))
+
+
+def test_f56_the_whole_product_survives_a_power_cut(tmp_path: Path) -> None:
+    hold(lambda: power_cut.product_row(tmp_path, "ext4", FEW))
+
+
+def test_f54_a_listener_killed_at_a_call_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
+    calls = ("writev", "fdatasync", "renameat")
+    row = hold(lambda: crash_points.listener_points(tmp_path, FEW, damaged=False, calls=calls))
+    assert row.injected == len(calls)
+
+
+def test_f54_an_exporter_killed_between_rename_and_commit_leaves_no_medium_that_nobody_owns(tmp_path: Path) -> None:
+    row = hold(lambda: crash_points.exporter_points(tmp_path, FEW, frames=1, calls=("fsync",)))
+    assert row.injected == 1
+
+
+def test_f50_a_full_disk_under_everything_is_told_and_recovered_from(tmp_path: Path) -> None:
+    hold(lambda: full_disk.row(tmp_path, "everything", "disk full", full_disk.no_space, "size=12m", full_disk.NO_MARKS))
+
+
+def test_f52_a_listener_whose_disk_answers_with_errors_answers_its_peers(tmp_path: Path) -> None:
+    row = hold(lambda: errors.listener_row(tmp_path, 1, ("EIO",)))
+    assert row.injected >= 5
+
+
+def test_f52_an_exporter_whose_disk_is_full_half_way_through_publishing_blames_no_instance(tmp_path: Path) -> None:
+    row = hold(lambda: errors.exporter_row(tmp_path, 1, ("ENOSPC",), ("symlink", "rename")))
+    assert row.injected == 2
+
+
+def test_f30_to_f45_every_mutant_gets_a_named_reason_from_backfill(tmp_path: Path) -> None:
+    hold(lambda: bad_dicom.backfill_row(tmp_path, 120))
+
+
+def test_f30_to_f45_every_mutant_gets_an_answer_from_the_listener(tmp_path: Path) -> None:
+    hold(lambda: bad_dicom.listener_row(tmp_path, 12))
+
+
+def test_f32_the_element_walk_never_raises_and_pieces_make_no_difference() -> None:
+    hold(lambda: bad_dicom.walk_row(400))
+
+
+def test_f80_to_f83_no_planted_token_shows_while_receiving_and_exporting(tmp_path: Path) -> None:
+    hold(lambda: privacy.live_row(tmp_path))
+
+
+def test_f80_to_f83_no_planted_token_shows_in_a_backfill(tmp_path: Path) -> None:
+    hold(lambda: privacy.backfill_row(tmp_path))
+
+
+def test_f17_to_f23_mutated_pdus_harm_nobody_beside_them(tmp_path: Path) -> None:
+    hold(lambda: network_fuzz.fuzz(tmp_path, replace(FEW, pdus=100), threads=4))
+
+
+def test_f25_broken_and_rejected_associations_leave_nothing_behind(tmp_path: Path) -> None:
+    hold(lambda: soak.soak(tmp_path, replace(FEW, soak_instances=200, soak_associations=30)))
