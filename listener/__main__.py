@@ -37,10 +37,11 @@ def _run(options: argparse.Namespace) -> int:
     logs.configure(options.log_level or settings.log.level, settings.log.format)
     logs.catch_uncaught()
 
-    from listener.daemon import ListenerDaemon, run
+    from listener.daemon import ListenerDaemon, Orders, run
     from listener.sources.contract import SourceUnusable
     from listener.spool import SpoolError
 
+    orders = Orders()  # before the start: an order that comes while we start is not lost
     daemon = ListenerDaemon(settings, DataFolder(options.data))
     try:
         daemon.start()
@@ -55,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
             sys.stderr.write(f"{error}\n")
             return None
 
-    run(daemon, read_again)
+    run(daemon, orders, read_again)
     return 0
 
 

@@ -134,30 +134,46 @@ class ListenerDaemon:
             level("room in the spool changed", was=was.name.lower(), now=now.name.lower(), free=self._space.free_bytes)
 
 
-def run(daemon: ListenerDaemon, read_settings: Callable[[], ListenerSettings | None]) -> None:
-    """Run a started daemon until SIGTERM or SIGINT; SIGHUP reads the configuration again.
+class Orders:
+    """What signals ask for: SIGTERM and SIGINT to stop, SIGHUP to read the configuration again."""
+
+    def __init__(self) -> None:
+        self._wake = threading.Event()
+        self._hang_up = threading.Event()
+        self.stop = threading.Event()
+        """Set once we are to stop."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+
+    def wait(self, seconds: float) -> None:
+        """Until an order comes, or so long."""
+        self._wake.wait(seconds)
+        self._wake.clear()
+
+    def take_reload(self) -> bool:
+        """Whether a reload was asked for since the last time."""
+        asked = self._hang_up.is_set()
+        self._hang_up.clear()
+        return asked
+
+    def _on_signal(self, number: int, _: FrameType | None) -> None:
+        (self._hang_up if number == signal.SIGHUP else self.stop).set()
+        self._wake.set()
+
+
+def run(daemon: ListenerDaemon, orders: Orders, read_settings: Callable[[], ListenerSettings | None]) -> None:
+    """Run a started daemon until it is told to stop.
 
     Args:
         daemon: It is stopped when this returns.
+        orders: What signals asked for, also while the daemon started.
         read_settings: Reads the configuration; None, after saying why, where it is not usable now.
     """
-    wake = threading.Event()
-    stop = threading.Event()
-    hang_up = threading.Event()
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        (hang_up if number == signal.SIGHUP else stop).set()
-        wake.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, on_signal)
     every_s = watchdog_interval_s()
     notify("READY=1", f"STATUS={'; '.join(daemon.opened)}")
-    while not stop.is_set():
-        wake.wait(min(every_s or 5.0, 5.0))
-        wake.clear()
-        if hang_up.is_set():
-            hang_up.clear()
+    while not orders.stop.is_set():
+        orders.wait(min(every_s or 5.0, 5.0))
+        if orders.take_reload():
             reloading()
             settings = read_settings()
             if settings is not None:

@@ -176,22 +176,20 @@ class Incoming:
 class Spool:
     """The spool below one root folder; safe for use by many threads, and by one process per role."""
 
-    def __init__(self, root: Path, settings: RetentionSettings | None, *, durable: bool = True) -> None:
+    def __init__(self, root: Path, settings: RetentionSettings | None) -> None:
         self.root = root
         self.keep_days = settings.keep_days if settings is not None else 0.0
-        self._durable = durable
         self._names = _Names()
         self.tmp, self.new, self.active, self.done, self._quarantine = (Folder(root / f) for f in FOLDERS)
         self._arrivals = GroupCommit(self.new.fd)
 
     @classmethod
-    def open(cls, root: Path, *, settings: RetentionSettings | None = None, durable: bool = True) -> Self:
+    def open(cls, root: Path, *, settings: RetentionSettings | None = None) -> Self:
         """The spool below `root`; makes its folders, private to the user who runs this.
 
         Args:
             root: Folder of the spool; its parents are made too.
             settings: How long exported items are kept.
-            durable: False leaves out every fsync: for measurements only, never in a product.
 
         Raises:
             SpoolUnusable: A folder cannot be made, opened or written.
@@ -201,7 +199,7 @@ class Spool:
             for folder in FOLDERS:
                 (root / folder).mkdir(mode=0o700, exist_ok=True)
             fsync_folder(root)
-            spool = cls(root, settings, durable=durable)
+            spool = cls(root, settings)
         except OSError as error:
             raise _unusable(root, error) from error
         return spool
@@ -278,19 +276,17 @@ class Spool:
 
     def _commit(self, incoming: Incoming) -> SpoolItem:
         """Sync the file, rename it into `new/`, sync the folder: in this order, each for its own reason."""
-        name = incoming.name
+        name = self._names.make()  # the file may have been made long before its content came
         try:
-            if self._durable:
-                os.fdatasync(incoming.fd)
+            os.fdatasync(incoming.fd)
             incoming._close()  # noqa: SLF001 - one mechanism in two classes of this module
-            os.rename(name, name, src_dir_fd=self.tmp.fd, dst_dir_fd=self.new.fd)
+            os.rename(incoming.name, name, src_dir_fd=self.tmp.fd, dst_dir_fd=self.new.fd)
         except OSError as error:
             # The kernel may report a lost write once only: the file counts as lost, it is never synced again.
             incoming.discard()
             raise SpoolWriteFailed("syncing a received file", error) from error
         try:
-            if self._durable:
-                self._arrivals.commit()
+            self._arrivals.commit()
         except OSError as error:
             with suppress(OSError):
                 os.unlink(name, dir_fd=self.new.fd)
@@ -353,8 +349,8 @@ class Spool:
             self._write_report(folder, item.name, report)
             source = self.active if self.active.size_of(item.name) is not None else self.new
             os.rename(item.name, item.name, src_dir_fd=source.fd, dst_dir_fd=folder.fd)
-            self._sync(folder.fd)
-            self._sync(source.fd)
+            os.fsync(folder.fd)
+            os.fsync(source.fd)
         finally:
             os.close(folder.fd)
         return SpoolItem(item.name, folder.path / item.name, item.size_bytes)
@@ -379,17 +375,17 @@ class Spool:
             raise SpoolWriteFailed("keeping a refused file", error) from error
 
     def _keep_refused(self, incoming: Incoming, folder: Folder, report: Mapping[str, object]) -> SpoolItem:
-        self._sync(incoming.fd)
+        os.fsync(incoming.fd)
         end = f"-{_content_hash(incoming.name, self.tmp.fd)[:16]}.dcm"
         kept = next((name for name in folder.entries(NAME) if name.endswith(end)), None)
         if kept is not None:
             incoming.discard()
             return SpoolItem(kept, folder.path / kept, incoming.size_bytes)
         incoming._close()  # noqa: SLF001 - one mechanism in two classes of this module
-        name = incoming.name[:20] + end
+        name = self._names.make()[:20] + end
         self._write_report(folder, name, report)
         os.rename(incoming.name, name, src_dir_fd=self.tmp.fd, dst_dir_fd=folder.fd)
-        self._sync(folder.fd)
+        os.fsync(folder.fd)
         return SpoolItem(name, folder.path / name, incoming.size_bytes)
 
     def quarantined(self, reason: str | None = None) -> Iterator[tuple[str, SpoolItem]]:
@@ -415,7 +411,7 @@ class Spool:
             with suppress(FileNotFoundError):
                 item.path.with_name(item.name + REPORT_SUFFIX).unlink()
         if moved:
-            self._sync(self.new.fd)
+            os.fsync(self.new.fd)
         return moved
 
     def recover_exporter(self) -> int:
@@ -468,7 +464,7 @@ class Spool:
             raise ValueError(f"a quarantine reason is a word of a-z, 0-9 and _, not {reason!r}")
         try:
             os.mkdir(reason, 0o700, dir_fd=self._quarantine.fd)
-            self._sync(self._quarantine.fd)
+            os.fsync(self._quarantine.fd)
         except FileExistsError:
             pass
         return Folder(self._quarantine.path / reason)
@@ -480,14 +476,10 @@ class Spool:
         fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder.fd)
         try:
             write_all(fd, [json.dumps(report, ensure_ascii=True, sort_keys=True).encode("ascii") + b"\n"])
-            self._sync(fd)
+            os.fsync(fd)
         finally:
             os.close(fd)
         os.rename(partial, final, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
-
-    def _sync(self, fd: int) -> None:
-        if self._durable:
-            os.fsync(fd)
 
 
 def _content_hash(name: str, folder_fd: int) -> str:

@@ -36,7 +36,8 @@ class TurnedAway:
         self._incoming: queue.SimpleQueue[socket.socket | None] = queue.SimpleQueue()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._thread = threading.Thread(target=self._run, name="turned-away", daemon=True)
-        self._held = 0
+        self._taken = 0  # written by the accepting thread alone
+        self._done = 0  # written by this one's thread alone
         self._logged_at: dict[str, float] = {}
 
     def start(self) -> None:
@@ -56,10 +57,10 @@ class TurnedAway:
         """Be rid of a connection; under TLS there is no handshake to spend on it, so it is closed."""
         self._counters.add(f"connections_{why}")
         self._log(host, why)
-        if encrypted or why == "address_not_allowed" or self._held >= MOST:
+        if encrypted or why == "address_not_allowed" or self._taken - self._done >= MOST:
             sock.close()
             return
-        self._held += 1
+        self._taken += 1
         self._incoming.put(sock)
         self._wake()
 
@@ -107,7 +108,7 @@ class TurnedAway:
                 sock.close()
                 del until[sock]
                 answered.discard(sock)
-                self._held -= 1
+                self._done += 1
 
 
 def _answer(sock: socket.socket, *, first: bool) -> bool:
