@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from exporter.errors import UnsupportedSyntax
+from exporter.frames.lookup import look_up
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,9 +50,12 @@ def scaled_to_8_bits(values: np.ndarray, bits: int) -> NDArray[np.uint8]:
     top = (1 << bits) - 1
     if bits <= 16:
         table = ((np.arange(top + 1, dtype=np.uint32) * 255 + top // 2) // top).astype(np.uint8)
-        scaled: NDArray[np.uint8] = table[np.clip(values, 0, top)]
-    else:
-        scaled = np.rint(np.clip(values, 0, top).astype(np.float64) * (255.0 / top)).astype(np.uint8)
+        return look_up(table, np.clip(values, 0, top))
+    scaled = np.empty(values.shape, np.uint8)
+    step = max(1, _BLOCK // values.shape[1])
+    for row in range(0, values.shape[0], step):
+        block = np.clip(values[row : row + step], 0, top).astype(np.float64)
+        scaled[row : row + step] = np.rint(block * (255.0 / top))
     return scaled
 
 

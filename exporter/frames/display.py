@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 
 from exporter.elements import READING_ERRORS, name_of, text_of, value_of
+from exporter.frames.lookup import look_up
 from exporter.frames.tables import Table, read_table
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ class GrayscalePipeline:
         index = values.view(f"u{values.dtype.itemsize}") if signed else values
         if values.dtype.itemsize > 2:
             index = values.astype(np.int16).view(np.uint16) if signed else values
-        return table.take(index, mode="clip")
+        return look_up(table, index)
 
     def _is_inverted(self) -> bool:
         """Whether gray is reversed: MONOCHROME1 and Presentation LUT Shape INVERSE are one reversal, not two."""

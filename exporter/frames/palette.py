@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.errors import BadGeometry
+from exporter.frames.lookup import look_up
 from exporter.frames.tables import Table, read_table
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ class Palette:
     def __call__(self, values: np.ndarray) -> NDArray[np.uint8]:
         """``(rows, columns, 3)`` for stored values of ``(rows, columns)``."""
         if self.first == 0 and values.dtype.kind == "u":
-            return self.colours.take(values, axis=0, mode="clip")
+            return look_up(self.colours, values)
         index = np.clip(values.astype(np.int64) - self.first, 0, len(self.colours) - 1)
-        return self.colours[index]
+        return look_up(self.colours, index.astype(np.uint16))
 
 
 def read_palette(header: Dataset, *, signed: bool, big_endian: bool, notes: list[str]) -> Palette:
