@@ -25,7 +25,7 @@ from exporter.writers.image import View
 from exporter.writers.jpeg_copy import bare_jpegs, same_jpegs
 from exporter.writers.pictures import peek, still_pictures, stream_pictures
 from exporter.writers.presentation import pixel_aspect
-from exporter.writers.raw import RawForm, RescaleElements, raw_form, write_raw
+from exporter.writers.raw import RescaleElements, has_raw, raw_form, write_raw
 from exporter.writers.remux import is_video_stream, study
 from exporter.writers.sealing import write_new, writing
 from exporter.writers.still import Still, write_still
@@ -77,13 +77,12 @@ class FramesWriter:
             with frames.open_stream() as source:
                 found = study(task, source)
             images = stream_pictures(frames, found.kind, found.rate, task.settings.limits)
-            return _write(task, Numbered(frames, images, found.schedule, None, found.warnings))
+            return _write(task, Numbered(frames, images, found.schedule, measures=False, warnings=found.warnings))
         rate = task.settings.video.default_rate_hz
         schedule = schedule_of(task.instance.header, frames.count, default_rate_hz=rate)
-        form = raw_form(task.instance.pixels) if task.instance.pixels is not None else None
-        return _write(
-            task, Numbered(frames, still_pictures(frames, task.settings.display), schedule, form, schedule.warnings)
-        )
+        measures = task.instance.pixels is not None and has_raw(task.instance.pixels)
+        images = still_pictures(frames, task.settings.display)
+        return _write(task, Numbered(frames, images, schedule, measures=measures, warnings=schedule.warnings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +92,8 @@ class Numbered:
     frames: Frames
     images: Iterator[NDArray[np.uint8]]
     schedule: Schedule
-    raw: RawForm | None
-    """How stored values are written; None where there are none to write."""
+    measures: bool
+    """Whether there are stored values that measure something."""
     warnings: tuple[str, ...]
 
 
@@ -131,12 +130,12 @@ def _write(task: Task, numbered: Numbered) -> Written:
         folder.path.mkdir()
     outputs = task.settings.image.outputs
     warnings = list(numbered.warnings)
-    if "raw16" in outputs and numbered.raw is None:
+    if "raw16" in outputs and not numbered.measures:
         warnings.append("raw16: colour has no stored values that measure something; view8 alone is written")
-    if "view8" in outputs or numbered.raw is None:
+    if "view8" in outputs or not numbered.measures:
         _write_views(task, numbered, folder)
-    if "raw16" in outputs and numbered.raw is not None:
-        _write_raws(task, numbered, numbered.raw, folder)
+    if "raw16" in outputs and numbered.measures:
+        _write_raws(task, numbered, folder)
     _write_index(numbered.schedule, folder)
     with writing("sealing a folder of frames"):
         descriptor = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
@@ -189,10 +188,11 @@ def _write_views(task: Task, numbered: Numbered, folder: _Folder) -> None:
         folder.line(number)["file"] = folder.add(name, still)
 
 
-def _write_raws(task: Task, numbered: Numbered, form: RawForm, folder: _Folder) -> None:
+def _write_raws(task: Task, numbered: Numbered, folder: _Folder) -> None:
     """Stored values of every frame, with what they mean."""
     rescale = RescaleElements(task.instance.header)
     for number, stored in _counted(numbered.frames.stored(), numbered.schedule):
+        form = raw_form(stored)
         name = f"{_stem(number, numbered.schedule)}{form.suffix}"
         line = folder.line(number)
         line["raw"] = folder.add(name, write_raw(folder.path / name, stored, form))

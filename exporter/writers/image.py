@@ -12,7 +12,7 @@ from exporter.writers.framing import Framing, framing_of
 from exporter.writers.jpeg_copy import bare_jpeg, shows
 from exporter.writers.pictures import still_pictures
 from exporter.writers.presentation import icc_profile, pixel_aspect
-from exporter.writers.raw import RescaleElements, raw_form, write_raw
+from exporter.writers.raw import RescaleElements, has_raw, raw_form, write_raw
 from exporter.writers.remux import is_video_stream
 from exporter.writers.sealing import write_new
 from exporter.writers.still import Still, StillPlan, write_still
@@ -54,17 +54,18 @@ class ImageWriter:
 
         settings, instance = task.settings.image, task.instance
         frames = open_frames(instance, task.settings.limits)
-        form = raw_form(instance.pixels) if instance.pixels is not None else None
+        measures = instance.pixels is not None and has_raw(instance.pixels)
         media: list[Medium] = []
         rendering: Rendering | None = None
         warnings: list[str] = []
-        if "view8" in settings.outputs or form is None:
+        if "view8" in settings.outputs or not measures:
             view, rendering = _view(task, frames, settings, task.folder / "0.part")
             media.append(view)
-        if "raw16" in settings.outputs and form is None:
+        if "raw16" in settings.outputs and not measures:
             warnings.append("raw16: colour has no stored values that measure something; view8 alone is written")
-        elif "raw16" in settings.outputs and form is not None:
+        elif "raw16" in settings.outputs:
             stored = next(iter(frames.stored()))
+            form = raw_form(stored)
             path = task.folder / f"{len(media)}.part"
             raw = write_raw(path, stored, form)
             values = RescaleElements(instance.header).values(0, form)

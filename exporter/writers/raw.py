@@ -45,13 +45,16 @@ class RawForm:
         return self.suffix[len(".raw") :]
 
 
-def raw_form(pixels: PixelDescription) -> RawForm | None:
-    """The form that fits; None for colour, whose stored values are no measurements."""
-    if pixels.samples != 1 or pixels.photometric == "PALETTE COLOR":
-        return None
-    if pixels.keyword != "PixelData" or pixels.bits_stored > 16:
+def has_raw(pixels: PixelDescription) -> bool:
+    """Whether stored values measure something; those of colour do not."""
+    return pixels.samples == 1 and pixels.photometric != "PALETTE COLOR"
+
+
+def raw_form(stored: NDArray[Any]) -> RawForm:
+    """The form that fits stored values as they were decoded, whatever sign the header claims."""
+    if stored.dtype.kind not in "iu" or stored.dtype.itemsize > 2:
         return RawForm(".raw.npy", 0)
-    return RawForm(".raw.png", -(1 << pixels.bits_stored - 1) if pixels.signed else 0)
+    return RawForm(".raw.png", -(1 << 15) if stored.dtype.kind == "i" else 0)
 
 
 def write_raw(path: Path, stored: NDArray[Any], form: RawForm) -> Still:
@@ -64,7 +67,7 @@ def write_raw(path: Path, stored: NDArray[Any], form: RawForm) -> Still:
     if form.extension == ".png":
         samples = (stored.astype(np.int32) - form.offset).astype(np.uint16)
         if not np.array_equal(samples.astype(np.int32) + form.offset, stored):
-            raise VerifyFailed("stored values do not fit the 16 bits that (0028,0101) Bits Stored announces")
+            raise VerifyFailed("stored values do not fit 16 bits")
         return write_still(path, samples, _PNG)
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(stored), allow_pickle=False)

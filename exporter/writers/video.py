@@ -127,11 +127,11 @@ def _encoded(task: Task, shown: Shown) -> Written:
 
 
 def _fitting(plan: VideoPlan, rows: int, columns: int) -> tuple[VideoPlan, tuple[str, ...]]:
-    """The plan, or H.264 of the same intent where AV1 takes no picture of this size."""
+    """The plan, or H.264 where AV1 takes no picture of this size."""
     if plan.encoder != "libsvtav1" or min(rows, columns) >= _SMALLEST_AV1:
         return plan, ()
     warning = f"AV1 takes no picture below {_SMALLEST_AV1} rows or columns: H.264 instead"
-    return replace(plan, encoder="libx264", options=(("crf", "23"),)), (warning,)
+    return replace(plan, encoder="libx264", options=(("crf", "17"),)), (warning,)
 
 
 def _copied(task: Task, frames: Frames, schedule: Schedule) -> Written | None:
