@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import psutil
 import pytest
 
 from exporter.errors import BadGeometry, CorruptPixels
 from exporter.frames import open_frames
+from exporter.instance import Instance
 
 from .conftest import EXPLICIT_BE
 
 if TYPE_CHECKING:
-    from exporter.instance import Instance
-
     from .conftest import Build
 
 SHAPE: dict[str, Any] = {"Rows": 16, "Columns": 12}
@@ -165,3 +166,20 @@ def test_bytes_behind_the_frames_are_left_out_and_told(build: Build, ramp: np.nd
 def test_old_ge_files_hold_big_endian_pixels_in_a_little_endian_data_set(build: Build, ramp: np.ndarray) -> None:
     instance = build(ramp.astype(">u2").tobytes(), "1.2.840.113619.5.2", **SHAPE)
     np.testing.assert_array_equal(stored(instance)[0], ramp)
+
+
+def test_a_large_object_is_never_in_memory(build: Build) -> None:
+    """400 frames of 1 MiB, sparse on the disk, shown with the window over all frames: two passes."""
+    instance = build(bytes(2), Rows=1024, Columns=512, NumberOfFrames=400)
+    content = instance.path.read_bytes()
+    with instance.path.open("r+b") as file:
+        file.seek(len(content) - 6)
+        file.write(struct.pack("<I", 400 << 20))
+        file.truncate(len(content) - 2 + (400 << 20))
+    instance = Instance.open(instance.path, instance.limits)
+    before = psutil.Process().memory_info().rss
+    peak = before
+    for frame in open_frames(instance, instance.limits).display():
+        assert frame.shape == (1024, 512)
+        peak = max(peak, psutil.Process().memory_info().rss)
+    assert peak - before < 64 << 20
