@@ -1,6 +1,6 @@
 """``python -m tests.faults [--quick] [PART ...]``: the fault report, row by row; exit code 1 on any violation.
 
-Parts: power, points, disks, errors, bad, privacy, network, soak, suites; without any, all of them.
+Parts: power, points, disks, errors, bad, privacy, network, soak, lifecycle, suites; without any, all of them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tests.faults import (
     crash_points,
     errors,
     full_disk,
+    lifecycle,
     network_fuzz,
     power_cut,
     privacy,
@@ -41,6 +42,7 @@ PARTS: Final[dict[str, Callable[[Path, Scale], Iterator[Row]]]] = {
     "privacy": privacy.rows,
     "network": network_fuzz.rows,
     "soak": soak.rows,
+    "lifecycle": lifecycle.rows,
     "suites": suites.rows,
 }
 
