@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -37,8 +38,8 @@ CELLS = (
     Cell("512 KB, 1 association", 512 << 10, 200, 1),
     Cell("512 KB, 4 associations", 512 << 10, 75, 4),
     Cell("512 KB, 8 associations", 512 << 10, 40, 8),
-    Cell("50 MB, 1 association", 50 << 20, 8, 1),
-    Cell("50 MB, 4 associations", 50 << 20, 2, 4),
+    Cell("50 MB, 1 association", 50 << 20, 4, 1),
+    Cell("50 MB, 4 associations", 50 << 20, 1, 4),
     Cell("50 MB, 8 associations", 50 << 20, 1, 8),
 )
 
@@ -60,7 +61,7 @@ def measure(receiver: Receiver, cell: Cell, folder: Path, preloads: dict[str, Pa
     senders: list[subprocess.Popen[str]] = []
     try:
         for number in range(cell.associations):
-            arguments = [running.port, cell.size_bytes, cell.count, number]
+            arguments = [running.port, cell.size_bytes, cell.count, number, receiver.pdu_bytes]
             senders.append(
                 subprocess.Popen(
                     [sys.executable, "-S", str(HERE / "sender.py"), *map(str, arguments)],
@@ -72,7 +73,7 @@ def measure(receiver: Receiver, cell: Cell, folder: Path, preloads: dict[str, Pa
         for sender in senders:
             assert sender.stdout is not None
             if sender.stdout.readline() != "ready\n":
-                raise RuntimeError(f"{receiver.name} did not accept the association")
+                raise RuntimeError("a sender did not start")
         before = running.cpu_s()
         times = []
         for sender in senders:
@@ -100,7 +101,7 @@ def measure(receiver: Receiver, cell: Cell, folder: Path, preloads: dict[str, Pa
 def run(options: argparse.Namespace) -> None:
     """Measure everything and write the report."""
     receivers = [r for r in RECEIVERS if options.only in r.name or r.name == "ours"]
-    cells = [cell for cell in CELLS if options.cells in cell.name]
+    cells = [cell for cell in CELLS if re.search(options.cells, cell.name)]
     figures: dict[tuple[str, str], list[Figure]] = defaultdict(list)
     absent: set[str] = set()
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
@@ -122,8 +123,9 @@ def run(options: argparse.Namespace) -> None:
             lines += ["", "Not measured:", "", *(f"- {line}" for line in sorted(absent))]
     text = "\n".join(lines) + "\n"
     print(text)
-    if options.write and not options.only and not options.cells:
-        write(options.write, text)
+    target = options.write or (None if options.only or options.cells else Path("docs/benchmarks.md"))
+    if target is not None:
+        write(target, text)
 
 
 def middle(figures: list[Figure], name: str) -> float:

@@ -28,6 +28,8 @@ class Receiver:
     durable: bool
     command: Callable[[int, Path], list[str]]
     preload: str = ""
+    pdu_bytes: int = 131072
+    """The longest PDU it takes as configured here."""
 
 
 class Missing(Exception):
@@ -90,10 +92,10 @@ def _usual(port: int, folder: Path) -> list[str]:
 RECEIVERS = (
     Receiver("ours", True, _ours),
     Receiver("ours, not durable", False, _ours, preload="VOLATILE"),
-    Receiver("storescp as shipped", False, _storescp),
+    Receiver("storescp as shipped", False, _storescp, pdu_bytes=16384),
     Receiver("storescp --fork -B", False, _storescp_fork),
     Receiver("storescp --fork -B, durable", True, _storescp_fork, preload="DURABLE"),
-    Receiver("Orthanc", True, _orthanc),
+    Receiver("Orthanc", True, _orthanc, pdu_bytes=16384),
     Receiver("pynetdicom's usual handler", False, _usual),
 )
 

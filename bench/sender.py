@@ -1,7 +1,7 @@
-"""One requestor at full speed: associates, waits for a line on standard input, sends instances, says how long it took.
+"""One requestor at full speed: waits for a line on standard input, associates, sends instances, says how long it took.
 
 It builds every byte before it starts and does next to nothing while it sends, so that the receiver is what is measured.
-Usage: python sender.py PORT BYTES COUNT NUMBER
+Usage: python sender.py PORT BYTES COUNT NUMBER PDU_BYTES
 """
 
 from __future__ import annotations
@@ -103,25 +103,31 @@ def receive(sock: socket.socket) -> bytes:
     return body
 
 
-def main(port: int, size: int, count: int, number: int) -> None:
-    uids = [UID % (number, n) for n in range(count)]
-    sock = socket.create_connection(("127.0.0.1", port))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.sendall(request())
-    accepted = receive(sock)
-    at = accepted.find(b"\x51\0\0\4")
-    (max_pdu,) = struct.unpack_from(">I", accepted, at + 4)
-    # Large instances differ in their UIDs only, and those have one length: one is built and changed in place.
-    model = bytearray(message(uids[0], 0, size, min(max_pdu or PDU_BYTES, PDU_BYTES)))
+def prepared(uids: list[bytes], size: int, max_pdu: int) -> tuple[bytearray, list[int]]:
+    """One message and where its UID stands: instances differ in their UIDs only, and those have one length."""
+    model = bytearray(message(uids[0], 0, size, max_pdu))
     places = []
     at = model.find(uids[0])
     while at >= 0:
         places.append(at)
         at = model.find(uids[0], at + 1)
+    return model, places
+
+
+def main(port: int, size: int, count: int, number: int, max_pdu: int) -> None:
+    uids = [UID % (number, n) for n in range(count)]
+    model, places = prepared(uids, size, max_pdu)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
     started = time.monotonic()
+    sock = socket.create_connection(("127.0.0.1", port))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.sendall(request())
+    accepted = receive(sock)
+    (permitted,) = struct.unpack_from(">I", accepted, accepted.find(b"\x51\0\0\4") + 4)
+    if permitted and permitted < max_pdu:
+        raise SystemExit(f"the receiver takes PDUs of {permitted} bytes only")
     for uid in uids:
         for at in places:
             model[at : at + len(uid)] = uid
