@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from listener.spool import Spool
 from tests.faults.daemons import SMALL_MARKS, Daemons, Footprint, Late, daemons, wait_for
 from tests.faults.instances import instance
-from tests.faults.invariants import check_settled, whole_spool_files
+from tests.faults.invariants import check_settled, raw_lines, whole_spool_files
 from tests.faults.recording import ABORT, read_pdu, sessions
 from tests.faults.report import Row, Scale, attempt
 from tests.faults.senders import Pynetdicom
@@ -59,6 +59,10 @@ def _timed_stop(product: Daemons, name: str, violations: list[str], *, twice: bo
     return time.monotonic() - started
 
 
+def _has_more_lines(data: Path, lines: int) -> bool:
+    return len(raw_lines(data / "metadata.jsonl")) > lines
+
+
 def stop_row(scratch: Path) -> Row:
     """SIGTERM to a listener: idle, with an idle association, amid transfers; to an exporter, once and twice."""
     violations: list[str] = []
@@ -92,8 +96,9 @@ def stop_row(scratch: Path) -> Row:
         violations += ["files left in spool/tmp"] * bool(list((data / "spool" / "tmp").iterdir()))
         for twice in (False, True):
             fill_spool(data, 150)
+            lines = len(raw_lines(data / "metadata.jsonl"))
             product.start("run")
-            wait_for(lambda: '"exported"' in product.log("run"), 60, "the exporter exports")
+            wait_for(partial(_has_more_lines, data, lines), 60, "the exporter exports")
             seconds = _timed_stop(product, "run", violations, twice=twice)
             figures.append(f"exporter amid exports{', told twice' if twice else ''} {seconds:.1f} s")
         product.start("run")
