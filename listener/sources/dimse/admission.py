@@ -26,6 +26,10 @@ class Place:
         self.sock = sock
         self.host = host
 
+    def uses(self, sock: socket.socket) -> None:
+        """The connection goes on under another object: TLS has taken over."""
+        self.sock = sock
+
     def has_asked(self) -> None:
         """Its request is there: from now on it is not displaced."""
         self._places.settle(self)
@@ -82,7 +86,8 @@ class Places:
         self._free(victim)
         self.displaced += 1
         with suppress(OSError):
-            victim.sock.shutdown(socket.SHUT_RDWR)  # its thread sees the end and leaves
+            # Its thread sees the end and leaves. Of the plain class: TLS would drop state that its thread is using.
+            socket.socket.shutdown(victim.sock, socket.SHUT_RDWR)
         return True
 
     def _free(self, place: Place) -> None:

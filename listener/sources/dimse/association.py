@@ -28,12 +28,12 @@ from listener.sources.dimse.wire import AssociationOver, ConnectionLost, Wire
 from listener.space import Room
 
 if TYPE_CHECKING:
-    import socket
     import ssl
     from collections.abc import Callable
 
     from listener.settings import ListenerSection
     from listener.sources.contract import Surroundings
+    from listener.sources.dimse.admission import Place
     from listener.sources.dimse.commitment import Commitments
     from listener.sources.dimse.negotiation import Policy
     from listener.sources.dimse.services import Sink
@@ -83,12 +83,14 @@ class Common:
 class Connection:
     """An accepted TCP connection."""
 
-    sock: socket.socket
-    peer_host: str
+    place: Place
     own_host: str
     own_port: int
-    has_asked: Callable[[], None]
-    """Told once the request is there: a connection that only stays silent may be displaced."""
+
+    @property
+    def peer_host(self) -> str:
+        """The peer's address."""
+        return self.place.host
 
 
 class Association:
@@ -112,7 +114,7 @@ class Association:
         try:
             wire = self._open()
         except (OSError, ValueError):
-            self._connection.sock.close()
+            self._connection.place.sock.close()
             self._account.close("tls_handshake_failed" if self._terms.tls else "connection_lost")
             return
         self._wire = wire
@@ -145,10 +147,12 @@ class Association:
 
     def _open(self) -> Wire:
         """The connection as a wire; the TLS handshake happens here, in the association's own thread."""
-        sock = self._connection.sock
+        sock = self._connection.place.sock
         if self._terms.tls is not None:
             sock.settimeout(self._settings.tls.handshake_s if self._settings.tls else None)
-            sock = self._terms.tls.wrap_socket(sock, server_side=True)
+            sock = self._terms.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            self._connection.place.uses(sock)
+            sock.do_handshake()
         return Wire(sock, pdu_s=self._settings.deadlines.pdu_s, stopping=self._common.stopping)
 
     def _establish(self) -> Rejection | None:
@@ -156,7 +160,7 @@ class Association:
         request = self._request()
         self._account.asked(request)
         connection, common = self._connection, self._common
-        connection.has_asked()
+        connection.place.has_asked()
         encrypted = self._terms.tls is not None
         if common.surroundings.space.state is Room.REJECT_ASSOCIATIONS:
             return TEMPORARY_CONGESTION

@@ -187,7 +187,7 @@ class DimseSource:
     def _serve(self, place: Place, terms: Terms) -> None:
         try:
             own = place.sock.getsockname()
-            connection = Connection(place.sock, place.host, str(own[0]), int(own[1]), place.has_asked)
+            connection = Connection(place, str(own[0]), int(own[1]))
             Association(connection, terms, self._common).run()
         except Exception:  # around the replies of one association: a defect of ours must not leave its peer waiting
             log.exception("association failed inside")

@@ -175,3 +175,17 @@ def test_a_silent_client_costs_one_thread_and_its_deadline(receive: Callable[...
     with socket.create_connection(("127.0.0.1", receiver.port), timeout=5) as sock:
         assert sock.recv(1) == b""
     receiver.wait_for("associations_tls_handshake_failed")
+
+
+def test_silent_handshakes_make_room_for_a_sender(receive: Callable[..., Receiver], certificate: Path) -> None:
+    receiver = receive(
+        listener={"tls": {"certificate": str(certificate), "handshake_s": 20.0}, "limits": {"max_associations": 5}}
+    )
+    silent = [Requestor(receiver.port, source="127.0.0.2") for _ in range(5)]
+    try:
+        with EncryptedRequestor(receiver.port, trusting(certificate)) as requestor:
+            assert requestor.associate()[0] == 2
+        assert silent[0].is_closed()
+    finally:
+        for one in silent:
+            one.sock.close()
