@@ -175,7 +175,7 @@ def _write_views(task: Task, numbered: Numbered, folder: _Folder) -> None:
     folder.size, folder.geometry, folder.notes = framing.size, framing.geometry(), framing.notes
     view = View(settings, frames, framing)
     if not frames.is_video_stream and view.may_copy and same_jpegs(frames, task.settings.display) is not None:
-        for number, jpeg in _counted(bare_jpegs(frames), numbered.schedule):
+        for number, jpeg in _counted(bare_jpegs(frames, framing.aspect), numbered.schedule):
             name = f"{_stem(number, numbered.schedule)}.jpg"
             folder.line(number)["file"] = folder.add(name, Still(write_new(folder.path / name, (jpeg,)), "jpeg"))
         folder.copied = True

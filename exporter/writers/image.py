@@ -121,7 +121,7 @@ class View:
 
     def copied(self, encoded: bytes, display: NDArray[np.uint8]) -> bytes | None:
         """The JPEG to copy; None where it is not baseline, or does not show the display values."""
-        jpeg = bare_jpeg(encoded)
+        jpeg = bare_jpeg(encoded, self.framing.aspect)
         return jpeg if jpeg is not None and shows(jpeg, display) else None
 
 

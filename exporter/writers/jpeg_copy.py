@@ -11,6 +11,7 @@ Source: ITU-T T.81 annex B (markers), T.871 (JFIF), T.872 6.5.3 (Adobe APP14).
 from __future__ import annotations
 
 import io
+import struct
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -41,8 +42,12 @@ wrong colour space, a window or an inversion is below 25."""
 _MEAN_TOLERANCE: Final = 1.5
 
 
-def bare_jpeg(data: bytes) -> bytes | None:
+def bare_jpeg(data: bytes, aspect: tuple[int, int] | None = None) -> bytes | None:
     """The baseline JPEG without segments that could hold text; None where it is not JPEG baseline.
+
+    Args:
+        data: The encoded frame; bytes behind its end are left out.
+        aspect: Vertical and horizontal size of a pixel; stated in the JFIF header, None for square.
 
     Raises:
         CorruptPixels: The markers do not lead to the end of the image.
@@ -55,7 +60,23 @@ def bare_jpeg(data: bytes) -> bytes | None:
             return None
         if _is_kept(marker, segment):
             kept.append(segment)
+    if aspect is not None:
+        _state_aspect(kept, aspect)
     return b"".join(kept)
+
+
+def _state_aspect(segments: list[bytes], aspect: tuple[int, int]) -> None:
+    """The shape of pixels in the JFIF header (unit 0: a ratio, T.871 10.1), which is made where there is none.
+
+    Beside Adobe's marker none is made: JFIF would claim another colour space.
+    """
+    density = struct.pack(">BHH", 0, *aspect)
+    for index, segment in enumerate(segments):
+        if segment[:2] == b"\xff\xe0":
+            segments[index] = segment[:11] + density + segment[16:]
+            return
+    if not any(segment[:2] == b"\xff\xee" for segment in segments):
+        segments.insert(1, b"\xff\xe0\0\x10JFIF\0\1\1" + density + b"\0\0")
 
 
 def coding_of(jpeg: bytes) -> bytes:
@@ -161,14 +182,14 @@ def same_jpegs(frames: Frames, display: DisplaySettings) -> tuple[int, int] | No
     return size
 
 
-def bare_jpegs(frames: Frames) -> Iterator[bytes]:
+def bare_jpegs(frames: Frames, aspect: tuple[int, int] | None) -> Iterator[bytes]:
     """The frames' JPEGs without text.
 
     Raises:
         CorruptPixels: One is no JPEG baseline.
     """
     for number, encoded in enumerate(frames.encoded(), start=1):
-        jpeg = bare_jpeg(encoded)
+        jpeg = bare_jpeg(encoded, aspect)
         if jpeg is None:
             raise CorruptPixels(f"frame {number} is no JPEG baseline among frames that are")
         yield jpeg

@@ -146,8 +146,11 @@ def _copied(task: Task, frames: Frames, schedule: Schedule) -> Written | None:
     if size is None:
         return None
     path = task.folder / "0.part"
-    write_motion_jpeg(path, bare_jpegs(frames), schedule, size, container)
-    framing = framing_of(FramingSettings(), task.instance, frames, (size[1], size[0], 3), pixel_aspect(frames))
+    aspect = pixel_aspect(frames)
+    # FFmpeg, and every player made of it, reads a video's JFIF ratio as width : height, T.871 10.1 as height : width
+    stated = None if aspect is None else (aspect[1], aspect[0])
+    write_motion_jpeg(path, bare_jpegs(frames, stated), schedule, size, container)
+    framing = framing_of(FramingSettings(), task.instance, frames, (size[1], size[0], 3), aspect)
     medium = replace(_medium(path, extension, "mjpeg", schedule, size), transcoded=False, geometry=framing.geometry())
     notes = (*frames.rendering.notes, "the instance's own JPEGs, copied; segments of text left out")
     return Written(

@@ -186,3 +186,23 @@ def test_any_bytes_are_copied_refused_or_corrupt(data: bytes) -> None:
     except CorruptPixels:
         return
     assert bare is None or bare.endswith(b"\xff\xd9")
+
+
+def test_pixels_that_are_not_square_are_stated_in_every_copied_jpeg(
+    corpus: Path, export: Callable[..., Any], probe: Callable[..., Any]
+) -> None:
+    result, folder = export(corpus / "suyashkumar__dicom" / "I_000003.dcm", COPY)
+    assert result.media[0].codec == "mjpeg"
+    assert probe(folder / result.media[0].file)["streams"][0]["sample_aspect_ratio"] == "5:4"
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_rgb": True}])
+def test_the_shape_of_pixels_never_changes_the_colours(options: dict[str, Any]) -> None:
+    data = jpeg(picture(), **options)
+    for source in (data, data[:2] + data[20:] if not options else data):  # with and without a JFIF header
+        stated = bare_jpeg(source, (4, 5))
+        assert stated is not None
+        np.testing.assert_array_equal(
+            np.asarray(Image.open(io.BytesIO(stated))), np.asarray(Image.open(io.BytesIO(source)))
+        )
+        assert options or Image.open(io.BytesIO(stated)).info["jfif_density"] == (4, 5)
