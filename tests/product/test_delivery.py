@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image
+from pydicom import examples
 
 from tests.product.running import run
 
@@ -44,6 +45,20 @@ def association_profile(catalog: list[dict[str, Any]], path: Path) -> Path:
     lines += ["[[Profiles]]", "[Corpus]", "PresentationContexts = Corpus"]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def test_an_instance_that_is_sent_again_is_a_duplicate_and_is_not_exported_again(
+    product: Product, peer: Callable[[str], str]
+) -> None:
+    product.start("serve")
+    command = [peer("dcmsend"), "-v", "-aec", "EXPORTER", "127.0.0.1", str(product.port)]
+    files = [examples.get_path("ct"), examples.get_path("ybr_color")]
+    for _ in range(3):
+        assert send(command, files) == 2
+        product.settled()
+    status = product.status()
+    assert (status["exported"], status["skipped"], status["duplicates"], status["quarantined"]) == (2, 4, 4, 0)
+    assert len(product.lines) == len(product.media) == 2
 
 
 def check_media(product: Product, ffprobe: str) -> None:
@@ -99,6 +114,7 @@ def test_everything_a_real_sender_delivers_is_accounted_for(
     kept = status["exported"] + status["skipped"] + status["quarantined"]
     assert kept >= stored
     assert status["failed"] == 0
+    assert not (product.data / "spool" / "quarantine" / "internal").exists(), "a defect of ours"
     assert status["exported"] > 100
     metadata_only = [line for line in product.lines if line["media_type"] == "none"]
     assert len(product.lines) == status["exported"] + len(metadata_only)
@@ -118,6 +134,8 @@ def test_a_folder_is_accounted_for_file_by_file_and_a_rerun_exports_nothing(
     status = json.loads(run("status", "--json", "--data", out).stdout)
     assert status["exported"] + status["skipped"] + status["failed"] == len(files)
     assert status["pending"] == status["active"] == status["quarantined"] == 0
+    reasons = {row["reason"] for row in json.loads(run("failures", "list", "--json", "--data", out).stdout)}
+    assert reasons == {"not_dicom", "unreadable", "bad_geometry", "corrupt_pixels"}
     lines = (out / "metadata.jsonl").read_bytes()
     again = run("backfill", corpus, "--output", out, timeout=60)
     assert again.returncode == 3, again.stderr
