@@ -24,6 +24,7 @@ from tests.faults.invariants import media_files, opens
 from tests.faults.report import Row, Scale, attempt
 from tests.faults.seeds import seeds
 from tests.faults.senders import Canary
+from tests.product.hostile import write_hostile_files
 from tests.product.running import family, peak_resident_mb
 
 if TYPE_CHECKING:
@@ -144,6 +145,23 @@ def backfill_row(scratch: Path, count: int) -> Row:
     told = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
     figure = f"{told}; peak {most_mb:.0f} MB; {workers} worker processes; {count / max(seconds, 0.1):.0f} inputs/s"
     return Row(FAULT, f"backfill, {len(seeds())} seeds", count, tuple(violations), figure)
+
+
+def bombs_row(scratch: Path) -> Row:
+    """Files that are small and claim much: every limit on, the most memory of any process is the figure."""
+    violations: list[str] = []
+    folder, out = scratch / "in", scratch / "out"
+    files = write_hostile_files(folder)
+    largest = max(path.stat().st_size for path in files) >> 20
+    started = time.monotonic()
+    watch = _backfill(folder, out, scratch, violations)
+    seconds = time.monotonic() - started
+    reasons = _judge(out, len(files), violations)
+    if watch.most_mb > MOST_MB:
+        violations.append(f"a process had {watch.most_mb:.0f} MB resident")
+    told = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
+    figure = f"{told}; largest file {largest} MB, peak {watch.most_mb:.0f} MB; {seconds:.0f} s for all"
+    return Row("F30-F35 bombs and lies", "backfill", len(files), tuple(violations), figure)
 
 
 def _backfill(folder: Path, out: Path, scratch: Path, violations: list[str]) -> Watch:
@@ -340,6 +358,7 @@ def _data_set(data: bytes) -> int:
 def rows(scratch: Path, scale: Scale) -> Iterator[Row]:
     """Mutants everywhere."""
     for name, measure in (
+        ("bombs", bombs_row),
         ("walk", lambda _: walk_row(scale.mutants)),
         ("backfill", partial(backfill_row, count=scale.mutants)),
         ("listener", partial(listener_row, count=max(scale.mutants // 20, 20))),
