@@ -65,8 +65,8 @@ def backfill(
         workers: Worker processes; default: `num_workers` of the settings, which is one per processor.
 
     Yields:
-        One outcome per file, as they come; nothing for files that were finished before and have not changed. Closing
-        the iterator stops the run; calling again goes on.
+        One outcome per file, as they come, its `name` the path relative to `dir`; nothing for files that were finished
+        before and have not changed. Closing the iterator stops the run; calling again goes on.
 
     Raises:
         InputUnusable: The folder cannot be read.

@@ -18,7 +18,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -291,7 +291,7 @@ def outcomes(
     stop = threading.Event()
     try:
         for published in backfill(request, Tally(), stop):
-            yield published.outcome
+            yield replace(published.outcome, name=published.work.name)
     finally:
         stop.set()
 
@@ -303,7 +303,7 @@ def one_file(path: str | os.PathLike[str], output: str | os.PathLike[str], setti
     with opened(request.settings, request.places, workers=1, policy=policy) as session:
         run = _Run(session, Tally(), threading.Event())
         (published,) = run.results(iter([look_at(Path(path).absolute())]))
-    return published.outcome
+    return replace(published.outcome, name=published.work.name)
 
 
 def look_at(path: Path) -> Found:

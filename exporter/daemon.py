@@ -179,6 +179,13 @@ class _Loop:
             return False
         if now - self._scanned_at < WAIT_S:
             return False
+        if due:  # what somebody took away by hand is not waited for
+            folder = self._spool.new.path
+            self._deferred = {
+                name: not_before
+                for name, not_before in self._deferred.items()
+                if not_before > time.time() or (folder / name).exists()
+            }
         self._changed_ns, self._scanned_at = changed_ns, now
         self._waiting = self._spool.pending(SCAN_ITEMS + len(self._deferred))
         return True

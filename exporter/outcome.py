@@ -165,6 +165,8 @@ class Exported:
     rendering: Rendering | None = None
     warnings: tuple[str, ...] = ()
     status: Literal["exported"] = field(default="exported", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    """The input, as metadata lines call it (`dicom_file`); told to Python callers, never by a worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,8 @@ class Skipped:
     settings_sha256: str | None = None
     warnings: tuple[str, ...] = ()
     status: Literal["skipped"] = field(default="skipped", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    """The input, as metadata lines call it (`dicom_file`); told to Python callers, never by a worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +196,8 @@ class Failed:
     identity: Identity | None = None
     source_sha256: str | None = None
     status: Literal["failed"] = field(default="failed", kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    """The input, as metadata lines call it (`dicom_file`); told to Python callers, never by a worker."""
 
 
 Outcome = Exported | Skipped | Failed

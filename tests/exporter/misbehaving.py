@@ -48,6 +48,8 @@ def export(job: Job, ask: Ask) -> Outcome:
             os._exit(7)
         case "hang":
             time.sleep(600)
+        case "freeze":
+            os.kill(os.getpid(), signal.SIGSTOP)
         case "spin":
             while True:
                 pass

@@ -380,6 +380,7 @@ def test_an_iteration_that_is_given_up_leaves_no_process_and_no_lock(tree: Path,
     tasks = Path("/proc/self/task")
     assert not any((task / "children").read_text().split() for task in tasks.iterdir())
     rest = list(exporter.backfill(tree, out))
+    assert all(outcome.name is not None for outcome in rest)
     assert len(rest) <= 8, "what was finished, seen or not, is finished"
     with Ledger.open_read_only(out / "exporter.db") as ledger:
         counts = ledger.counts()

@@ -66,11 +66,12 @@ def test_a_crash_is_an_outcome_and_the_next_job_gets_a_new_process(word: str, sa
         assert made.starts == 2
 
 
-def test_a_job_that_hangs_is_killed_at_the_wall_limit() -> None:
+@pytest.mark.parametrize("word", ["hang", "freeze"])
+def test_a_job_that_hangs_is_killed_at_the_wall_limit(word: str) -> None:
     with worker(wall_s=1.0) as made:
         made.ensure_ready()
         started = time.monotonic()
-        outcome = run(made, "hang")
+        outcome = run(made, word)
         assert isinstance(outcome, Failed)
         assert outcome.reason is Reason.TIMEOUT
         assert 1.0 <= time.monotonic() - started < 5
@@ -148,9 +149,9 @@ def test_what_is_not_wanted_is_not_exported_and_costs_no_process() -> None:
 
 
 def test_the_time_to_decide_does_not_count() -> None:
-    with worker(wall_s=0.5) as made:
+    with worker(wall_s=3) as made:
         made.ensure_ready()
-        assert isinstance(run(made, "plain", decide=lambda _: time.sleep(1)), Skipped)  # type: ignore[func-returns-value]  # it decides None, late
+        assert isinstance(run(made, "plain", decide=lambda _: time.sleep(3.5)), Skipped)  # type: ignore[func-returns-value]  # it decides None, late
 
 
 def test_another_thread_can_have_the_job_given_up() -> None:
