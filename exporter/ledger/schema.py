@@ -7,6 +7,8 @@ hint; it must never be repaired, replaced or emptied here.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import sqlite3
 import threading
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 """Version of the tables (``PRAGMA user_version``); a higher one was written by a newer exporter."""
+
+NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
+"""What file systems without hard links answer (FAT, exFAT, some network and FUSE file systems)."""
 
 _APPLICATION = 0x444D4531
 """``PRAGMA application_id`` of a ledger (``DME1``): another program's database is never taken for one."""
@@ -195,10 +200,34 @@ def _make(path: Path) -> None:
             _make_tables(connection)
             connection.execute("COMMIT")
         with suppress(FileExistsError):  # somebody was faster
-            path.hardlink_to(making)
+            _appear(making, path)
     finally:
-        making.unlink()
+        making.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def _appear(making: Path, path: Path) -> None:
+    """Give a finished file its name, unless that name is taken.
+
+    Raises:
+        FileExistsError: It is.
+    """
+    try:
+        path.hardlink_to(making)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+    else:
+        return
+    # A rename would replace the ledger that somebody else made in between: makers take turns.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        making.rename(path)
+    finally:
+        os.close(folder)
 
 
 def _connect_read_only(path: Path, busy_timeout_s: float) -> sqlite3.Connection:

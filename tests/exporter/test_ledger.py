@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import subprocess
@@ -590,6 +591,24 @@ def test_a_second_exporter_is_refused_a_command_beside_it_is_not(path: Path, led
 def test_the_lock_ends_with_the_ledger(path: Path) -> None:
     Ledger.open(path).close()
     Ledger.open(path).close()
+
+
+def test_a_file_system_without_hard_links_gets_a_ledger_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # what FAT answers
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    threads, path = 8, tmp_path / "exporter.db"
+
+    def begin(number: int) -> None:
+        with Ledger.open(path, exclusive=False) as ledger:
+            ledger.begin(f"{number}", size_bytes=1, mtime_ns=2, source="folder")
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(begin, range(threads)))
+    with Ledger.open(path) as ledger:
+        assert ledger.counts().active == threads  # nobody replaced the ledger that another had written to
+    assert not list(tmp_path.glob("*.making-*"))
 
 
 def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
