@@ -153,7 +153,7 @@ def _of_system(error: OSError, known: _Known) -> Failed:
     if error.errno in FULL:
         raise OutOfSpace(f"writing media: {os.strerror(error.errno or 0)}") from None
     if error.errno == errno.EFBIG:
-        message = "writing media: the file would pass limits.max_output_bytes"
+        message = "writing media: the file would pass the largest size that a worker may write"
         return Failed(Reason.TOO_LARGE, message, may_pass=False, identity=known.identity)
     message = f"{type(error).__name__} ({name}) at {place(error)}"
     return Failed(Reason.INTERNAL, message, may_pass=True, identity=known.identity, source_sha256=known.source_sha256)
