@@ -90,23 +90,19 @@ def parse_command(content: bytes | bytearray) -> Command:
     )
 
 
-def response(
-    request: Command, status: int, *, comment: str = "", data_set: bool = False, type_id: int | None = None
-) -> bytes:
+def response(request: Command, status: int, *, comment: str = "") -> bytes:
     """The command set that answers a request (PS3.7 9.3.1.2 C-STORE-RSP, 9.3.5.2 C-ECHO-RSP, 10.3 for DIMSE-N).
 
     Args:
         request: What is answered.
         status: (0000,0900) Status.
         comment: (0000,0902) Error Comment: up to 64 characters, in our own words.
-        data_set: Whether a data set follows.
-        type_id: (0000,1008) Action Type ID of an N-ACTION-RSP.
     """
     elements = [
         _uid(0x0002, request.sop_class_uid),
         _us(0x0100, request.field | RESPONSE),
         _us(0x0120, request.message_id),
-        _us(0x0800, 0x0102 if data_set else NO_DATA_SET),
+        _us(0x0800, NO_DATA_SET),
         _us(0x0900, status),
     ]
     if comment:
@@ -114,8 +110,8 @@ def response(
         elements.append(_element(0x0902, text + b" " * (len(text) & 1)))
     if request.sop_instance_uid:
         elements.append(_uid(0x1000, request.sop_instance_uid))
-    if type_id is not None:
-        elements.append(_us(0x1008, type_id))
+    if request.field == Field.N_ACTION_RQ and request.type_id is not None:
+        elements.append(_us(0x1008, request.type_id))
     return _with_group_length(elements)
 
 

@@ -13,7 +13,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 """The DICOM application context name (PS3.7 A.2.1)."""
@@ -366,8 +366,3 @@ def _item(kind: int, value: bytes) -> bytes:
 
 def _pdu(kind: PDUType, body: bytes) -> bytes:
     return HEADER.pack(kind, len(body)) + body
-
-
-def join(parts: Iterable[bytes]) -> bytes:
-    """Several PDUs, to be sent together."""
-    return b"".join(parts)

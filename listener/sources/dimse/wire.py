@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 TICK_S: Final = 1.0
 """Longest time in the kernel before deadlines and the order to stop are looked at."""
 FIRST_BUFFER_BYTES: Final = 16 << 10
-BUFFER_BYTES: Final = 512 << 10
-"""Once data sets come: enough for the kernel to hand over all it has."""
+BUFFER_BYTES: Final = 256 << 10
+"""Once data sets come; larger ones measured no faster."""
+SEND_BUFFER_BYTES: Final = 64 << 10
 _QUICKACK: Final = getattr(socket, "TCP_QUICKACK", None)
 
 
@@ -72,7 +73,6 @@ class Wire:
         self._end = 0
         self._encrypted = isinstance(sock, ssl.SSLSocket)
         self.before_read: Callable[[], None] = _nothing
-        self.received_bytes = 0
         self.deadline = 0.0
         if self._encrypted:
             sock.settimeout(TICK_S)
@@ -82,6 +82,8 @@ class Wire:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(TICK_S))
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(pdu_s))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # All we send are short answers: a peer that never reads them fills little, and is found out soon.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
     def enlarge(self) -> None:
         """Make the buffer large: data sets are coming."""
@@ -190,7 +192,6 @@ class Wire:
                 raise DeadlineMissed
             if count:
                 self._end += count
-                self.received_bytes += count
                 return
 
     def _receive(self) -> int:
