@@ -208,10 +208,16 @@ def _say(settings: Settings, data: DataFolder) -> None:
         "Try it from another terminal:",
         f"  echoscu{secure} -aec {listener.ae_title} {host} {listener.port}",
         f"  storescu{secure} -aec {listener.ae_title} +sd +r {host} {listener.port} FOLDER-OF-DICOM-FILES",
-        f"  exporter status --data {data.root}",
+        f"  {_own_command()} status --data {data.root}",
         "Stop with Ctrl-C.",
     ]
     _write("\n".join(lines))
+
+
+def _own_command() -> str:
+    """This command as it was called: a virtual environment's is seldom on the reader's path."""
+    called = sys.argv[0]
+    return called if called.rpartition("/")[2] == "exporter" else "exporter"
 
 
 @contextmanager
