@@ -65,7 +65,11 @@ class Witness:
     def __init__(self, frames: int, frame_bytes: int, *, exact: bool) -> None:
         self.exact = exact
         self._digests: list[bytes] = []
-        self._grids: list[list[NDArray[np.float16]]] = []
+        self._frames = frames
+        # One block per plane for all frames: small arrays kept between large ones that come and go would split the
+        # heap, and every new frame would need fresh memory.
+        self._grids: list[NDArray[np.float16]] = []
+        self._seen = 0
         self._cells = max(_FEWEST_CELLS, min(_MOST_CELLS, _GRID_BYTES // (6 * max(1, frames))))
         self._kept: dict[int, list[NDArray[np.uint8]]] = {}
         self._means: dict[int, NDArray[np.float64]] = {}
@@ -76,15 +80,20 @@ class Witness:
     @property
     def seen(self) -> int:
         """Frames seen so far."""
-        return len(self._digests) if self.exact else len(self._grids)
+        return self._seen
 
     def see(self, index: int, frame: VideoFrame, display: NDArray[np.uint8]) -> None:
         """Remember the frame as it goes to the encoder, and its padded display values."""
+        self._seen += 1
         if self.exact:
             self._digests.append(_digest(display))
             return
         planes = planes_of(frame)
-        self._grids.append([_grid(plane, self._cells) for plane in planes])
+        grids = [_grid(plane, self._cells) for plane in planes]
+        if not self._grids:
+            self._grids = [np.empty((self._frames, *grid.shape), np.float16) for grid in grids]
+        for kept, grid in zip(self._grids, grids, strict=True):
+            kept[index] = grid
         if index in self._wanted:
             self._kept[index] = [plane.copy() for plane in planes]
         if index in self._wanted_means:
@@ -108,8 +117,8 @@ class Witness:
         if index in self._means and min(frame.width, frame.height) >= _SMALLEST_MEAN:
             self._compare_means(index, frame, planes, job)
         allowed = 255 * 10 ** (-job.plan.psnr_floor_db / 20)
-        for plane, expected in zip(planes, self._grids[index], strict=True):
-            error = float(np.sqrt(np.mean(np.square(_grid(plane, self._cells) - expected.astype(np.float32)))))
+        for plane, kept in zip(planes, self._grids, strict=True):
+            error = float(np.sqrt(np.mean(np.square(_grid(plane, self._cells) - kept[index].astype(np.float32)))))
             if error > allowed:
                 raise VerifyFailed(f"frame {index + 1}, decoded back, is another picture (block means {error:.1f} off)")
 

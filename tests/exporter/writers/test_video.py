@@ -298,3 +298,36 @@ def test_every_cine_of_the_corpus_has_the_times_of_its_elements(
         assert float(probed["format"]["duration"]) == pytest.approx(result.media[0].duration_s, abs=0.002)
         checked += 1
     assert checked >= 10
+
+
+def test_memory_does_not_grow_with_the_number_of_frames(tmp_path: Path) -> None:
+    """In a process of its own, so that nobody else's memory counts."""
+    script = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
+        "from fractions import Fraction\n"
+        "import numpy as np\n"
+        "from exporter.timing import Schedule\n"
+        "from exporter.writers.encoder import Job, encode\n"
+        "from exporter.writers.pixel_format import Converter\n"
+        "from exporter.writers.plan import plan_of\n"
+        "from exporter.writers.verify import Witness, check_video\n"
+        "from tests.exporter.writers.media import encoding, video_settings\n"
+        "settings = video_settings(save_method_kwargs=encoding('h264', crf='30', preset='ultrafast'))\n"
+        "plan = plan_of(settings.video, gray=True)\n"
+        "converter = Converter('yuv420p', 480, 640, gray=True)\n"
+        "frames = [np.random.default_rng(i).integers(0, 9, (480, 640), dtype=np.uint8) for i in range(3)]\n"
+        "resident = []\n"
+        "def given():\n"
+        "    for i in range(500):\n"
+        "        if i in (120, 499):\n"
+        "            resident.append(int(Path('/proc/self/statm').read_text().split()[1]) * 4096)\n"
+        "        yield frames[i % 3]\n"
+        "job = Job(Path(sys.argv[1]) / 'x', plan, converter, Schedule('default', 500, Fraction(1, 30)))\n"
+        "encode(job, given(), Witness(500, 480 * 640 * 3, exact=False))\n"
+        "print((resident[1] - resident[0]) >> 20)\n"
+    )
+    root = str(__import__("pathlib").Path(__file__).parents[3])
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path), root], capture_output=True, check=True, text=True
+    )
+    assert int(done.stdout) < 20, "380 frames of 0.45 MB went by"
