@@ -185,8 +185,7 @@ class Association:
         """State 2: the A-ASSOCIATE-RQ, within its deadline and its length."""
         deadlines = self._settings.deadlines
         until = time.monotonic() + deadlines.request_s
-        kind, length = self._wire.next_pdu(deadlines.request_s, between_messages=True)
-        self._wire.deadline = until
+        kind, length = self._wire.next_pdu(deadlines.request_s, between_messages=True, until=until)
         if kind != PDUType.ASSOCIATE_RQ:
             known = kind in PDUType._value2member_map_
             raise InvalidPDU(

@@ -94,19 +94,20 @@ class Wire:
             self._view[: len(held)] = held
             self._start, self._end = 0, len(held)
 
-    def next_pdu(self, wait_s: float, *, between_messages: bool) -> tuple[int, int]:
+    def next_pdu(self, wait_s: float, *, between_messages: bool, until: float | None = None) -> tuple[int, int]:
         """Wait for a PDU; its type, and the length of what follows its header.
 
         Args:
             wait_s: How long it may take to begin.
             between_messages: Whether an order to stop ends the wait.
+            until: When it must be complete, on the monotonic clock; without, so long after its first byte as any PDU.
 
         Raises:
             ConnectionLost, DeadlineMissed, Stopped: As their names say.
         """
         if self._start == self._end:
             self._read(time.monotonic() + wait_s, stoppable=between_messages, quick=not between_messages)
-        self.deadline = time.monotonic() + self._pdu_s
+        self.deadline = time.monotonic() + self._pdu_s if until is None else until
         kind, length = HEADER.unpack(self.take(HEADER.size))
         return int(kind), int(length)
 
@@ -148,7 +149,11 @@ class Wire:
             ConnectionLost: They did not go out.
         """
         try:
+            if self._encrypted:
+                self._sock.settimeout(self._pdu_s)
             self._sock.sendall(content)
+            if self._encrypted:
+                self._sock.settimeout(TICK_S)
         except (OSError, ValueError) as error:
             raise ConnectionLost from error
 
