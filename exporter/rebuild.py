@@ -4,7 +4,7 @@ Contract: the old database is moved aside, never deleted. Every line of ``metada
 instance it tells of, byte by byte the same line; lines of others keep their place. Quarantined spool files become
 quarantined instances; files that wait in the spool need no ledger. What cannot be known any more is not invented:
 failures and skips of a backfill, and sizes and times of its inputs, so that a rerun exports those anew under the same
-names. Run `exporter.reconcile` afterwards.
+names, without a second line where nothing changed. Run `exporter.reconcile` afterwards.
 
 Must never: run beside an exporter, change the metadata file beyond cutting a torn tail (kept), touch media or spool.
 """

@@ -188,7 +188,9 @@ def finish(
         raise ValueError(f"the instance is {row[4]} already")
     instance_id = row[-1]
     identity = ending.identity
-    line_seq = _add_line(connection, instance_id, line) if line is not None else row[-2]
+    line_seq = row[-2]
+    if line is not None and not _is_told(connection, line_seq, line):
+        line_seq = _add_line(connection, instance_id, line)
     connection.execute(
         """UPDATE instance SET state = ?, reason = ?, message = ?, not_before = NULL,
         sop_class_uid = ?, sop_instance_uid = ?, study_instance_uid = ?, series_instance_uid = ?, content_sha256 = ?,
@@ -227,6 +229,12 @@ def finish(
             (stored(base), stored(output_key(base)), instance_id),
         )
     return _replace_media(connection, instance_id, media)
+
+
+def _is_told(connection: sqlite3.Connection, line_seq: int | None, line: tuple[int, int, bytes]) -> bool:
+    """Whether the instance's newest line is this one, byte by byte: exported again, nothing new, no second line."""
+    newest = connection.execute("SELECT length, crc32, text FROM line WHERE seq = ?", (line_seq,)).fetchone()
+    return newest is not None and newest[:2] == line[:2] and zlib.decompress(newest[2]) == zlib.decompress(line[2])
 
 
 def _add_line(connection: sqlite3.Connection, instance_id: int, line: tuple[int, int, bytes]) -> int:

@@ -291,6 +291,14 @@ def test_lines_are_numbered_and_placed_without_gaps_whatever_the_threads(ledger:
     assert ledger.line_end(100) == sum(line.length for line in lines)
 
 
+def test_a_line_that_says_what_the_newest_says_is_not_written_again(ledger: Ledger) -> None:
+    for line in (b'{"a":1}\n', b'{"a":1}\n', b'{"a":2}\n', b'{"a":1}\n'):
+        export(ledger, "a", line=line)
+    export(ledger, "b", line=b'{"a":1}\n')
+    assert [one.text for one in ledger.outbox(0)] == [b'{"a":1}\n', b'{"a":2}\n', b'{"a":1}\n', b'{"a":1}\n']
+    assert [entry.line_seq for entry in ledger.entries()] == [3, 4]
+
+
 def test_the_outbox_comes_in_portions_and_never_empty_while_there_is_more(ledger: Ledger) -> None:
     for index in range(5):
         export(ledger, f"{index}", line=b'{"n":"%s"}\n' % (b"x" * 100))

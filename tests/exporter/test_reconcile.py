@@ -7,24 +7,32 @@ import os
 import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING
 
+import orjson
 import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.uid import UID, RawDataStorage
 
-from exporter import promise
+from exporter import backfilling, promise
 from exporter import reconcile as module
+from exporter.backfilling import Tally
 from exporter.errors import SkipReason
 from exporter.ledger import Ledger, LedgerUnusable, State
 from exporter.metadata.jsonl import Appender
 from exporter.metadata.line import line
-from exporter.outcome import Exported, Identity, MediaType, Medium, Skipped
+from exporter.outcome import Exported, Failed, Identity, MediaType, Medium, Skipped
 from exporter.rebuild import rebuild
 from exporter.reconcile import Folders, Report, reconcile
+from exporter.settings import Settings
+from listener.settings import DataFolder
 from listener.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 IDENTITY = Identity("1.2", "1.2.3", "1.2.1", "1.2.2", "a" * 64)
 
@@ -35,7 +43,7 @@ class House:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folders = Folders(root / "exporter.db", root / "media", root / "metadata.jsonl", root / "spool")
-        self.spool = Spool.open(root / "spool", durable=False)
+        self.spool = Spool.open(root / "spool")
         self.folders.media.mkdir()
         self.exported = [self.export(f"content {number}") for number in range(3)]
         self.frames = self.export("frames", folder=True)
@@ -441,3 +449,28 @@ def test_beside_a_running_exporter_nothing_is_made_anew(house: House) -> None:
     with house.ledger(), pytest.raises(LedgerUnusable, match="another exporter"):
         rebuild(house.folders)
     assert house.folders.ledger.read_bytes() == before
+
+
+def test_a_backfill_after_a_rebuild_adds_no_line(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", DataFolder(tmp_path / "out")
+    folder.mkdir()
+    image = Path(str(get_testdata_file("CT_small.dcm")))
+    shutil.copy(image, folder / "image.dcm")
+    without = dcmread(image, stop_before_pixels=True)
+    without.SOPClassUID = without.file_meta.MediaStorageSOPClassUID = RawDataStorage
+    without.SOPInstanceUID = without.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+    without.save_as(folder / "no-media.dcm")
+    folders = Folders(out.ledger, out.media, out.metadata)
+
+    def export() -> bytes:
+        request = backfilling.Request(folder, out.root, Settings(num_workers=0))
+        assert all(not isinstance(one.outcome, Failed) for one in backfilling.backfill(request, Tally(), Event()))
+        return out.metadata.read_bytes()
+
+    lines = export()
+    assert sorted(orjson.loads(line)["media_type"] for line in lines.splitlines()) == ["image", "none"]
+    rebuild(folders)
+    assert export() == lines
+    assert reconcile(folders, deep=True).is_sound
+    os.utime(folder / "no-media.dcm")
+    assert export() == lines
