@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import json
 import random
+import re
 import shutil
 import struct
 import subprocess
@@ -37,6 +38,7 @@ LIMITS: Final = "limits: {cpu_s: 20, wall_s: 40}\n"
 MOST_MB: Final = 1_500
 """Of one process: below `limits.memory_mb`, which bounds the address space."""
 NUMBERS: Final = (0, 1, 2, 3, 7, 8, 16, 63, 64, 127, 255, 256, 0x7FFF, 0x8000, 0xFFFE, 0xFFFF, 1 << 31, 0xFFFFFFFF)
+UID_TEXT: Final = re.compile(r"[0-9.]{1,64}")
 UNCOMPRESSED: Final = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
 SWAPS: Final = (
     b"1.2.840.10008.1.2.4.50", b"1.2.840.10008.1.2.4.57", b"1.2.840.10008.1.2.4.70", b"1.2.840.10008.1.2.4.80",
@@ -289,6 +291,8 @@ def _offer(port: int, path: Path) -> str | None:
     try:
         about = read_file_meta_info(path)
         sop_class, syntax = str(about.MediaStorageSOPClassUID), str(about.TransferSyntaxUID)
+        if not UID_TEXT.fullmatch(sop_class) or not UID_TEXT.fullmatch(syntax):
+            return None  # nothing that a sender could propose
         context = build_context(sop_class, [syntax])
     except Exception:  # noqa: BLE001 - pydicom has no base class for what a broken head raises
         return None
