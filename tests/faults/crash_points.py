@@ -22,7 +22,7 @@ from tests.faults.instances import STORAGE, instance
 from tests.faults.invariants import check_settled, check_visible, spool_files, whole_spool_files
 from tests.faults.report import Row, Scale, attempt
 from tests.faults.senders import program
-from tests.faults.tracing import WRITING, attached, wrapped
+from tests.faults.tracing import WRITING, attached, reached, wrapped
 from tests.product.running import family
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def _kill_exporter(scratch: Path, template: Path, uid: str, point: tuple[str, in
                     os.kill(pid, signal.SIGTERM)
             exporter.wait(timeout=60)
         product.kill_all()
-        if "killed by SIGKILL" not in (scratch / "strace.log").read_text(errors="replace"):
+        if not reached(scratch / "strace.log", call, number):
             shutil.rmtree(scratch, ignore_errors=True)
             return False
         points.add(call)
@@ -255,7 +255,7 @@ def _kill_backfill(scratch: Path, source: Path, uids: list[str], point: tuple[st
         timeout=180,
         env={**os.environ, **NO_BYTECODE},
     )
-    if "killed by SIGKILL" not in log.read_text(errors="replace"):
+    if not reached(log, call, number):
         shutil.rmtree(scratch, ignore_errors=True)
         return False
     points.add(call)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -59,6 +61,12 @@ def attached(pid: int, log: Path, *options: str) -> Iterator[subprocess.Popen[by
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
         process.wait(timeout=10)
+
+
+def reached(log: Path, call: str, number: int) -> bool:
+    """Whether any thread made that many of these calls: then the last of them is where it was killed."""
+    made = collections.Counter(re.findall(rf"^(\d+) +{call}\(", log.read_text(errors="replace"), flags=re.MULTILINE))
+    return max(made.values(), default=0) >= number
 
 
 def _is_traced(pid: int) -> bool:
