@@ -36,6 +36,7 @@ from exporter.discovery import PARTIAL
 from exporter.ledger import Ledger, State
 from exporter.metadata.inspection import inspect
 from exporter.metadata.line import shown
+from exporter.metadata.rotation import FACTS, START, is_rotated
 from exporter.outcome import MediaType
 from exporter.promise import standing
 from listener.spool import NAME, REASON
@@ -89,6 +90,7 @@ class Report:
     media: int = 0
     media_bytes: int = 0
     lines: int = 0
+    """Lines of ours in the metadata file; those in rotated files are not counted."""
     foreign_bytes: int = 0
     """Bytes of the metadata file that are whole lines of others."""
     notes: Counter[str] = field(default_factory=Counter)
@@ -324,26 +326,31 @@ def _under_way(media: Path) -> Iterator[str]:
 
 def _lines(metadata: Path, ledger: Ledger, report: Report) -> int:
     """Compare the metadata file with the ledger; the last line that is in its place."""
-    published = ledger.progress().get("published_seq", 0)
+    progress = ledger.progress()
+    published, start = progress.get("published_seq", 0), progress.get(START, 0)
+    seen = {key: progress[key] for key in FACTS if key in progress}
+    if seen and is_rotated(metadata, seen):
+        report.notes["the metadata file was rotated; the exporter goes on in a new one"] += 1
+        return published
     try:
         file = metadata.open("rb")
     except FileNotFoundError:
-        if published:
+        if published > start:
             report.fault("damaged_lines", metadata.name, "the file is gone; the exporter makes it anew when it starts")
-        return 0
+        return start
     with file:
         finding = inspect(
             file,
-            ledger.line_places(),
-            start=(0, 0),
+            ledger.line_places(start),
+            start=(start, 0),
             foreign=ledger.foreign_bytes(),
             published_seq=published,
             repeats=lambda: lambda _: False,
         )
-    report.lines = finding.seq
+    report.lines = finding.seq - start
     report.foreign_bytes = sum(length for _, length, _ in finding.foreign)
     if finding.seq < published:
-        message = f"line {finding.seq + 1} of {published} is not there or not as it was written"
+        message = f"line {finding.seq - start + 1} of {published - start} is not there or not as it was written"
         report.fault("damaged_lines", metadata.name, f"{message}; the exporter mends it when it starts")
     elif finding.end < finding.size:
         report.notes["bytes behind the last metadata line"] += finding.size - finding.end

@@ -6,7 +6,8 @@ crash, damage, truncation, rotation, deletion, lines of others - the appender no
 log, keeps what it must remove as ``<file>.kept-<time>``, and goes on so that no line is missing and none is doubled.
 It must never write a line twice, never leave a torn line behind an error, and never delete bytes it did not keep.
 
-Not a log: do not rotate it. A rotated file stays where it was put, and ``metadata.jsonl`` is made anew, whole.
+After a rotation (`exporter.metadata.rotation`) the new file begins with the line that follows the old one's last. A
+file that is gone or damaged is no rotation: its lines, from where it began, are written anew.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import structlog
 from exporter.errors import OutOfSpace
 from exporter.ledger import LedgerUnusable
 from exporter.metadata.inspection import Finding, inspect
+from exporter.metadata.rotation import FACTS, START, facts, is_rotated
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TAIL = 1000
 """Lines at the end of the file that are looked at after a crash; those before were fsynced long ago."""
-_FACTS = ("device", "inode", "size", "mtime_ns")
 
 
 class MetadataFileUnusable(Exception):
@@ -76,8 +77,10 @@ class Appender:
         progress = ledger.progress()
         self._foreign = tuple(ledger.foreign_bytes())
         self._seq = progress.get("published_seq", 0)
-        self._end = ledger.line_end(self._seq) + sum(length for _, length, _ in self._foreign)
-        self._seen = {key: progress[key] for key in _FACTS if key in progress}
+        self._start = progress.get(START, 0)
+        """The last line that is in a rotated file; ours begins with the next."""
+        self._end = self._place(self._seq) + sum(length for _, length, _ in self._foreign)
+        self._seen: dict[str, int] = {key: progress[key] for key in FACTS if key in progress}
         """What the file looked like when we last wrote it; empty when this ledger never had a file."""
         try:
             self._lock = _take_lock(path)
@@ -100,7 +103,7 @@ class Appender:
             while lines := self._ledger.outbox(self._seq):
                 self._write(b"".join(line.text for line in lines))
                 self._seq = lines[-1].seq
-                self._seen = _facts(os.fstat(self._file))
+                self._seen = facts(os.fstat(self._file))
                 self._ledger.mark_published(self._seq, self._seen)
                 written += len(lines)
         return written
@@ -135,44 +138,61 @@ class Appender:
             # After a failed fsync nobody knows what reached the disk: these bytes are cut and written again. Should
             # the cut fail too, the next call finds a size it does not know and mends it.
             os.ftruncate(self._file, self._end)
-            self._seen = _facts(os.fstat(self._file))
+            self._seen = facts(os.fstat(self._file))
             raise self._verdict("lines cannot be appended", error) from error
         self._end += len(text)
 
     def _refresh(self) -> None:
         """Make sure that the file is as we left it; otherwise find out what is in it, and mend it."""
         try:
-            now = _facts(self.path.stat())
-            if now == self._seen and now["size"] == self._end:
+            now = self._look()
+            if now == self._seen and now.get("size") == self._end:
                 if self._file < 0:
                     self._reopen()
                 return
-            # A crash leaves more in the file than the ledger heard of; whatever else it is, all of it is in doubt.
-            grown = all(now[key] == self._seen.get(key) for key in ("device", "inode")) and now["size"] > self._end
-            crashed = self._file < 0 and grown
-            self._reopen()
-            self._mend(tail_only=crashed)
-        except FileNotFoundError:
-            self._make_anew()
+            if self._seen.get("size") == self._end and is_rotated(self.path, self._seen, descriptor=self._file):
+                structlog.get_logger().info("metadata file was rotated: a new one goes on", file=self.path.name)
+                self._begin(self._seq)
+            elif not now:
+                if self._seen:
+                    _warn("metadata file is gone: it is written anew from the ledger", self.path)
+                self._begin(self._start)
+            else:
+                # A crash leaves more in the file than the ledger heard of; whatever else it is, all of it is in doubt.
+                same = all(now[key] == self._seen.get(key) for key in ("device", "inode"))
+                crashed = self._file < 0 and same and now["size"] > self._end
+                self._reopen()
+                self._mend(tail_only=crashed)
         except OSError as error:
-            raise self._verdict("it cannot be opened or examined", error) from error
+            raise self._verdict("it cannot be opened, examined or made", error) from error
 
-    def _make_anew(self) -> None:
-        if self._seen:
-            _warn("metadata file is gone: it is written anew from the ledger", self.path)
+    def _look(self) -> dict[str, int]:
+        """What the file looks like; nothing where there is none."""
         try:
-            self._reopen()
-            _sync_folder(self.path.parent)
-            self._settle(Finding(0, 0, (), 0))
-        except OSError as error:
-            raise self._verdict("it cannot be made", error) from error
+            return facts(self.path.stat())
+        except FileNotFoundError:
+            return {}
+
+    def _begin(self, seq: int) -> None:
+        """Begin a file with the line after `seq`."""
+        self._reopen()
+        _sync_folder(self.path.parent)
+        self._start = seq
+        self._settle(Finding(seq, 0, (), 0))
+
+    def _place(self, seq: int) -> int:
+        """Where line `seq` ends in the file, lines of others not counted, in bytes."""
+        return self._ledger.line_end(seq) - self._ledger.line_end(self._start)
 
     def _mend(self, *, tail_only: bool) -> None:
         """Find out what is in the file, and cut what must not stay."""
         with self.path.open("rb") as file:
-            finding = self._inspect(file, max(0, self._seq - _TAIL)) if tail_only and not self._foreign else None
+            tail = max(self._start, self._seq - _TAIL)
+            finding = self._inspect(file, tail) if tail_only and not self._foreign else None
             if finding is None or finding.seq < self._seq:
-                finding = self._inspect(file, 0)
+                finding = self._inspect(file, self._start)
+            if finding.seq == self._start > 0 and finding.size:
+                finding = self._joined(file) or finding
             if not self._seen and finding.size:
                 self._check_first_file(file, finding)
             if finding.end < finding.size:
@@ -184,11 +204,20 @@ class Appender:
         os.fsync(self._file)
         self._settle(finding)
 
+    def _joined(self, file: BinaryIO) -> Finding | None:
+        """What is in the file, if somebody put rotated files and the present one together again."""
+        start, foreign, self._start, self._foreign = self._start, self._foreign, 0, ()
+        finding = self._inspect(file, 0)
+        if finding.seq >= self._seq:
+            return finding
+        self._start, self._foreign = start, foreign
+        return None
+
     def _inspect(self, file: BinaryIO, seq: int) -> Finding:
         return inspect(
             file,
             self._ledger.line_places(seq),
-            start=(seq, self._ledger.line_end(seq)),
+            start=(seq, self._place(seq)),
             foreign=self._foreign,
             published_seq=self._seq,
             repeats=self._repeats,
@@ -223,8 +252,8 @@ class Appender:
 
     def _settle(self, finding: Finding) -> None:
         self._seq, self._end, self._foreign = finding.seq, finding.end, finding.foreign
-        self._seen = _facts(os.fstat(self._file))
-        self._ledger.set_file(self._seq, self._seen, self._foreign)
+        self._seen = facts(os.fstat(self._file))
+        self._ledger.set_file(self._seq, {**self._seen, START: self._start}, self._foreign)
 
     def _repeats(self) -> Callable[[bytes], bool]:
         known = {(length << 32) | crc32 for _, length, crc32 in self._ledger.line_places()}
@@ -241,14 +270,6 @@ class Appender:
             return OutOfSpace(f"metadata file {self.path}: the disk or quota is full")
         hint = "check that its folder exists, who may write in it, and the disk"
         return MetadataFileUnusable(self.path, f"{what} ({error.strerror})", hint)
-
-
-def _facts(status: os.stat_result) -> dict[str, int]:
-    # SQLite's integers are signed, the kernel's are not.
-    mask = (1 << 63) - 1
-    return dict(
-        zip(_FACTS, (status.st_dev & mask, status.st_ino & mask, status.st_size, status.st_mtime_ns), strict=True)
-    )
 
 
 def _warn(event: str, path: Path, **facts: int | str) -> None:

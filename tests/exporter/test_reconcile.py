@@ -298,6 +298,27 @@ def test_files_that_the_listener_refused_are_accounted_for(house: House) -> None
     assert report.refused == 1
 
 
+@pytest.mark.parametrize("created", [True, False])
+def test_rotated_lines_are_accounted_for(house: House, *, created: bool) -> None:
+    house.folders.metadata.rename(house.root / "metadata.jsonl.1")
+    if created:
+        house.folders.metadata.touch()
+    report = reconcile(house.folders)
+    assert report.is_sound
+    assert any("rotated" in note for note in report.notes)
+    name = house.begin("after")
+    house.finish(name, State.SKIPPED, reason="no_media", told=True)
+    house.spool.finish(house.active(name))
+    with house.ledger() as ledger, Appender(house.folders.metadata, ledger) as appender:
+        appender.publish()
+    report = reconcile(house.folders, deep=True)
+    assert (report.faults, report.lines) == ([], 1)
+    house.folders.metadata.write_bytes(b"")
+    assert [fault.kind for fault in reconcile(house.folders).faults] == ["damaged_lines"]
+    house.folders.metadata.unlink()
+    assert [fault.kind for fault in reconcile(house.folders).faults] == ["damaged_lines"]
+
+
 def test_a_backfill_has_no_spool(tmp_path: Path) -> None:
     folders = Folders(tmp_path / "exporter.db", tmp_path / "media", tmp_path / "metadata.jsonl")
     folders.media.mkdir()

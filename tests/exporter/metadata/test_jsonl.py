@@ -6,6 +6,7 @@ import json
 import os
 import random
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -125,8 +126,8 @@ def test_a_torn_tail_is_cut_and_kept(bench: Bench, warnings: list[Any], cut: int
     "harm",
     [
         "deleted",
-        "rotated",
-        "rotated and made anew",
+        "moved away and lost",
+        "truncated, with a copy kept",
         "truncated to nothing",
         "truncated in a line",
         "a block of zeros",
@@ -151,11 +152,13 @@ def test_whatever_happens_to_the_file_it_ends_whole(
     match harm:
         case "deleted":
             bench.file.unlink()
-        case "rotated":
-            bench.file.rename(bench.folder / "old.jsonl")
-        case "rotated and made anew":
-            bench.file.rename(bench.folder / "old.jsonl")
+        case "moved away and lost":
+            bench.file.rename(bench.folder / "lost.jsonl")
+            (bench.folder / "lost.jsonl").unlink()
             bench.file.touch()
+        case "truncated, with a copy kept":  # logrotate's copytruncate
+            shutil.copy2(bench.file, bench.folder / "old.jsonl")
+            os.truncate(bench.file, 0)
         case "truncated to nothing":
             os.truncate(bench.file, 0)
         case "truncated in a line":
@@ -189,6 +192,95 @@ def test_whatever_happens_to_the_file_it_ends_whole(
         assert warnings
     old = bench.folder / "old.jsonl"
     assert not old.exists() or old.read_bytes() == before
+
+
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("created", [True, False])
+def test_after_a_rotation_the_new_file_goes_on_where_the_old_one_ended(
+    bench: Bench, *, running: bool, created: bool
+) -> None:
+    with bench.file.open("wb") as file:
+        file.write(b'{"theirs":1}\n')
+    appender = bench.appender(append=True)
+    rotated = []
+    for number in range(3):
+        bench.commit(5)
+        appender.publish()
+        if not running:
+            appender.close()
+        rotated.append(bench.file.rename(bench.folder / f"metadata.jsonl.{number}"))
+        if created:
+            bench.file.touch()
+        if not running:
+            appender = bench.appender()
+        bench.commit(2)
+        appender.publish()
+        assert bench.numbers() == [7 * number + 6, 7 * number + 7]
+    appender.close()
+    with bench.appender() as appender:  # what was remembered of the new file is right
+        bench.commit(1)
+        appender.publish()
+    assert bench.kept() == []
+    bench.file.write_bytes(b"".join(file.read_bytes() for file in [*rotated, bench.file]))
+    bench.check()
+
+
+def test_in_a_rotated_file_nobody_has_a_hand_any_more(bench: Bench) -> None:
+    with bench.appender() as appender:
+        bench.commit(5)
+        appender.publish()
+        old = bench.file.rename(bench.folder / "old.jsonl")
+        before = old.read_bytes()
+        bench.commit(3)
+        appender.publish()
+    assert old.read_bytes() == before
+
+
+@pytest.mark.parametrize("harm", ["deleted", "cut", "changed"])
+def test_a_file_that_follows_a_rotated_one_is_made_whole_from_where_it_began(bench: Bench, harm: str) -> None:
+    with bench.appender() as appender:
+        bench.commit(5)
+        appender.publish()
+        bench.file.rename(bench.folder / "old.jsonl")
+        bench.commit(4)
+        appender.publish()
+        match harm:
+            case "deleted":
+                bench.file.unlink()
+            case "cut":
+                os.truncate(bench.file, 50)
+            case _:
+                patch(bench.file, 3, b"~~~")
+        bench.commit(1)
+        appender.publish()
+        assert bench.numbers() == list(range(6, 11))
+
+
+def test_a_rotated_file_that_was_changed_is_none(bench: Bench, warnings: list[Any]) -> None:
+    with bench.appender() as appender:
+        bench.commit(5)
+        appender.publish()
+        bench.file.rename(bench.folder / "old.jsonl")
+        os.truncate(bench.folder / "old.jsonl", 50)
+        bench.commit(1)
+        appender.publish()
+    bench.check()
+    assert warnings
+
+
+def test_rotated_files_may_be_put_together_again(bench: Bench) -> None:
+    with bench.appender() as appender:
+        bench.commit(5)
+        appender.publish()
+        old = bench.file.rename(bench.folder / "old.jsonl")
+        bench.commit(4)
+        appender.publish()
+    bench.file.write_bytes(old.read_bytes() + bench.file.read_bytes())
+    with bench.appender() as appender:
+        bench.commit(2)
+        appender.publish()
+    bench.check()
+    assert bench.kept() == []
 
 
 def patch(path: Path, offset: int, content: bytes) -> None:
