@@ -1,6 +1,6 @@
 """``python -m tests.faults [--quick] [PART ...]``: the fault report, row by row; exit code 1 on any violation.
 
-Parts: power, points, disks, errors, bad, privacy, network, soak, lifecycle, suites; without any, all of them.
+Parts: power-ext4, power-xfs, points, disks, errors, bad, privacy, network, soak, lifecycle, suites; all without any.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from tests.faults.report import Row, Scale
 
 PARTS: Final[dict[str, Callable[[Path, Scale], Iterator[Row]]]] = {
-    "power": power_cut.rows,
+    "power-ext4": partial(power_cut.rows, kinds=("ext4",)),
+    "power-xfs": partial(power_cut.rows, kinds=("xfs",)),
     "points": crash_points.rows,
     "disks": full_disk.rows,
     "errors": errors.rows,

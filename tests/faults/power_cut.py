@@ -3,6 +3,10 @@
 The file system under the spool (then under everything) is stopped without a flush of its log and mounted again. What
 was acknowledged before must be there, whole, exactly once. The same cuts with fsync removed must lose data: otherwise
 this test would prove nothing.
+
+"Before" is before the order to stop is given. The machine does not die with its disk here, and for an instant XFS lets
+an fsync succeed whose log it has just thrown away (seen with bare system calls, too): answers given in that instant
+are told apart as late, since a machine without current gives none.
 """
 
 from __future__ import annotations
@@ -47,6 +51,8 @@ class Tally:
     lost: int = 0
     damaged: int = 0
     partial: int = 0
+    late: int = 0
+    """Answers given after the order to stop, by a machine that should be dead."""
     unacknowledged: int = 0
     """Whole files whose acknowledgement was cut off on its way: permitted."""
     violations: list[str] = field(default_factory=list)
@@ -57,7 +63,8 @@ class Tally:
 
     @property
     def figure(self) -> str:
-        return f"{self.acknowledged} acknowledged, {self.lost} lost, {self.damaged} damaged, {self.partial} partial"
+        counts = f"{self.acknowledged} acknowledged, {self.lost} lost, {self.damaged} damaged, {self.partial} partial"
+        return f"{counts} (and {self.late} late answers)"
 
 
 def _row(fault: str, where: str, cuts: int, tally: Tally, *, must_lose: bool) -> Row:
@@ -102,6 +109,7 @@ def _cut_spool(target: Disk, journal: Path, tally: Tally, rng: random.Random, en
     try:
         wait_for(lambda: journal.stat().st_size > 4000 or process.poll() is not None, 30, "the spool fills")
         time.sleep(rng.uniform(0, 0.4))
+        told = journal.stat().st_size
         target.power_cut()
         process.wait(timeout=30)
     finally:
@@ -109,7 +117,9 @@ def _cut_spool(target: Disk, journal: Path, tally: Tally, rng: random.Random, en
         process.wait()
     target.power_up()
     here = {p.name: p for p in (spool / "new").iterdir()} if (spool / "new").is_dir() else {}
-    for line in journal.read_text().splitlines():
+    lines = journal.read_text()
+    tally.late += len(lines[told:].splitlines())
+    for line in lines[:told].splitlines():
         name, size, digest = line.split()
         tally.acknowledged += 1
         path = here.pop(name, None)
@@ -135,7 +145,7 @@ def listener_row(scratch: Path, kind: str, scale: Scale, *, without_fsync: bool 
         for _ in range(scale.cuts):
             with daemons(data, scratch / "logs", environment=environment) as product:
                 product.start("listener")
-                acknowledged = _cut_under_load(target, product, scratch, scale, rng)
+                acknowledged = _cut_under_load(target, product, scratch, scale, rng, tally=tally)
             target.power_up()
             kept = whole_spool_files(data / "spool", tally.violations)
             tally.acknowledged += len(acknowledged)
@@ -161,7 +171,7 @@ def product_row(scratch: Path, kind: str, scale: Scale, *, without_fsync: bool =
             with daemons(data, scratch / "logs", environment=environment) as product:
                 product.start("run")
                 product.start("listener")
-                acknowledged = _cut_under_load(target, product, scratch, scale, rng, exporting=True)
+                acknowledged = _cut_under_load(target, product, scratch, scale, rng, tally=tally, exporting=True)
             target.power_up()
             if not without_fsync:
                 check_visible(data, tally.violations)
@@ -212,6 +222,7 @@ def _cut_under_load(
     scale: Scale,
     rng: random.Random,
     *,
+    tally: Tally,
     exporting: bool = False,
 ) -> list[str]:
     """Send until enough was acknowledged and the exporter is at it, cut the current; tell what was acknowledged."""
@@ -230,14 +241,15 @@ def _cut_under_load(
                 size = lines.stat().st_size if lines.is_file() else 0
                 wait_for(lambda: lines.is_file() and lines.stat().st_size > size, 60, "the exporter exports")
         time.sleep(rng.uniform(0, 0.3))
+        acknowledged = [uid for sender in senders for uid in sender.acknowledged]
         target.power_cut()
-        time.sleep(0.2)  # what is answered after the cut would be a lie, and is counted
+        time.sleep(0.2)
     finally:
         for sender in senders:
             sender.stop.set()
         for sender in senders:
             sender.join(60)
-    acknowledged = [uid for sender in senders for uid in sender.acknowledged]
+    tally.late += sum(len(sender.acknowledged) for sender in senders) - len(acknowledged)
     if len(acknowledged) < wanted:
         raise Late(f"only {len(acknowledged)} instances were acknowledged before the cut")
     return acknowledged
@@ -249,9 +261,9 @@ def _keep(data: Path, where: Path) -> None:
     shutil.copytree(data, where, symlinks=True)
 
 
-def rows(scratch: Path, scale: Scale) -> Iterator[Row]:
+def rows(scratch: Path, scale: Scale, kinds: tuple[str, ...] = KINDS) -> Iterator[Row]:
     """Every row of the power cut, one file system and layer after another."""
-    for kind in KINDS:
+    for kind in kinds:
         few = replace(scale, cuts=min(scale.cuts, 3))
         for name, measure in (
             ("spool", partial(spool_row, kind=kind, cuts=scale.cuts)),
