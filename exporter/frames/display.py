@@ -11,12 +11,12 @@ C.11.6 (presentation), C.7.6.3.1.2 (MONOCHROME1), C.7.6.16.2.9 and .10 (the same
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from exporter.elements import READING_ERRORS, name_of, text_of, value_of
+from exporter.elements import READING_ERRORS, integer_of, name_of, text_of, value_of
 from exporter.frames.lookup import look_up
 from exporter.frames.tables import Table, read_table
 
@@ -172,7 +172,7 @@ class GrayscalePipeline:
             return None
         item = self._elements.item(index, "FrameVOILUTSequence")
         if id(item) not in self._vois:
-            self._vois[id(item)] = self._read_voi(item)
+            self._vois[id(item)] = self._read_voi(item, self.modality(index))
         return self._vois[id(item)]
 
     def render(self, values: np.ndarray, bits: int, modality: Modality, voi: Voi) -> NDArray[np.uint8]:
@@ -223,12 +223,17 @@ class GrayscalePipeline:
         return look_up(table, index)
 
     def _is_inverted(self) -> bool:
-        """Whether gray is reversed: MONOCHROME1 and Presentation LUT Shape INVERSE are one reversal, not two."""
+        """Whether gray is reversed: MONOCHROME1 and Presentation LUT Shape INVERSE are one reversal, not two.
+
+        Where they contradict each other the shape decides, as the last step before P-values (PS3.3 C.11.6).
+        """
         first = text_of(self._header, "PhotometricInterpretation") == "MONOCHROME1"
         shape = text_of(self._header, "PresentationLUTShape")
-        if shape in {"IDENTITY", "INVERSE"} and first != (shape == "INVERSE"):
+        if shape not in {"IDENTITY", "INVERSE"}:
+            return first
+        if first != (shape == "INVERSE"):
             self._notes.append(f"{name_of('PresentationLUTShape')} contradicts Photometric Interpretation")
-        return first or shape == "INVERSE"
+        return shape == "INVERSE"
 
     def _read_modality(self, item: Dataset) -> Modality:
         tables = items_of(self._header, "ModalityLUTSequence")
@@ -258,8 +263,23 @@ class GrayscalePipeline:
             item, "LUTDescriptor", "LUTData", signed=self._signed, big_endian=self._big_endian, notes=self._notes
         )
 
-    def _read_voi(self, item: Dataset) -> Voi | None:
-        choices: list[Voi] = [Voi("LUT", table=self._table(t)) for t in items_of(item, "VOILUTSequence")]
+    def _voi_table(self, item: Dataset, modality: Modality) -> Table:
+        """A VOI table: its first mapped value is one of `modality`'s, so it may be negative though pixels are not.
+
+        Its sign tells, where it is written; without one it is negative where no modality value is as great.
+        """
+        table = self._table(item)
+        if modality.table is not None or table.first <= 0x7FFF:
+            return table
+        bits = integer_of(self._header, "BitsStored", 16)
+        levels = modality(np.array([0, (1 << min(bits, 32)) - 1]))
+        below = replace(table, first=table.first - 0x10000)
+        written = numbers_of(item, "LUTDescriptor")[1] < 0
+        reached = below.first + len(below.entries) > levels.min()
+        return below if reached and (written or table.first > levels.max()) else table
+
+    def _read_voi(self, item: Dataset, modality: Modality) -> Voi | None:
+        choices: list[Voi] = [Voi("LUT", table=self._voi_table(t, modality)) for t in items_of(item, "VOILUTSequence")]
         centres, widths = numbers_of(item, "WindowCenter"), numbers_of(item, "WindowWidth")
         function = text_of(item, "VOILUTFunction") or "LINEAR"
         if function not in _WINDOWS or function == "automatic":

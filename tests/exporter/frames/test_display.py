@@ -118,6 +118,17 @@ def test_a_window_of_width_one_is_a_threshold(build: Build) -> None:
     assert shown(instance)[0][0].tolist() == [[0, 0, 0, 0, 255, 255, 255, 255]]
 
 
+def test_the_presentation_decides_where_it_contradicts_the_photometric_interpretation(build: Build) -> None:
+    """As DCMTK and dcm4che have it: the presentation table is what leads to P-values (PS3.3 C.11.6)."""
+    elements = {**stored(12), "WindowCenter": 2048, "WindowWidth": 4096}
+    plain = shown(build(raw(gray(12), 16), **elements))[0]
+    more = {"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "IDENTITY"}
+    found, frames = shown(build(raw(gray(12), 16), **{**elements, **more}))
+    np.testing.assert_array_equal(found, plain)
+    assert not frames.rendering.inverted
+    assert frames.warnings
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_inversion_happens_once(build: Build, bits: int) -> None:
     values = gray(bits)
@@ -294,6 +305,32 @@ class TestTables:
         found, frames = shown(instance)
         close(found[0], np.array(entries)[np.clip(values + 500, 0, 1023)] / top * 255)
         assert frames.rendering.voi == "LUT"
+
+    @pytest.mark.parametrize("first", [-1024, 64512])
+    def test_a_voi_table_begins_below_zero_where_the_rescaled_values_do(self, build: Build, first: int) -> None:
+        """Unsigned pixels of a CT with intercept -1024; old files write the first mapped value without a sign."""
+        entries = [round(v * v / 4095) for v in range(4096)]
+        values = gray(12)
+        instance = build(
+            raw(values, 16),
+            **stored(12),
+            RescaleSlope=1,
+            RescaleIntercept=-1024,
+            VOILUTSequence=Sequence([lut(entries, first, 12)]),
+        )
+        close(shown(instance)[0][0], np.array(entries)[values] / 4095 * 255)
+
+    def test_a_voi_table_that_begins_high_stays_there(self, build: Build) -> None:
+        values = gray(16)
+        entries = [v * 3 for v in range(20000)]
+        instance = build(
+            raw(values, 16),
+            **stored(16),
+            RescaleSlope=1,
+            RescaleIntercept=-100,
+            VOILUTSequence=Sequence([lut(entries, 40000, 16)]),
+        )
+        close(shown(instance)[0][0], np.array(entries)[np.clip(values - 100 - 40000, 0, 19999)] / 65535 * 255)
 
     def test_tables_come_before_windows_among_several(self, build: Build) -> None:
         instance = build(
