@@ -15,13 +15,13 @@ import subprocess
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from tests.faults.report import NotPermitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 FS_IOC_SHUTDOWN: Final = 0x8004587D
 NO_LOG_FLUSH: Final = 2
@@ -35,11 +35,16 @@ def _run(*command: str | Path) -> None:
         raise NotPermitted(f"`{command[0]}` fails here: {done.stderr.strip().splitlines()[-1:] or done.returncode}")
 
 
+def is_mounted(point: Path) -> bool:
+    """Whether something is mounted there; a file system that was stopped answers every stat with EIO."""
+    return any(line.split()[1] == str(point) for line in Path("/proc/self/mounts").read_text().splitlines())
+
+
 def unmount(point: Path) -> None:
     """Unmount, waiting for processes that are on their way out; detach it lazily as the last resort."""
     for _ in range(100):
         done = subprocess.run(["umount", str(point)], capture_output=True, check=False, timeout=60)
-        if done.returncode == 0 or not os.path.ismount(point):
+        if done.returncode == 0 or not is_mounted(point):
             return
         time.sleep(0.1)
     subprocess.run(["umount", "-l", str(point)], capture_output=True, check=False, timeout=60)
@@ -92,7 +97,7 @@ def disk(folder: Path, kind: str) -> Iterator[Disk]:
         _run("mount", "-o", "loop", image, point)
         yield Disk(image, point)
     finally:
-        if os.path.ismount(point):
+        if is_mounted(point):
             unmount(point)
         image.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
