@@ -102,6 +102,8 @@ def run(options: argparse.Namespace) -> None:
     """Measure everything and write the report."""
     receivers = [r for r in RECEIVERS if options.only in r.name or r.name == "ours"]
     cells = [cell for cell in CELLS if re.search(options.cells, cell.name)]
+    target = options.write or (None if options.only or options.cells else Path("docs/benchmarks.md"))
+    text = ""
     figures: dict[tuple[str, str], list[Figure]] = defaultdict(list)
     absent: set[str] = set()
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
@@ -117,20 +119,30 @@ def run(options: argparse.Namespace) -> None:
                         continue
                     figures[receiver.name, cell.name].append(figure)
                     print(f"{turn + 1} {cell.name:24} {receiver.name:30} {figure.mb_s:8.0f} MB/s", flush=True)
-        lines = ["## Receive", "", machine(folder), "", *legend(options.rounds)]
-        lines += tables(figures, receivers, cells)
-        if absent:
-            lines += ["", "Not measured:", "", *(f"- {line}" for line in sorted(absent))]
-    text = "\n".join(lines) + "\n"
+            text = section(figures, receivers, cells, absent, folder)
+            if target is not None:
+                write(target, text)  # after every round: a run that is cut leaves what it has
     print(text)
-    target = options.write or (None if options.only or options.cells else Path("docs/benchmarks.md"))
-    if target is not None:
-        write(target, text)
 
 
 def middle(figures: list[Figure], name: str) -> float:
     """The median of one field."""
     return statistics.median([float(getattr(figure, name)) for figure in figures])
+
+
+def section(
+    figures: dict[tuple[str, str], list[Figure]],
+    receivers: list[Receiver],
+    cells: list[Cell],
+    absent: set[str],
+    folder: Path,
+) -> str:
+    """The section of the report, from what is measured so far."""
+    lines = ["## Receive", "", machine(folder), "", *legend(max(map(len, figures.values()), default=0))]
+    lines += tables(figures, receivers, cells)
+    if absent:
+        lines += ["", "Not measured:", "", *(f"- {line}" for line in sorted(absent))]
+    return "\n".join(lines) + "\n"
 
 
 def legend(rounds: int) -> list[str]:
