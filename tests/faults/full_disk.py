@@ -73,7 +73,7 @@ class Story:
     def figure(self) -> str:
         refused = ", ".join(f"{count} x {word}" for word, count in self.refused.items()) or "nobody refused"
         return (
-            f"{self.acknowledged} acknowledged, 0 lost; {refused}; stored again after {self.stored_again_s:.1f} s, all "
+            f"{self.acknowledged} acknowledged; {refused}; stored again after {self.stored_again_s:.1f} s, all "
             f"exported after {self.settled_s:.1f} s; {self.restarts} restarts"
         )
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tests.faults.disks import Disk
 
 FAULT: Final = "F56 power cut"
-MUTATION: Final = "F56 power cut, fsync removed"
+MUTATION: Final = "F56 power cut, every sync removed"
 KINDS: Final = ("ext4", "xfs")
 
 
@@ -85,17 +85,16 @@ def _row(fault: str, where: str, cuts: int, tally: Tally, *, must_lose: bool) ->
 # -- the spool alone -------------------------------------------------------------------------------------------------
 
 
-def spool_row(scratch: Path, kind: str, cuts: int, *, without_fsync: bool = False) -> Row:
+def spool_row(scratch: Path, kind: str, cuts: int, *, removed: no_fsync.Removed | None = None) -> Row:
     """Four threads of one process commit to the spool when the current goes."""
     tally = Tally()
-    environment = {"LD_PRELOAD": str(no_fsync.build(scratch))} if without_fsync else {}
+    environment = {"LD_PRELOAD": str(no_fsync.build(scratch, removed))} if removed is not None else {}
     rng = random.Random(kind)  # noqa: S311 - the moment of a cut is no secret
     with disk(scratch, kind) as target:
         for number in range(cuts):
             _cut_spool(target, scratch / f"acknowledged-{number}", tally, rng, environment)
-    return _row(
-        MUTATION if without_fsync else FAULT, f"spool alone, 4 threads, {kind}", cuts, tally, must_lose=without_fsync
-    )
+    fault = FAULT if removed is None else f"F56 power cut, {removed} removed"
+    return _row(fault, f"spool alone, 4 threads, {kind}", cuts, tally, must_lose=removed is not None)
 
 
 def _cut_spool(target: Disk, journal: Path, tally: Tally, rng: random.Random, environment: Mapping[str, str]) -> None:
@@ -267,7 +266,9 @@ def rows(scratch: Path, scale: Scale, kinds: tuple[str, ...] = KINDS) -> Iterato
         few = replace(scale, cuts=min(scale.cuts, 3))
         for name, measure in (
             ("spool", partial(spool_row, kind=kind, cuts=scale.cuts)),
-            ("spool-mutation", partial(spool_row, kind=kind, cuts=few.cuts, without_fsync=True)),
+            ("spool-no-sync", partial(spool_row, kind=kind, cuts=few.cuts, removed="every sync")),
+            ("spool-no-file-sync", partial(spool_row, kind=kind, cuts=few.cuts, removed="file sync")),
+            ("spool-no-folder-sync", partial(spool_row, kind=kind, cuts=2 * few.cuts, removed="folder sync")),
             ("listener", partial(listener_row, kind=kind, scale=scale)),
             ("product", partial(product_row, kind=kind, scale=scale)),
             ("product-mutation", partial(product_row, kind=kind, scale=few, without_fsync=True)),

@@ -45,7 +45,7 @@ def test_f56_what_the_spool_acknowledged_survives_a_power_cut(tmp_path: Path, ki
 
 @pytest.mark.parametrize("kind", power_cut.KINDS)
 def test_f56_the_same_power_cut_without_fsync_loses_data_so_the_test_can_fail(tmp_path: Path, kind: str) -> None:
-    hold(lambda: power_cut.spool_row(tmp_path, kind, 1, without_fsync=True))
+    hold(lambda: power_cut.spool_row(tmp_path, kind, 1, removed="every sync"))
 
 
 def test_f56_the_whole_product_survives_a_power_cut(tmp_path: Path) -> None:
