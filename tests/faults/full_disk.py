@@ -106,7 +106,7 @@ def house(scratch: Path, bad: str, options: str) -> Iterator[House]:
 @contextmanager
 def no_space(point: Path) -> Iterator[Callable[[], None]]:
     """Fill the disk with a file to its last byte, and again whenever something was freed."""
-    filler = point / "filler"
+    filler = point / ".filler"
 
     def fill() -> None:
         with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
@@ -125,7 +125,7 @@ def no_space(point: Path) -> Iterator[Callable[[], None]]:
 @contextmanager
 def no_inodes(point: Path) -> Iterator[Callable[[], None]]:
     """Use up the disk's inodes with empty files, and again whenever some were freed."""
-    folder = point / "fillers"
+    folder = point / ".fillers"
     folder.mkdir()
     numbers = itertools.count()
 
