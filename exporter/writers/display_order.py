@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from exporter.settings import LimitSettings
 
 
+_SLOWEST, _FASTEST = 1, 1000
+"""Pictures per second of a rate that is believed: encoders that know none write the tick of their clock."""
+
+
 @dataclass(frozen=True, slots=True)
 class DisplayOrder:
     """The pictures of a stream in the order of its packets."""
@@ -40,6 +44,8 @@ class DisplayOrder:
     """Pictures that the decoder reported as damaged, or could not show at all; at least 1 where it reported errors."""
     width: int
     height: int
+    rate: Fraction | None = None
+    """Pictures per second that the codec's own headers state; None where they do not, or it is no rate of a cine."""
 
     @property
     def delay(self) -> int:
@@ -123,7 +129,13 @@ def _decoded(container: InputContainer, kind: Kind, limits: LimitSettings) -> Di
         damaged=damaged + len(times) - len(set(shown)),
         width=stream.width,
         height=stream.height,
+        rate=_stated_rate(context.framerate),
     )
+
+
+def _stated_rate(rate: Fraction | None) -> Fraction | None:
+    """The sequence header's rate (MPEG-2: H.262 6.3.3; H.264 and HEVC: the timing of their VUI)."""
+    return rate if rate and _SLOWEST <= rate <= _FASTEST else None
 
 
 def _ranks(shown: list[int], packets: int) -> tuple[int, ...]:

@@ -171,6 +171,8 @@ def _schedule(task: Task, order: DisplayOrder, warnings: list[str], *, sound: bo
     """The elements' times; the stream's own where it has sound, or where no element tells the time."""
     count = len(order.ranks)
     elements = schedule_of(task.instance.header, count, default_rate_hz=task.settings.video.default_rate_hz)
+    if order.starts is None and elements.source == "default" and order.rate is not None:
+        return Schedule(source="stream", frames=count, period=1 / order.rate)
     if order.starts is None or count < 2:
         return elements
     intervals = [later - earlier for earlier, later in zip(order.starts, order.starts[1:], strict=False)]

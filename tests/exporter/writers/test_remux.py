@@ -201,6 +201,30 @@ def test_titles_of_an_embedded_container_are_left_behind(
     assert b"Planted" not in (folder / result.media[0].file).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("syntax", "options", "form"),
+    [
+        (MPEG2, "-c:v mpeg2video -bf 2", "mpeg2video"),
+        (H264, "-c:v libx264 -bf 2", "h264"),
+        (HEVC, "-c:v libx265 -x265-params log-level=none", "hevc"),
+    ],
+)
+def test_where_no_element_tells_the_time_a_bare_stream_keeps_the_rate_its_headers_state(
+    stream: Callable[..., bytes],
+    encapsulated: Callable[..., Path],
+    export: Callable[..., Any],
+    probe: Callable[..., Any],
+    syntax: str,
+    options: str,
+    form: str,
+) -> None:
+    written, folder = export(encapsulated(stream(options, form), syntax, FrameTime=None))
+    assert presentation_times(probe(folder / written.media[0].file)) == pytest.approx(
+        [i / 25 for i in range(FRAMES)], abs=0.001
+    )
+    assert (written.timing.source, written.timing.rate_hz) == ("stream", 25)
+
+
 def test_variable_times_of_the_elements_reach_a_copied_stream(
     stream: Callable[..., bytes],
     encapsulated: Callable[..., Path],
