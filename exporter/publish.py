@@ -115,12 +115,21 @@ class Publisher:
         settled = [self._placed[finished.work.name] for finished in batch]
         superseded = self._ledger.finish_many(ending for ending, _ in settled)
         self._placed.clear()
-        promise.remove(self._media, superseded)
-        self._ledger.forget_superseded(superseded)
-        for (ending, _), finished in zip(settled, batch, strict=True):
-            if ending.media and finished.folder is not None:
-                promise.withdraw(finished.folder)
+        self._tidy(superseded, [one.folder for (ending, _), one in zip(settled, batch, strict=True) if ending.media])
         return [outcome for _, outcome in settled]
+
+    def _tidy(self, superseded: Sequence[str], folders: Iterable[Path | None]) -> None:
+        """Remove what the commit has made needless; what cannot be removed now is removed at the next start.
+
+        Nothing here may undo the commit: the batch would be published again, without its partial files.
+        """
+        with suppress(OSError, OutOfSpace):
+            promise.remove(self._media, superseded)
+            self._ledger.forget_superseded(superseded)
+        for folder in folders:
+            if folder is not None:
+                with suppress(OSError):
+                    promise.withdraw(folder)
 
     # -- one instance ------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exporter import promise
-from exporter.errors import Reason, SkipReason
+from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.ledger import Ledger, State
 from exporter.outcome import Exported, Failed, Identity, MediaType, Medium, Outcome, Skipped
 from exporter.promise import MediaFolderUnusable
@@ -280,6 +280,27 @@ def test_what_was_to_be_deleted_after_the_commit_is_deleted_at_the_next_start(tm
     assert desk.files == {"a.png": b"new"}
     assert desk.ledger.superseded() == []
     desk.close()
+
+
+def test_a_disk_that_fills_up_after_the_commit_does_not_undo_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Desk(tmp_path)
+    first.publish(first.finished("a", ".png", ".raw.png"))
+
+    def full(_: Ledger, __: object) -> None:
+        raise OutOfSpace("ledger: no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "forget_superseded", full)
+        (outcome,) = first.publish(first.finished("a", ".jpg", data=b"other"))
+    assert isinstance(outcome, Exported)
+    assert first.files == {"a.jpg": b"other"}
+    first.close()
+    second = Desk(tmp_path)
+    assert second.ledger.superseded() == []
+    assert second.files == {"a.jpg": b"other"}
+    second.close()
 
 
 def test_partial_files_are_gone_at_the_next_start(tmp_path: Path) -> None:
