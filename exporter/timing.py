@@ -309,10 +309,10 @@ def _instant(value: object) -> Fraction | None:
         return None
     year, month, day, hour, minute, second = (int(part) for part in match.groups()[:6])
     zone = UTC
-    if match[8]:
-        sign = -1 if match[8][0] == "-" else 1
-        zone = timezone(sign * timedelta(hours=int(match[8][1:3]), minutes=int(match[8][3:5])))
     try:
+        if match[8]:
+            sign = -1 if match[8][0] == "-" else 1
+            zone = timezone(sign * timedelta(hours=int(match[8][1:3]), minutes=int(match[8][3:5])))
         moment = datetime(year, month, day, hour, minute, min(second, 59), tzinfo=zone)
     except ValueError:
         return None

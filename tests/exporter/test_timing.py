@@ -178,3 +178,21 @@ def test_ticks_are_within_half_a_millisecond_of_any_vector(microseconds: list[in
 def test_gaps_of_minutes_fit_the_32_bit_offsets_of_mp4() -> None:
     found = Schedule("FrameTimeVector", 3, None, (Fraction(0), Fraction(600), Fraction(1200)), Fraction(600))
     assert max(b - a for a, b in zip(found.ticks(), found.ticks()[1:], strict=False)) < 2**31
+
+
+@pytest.mark.parametrize("zone", ["+9900", "-2400", "+2359"])
+def test_a_zone_that_no_clock_has_leads_down_the_ladder_and_fails_nothing(zone: str) -> None:
+    groups = []
+    for second in range(3):
+        content, group = Dataset(), Dataset()
+        content.FrameReferenceDateTime = f"2020010112000{second}"
+        group.FrameContentSequence = Sequence([content])
+        groups.append(group)
+    elements = header(PerFrameFunctionalGroupsSequence=Sequence(groups), CineRate=25)
+    for group in groups:
+        element = raw(
+            "FrameReferenceDateTime", "DT", f"{group.FrameContentSequence[0].FrameReferenceDateTime}{zone}".encode()
+        )
+        group.FrameContentSequence[0]._dict.update(element._dict)
+    source = "FrameReferenceDateTime" if zone == "+2359" else "CineRate"
+    assert schedule_of(elements, 3).source == source
