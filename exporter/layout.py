@@ -11,6 +11,7 @@ Source: PS3.10 chapter 7 (file), PS3.5 chapter 7 (data set), PS3.5 A.4 (encapsul
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -36,6 +37,7 @@ _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
 _WINDOW: Final = 1 << 16
+_UID: Final = re.compile(r"[0-9.]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +136,11 @@ def _behind_prefix(source: ByteSource, offset: int, warnings: tuple[str, ...] = 
     guess = None if syntax == DEFLATED_LE else _encoding_at(source, end)
     if syntax is None:
         if guess is None:
-            raise Unreadable("(0002,0010) Transfer Syntax UID is missing, and the bytes do not tell the encoding")
+            raise Unreadable(
+                "(0002,0010) Transfer Syntax UID is missing or no UID, and the bytes do not tell the encoding"
+            )
         syntax = _syntax_of(*guess)
-        notes.append("(0002,0010) Transfer Syntax UID is missing: taken from the bytes of the data set")
+        notes.append("(0002,0010) Transfer Syntax UID is missing or no UID: taken from the bytes of the data set")
     stated = (syntax in {IMPLICIT_LE, GE_PRIVATE_BE}, syntax == EXPLICIT_BE)
     if guess is not None and guess != stated:
         notes.append("the data set is not encoded as (0002,0010) Transfer Syntax UID says: read as its bytes are")
@@ -168,7 +172,9 @@ def _meta(source: ByteSource, offset: int) -> tuple[str | None, int, bool]:
             raise Unreadable(f"the file meta information ends inside (0002,{element:04X})")
         if element == 0x0010:
             text = source.read_at(start, min(length, 64)).rstrip(b" \0")
-            syntax = text.decode("ascii", "replace").strip() or None
+            named = text.decode("ascii", "replace").strip()
+            # What is no UID may be anything, a patient's name too, and messages tell the transfer syntax.
+            syntax = named if _UID.fullmatch(named) else None
         offset = start + length
     raise Unreadable("the file meta information has more than 256 elements")
 

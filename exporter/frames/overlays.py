@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.elements import READING_ERRORS
+from exporter.elements import READING_ERRORS, quiet_reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +50,8 @@ def read_overlays(header: Dataset, *, big_endian: bool, notes: list[str]) -> lis
         if (group, 0x0010) not in header:
             continue
         try:
-            overlay = _read(header, group, big_endian=big_endian)
+            with quiet_reading():
+                overlay = _read(header, group, big_endian=big_endian)
         except READING_ERRORS:
             overlay = None
         if overlay is None:

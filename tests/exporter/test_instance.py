@@ -99,6 +99,13 @@ class TestRecognition:
         assert instance.identity.sop_instance_uid == "1.2.3.4"
         assert any("read as its bytes are" in warning for warning in instance.warnings)
 
+    def test_a_transfer_syntax_that_is_no_uid_is_told_nowhere(self, make: Any) -> None:
+        instance = Instance.open(make(part10(bare(instance="1.2.3.4"), b"Doe^John 1970\0")), LIMITS)
+        assert instance.identity.sop_instance_uid == "1.2.3.4"
+        assert instance.transfer_syntax == EXPLICIT_LE.decode()
+        assert "Doe" not in f"{instance!r}{instance.warnings}"
+        assert instance.warnings
+
     @pytest.mark.parametrize(
         "content",
         [
@@ -250,7 +257,6 @@ class TestHostileHeaders:
             _ = instance.pixels
         assert "Number of Frames" in str(caught.value)
         assert "DOE" not in f"{caught.value}{instance!r}{instance.warnings}"
-
 
     def test_a_header_whose_nesting_makes_no_sense_is_read_to_a_limit(self, make: Any) -> None:
         no_item = element(0x40, 0xA730, "SQ", b"abcdefgh")
