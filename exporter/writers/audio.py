@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from exporter.errors import EncodeFailed, TooLarge, UnsupportedSyntax, VerifyFailed
+from exporter.elements import name_of
+from exporter.errors import BadGeometry, EncodeFailed, TooLarge, UnsupportedSyntax, VerifyFailed
 from exporter.outcome import MediaType, Medium
 from exporter.writers.contract import Written
 from exporter.writers.multiplex import groups_of, has_waveform
@@ -40,6 +41,8 @@ AUDIO_CLASSES: Final = frozenset({"1.2.840.10008.5.1.4.1.1.9.4.1", "1.2.840.1000
 _PCM, _ALAW, _MULAW = 1, 6, 7
 _PIECE: Final = 1 << 16
 _MOST_RIFF_BYTES: Final = (1 << 32) - 64
+_MOST_BYTES_PER_SECOND: Final = (1 << 31) - 1
+"""Bytes per second that FFmpeg counts; WAV has room for twice as many."""
 _FLAC_CHANNELS: Final = 8
 
 
@@ -57,7 +60,7 @@ class AudioWriter:
         """One file per multiplex group.
 
         Raises:
-            BadGeometry, CorruptPixels, UnsupportedSyntax, TooLarge: As `groups_of`; also 64-bit samples.
+            BadGeometry, CorruptPixels, UnsupportedSyntax, TooLarge: As `groups_of`; also 64-bit samples, absurd rates.
             EncodeFailed: The encoder refuses.
             VerifyFailed: The file, decoded, gives other samples.
             OutOfSpace: The disk is full.
@@ -68,6 +71,8 @@ class AudioWriter:
         for number, group in enumerate(groups, 1):
             form = task.settings.audio.format
             rate = round(group.rate_hz)
+            if rate * len(group.channels) * group.raw.itemsize > _MOST_BYTES_PER_SECOND:
+                raise BadGeometry(f"write audio: {name_of('SamplingFrequency')} is more than any sound has")
             if abs(rate - group.rate_hz) > 1e-6 * group.rate_hz or rate < 1:
                 warnings.append("audio: the sampling frequency is no whole number of hertz; the nearest is written")
             if form == "flac" and (group.raw.itemsize > 2 or len(group.channels) > _FLAC_CHANNELS):

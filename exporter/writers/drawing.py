@@ -16,7 +16,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from exporter.errors import VerifyFailed
+from exporter.elements import name_of
+from exporter.errors import BadGeometry, VerifyFailed
 from exporter.writers.sealing import write_new, writing
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ _TALLEST_MM: Final = 100.0
 _STEPS_PER_MM: Final = 10
 _MILLIVOLTS: Final = {"nV": 1e-6, "uV": 1e-3, "mV": 1.0, "V": 1e3, "kV": 1e6}
 _MOST_PIXELS: Final = 1 << 26
+_WIDEST_MM: Final = 1e7
+"""10 km of paper: a sheet beyond it comes of a damaged rate or skew."""
+_LARGEST: Final = 1e100
+"""Larger values are nobody's, and differences of them would overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,9 @@ def lay_out(group: Group, *, longest_s: float, ecg: bool) -> tuple[Drawing, tupl
         group: The channels.
         longest_s: Seconds from the start that are drawn.
         ecg: Whether voltages are drawn at 10 mm/mV; otherwise every channel gets a scale that suits it.
+
+    Raises:
+        BadGeometry: Rate or skews are such that no paper is long enough.
     """
     notes: tuple[str, ...] = ()
     count = len(group.raw)
@@ -73,8 +81,18 @@ def lay_out(group: Group, *, longest_s: float, ecg: bool) -> tuple[Drawing, tupl
     top = _MARGIN_MM
     curves = []
     skews = [channel.skew_s for channel in group.channels]
+    width = 2 * _MARGIN_MM + (count / group.rate_hz + max(skews) - min(skews)) * MM_PER_SECOND
+    if not width <= _WIDEST_MM:
+        raise BadGeometry(
+            f"draw waveform: {name_of('SamplingFrequency')} or {name_of('ChannelTimeSkew')} would make the drawing "
+            "kilometres long; set waveform.drawing to none for the table alone"
+        )
     for index, channel in enumerate(group.channels):
         values = group.physical(index, 0, count)
+        beyond = np.abs(values) > _LARGEST
+        if beyond.any():
+            values[beyond] = np.nan
+            notes = (*notes, f"waveform: channel {index + 1} has values beyond {_LARGEST:g}, which are not drawn")
         finite = values[np.isfinite(values)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
         scale, text = _scale(channel.unit, low, high, ecg=ecg)
@@ -84,7 +102,6 @@ def lay_out(group: Group, *, longest_s: float, ecg: bool) -> tuple[Drawing, tupl
         points = np.column_stack([x, middle - values * scale])
         curves.append(Curve(f"{channel.label}  {text}", (_MARGIN_MM + 1, top + 3.5), _lines(points)))
         top += band
-    width = 2 * _MARGIN_MM + (count / group.rate_hz + max(skews) - min(skews)) * MM_PER_SECOND
     caption = f"{MM_PER_SECOND:g} mm/s"
     return Drawing(math.ceil(width), math.ceil(top + 2 * _MARGIN_MM), tuple(curves), caption), notes
 
@@ -95,7 +112,7 @@ def _scale(unit: str, low: float, high: float, *, ecg: bool) -> tuple[float, str
     if ecg and millivolts is not None and (high - low) * millivolts * MM_PER_MILLIVOLT <= _TALLEST_MM:
         return millivolts * MM_PER_MILLIVOLT, f"{MM_PER_MILLIVOLT:g} mm/mV"
     extent = high - low
-    if extent <= 0:
+    if extent <= 1 / _LARGEST:
         return 0.0, f"constant {low:g} {unit}"
     per_10_mm = extent / (_BAND_MM - 4) * 10
     round_to = 10.0 ** math.floor(math.log10(per_10_mm))

@@ -81,9 +81,14 @@ class Group:
         """Samples over rate."""
         return len(self.raw) / self.rate_hz
 
-    def times(self, channel: int, start: int, stop: int) -> NDArray[np.float64]:
-        """Sampling times of samples `start` to `stop`, in seconds."""
-        return np.arange(start, stop) / self.rate_hz + (self.start_s + self.channels[channel].skew_s)
+    def times(self, channel: int | None, start: int, stop: int) -> NDArray[np.float64]:
+        """Times of samples `start` to `stop` in seconds, of a channel with its skew or of the group (None).
+
+        Infinite where the rate is absurdly small.
+        """
+        offset_s = self.start_s + (0.0 if channel is None else self.channels[channel].skew_s)
+        with np.errstate(over="ignore"):
+            return np.asarray(np.arange(start, stop) / self.rate_hz + offset_s, dtype=np.float64)
 
     def linear(self, start: int, stop: int, channel: int | None = None) -> NDArray[np.generic]:
         """Samples of all channels ``(stop - start, channels)`` or of one; mu-law and A-law expanded to 16 bits."""
@@ -91,9 +96,13 @@ class Group:
         return raw if self.interpretation not in {"MB", "AB"} else expansion(self.interpretation)[raw]
 
     def physical(self, channel: int, start: int, stop: int) -> NDArray[np.float64]:
-        """Values of one channel in its unit, float64; NaN where padding says that there is no sample."""
+        """Values of one channel in its unit, float64; NaN where padding says that there is no sample.
+
+        Infinite where sample times sensitivity is beyond float64: what the header says, and no device's.
+        """
         how = self.channels[channel]
-        values = self.linear(start, stop, channel).astype(np.float64) * how.factor + how.baseline
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = self.linear(start, stop, channel).astype(np.float64) * how.factor + how.baseline
         if self.padding is not None:
             values[self.raw[start:stop, channel] == self.padding] = np.nan
         return np.asarray(values, dtype=np.float64)

@@ -118,9 +118,7 @@ def _lines(group: Group) -> Iterator[bytes]:
 def _values(group: Group, channel: int, start: int, stop: int, *, time: bool) -> NDArray[np.float64]:
     if not time:
         return group.physical(channel, start, stop)
-    if channel < 0:
-        return np.asarray(np.arange(start, stop) / group.rate_hz + group.start_s, dtype=np.float64)
-    return group.times(channel, start, stop)
+    return group.times(None if channel < 0 else channel, start, stop)
 
 
 def _texts(values: NDArray[np.float64]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from exporter.errors import UnsupportedSyntax, VerifyFailed
+from exporter.errors import BadGeometry, UnsupportedSyntax, VerifyFailed
 from exporter.instance import Instance
 from exporter.outcome import MediaType
 from exporter.settings import AudioSettings, MediaSettings
@@ -148,6 +148,14 @@ def test_what_flac_cannot_hold_is_written_as_wav_and_said(tmp_path: Path) -> Non
 def test_a_broken_rate_is_rounded_and_said(tmp_path: Path) -> None:
     path = save_waveform(tmp_path / "in.dcm", [multiplex_group(sound("SS"), "SS", 8000.4)], sop_class=VOICE)
     assert any("sampling frequency" in warning for warning in written(path, tmp_path).warnings)
+
+
+@pytest.mark.parametrize("rate", [2e9, 1e12])
+def test_a_rate_that_no_sound_has_is_refused_by_name(tmp_path: Path, rate: float) -> None:
+    path = save_waveform(tmp_path / "in.dcm", [multiplex_group(sound("SS"), "SS", rate)], sop_class=VOICE)
+    with pytest.raises(BadGeometry, match="Sampling Frequency"):
+        written(path, tmp_path)
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_samples_of_64_bits_are_refused_by_name(tmp_path: Path) -> None:

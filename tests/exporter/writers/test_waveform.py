@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
+from pydicom.valuerep import DSfloat
 
 from exporter.errors import BadGeometry, CorruptPixels, ExportError, OutOfSpace, UnsupportedSyntax, VerifyFailed
 from exporter.instance import Instance
@@ -232,6 +233,30 @@ def test_damaged_waveforms_are_refused_by_name(
     with pytest.raises(error):
         written(path, tmp_path)
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("rate", "skew", "error"),
+    [(1e-310, 0.0, BadGeometry), (500.0, 1e308, BadGeometry), (500.0, 0.0, None), (1e308, 0.0, None)],
+)
+@pytest.mark.parametrize("sensitivity", [1e-320, 1.0, 1e304, -1e306])
+def test_numbers_that_no_device_has_are_tabled_and_drawn_or_refused_by_name(
+    tmp_path: Path, rate: float, skew: float, error: type[ExportError] | None, sensitivity: float
+) -> None:
+    extremes = np.array([[-32768] * 2, [0] * 2, [32767] * 2], np.int16)
+    group = multiplex_group(extremes, "SS", 500)
+    group.SamplingFrequency = DSfloat(rate, auto_format=True)
+    for number, defined in enumerate(group.ChannelDefinitionSequence):
+        defined.ChannelSensitivity = DSfloat(sensitivity, auto_format=True)
+        defined.ChannelTimeSkew = DSfloat(skew * number, auto_format=True)
+    path = save_waveform(tmp_path / "in.dcm", [group])
+    if error is not None:
+        with pytest.raises(error):
+            written(path, tmp_path)
+        return
+    result = written(path, tmp_path)
+    assert len(result.media) == 2
+    assert any("beyond" in warning for warning in result.warnings) == (abs(sensitivity) > 1)
 
 
 def test_a_missing_channel_definition_is_a_warning(tmp_path: Path) -> None:
