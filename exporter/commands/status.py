@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,8 @@ from listener.printable import printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exporter.ledger import Counts, Entry
+    from exporter.ledger import Counts
+    from exporter.ledger.types import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +77,20 @@ def standing_of(data: Path) -> Standing:
     spool = SpoolView.of(data / "spool")
     path = data / "exporter.db"
     if not path.is_file():
-        return _standing(spool, Counts(), [], [])
+        return _standing(spool, Counts(), Counter(), Counter())
     with Ledger.open_read_only(path) as ledger:
         # The spool first: an instance that ends meanwhile is then counted once more rather than missed.
-        return _standing(spool, ledger.counts(), [*ledger.entries(State.ACTIVE)], [*ledger.entries(State.DEFERRED)])
+        active, deferred = (
+            Counter(entry.source for entry in ledger.entries(state)) for state in (State.ACTIVE, State.DEFERRED)
+        )
+        return _standing(spool, ledger.counts(), active, deferred)
 
 
-def _standing(spool: SpoolView | None, counts: Counts, active: list[Entry], deferred: list[Entry]) -> Standing:
-    waiting = sum(1 for entry in deferred if entry.source == "folder" or spool is None)
+def _standing(spool: SpoolView | None, counts: Counts, active: Counter[Source], deferred: Counter[Source]) -> Standing:
+    """The standing; `active` and `deferred` are instances of those states by where they came from."""
+    waiting = deferred.total() if spool is None else deferred["folder"]
     if spool is not None:
-        waiting += max(0, spool.waiting - sum(1 for entry in active if entry.source == "spool"))
+        waiting += max(0, spool.waiting - active["spool"])
     reasons: dict[str, dict[str, int]] = {}
     for (state, reason), count in counts.by_reason.items():
         name = {"deferred": "pending"}.get(str(state), str(state))
@@ -94,7 +100,7 @@ def _standing(spool: SpoolView | None, counts: Counts, active: list[Entry], defe
         reasons["quarantined"] = spool.quarantined
     return Standing(
         pending=waiting,
-        active=len(active),
+        active=active.total(),
         exported=counts.exported,
         skipped=counts.skipped,
         quarantined=counts.quarantined if spool is None else sum(spool.quarantined.values()),
