@@ -359,6 +359,8 @@ class Engine:
                 self.waits_for_space = str(condition)
                 if self._give_up(pause_s):
                     for finished, _ in batch:
+                        with suppress(OutOfSpace):  # where not even that can be written, the attempt counts
+                            self._ledger.withdraw(finished.work.name)
                         self.results.put(Returned(finished.work, str(condition)))
                     return
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

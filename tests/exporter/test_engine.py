@@ -12,7 +12,7 @@ import pytest
 from exporter import engine as engine_module
 from exporter import promise
 from exporter.engine import Deferred, Engine, Known, Policy, Published, Result, Returned
-from exporter.errors import Reason, SkipReason
+from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.ledger import Ledger, State
 from exporter.metadata.jsonl import Appender
 from exporter.outcome import Exported, Failed, Skipped
@@ -203,6 +203,26 @@ def test_publication_waits_while_the_disk_is_full_and_goes_on_by_itself(
             outcomes.append(result.outcome)
     assert sum(isinstance(outcome, Exported) for outcome in outcomes) == 1
     assert one.ledger.counts().failed == one.ledger.counts().quarantined == 0
+
+
+def test_stopping_while_the_disk_is_full_counts_no_attempt(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OutOfSpace("media folder: no space left")
+
+    monkeypatch.setattr(Publisher, "publish", full)
+    one = house()
+    one.submit("export.dcm")
+    deadline = time.monotonic() + 20
+    while one.engine.waits_for_space is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    one.engine.stop(0.2)
+    result = one.next(1)
+    assert isinstance(result, Returned)
+    assert result.out_of_space is not None
+    assert one.attempts("export.dcm") == 0
 
 
 def test_stopping_gives_back_what_is_not_finished_without_counting_it(house: Callable[..., House]) -> None:
