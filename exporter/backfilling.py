@@ -236,10 +236,10 @@ class _Run:
             case Kind.REGULAR:
                 self._engine.submit(work)
             case Kind.OTHER:
-                message = "a link, pipe, socket or device: only regular files are read"
+                message = "a link, pipe, socket, device or folder: only regular files are read"
                 self._engine.submit_decided(work, Skipped(SkipReason.NOT_REGULAR, message))
             case Kind.UNREADABLE:
-                message = "cannot be looked at: no permission, or its path is too long"
+                message = "cannot be looked at: it is not there, there is no permission, or its path is too long"
                 self._engine.submit_decided(work, Failed(Reason.UNREADABLE, message, may_pass=False))
 
     def _submit_later(self) -> None:
@@ -302,8 +302,13 @@ def one_file(path: str | os.PathLike[str], output: str | os.PathLike[str], setti
     policy = Policy(request.settings.limits.attempts, 0.0, skip_duplicates=False)
     with opened(request.settings, request.places, workers=1, policy=policy) as session:
         run = _Run(session, Tally(), threading.Event())
-        (published,) = run.results(iter([look_at(Path(path).absolute())]))
+        (published,) = run.results(iter([look_at(_whole_path(Path(path)))]))
     return replace(published.outcome, name=published.work.name)
+
+
+def _whole_path(path: Path) -> Path:
+    """One path for one file, however it was named; a link in the place of the file stays one."""
+    return path.parent.resolve() / path.name
 
 
 def look_at(path: Path) -> Found:

@@ -7,6 +7,9 @@ under way, a torn metadata line. One process works on one ledger at a time.
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -70,6 +73,7 @@ def opened(settings: Settings, places: Places, *, workers: int, policy: Policy) 
             except OSError as error:
                 raise MediaFolderUnusable(folder, error) from error
         media = places.media.resolve()
+        stack.enter_context(_alone(media))
         ledger = stack.enter_context(Ledger.open(places.ledger))
         interrupted = len(ledger.recover())
         removed = promise.recover(media, ledger)
@@ -106,6 +110,28 @@ def own_version() -> str:
         return version("dicom-media-exporter")
     except PackageNotFoundError:  # run from a checkout that is not installed
         return "unknown"
+
+
+@contextmanager
+def _alone(media: Path) -> Iterator[None]:
+    """Keep other exporters out of a media folder: at its start each one empties `.partial`.
+
+    (The ledger's own lock does not: two ledgers may name one `media.dir`.)
+
+    Raises:
+        MediaFolderUnusable: Another one works there.
+    """
+    descriptor = os.open(media, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MediaFolderUnusable(media, OSError(errno.EBUSY, "another exporter works there")) from None
+        except OSError:
+            pass  # a network file system without locks on folders
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _refuse_foreign_lines(settings: Settings, places: Places) -> None:

@@ -283,6 +283,16 @@ def test_each_condition_has_a_class_of_its_own(tree: Path, tmp_path: Path, out: 
         run(out / "media" / "a", out)
 
 
+def test_two_runs_with_one_media_folder_do_not_work_at_once(tree: Path, tmp_path: Path) -> None:
+    shared = {"media": {"dir": str(tmp_path / "shared")}}
+    first = exporter.backfill(tree, tmp_path / "one", Settings.model_validate(shared), workers=1)
+    next(first)
+    with pytest.raises(MediaFolderUnusable, match="another exporter"):
+        run(tree, tmp_path / "two", **shared)
+    assert all(not isinstance(one, Failed) or one.reason is not Reason.INTERNAL for one in first)
+    run(tree, tmp_path / "two", **shared)
+
+
 def test_a_full_disk_ends_the_run_and_a_rerun_goes_on(small_disk: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -368,8 +378,12 @@ def test_one_file_again_is_harmless_and_one_name_in_two_folders_is_two_files(tmp
         names.append(outcome.media[0].file)
     assert names == ["CT_small.png", "CT_small.png", "CT_small.dcm.png"]
     assert len(lines(out)) == 2
+    roundabout = exporter.export_file(CT.parent / ".." / CT.parent.name / CT.name, out)
+    assert isinstance(roundabout, Exported)
+    assert roundabout.media[0].file == "CT_small.png"
     absent = exporter.export_file(tmp_path / "absent", out)
     assert isinstance(absent, Failed)
+    assert "not there" in absent.message
     assert absent.reason is Reason.UNREADABLE
 
 
