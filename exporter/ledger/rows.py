@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.ledger.schema import stored
 from exporter.ledger.types import FINAL, Entry, State
+from exporter.metadata.line import says_the_same
 from exporter.outcome import Identity, MediaType, Medium
 
 if TYPE_CHECKING:
@@ -232,9 +233,11 @@ def finish(
 
 
 def _is_told(connection: sqlite3.Connection, line_seq: int | None, line: tuple[int, int, bytes]) -> bool:
-    """Whether the instance's newest line is this one, byte by byte: exported again, nothing new, no second line."""
-    newest = connection.execute("SELECT length, crc32, text FROM line WHERE seq = ?", (line_seq,)).fetchone()
-    return newest is not None and newest[:2] == line[:2] and zlib.decompress(newest[2]) == zlib.decompress(line[2])
+    """Whether the instance's newest line says this already: exported again, nothing new, no second line."""
+    newest = connection.execute("SELECT text FROM line WHERE seq = ?", (line_seq,)).fetchone()
+    return newest is not None and (
+        newest[0] == line[2] or says_the_same(zlib.decompress(newest[0]), zlib.decompress(line[2]))
+    )
 
 
 def _add_line(connection: sqlite3.Connection, instance_id: int, line: tuple[int, int, bytes]) -> int:

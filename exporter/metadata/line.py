@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 _OBEYED: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
+_RELATIONS: Final = frozenset({"duplicate_of", "conflict_with"})
+
+
 class BadRecordError(ValueError):
     """What a worker sent as a record is not a JSON object; says nothing of its content."""
 
@@ -72,6 +75,20 @@ def line(
         },
     }
     return _escaped(orjson.dumps({**ours, **record, **ours}, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def says_the_same(old: bytes, new: bytes) -> bool:
+    """Whether two lines of one instance differ in nothing but its relation to others, or not at all.
+
+    Others may come after it: exported again it would be the one that is in conflict, though nothing of it changed.
+    """
+    try:
+        told = [orjson.loads(text) for text in (old, new)]
+        for one in told:
+            one["export"] = {key: value for key, value in one["export"].items() if key not in _RELATIONS}
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        return old == new
+    return bool(told[0] == told[1])
 
 
 def shown(name: str) -> str:

@@ -15,7 +15,7 @@ from pydicom.data import get_testdata_file
 
 from exporter.errors import SkipReason
 from exporter.instance import Instance
-from exporter.metadata.line import BadRecordError, line, shown
+from exporter.metadata.line import BadRecordError, line, says_the_same, shown
 from exporter.metadata.record import record_text
 from exporter.outcome import Exported, Identity, MediaType, Medium, Rendering, Skipped, Timing
 from exporter.settings import LimitSettings
@@ -178,3 +178,14 @@ def test_every_key_of_export_is_documented() -> None:
     keys = {*found, *found["media"][0], *found["timing"], *found["rendering"], "dicom_file", "media_file", "media_type"}
     assert {key for key in keys if f"`{key}`" not in text} == set()
     assert {kind for kind in MediaType if f"`{kind}`" not in text} == set()
+
+
+def test_lines_that_differ_in_relations_alone_say_the_same() -> None:
+    plain = b'{"a":1,"export":{"warnings":[],"duplicate_of":null,"conflict_with":null}}\n'
+    assert says_the_same(plain, plain.replace(b'"conflict_with":null', b'"conflict_with":"b"'))
+    assert says_the_same(plain.replace(b'"duplicate_of":null', b'"duplicate_of":"b"'), plain)
+    assert not says_the_same(plain, plain.replace(b'"a":1', b'"a":2'))
+    assert not says_the_same(plain, plain.replace(b"[]", b'["x"]'))
+    assert says_the_same(b"no line of ours\n", b"no line of ours\n")
+    assert not says_the_same(b"no line of ours\n", plain)
+    assert not says_the_same(b"[]\n", plain)
