@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 from fractions import Fraction
 from itertools import pairwise
@@ -67,6 +67,17 @@ class Schedule:
     last: Fraction = Fraction(0)
     """Seconds that the last frame is shown; only with `starts`."""
     warnings: tuple[str, ...] = ()
+    most_ticks: int = 1_000_000
+    """Most ticks per second of variable timing."""
+
+    def within(self, most_ticks: int) -> Schedule:
+        """The same times for a codec that counts at most `most_ticks` per second: each to half a tick or better.
+
+        A constant period is the nearest fraction with such a denominator, so that a million frames stay within a
+        millisecond of their times where `most_ticks` is 65,535.
+        """
+        period = self.period.limit_denominator(most_ticks) if self.period is not None else None
+        return replace(self, period=period, most_ticks=min(self.most_ticks, most_ticks))
 
     @property
     def time_base(self) -> Fraction:
@@ -75,7 +86,7 @@ class Schedule:
             return Fraction(1, self.period.denominator)
         starts = self.starts or (Fraction(0),)
         longest = max([self.last, *(b - a for a, b in pairwise(starts))])
-        return Fraction(1, 1000 if longest > _LONG_GAP_S else 1_000_000)
+        return Fraction(1, 1000 if longest > _LONG_GAP_S else self.most_ticks)
 
     @property
     def rate(self) -> Fraction:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from exporter.writers.verify import Witness
 
 _LOOKAHEAD_BYTES = 64 << 20
-_X264 = frozenset({"libx264", "libx264rgb"})
+X264 = frozenset({"libx264", "libx264rgb"})
 _MP4_FAMILY = frozenset({"mp4", "mov"})
 
 
@@ -132,7 +132,7 @@ def _options(plan: VideoPlan, schedule: Schedule, rows: int, columns: int) -> di
     """
     options = dict(plan.options)
     in_order = schedule.period is None or plan.container == "avi"
-    if plan.encoder in _X264:
+    if plan.encoder in X264:
         if in_order:
             options.setdefault("bf", "0")
         if "preset" not in options:

@@ -10,11 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from exporter.errors import EncodeFailed
 from exporter.outcome import MediaType, Medium, Rendering
 from exporter.settings import FramingSettings
 from exporter.timing import Schedule, schedule_of
 from exporter.writers.contract import Task, Written
-from exporter.writers.encoder import Job, encode
+from exporter.writers.encoder import X264, Job, encode
 from exporter.writers.framing import Framing, framing_of
 from exporter.writers.jpeg_copy import CONTAINERS as JPEG_CONTAINERS
 from exporter.writers.jpeg_copy import bare_jpegs, same_jpegs, write_motion_jpeg
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 SCORE = 50
 _SMALLEST_AV1 = 64
+_LARGEST_X264 = 16384
+_MPEG4_TICKS = 60_000
+"""Below the 65,535 ticks per second of ISO/IEC 14496-2 6.3.3, vop_time_increment_resolution."""
 """SVT-AV1 takes no picture with fewer rows or columns."""
 
 
@@ -110,7 +114,8 @@ def _encoded(task: Task, shown: Shown) -> Written:
     columns, rows = framing.size
     plan, more = _fitting(plan_of(task.settings.video, gray=gray), rows, columns)
     converter = Converter(plan.pix_fmt, rows, columns, gray=gray)
-    job = Job(task.folder / "0.part", plan, converter, shown.schedule, framing.aspect)
+    schedule = shown.schedule.within(_MPEG4_TICKS) if plan.encoder == "mpeg4" else shown.schedule
+    job = Job(task.folder / "0.part", plan, converter, schedule, framing.aspect)
     witness = Witness(shown.schedule.frames, converter.rows * converter.columns * 3, exact=plan.exact(gray=gray))
     encode(job, (framing.apply(image) for image in images), witness)
     check_video(job, witness)
@@ -127,7 +132,16 @@ def _encoded(task: Task, shown: Shown) -> Written:
 
 
 def _fitting(plan: VideoPlan, rows: int, columns: int) -> tuple[VideoPlan, tuple[str, ...]]:
-    """The plan, or H.264 where AV1 takes no picture of this size."""
+    """The plan, or H.264 where AV1 takes no picture of this size.
+
+    Raises:
+        EncodeFailed: The encoder takes no picture of this size.
+    """
+    if plan.encoder in X264 and max(rows, columns) > _LARGEST_X264:
+        raise EncodeFailed(
+            f"{plan.encoder} takes no picture above {_LARGEST_X264} rows or columns: "
+            "choose another encoder for it, such as ffv1 in .mkv"
+        )
     if plan.encoder != "libsvtav1" or min(rows, columns) >= _SMALLEST_AV1:
         return plan, ()
     warning = f"AV1 takes no picture below {_SMALLEST_AV1} rows or columns: H.264 instead"

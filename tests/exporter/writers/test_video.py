@@ -103,6 +103,33 @@ def test_variable_times_are_the_elements_within_a_millisecond(
         assert float(probed["format"]["duration"]) == pytest.approx(total, abs=0.001)
 
 
+@pytest.mark.parametrize("extension", [".mp4", ".mkv"])
+@pytest.mark.parametrize("variable", [False, True])
+def test_a_codec_with_few_ticks_per_second_has_the_times_within_a_millisecond(
+    make_instance: Callable[..., Path],
+    export: Callable[..., Any],
+    probe: Callable[..., Any],
+    extension: str,
+    variable: bool,
+) -> None:
+    elements: dict[str, Any] = {"FrameTimeVector": VECTOR} if variable else {"FrameTime": "33.333"}
+    settings = video_settings(extension=extension, save_method_kwargs=encoding("mpeg4"))
+    result, folder = export(make_instance(stack(8, 48, 64, gray=False), **elements), settings)
+    times = [0.0, *(float(v) for v in VECTOR[1:])] if variable else [0.0, *[33.333] * 7]
+    probed = probe(folder / result.media[0].file)
+    assert presentation_times(probed) == pytest.approx(list(np.cumsum(times) / 1000), abs=0.001)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 16386), (17000, 2)])
+def test_a_picture_that_is_too_large_for_h264_is_refused_by_name(
+    make_instance: Callable[..., Path], export: Callable[..., Any], rows: int, columns: int
+) -> None:
+    path = make_instance(np.zeros((2, rows, columns), np.uint8))
+    with pytest.raises(EncodeFailed, match="above 16384 rows or columns"):
+        export(path)
+    export(path, video_settings(extension=".mkv", save_method_kwargs=encoding("ffv1", "yuv444p")))
+
+
 def test_avi_refuses_variable_times_by_name(make_instance: Callable[..., Path], export: Callable[..., Any]) -> None:
     path = make_instance(stack(8, 48, 64, gray=True), FrameTimeVector=VECTOR)
     with pytest.raises(EncodeFailed, match="AVI holds no variable timing"):
