@@ -46,6 +46,9 @@ _MOST_TICKS_PER_SECOND = 10_000_000
 _LONG_GAP_S = 100
 """Above this a microsecond tick could overflow the 32-bit composition offsets of MP4 (ISO/IEC 14496-12 8.6.1.3)."""
 
+_LONG_PERIOD_TICKS_PER_SECOND = 10_000
+"""For a constant period above that gap: an hour and a few reordered frames then fit into 31 bits."""
+
 _NUMBER = re.compile(r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})([eE][+-]?\d{1,2})?")
 _DATE_TIME = re.compile(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(?:\.(\d{1,6}))?([+-]\d{4})?")
 
@@ -218,7 +221,7 @@ def _constant(
     if period is None or not _SHORTEST <= period <= _LONGEST:
         passed_over.append(f"timing: {keyword} is not usable")
         return None
-    return Schedule(source=keyword, frames=frames, period=period.limit_denominator(_MOST_TICKS_PER_SECOND))
+    return Schedule(source=keyword, frames=frames, period=_countable(period))
 
 
 def _frame_time_vector(header: Dataset, frames: int, passed_over: list[str]) -> Schedule | None:
@@ -281,11 +284,17 @@ def _in_macro(item: Dataset, macro: str, keyword: str, convert: Callable[[object
 
 def _from_intervals(source: str, frames: int, intervals: Sequence[Fraction], last: Fraction) -> Schedule:
     if last == intervals[0] and all(interval == last for interval in intervals):
-        return Schedule(source=source, frames=frames, period=last.limit_denominator(_MOST_TICKS_PER_SECOND))
+        return Schedule(source=source, frames=frames, period=_countable(last))
     starts = [Fraction(0)]
     for interval in intervals:
         starts.append(starts[-1] + interval)
     return Schedule(source=source, frames=frames, period=None, starts=tuple(starts), last=last)
+
+
+def _countable(period: Fraction) -> Fraction:
+    """The nearest period that containers can count in whole ticks."""
+    most = _LONG_PERIOD_TICKS_PER_SECOND if period > _LONG_GAP_S else _MOST_TICKS_PER_SECOND
+    return period.limit_denominator(most)
 
 
 def _value(dataset: Dataset, keyword: str) -> Any:

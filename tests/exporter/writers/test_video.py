@@ -130,6 +130,15 @@ def test_a_picture_that_is_too_large_for_h264_is_refused_by_name(
     export(path, video_settings(extension=".mkv", save_method_kwargs=encoding("ffv1", "yuv444p")))
 
 
+@pytest.mark.parametrize("frame_time", ["1234567.891", "3599999.9999"])
+def test_frames_that_are_many_minutes_apart_have_their_times(
+    make_instance: Callable[..., Path], export: Callable[..., Any], probe: Callable[..., Any], frame_time: str
+) -> None:
+    result, folder = export(make_instance(stack(8, 48, 64, gray=False), FrameTime=frame_time))
+    times = presentation_times(probe(folder / result.media[0].file))
+    assert times == pytest.approx([number * float(frame_time) / 1000 for number in range(8)], abs=0.001)
+
+
 def test_avi_refuses_variable_times_by_name(make_instance: Callable[..., Path], export: Callable[..., Any]) -> None:
     path = make_instance(stack(8, 48, 64, gray=True), FrameTimeVector=VECTOR)
     with pytest.raises(EncodeFailed, match="AVI holds no variable timing"):
