@@ -62,14 +62,22 @@ class Outputs:
 
     folders: frozenset[tuple[int, int]]
     """(device, inode) of folders that are not entered."""
-    files: tuple[str, ...] = ()
-    """Beginnings of absolute paths that are left out: the ledger's with its companions, the metadata file's."""
+    files: frozenset[str] = frozenset()
+    """Absolute paths that are left out: the ledger's, the metadata file's."""
+    companions: tuple[str, ...] = ()
+    """Beginnings of absolute paths of what is kept beside them (``exporter.db-wal``, ``metadata.jsonl.kept-1``)."""
 
     @classmethod
     def of(cls, folders: tuple[Path, ...], files: tuple[Path, ...]) -> Outputs:
         """The outputs among existing folders and possible files."""
         found = (folder.stat() for folder in folders)
-        return cls(frozenset((one.st_dev, one.st_ino) for one in found), tuple(str(file.resolve()) for file in files))
+        paths = frozenset(str(file.resolve()) for file in files)
+        beside = tuple(f"{path}{sign}" for path in sorted(paths) for sign in ".-")
+        return cls(frozenset((one.st_dev, one.st_ino) for one in found), paths, beside)
+
+    def has(self, path: str) -> bool:
+        """Whether a file is output."""
+        return path in self.files or path.startswith(self.companions)
 
 
 def walk(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[Found]:
@@ -100,7 +108,7 @@ def walk(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[Fo
                 if stat.S_ISDIR(about.st_mode):
                     if recursive and (about.st_dev, about.st_ino) not in outputs.folders:
                         below.append(f"{name}/")
-                elif not (outputs.files and entry.path.startswith(outputs.files)):
+                elif not outputs.has(entry.path):
                     kind = Kind.REGULAR if stat.S_ISREG(about.st_mode) else Kind.OTHER
                     yield Found(name, Path(entry.path), kind, about.st_size, about.st_mtime_ns)
         except OSError:

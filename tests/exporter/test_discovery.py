@@ -65,6 +65,13 @@ def test_the_output_inside_the_input_is_not_input(tmp_path: Path) -> None:
     assert names(tmp_path, outputs) == ["a", "metadata.txt"]
 
 
+def test_a_file_whose_name_merely_begins_like_an_output_is_input(tmp_path: Path) -> None:
+    for name in ("meta", "meta.lock", "meta.kept-1", "meta001", "metabolic/1"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert names(tmp_path, Outputs.of((), (tmp_path / "meta",))) == ["meta001", "metabolic/1"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
