@@ -229,13 +229,20 @@ class _Loop:
         self._spool.release(self._items.pop(work.name))
 
     def _settle(self, result: Published | Known) -> None:
-        """Move an item to where its outcome belongs; later, if the disk is full."""
+        """Move an item to where its outcome belongs; later, if the disk is full.
+
+        What somebody has taken out of the spool by hand cannot be moved: the ledger keeps its outcome, and
+        `exporter reconcile` tells what is missing.
+        """
         item = self._items[result.work.name]
         try:
             if isinstance(result, Known):
                 self._settle_known(item, result)
             else:
                 self._settle_published(item, result)
+        except FileNotFoundError:
+            log.warning("gone from the spool", item=item.name, hint="`exporter reconcile` tells what is missing")
+            del self._items[item.name]
         except OSError as error:
             if error.errno not in FULL:
                 raise

@@ -25,7 +25,7 @@ from exporter.daemon import Orders
 from exporter.ledger import Ledger, State
 from exporter.settings import Settings
 from listener.settings import DataFolder
-from listener.spool import Spool, SpoolBusy
+from listener.spool import Spool, SpoolBusy, SpoolItem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -173,6 +173,24 @@ def test_items_are_kept_where_that_is_wanted(ward: Ward) -> None:
     with ward.running(spool={"keep_days": 1}):
         ward.settled(1)
     assert [p.name for p in (ward.data.spool / "done").iterdir()] == names
+
+
+def test_an_item_that_somebody_takes_away_meanwhile_does_not_end_the_daemon(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = Spool.claim
+
+    def claimed_and_gone(spool: Spool, item: SpoolItem) -> SpoolItem | None:
+        taken = claim(spool, item)
+        if taken is not None and item.name == first:
+            taken.path.unlink()
+        return taken
+
+    monkeypatch.setattr(Spool, "claim", claimed_and_gone)
+    first, _ = ward.receive(CT, MR)
+    with ward.running():
+        ward.until(lambda ledger: ledger.counts().exported == 1 and ward.spool.counts().active == 0)
+        ward.until(lambda ledger: (entry := ledger.entry(first)) is not None and entry.state is not State.ACTIVE)
 
 
 def test_a_second_daemon_is_refused(ward: Ward) -> None:
