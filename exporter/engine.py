@@ -283,7 +283,7 @@ class Engine:
             self._put_away(folder)
             self._defer(work, outcome, entry.attempts)
             return
-        self._finished.put((Finished(work, outcome, folder, relation, is_new=entry.line_seq is None), started))
+        self._finished.put((Finished(work, outcome, folder, relation), started))
 
     def _take_folder(self) -> Path:
         """An empty folder for partial files; one level below `.partial`, where `exporter.promise` looks."""

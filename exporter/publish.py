@@ -70,8 +70,6 @@ class Finished:
     """Its folder of partial files."""
     relation: Relation | None = None
     """How it relates to others, where that was asked already."""
-    is_new: bool = False
-    """Whether the ledger is known to have no line of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,21 +191,9 @@ class Publisher:
             source_sha256=outcome.source_sha256,
             duplicate_of=relation.duplicate_of,
             conflict=relation.conflict_with,
-            line=None if not finished.is_new and self._told(work.name, outcome, media) else text,
+            line=text,
         )
         return ending, replace(outcome, media=media)
-
-    def _told(self, name: str, outcome: Exported, media: tuple[Medium, ...]) -> bool:
-        """Whether the newest line says all this already: a file that was merely touched gets no second one."""
-        entry = self._ledger.entry(name)
-        if entry is None or entry.line_seq is None:
-            return False
-        known = [(medium.file, medium.sha256) for medium in self._ledger.media(name)]  # all that it keeps for certain
-        return (entry.source_sha256, entry.settings_sha256, known) == (
-            outcome.source_sha256,
-            self._settings_sha256,
-            [(medium.file, medium.sha256) for medium in media],
-        )
 
     def _skipped(self, finished: Finished, outcome: Skipped, relation: Relation) -> Ending:
         told = outcome.reason is SkipReason.NO_MEDIA and outcome.record is not None

@@ -74,7 +74,7 @@ def _tried(settings: MediaSettings, section: str, frames: int) -> list[Found]:
 
     with tempfile.TemporaryDirectory(prefix="exporter-trial-") as name:
         folder = Path(name)
-        _make(folder / "trial.dcm", frames)
+        _make(folder / "trial.dcm", frames, gray=_is_gray(settings, section))
         (folder / "out").mkdir()
         try:
             with Instance.open(folder / "trial.dcm", settings.limits) as instance:
@@ -82,6 +82,11 @@ def _tried(settings: MediaSettings, section: str, frames: int) -> list[Found]:
         except ExportError as error:
             return [_at_key(section, str(error))]
     return []
+
+
+def _is_gray(settings: MediaSettings, section: str) -> bool:
+    """Whether the encoder is asked for gray alone: colour is then a failure of its instance, not of the settings."""
+    return section == "video" and settings.video.save_method_kwargs.encoding_args.pix_fmt.startswith("gray")
 
 
 def _unread(settings: VideoSettings) -> list[Found]:
@@ -107,8 +112,8 @@ def _unread(settings: VideoSettings) -> list[Found]:
     return [(f"{KWARGS}.encoding_args.options.{name}", f"{plan.encoder} knows no such option") for name in left]
 
 
-def _make(path: Path, frames: int) -> None:
-    """A secondary capture image: smooth colours, nobody's."""
+def _make(path: Path, frames: int, *, gray: bool) -> None:
+    """A secondary capture image: smooth colours or grays, nobody's."""
     import numpy as np
     from pydicom import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, MultiFrameTrueColorSecondaryCaptureImageStorage, generate_uid
@@ -117,7 +122,10 @@ def _make(path: Path, frames: int) -> None:
     header.SOPClassUID = MultiFrameTrueColorSecondaryCaptureImageStorage
     header.SOPInstanceUID, header.StudyInstanceUID, header.SeriesInstanceUID = (generate_uid() for _ in range(3))
     header.Modality = "OT"
-    header.SamplesPerPixel, header.PhotometricInterpretation, header.PlanarConfiguration = 3, "RGB", 0
+    if gray:
+        header.SamplesPerPixel, header.PhotometricInterpretation = 1, "MONOCHROME2"
+    else:
+        header.SamplesPerPixel, header.PhotometricInterpretation, header.PlanarConfiguration = 3, "RGB", 0
     header.Rows, header.Columns, header.NumberOfFrames = ROWS, COLUMNS, frames
     header.BitsAllocated, header.BitsStored, header.HighBit, header.PixelRepresentation = 8, 8, 7, 0
     if frames > 1:
@@ -125,7 +133,7 @@ def _make(path: Path, frames: int) -> None:
         header.FrameIncrementPointer = 0x00181063
     down, right = np.mgrid[0:ROWS, 0:COLUMNS]
     picture = np.stack([down * 2, right * 2, 255 - down - right], axis=-1).astype(np.uint8)
-    header.PixelData = np.stack([picture] * frames).tobytes()
+    header.PixelData = np.stack([picture[..., 0] if gray else picture] * frames).tobytes()
     header.file_meta = FileMetaDataset()
     header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     header.save_as(path, enforce_file_format=True)
