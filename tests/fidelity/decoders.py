@@ -35,6 +35,7 @@ JPEG_2000 = {f"{ROOT}.4.{tail}" for tail in (90, 91)}
 HTJ2K = {f"{ROOT}.4.{tail}" for tail in (201, 202, 203)}
 JPEG_XL = {f"{ROOT}.4.{tail}" for tail in (110, 111, 112)}
 DEFLATED_FRAMES = f"{ROOT}.8.1"
+RLE = f"{ROOT}.5"
 VIDEO = {f"{ROOT}.4.{n}{form}" for n in (*range(100, 107), 107, 108) for form in ("", ".1")}
 LOSSY = {f"{ROOT}.4.{tail}" for tail in (50, 51, 53, 55, 81, 91, 203, 112)}
 TIMEOUT_S = 120
@@ -97,18 +98,26 @@ def stored_values(path: Path, header: Dataset, few: Sequence[int]) -> Stored | N
         if syntax in JPEG_2000 | HTJ2K | JPEG_XL:
             return _codestreams(header, syntax, few)
         if syntax == DEFLATED_FRAMES:
-            return _inflated(header)
+            return _single_bits(header, "zlib")
+        if syntax == RLE and int(header.BitsAllocated) == 1:
+            return _single_bits(header, "pydicom RLE")
         values = _by_pydicom(header)
     return None if values is None else Stored("pydicom", dict(enumerate(values)))
 
 
-def _inflated(header: Dataset) -> Stored | None:
-    """Frames that are deflated by themselves (PS3.5 A.4.13); single bits alone, which is what there is."""
+def _single_bits(header: Dataset, judge: str) -> Stored | None:
+    """Packed bits of frames that are deflated by themselves (PS3.5 A.4.13) or one RLE segment (PS3.5 annex G)."""
+    from pydicom.pixels.decoders.rle import _rle_decode_segment
+
     if int(header.BitsAllocated) != 1:
         return None
     shape = (int(header.Rows), int(header.Columns))
-    planes = (np.unpackbits(np.frombuffer(inflated(c), np.uint8), bitorder="little") for c in codestreams(header))
-    return Stored("zlib", {i: plane[: shape[0] * shape[1]].reshape(shape) for i, plane in enumerate(planes)})
+    found: dict[int, np.ndarray] = {}
+    for index, encoded in enumerate(codestreams(header)):
+        packed = inflated(encoded) if judge == "zlib" else bytes(_rle_decode_segment(encoded[64:]))
+        plane = np.unpackbits(np.frombuffer(packed, np.uint8), bitorder="little")
+        found[index] = plane[: shape[0] * shape[1]].reshape(shape)
+    return Stored(judge, found)
 
 
 def _by_pydicom(header: Dataset) -> list[np.ndarray] | None:

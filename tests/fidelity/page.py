@@ -196,8 +196,9 @@ Media files are read by Pillow, NumPy, ffprobe and FFmpeg; nothing of the produc
 - **DCMTK**: the same against `dcmj2pnm` (`dcml2pnm` for JPEG-LS), first, middle and last frame. Options: `+Wi 1` (the
   instance's first window), `+Wl 1` (its first table), `+Ww` (a functional group's window, or the range of all
   frames), `+Wm` (the range of a single frame), `-W` (up to 8 bits). At most 1.
-- **second decoder**: lossy colours against Pillow (libjpeg-turbo, OpenJPEG), at most 3; **means**: per channel
-  against FFmpeg, at most 2.
+- **second decoder**: lossy colours of JPEG 2000 against FFmpeg's own decoder, of JPEG against Pillow (libjpeg-turbo, as
+  ours; independent there is the DCMTK column, with its own libjpeg), at most 3; **means**: per channel against FFmpeg,
+  which decodes both by itself, at most 2.
 - **video means**: the default MP4, decoded by FFmpeg by its colour tags, against the display values, at most 2.
 - **times**: presentation times of the default MP4 (`ffprobe -show_entries packet=pts_time`) against the elements, at
   most 1 ms.

@@ -295,8 +295,20 @@ def _window_option(header: Dataset, index: int, finding: Finding, ranges: Window
     return ["+Wm"]
 
 
+def pillow_picture(encoded: bytes) -> np.ndarray | None:
+    """RGB of a JPEG as Pillow shows it."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError):
+        return None
+
+
 def _against_second(header: Dataset, shown: dict[int, np.ndarray], finding: Finding) -> None:
-    """Lossy colours: Pillow's picture of the encoded frame (JPEG, JPEG 2000), and FFmpeg's means of it."""
+    """Lossy colours: FFmpeg's picture of JPEG 2000, Pillow's of JPEG, and FFmpeg's means of both.
+
+    FFmpeg repeats subsampled chrominance where libjpeg interpolates: its JPEG pictures differ by more than rounding.
+    """
     try:
         encoded = decoders.codestreams(header)
     except Exception:  # noqa: BLE001 - a judge that cannot read a file has no say on it
@@ -306,16 +318,14 @@ def _against_second(header: Dataset, shown: dict[int, np.ndarray], finding: Find
         if index not in shown or index >= len(encoded):
             continue
         ours = shown[index]
-        try:
-            with Image.open(io.BytesIO(encoded[index])) as image:
-                theirs = np.array(image.convert("RGB"))
-            differences.append(worst(ours, theirs))
-        except (OSError, ValueError, SyntaxError):
-            pass
-        form = "jpeg_pipe" if encoded[index][:2] == b"\xff\xd8" else "j2k_pipe"
-        other = decoders.ffmpeg_frame(encoded[index], header, form, "rgb24")
+        jpeg = encoded[index][:2] == b"\xff\xd8"
+        other = decoders.ffmpeg_frame(encoded[index], header, "jpeg_pipe" if jpeg else "j2k_pipe", "rgb24")
         if other is not None and other.shape == ours.shape:
             means.append(float(np.abs(ours.mean((0, 1)) - other.mean((0, 1))).max()))
+        if jpeg:
+            other = pillow_picture(encoded[index])
+        if other is not None:
+            differences.append(worst(ours, other))
     finding.second = max(differences, default=None)
     finding.means = max(means, default=None)
 

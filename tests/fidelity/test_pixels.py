@@ -77,9 +77,8 @@ def test_every_judge_had_its_say(findings: list[Finding]) -> None:
 
 def test_every_gray_file_that_is_exported_has_raw_values_that_a_judge_confirms(findings: list[Finding]) -> None:
     gray = [f for f in findings if f.photometric.startswith("MONOCHROME") and not f.refused]
-    alone = {f.file for f in gray if f.raw is None}
-    # pydicom's RLE takes no single bits; DCMTK neither.
-    assert {name for name in alone if "liver" not in name} == set()
+    assert len(gray) > 35
+    assert [f.file for f in gray if f.raw is None] == []
 
 
 def test_what_is_refused_is_refused_by_pydicom_too(findings: list[Finding]) -> None:
