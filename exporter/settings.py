@@ -206,10 +206,13 @@ class VolumeSettings(Section):
 
 
 class AudioSettings(Section):
-    """Audio waveforms."""
+    """Audio waveforms, and audio tracks of video streams."""
 
     format: Literal["wav", "flac"] = "wav"
     """WAV keeps the samples as they are; FLAC keeps them compressed (mu-law and A-law expanded to 16 bits)."""
+    tracks: Literal["left_out", "all", "none"] = "left_out"
+    """Which audio tracks of a video stream become files of their own beside the video: those that its container cannot
+    hold, all of them, or none."""
 
 
 class WaveformSettings(Section):

@@ -1,7 +1,8 @@
 """Video streams inside DICOM (MPEG-2, H.264, HEVC) copied into a container without re-encoding.
 
 Contract: the pictures' bytes are those of the instance (compared after writing), their times those of the instance's
-elements, or the stream's own where it carries sound to stay in step with; audio tracks the container can hold are kept.
+elements, or the stream's own where it carries sound to stay in step with; audio tracks the container can hold are kept,
+others become files of their own (`exporter.writers.soundtrack`).
 Text, dates and titles of an embedded container are left behind. Nothing is transcoded: what cannot be copied is refused
 or, for sound, named in the warnings.
 
@@ -27,6 +28,7 @@ from exporter.writers.encoder import closing, container_options, foreign
 from exporter.writers.framing import framing_of
 from exporter.writers.plan import CONTAINERS
 from exporter.writers.sealing import seal
+from exporter.writers.soundtrack import Sound, write_tracks
 from exporter.writers.stream import Kind, kinds_of, opened, reading, video_of
 from exporter.writers.verify import TIME_TOLERANCE_S
 
@@ -121,6 +123,8 @@ def remux(task: Task, extension: str) -> Written:
         copy = Copy(source, kind, order, schedule, path, CONTAINERS[extension.lower()], task.settings.limits)
         digest = _copy(copy, warnings)
         _check(copy, digest)
+        sound = Sound(source, kind, schedule.rate, task.settings.limits)
+        tracks = write_tracks(task, sound, held=digest.sound, warnings=warnings)
     sealed = seal(path)
     framing = framing_of(FramingSettings(), instance, frames, (order.height, order.width, 3), None)
     medium = Medium(
@@ -139,7 +143,7 @@ def remux(task: Task, extension: str) -> Written:
     )
     notes = (f"stream: {digest.codec} copied from {kind.demuxer}, not re-encoded",)
     return Written(
-        media=(medium,),
+        media=(medium, *tracks),
         timing=schedule.timing,
         rendering=Rendering(notes=notes),
         warnings=(*frames.warnings, *found.warnings, *dict.fromkeys(warnings)),
@@ -196,6 +200,8 @@ class Digest:
     codec: str
     pictures: str
     """Hash over the pictures' units in the order of their packets."""
+    sound: frozenset[int]
+    """Indices of the audio tracks that were copied."""
 
 
 def _copy(copy: Copy, warnings: list[str]) -> Digest:
@@ -220,7 +226,8 @@ def _copy(copy: Copy, warnings: list[str]) -> Digest:
                 except ValueError:  # PyAV knows no tag for this codec in this container
                     warnings.append(_left_out(copy.container, stream))
             _packets(copy, container, output, targets, sha)
-    return Digest(codec=codec, pictures=sha.hexdigest())
+    sound = frozenset(targets) - {video.index}
+    return Digest(codec=codec, pictures=sha.hexdigest(), sound=sound)
 
 
 def _holds(stream: Any, container: str, warnings: list[str]) -> bool:

@@ -12,6 +12,7 @@ from pydicom import dcmread
 from pydicom.encaps import generate_fragments
 
 from exporter.errors import CorruptPixels, ExportError
+from exporter.settings import MediaSettings
 from exporter.writers.remux import picture_digest
 from tests.exporter.writers.media import presentation_times, video_settings
 
@@ -192,6 +193,58 @@ def test_sound_that_a_container_cannot_hold_is_named(
         result, folder = export(path, video_settings(extension=extension))
         assert any("audio track is left out" in warning for warning in result.warnings)
         assert {s["codec_type"] for s in probe(folder / result.media[0].file)["streams"]} == {"video"}
+
+
+def samples_of(peer: Callable[[str], str], path: Path) -> bytes:
+    """The sound of a file as Debian's ffmpeg decodes it, 16 bits."""
+    command = [peer("ffmpeg"), "-v", "error", "-i", str(path), "-map", "0:a:0", "-f", "s16le", "-c:a", "pcm_s16le", "-"]
+    return subprocess.run(command, check=True, capture_output=True).stdout
+
+
+@pytest.mark.parametrize("form", ["wav", "flac"])
+def test_sound_that_a_container_cannot_hold_becomes_a_file_of_its_own_bit_by_bit(
+    stream: Callable[..., bytes],
+    encapsulated: Callable[..., Path],
+    export: Callable[..., Any],
+    peer: Callable[[str], str],
+    tmp_path: Path,
+    form: str,
+) -> None:
+    payload = stream("-c:v mpeg2video", "vob", sound="-c:a pcm_dvd -ac 2")
+    settings = MediaSettings.model_validate({"audio": {"format": form}})
+    result, folder = export(encapsulated(payload, MPEG2), settings)
+    video, sound = result.media
+    assert (video.kind, sound.kind, sound.suffix) == ("video", "audio", f".{form}")
+    (tmp_path / "original.vob").write_bytes(payload)
+    expected = samples_of(peer, tmp_path / "original.vob")
+    assert len(expected) > 48_000
+    assert samples_of(peer, folder / sound.file) == expected
+    assert sound.duration_s == pytest.approx(len(expected) / 4 / 48_000)
+    assert b"Lavf" not in (folder / sound.file).read_bytes()
+
+
+def test_every_track_becomes_a_file_where_asked_and_none_where_not(
+    stream: Callable[..., bytes],
+    encapsulated: Callable[..., Path],
+    export: Callable[..., Any],
+    peer: Callable[[str], str],
+    tmp_path: Path,
+) -> None:
+    payload = stream("-c:v libx264", "mp4", sound="-c:a aac -ac 1")
+    path = encapsulated(payload, H264)
+    found = {}
+    for tracks in ("left_out", "all", "none"):
+        result, folder = export(path, MediaSettings.model_validate({"audio": {"tracks": tracks}}))
+        found[tracks] = [m.kind for m in result.media]
+        if tracks == "all":
+            sound = np.frombuffer(samples_of(peer, folder / result.media[1].file), "<i2").astype(int)
+    assert found == {"left_out": ["video"], "all": ["video", "audio"], "none": ["video"]}
+    (tmp_path / "original.mp4").write_bytes(payload)
+    judge = np.frombuffer(samples_of(peer, tmp_path / "original.mp4"), "<i2").astype(int)
+    # Two releases of one AAC decoder in floating point; the judge may also trim the encoder's padding at the end.
+    assert abs(len(sound) - len(judge)) <= 2048
+    shorter = min(len(sound), len(judge))
+    assert np.abs(sound[:shorter] - judge[:shorter]).max() <= 1
 
 
 def test_titles_of_an_embedded_container_are_left_behind(
