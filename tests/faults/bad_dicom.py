@@ -19,6 +19,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from exporter.elements import quiet_reading
 from exporter.errors import Reason, SkipReason
 from tests.faults.daemons import SMALL_MARKS, daemons, run
 from tests.faults.invariants import media_files, opens, raw_lines
@@ -282,14 +283,13 @@ def listener_row(scratch: Path, count: int) -> Row:
 
 def _offer(port: int, path: Path) -> str | None:
     """Send the file as it is; the status as a word; None where no sender could offer it."""
-    from pydicom import config
     from pydicom.filereader import read_file_meta_info
     from pynetdicom import AE, _config
     from pynetdicom.presentation import build_context
 
-    config.settings.reading_validation_mode = config.IGNORE
     try:
-        about = read_file_meta_info(path)
+        with quiet_reading():
+            about = read_file_meta_info(path)
         sop_class, syntax = str(about.MediaStorageSOPClassUID), str(about.TransferSyntaxUID)
         if not UID_TEXT.fullmatch(sop_class) or not UID_TEXT.fullmatch(syntax):
             return None  # nothing that a sender could propose

@@ -174,9 +174,13 @@ def test_warnings_of_libraries_are_reduced_too(lines: Callable[..., list[dict[st
     assert SECRET not in json.dumps(line)
 
 
-def test_real_warnings_of_pydicom_do_not_reach_the_log(lines: Callable[..., list[dict[str, Any]]]) -> None:
+def test_real_warnings_of_pydicom_do_not_reach_the_log(
+    lines: Callable[..., list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     import pydicom
 
+    # The setting belongs to the process: whatever another test has done to it, here pydicom shall warn.
+    monkeypatch.setattr(pydicom.config.settings, "reading_validation_mode", pydicom.config.WARN)
     lines("debug")
     data = pydicom.Dataset()
     data.SOPInstanceUID = SECRET
