@@ -283,13 +283,17 @@ def listener_row(scratch: Path, count: int) -> Row:
 
 def _offer(port: int, path: Path) -> str | None:
     """Send the file as it is; the status as a word; None where no sender could offer it."""
+    with quiet_reading():  # a sender that does not mind what it sends; pydicom's settings stay as they are for others
+        return _offered(port, path)
+
+
+def _offered(port: int, path: Path) -> str | None:
     from pydicom.filereader import read_file_meta_info
     from pynetdicom import AE, _config
     from pynetdicom.presentation import build_context
 
     try:
-        with quiet_reading():
-            about = read_file_meta_info(path)
+        about = read_file_meta_info(path)
         sop_class, syntax = str(about.MediaStorageSOPClassUID), str(about.TransferSyntaxUID)
         if not UID_TEXT.fullmatch(sop_class) or not UID_TEXT.fullmatch(syntax):
             return None  # nothing that a sender could propose
