@@ -28,6 +28,7 @@ from exporter.ledger.types import Ending, Relation, State
 from exporter.metadata.line import BadRecordError, line
 from exporter.outcome import Exported, Failed, Outcome, Skipped
 from exporter.promise import MediaFolderUnusable, Promise
+from listener.durable import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -293,12 +294,9 @@ class Publisher:
     def _sync(self) -> None:
         """Make the new names durable."""
         while self._unsynced:
-            descriptor = os.open(next(iter(self._unsynced)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            self._unsynced.pop()
+            folder = next(iter(self._unsynced))
+            fsync_folder(folder)
+            self._unsynced.remove(folder)  # not `pop`: a set may give another one than its iterator does
 
     def _verdict(self, error: OSError) -> OutOfSpace | MediaFolderUnusable:
         if error.errno in FULL:

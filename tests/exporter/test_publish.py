@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -311,3 +312,26 @@ def test_partial_files_are_gone_at_the_next_start(tmp_path: Path) -> None:
     assert desk.files == {}
     assert list((desk.media / ".partial").iterdir()) == []
     desk.close()
+
+
+def test_every_folder_with_a_new_name_is_synced_whatever_order_a_set_has(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.fsync
+    synced: set[Path] = set()
+
+    def fsync(descriptor: int) -> None:
+        synced.add(Path(f"/proc/self/fd/{descriptor}").readlink())
+        real(descriptor)
+
+    folders = [tmp_path / f"folder{number}" for number in range(60)]
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.setattr(os, "fsync", fsync)
+    for size in range(1, 13):
+        for start in range(0, 48, 6):
+            expected = set(folders[start : start + size])
+            synced.clear()
+            desk.publisher._unsynced |= expected
+            desk.publisher._sync()
+            assert synced == expected
