@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from exporter.errors import OutOfSpace
+from listener.durable import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,7 +204,7 @@ def _make(path: Path) -> None:
             _appear(making, path)
     finally:
         making.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    fsync_folder(path.parent)
 
 
 def _appear(making: Path, path: Path) -> None:
@@ -288,7 +289,7 @@ def _check_version(connection: sqlite3.Connection, path: Path, *, read_only: boo
     if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:  # nobody was faster
         _make_tables(connection)
     connection.execute("COMMIT")
-    _sync_folder(path.parent)
+    fsync_folder(path.parent)
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:
@@ -300,12 +301,3 @@ def _make_tables(connection: sqlite3.Connection) -> None:
 
 def _statements() -> Iterator[str]:
     return (statement for statement in _TABLES.split(";") if statement.strip())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new file's name durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -28,6 +28,7 @@ from exporter.errors import OutOfSpace
 from exporter.ledger import LedgerUnusable
 from exporter.metadata.inspection import Finding, inspect
 from exporter.metadata.rotation import FACTS, START, facts, is_rotated
+from listener.durable import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,7 +177,7 @@ class Appender:
     def _begin(self, seq: int) -> None:
         """Begin a file with the line after `seq`."""
         self._reopen()
-        _sync_folder(self.path.parent)
+        fsync_folder(self.path.parent)
         self._start = seq
         self._settle(Finding(seq, 0, (), 0))
 
@@ -245,7 +246,7 @@ class Appender:
             shutil.copyfileobj(file, target, 1 << 20)
             target.flush()
             os.fsync(target.fileno())
-        _sync_folder(self.path.parent)
+        fsync_folder(self.path.parent)
         os.ftruncate(self._file, finding.end)
         removed = finding.size - finding.end
         _warn("metadata file had bytes that are no line of the ledger: moved", self.path, bytes=removed, kept=kept.name)
@@ -290,11 +291,3 @@ def _take_lock(path: Path) -> int:
         hint = "wait for it to end, or choose another file"
         raise MetadataFileUnusable(path, "another exporter appends to it", hint) from error
     return descriptor
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -25,6 +25,7 @@ from exporter.errors import ExportError, OutOfSpace
 from exporter.outcome import Exported, Failed
 from exporter.publish import FULL
 from exporter.workers import Cancelled, WorkerUnstartable
+from listener.durable import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -196,11 +197,7 @@ def _keep(path: Path, folder: Path) -> None:
         if error.errno not in _NO_LINK:
             raise
         _copy(path, target)
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    fsync_folder(folder)
 
 
 def _copy(path: Path, target: Path) -> None:
