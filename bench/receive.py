@@ -57,7 +57,7 @@ class Figure:
 def measure(receiver: Receiver, cell: Cell, folder: Path, preloads: dict[str, Path]) -> Figure:
     """Start the receiver, send, stop it."""
     os.sync()  # what an earlier measurement left to be written is not charged to this one
-    running = Running(receiver, folder / "receiver", preloads)
+    running = Running(receiver, Path(tempfile.mkdtemp(dir=folder)), preloads)
     senders: list[subprocess.Popen[str]] = []
     try:
         for number in range(cell.associations):

@@ -20,7 +20,16 @@ from pydantic_core import PydanticCustomError
 
 from listener.configuration import FilePath, ReservedSection, Section, Spelling, load, not_available
 from listener.logs import LogSection
-from listener.settings import DataFolder, ListenerSection, ListenerSettings, OrthancSection, SpoolSection
+from listener.settings import (
+    DataFolder,
+    ListenerSection,
+    ListenerSettings,
+    OrthancServers,
+    SpoolSection,
+    StatusSection,
+)
+from listener.sources.dicomweb.settings import DicomwebSection
+from listener.sources.watch.settings import WatchSection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -296,10 +305,6 @@ class NotifySection(ReservedSection):
     """Messages when something finished or failed: not available in this version."""
 
 
-class StatusSection(ReservedSection):
-    """The status page: not available in this version."""
-
-
 class Settings(MediaSettings):
     """The whole file."""
 
@@ -323,12 +328,16 @@ class Settings(MediaSettings):
     """The hand-over between receiving and exporting."""
     log: LogSection = LogSection()
     """Logs of the daemons."""
-    orthanc: OrthancSection = OrthancSection()
-    """A source that polls an Orthanc server: not available in this version."""
+    orthanc: OrthancServers = ()
+    """Orthanc servers that are polled, one or several."""
+    sources: tuple[WatchSection, ...] = ()
+    """Further ways in."""
+    dicomweb: DicomwebSection = DicomwebSection()
+    """Instances over HTTP."""
     notify: NotifySection = NotifySection()
     """Messages: not available in this version."""
     status: StatusSection = StatusSection()
-    """The status page: not available in this version."""
+    """Our HTTP service."""
 
     @property
     def media_settings(self) -> MediaSettings:

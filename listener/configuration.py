@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 EXPORTER_SECTIONS = frozenset(
-    {"num_workers", "dicom", "media", "metadata", "config", "limits", "privacy", "notify", "status"}
+    {"num_workers", "dicom", "media", "metadata", "config", "limits", "privacy", "notify"}
     | {"video", "image", "frames", "display", "volume", "audio", "waveform", "report"}
 )
 """Top-level keys that only the exporter reads; the listener leaves them alone."""

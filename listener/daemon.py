@@ -17,6 +17,7 @@ import structlog
 
 from listener.counters import Counters
 from listener.notify import notify, reloading, watchdog_interval_s
+from listener.sources import further_sources
 from listener.sources.contract import Surroundings
 from listener.sources.dimse import DimseSource
 from listener.space import Room, SpaceGuard
@@ -67,9 +68,9 @@ class ListenerDaemon:
             self._spool = spool
             self._space = SpaceGuard(spool.root, self._settings.spool)
             self._look()
-            surroundings = Surroundings(spool, self._space, self.counters)
+            surroundings = Surroundings(spool, self._space, self.counters, self._data.sources)
             self._dimse = DimseSource(self._settings, surroundings)
-            self._sources = [self._dimse]
+            self._sources = [self._dimse, *further_sources(self._settings, surroundings)]
             for source in self._sources:
                 self.opened.append(source.start())
                 undo.callback(source.stop, 0.0)

@@ -1,4 +1,4 @@
-"""The settings of receiving: the sections `listener`, `spool` and `orthanc` of the YAML file, and the data folder.
+"""The settings of receiving: the sections of the YAML file that the listener reads, and the data folder.
 
 Contract: an object of these classes exists only if it is valid; defaults here are the defaults of
 `config/exporter.yml`. Every field's docstring is its documentation.
@@ -9,22 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from listener.configuration import FilePath, ReservedSection, Section, Spelling
+from listener.configuration import FilePath, Section
+from listener.fields import AETitle, Port, PositiveInt, PositiveSeconds
 from listener.logs import LogSection
-
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-AETitle = Annotated[
-    str,
-    StringConstraints(strip_whitespace=True),
-    Spelling(r"^[ -\[\]-~]{1,16}$", "1 to 16 printable ASCII characters without backslash"),
-]
-"""The value representation AE (PS3.5 6.2), without leading and trailing spaces."""
-Port = Annotated[int, Field(ge=1, le=65535)]
+from listener.sources.dicomweb.settings import DicomwebSection
+from listener.sources.orthanc.settings import OrthancSection
+from listener.sources.watch.settings import WatchSection
 
 
 class PeerSection(Section):
@@ -212,8 +206,21 @@ class SpoolSection(Section):
         return self
 
 
-class OrthancSection(ReservedSection):
-    """A source that polls an Orthanc server: not available in this version."""
+class StatusSection(Section):
+    """Our HTTP service: what is offered there, other sections say."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8090
+    """Port to listen on; 0 takes a free one."""
+
+
+def _as_list(value: Any) -> Any:
+    """One server may stand without a list around it."""
+    return [value] if isinstance(value, dict) and value else value or ()
+
+
+OrthancServers = Annotated[tuple[OrthancSection, ...], BeforeValidator(_as_list)]
 
 
 class ListenerSettings(Section):
@@ -223,8 +230,14 @@ class ListenerSettings(Section):
     """The C-STORE service."""
     spool: SpoolSection = SpoolSection()
     """The hand-over between receiving and exporting."""
-    orthanc: OrthancSection = OrthancSection()
-    """A source that polls an Orthanc server: not available in this version."""
+    orthanc: OrthancServers = ()
+    """Orthanc servers that are polled, one or several."""
+    sources: tuple[WatchSection, ...] = ()
+    """Further ways in."""
+    dicomweb: DicomwebSection = DicomwebSection()
+    """Instances over HTTP."""
+    status: StatusSection = StatusSection()
+    """Our HTTP service."""
     log: LogSection = LogSection()
     """Logs of the daemon."""
 
@@ -244,6 +257,11 @@ class DataFolder:
     def media(self) -> Path:
         """Folder of exported media."""
         return self.root / "media"
+
+    @property
+    def sources(self) -> Path:
+        """Folder in which sources remember how far they are."""
+        return self.root / "sources"
 
     @property
     def metadata(self) -> Path:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from listener.counters import Counters
     from listener.settings import ListenerSettings
     from listener.space import SpaceGuard
@@ -28,6 +30,8 @@ class Surroundings:
     spool: Spool
     space: SpaceGuard
     counters: Counters
+    state: Path
+    """Folder in which a source may remember how far it is, below a name of its own; it may not be there yet."""
 
 
 class Source(Protocol):

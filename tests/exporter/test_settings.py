@@ -195,15 +195,13 @@ def test_layouts_that_could_leave_the_folder_or_name_patients_are_refused(
 
 
 def test_what_is_not_available_yet_is_refused_and_never_ignored(loaded: Callable[[str], Settings]) -> None:
-    text = "privacy: {profile: basic}\northanc: {url: x}\nnotify: {mail: x}\nstatus: {port: 1}\n"
+    text = "privacy: {profile: basic}\nnotify: {mail: x}\n"
     with pytest.raises(ConfigurationError) as caught:
         loaded(text)
     faults = caught.value.faults
     assert [(fault.line, fault.key_path) for fault in faults] == [
         (1, "privacy.profile"),
-        (2, "orthanc"),
-        (3, "notify"),
-        (4, "status"),
+        (2, "notify"),
     ]
     assert all("not available in this version" in fault.problem for fault in faults)
     assert loaded("privacy: {profile: none}\northanc:\nnotify: {}\nstatus:\n") == Settings()

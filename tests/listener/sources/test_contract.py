@@ -34,7 +34,7 @@ SOURCES: list[Callable[[Surroundings], Source]] = [dimse]
 def surroundings(tmp_path: Path) -> Iterator[Surroundings]:
     settings = ListenerSettings()
     with Spool.open(tmp_path / "spool") as spool:
-        yield Surroundings(spool, SpaceGuard(spool.root, settings.spool), Counters())
+        yield Surroundings(spool, SpaceGuard(spool.root, settings.spool), Counters(), tmp_path / "sources")
 
 
 @pytest.mark.parametrize("make", SOURCES)

@@ -1,0 +1,1 @@
+"""Instances from a living Orthanc, over its REST interface."""

@@ -1,0 +1,1 @@
+"""Instances from a folder into which somebody puts files."""
