@@ -23,7 +23,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from listener.durable import Buffer, Folder, GroupCommit, fsync_folder, start_write_back, write_all
+from listener.durable import (
+    Buffer,
+    Folder,
+    GroupCommit,
+    fsync_folder,
+    names_follow_files,
+    start_write_back,
+    write_all,
+    write_out,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +43,8 @@ NAME: Final = re.compile(r"[0-9]{20}-[0-9a-f]{16}\.dcm")
 """Time of arrival in nanoseconds, 64 random bits: sorted names are in order of arrival."""
 REASON: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 REPORT_SUFFIX: Final = ".reason.json"
+SMALL_BYTES: Final = 1 << 20
+"""Up to this size an item is made durable by one sync where the file system allows it."""
 WRITE_BACK_BYTES: Final = 8 << 20
 """Large items are sent to the disk in steps of this size while they arrive, so that the final fsync is short."""
 
@@ -116,10 +127,16 @@ class _Names:
         self._last_ns = 0
 
     def make(self) -> str:
+        return f"{self._now():020d}-{os.urandom(8).hex()}.dcm"
+
+    def renew(self, name: str) -> str:
+        """The same name at the present time."""
+        return f"{self._now():020d}{name[20:]}"
+
+    def _now(self) -> int:
         with self._lock:
             self._last_ns = max(time.time_ns(), self._last_ns + 1)
-            now_ns = self._last_ns
-        return f"{now_ns:020d}-{os.urandom(8).hex()}.dcm"
+            return self._last_ns
 
 
 class Incoming:
@@ -182,6 +199,8 @@ class Spool:
         self._names = _Names()
         self.tmp, self.new, self.active, self.done, self._quarantine = (Folder(root / f) for f in FOLDERS)
         self._arrivals = GroupCommit(self.new.fd)
+        self.names_follow_files = names_follow_files(self.new.fd)
+        """Whether one sync of a small file makes it durable together with its name."""
 
     @classmethod
     def open(cls, root: Path, *, settings: RetentionSettings | None = None) -> Self:
@@ -275,8 +294,15 @@ class Spool:
         return Incoming(self, name, fd)
 
     def _commit(self, incoming: Incoming) -> SpoolItem:
+        name = self._names.renew(incoming.name)  # the file may have been made long before its content came
+        if self.names_follow_files and incoming.size_bytes <= SMALL_BYTES:
+            self._commit_at_once(incoming, name)
+        else:
+            self._commit_in_steps(incoming, name)
+        return SpoolItem(name, self.new.path / name, incoming.size_bytes)
+
+    def _commit_in_steps(self, incoming: Incoming, name: str) -> None:
         """Sync the file, rename it into `new/`, sync the folder: in this order, each for its own reason."""
-        name = self._names.make()  # the file may have been made long before its content came
         try:
             os.fdatasync(incoming.fd)
             incoming._close()  # noqa: SLF001 - one mechanism in two classes of this module
@@ -288,18 +314,45 @@ class Spool:
         try:
             self._arrivals.commit()
         except OSError as error:
-            with suppress(OSError):
-                os.unlink(name, dir_fd=self.new.fd)
+            self._take_back(name)
             raise SpoolWriteFailed("syncing the spool folder", error) from error
-        return SpoolItem(name, self.new.path / name, incoming.size_bytes)
+
+    def _commit_at_once(self, incoming: Incoming, name: str) -> None:
+        """Write the file out, rename it into `new/`, sync it once: content, size and name become durable together.
+
+        Two syncs are most of what a small file costs. Written out before the rename, it is not seen in `new/` without
+        its content, after a power cut neither.
+        """
+        try:
+            write_out(incoming.fd)
+            os.rename(incoming.name, name, src_dir_fd=self.tmp.fd, dst_dir_fd=self.new.fd)
+        except OSError as error:
+            incoming.discard()
+            raise SpoolWriteFailed("writing a received file", error) from error
+        try:
+            os.fsync(incoming.fd)  # not fdatasync: that may leave out the change that the rename made
+            incoming._close()  # noqa: SLF001 - one mechanism in two classes of this module
+        except OSError as error:
+            self._take_back(name)
+            incoming.discard()
+            raise SpoolWriteFailed("syncing a received file", error) from error
+
+    def _take_back(self, name: str) -> None:
+        with suppress(OSError):
+            os.unlink(name, dir_fd=self.new.fd)
 
     def recover_listener(self) -> int:
-        """Delete what an earlier listener had not finished receiving (its senders got no success); how many."""
-        names = self.tmp.entries()
-        for name in names:
+        """Delete what an earlier listener had not finished receiving (its senders got no success); how many.
+
+        An empty file in `new/` is such a one, too: without a journal a file system may show a name after a power cut
+        whose file it had not yet written, and nothing empty was ever acknowledged.
+        """
+        empty = [name for name in self.new.entries(NAME) if self.new.size_of(name) == 0]
+        partial = [(self.tmp, name) for name in self.tmp.entries()] + [(self.new, name) for name in empty]
+        for folder, name in partial:
             with suppress(FileNotFoundError, IsADirectoryError):
-                os.unlink(name, dir_fd=self.tmp.fd)
-        return len(names)
+                os.unlink(name, dir_fd=folder.fd)
+        return len(partial)
 
     # -- exporting ---------------------------------------------------------------------------------------------------
 
@@ -317,7 +370,7 @@ class Spool:
                 names = heapq.nsmallest(limit, (e.name for e in entries if NAME.fullmatch(e.name)))
         for name in names:
             size_bytes = self.new.size_of(name)
-            if size_bytes is not None:
+            if size_bytes:  # what is empty was never acknowledged: see `recover_listener`
                 yield SpoolItem(name, self.new.path / name, size_bytes)
 
     def claim(self, item: SpoolItem) -> SpoolItem | None:

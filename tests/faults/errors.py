@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 FAULT: Final = "F52 error at the n-th call"
 ERRORS: Final = ("EIO", "ENOSPC", "EROFS", "EDQUOT")
-LISTENER_CALLS: Final = ("openat", "writev", "fdatasync", "fsync", "renameat", "unlinkat")
+LISTENER_CALLS: Final = ("openat", "writev", "sync_file_range", "fdatasync", "fsync", "renameat", "unlinkat")
 EXPORTER_CALLS: Final = (
     "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "unlinkat", "mkdir", "symlink",
 )  # fmt: skip

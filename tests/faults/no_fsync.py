@@ -11,8 +11,8 @@ from tests.faults.report import NotPermitted
 if TYPE_CHECKING:
     from pathlib import Path
 
-Removed = Literal["every sync", "file sync", "folder sync"]
-"""Which syncs do nothing; each alone must be enough to lose data."""
+Removed = Literal["every sync", "file sync", "folder sync", "writing out"]
+"""What does nothing; each alone must be enough to lose data, or to show partial files."""
 
 _START: Final = """
 #include <sys/stat.h>
@@ -42,6 +42,11 @@ int fdatasync(int fd) { (void)fd; return 0; }
     "folder sync": _START
     + """
 int fsync(int fd) { return is_folder(fd) ? 0 : (int)syscall(SYS_fsync, fd); }
+""",
+    "writing out": _START
+    + _EARLY
+    + """
+int unused(int fd) { return is_folder(fd); }
 """,
 }
 

@@ -1,7 +1,8 @@
 """A process that fills a spool from several threads and tells, outside of it, what was acknowledged.
 
-``python -m tests.faults.spool_load ROOT JOURNAL THREADS``: each acknowledgement is one line
-``<name> <size> <sha256>`` in JOURNAL, written after `Incoming.commit` returned. Ends by itself once the spool refuses.
+``python -m tests.faults.spool_load ROOT JOURNAL THREADS [steps]``: each acknowledgement is one line
+``<name> <size> <sha256>`` in JOURNAL, written after `Incoming.commit` returned; with ``steps``, small items are
+committed as large ones are. Ends by itself once the spool refuses.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ def is_whole(data: bytes) -> bool:
     return len(data) > 8 and content(int.from_bytes(data[:8], "big")) == data
 
 
-def main(root: Path, journal: Path, threads: int) -> int:
+def main(root: Path, journal: Path, threads: int, *, in_steps: bool) -> int:
     spool = Spool.open(root)
+    if in_steps:
+        spool.names_follow_files = False
     spool.recover_listener()
     told = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     seeds = random.SystemRandom()
@@ -56,4 +59,4 @@ def main(root: Path, journal: Path, threads: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])))
+    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), in_steps="steps" in sys.argv[4:]))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from listener.spool import Spool
 from tests.faults import (
     bad_dicom,
     crash_points,
@@ -38,9 +39,10 @@ def hold(measure: Callable[[], Row]) -> Row:
     return row
 
 
+@pytest.mark.parametrize("in_steps", [False, True])
 @pytest.mark.parametrize("kind", power_cut.KINDS)
-def test_f56_what_the_spool_acknowledged_survives_a_power_cut(tmp_path: Path, kind: str) -> None:
-    hold(lambda: power_cut.spool_row(tmp_path, kind, 2))
+def test_f56_what_the_spool_acknowledged_survives_a_power_cut(tmp_path: Path, kind: str, in_steps: bool) -> None:
+    hold(lambda: power_cut.spool_row(tmp_path, kind, 2, in_steps=in_steps))
 
 
 @pytest.mark.parametrize("kind", power_cut.KINDS)
@@ -53,7 +55,9 @@ def test_f56_the_whole_product_survives_a_power_cut(tmp_path: Path) -> None:
 
 
 def test_f54_a_listener_killed_at_a_call_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
-    calls = ("writev", "fdatasync", "renameat")
+    with Spool.open(tmp_path / "spool") as spool:
+        sync = "sync_file_range" if spool.names_follow_files else "fdatasync"
+    calls = ("writev", sync, "renameat", "fsync")
     row = hold(lambda: crash_points.listener_points(tmp_path, FEW, damaged=False, calls=calls))
     assert row.injected == len(calls)
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WRITING: Final = (
-    "write", "writev", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "renameat2", "unlink", "unlinkat",
-    "mkdir", "mkdirat", "rmdir", "ftruncate", "symlink", "symlinkat",
+    "write", "writev", "pwrite64", "sync_file_range", "fsync", "fdatasync", "rename", "renameat", "renameat2",
+    "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir", "ftruncate", "symlink", "symlinkat",
 )  # fmt: skip
 """The calls that change what is on the disk."""
 

@@ -9,23 +9,25 @@ import os
 import stat
 import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import listener.spool
 from listener.durable import GroupCommit, write_all
 from listener.spool import NAME, Spool, SpoolBusy, SpoolUnusable, SpoolWriteFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from listener.spool import SpoolItem
 
 
-@pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
+@pytest.fixture(params=["at once", "in steps"])
+def spool(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Spool]:
     with Spool.open(tmp_path / "spool") as opened:
+        opened.names_follow_files = request.param == "at once"
         yield opened
 
 
@@ -156,31 +158,76 @@ def test_foreign_names_and_links_in_the_spool_are_ignored(spool: Spool, tmp_path
     assert list(spool.pending()) == []
 
 
-def test_a_failed_fsync_of_the_file_is_never_a_success(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+@pytest.mark.parametrize("call", ["writing out", "renaming", "syncing"])
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_step_that_fails_is_never_a_success_and_leaves_nothing(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, call: str, number: int
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
 
     incoming = spool.receive()
     incoming.write([b"x"])
-    monkeypatch.setattr(os, "fdatasync", broken)
+    fds = len(list(Path("/proc/self/fd").iterdir()))
+    match call:
+        case "writing out":
+            monkeypatch.setattr(os, "fdatasync", broken)
+            monkeypatch.setattr("listener.spool.write_out", broken)
+        case "renaming":
+            monkeypatch.setattr(os, "rename", broken)
+        case _:
+            monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(SpoolWriteFailed) as caught:
         incoming.commit()
-    assert not caught.value.is_full
+    assert caught.value.is_full is (number == errno.ENOSPC)
     counts = spool.counts()
     assert (counts.receiving, counts.new) == (0, 0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == fds - 1
 
 
-def test_a_failed_fsync_of_the_folder_takes_the_name_back(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(_: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+def test_a_small_item_is_written_out_before_it_has_its_name_and_synced_after(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
 
-    incoming = spool.receive()
-    incoming.write([b"x"])
-    monkeypatch.setattr(os, "fsync", broken)
-    with pytest.raises(SpoolWriteFailed) as caught:
-        incoming.commit()
-    assert caught.value.is_full
-    assert spool.counts().new == 0
+    def noted(module: object, name: str) -> None:
+        real = getattr(module, name)
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            what = "folder" if arguments[0] == spool.new.fd else "file"
+            calls.append(name if name == "rename" else f"{name} {what}")
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(module, name, call)
+
+    noted(listener.spool, "write_out")
+    for name in ("fdatasync", "rename", "fsync"):
+        noted(os, name)
+    put(spool)
+    if spool.names_follow_files:
+        assert calls == ["write_out file", "rename", "fsync file"]
+    else:
+        assert calls == ["fdatasync file", "rename", "fsync folder"]
+    calls.clear()
+    put(spool, bytes(listener.spool.SMALL_BYTES + 1))
+    assert calls == ["fdatasync file", "rename", "fsync folder"]
+
+
+def test_where_writing_out_is_not_permitted_items_are_committed_in_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("listener.durable.SYNC_FILE_RANGE", None)
+    with Spool.open(tmp_path / "spool") as spool:
+        assert not spool.names_follow_files
+        put(spool)
+
+
+def test_an_empty_file_that_a_power_cut_left_is_no_item(spool: Spool) -> None:
+    kept = put(spool)
+    (spool.root / "new" / "00000000000000000001-0123456789abcdef.dcm").touch()
+    assert [item.name for item in spool.pending()] == [kept.name]
+    assert spool.recover_listener() == 1
+    assert spool.counts().new == 1
 
 
 def test_everybody_whom_a_failed_group_fsync_should_have_served_learns_of_it(
