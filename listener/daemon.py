@@ -128,11 +128,21 @@ class ListenerDaemon:
             log.error("spool cannot be measured", problem=error.strerror)  # noqa: TRY400 - no traceback
             return
         self._last_look = time.monotonic()
-        self.counters.gauge("free_bytes", self._space.free_bytes)
-        self.counters.gauge("room", int(now))
+        self._gauge_room(now)
         if now is not was:
             level = log.info if now is Room.ENOUGH else log.error
-            level("room in the spool changed", was=was.name.lower(), now=now.name.lower(), free=self._space.free_bytes)
+            place = self._space.tightest
+            free = self._space.free[place]
+            words = {"was": was.name.lower(), "now": now.name.lower(), "place": place}
+            level("room changed", **words, free_bytes=free.bytes, free_files=free.files)
+
+    def _gauge_room(self, room: Room) -> None:
+        self.counters.gauge("free_bytes", self._space.free_bytes)
+        self.counters.gauge("room", int(room))
+        for place, free in self._space.free.items():
+            self.counters.gauge(f"{place}_free_bytes", free.bytes)
+            if free.files is not None:
+                self.counters.gauge(f"{place}_free_files", free.files)
 
 
 class Orders:

@@ -194,6 +194,13 @@ class SpoolSection(Section):
     """Free space from which everything is accepted again."""
     refuse_below_files: Annotated[int, Field(ge=0)] = 1000
     """Free inodes under which instances are refused with 0xA700."""
+    reject_below_files: Annotated[int, Field(ge=0)] | None = None
+    """Free inodes under which associations are rejected as transient; none is half of `refuse_below_files`."""
+    resume_above_files: Annotated[int, Field(ge=0)] | None = None
+    """Free inodes from which everything is accepted again; none is one and a half times `refuse_below_files`."""
+    heed_exporter: bool = True
+    """Whether these marks hold for the disks of media, metadata lines and ledger too, as the exporter tells of them;
+    otherwise the spool takes what comes until its own disk is full."""
     max_pending: PositiveInt = 2_000_000
     """Most items waiting for export; more are refused with 0xA700."""
 
@@ -203,7 +210,21 @@ class SpoolSection(Section):
             raise ValueError(
                 "the marks must rise: `reject_below_bytes` <= `refuse_below_bytes` <= `resume_above_bytes`"
             )
+        if not self.reject_files <= self.refuse_below_files <= self.resume_files:
+            raise ValueError(
+                "the marks must rise: `reject_below_files` <= `refuse_below_files` <= `resume_above_files`"
+            )
         return self
+
+    @property
+    def reject_files(self) -> int:
+        """`reject_below_files` as a number."""
+        return self.refuse_below_files // 2 if self.reject_below_files is None else self.reject_below_files
+
+    @property
+    def resume_files(self) -> int:
+        """`resume_above_files` as a number."""
+        return self.refuse_below_files * 3 // 2 if self.resume_above_files is None else self.resume_above_files
 
 
 class StatusSection(Section):

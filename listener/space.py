@@ -1,19 +1,35 @@
-"""Whether there is room for more: free space, free inodes and the length of the queue, with hysteresis.
+"""Whether there is room for more: free space and inodes of spool, media and ledger, and the length of the queue.
 
-Contract: `SpaceGuard.look` measures; `state` says what follows until the next look. Once low, it stays low until free
-space reaches the upper mark, so that senders do not meet a service that changes its mind with every instance.
+Contract: `SpaceGuard.look` measures; `state` says what follows until the next look, with hysteresis: once low, it stays
+low until there is as much as the upper mark asks for, so that senders do not meet a service that changes its mind with
+every instance. The spool is measured here. How much room there is for media, metadata lines and the ledger, the
+exporter tells in `spool/exporter.json`: their disks may be far away, and one that hangs must not stop the receiver.
+
+Must never: look at a file system other than the spool's, or believe an exporter that has fallen silent.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import time
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from listener.settings import SpoolSection
+
+TOLD: Final = "exporter.json"
+"""File in the spool's folder in which the exporter tells how much room it has; no part of any guarantee, not synced."""
+PLACES: Final = ("spool", "output", "lines", "ledger")
+"""The places there are: the folders of received files, of media, of the metadata file, and of the ledger."""
+SILENT_S: Final = 30.0
+"""What was told and not renewed for so long counts no more: the spool's own marks hold then."""
+MOST_TOLD_BYTES: Final = 65_536
 
 
 class Room(IntEnum):
@@ -26,37 +42,158 @@ class Room(IntEnum):
     """Associations are rejected as transient as well."""
 
 
+@dataclass(frozen=True, slots=True)
+class Free:
+    """What one file system has left for us."""
+
+    bytes: int
+    files: int | None
+    """Free inodes; None where the file system has no table of them."""
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Measure the file system that holds `path`.
+
+        Raises:
+            OSError: It cannot be measured.
+        """
+        found = os.statvfs(path)
+        return cls(found.f_bavail * found.f_frsize, found.f_favail if found.f_files > 0 else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Three marks of one quantity, rising."""
+
+    reject: int
+    refuse: int
+    resume: int
+
+
+class Level:
+    """One quantity against its marks, with the memory that hysteresis needs."""
+
+    def __init__(self, marks: Marks) -> None:
+        self._marks = marks
+        self.state = Room.ENOUGH
+
+    def look(self, free: int) -> Room:
+        """What follows from so much being free now."""
+        marks = self._marks
+        if free < marks.reject:
+            self.state = Room.REJECT_ASSOCIATIONS
+        elif free < marks.refuse:
+            self.state = max(self.state, Room.REFUSE_INSTANCES)
+        elif free < marks.resume:
+            self.state = min(self.state, Room.REFUSE_INSTANCES)
+        else:
+            self.state = Room.ENOUGH
+        return self.state
+
+
+class Place:
+    """One file system against the marks for its bytes and its inodes."""
+
+    def __init__(self, of_bytes: Marks, of_files: Marks) -> None:
+        self._bytes = Level(of_bytes)
+        self._files = Level(of_files)
+
+    def look(self, free: Free) -> Room:
+        """What follows from so much being free now."""
+        bytes_left = self._bytes.look(free.bytes)
+        return bytes_left if free.files is None else max(bytes_left, self._files.look(free.files))
+
+
 class SpaceGuard:
-    """Watches the file system of the spool."""
+    """Watches the file system of the spool, and listens to what the exporter tells of its own."""
 
     def __init__(self, root: Path, settings: SpoolSection) -> None:
         self._root = root
         self._settings = settings
+        self._places = {"spool": self._place()}
+        self._told_at = 0.0
+        self._told: bytes = b""
         self.state = Room.ENOUGH
+        self.tightest = "spool"
+        """Which place the state is due to."""
         self.queue_full = False
-        self.free_bytes = 0
+        self.free: dict[str, Free] = {}
+        """What was found at the last look, by place: ``spool``, and what the exporter told of."""
+
+    @property
+    def free_bytes(self) -> int:
+        """Free space of the spool at the last look."""
+        return self.free["spool"].bytes if self.free else 0
 
     def look(self, pending: int | None = None) -> Room:
         """Measure, and say what follows.
 
         Args:
             pending: Items waiting for export, where the caller knows.
+
+        Raises:
+            OSError: The spool's file system cannot be measured.
         """
-        marks = self._settings
-        found = os.statvfs(self._root)
-        self.free_bytes = found.f_bavail * found.f_frsize
-        was = self.state
-        if self.free_bytes < marks.reject_below_bytes:
-            self.state = Room.REJECT_ASSOCIATIONS
-        elif self.free_bytes < marks.refuse_below_bytes:
-            self.state = max(was, Room.REFUSE_INSTANCES)
-        elif self.free_bytes < marks.resume_above_bytes:
-            self.state = min(was, Room.REFUSE_INSTANCES)
-        else:
-            self.state = Room.ENOUGH
-        # File systems without a table of inodes report none at all.
-        if found.f_files > 0 and found.f_favail < marks.refuse_below_files:
-            self.state = max(self.state, Room.REFUSE_INSTANCES)
+        self.free = {"spool": Free.of(self._root)}
+        if self._settings.heed_exporter:
+            self.free |= self._as_told()
+        for name in self._places.keys() - self.free.keys():
+            del self._places[name]
+        rooms = {name: self._places.setdefault(name, self._place()).look(free) for name, free in self.free.items()}
+        self.tightest = max(rooms, key=lambda name: rooms[name])  # of equals the first, which is the spool
+        self.state = rooms[self.tightest]
         if pending is not None:
-            self.queue_full = pending >= marks.max_pending
+            self.queue_full = pending >= self._settings.max_pending
         return self.state
+
+    def _place(self) -> Place:
+        marks = self._settings
+        return Place(
+            Marks(marks.reject_below_bytes, marks.refuse_below_bytes, marks.resume_above_bytes),
+            Marks(marks.reject_files, marks.refuse_below_files, marks.resume_files),
+        )
+
+    def _as_told(self) -> Mapping[str, Free]:
+        """What the exporter last told, while that is news."""
+        try:
+            with (self._root / TOLD).open("rb") as file:
+                told = file.read(MOST_TOLD_BYTES)
+        except OSError:
+            return {}
+        now = time.monotonic()  # not the file's time: clocks are set
+        if told != self._told:
+            self._told, self._told_at = told, now
+        return read_told(told) if now - self._told_at < SILENT_S else {}
+
+
+def tell(root: Path, free: Mapping[str, Free], paused: str | None) -> None:
+    """Tell the listener of this spool how much room there is elsewhere; the exporter's side of `SpaceGuard`.
+
+    Args:
+        root: The spool's folder.
+        free: What is free, by place.
+        paused: Why the exporter pauses; None while it does not.
+
+    Raises:
+        OSError: The file cannot be replaced.
+    """
+    places = {name: {"free_bytes": one.bytes, "free_files": one.files} for name, one in free.items()}
+    text = json.dumps({"pid": os.getpid(), "updated": round(time.time(), 3), "paused": paused, "places": places})
+    partial = root / f".{TOLD}.part"
+    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb", buffering=0) as file:
+        file.write(text.encode("ascii"))
+    partial.replace(root / TOLD)
+
+
+def read_told(text: bytes) -> dict[str, Free]:
+    """What `tell` wrote; nothing where it is cut off or something else."""
+    try:
+        places = json.loads(text)["places"]
+        return {
+            name: Free(int(one["free_bytes"]), None if one["free_files"] is None else int(one["free_files"]))
+            for name, one in places.items()
+            if name in PLACES and name != "spool"
+        }
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return {}

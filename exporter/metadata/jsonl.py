@@ -13,17 +13,18 @@ file that is gone or damaged is no rotation: its lines, from where it began, are
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import threading
 import time
 import zlib
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Self
 
 import structlog
 
+from exporter import lockfile
 from exporter.errors import OutOfSpace
 from exporter.ledger import LedgerUnusable
 from exporter.metadata.inspection import Finding, inspect
@@ -138,8 +139,9 @@ class Appender:
         except OSError as error:
             # After a failed fsync nobody knows what reached the disk: these bytes are cut and written again. Should
             # the cut fail too, the next call finds a size it does not know and mends it.
-            os.ftruncate(self._file, self._end)
-            self._seen = facts(os.fstat(self._file))
+            with suppress(OSError):
+                os.ftruncate(self._file, self._end)
+                self._seen = facts(os.fstat(self._file))
             raise self._verdict("lines cannot be appended", error) from error
         self._end += len(text)
 
@@ -278,16 +280,4 @@ def _warn(event: str, path: Path, **facts: int | str) -> None:
 
 
 def _take_lock(path: Path) -> int:
-    lock = path.with_name(f"{path.name}.lock")
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        hint = "check that its folder exists and who may write in it"
-        raise MetadataFileUnusable(path, f"its lock cannot be opened ({error.strerror})", hint) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        hint = "wait for it to end, or choose another file"
-        raise MetadataFileUnusable(path, "another exporter appends to it", hint) from error
-    return descriptor
+    return lockfile.take(path, "another exporter appends to it", partial(MetadataFileUnusable, path))

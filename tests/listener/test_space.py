@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import TYPE_CHECKING
 
 import pytest
 
 from listener.counters import Counters, read_counters
 from listener.settings import SpoolSection
-from listener.space import Room, SpaceGuard
+from listener.space import SILENT_S, TOLD, Free, Room, SpaceGuard, tell
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +52,72 @@ def test_few_inodes_refuse_instances_where_there_is_a_table_of_them(disk: Disk, 
     assert guard.look() is Room.REFUSE_INSTANCES
     disk.f_files = disk.f_favail = 0  # btrfs reports none at all
     assert guard.look() is Room.ENOUGH
+
+
+def test_inodes_have_hysteresis_and_lead_to_rejection_as_well(disk: Disk, tmp_path: Path) -> None:
+    guard = SpaceGuard(tmp_path, MARKS)
+    seen = []
+    for free in (1000, 12, 9, 12, 4, 12, 14, 15, 12):
+        disk.f_favail = free
+        seen.append(guard.look())
+    enough, refuse, reject = Room.ENOUGH, Room.REFUSE_INSTANCES, Room.REJECT_ASSOCIATIONS
+    assert seen == [enough, enough, refuse, refuse, reject, refuse, refuse, enough, enough]
+
+
+@pytest.mark.usefixtures("disk")
+def test_what_the_exporter_tells_of_its_disks_counts_like_the_spools_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    guard = SpaceGuard(tmp_path, MARKS)
+    seen = []
+    for free in (Free(1000, 50), Free(150, 50), Free(250, 50), Free(99, None), Free(300, None)):
+        tell(tmp_path, {"output": free}, None)
+        seen.append((guard.look(), guard.tightest))
+    refuse = Room.REFUSE_INSTANCES
+    assert seen == [
+        (Room.ENOUGH, "spool"),
+        (refuse, "output"),
+        (refuse, "output"),
+        (Room.REJECT_ASSOCIATIONS, "output"),
+        (Room.ENOUGH, "spool"),
+    ]
+    tell(tmp_path, {"ledger": Free(0, 0)}, "too little room for ledger")
+    assert guard.look() is Room.REJECT_ASSOCIATIONS
+    now += SILENT_S  # the exporter has ended: the spool takes what comes, as far as it goes
+    assert guard.look() is Room.ENOUGH
+    assert set(guard.free) == {"spool"}
+
+
+@pytest.mark.usefixtures("disk")
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"places": 1}',
+        b'{"places": {"output": {"free_bytes": "x", "free_files": 1}}}',
+        b'{"places": {"spool": {"free_bytes": 0, "free_files": 0}, "x": {"free_bytes": 0, "free_files": 0}}}',
+        b"\xff" * 100_000,
+    ],
+)
+def test_what_is_no_message_of_an_exporter_changes_nothing(tmp_path: Path, told: bytes) -> None:
+    (tmp_path / TOLD).write_bytes(told)
+    assert SpaceGuard(tmp_path, MARKS).look() is Room.ENOUGH
+
+
+@pytest.mark.usefixtures("disk")
+def test_a_listener_told_not_to_heed_the_exporter_does_not(tmp_path: Path) -> None:
+    tell(tmp_path, {"output": Free(0, 0)}, "too little room for output")
+    assert SpaceGuard(tmp_path, MARKS.model_copy(update={"heed_exporter": False})).look() is Room.ENOUGH
+
+
+def test_marks_that_do_not_rise_are_refused() -> None:
+    for files in ({"reject_below_files": 1001}, {"resume_above_files": 999}):
+        with pytest.raises(ValueError, match="marks must rise"):
+            SpoolSection(**files)
 
 
 def test_a_long_queue_is_full(disk: Disk, tmp_path: Path) -> None:
