@@ -52,6 +52,7 @@ class SkipReason(StrEnum):
 
     NO_MEDIA = "no_media"
     DICOMDIR = "dicomdir"
+    ARCHIVE = "archive"
     NOT_REGULAR = "not_regular"
     DUPLICATE = "duplicate"
     EXCLUDED = "excluded"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from exporter.ledger import rows
 from exporter.ledger.schema import connect, stored, unusable
-from exporter.ledger.types import FINAL, Counts, Entry, OutboxLine, Relation, SeriesMember, State
+from exporter.ledger.types import FINAL, Counts, Entry, Finished, Inside, OutboxLine, Relation, SeriesMember, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -74,6 +74,32 @@ class Questions:
             (stored(name),),
         )
         return bool(found) and found[0][:3] == (size_bytes, mtime_ns, settings_sha256) and found[0][3] in FINAL
+
+    def finished(self, name: str, size_bytes: int, mtime_ns: int, settings_sha256: str) -> Finished | None:
+        """How that input, as it is, was finished under these settings; None where it was not (about 10 us)."""
+        found = self._read(
+            "SELECT size_bytes, mtime_ns, settings_sha256, state, reason FROM instance WHERE name = CAST(? AS TEXT)",
+            (stored(name),),
+        )
+        if not found or found[0][:3] != (size_bytes, mtime_ns, settings_sha256) or found[0][3] not in FINAL:
+            return None
+        return Finished(State(found[0][3]), found[0][4])
+
+    def inside(self, prefix: str, settings_sha256: str) -> Inside:
+        """How many instances there are whose names begin with `prefix`, which ends in ``/``."""
+        pending = finished = failed = 0
+        # "0" is the character after "/": the range holds every name that begins with the prefix, and nothing else.
+        for state, same, number in self._read(
+            """SELECT state, settings_sha256 IS ?, count(*) FROM instance
+            WHERE name > CAST(? AS TEXT) AND name < CAST(? AS TEXT) GROUP BY 1, 2""",
+            (settings_sha256, stored(prefix), stored(f"{prefix[:-1]}0")),
+        ):
+            if state in FINAL and same:
+                finished += number
+                failed += number * (state == State.FAILED)
+            else:
+                pending += number
+        return Inside(pending, finished, failed)
 
     def names_done(self, settings_sha256: str) -> dict[str, tuple[int, int]]:
         """Size and mtime of every input that was finished under these settings: for rerunning a whole folder.

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
+from exporter.errors import SkipReason
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -68,6 +70,30 @@ class Entry:
     """Output base that it owns."""
     line_seq: int | None
     """Its newest metadata line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How the work on one input ended."""
+
+    state: State
+    reason: str | None
+
+    @property
+    def may_contain(self) -> bool:
+        """Whether it may be a container: then names inside it count, too. An instance contains none."""
+        return self.state is State.FAILED or self.reason == SkipReason.ARCHIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """How many instances a container has in the ledger."""
+
+    pending: int
+    """Not finished, or under other settings."""
+    finished: int
+    failed: int
+    """Those of them that failed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,8 @@ from exporter.volumes.series import FEWEST_SLICES, described_as
 
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from exporter.ledger import Ledger
@@ -46,11 +48,17 @@ class SeriesTally:
     refused: int = 0
 
 
-def write_found(folder: Path, root: Path, ledger: Ledger, settings: Settings, stop: threading.Event) -> SeriesTally:
-    """Write the volumes of every series that the ledger has exported from `folder`.
+def write_found(
+    together: Callable[[Sequence[str]], AbstractContextManager[list[Path]]],
+    root: Path,
+    ledger: Ledger,
+    settings: Settings,
+    stop: threading.Event,
+) -> SeriesTally:
+    """Write the volumes of every series that the ledger has exported from one input.
 
     Args:
-        folder: The input folder; names in the ledger are relative to it.
+        together: Gives the files of several names in the ledger, for as long as its block lasts.
         root: Where series go.
         ledger: What is exported.
         settings: `volume` and `limits`.
@@ -67,9 +75,10 @@ def write_found(folder: Path, root: Path, ledger: Ledger, settings: Settings, st
         for (study, series), group in groupby(members, key=lambda member: (member.study_uid, member.series_uid)):
             if stop.is_set():
                 break
-            names, digest = [], hashlib.sha256(settings.settings_sha256.encode())
+            names: list[str] = []
+            digest = hashlib.sha256(settings.settings_sha256.encode())
             for member in group:
-                names.append(folder / member.name)
+                names.append(member.name)
                 digest.update(member.content_sha256.encode())
             of = digest.hexdigest()
             if len(names) < FEWEST_SLICES:
@@ -77,16 +86,17 @@ def write_found(folder: Path, root: Path, ledger: Ledger, settings: Settings, st
             if described_as(worker.base(study, series)) == of:
                 tally.unchanged += 1
                 continue
-            _count(tally, _attempt(worker, names, (study, series), of))
+            with together(names) as paths:
+                _count(tally, _attempt(worker, paths, (study, series), of))
     finally:
         worker.close()
     log.info("series", written=tally.written, unchanged=tally.unchanged, refused=tally.refused)
     return tally
 
 
-def _attempt(worker: SeriesWorker, names: list[Path], uids: tuple[str, str], of: str) -> Outcome:
+def _attempt(worker: SeriesWorker, paths: list[Path], uids: tuple[str, str], of: str) -> Outcome:
     try:
-        return worker.write(names, *uids, of=of)
+        return worker.write(paths, *uids, of=of)
     except ExportError as error:
         return Failed(error.reason, str(error), error.may_pass)
 

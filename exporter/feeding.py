@@ -1,0 +1,257 @@
+"""Feed the engine from a reader, and account for every entry: the one run behind every command that reads at rest.
+
+Contract: every entry of the reader comes back once, as a result that is durable, counted first in the tally. What is
+deferred is tried again when it is due; what a container holds is final before the container is. When told to stop,
+nothing new begins and work under way gets a moment to finish.
+
+Must never: keep a copy longer than its entry is under way, or ask a reader for more than the engine has room for.
+"""
+
+from __future__ import annotations
+
+import heapq
+import queue
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from exporter.engine import Deferred, Known, Published, Returned
+from exporter.errors import ExportError, OutOfSpace
+from exporter.ledger.types import State
+from exporter.outcome import Exported, Failed, Skipped
+from exporter.publish import Work
+from exporter.readers.contract import INSIDE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from exporter.engine import Result
+    from exporter.ledger import Ledger
+    from exporter.outcome import Outcome
+    from exporter.readers.contract import Content, Entry, Reader
+    from exporter.readers.scratch import Scratch
+    from exporter.session import Session
+    from exporter.volumes.found import SeriesTally
+
+WAIT_S: Final = 0.2
+DRAIN_S: Final = 10.0
+"""Time that work under way gets to finish when the run is told to stop."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """How far a run is: updated while it runs."""
+
+    listed: int | None = None
+    """Entries there are, but for those inside containers; None while they are being counted."""
+    inside: int = 0
+    """Entries inside containers that were come to."""
+    unchanged: int = 0
+    """Entries that were finished before and are as they were."""
+    failed_before: int = 0
+    """Those of them that had failed."""
+    exported: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+    """Of the input that was read."""
+    series: SeriesTally | None = None
+    """Volumes of whole series, where `volume.series` asks for them."""
+
+    @property
+    def total(self) -> int | None:
+        """Entries there are, as far as is known; None while they are being counted."""
+        return None if self.listed is None else self.listed + self.inside
+
+    @property
+    def done(self) -> int:
+        """Entries that are accounted for."""
+        return self.unchanged + self.exported + self.skipped.total() + self.failed.total()
+
+    def add(self, work: Work, outcome: Outcome) -> None:
+        """Count one outcome."""
+        self.bytes += work.size_bytes
+        match outcome:
+            case Exported():
+                self.exported += 1
+            case Skipped():
+                self.skipped[outcome.reason] += 1
+            case Failed():
+                self.failed[outcome.reason] += 1
+
+
+class Remembered:
+    """What the ledger knows of earlier runs, counted in the tally where it is asked for."""
+
+    def __init__(self, ledger: Ledger, settings_sha256: str, tally: Tally) -> None:
+        self._ledger = ledger
+        self._settings_sha256 = settings_sha256
+        self._tally = tally
+
+    def done(self, name: str, size_bytes: int, mtime_ns: int) -> bool:
+        """See `Memory`."""
+        entry = self._ledger.finished(name, size_bytes, mtime_ns, self._settings_sha256)
+        if entry is None:
+            return False
+        if entry.may_contain:
+            inside = self._ledger.inside(f"{name}{INSIDE}", self._settings_sha256)
+            if inside.pending:
+                return False
+            self._tally.unchanged += inside.finished
+            self._tally.failed_before += inside.failed
+            self._tally.inside += inside.finished
+        self._tally.unchanged += 1
+        self._tally.failed_before += entry.state is State.FAILED
+        self._tally.inside += INSIDE in name
+        return True
+
+
+class Run:
+    """One run: feeds the engine, repeats what was deferred, stops when told."""
+
+    def __init__(self, session: Session, scratch: Scratch, tally: Tally, stop: threading.Event) -> None:
+        self._engine = session.engine
+        self._scratch = scratch
+        self._tally = tally
+        self._stop = stop
+        self._under_way = 0
+        self._later: list[tuple[float, str, Work]] = []
+        self._contents: dict[str, Content] = {}
+        """Of entries under way or deferred, by name."""
+        self._members: dict[str, str] = {}
+        """Container of each entry under way or deferred that lies in one."""
+        self._open: Counter[str] = Counter()
+        """Members under way or deferred, by container."""
+        self._closing: dict[str, Entry] = {}
+        """Containers that wait for their members."""
+
+    def results(self, reader: Reader, ledger: Ledger, settings_sha256: str) -> Iterator[Published]:
+        """Every entry's result, each counted in the tally first.
+
+        Raises:
+            OutOfSpace: The disk is full; a rerun goes on from here.
+        """
+        threading.Thread(target=self._count, args=(reader,), daemon=True).start()
+        entries = reader.entries(Remembered(ledger, settings_sha256, self._tally), self._scratch)
+        more = True
+        while not self._stop.is_set() and (more or self._later or self._under_way):
+            while more and self._has_room():
+                entry = next(entries, None)
+                more = entry is not None
+                if entry is not None:
+                    self._take(entry)
+            if not more or self._scratch.is_full:
+                self._submit_later()
+            yield from self._collect(WAIT_S)
+        if self._stop.is_set():
+            yield from self._drain()
+
+    def _has_room(self) -> bool:
+        """Whether another entry can usefully begin; copies that wait for a worker take room too."""
+        idle = not self._under_way and not self._later
+        return self._under_way < self._engine.room and (idle or not self._scratch.is_full) and not self._stop.is_set()
+
+    def _count(self, reader: Reader) -> None:
+        total = 0
+        try:
+            for total in reader.count():  # noqa: B007 - the last one counts
+                if self._stop.is_set():
+                    return
+        except OSError:
+            return
+        self._tally.listed = total
+
+    def _drain(self) -> Iterator[Published]:
+        """End the engine while its results are taken: what finishes in time counts."""
+        ending = threading.Thread(target=self._engine.stop, args=(DRAIN_S,))
+        ending.start()
+        while ending.is_alive() or not self._engine.results.empty():
+            yield from self._collect(WAIT_S)
+        ending.join()
+
+    def _take(self, entry: Entry) -> None:
+        """Begin an entry; a container waits until its members are final."""
+        self._tally.inside += INSIDE in entry.name
+        if entry.within is not None:
+            self._members[entry.name] = entry.within
+            self._open[entry.within] += 1
+        if self._open[entry.name]:
+            self._closing[entry.name] = entry
+        else:
+            self._submit(entry)
+
+    def _submit(self, entry: Entry) -> None:
+        decided, path = entry.decided, Path()
+        if entry.content is not None:
+            try:
+                path = entry.content.readable()
+            except ExportError as error:
+                decided = Failed(error.reason, str(error), may_pass=False)
+            else:
+                self._contents[entry.name] = entry.content
+        work = Work(entry.name, path, entry.size_bytes, entry.mtime_ns, "folder", entry.mirrors)
+        self._under_way += 1
+        if decided is None:
+            self._engine.submit(work)
+        else:
+            self._engine.submit_decided(work, decided)
+
+    def _submit_later(self) -> None:
+        """Try again what was deferred and is due."""
+        while self._later and self._later[0][0] <= time.time() and self._under_way < self._engine.room:
+            self._engine.submit(heapq.heappop(self._later)[2])
+            self._under_way += 1
+
+    def _collect(self, wait_s: float) -> Iterator[Published]:
+        """The results there are, waiting a moment for the first.
+
+        Raises:
+            OutOfSpace: An instance came back because the disk is full, or cannot be committed for that reason.
+        """
+        try:
+            result: Result | None = self._engine.results.get(timeout=wait_s)
+        except queue.Empty:
+            self._engine.check()
+            if self._engine.waits_for_space is not None and not self._stop.is_set():
+                raise OutOfSpace(self._engine.waits_for_space) from None
+            return
+        while result is not None:
+            self._under_way -= 1
+            match result:
+                case Published():
+                    self._tally.add(result.work, result.outcome)
+                    self._end(result.work.name)
+                    yield result
+                case Deferred():
+                    heapq.heappush(self._later, (result.not_before, result.work.name, result.work))
+                case Returned():
+                    self._let_go(result.work.name)
+                    if result.out_of_space is not None and not self._stop.is_set():
+                        raise OutOfSpace(result.out_of_space)
+                case Known():
+                    raise AssertionError("a folder's file begins anew")
+            try:
+                result = self._engine.results.get_nowait()
+            except queue.Empty:
+                result = None
+
+    def _let_go(self, name: str) -> None:
+        content = self._contents.pop(name, None)
+        if content is not None:
+            content.release()
+
+    def _end(self, name: str) -> None:
+        """An entry is final: its container may be, too."""
+        self._let_go(name)
+        container = self._members.pop(name, None)
+        if container is None:
+            return
+        self._open[container] -= 1
+        if not self._open[container]:
+            del self._open[container]
+            closing = self._closing.pop(container, None)
+            if closing is not None and not self._stop.is_set():
+                self._submit(closing)
