@@ -1,6 +1,7 @@
 """The account of one association: counts while it lives, one log line when it is over.
 
-Contract: who, how many, how many bytes, how long, why it ended; AE titles and addresses, never anything of a data set.
+Contract: who, how many, how many bytes, how long, why it ended; addresses, and names as `peer_names` shows them; never
+anything of a data set.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from listener.sources.dimse import statuses
 if TYPE_CHECKING:
     from listener.counters import Counters
     from listener.sources.dimse.pdu import AssociateRequest
+    from listener.sources.dimse.peer_names import PeerNames
     from listener.sources.dimse.statuses import Situation
 
 log = structlog.get_logger()
@@ -27,8 +29,9 @@ QUIET_ENDS = ("released", "probe", "stopped")
 class Account:
     """Counts of one association, added to those of the daemon."""
 
-    def __init__(self, counters: Counters, peer_host: str) -> None:
+    def __init__(self, counters: Counters, peer_host: str, names: PeerNames) -> None:
         self.counters = counters
+        self._names = names
         self._peer_host = peer_host
         self._started = time.monotonic()
         self._request: AssociateRequest | None = None
@@ -56,7 +59,7 @@ class Account:
 
     def close(self, ended: str) -> None:
         """Write the line."""
-        request = self._request
+        request, names = self._request, self._names
         if request is None and ended == "connection_lost":
             ended = "probe"  # connected and went without a request: a load balancer, a port scan
         self.counters.add(f"associations_{ended}")
@@ -65,9 +68,9 @@ class Account:
             "association",
             ended=ended,
             peer=self._peer_host,
-            calling=request.calling_ae_title if request else "",
-            called=request.called_ae_title if request else "",
-            implementation=request.implementation_version if request else "",
+            calling=names.ae_title(request.calling_ae_title) if request else "",
+            called=names.ae_title(request.called_ae_title) if request else "",
+            implementation=names.implementation(request.implementation_version) if request else "",
             stored=self._answers[statuses.SUCCESS.word],
             answers=dict(self._answers),
             bytes=self._data_bytes,

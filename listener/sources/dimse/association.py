@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from listener.sources.dimse.admission import Place
     from listener.sources.dimse.commitment import Commitments
     from listener.sources.dimse.negotiation import Policy
+    from listener.sources.dimse.peer_names import PeerNames
     from listener.sources.dimse.services import Sink
 
 log = structlog.get_logger()
@@ -68,6 +69,7 @@ class Terms:
     settings: ListenerSection
     policy: Policy
     tls: ssl.SSLContext | None
+    names: PeerNames
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ class Association:
         self._terms = terms
         self._settings = terms.settings
         self._common = common
-        self._account = Account(common.surroundings.counters, connection.peer_host)
+        self._account = Account(common.surroundings.counters, connection.peer_host, terms.names)
         self._contexts: dict[int, AcceptedContext] = {}
         self._services: Services | None = None
         self._sink: Sink | None = None

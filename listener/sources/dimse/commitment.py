@@ -172,7 +172,7 @@ class Commitments:
         """A try to deliver failed: later again, with longer and longer pauses, or never."""
         now = time.time()
         if now - report.asked > self.settings.give_up_days * 86_400:
-            log.error("commitment report given up", requester=report.requester, attempts=report.attempts)
+            log.error("commitment report given up", report=report.name, attempts=report.attempts)
             self.delivered(report)
             return
         pause_s = min(self.settings.retry_s * 2**report.attempts, LONGEST_PAUSE_S)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from listener.counters import Counters
     from listener.settings import CommitmentTargetSection, ListenerSection
     from listener.sources.dimse.commitment import Commitments, Report
+    from listener.sources.dimse.peer_names import PeerNames
 
 log = structlog.get_logger()
 
@@ -25,8 +26,11 @@ LOOK_EVERY_S: Final = 5.0
 class Reporting:
     """Delivers what is due."""
 
-    def __init__(self, commitments: Commitments, settings: ListenerSection, counters: Counters) -> None:
+    def __init__(
+        self, commitments: Commitments, settings: ListenerSection, counters: Counters, names: PeerNames
+    ) -> None:
         self._commitments = commitments
+        self._names = names
         self._settings = settings
         self._counters = counters
         self._stopping = threading.Event()
@@ -53,16 +57,17 @@ class Reporting:
 
     def _try(self, report: Report) -> None:
         """One try at one report; whatever happens is one line in the log."""
+        requester = self._names.ae_title(report.requester)
         try:
             deliver(self._commitments.judged(report), self._target(report), self._settings.tls)
             self._commitments.delivered(report)
         except (NotDelivered, OSError, ValueError) as error:
             self._counters.add("commitment_report_failed")
-            log.warning("commitment report not delivered", requester=report.requester, problem=str(error))
+            log.warning("commitment report not delivered", requester=requester, problem=str(error))
             self._postpone(report)
             return
         self._counters.add("commitment_reports_delivered")
-        log.info("commitment report delivered", requester=report.requester, instances=len(report.references))
+        log.info("commitment report delivered", requester=requester, instances=len(report.references))
 
     def _target(self, report: Report) -> CommitmentTargetSection:
         target = next((t for t in self._commitments.settings.targets if t.ae_title == report.requester), None)

@@ -21,6 +21,7 @@ from listener.sources.dimse.admission import Place, Places
 from listener.sources.dimse.association import Association, Common, Connection, Terms
 from listener.sources.dimse.commitment import Commitments
 from listener.sources.dimse.negotiation import AddressRules, Credentials, Policy
+from listener.sources.dimse.peer_names import PeerNames, key_of
 from listener.sources.dimse.reporting import Reporting
 from listener.sources.dimse.tls import days_left, server_context
 from listener.sources.dimse.turned_away import TurnedAway
@@ -42,7 +43,8 @@ class DimseSource:
 
     def __init__(self, settings: ListenerSettings, surroundings: Surroundings) -> None:
         self._surroundings = surroundings
-        self._terms = _terms(settings.listener)
+        self._key = key_of(surroundings.spool.root)
+        self._terms = _terms(settings.listener, self._key)
         self._stopping = threading.Event()
         self._socket: socket.socket | None = None
         self._acceptor = threading.Thread(target=self._accept_all, name="accept", daemon=True)
@@ -54,7 +56,7 @@ class DimseSource:
         self._commitments = Commitments(surroundings.spool.root, commitment) if commitment.enabled else None
         self._reporting: Reporting | None = None
         if self._commitments is not None:
-            self._reporting = Reporting(self._commitments, settings.listener, surroundings.counters)
+            self._reporting = Reporting(self._commitments, settings.listener, surroundings.counters, self._terms.names)
         self._common = Common(surroundings, self._commitments, self._stopping.is_set)
         self._last_tick = 0.0
         self._spare_fd = -1
@@ -86,7 +88,7 @@ class DimseSource:
     def reload(self, settings: ListenerSettings) -> None:
         """New associations get the new settings and certificates; the port and host stay."""
         try:
-            self._terms = _terms(settings.listener)
+            self._terms = _terms(settings.listener, self._key)
             self._next_look_at_certificate = 0.0
         except SourceUnusable as error:
             log.error("reload refused, the old settings stay", problem=str(error))  # noqa: TRY400 - no traceback
@@ -204,13 +206,13 @@ class DimseSource:
         self._surroundings.counters.gauge("connections_displaced", self._places.displaced)
 
 
-def _terms(settings: ListenerSection) -> Terms:
+def _terms(settings: ListenerSection, key: bytes) -> Terms:
     """What the settings say, with every file they name read now."""
     context = None
     if settings.tls is not None:
         context = server_context(settings.tls)
     users = tuple(_credentials(user.name, user.passcode_file) for user in settings.users)
-    return Terms(settings, Policy(settings, AddressRules(settings.peers), users), context)
+    return Terms(settings, Policy(settings, AddressRules(settings.peers), users), context, PeerNames(settings, key))
 
 
 def _credentials(name: str, passcode_file: Path | None) -> Credentials:
