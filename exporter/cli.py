@@ -23,6 +23,7 @@ COMMANDS = {
     "serve": ("daemons:serve", "Receive and export in one go; needs no configuration."),
     "run": ("daemons:run", "Export what the daemon `listener` receives."),
     "backfill": ("backfill:backfill", "Export a folder of DICOM files."),
+    "orthanc-storage": ("orthanc_storage:orthanc_storage", "Export the storage folder of an Orthanc that is stopped."),
     "status": ("status:status", "Show how many instances are where, and why."),
     "failures": ("failures:application", "List what failed, show why, try again."),
     "reconcile": ("reconcile:reconcile", "Check that every instance is accounted for."),

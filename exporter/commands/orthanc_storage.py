@@ -1,0 +1,83 @@
+"""`exporter orthanc-storage`: the storage folder of an Orthanc that is stopped, or a copy of one, exported.
+
+Contract: the folder is never written to. Stopped at any point, the same command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter, validators
+
+from exporter.commands.places import DEFAULT_DATA, ConfigOption, running_in_words, settings_of
+
+if TYPE_CHECKING:
+    from exporter.backfilling import Target
+    from exporter.readers.orthanc.storage import Storage
+
+
+def orthanc_storage(
+    directory: Annotated[
+        Path, Parameter(name="DIR", help="Storage folder of an Orthanc (`StorageDirectory`), stopped, or a copy of it.")
+    ],
+    /,
+    *,
+    output: Annotated[
+        Path | None,
+        Parameter(help="Folder for media/, metadata.jsonl and exporter.db; default: `media.dir`, or ./dicom-media."),
+    ] = None,
+    config: ConfigOption = None,
+    workers: Annotated[
+        int | None,
+        Parameter(
+            validator=validators.Number(gte=0, lte=256),
+            help="Instances at once; default: `num_workers`. 0: in this process, without limits on memory and time.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Only check every attachment and say what would be done; nothing is written.")
+    ] = False,
+    index: Annotated[
+        Path | None, Parameter(help="The SQLite index, where it is not in DIR (`IndexDirectory` of Orthanc).")
+    ] = None,
+    without_index: Annotated[
+        bool, Parameter(negative="", help="Tell attachments by their content, as where the index is lost.")
+    ] = False,
+) -> int:
+    """Export every instance of an Orthanc storage folder that is new since the last run.
+
+    The same media, under the same names, as from a running Orthanc. The folder is never changed.
+    """
+    settings = settings_of(config)
+    with running_in_words():
+        from exporter.backfilling import Target, export, planned
+        from exporter.commands.exporting import run, tell
+        from exporter.readers.orthanc.storage import Request, opened_storage
+
+        target = Target((output or settings.media.dir or DEFAULT_DATA).expanduser(), settings, workers)
+        request = Request(directory.expanduser(), index.expanduser() if index else None, without_index)
+        with opened_storage(request, target, list_orphans=not dry_run) as storage:
+            _warn(storage)
+            if dry_run:
+                code = tell(planned(storage.reader, target))
+            else:
+                from exporter.commands.config import keep_copy, refuse_untried
+
+                refuse_untried(settings, config)
+                keep_copy(settings, config)
+                code = run(partial(export, storage.reader), target)
+            _remark(storage, target, dry_run=dry_run)
+            return code
+
+
+def _warn(storage: Storage) -> None:
+    for sentence in storage.warnings:
+        print(f"exporter: {sentence}", file=sys.stderr)
+
+
+def _remark(storage: Storage, target: Target, *, dry_run: bool) -> None:
+    for sentence in storage.remarks(None if dry_run else target.output):
+        print(sentence)
