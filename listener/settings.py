@@ -18,7 +18,7 @@ from listener.fields import AETitle, Port, PositiveInt, PositiveSeconds
 from listener.logs import LogSection
 from listener.sources.dicomweb.settings import DicomwebSection
 from listener.sources.orthanc.settings import OrthancSection
-from listener.sources.watch.settings import WatchSection
+from listener.sources.watch.settings import WatchedFolders
 
 
 class PeerSection(Section):
@@ -186,6 +186,9 @@ class SpoolSection(Section):
 
     keep_days: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Days that received files stay after export; 0 deletes them once their outcome is durable."""
+    sync_folder: Literal["auto", "always"] = "auto"
+    """Small items on ext4 and XFS: `auto` makes file and name durable by one sync, which these file systems do;
+    `always` syncs the file, then the folder, as POSIX wants it and as is done everywhere else."""
     refuse_below_bytes: Annotated[int, Field(ge=0)] = 1 << 30
     """Free space under which instances are refused with 0xA700."""
     reject_below_bytes: Annotated[int, Field(ge=0)] = 512 << 20
@@ -253,7 +256,7 @@ class ListenerSettings(Section):
     """The hand-over between receiving and exporting."""
     orthanc: OrthancServers = ()
     """Orthanc servers that are polled, one or several."""
-    sources: tuple[WatchSection, ...] = ()
+    sources: WatchedFolders = ()
     """Further ways in."""
     dicomweb: DicomwebSection = DicomwebSection()
     """Instances over HTTP."""

@@ -85,12 +85,17 @@ class SpoolWriteFailed(SpoolError):
         return self.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-class RetentionSettings(Protocol):
+class SpoolSettings(Protocol):
     """What the spool needs to know of the configuration (`listener.settings.SpoolSection`)."""
 
     @property
     def keep_days(self) -> float:
         """Days that exported items stay in `done/`; 0 deletes them at once."""
+        ...
+
+    @property
+    def sync_folder(self) -> str:
+        """``always``: the folder is synced for every item, whatever the file system."""
         ...
 
 
@@ -193,17 +198,18 @@ class Incoming:
 class Spool:
     """The spool below one root folder; safe for use by many threads, and by one process per role."""
 
-    def __init__(self, root: Path, settings: RetentionSettings | None) -> None:
+    def __init__(self, root: Path, settings: SpoolSettings | None) -> None:
         self.root = root
         self.keep_days = settings.keep_days if settings is not None else 0.0
         self._names = _Names()
         self.tmp, self.new, self.active, self.done, self._quarantine = (Folder(root / f) for f in FOLDERS)
         self._arrivals = GroupCommit(self.new.fd)
-        self.names_follow_files = names_follow_files(self.new.fd)
+        in_steps = settings is not None and settings.sync_folder == "always"
+        self.names_follow_files = not in_steps and names_follow_files(self.new.fd)
         """Whether one sync of a small file makes it durable together with its name."""
 
     @classmethod
-    def open(cls, root: Path, *, settings: RetentionSettings | None = None) -> Self:
+    def open(cls, root: Path, *, settings: SpoolSettings | None = None) -> Self:
         """The spool below `root`; makes its folders, private to the user who runs this.
 
         Args:

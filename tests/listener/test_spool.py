@@ -39,6 +39,7 @@ def put(spool: Spool, content: bytes = b"content") -> SpoolItem:
 
 class Keep:
     keep_days = 3.0
+    sync_folder = "always"
 
 
 def test_folders_and_files_are_private(spool: Spool) -> None:
@@ -220,6 +221,11 @@ def test_where_writing_out_is_not_permitted_items_are_committed_in_steps(
     with Spool.open(tmp_path / "spool") as spool:
         assert not spool.names_follow_files
         put(spool)
+
+
+def test_the_administrator_may_want_every_folder_synced(tmp_path: Path) -> None:
+    with Spool.open(tmp_path / "spool", settings=Keep()) as spool:
+        assert not spool.names_follow_files
 
 
 def test_an_empty_file_that_a_power_cut_left_is_no_item(spool: Spool) -> None:

@@ -141,7 +141,7 @@ class Services:
             self._commitments.journal.note(reception.command.sop_class_uid, reception.command.sop_instance_uid)
         self._account.answered(situation, reception.size_bytes, time.monotonic() - started)
         self._respond(reception.context, reception.command, situation.status, situation.comment)
-        self._storage.prepare()
+        self._storage.prepare(reception.size_bytes)
 
     def _answer_command(self, context: AcceptedContext, command: dimse.Command, *, is_store: bool) -> None:
         """Answer a message that is complete with its command (PS3.7 9.3)."""

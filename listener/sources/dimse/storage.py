@@ -15,6 +15,7 @@ import structlog
 
 from listener.sources.dimse import statuses
 from listener.sources.dimse.file_meta import FileMeta, Parties
+from listener.sources.dimse.gathering import SMALL_BYTES, Seat
 from listener.sources.dimse.statuses import Kept, Situation
 from listener.sources.dimse.syntaxes import encoding_of
 from listener.sources.dimse.walk import Walk
@@ -43,6 +44,7 @@ class Storage:
         self._parties = parties
         self._file_metas: dict[int, FileMeta] = {}
         self._spare: Incoming | None = None
+        self.seat = Seat()
 
     def begin(self, context: AcceptedContext, command: Command) -> Reception:
         """Take up one C-STORE-RQ whose data set is about to come."""
@@ -57,8 +59,13 @@ class Storage:
         reception.write_meta(self._file_meta(context))
         return reception
 
-    def prepare(self) -> None:
-        """Make the next file while the sender is busy with the answer to the last: it is off the critical path."""
+    def prepare(self, last_bytes: int) -> None:
+        """Make the next file while the sender is busy with the answer to the last: it is off the critical path.
+
+        Args:
+            last_bytes: Size of the instance that was answered.
+        """
+        self.seat.received(last_bytes)
         if self._spare is None:
             try:
                 self._spare = self._spool.receive()
@@ -134,6 +141,8 @@ class Reception:
 
     def flush(self) -> None:
         """Write to the spool what came since the last time; views into buffers are free after that."""
+        if self._storage.seat.is_gathered and self.size_bytes > SMALL_BYTES:
+            self._storage.seat.received(self.size_bytes)
         if self._views and self._incoming is not None:
             try:
                 self._incoming.write(self._views)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pydicom
 import pytest
 
+from listener.durable import write_out
 from listener.spool import Incoming, SpoolWriteFailed
 from tests.listener.requestor import (
     CT,
@@ -60,8 +61,9 @@ def test_the_file_meta_information_says_who_sent_what_to_whom(receiver: Receiver
 
 
 def test_success_is_not_said_before_file_and_folder_are_synced(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    receive: Callable[..., Receiver], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    receiver = receive(spool={"sync_folder": "always"})
     calls: list[str] = []
 
     def noting(word: str, call: Callable[..., None]) -> Callable[..., None]:
@@ -78,6 +80,28 @@ def test_success_is_not_said_before_file_and_folder_are_synced(
         requestor.associate()
         assert requestor.store().status == 0
         assert calls == ["file", "rename", "folder"]
+
+
+def test_success_is_not_said_before_a_small_file_is_written_out_renamed_and_synced(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+
+    def noting(word: str, call: Callable[..., None]) -> Callable[..., None]:
+        def noted(*arguments: Any, **more: Any) -> None:
+            call(*arguments, **more)
+            calls.append(word)
+
+        return noted
+
+    monkeypatch.setattr(receiver.daemon._spool, "names_follow_files", True)
+    monkeypatch.setattr("listener.spool.write_out", noting("written out", write_out))
+    monkeypatch.setattr(os, "rename", noting("rename", os.rename))
+    monkeypatch.setattr(os, "fsync", noting("sync", os.fsync))
+    with receiver.requestor() as requestor:
+        requestor.associate()
+        assert requestor.store().status == 0
+        assert calls == ["written out", "rename", "sync"]
 
 
 @pytest.mark.parametrize("uid", ["1.2.840.10008.5.1.4.1.1.999999", "1.3.12.2.1107.5.9.1", "2.25.123456789"])
