@@ -159,9 +159,9 @@ class Running:
     def stop(self) -> None:
         """End it, and empty what it received.
 
-        The files themselves stay until everything is measured: ext4 does not use an inode again for the first minutes
-        after its file was deleted and looks at every such one before it takes the next, so that whoever creates files
-        after thousands were deleted pays up to a millisecond for each.
+        The files themselves stay until everything is measured: ext4 without a journal does not use an inode again for
+        the first minutes after its file was deleted, and looks at every such one before it takes the next, so that
+        whoever creates files after thousands were deleted pays up to a millisecond for each.
         """
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
