@@ -29,7 +29,7 @@ from listener.settings import (
     StatusSection,
 )
 from listener.sources.dicomweb.settings import DicomwebSection
-from listener.sources.watch.settings import WatchSection
+from listener.sources.watch.settings import WatchedFolders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -330,7 +330,7 @@ class Settings(MediaSettings):
     """Logs of the daemons."""
     orthanc: OrthancServers = ()
     """Orthanc servers that are polled, one or several."""
-    sources: tuple[WatchSection, ...] = ()
+    sources: WatchedFolders = ()
     """Further ways in."""
     dicomweb: DicomwebSection = DicomwebSection()
     """Instances over HTTP."""

@@ -11,5 +11,9 @@ if TYPE_CHECKING:
 
 def further_sources(settings: ListenerSettings, surroundings: Surroundings) -> list[Source]:
     """Every source beside the DIMSE one; what a source needs is imported only where it is asked for."""
-    del settings, surroundings
-    return []
+    sources: list[Source] = []
+    if settings.sources:
+        from listener.sources.watch import WatchSource
+
+        sources += [WatchSource(section, settings, surroundings) for section in settings.sources]
+    return sources

@@ -1,1 +1,5 @@
-"""Instances from a folder into which somebody puts files."""
+"""Watched folders: files that other programs leave there come into the spool once they are complete."""
+
+from listener.sources.watch.source import WatchSource
+
+__all__ = ["WatchSource"]

@@ -12,6 +12,7 @@ from listener.counters import Counters
 from listener.settings import ListenerSettings
 from listener.sources.contract import SourceUnusable, Surroundings
 from listener.sources.dimse import DimseSource
+from listener.sources.watch import WatchSource
 from listener.space import SpaceGuard
 from listener.spool import Spool
 from tests.listener.requestor import Requestor
@@ -27,7 +28,15 @@ def dimse(surroundings: Surroundings) -> DimseSource:
     return DimseSource(ListenerSettings.model_validate({"listener": {"port": 0}}), surroundings)
 
 
-SOURCES: list[Callable[[Surroundings], Source]] = [dimse]
+def watch(surroundings: Surroundings) -> WatchSource:
+    data = surroundings.spool.root.parent
+    folder = data.with_name(f"{data.name}-watched")
+    folder.mkdir()
+    settings = ListenerSettings.model_validate({"sources": [{"watch": str(folder)}]})
+    return WatchSource(settings.sources[0], settings, surroundings)
+
+
+SOURCES: list[Callable[[Surroundings], Source]] = [dimse, watch]
 
 
 @pytest.fixture
