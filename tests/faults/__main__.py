@@ -1,6 +1,7 @@
 """``python -m tests.faults [--quick] [PART ...]``: the fault report, row by row; exit code 1 on any violation.
 
-Parts: power-ext4, power-xfs, points, disks, errors, bad, privacy, network, soak, lifecycle, suites; all without any.
+Parts: power-ext4, power-xfs, points, disks, errors, bad, privacy, attacks, network, soak, lifecycle, suites; all
+without any.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.faults import (
     errors,
     full_disk,
     lifecycle,
+    network,
     network_fuzz,
     power_cut,
     privacy,
@@ -42,6 +44,7 @@ PARTS: Final[dict[str, Callable[[Path, Scale], Iterator[Row]]]] = {
     "errors": errors.rows,
     "bad": bad_dicom.rows,
     "privacy": privacy.rows,
+    "attacks": network.rows,
     "network": network_fuzz.rows,
     "soak": soak.rows,
     "lifecycle": lifecycle.rows,

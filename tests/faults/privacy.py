@@ -1,8 +1,8 @@
-"""F80-F83, F87: a token in every attribute, in the AE title, in paths and where libraries quote; where does one show?
+"""F80-F83, F87-F89: a token in every attribute, AE title and path, and where libraries quote; where does one show?
 
 Nowhere but in the metadata lines and where their content is kept (the ledger, the spool's files, and a backfill's file
 names, which mirror its input): not in logs at DEBUG, process titles, environments, temporary names, status output,
-reports of quarantine, or media containers.
+counters and metrics, reports of quarantine, or media containers. Nor does what peers write make any list grow.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ import contextlib
 import json
 import os
 import re
+import socket
 import stat
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import time
+import urllib.request
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.faults.daemons import SMALL_MARKS, daemons, run
+from tests.faults.daemons import COMMANDS, SMALL_MARKS, daemons, free_port, run, wait_for
 from tests.faults.instances import SIDE, new_uid
 from tests.faults.invariants import media_files
 from tests.faults.report import Row, Scale, attempt
@@ -228,8 +231,10 @@ def live_row(scratch: Path) -> Row:
         pids = [product.start("listener").pid, product.start("run").pid]
         spy = Spy(pids, [data_folder / "spool", data_folder / "media" / ".partial", temporary])
         spy.start()
-        sent = sum(_send_raw(product.port, folder / f"{n}.dcm") for n in range(len(made)))
+        titles = [tokens.next("calling AE title").decode() for _ in made]
+        sent = sum(_send_raw(product.port, folder / f"{n}.dcm", titles[n]) for n in range(len(made)))
         _send_broken_handshakes(product.port)
+        _send_planted_handshakes(product.port, tokens)
         product.settled(120)
         violations = [*_command_output(data_folder)]
         spy.stop()
@@ -254,13 +259,14 @@ def live_row(scratch: Path) -> Row:
     return Row("F80-F83, F87 privacy", "live, logs at DEBUG", len(tokens.where), tuple(violations), figure)
 
 
-def _send_raw(port: int, path: Path) -> bool:
-    """Send a file without looking into it; whether it was kept."""
+def _send_raw(port: int, path: Path, title: str) -> bool:
+    """Send a file without looking into it, as the calling AE title; whether it was kept."""
     from pydicom.uid import ExplicitVRLittleEndian
     from pynetdicom import AE, _config
     from pynetdicom.presentation import build_context
 
-    entity = AE(ae_title="PHITOKEN_IS_CAPS")
+    entity = AE(ae_title=title)
+    entity.implementation_version_name = title
     entity.requested_contexts = [build_context(SOP_CLASS, [ExplicitVRLittleEndian])]
     association = entity.associate("127.0.0.1", port, ae_title="EXPORTER")
     _config.STORE_SEND_CHUNKED_DATASET = True
@@ -275,24 +281,52 @@ def _send_raw(port: int, path: Path) -> bool:
 
 def _send_broken_handshakes(port: int) -> None:
     """AE titles with control characters, escapes and format directives: what a log must not repeat raw."""
-    import socket
-
     for title in (b"A\x1b[31m\x1b]0;x\x07B", b"A\nB{x}%s%n", b"\xe2\x80\xaeRTL", b"A\r\nlevel=error"):
-        body = struct.pack(">HH", 1, 0) + b"EXPORTER".ljust(16) + title.ljust(16)[:16] + bytes(32)
-        body += struct.pack(">BxH", 0x10, 21) + b"1.2.840.10008.3.1.1.1"
-        context = (
-            struct.pack(">BxH", 0x30, 17) + b"1.2.840.10008.1.1" + struct.pack(">BxH", 0x40, 17) + b"1.2.840.10008.1.2"
-        )
-        body += struct.pack(">BxH", 0x20, len(context) + 4) + b"\x01\0\0\0" + context
-        user = struct.pack(">BxHI", 0x51, 4, 16384)
-        body += struct.pack(">BxH", 0x50, len(user)) + user
+        _shake_hands(port, calling=title)
+
+
+def _send_planted_handshakes(port: int, tokens: Tokens) -> None:
+    """A token wherever a request has room for words: titles, implementation, user identity, UIDs that are none."""
+    for _ in range(3):
+        _shake_hands(port, calling=tokens.next("calling AE title"))
+        _shake_hands(port, called=tokens.next("called AE title"))
+        _shake_hands(port, extra=_item(0x55, tokens.next("implementation version name")))
+        _shake_hands(port, extra=_item(0x52, tokens.next("implementation class UID")))
+        name, code = tokens.next("user name"), tokens.next("passcode")
+        identity = b"\2\0" + struct.pack(">H", len(name)) + name + struct.pack(">H", len(code)) + code
+        _shake_hands(port, extra=_item(0x58, identity))
+        _shake_hands(port, abstract=tokens.next("abstract syntax"))
+        _shake_hands(port, application=tokens.next("application context"))
         with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
-            connection.sendall(struct.pack(">BxI", 1, len(body)) + body)
+            connection.sendall(tokens.next("no DICOM at all") * 10)
             with contextlib.suppress(OSError):
                 connection.recv(1000)
+
+
+def _item(kind: int, value: bytes) -> bytes:
+    return struct.pack(">BxH", kind, len(value)) + value
+
+
+def _shake_hands(
+    port: int,
+    *,
+    calling: bytes = b"TESTER",
+    called: bytes = b"EXPORTER",
+    abstract: bytes = b"1.2.840.10008.1.1",
+    application: bytes = b"1.2.840.10008.3.1.1.1",
+    extra: bytes = b"",
+) -> None:
+    """One association with these words in its request, released at once."""
+    body = struct.pack(">HH", 1, 0) + called.ljust(16)[:16] + calling.ljust(16)[:16] + bytes(32)
+    context = b"\x01\0\0\0" + _item(0x30, abstract) + _item(0x40, b"1.2.840.10008.1.2")
+    user = _item(0x51, struct.pack(">I", 16384)) + extra
+    body += _item(0x10, application) + _item(0x20, context) + _item(0x50, user)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(struct.pack(">BxI", 1, len(body)) + body)
+        with contextlib.suppress(OSError):
+            connection.recv(1000)
             connection.sendall(struct.pack(">BxI", 5, 4) + bytes(4))
-            with contextlib.suppress(OSError):
-                connection.recv(1000)
+            connection.recv(1000)
 
 
 def _command_output(data: Path) -> list[str]:
@@ -351,9 +385,106 @@ def backfill_row(scratch: Path) -> Row:
     return Row("F80-F83, F87 privacy", "backfill, logs at DEBUG", len(tokens.where), tuple(violations), figure)
 
 
-def rows(scratch: Path, _: Scale) -> Iterator[Row]:
-    """Live and backfill."""
-    for name, measure in (("live", live_row), ("backfill", backfill_row)):
+def configuration_row(scratch: Path) -> Row:
+    """F88: a file that would run code, open the door or hold a wrong secret ends the daemon before it does anything."""
+    tokens = Tokens()
+    marker, violations = scratch / "was run", []
+    secret = tokens.next("a passcode where a path belongs").decode()
+    wrong = {
+        "code in YAML": f"listener: !!python/object/apply:os.system ['touch {marker}']\n",
+        "an alias bomb": "a: &a [x, x]\nb: &b [*a, *a]\nlistener: [*b, *b, *b]\n",
+        "an unknown key": "listener: {prot: 104}\n",
+        "a wrong type": "listener: {port: {}}\n",
+        "open to everybody": "listener: {host: 0.0.0.0}\n",
+        "users without TLS": f"listener: {{users: [{{name: a, passcode: {secret}}}]}}\n",
+        "a value out of range": "spool: {refuse_below_bytes: -1}\n",
+    }
+    for what, text in wrong.items():
+        path, data = scratch / "wrong.yml", scratch / "data"
+        path.write_text(text)
+        for command in COMMANDS["listener"], COMMANDS["run"]:
+            done = subprocess.run(
+                [*command, "--config", path, "--data", data], capture_output=True, text=True, check=False, timeout=60
+            )
+            words = done.stdout + done.stderr
+            if done.returncode != 2 or "Traceback" in words or "wrong.yml:" not in words:
+                violations.append(f"{what}: ends with {done.returncode}: {words[-200:]}")
+            violations += tokens_in(what, words)
+        if marker.exists() or data.exists():
+            violations.append(f"{what}: something was done before it was refused")
+    return Row(
+        "F88 hostile configuration",
+        "both daemons",
+        2 * len(wrong),
+        tuple(violations),
+        "refused, exit code 2, with line",
+    )
+
+
+def cardinality_row(scratch: Path, count: int) -> Row:
+    """F89: peers under ever new names; neither counters nor what is offered over HTTP may grow with them."""
+    http_port = free_port()
+    settings = f"{SMALL_MARKS}status: {{port: {http_port}}}\n"
+    violations: list[str] = []
+    with daemons(scratch / "data", scratch / "logs", extra=settings) as product:
+        pid = product.start("listener").pid
+        _shake_hands(product.port)
+        _shake_hands(product.port, called=b"NOBODY")
+        wait_for(lambda: '"associations_rejected' in _told(scratch / "data" / "spool"), 10, "counters are written")
+        before = _series(scratch / "data" / "spool", http_port)
+        for number in range(count):
+            name = b"PHITOKEN%07d" % number
+            _shake_hands(product.port, **{("calling", "called", "abstract")[number % 3]: name})
+        ended = time.time()
+        wait_for(lambda: json.loads(_told(scratch / "data" / "spool"))["updated"] > ended, 10, "counters are written")
+        after = _series(scratch / "data" / "spool", http_port)
+        violations += [f"others can reach {address}" for address in _open_beyond_loopback(pid)]
+        product.stop("listener")
+        violations += tokens_in("log of listener", product.log("listener"))
+    for what in before.keys() & after.keys():
+        violations += tokens_in(what, after[what])
+        was, now = len(before[what].splitlines()), len(after[what].splitlines())
+        if now > was + 2:
+            violations.append(f"{what}: {was} entries before, {now} after {count} names")
+    told = ", ".join(f"{what} {len(text.splitlines())} entries" for what, text in sorted(after.items()))
+    figure = f"{count} names; {told}"
+    return Row("F89 bounded counters", "listener", count, tuple(violations), figure)
+
+
+def _series(spool: Path, http_port: int) -> dict[str, str]:
+    """What is counted, one entry per line: the counters' file, and the metrics where they are offered."""
+    told = json.loads(_told(spool))
+    found = {"counters": "\n".join([*told["counts"], *told["gauges"]])}
+    with (
+        contextlib.suppress(OSError),
+        urllib.request.urlopen(f"http://127.0.0.1:{http_port}/metrics", timeout=5) as page,
+    ):
+        found["metrics"] = page.read().decode()
+    return found
+
+
+def _told(spool: Path) -> str:
+    path = spool / "listener.json"
+    return path.read_text() if path.is_file() else ""
+
+
+def _open_beyond_loopback(pid: int) -> list[str]:
+    """Addresses beyond loopback that a process listens on."""
+    import psutil  # type: ignore[import-untyped] # it ships no types
+
+    listening = (one.laddr for one in psutil.Process(pid).net_connections() if one.status == psutil.CONN_LISTEN)
+    return [f"{address.ip}:{address.port}" for address in listening if address.ip not in {"127.0.0.1", "::1"}]
+
+
+def rows(scratch: Path, scale: Scale) -> Iterator[Row]:
+    """Live, backfill, configuration, counters."""
+    names = 10_000 if scale.pdus >= 5000 else 300
+    for fault, name, measure in (
+        ("F80-F83, F87 privacy", "live", live_row),
+        ("F80-F83, F87 privacy", "backfill", backfill_row),
+        ("F88 hostile configuration", "configuration", configuration_row),
+        ("F89 bounded counters", "counters", partial(cardinality_row, count=names)),
+    ):
         at = scratch / f"privacy-{name}"
         at.mkdir(parents=True)
-        yield attempt("F80-F83, F87 privacy", name, partial(measure, at))
+        yield attempt(fault, name, partial(measure, at))

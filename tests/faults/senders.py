@@ -18,6 +18,7 @@ from tests.faults.instances import STORAGE, instance, write_instances
 from tests.faults.report import NotPermitted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Self
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -120,7 +121,7 @@ class Pynetdicom(threading.Thread):
 class Canary(threading.Thread):
     """The well-behaved sender beside an attack: one C-ECHO and one C-STORE per period, each from a new association."""
 
-    def __init__(self, port: int, *, period_s: float = 1.0) -> None:
+    def __init__(self, port: int, *, period_s: float = 1.0, options: Sequence[str] = ()) -> None:
         super().__init__()
         self.port, self.period_s = port, period_s
         self.rounds = 0
@@ -128,8 +129,9 @@ class Canary(threading.Thread):
         self.failures: list[str] = []
         self.acknowledged: list[str] = []
         self._done = threading.Event()
-        self._echo = [program("echoscu"), "-to", "10", "-ta", "10", "-aec", "EXPORTER", "127.0.0.1", str(port)]
-        self._store = [program("storescu"), "-to", "10", "-ta", "10", "-aec", "EXPORTER", "127.0.0.1", str(port)]
+        words = [*options, "-to", "10", "-ta", "10", "-aec", "EXPORTER", "127.0.0.1", str(port)]
+        self._echo = [program("echoscu"), *words]
+        self._store = [program("storescu"), *words]
 
     def run(self) -> None:
         with tempfile.TemporaryDirectory(prefix="canary-") as folder:
@@ -150,10 +152,18 @@ class Canary(threading.Thread):
                 self._done.wait(max(0.0, self.period_s - (time.monotonic() - started)))
 
     def __enter__(self) -> Self:
+        """Begin, and wait for the first round: the attack has to find it at work."""
         self.start()
+        until = time.monotonic() + 30
+        while not self.rounds and time.monotonic() < until:
+            time.sleep(0.01)
         return self
 
     def __exit__(self, *_: object) -> None:
+        """End after one more round: what the attack left behind has to be harmless, too."""
+        seen, until = self.rounds, time.monotonic() + 30
+        while self.rounds == seen and time.monotonic() < until:
+            time.sleep(0.01)
         self._done.set()
         self.join(60)
 

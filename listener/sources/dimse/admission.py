@@ -7,13 +7,21 @@ connections than the newcomer's.
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import sys
+import termios
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from listener.settings import ReceiveLimitSection
+
+
+MOST_LOOKED_AT: Final = 16
+"""Where so many of a host's oldest silent connections have spoken meanwhile, it is busy rather than silent."""
 
 
 class Place:
@@ -82,7 +90,10 @@ class Places:
         host = max(self._silent, key=lambda name: len(self._silent[name]), default=None)
         if host is None or len(self._silent[host]) <= len(self._silent.get(newcomer, ())):
             return False
-        victim = next(iter(self._silent[host]))
+        oldest = islice(self._silent[host], MOST_LOOKED_AT)
+        victim = next((place for place in oldest if not _has_spoken(place.sock)), None)
+        if victim is None:
+            return False
         self._free(victim)
         self.displaced += 1
         with suppress(OSError):
@@ -97,6 +108,16 @@ class Places:
             if not self._taken[place.host]:
                 del self._taken[place.host]
             self._count -= 1
+
+
+def _has_spoken(sock: socket.socket) -> bool:
+    """Whether the peer's words have arrived and only wait for their thread to read them."""
+    try:
+        # Not `recv` with MSG_DONTWAIT: on a socket with a time-out Python waits all the same.
+        answer = fcntl.ioctl(sock.fileno(), termios.FIONREAD, bytes(4))
+    except (OSError, ValueError):  # closed by its own thread meanwhile
+        return False
+    return int.from_bytes(answer, sys.byteorder) > 0
 
 
 def _remove(silent: dict[str, dict[Place, None]], place: Place) -> None:
