@@ -11,7 +11,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from listener.configuration import FilePath, Section
 from listener.fields import AETitle, Port, PositiveInt, PositiveSeconds
@@ -244,7 +244,15 @@ def _as_list(value: Any) -> Any:
     return [value] if isinstance(value, dict) and value else value or ()
 
 
-OrthancServers = Annotated[tuple[OrthancSection, ...], BeforeValidator(_as_list)]
+def _are_told_apart(servers: tuple[OrthancSection, ...]) -> tuple[OrthancSection, ...]:
+    """What is remembered of a server is kept under its name."""
+    labels = [server.label for server in servers]
+    if len(set(labels)) < len(labels):
+        raise ValueError("two servers have the same address or name: give each its own `name`")
+    return servers
+
+
+OrthancServers = Annotated[tuple[OrthancSection, ...], BeforeValidator(_as_list), AfterValidator(_are_told_apart)]
 
 
 class ListenerSettings(Section):

@@ -10,10 +10,11 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("exporter", "listener")
-# The only two places where any exception at all may be caught (one worker job, one wire reply).
+# The only places where any exception at all may be caught (one worker job, one wire reply, one download).
 BROAD_EXCEPT = {
     "exporter/pipeline.py": "around one instance: a defect becomes `internal`, the worker lives",
     "listener/sources/dimse/source.py": "around one association: a defect of ours must not leave its peer waiting",
+    "listener/sources/orthanc/downloads.py": "around one instance: a defect of ours must not stop all the others",
 }
 WRITERS_MAY_IMPORT = (
     "exporter.elements",
@@ -106,7 +107,7 @@ def test_no_file_is_a_drawer_and_none_uses_a_shell_or_pickle(path: Path) -> None
             assert called not in forbidden, f"line {node.lineno}: {called}"
 
 
-def test_any_exception_at_all_is_caught_in_exactly_two_places() -> None:
+def test_any_exception_at_all_is_caught_only_in_the_places_named() -> None:
     broad: dict[str, list[int]] = {}
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text())):

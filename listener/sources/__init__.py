@@ -16,4 +16,8 @@ def further_sources(settings: ListenerSettings, surroundings: Surroundings) -> l
         from listener.sources.watch import WatchSource
 
         sources += [WatchSource(section, settings, surroundings) for section in settings.sources]
+    if settings.orthanc:
+        from listener.sources.orthanc.source import OrthancSource
+
+        sources += [OrthancSource(section, surroundings) for section in settings.orthanc]
     return sources

@@ -1,0 +1,214 @@
+"""What is remembered of one server, durably: every instance dealt with, and how far its log of changes is read.
+
+Contract: `record` is one transaction, on disk when it returns (SQLite, WAL, synchronous FULL): outcomes and the new
+position together, so that the position never passes an instance whose outcome is not remembered. An instance is
+recorded as taken only after the spool has committed it; a crash between the two takes it a second time, which the
+exporter finds out, and never loses it. Some 100 bytes per instance.
+
+Used by one thread at a time. Must never: hold anything of a data set; Orthanc's identifiers are hashes.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Final, Self
+
+from listener.durable import fsync_folder
+from listener.sources.contract import SourceUnusable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+VERSION: Final = 1
+SCHEMA: Final = """
+CREATE TABLE instances(
+    id BLOB PRIMARY KEY,      -- Orthanc's identifier, 20 bytes
+    state INTEGER NOT NULL,   -- State
+    epoch INTEGER NOT NULL,   -- of `seq`: how often the index was found to be another one
+    seq INTEGER NOT NULL,     -- number of the last change that was dealt with; 0: found by reconciliation
+    uuid BLOB,                -- of the attachment, 16 bytes
+    md5 BLOB,                 -- of its bytes, 16 bytes
+    why TEXT,                 -- filter or trouble, a stable word
+    noted INTEGER NOT NULL    -- seconds since 1970
+) WITHOUT ROWID;
+CREATE INDEX failed ON instances(id) WHERE state = 4;
+CREATE TABLE position(
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    epoch INTEGER NOT NULL,
+    seq INTEGER NOT NULL,     -- every change up to here is dealt with
+    anchor BLOB,              -- fingerprint of the change of that number
+    compared REAL NOT NULL    -- when all attachments were last compared, seconds since 1970
+);
+INSERT INTO position VALUES (1, 0, 0, NULL, 0);
+"""
+QUESTIONS: Final = 500
+"""Most identifiers that one statement asks for."""
+
+
+class State(IntEnum):
+    """What became of an instance."""
+
+    TAKEN = 1
+    """Durable in the spool."""
+    FILTERED = 2
+    """Not asked for."""
+    GONE = 3
+    """Deleted from the server before it was taken."""
+    FAILED = 4
+    """Tried often enough for now; reconciliation tries it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the log of changes is dealt with."""
+
+    epoch: int
+    seq: int
+    anchor: bytes | None
+    """Fingerprint of the change `seq`; None where it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """What is remembered of one instance."""
+
+    instance: bytes
+    state: State
+    epoch: int
+    seq: int
+    uuid: bytes | None = None
+    md5: bytes | None = None
+    why: str | None = None
+
+
+class Memory:
+    """The data base of one server."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self._path = path
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """The data base at `path`, made where it is not there yet, private to the user who runs this.
+
+        Raises:
+            SourceUnusable: It cannot be opened, or is none.
+        """
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
+        except (OSError, sqlite3.Error) as error:
+            raise _unusable(path, getattr(error, "strerror", None) or "it cannot be opened") from error
+        try:
+            _prepare(connection)
+            fsync_folder(path.parent)
+        except (OSError, sqlite3.Error) as error:
+            connection.close()
+            raise _unusable(path, _cause(error)) from error
+        return cls(path, connection)
+
+    def close(self) -> None:
+        """Close it; what was recorded is on disk already."""
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    def position(self) -> Position:
+        """How far the log of changes is dealt with."""
+        row = self._connection.execute("SELECT epoch, seq, anchor FROM position").fetchone()
+        return Position(*row)
+
+    def compared_at(self) -> float:
+        """When all attachments were last compared, in seconds since 1970."""
+        return float(self._connection.execute("SELECT compared FROM position").fetchone()[0])
+
+    def compared_now(self) -> None:
+        """They were compared just now."""
+        with closing(self._connection.execute("UPDATE position SET compared = ?", (time.time(),))):
+            pass
+
+    def known(self, instances: Sequence[bytes]) -> dict[bytes, Noted]:
+        """What is remembered of these instances."""
+        found = {}
+        for start in range(0, len(instances), QUESTIONS):
+            some = instances[start : start + QUESTIONS]
+            marks = ",".join("?" * len(some))
+            rows = self._connection.execute(
+                f"SELECT id, state, epoch, seq, uuid, md5, why FROM instances WHERE id IN ({marks})",  # noqa: S608 - marks
+                some,
+            )
+            found.update({row[0]: _noted(row) for row in rows})
+        return found
+
+    def failed(self, after: bytes, limit: int) -> list[Noted]:
+        """Instances that count as failed, in the order of their identifiers, from after one on."""
+        rows = self._connection.execute(
+            "SELECT id, state, epoch, seq, uuid, md5, why FROM instances"
+            " WHERE state = 4 AND id > ? ORDER BY id LIMIT ?",
+            (after, limit),
+        )
+        return [_noted(row) for row in rows]
+
+    def count_failed(self) -> int:
+        """How many count as failed."""
+        return int(self._connection.execute("SELECT count(*) FROM instances WHERE state = 4").fetchone()[0])
+
+    def record(self, outcomes: Iterable[Noted], position: Position | None) -> None:
+        """Remember outcomes, and how far the log is dealt with: all of it durably, or nothing.
+
+        Raises:
+            sqlite3.Error: Nothing of it is remembered.
+        """
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.executemany(
+                "INSERT OR REPLACE INTO instances(id, state, epoch, seq, uuid, md5, why, noted)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(o.instance, o.state, o.epoch, o.seq, o.uuid, o.md5, o.why, int(time.time())) for o in outcomes],
+            )
+            if position is not None:
+                connection.execute(
+                    "UPDATE position SET epoch = ?, seq = ?, anchor = ?",
+                    (position.epoch, position.seq, position.anchor),
+                )
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
+    elif version != VERSION:
+        raise sqlite3.DatabaseError(f"it was written by another version ({version})")
+
+
+def _noted(row: tuple[bytes, int, int, int, bytes | None, bytes | None, str | None]) -> Noted:
+    instance, state, epoch, seq, uuid, md5, why = row
+    return Noted(instance, State(state), epoch, seq, uuid, md5, why)
+
+
+def _cause(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or "it cannot be opened"
+    return "it is damaged, or no data base of ours" if isinstance(error, sqlite3.DatabaseError) else "it cannot be read"
+
+
+def _unusable(path: Path, cause: str) -> SourceUnusable:
+    return SourceUnusable(
+        f"what was taken from Orthanc is remembered in {path}, which cannot be used: {cause}; move it away to take"
+        " everything again (what was exported already is not exported twice)"
+    )
