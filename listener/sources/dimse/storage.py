@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from listener.sources.contract import Surroundings
     from listener.sources.dimse.command import Command
     from listener.sources.dimse.negotiation import AcceptedContext
-    from listener.spool import Incoming
+    from listener.spool import Incoming, Spool
 
 log = structlog.get_logger()
 
@@ -157,7 +158,7 @@ class Reception:
             self._situation = self._judge()
         if self._incoming is not None:
             try:
-                self._keep(self._incoming, self._situation)
+                keep(self._storage._spool, self._incoming, self._situation, self._walk)  # noqa: SLF001 - one service in two classes
             except SpoolWriteFailed as error:
                 self._situation = failed(error)
             self._incoming = None
@@ -176,31 +177,55 @@ class Reception:
 
     def _judge(self) -> Situation:
         """What the data set is, by its own lengths and UIDs (PS3.4 B.2.3)."""
-        settings = self._storage.settings
-        uid = self.command.sop_instance_uid
-        if self._walk is not None:
-            if self._walk.finish() is not None:
-                return statuses.DAMAGED if settings.damaged == "refuse" else statuses.DAMAGED_ACCEPTED
-            if (self._walk.sop_class_uid, self._walk.sop_instance_uid) != (self.command.sop_class_uid, uid):
-                return statuses.MISMATCH if settings.mismatch == "refuse" else statuses.MISMATCH_ACCEPTED
-        return statuses.SUCCESS if is_valid_uid(uid) else statuses.BAD_UID
+        said = Identity(self.command.sop_class_uid, self.command.sop_instance_uid)
+        return judge(self._walk, said, self._storage.settings)
 
-    def _keep(self, incoming: Incoming, situation: Situation) -> None:
-        match situation.kept:
-            case Kept.NEW:
-                incoming.commit()
-            case Kept.QUARANTINE:
-                fault = self._walk.finish() if self._walk is not None else None
-                report = {
-                    "message": situation.comment,
-                    "status": f"0x{situation.status:04X}",
-                    "by": "listener",
-                    "cause": fault.cause if fault else situation.word,
-                    "offset": fault.offset if fault else None,
-                }
-                self._storage._spool.refuse(incoming, situation.reason or situation.word, report)  # noqa: SLF001 - one service in two classes
-            case Kept.NOWHERE:
-                incoming.discard()
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What an instance is said to be, by its command or its file meta information."""
+
+    sop_class_uid: bytes | None
+    sop_instance_uid: bytes
+
+
+def judge(walk: Walk | None, said: Identity, settings: ListenerSection) -> Situation:
+    """What a complete data set is, by its own lengths and UIDs (PS3.4 B.2.3).
+
+    Args:
+        walk: The walk over it; None where it could not be walked.
+        said: What it should be.
+        settings: What is refused.
+    """
+    if walk is not None:
+        if walk.finish() is not None:
+            return statuses.DAMAGED if settings.damaged == "refuse" else statuses.DAMAGED_ACCEPTED
+        if (walk.sop_class_uid, walk.sop_instance_uid) != (said.sop_class_uid, said.sop_instance_uid):
+            return statuses.MISMATCH if settings.mismatch == "refuse" else statuses.MISMATCH_ACCEPTED
+    return statuses.SUCCESS if is_valid_uid(said.sop_instance_uid) else statuses.BAD_UID
+
+
+def keep(spool: Spool, incoming: Incoming, situation: Situation, walk: Walk | None) -> None:
+    """Put the bytes where the situation says, durably.
+
+    Raises:
+        SpoolWriteFailed: They are not there.
+    """
+    match situation.kept:
+        case Kept.NEW:
+            incoming.commit()
+        case Kept.QUARANTINE:
+            fault = walk.finish() if walk is not None else None
+            report = {
+                "message": situation.comment,
+                "status": f"0x{situation.status:04X}",
+                "by": "listener",
+                "cause": fault.cause if fault else situation.word,
+                "offset": fault.offset if fault else None,
+            }
+            spool.refuse(incoming, situation.reason or situation.word, report)
+        case Kept.NOWHERE:
+            incoming.discard()
 
 
 def failed(error: SpoolWriteFailed) -> Situation:

@@ -2,9 +2,10 @@
 
 Contract: `Walk.feed` takes the data set in pieces of any size and skips values by their lengths, so that its work is in
 the number of elements, not of bytes; `Walk.finish` says whether the elements ended exactly where the bytes did. The two
-UIDs that a command must agree with (PS3.4 B.2.3) are picked up on the way. Memory: one element header and the nesting.
+UIDs that a command must agree with (PS3.4 B.2.3) are picked up on the way, and where asked for the Study Instance UID.
+Memory: one element header and the nesting.
 
-Must never: raise for what a peer sent, or look at a value other than those two UIDs.
+Must never: raise for what a peer sent, or look at a value other than those UIDs.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ SHORT_VRS: Final = frozenset(
 """Value representations with a 16-bit length (PS3.5 Table 7.1-2)."""
 LONG_VRS: Final = frozenset((b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"))
 """Value representations with two reserved bytes and a 32-bit length (PS3.5 Table 7.1-1)."""
+SHORT_VRS_BUT_UI: Final = SHORT_VRS - {b"UI"}
 LONGEST_HEADER: Final = 12
 LONGEST_UID: Final = 256
 """UIDs have 64 characters; of a longer value only this much is of interest."""
@@ -33,6 +35,7 @@ SEQUENCE_END: Final = 0xFFFEE0DD
 SOP_CLASS_UID: Final = 0x00080016
 SOP_INSTANCE_UID: Final = 0x00080018
 DELIMITERS: Final = 0xFFFE
+STUDY_INSTANCE_UID: Final = 0x0020000D
 IDENTITY: Final = (SOP_CLASS_UID, SOP_INSTANCE_UID)
 IDENTITY_ELEMENTS: Final = (0x0016, 0x0018)
 """The same, within group 0008."""
@@ -64,7 +67,7 @@ class _Level:
 class Walk:
     """One walk over one data set."""
 
-    def __init__(self, encoding: Encoding, *, max_depth: int, max_elements: int) -> None:
+    def __init__(self, encoding: Encoding, *, max_depth: int, max_elements: int, study: bool = False) -> None:
         order = "<" if encoding.little_endian else ">"
         self._tag = struct.Struct(order + "HH")
         self._short = struct.Struct(order + "HH2sH")
@@ -80,6 +83,10 @@ class Walk:
         self._padding = False
         self.sop_class_uid: bytes | None = None
         self.sop_instance_uid: bytes | None = None
+        self.study_instance_uid: bytes | None = None
+        """Only where `study` asked for it: it takes a closer look at every UID."""
+        self._quick_vrs = SHORT_VRS_BUT_UI if study else SHORT_VRS
+        self._wanted = (*IDENTITY, STUDY_INSTANCE_UID) if study else IDENTITY
 
     def feed(self, piece: memoryview) -> None:
         """Walk on over the next bytes of the data set."""
@@ -141,10 +148,10 @@ class Walk:
         limit = len(piece) - 8
         if level.end is not None:
             limit = min(limit, position + level.end - self._offset - 1)
-        start, elements, unpack = position, 0, self._short.unpack_from
+        start, elements, unpack, quick_vrs = position, 0, self._short.unpack_from, self._quick_vrs
         while position <= limit:
             group, element, vr, length = unpack(piece, position)
-            if vr not in SHORT_VRS or (group == 8 and element in IDENTITY_ELEMENTS):
+            if vr not in quick_vrs or (group == 8 and element in IDENTITY_ELEMENTS):
                 break
             position += 8 + length
             elements += 1
@@ -209,7 +216,7 @@ class Walk:
         tag = group << 16 | element
         if length == UNDEFINED or vr == b"SQ":
             return self._open_sequence(tag, vr, length, header, level)
-        if tag in IDENTITY and len(self._levels) == 1:
+        if tag in self._wanted and len(self._levels) == 1:
             wanted = min(length, LONGEST_UID)
             value = bytes(piece[position + header : position + header + wanted])
             if len(value) < wanted:
@@ -223,8 +230,10 @@ class Walk:
     def _note(self, tag: int, uid: bytes) -> None:
         if tag == SOP_CLASS_UID:
             self.sop_class_uid = uid
-        else:
+        elif tag == SOP_INSTANCE_UID:
             self.sop_instance_uid = uid
+        else:
+            self.study_instance_uid = uid
 
     def _odd_element(self, piece: memoryview, position: int, level: _Level) -> int:
         """An element whose VR is none of explicit VR encoding: a delimiter, padding, or not explicit at all."""
