@@ -26,6 +26,9 @@ from exporter.errors import ExportError, SkipInstance
 from exporter.feeding import Run, Tally
 from exporter.ledger import Ledger, LedgerUnusable
 from exporter.outcome import Skipped
+from exporter.readers.archives.found import looks_like_archive
+from exporter.readers.archives.members import ArchiveLimits
+from exporter.readers.archives.reader import OneArchive
 from exporter.readers.contract import InputUnusable
 from exporter.readers.folder import FolderReader, entry_of, input_folder
 from exporter.readers.scratch import Scratch
@@ -42,8 +45,6 @@ if TYPE_CHECKING:
     from exporter.settings import Settings
 
 RETRY_AFTER_S: Final = 2.0
-COPIES_BYTES: Final = 4 << 30
-"""Room that temporary copies may take before the run waits for results; one more may exceed it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +136,10 @@ def export(reader: Reader, target: Target, tally: Tally, stop: threading.Event) 
 def _session(target: Target, retry_after_s: float = RETRY_AFTER_S) -> Iterator[tuple[Session, Scratch]]:
     workers = target.settings.workers if target.workers is None else target.workers
     policy = Policy(target.settings.limits.attempts, retry_after_s, skip_duplicates=False)
-    places = target.places
-    with (
+    places, copies_bytes = target.places, target.settings.archives.copies_bytes
+    with (  # copies go after the workers that read them
+        Scratch(places.media.absolute() / PARTIAL / f"copies-{os.getpid()}", copies_bytes) as scratch,
         opened(target.settings, places, workers=workers, policy=policy) as session,
-        Scratch(places.media.resolve() / PARTIAL / f"copies-{os.getpid()}", COPIES_BYTES) as scratch,
     ):
         yield session, scratch
 
@@ -149,11 +150,20 @@ def reader_of(request: Request) -> Reader:
     Raises:
         InputUnusable: It cannot be read, or is part of the output.
     """
-    folder = input_folder(request.folder)
+    settings, path = request.settings, request.folder
+    archives = archive_limits(settings) if settings.archives.enabled else None
+    if archives is not None and path.is_file() and looks_like_archive(path.resolve()):
+        return OneArchive(path.resolve(), archives)
+    folder = input_folder(path)
     media = request.places.media
     if folder.is_relative_to(media.resolve()):
-        raise InputUnusable(f"{request.folder} lies inside the media folder {media}: choose another output folder")
-    return FolderReader(folder, request.target.outputs_below(folder), recursive=request.settings.dicom.recursive)
+        raise InputUnusable(f"{path} lies inside the media folder {media}: choose another output folder")
+    return FolderReader(folder, request.target.outputs_below(folder), settings.dicom.recursive, archives)
+
+
+def archive_limits(settings: Settings) -> ArchiveLimits:
+    """What one archive may cost."""
+    return ArchiveLimits(settings.archives.max_members, settings.limits.max_instance_bytes, settings.archives.max_ratio)
 
 
 # -- for programs ----------------------------------------------------------------------------------------------------
@@ -261,7 +271,8 @@ def planned(reader: Reader, target: Target) -> Iterator[Plan]:
 
     ledger = Ledger.open_read_only(target.places.ledger) if target.places.ledger.exists() else None
     try:
-        with TemporaryDirectory() as folder, Scratch(Path(folder) / "copies", COPIES_BYTES) as scratch:
+        copies_bytes = target.settings.archives.copies_bytes
+        with TemporaryDirectory() as folder, Scratch(Path(folder) / "copies", copies_bytes) as scratch:
             for entry in reader.entries(_Nothing(), scratch):
                 yield _plan(entry, ledger, target.settings)
     finally:

@@ -64,6 +64,19 @@ class DicomSettings(Section):
     """Whether the folders below it are searched too."""
 
 
+class ArchiveSettings(Section):
+    """Archives that `backfill` finds or is given: zip; tar, also compressed with gzip, bzip2 or xz."""
+
+    enabled: bool = True
+    """Whether the members of archives are exported; otherwise archives are files without DICOM data."""
+    max_members: PositiveInt = 1_000_000
+    """Most members of one archive, folders included; what comes behind them is not exported."""
+    max_ratio: PositiveInt = 200
+    """How many times its own size an archive may hold; 1 GiB is always permitted."""
+    copies_bytes: PositiveInt = 4 << 30
+    """Room for temporary copies: members wait for it, and one more may exceed it. They lie below the media folder."""
+
+
 class MediaFolderSettings(Section):
     """Where media go."""
 
@@ -314,6 +327,8 @@ class Settings(MediaSettings):
     file can end the run; the daemons always use a process."""
     dicom: DicomSettings = DicomSettings()
     """What `backfill` reads."""
+    archives: ArchiveSettings = ArchiveSettings()
+    """Archives among what `backfill` reads."""
     media: MediaFolderSettings = MediaFolderSettings()
     """Where media go."""
     metadata: MetadataSettings = MetadataSettings()

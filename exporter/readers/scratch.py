@@ -28,19 +28,12 @@ class Scratch:
     """The copies of one run; used by one thread."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
-        """Use `folder`, which is made here; `is_full` at `limit_bytes`.
-
-        Raises:
-            OutOfSpace: The disk is full.
-            MediaFolderUnusable: The folder cannot be made.
-        """
+        """Use `folder`, which the first copy makes; `is_full` at `limit_bytes`."""
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._number = 0
         self.used_bytes = 0
         """What the copies take that are not yet released."""
-        with self.errors():
-            folder.mkdir(mode=0o700)
 
     @property
     def is_full(self) -> bool:
@@ -48,7 +41,15 @@ class Scratch:
         return self.used_bytes >= self._limit_bytes
 
     def copy(self) -> Copy:
-        """A new empty copy, open for writing."""
+        """A new empty copy, open for writing.
+
+        Raises:
+            OutOfSpace: The disk is full.
+            MediaFolderUnusable: The folder cannot be used.
+        """
+        if not self._number:
+            with self.errors():
+                self._folder.mkdir(mode=0o700)
         self._number += 1
         return Copy(self, self._folder / str(self._number))
 
