@@ -25,6 +25,7 @@ from exporter.engine import Deferred, Known, Policy, Published, Returned
 from exporter.ledger.types import State
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.publish import FULL, Work
+from exporter.received import own_settings_title
 from exporter.session import Places, opened
 from exporter.volumes.live import series_volumes
 from listener.notify import notify, watchdog_interval_s
@@ -93,16 +94,18 @@ def run(settings: Settings, data: DataFolder, orders: Orders | None = None) -> i
                 attempts=session.interrupted,
                 media_removed=session.removed,
             )
-        _Loop(session, spool, told, keep).run()
+        _Loop(session, spool, told, keep, frozenset(settings.by_ae_title)).run()
     return 0
 
 
 class _Loop:
     """Between the spool and the engine."""
 
-    def __init__(self, session: Session, spool: Spool, orders: Orders, keep: Keep) -> None:
+    def __init__(self, session: Session, spool: Spool, orders: Orders, keep: Keep, titles: frozenset[str]) -> None:
+        """Work with these; `titles` are the AE titles that have settings of their own."""
         self._engine = session.engine
         self._keep = keep
+        self._titles = titles
         self._spool = spool
         self._orders = orders
         self._items: dict[str, SpoolItem] = {}
@@ -167,8 +170,12 @@ class _Loop:
                 claimed = self._spool.claim(item)
                 if claimed is not None:
                     self._items[item.name] = claimed
-                    arrived_ns = int(item.name[:20])
-                    self._engine.submit(Work(item.name, claimed.path, item.size_bytes, arrived_ns, "spool"))
+                    self._engine.submit(self._work(claimed))
+
+    def _work(self, item: SpoolItem) -> Work:
+        arrived_ns = int(item.name[:20])
+        title = own_settings_title(item.path, self._titles)
+        return Work(item.name, item.path, item.size_bytes, arrived_ns, "spool", ae_title=title)
 
     def _scan(self) -> bool:
         """Look through `new/` again, if there may be something; whether that was done."""
@@ -255,7 +262,7 @@ class _Loop:
         seconds = round(result.seconds, 3)
         match result.outcome:
             case Exported(media=media, identity=identity):
-                self._keep(item.path, identity)
+                self._keep(item.path, identity, result.work.ae_title)
                 self._spool.finish(item)
                 self._count("exported")
                 log.info("exported", item=item.name, media=media[0].kind, files=len(media), seconds=seconds)
@@ -276,7 +283,7 @@ class _Loop:
             self._spool.quarantine(item, reason, {"reason": reason, "message": entry.message})
         else:
             if entry.state is State.EXPORTED and entry.identity is not None:
-                self._keep(item.path, entry.identity)
+                self._keep(item.path, entry.identity, entry.ae_title)
             self._spool.finish(item)
 
     def _count(self, what: str) -> None:

@@ -181,3 +181,10 @@ def uid_component(value: str) -> str:
     if re.fullmatch(r"[0-9][0-9.]{0,63}", value):
         return value
     return f"h{hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()[:32]}"
+
+
+def ae_title_component(value: str) -> str:
+    """An AE title as part of a file name; what has other characters gets its hash, so that no two share one name."""
+    if re.fullmatch(r"[A-Z0-9_-]{1,16}", value):
+        return value
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', value)}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"

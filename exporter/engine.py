@@ -243,7 +243,11 @@ class Engine:
         try:
             runner.ensure_ready()  # before the attempt counts: a worker that cannot start is nobody's fault
             entry = self._ledger.begin(
-                work.name, size_bytes=work.size_bytes, mtime_ns=work.mtime_ns, source=work.source
+                work.name,
+                size_bytes=work.size_bytes,
+                mtime_ns=work.mtime_ns,
+                source=work.source,
+                ae_title=work.ae_title,
             )
         except Cancelled:
             self.results.put(Returned(work))
@@ -264,7 +268,7 @@ class Engine:
 
         def decide(identity: Identity) -> Skipped | None:
             nonlocal relation
-            relation = self._ledger.identify(work.name, identity)
+            relation = self._ledger.identify(work.name, identity, work.ae_title)
             if relation.duplicate_of is None:
                 return None
             return Skipped(SkipReason.DUPLICATE, "the same instance with the same content came before", identity)
@@ -272,7 +276,8 @@ class Engine:
         folder: Path | None = None
         try:
             folder = self._take_folder()
-            job = Job(str(work.path), str(folder), ask=self._policy.skip_duplicates, received=work.source == "spool")
+            received = work.source == "spool"
+            job = Job(str(work.path), str(folder), self._policy.skip_duplicates, received, work.ae_title)
             outcome = runner.run(job, decide)
         except (OutOfSpace, Cancelled) as condition:
             self._put_away(folder)

@@ -41,6 +41,8 @@ class Job:
     """Whether the parent wants to decide once it knows the identity."""
     received: bool = False
     """Whether the file came through the listener: its file meta information is then what the sender announced."""
+    ae_title: str = ""
+    """Our AE title whose settings count; empty: the settings of the top."""
 
 
 class Export(Protocol):

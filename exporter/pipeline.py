@@ -36,7 +36,8 @@ def prepare(settings: Mapping[str, Any]) -> Export:
     """The export function of a worker process, its libraries loaded.
 
     Args:
-        settings: ``media``, the `MediaSettings` as JSON values, and ``settings_sha256``.
+        settings: ``media``, the `MediaSettings` as JSON values, and ``settings_sha256``; ``by_ae_title`` has the same
+            for each AE title with settings of its own.
     """
     # Loaded now, so that the first instance does not pay for it, nor its limit of processor time.
     import imagecodecs  # noqa: F401
@@ -47,7 +48,17 @@ def prepare(settings: Mapping[str, Any]) -> Export:
     from exporter.settings import MediaSettings
 
     writers.registry()
-    return partial(export, MediaSettings.model_validate(settings["media"]), str(settings["settings_sha256"]))
+    own = {"": settings, **settings.get("by_ae_title", {})}
+    exports = {
+        title: partial(export, MediaSettings.model_validate(values["media"]), str(values["settings_sha256"]))
+        for title, values in own.items()
+    }
+    return partial(_export_by_title, exports)
+
+
+def _export_by_title(exports: Mapping[str, Export], job: Job, ask: Ask) -> Outcome:
+    """Export with the settings of the AE title that the instance was sent to."""
+    return exports[job.ae_title](job, ask)
 
 
 def export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask) -> Outcome:

@@ -31,7 +31,7 @@ from exporter.promise import MediaFolderUnusable, Promise
 from listener.durable import fsync_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from exporter.ledger import Ledger
     from exporter.ledger.types import Source
@@ -59,6 +59,8 @@ class Work:
     source: Source
     mirrors: str | None = None
     """Relative path that output mirrors; None where output is named by identity."""
+    ae_title: str = ""
+    """Our AE title whose settings count; empty: the settings of the top."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +85,33 @@ class Names:
     """Whether files that are there and not recorded in the ledger may be replaced."""
 
 
+@dataclass(frozen=True, slots=True)
+class OwnWay:
+    """What is different for the instances that call one of our AE titles."""
+
+    layout: str
+    settings_sha256: str
+
+
 class Publisher:
     """The one that renames and commits, for one media folder; used by one thread."""
 
-    def __init__(self, media: Path, ledger: Ledger, names: Names, *, settings_sha256: str, version: str) -> None:
+    def __init__(
+        self,
+        media: Path,
+        ledger: Ledger,
+        names: Names,
+        *,
+        settings_sha256: str,
+        version: str,
+        own_ways: Mapping[str, OwnWay] | None = None,
+    ) -> None:
+        """Publish below `media`; `own_ways` tells by AE title what differs from `names` and `settings_sha256`."""
         self._media = media
         self._ledger = ledger
         self._names = names
-        self._settings_sha256 = settings_sha256
+        self._default_way = OwnWay(names.layout, settings_sha256)
+        self._own_ways = own_ways or {}
         self._version = version
         self._folders: set[Path] = set()
         self._unsynced: set[Path] = set()
@@ -158,14 +179,17 @@ class Publisher:
             reason=outcome.reason,
             message=outcome.message,
             identity=outcome.identity,
-            settings_sha256=self._settings_sha256,
+            settings_sha256=self._way(finished.work).settings_sha256,
             source_sha256=outcome.source_sha256,
             conflict=relation.conflict_with,
         )
 
+    def _way(self, work: Work) -> OwnWay:
+        return self._own_ways.get(work.ae_title, self._default_way)
+
     def _relation(self, finished: Finished) -> Relation:
-        identity = finished.outcome.identity
-        return self._ledger.identify(finished.work.name, identity) if identity is not None else Relation()
+        identity, work = finished.outcome.identity, finished.work
+        return self._ledger.identify(work.name, identity, work.ae_title) if identity is not None else Relation()
 
     def _exported(self, finished: Finished, outcome: Exported, relation: Relation) -> tuple[Ending, Outcome]:
         work, folder = finished.work, finished.folder
@@ -181,6 +205,7 @@ class Publisher:
             media=media,
             duplicate_of=relation.duplicate_of,
             conflict_with=relation.conflict_with,
+            ae_title=work.ae_title,
         )
         self._rename(work, folder, outcome.media, media)
         ending = Ending(
@@ -188,7 +213,7 @@ class Publisher:
             State.EXPORTED,
             identity=outcome.identity,
             media=media,
-            settings_sha256=self._settings_sha256,
+            settings_sha256=self._way(work).settings_sha256,
             source_sha256=outcome.source_sha256,
             duplicate_of=relation.duplicate_of,
             conflict=relation.conflict_with,
@@ -206,6 +231,7 @@ class Publisher:
                 version=self._version,
                 duplicate_of=relation.duplicate_of,
                 conflict_with=relation.conflict_with,
+                ae_title=finished.work.ae_title,
             )
         return Ending(
             finished.work.name,
@@ -214,7 +240,7 @@ class Publisher:
             message=outcome.message,
             identity=outcome.identity,
             media=() if told else None,  # without a line the earlier export, and what its line says, stand
-            settings_sha256=self._settings_sha256,
+            settings_sha256=self._way(finished.work).settings_sha256,
             source_sha256=outcome.source_sha256,
             duplicate_of=relation.duplicate_of,
             conflict=relation.conflict_with,
@@ -234,7 +260,7 @@ class Publisher:
                 "SOPInstanceUID": identity.sop_instance_uid,
                 "SOPClassUID": identity.sop_class_uid,
             }
-            wanted = identity_base(self._names.layout, uids)
+            wanted = identity_base(self._way(work).layout, uids)
         return self._ledger.reserve_base(
             wanted,
             work.name,

@@ -143,6 +143,7 @@ def _read(text: bytes, folders: Folders) -> tuple[Arrival, Ending] | None:
         name = str(said["dicom_file"])
         source: Source = "spool" if folders.spool is not None and NAME.fullmatch(name) else "folder"
         exported = told["status"] == "exported"
+        ae_title = str(told.get("ae_title") or "")
         media = tuple(_medium(one) for one in told["media"])
         if _ESCAPED.search(name) and not all((folders.media / one.file).exists() for one in media):
             name, media = _unescaped(name), tuple(replace(one, file=_unescaped(one.file)) for one in media)
@@ -160,7 +161,7 @@ def _read(text: bytes, folders: Folders) -> tuple[Arrival, Ending] | None:
         )
     except (orjson.JSONDecodeError, LookupError, TypeError, ValueError, AttributeError):
         return None
-    return Arrival(name, 0, 0, source), ending
+    return Arrival(name, 0, 0, source, ae_title), ending
 
 
 def _unescaped(text: str) -> str:

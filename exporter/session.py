@@ -13,14 +13,14 @@ import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exporter import promise
 from exporter.engine import Engine, InProcess, Policy, Runner
 from exporter.ledger import Ledger
 from exporter.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.promise import MediaFolderUnusable
-from exporter.publish import Names, Publisher
+from exporter.publish import Names, OwnWay, Publisher
 from exporter.workers import Worker, WorkerSetup
 
 if TYPE_CHECKING:
@@ -85,6 +85,9 @@ def opened(settings: Settings, places: Places, *, workers: int, policy: Policy) 
             Names(settings.media.layout, overwrite=settings.media.overwrite),
             settings_sha256=settings.settings_sha256,
             version=own_version(),
+            own_ways={
+                title: OwnWay(own.media.layout, own.settings_sha256) for title, own in settings.by_ae_title.items()
+            },
         )
         engine = Engine(media, ledger, publisher, appender, runners=runners(settings, workers), policy=policy)
         stack.callback(engine.stop)
@@ -94,7 +97,8 @@ def opened(settings: Settings, places: Places, *, workers: int, policy: Policy) 
 
 def runners(settings: Settings, workers: int) -> list[Runner]:
     """What exports the instances: worker processes, or this process where there are to be none."""
-    values = {"media": settings.media_settings.model_dump(mode="json"), "settings_sha256": settings.settings_sha256}
+    values = worker_settings(settings)
+    values["by_ae_title"] = {title: worker_settings(own) for title, own in settings.by_ae_title.items()}
     if workers == 0:
         from exporter import pipeline
 
@@ -102,6 +106,11 @@ def runners(settings: Settings, workers: int) -> list[Runner]:
     limits = settings.limits
     setup = WorkerSetup(values, memory_bytes=limits.memory_mb << 20, cpu_s=limits.cpu_s, wall_s=limits.wall_s)
     return [Worker(setup) for _ in range(workers)]
+
+
+def worker_settings(settings: Settings) -> dict[str, Any]:
+    """What a worker process is told of the settings, as JSON values."""
+    return {"media": settings.media_settings.model_dump(mode="json"), "settings_sha256": settings.settings_sha256}
 
 
 def own_version() -> str:

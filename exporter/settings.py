@@ -15,10 +15,19 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from listener.configuration import FilePath, ReservedSection, Section, Spelling, load, not_available
+from listener.fields import AETitle
 from listener.logs import LogSection
 from listener.settings import (
     DataFolder,
@@ -301,6 +310,58 @@ class MediaSettings(Section):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+class AETitleMediaSection(Section):
+    """Where media of instances that call this AE title go."""
+
+    layout: Annotated[str, BeforeValidator(_layout)] = MediaFolderSettings.model_fields["layout"].default
+    """Their output name, without extension; not said: as `media.layout`. A folder of their own, as in
+    `research/{StudyInstanceUID}/{SOPInstanceUID}`, keeps them apart."""
+
+
+class AETitleSection(Section):
+    """Settings of one of our AE titles, instead of those of the top."""
+
+    ae_title: AETitle
+    """One of `listener.ae_title` and `listener.more_ae_titles` (or `ANY-SCP`, where `listener.any_scp` takes it)."""
+    media: AETitleMediaSection = AETitleMediaSection()
+    """Where media go."""
+    video: VideoSettings = VideoSettings()
+    """Multi-frame instances."""
+    image: ImageSettings = ImageSettings()
+    """Single-frame instances."""
+    frames: FramesSettings = FramesSettings()
+    """Multi-frame instances as a folder of numbered images."""
+    display: DisplaySettings = DisplaySettings()
+    """How gray values become display values."""
+    volume: VolumeSettings = VolumeSettings()
+    """Volumes."""
+    audio: AudioSettings = AudioSettings()
+    """Audio."""
+    waveform: WaveformSettings = WaveformSettings()
+    """Sampled curves."""
+    report: ReportSettings = ReportSettings()
+    """Structured reports."""
+
+
+def _is_ours(entry: AETitleSection, info: ValidationInfo) -> AETitleSection:
+    """Refuse settings for an AE title that no association can call."""
+    listener = info.data.get("listener")  # absent where that section is itself at fault
+    if isinstance(listener, ListenerSection) and entry.ae_title not in listener.called_ae_titles:
+        permitted = ", ".join(sorted(listener.called_ae_titles)) + ", or what `listener.more_ae_titles` adds"
+        problem = f"is for the AE title {entry.ae_title!r}, which is none of ours"
+        raise PydanticCustomError("ae_title", "{problem}", {"problem": problem, "permitted": permitted})
+    return entry
+
+
+def _overlaid(base: Section, said: Section) -> Section:
+    """`base` with every value that `said` was given in the file; options of encoders are replaced as a whole."""
+    values = {name: getattr(said, name) for name in said.model_fields_set}
+    for name, value in values.items():
+        if isinstance(value, Section):
+            values[name] = _overlaid(getattr(base, name), value)
+    return base.model_copy(update=values)
+
+
 def _profile(value: Any) -> Any:
     if value == "basic":
         raise not_available("the profile `basic`", "none")
@@ -339,6 +400,10 @@ class Settings(MediaSettings):
     """De-identification."""
     listener: ListenerSection = ListenerSection()
     """The C-STORE service."""
+    ae_titles: tuple[Annotated[AETitleSection, AfterValidator(_is_ours)], ...] = ()
+    """Settings of their own for some of our AE titles. What an entry says counts for the instances that call its AE
+    title, instead of what the section of the same name says at the top; what it does not say is as it is there. The
+    same instance sent to two of them is exported for both: it is a duplicate only within one."""
     spool: SpoolSection = SpoolSection()
     """The hand-over between receiving and exporting."""
     log: LogSection = LogSection()
@@ -353,6 +418,31 @@ class Settings(MediaSettings):
     """Messages: not available in this version."""
     status: StatusSection = StatusSection()
     """Our HTTP service."""
+
+    @field_validator("ae_titles")
+    @classmethod
+    def _names_each_once(cls, entries: tuple[AETitleSection, ...]) -> tuple[AETitleSection, ...]:
+        titles = [entry.ae_title for entry in entries]
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        if twice:
+            raise ValueError(f"holds two entries for {', '.join(map(repr, twice))}: one AE title has one")
+        return entries
+
+    @field_serializer("ae_titles")
+    def _as_said(self, entries: tuple[AETitleSection, ...]) -> list[dict[str, Any]]:
+        """What is not said is inherited: written out with defaults it would say something else."""
+        return [entry.model_dump(mode="json", exclude_unset=True) for entry in entries]
+
+    @property
+    def by_ae_title(self) -> dict[str, Settings]:
+        """For every AE title that has settings of its own: the whole, as it counts for instances that call it."""
+        found = {}
+        for entry in self.ae_titles:
+            whole = {name: getattr(self, name) for name in type(self).model_fields} | {"ae_titles": ()}
+            for name in entry.model_fields_set - {"ae_title"}:
+                whole[name] = _overlaid(whole[name], getattr(entry, name))
+            found[entry.ae_title] = type(self)(**whole)
+        return found
 
     @property
     def media_settings(self) -> MediaSettings:

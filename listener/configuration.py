@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 EXPORTER_SECTIONS = frozenset(
-    {"num_workers", "dicom", "media", "metadata", "config", "limits", "privacy", "notify"}
+    {"num_workers", "dicom", "media", "metadata", "config", "ae_titles", "limits", "privacy", "notify"}
     | {"video", "image", "frames", "display", "volume", "audio", "waveform", "report"}
 )
 """Top-level keys that only the exporter reads; the listener leaves them alone."""
@@ -261,7 +261,9 @@ def _guess(name: str, known: Sequence[str], model: type[BaseModel]) -> str:
     inside = [
         f"{section}.{name}"
         for section, info in model.model_fields.items()
-        if (found := model_inside(info.annotation)) is not None and name in found.model_fields
+        if (found := model_inside(info.annotation)) is not None
+        and not _holds(info.annotation, Sequence)
+        and name in found.model_fields
     ]
     return " or ".join(inside or difflib.get_close_matches(name, known, 1, 0.6))
 

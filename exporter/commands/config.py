@@ -85,6 +85,10 @@ def refuse_untried(settings: Settings, path: Path | None) -> None:
     from listener.yamlfile import read
 
     found = faults_of(settings)
+    for number, entry in enumerate(settings.ae_titles):
+        own = settings.by_ae_title[entry.ae_title]
+        if (own.video, own.image) != (settings.video, settings.image):
+            found += [(f"ae_titles[{number}].{key_path}", problem) for key_path, problem in faults_of(own)]
     if found and path is not None:
         document = read(path)
         faults = [fault_at(document, key_path, problem) for key_path, problem in found]

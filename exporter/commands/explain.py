@@ -19,6 +19,7 @@ from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
 from exporter.commands.places import ConfigOption, settings_of
+from exporter.received import settings_for
 from listener.printable import printable
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def explain(
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
     """Say what would be done with one DICOM file, and why: syntax, pixels, writer, timing, window, warnings."""
-    settings = settings_of(config)
+    whole = settings_of(config)
     path = file.expanduser()
     if not path.exists():
         raise CommandError(f"there is no file {file}; name a DICOM file", ExitCode.USAGE)
@@ -48,7 +49,12 @@ def explain(
             f"{file} is a folder; name one file, or use `exporter backfill {file} --dry-run`", ExitCode.USAGE
         )
 
+    title, settings = settings_for(whole, path)
+
     def tell(facts: dict[str, object]) -> None:
+        facts = (
+            {"settings": f"of the AE title {title}" if title else "of the top", **facts} if whole.ae_titles else facts
+        )
         shown = {key: printable(str(value)) if isinstance(value, str) else value for key, value in facts.items()}
         print(json.dumps(shown) if as_json else _text(shown))
 

@@ -75,6 +75,9 @@ def _keys(model: type[BaseModel], above: tuple[str, ...], values: Any, *, is_exa
         meaning = " ".join((info.description or (inside and inside.__doc__) or "").split())
         is_listed = rule.get("type") == "array"
         is_off = is_listed or default is None
+        if above and inside is not None and _says_again(name, inside):
+            yield Key((*above, name), meaning, f"keys of `{name}`", None, is_section=True, is_example=is_example)
+            continue
         permitted = "" if inside is not None and not is_listed else _permitted(rule)
         shown = None if inside is not None and not is_off else default
         yield Key((*above, name), meaning, permitted, shown, inside is not None, is_example)
@@ -82,6 +85,12 @@ def _keys(model: type[BaseModel], above: tuple[str, ...], values: Any, *, is_exa
             here = (*above, name, "[]") if is_listed else (*above, name)
             below = {} if is_off else default
             yield from _keys(inside, here, below, is_example=is_example or is_off)
+
+
+def _says_again(name: str, inside: type[BaseModel]) -> bool:
+    """Whether a section inside another is one of the top: its keys are told there."""
+    top = Settings.model_fields.get(name)
+    return top is not None and model_inside(top.annotation) is inside
 
 
 def _rank(name: str, above: tuple[str, ...]) -> int:

@@ -154,28 +154,28 @@ class Questions:
         """Media paths nobody owns any more and whose files are to be deleted."""
         return [row[0] for row in self._read("SELECT path FROM superseded ORDER BY path")]
 
-    def duplicate_of(self, identity: Identity, *, name: str = "") -> Entry | None:
-        """The finished instance with the same SOP Instance UID and content, other than `name`."""
-        found = self._finished_relation(identity, name).duplicate_of
+    def duplicate_of(self, identity: Identity, *, name: str = "", ae_title: str = "") -> Entry | None:
+        """The finished instance with the same SOP Instance UID, content and AE title, other than `name`."""
+        found = self._finished_relation(identity, name, ae_title).duplicate_of
         return self.entry(found) if found is not None else None
 
     def conflict_with(self, identity: Identity, *, name: str = "") -> Entry | None:
         """A finished instance with the same SOP Instance UID and other content, other than `name`."""
-        found = self._finished_relation(identity, name).conflict_with
+        found = self._finished_relation(identity, name, "").conflict_with
         return self.entry(found) if found is not None else None
 
-    def _finished_relation(self, identity: Identity, name: str) -> Relation:
+    def _finished_relation(self, identity: Identity, name: str, ae_title: str) -> Relation:
         # A row that is a duplicate itself is no original: two copies must not point at each other.
         duplicate = conflict = None
-        for other, content in self._read(
-            """SELECT name, content_sha256 FROM instance WHERE sop_instance_uid = ? AND duplicate_of IS NULL
+        for other, content, their_title in self._read(
+            """SELECT name, content_sha256, ae_title FROM instance WHERE sop_instance_uid = ? AND duplicate_of IS NULL
             AND state IN ('exported', 'skipped', 'quarantined', 'failed') ORDER BY id""",
             (identity.sop_instance_uid,),
         ):
             if other == name:
                 continue
             if content == identity.content_sha256:
-                duplicate = duplicate or other
+                duplicate = duplicate or (other if their_title == ae_title else None)
             elif identity.sop_instance_uid:
                 conflict = conflict or other
         return Relation(duplicate, conflict)

@@ -25,7 +25,7 @@ Row = tuple[Any, ...]
 NAMED = "WHERE name = CAST(? AS TEXT)"
 ENTRY = """SELECT name, source, size_bytes, mtime_ns, state, reason, message, attempts, not_before,
     sop_class_uid, sop_instance_uid, study_instance_uid, series_instance_uid, content_sha256,
-    source_sha256, settings_sha256, duplicate_of, conflict_with, base, line_seq, id FROM instance """
+    source_sha256, settings_sha256, duplicate_of, conflict_with, base, ae_title, line_seq, id FROM instance """
 MEDIUM = """SELECT path, suffix, kind, bytes, sha256, codec, transcoded, width, height, frames, duration_s
     FROM medium WHERE instance_id = ? ORDER BY position"""
 
@@ -58,7 +58,8 @@ def entry_of(row: Row) -> Entry:
         duplicate_of=row[16],
         conflict_with=row[17],
         base=row[18],
-        line_seq=row[19],
+        line_seq=row[20],
+        ae_title=row[19],
     )
 
 
@@ -94,22 +95,22 @@ def known(connection: sqlite3.Connection, name: str) -> Row:
 def begin(connection: sqlite3.Connection, arrival: Arrival) -> Entry:
     """Count one attempt; see `Ledger.begin_many`."""
     name = stored(arrival.name)
-    facts = (arrival.source, arrival.size_bytes, arrival.mtime_ns)
+    facts = (arrival.source, arrival.ae_title, arrival.size_bytes, arrival.mtime_ns)
     row = connection.execute(ENTRY + NAMED, (name,)).fetchone()
     if row is None:
         connection.execute(
-            """INSERT INTO instance (name, source, size_bytes, mtime_ns, state, attempts, updated_ns)
-            VALUES (CAST(? AS TEXT), ?, ?, ?, 'active', 1, ?)""",
+            """INSERT INTO instance (name, source, ae_title, size_bytes, mtime_ns, state, attempts, updated_ns)
+            VALUES (CAST(? AS TEXT), ?, ?, ?, ?, 'active', 1, ?)""",
             (name, *facts, time.time_ns()),
         )
     else:
         before = entry_of(row)
         if before.state in FINAL and arrival.source == "spool":
             return before
-        same = before.state in _PENDING and (before.size_bytes, before.mtime_ns) == facts[1:]
+        same = before.state in _PENDING and (before.size_bytes, before.mtime_ns) == facts[2:]
         connection.execute(
-            """UPDATE instance SET source = ?, size_bytes = ?, mtime_ns = ?, state = 'active', reason = NULL,
-            message = '', attempts = ?, not_before = NULL, updated_ns = ? WHERE id = ?""",
+            """UPDATE instance SET source = ?, ae_title = ?, size_bytes = ?, mtime_ns = ?, state = 'active',
+            reason = NULL, message = '', attempts = ?, not_before = NULL, updated_ns = ? WHERE id = ?""",
             (*facts, before.attempts + 1 if same else 1, time.time_ns(), row[-1]),
         )
     return entry_of(known(connection, arrival.name))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the tables (``PRAGMA user_version``); a higher one was written by a newer exporter."""
 
 NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
@@ -56,7 +56,8 @@ CREATE TABLE instance (
     base TEXT,
     base_key TEXT,
     line_seq INTEGER,
-    updated_ns INTEGER NOT NULL
+    updated_ns INTEGER NOT NULL,
+    ae_title TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX instance_state ON instance (state, reason);
 CREATE INDEX instance_uid ON instance (sop_instance_uid) WHERE sop_instance_uid IS NOT NULL;
@@ -110,6 +111,9 @@ CREATE TABLE progress (
     value INTEGER NOT NULL
 ) WITHOUT ROWID;
 """
+
+_UPGRADES = {1: "ALTER TABLE instance ADD COLUMN ae_title TEXT NOT NULL DEFAULT ''"}
+"""What makes the next schema of each earlier one."""
 
 
 class LedgerUnusable(Exception):
@@ -279,6 +283,12 @@ def _check_version(connection: sqlite3.Connection, path: Path, *, read_only: boo
     empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
     if version == SCHEMA and application == _APPLICATION and not empty:
         return
+    if application == _APPLICATION and 0 < version < SCHEMA:
+        if read_only:
+            hint = "it is brought up to date when this version of the exporter next runs"
+            raise LedgerUnusable(path, f"schema {version} was written by an earlier exporter", hint)
+        _upgrade(connection)
+        return
     if application == _APPLICATION and version > SCHEMA:
         cause = f"schema {version} was written by a newer exporter; this one knows {SCHEMA}"
         raise LedgerUnusable(path, cause, "use the newer version")
@@ -290,6 +300,20 @@ def _check_version(connection: sqlite3.Connection, path: Path, *, read_only: boo
         _make_tables(connection)
     connection.execute("COMMIT")
     fsync_folder(path.parent)
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Bring an earlier schema up to date, in one transaction; another process may be faster."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        for number in range(version, SCHEMA):
+            connection.execute(_UPGRADES[number])
+        connection.execute(f"PRAGMA user_version={SCHEMA}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:

@@ -53,9 +53,9 @@ class Ledger(Questions):
                 self._writer.close()
             raise
         self._names = OutputNames(self._read)
-        # Who is under way: (SOP Instance UID, content hash) of instances that no final row shows yet.
+        # Who is under way: identity and AE title of instances that no final row shows yet.
         self._flights = threading.Lock()
-        self._identities: dict[str, tuple[str, str]] = {}
+        self._identities: dict[str, tuple[Identity, str]] = {}
 
     @classmethod
     def open(cls, path: Path, *, exclusive: bool = True, busy_timeout_s: float = 10.0) -> Self:
@@ -121,9 +121,9 @@ class Ledger(Questions):
 
     # -- attempts ------------------------------------------------------------------------------------------------
 
-    def begin(self, name: str, *, size_bytes: int, mtime_ns: int, source: Source) -> Entry:
+    def begin(self, name: str, *, size_bytes: int, mtime_ns: int, source: Source, ae_title: str = "") -> Entry:
         """Count an attempt, durably, before it is made; see `begin_many`."""
-        return self.begin_many([Arrival(name, size_bytes, mtime_ns, source)])[0]
+        return self.begin_many([Arrival(name, size_bytes, mtime_ns, source, ae_title)])[0]
 
     def begin_many(self, arrivals: Iterable[Arrival]) -> list[Entry]:
         """Count an attempt at each input, durably, before it is made.
@@ -228,26 +228,29 @@ class Ledger(Questions):
 
     # -- identities ----------------------------------------------------------------------------------------------
 
-    def identify(self, name: str, identity: Identity) -> Relation:
+    def identify(self, name: str, identity: Identity, ae_title: str = "") -> Relation:
         """How the instance under way relates to those finished or under way; from now on it is known to others.
+
+        A duplicate is one within the AE title whose settings count: for another's, the same instance is exported
+        anew. Other content under the same SOP Instance UID is a conflict wherever it came.
 
         Of two equal instances under way at once, the second to ask is the duplicate. The first may still fail: its
         bytes are kept, so nothing is lost.
         """
         with self._flights:
-            relation = self._related(identity, name)
-            self._identities[name] = (identity.sop_instance_uid, identity.content_sha256)
+            relation = self._related(identity, name, ae_title)
+            self._identities[name] = (identity, ae_title)
         return relation
 
-    def _related(self, identity: Identity, name: str) -> Relation:
-        finished = self._finished_relation(identity, name)
+    def _related(self, identity: Identity, name: str, ae_title: str) -> Relation:
+        finished = self._finished_relation(identity, name, ae_title)
         duplicate, conflict = finished.duplicate_of, finished.conflict_with
-        for other, (uid, content) in self._identities.items():
-            if other == name or uid != identity.sop_instance_uid:
+        for other, (theirs, their_title) in self._identities.items():
+            if other == name or theirs.sop_instance_uid != identity.sop_instance_uid:
                 continue
-            if content == identity.content_sha256:
-                duplicate = duplicate or other
-            elif uid:
+            if theirs.content_sha256 == identity.content_sha256:
+                duplicate = duplicate or (other if their_title == ae_title else None)
+            elif identity.sop_instance_uid:
                 conflict = conflict or other
         return Relation(duplicate, conflict)
 

@@ -44,6 +44,8 @@ class Arrival:
     size_bytes: int
     mtime_ns: int
     source: Source
+    ae_title: str = ""
+    """Our AE title whose settings count; empty: those of the top. Duplicates are looked for within it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class Entry:
     """Output base that it owns."""
     line_seq: int | None
     """Its newest metadata line."""
+    ae_title: str = ""
+    """Our AE title whose settings count; empty: those of the top."""
 
 
 @dataclass(frozen=True, slots=True)

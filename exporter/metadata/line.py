@@ -36,6 +36,7 @@ def line(
     media: tuple[Medium, ...] | None = None,
     duplicate_of: str | None = None,
     conflict_with: str | None = None,
+    ae_title: str = "",
 ) -> bytes:
     """The line of one instance, newline included.
 
@@ -46,6 +47,7 @@ def line(
         media: The media under their final names; default: `outcome.media`.
         duplicate_of: Name of the instance this one repeats, in the form of `dicom_file`.
         conflict_with: Name of an instance with the same SOP Instance UID and other content.
+        ae_title: Our AE title whose settings count; empty: those of the top.
 
     Raises:
         BadRecordError: `outcome.record` is no JSON object.
@@ -66,6 +68,7 @@ def line(
             "source_sha256": outcome.source_sha256,
             "content_sha256": outcome.identity.content_sha256 if outcome.identity is not None else None,
             "settings_sha256": outcome.settings_sha256,
+            "ae_title": ae_title or None,
             "version": version,
             "warnings": list(dict.fromkeys(map(_clean, (*outcome.warnings, *told.warnings)))),
             "duplicate_of": None if duplicate_of is None else shown(duplicate_of),
@@ -85,7 +88,9 @@ def says_the_same(old: bytes, new: bytes) -> bool:
     try:
         told = [orjson.loads(text) for text in (old, new)]
         for one in told:
-            one["export"] = {key: value for key, value in one["export"].items() if key not in _RELATIONS}
+            told_of_itself = {key: value for key, value in one["export"].items() if key not in _RELATIONS}
+            # A key that an earlier version did not write is one that does not apply.
+            one["export"] = {key: value for key, value in told_of_itself.items() if value is not None}
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         return old == new
     return bool(told[0] == told[1])

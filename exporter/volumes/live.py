@@ -3,6 +3,7 @@
 Contract: after an instance is exported and before the spool lets go of it, `keep` puts a second link to its file (or a
 copy, across file systems) into ``series/.waiting/<study>/<series>``. A thread of its own looks for series that got
 nothing for `volume.series_quiet_s` and writes them (`exporter.volumes.job`); a later instance makes the series anew.
+An AE title with settings of its own has its series apart, in ``series/ae-<title>``, with a thread of their own.
 What waits is kept for `KEPT_S` after its last instance. The folder is the state: a restart goes on where it was.
 
 Must never: delay the spool for the time that writing takes, or let a series end the exporter.
@@ -15,12 +16,12 @@ import os
 import shutil
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from exporter.discovery import uid_component
+from exporter.discovery import ae_title_component, uid_component
 from exporter.errors import ExportError, OutOfSpace
 from exporter.outcome import Exported, Failed
 from exporter.publish import FULL
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
     from exporter.settings import Settings
     from exporter.volumes.job import SeriesWorker
 
-    Keep = Callable[[Path, Identity], None]
-    """Takes note of an instance that is exported, before its file goes away."""
+    Keep = Callable[[Path, Identity, str], None]
+    """Takes note of an instance that is exported, before its file goes away; with the AE title whose settings count."""
 
 log = structlog.get_logger()
 
@@ -56,15 +57,20 @@ def series_volumes(root: Path, settings: Settings) -> Iterator[Keep]:
     Raises:
         OSError: The folder of what waits cannot be made.
     """
-    if not settings.volume.series:
-        yield lambda _path, _identity: None
-        return
-    live = LiveSeries(root, settings)
-    live.start()
-    try:
-        yield live.keep
-    finally:
-        live.stop()
+    with ExitStack() as stack:
+        live: dict[str, LiveSeries] = {}
+        for title, own in {"": settings, **settings.by_ae_title}.items():
+            if own.volume.series:
+                series = LiveSeries(root / f"ae-{ae_title_component(title)}" if title else root, own)
+                series.start()
+                stack.callback(series.stop)
+                live[title] = series
+
+        def keep(path: Path, identity: Identity, ae_title: str) -> None:
+            if ae_title in live:
+                live[ae_title].keep(path, identity)
+
+        yield keep
 
 
 class LiveSeries:

@@ -225,7 +225,7 @@ def test_a_privacy_profile_that_does_not_exist_is_refused(loaded: Callable[[str]
         ("listener: {host: 0.0.0.0}", "listener: `host: 0.0.0.0` can be reached by others"),
         ("listener: {ae_title: 'ABCDEFGHIJKLMNOPQ'}", "listener.ae_title: is not spelled as it must be"),
         ("listener: {port: 70000}", "listener.port: is the number 70000 (permitted: at most 65535)"),
-        ("port: 11112", "did you mean listener.port?"),
+        ("port: 11112", "did you mean listener.port"),
         ("ae_title: X", "did you mean listener.ae_title?"),
     ],
 )

@@ -1,0 +1,75 @@
+"""Which settings count for a received file: those of the AE title of ours that its sender called.
+
+Contract: the listener writes that title as (0002,0018) into the file meta information of what it receives; this reads
+it back, and nothing else. Only what our own listener wrote counts: files that came another way (Orthanc, a folder) may
+hold an element of that name from a system that has nothing to do with ours, and take the settings of the top.
+
+Must never: fail for a file, whatever it is: a file that cannot be told takes the settings of the top too.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING, Final
+
+from listener.sources.dimse.identity import IMPLEMENTATION_CLASS_UID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from collections.abc import Set as AbstractSet
+    from pathlib import Path
+
+    from exporter.settings import Settings
+
+_HEAD_BYTES: Final = 2048
+"""File meta information of the listener's making ends well before."""
+_LONG: Final = frozenset({b"OB", b"UR"})
+_IMPLEMENTATION, _RECEIVING = 0x0012, 0x0018
+
+
+def own_settings_title(path: Path, titles: AbstractSet[str]) -> str:
+    """The AE title of ours that a received file was sent to, if it is one of `titles`; empty otherwise."""
+    if not titles:
+        return ""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            head = os.pread(fd, _HEAD_BYTES, 0)
+        finally:
+            os.close(fd)
+        elements = dict(_file_meta(head))
+    except (OSError, struct.error):
+        return ""
+    if elements.get(_IMPLEMENTATION, b"").rstrip(b"\0") != IMPLEMENTATION_CLASS_UID.encode("ascii"):
+        return ""
+    title = elements.get(_RECEIVING, b"").decode("ascii", "replace").strip(" ")
+    return title if title in titles else ""
+
+
+def settings_for(settings: Settings, path: Path) -> tuple[str, Settings]:
+    """What counts for one file, and the AE title whose settings these are (empty: those of the top)."""
+    by_title = settings.by_ae_title
+    title = own_settings_title(path, by_title.keys())
+    return title, by_title.get(title, settings)
+
+
+def _file_meta(head: bytes) -> Iterator[tuple[int, bytes]]:
+    """Element numbers and values of group 0002, explicit VR little endian (PS3.10 7.1), as far as `head` goes.
+
+    Raises:
+        struct.error: It ends within an element.
+    """
+    if head[128:132] != b"DICM":
+        return
+    at = 132
+    while at < len(head):
+        group, element, vr, length = struct.unpack_from("<HH2sH", head, at)
+        if group != 0x0002:
+            return
+        at += 8
+        if vr in _LONG:
+            (length,) = struct.unpack_from("<I", head, at)
+            at += 4
+        yield element, head[at : at + length]
+        at += length
