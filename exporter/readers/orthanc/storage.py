@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from exporter.readers.contract import InputUnusable
 from exporter.readers.folder import input_folder
 from exporter.readers.orthanc.index import INDEX, KNOWN_SCHEMAS, IndexLost, StorageIndex, opened
-from exporter.readers.orthanc.orphans import LIST
+from exporter.readers.orthanc.orphans import LIST, uuid_at
 from exporter.readers.orthanc.stored import IndexedReader
 from exporter.readers.orthanc.unindexed import UnindexedReader
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from exporter.backfilling import Target
 
-_FIRST_LEVEL: Final = re.compile(r"[0-9a-f]{2}")
+_LEVEL: Final = re.compile(r"[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,5 +172,21 @@ def _refuse_if_elsewhere(folder: Path, index: StorageIndex) -> None:
 
 
 def _has_attachments(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(_FIRST_LEVEL.fullmatch(entry.name) and entry.is_dir() for entry in entries)
+    """Whether at least one attachment lies at its place; nothing else below the folder is looked at."""
+    return any(uuid_at(f"{first}/{second}/{name}") for first, second, name in _places(folder))
+
+
+def _places(folder: Path) -> Iterator[tuple[str, str, str]]:
+    for first in _folders(folder):
+        for second in _folders(folder / first):
+            with suppress(OSError), os.scandir(folder / first / second) as entries:
+                for entry in entries:
+                    yield first, second, entry.name
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries if _LEVEL.fullmatch(entry.name) and entry.is_dir()]
+    except OSError:
+        return []
