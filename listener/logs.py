@@ -41,7 +41,18 @@ MAX_NESTING = 3
 QUIET_S = 60.0
 """A library that says the same thing from the same line is repeated after this time at the earliest."""
 
-LIBRARIES = ("pynetdicom", "pydicom", "PIL", "libav", "av", "imagecodecs", "urllib3", "asyncio", "watchfiles")
+LIBRARIES = (
+    "pynetdicom",
+    "pydicom",
+    "PIL",
+    "libav",
+    "av",
+    "imagecodecs",
+    "urllib3",
+    "uvicorn",
+    "asyncio",
+    "watchfiles",
+)
 
 
 class LogSection(Section):

@@ -21,6 +21,16 @@ from listener.sources.orthanc.settings import OrthancSection
 from listener.sources.watch.settings import WatchedFolders
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class PeerSection(Section):
     """Who may send: a calling AE title, networks, or both together."""
 
@@ -168,12 +178,7 @@ class ListenerSection(Section):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach us."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     @property
     def called_ae_titles(self) -> frozenset[str]:
@@ -237,6 +242,19 @@ class StatusSection(Section):
     """Address to listen on."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8090
     """Port to listen on; 0 takes a free one."""
+    tls: TLSSection | None = None
+    """Transport security; none speaks plain HTTP."""
+    behind_tls_proxy: bool = False
+    """Whether a proxy in front of us speaks TLS to the outside, so that plain HTTP may be spoken beyond loopback."""
+
+    @model_validator(mode="after")
+    def _is_guarded(self) -> Self:
+        if not is_loopback(self.host) and self.tls is None and not self.behind_tls_proxy:
+            raise ValueError(
+                f"`host: {self.host}` can be reached by others: give a certificate under `tls`, or set "
+                "`behind_tls_proxy: true` where a proxy speaks TLS for us"
+            )
+        return self
 
 
 def _as_list(value: Any) -> Any:

@@ -14,14 +14,24 @@ import termios
 import threading
 from contextlib import suppress
 from itertools import islice
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from listener.settings import ReceiveLimitSection
-
+from typing import Final, Protocol
 
 MOST_LOOKED_AT: Final = 16
 """Where so many of a host's oldest silent connections have spoken meanwhile, it is busy rather than silent."""
+
+
+class Bounds(Protocol):
+    """How many connections there may be (`listener.settings.ReceiveLimitSection`)."""
+
+    @property
+    def max_associations(self) -> int:
+        """In all."""
+        ...
+
+    @property
+    def max_associations_per_peer(self) -> int:
+        """From one address."""
+        ...
 
 
 class Place:
@@ -62,7 +72,7 @@ class Places:
         """Places taken now."""
         return self._count
 
-    def admit(self, sock: socket.socket, host: str, limits: ReceiveLimitSection) -> Place | None:
+    def admit(self, sock: socket.socket, host: str, limits: Bounds) -> Place | None:
         """A place for a new connection; None where it is one too many."""
         with self._lock:
             if len(self._taken.get(host, ())) >= limits.max_associations_per_peer:

@@ -25,6 +25,7 @@ from listener.sources.dimse.peer_names import PeerNames, key_of
 from listener.sources.dimse.reporting import Reporting
 from listener.sources.dimse.tls import days_left, server_context
 from listener.sources.dimse.turned_away import TurnedAway
+from listener.sources.ports import listen
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-BACKLOG: Final = 1024
 TICK_S: Final = 0.5
 STACK_BYTES: Final = 512 << 10
 
@@ -70,7 +70,7 @@ class DimseSource:
     def start(self) -> str:
         """Bind the port and accept; raises `SourceUnusable` where that cannot be done."""
         settings = self._terms.settings
-        self._socket = _bind(settings.host, settings.port)
+        self._socket = listen(settings.host, settings.port, "listener")
         self._spare_fd = _reserve()
         self._last_tick = time.monotonic()
         threading.stack_size(STACK_BYTES)
@@ -223,24 +223,6 @@ def _credentials(name: str, passcode_file: Path | None) -> Credentials:
             return Credentials(name.encode(), file.readline().rstrip(b"\r\n"))
     except OSError as error:
         raise SourceUnusable(f"the passcode file {passcode_file} cannot be read: {error.strerror}") from error
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
-    except OSError as error:
-        raise SourceUnusable(_why_not(host, port, error)) from error
-
-
-def _why_not(host: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use: stop what listens there, or set another `listener.port`"
-    if error.errno == errno.EACCES:
-        return f"port {port} needs privileges: use one above 1023, or give the service CAP_NET_BIND_SERVICE"
-    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
-        return f"{host} is not an address of this machine: set another `listener.host`"
-    return f"cannot listen on {host}:{port}: {error.strerror or error}"
 
 
 def _reserve() -> int:

@@ -18,8 +18,8 @@ CIPHERS_1_2: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
 """Forward secrecy and authenticated encryption only (RFC 9325 4.2); TLS 1.3 has nothing else."""
 
 
-def server_context(settings: TLSSection) -> ssl.SSLContext:
-    """A context for the server's side.
+def server_context(settings: TLSSection, section: str = "listener.tls") -> ssl.SSLContext:
+    """A context for the server's side; `section` is where the configuration names its files.
 
     Raises:
         SourceUnusable: A file is missing or is not what it should be.
@@ -34,7 +34,7 @@ def server_context(settings: TLSSection) -> ssl.SSLContext:
             context.verify_mode = ssl.CERT_REQUIRED
     except (OSError, ssl.SSLError) as error:
         raise SourceUnusable(
-            f"the TLS files of `listener.tls` cannot be used ({error.strerror or error}): "
+            f"the TLS files of `{section}` cannot be used ({error.strerror or error}): "
             f"certificate {settings.certificate}, key {settings.key or 'in the same file'}, "
             f"client_ca {settings.client_ca or 'none'}"
         ) from error
