@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from exporter.bytesource import ByteSource
     from exporter.readers.archives.member import Budget
 
+PIECE: Final = 4096
+"""So many compressed bytes are unpacked at a time: where they are damaged, what they began with is lost too."""
 XZ_MEMORY_BYTES: Final = 256 << 20
 """Most memory that unpacking xz may take: its largest preset needs 65 MiB."""
 GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -208,27 +210,28 @@ class Unpacked:
         self._ready += part
         self._budget.spend(len(part))
         if decoder.eof:
-            self._given = decoder.unused_data
+            self._given = decoder.unused_data + self._given
             self._decoder = self._following()
 
     def _following(self) -> Decoder | None:
         """The stream behind the one that has ended; zeros may stand between, anything else ends it."""
         while not (rest := self._given.lstrip(b"\0")):
-            self._given = b""
-            self._given = self._next_packed()
+            self._given = self._more_packed()
             if not self._given:
                 return None
         if len(rest) < len(XZ_MAGIC):
-            rest += self._file.read_at(self._offset, CHUNK)
-            self._offset += min(CHUNK, max(self._file.size - self._offset, 0))
+            rest += self._more_packed()
         self._given = rest
         magics = [magic for magic, new in COMPRESSIONS.items() if new is self._new_decoder]
         return self._new_decoder() if rest.startswith(tuple(magics)) else None
 
     def _next_packed(self) -> bytes:
-        if self._given:
-            data, self._given = self._given, b""
-            return data
+        if not self._given:
+            self._given = self._more_packed()
+        piece, self._given = self._given[:PIECE], self._given[PIECE:]
+        return piece
+
+    def _more_packed(self) -> bytes:
         data = self._file.read_at(self._offset, CHUNK)
         self._offset += len(data)
         return data
