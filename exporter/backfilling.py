@@ -118,9 +118,14 @@ def backfill(request: Request, tally: Tally, stop: threading.Event) -> Iterator[
     yield from export(reader_of(request), request.target, tally, stop)
 
 
-def export(reader: Reader, target: Target, tally: Tally, stop: threading.Event) -> Iterator[Published]:
-    """Export everything that a reader holds and that is not done; see `backfill`."""
-    with _session(target) as (session, scratch):
+def export(
+    reader: Reader, target: Target, tally: Tally, stop: threading.Event, *, skip_duplicates: bool = False
+) -> Iterator[Published]:
+    """Export everything that a reader holds and that is not done; see `backfill`.
+
+    With `skip_duplicates` an instance that was exported before, with the same content, is skipped, as a received one.
+    """
+    with _session(target, skip_duplicates=skip_duplicates) as (session, scratch):
         settings = target.settings
         yield from Run(session, scratch, tally, stop).results(reader, session.ledger, settings.settings_sha256)
         if settings.volume.series and not stop.is_set():
@@ -133,9 +138,11 @@ def export(reader: Reader, target: Target, tally: Tally, stop: threading.Event) 
 
 
 @contextmanager
-def _session(target: Target, retry_after_s: float = RETRY_AFTER_S) -> Iterator[tuple[Session, Scratch]]:
+def _session(
+    target: Target, retry_after_s: float = RETRY_AFTER_S, *, skip_duplicates: bool = False
+) -> Iterator[tuple[Session, Scratch]]:
     workers = target.settings.workers if target.workers is None else target.workers
-    policy = Policy(target.settings.limits.attempts, retry_after_s, skip_duplicates=False)
+    policy = Policy(target.settings.limits.attempts, retry_after_s, skip_duplicates=skip_duplicates)
     places, copies_bytes = target.places, target.settings.archives.copies_bytes
     with (  # copies go after the workers that read them
         Scratch(places.media.absolute() / PARTIAL / f"copies-{os.getpid()}", copies_bytes) as scratch,

@@ -6,7 +6,6 @@ Contract: the folder is never written to. Stopped at any point, the same command
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,7 +52,7 @@ def orthanc_storage(
     """
     settings = settings_of(config)
     with running_in_words():
-        from exporter.backfilling import Target, export, planned
+        from exporter.backfilling import Target
         from exporter.commands.exporting import run, tell
         from exporter.readers.orthanc.storage import Request, opened_storage
 
@@ -62,13 +61,13 @@ def orthanc_storage(
         with opened_storage(request, target, list_orphans=not dry_run) as storage:
             _warn(storage)
             if dry_run:
-                code = tell(planned(storage.reader, target))
+                code = tell(storage.plan(target))
             else:
                 from exporter.commands.config import keep_copy, refuse_untried
 
                 refuse_untried(settings, config)
                 keep_copy(settings, config)
-                code = run(partial(export, storage.reader), target)
+                code = run(storage.export, target)
             _remark(storage, target, dry_run=dry_run)
             return code
 

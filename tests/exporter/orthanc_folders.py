@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pydicom
 
-from exporter.backfilling import Target, export
+from exporter.backfilling import Target
 from exporter.feeding import Tally
 from exporter.readers.orthanc.storage import Request, opened_storage
 from exporter.settings import Settings
@@ -104,7 +104,7 @@ def run(folder: Path, output: Path, *, index: Path | None = None, without_index:
     tally = Tally()
     target = Target(output, Settings.model_validate(sections), workers=0)
     with opened_storage(Request(folder, index, without_index), target, list_orphans=True) as storage:
-        results = {one.work.name: one for one in export(storage.reader, target, tally, threading.Event())}
+        results = {one.work.name: one for one in storage.export(target, tally, threading.Event())}
         remarks = "\n".join(storage.remarks(output))
         return Done(tally, results, storage.reader.noticed, remarks, "\n".join(storage.warnings))
 

@@ -429,6 +429,14 @@ def test_an_instance_without_pixels_is_no_header(made: Handmade, out: Path) -> N
     assert done.results[name].outcome.status == "exported"
 
 
+def test_an_instance_that_is_there_twice_is_exported_once_as_if_it_were_received(made: Handmade, out: Path) -> None:
+    for _ in range(2):
+        made.add(instance())
+    done = run(made.folder, out)
+    assert (done.tally.exported, dict(done.tally.skipped)) == (1, {"duplicate": 1})
+    assert len(lines(out / "metadata.jsonl")) == 1
+
+
 def test_a_dicom_file_is_not_taken_for_a_compressed_one_because_of_its_preamble(made: Handmade, out: Path) -> None:
     made.compression = 1
     content = instance()

@@ -366,13 +366,13 @@ def test_the_storage_folder_is_never_an_output_folder(storage: Path) -> None:
 
 
 def test_a_stopped_run_goes_on_where_it_stopped(held: Held, live: DataFolder, tmp_path: Path) -> None:
-    from exporter.backfilling import Target, export
+    from exporter.backfilling import Target
     from exporter.feeding import Tally
     from exporter.readers.orthanc.storage import Request, opened_storage
 
     stop, target = threading.Event(), Target(tmp_path / "out", Settings(), workers=0)
     with opened_storage(Request(held.storage), target, list_orphans=True) as storage:
-        for number, _ in enumerate(export(storage.reader, target, Tally(), stop)):
+        for number, _ in enumerate(storage.export(target, Tally(), stop)):
             if number == 3:
                 stop.set()
         assert storage.reader.noticed.orphans is None

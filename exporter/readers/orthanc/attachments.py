@@ -247,7 +247,7 @@ def missing(uuid: str, path: Path) -> str:
     """What to say of an attachment that cannot be looked at."""
     try:
         path.lstat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return f"attachment {uuid}: it is missing: the index lists it, and there is no file in its place"
     except OSError as error:
         return f"attachment {uuid}: it cannot be looked at ({errno.errorcode.get(error.errno or 0, 'EIO')})"

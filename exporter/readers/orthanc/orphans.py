@@ -21,9 +21,11 @@ from exporter.discovery import Outputs, walk
 from exporter.errors import OutOfSpace
 from exporter.promise import MediaFolderUnusable
 from exporter.publish import FULL
+from exporter.readers.contract import InputUnusable
 from exporter.readers.orthanc.index import OWN_FILES, UUID
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -43,27 +45,33 @@ def uuid_at(name: str) -> str | None:
     return found[3]
 
 
-def files(folder: Path) -> Iterator[Found]:
-    """Every file below a storage folder but for the index itself, in the order of their names' folders.
+def files(folder: Path, stop: threading.Event | None = None) -> Iterator[Found]:
+    """Every file below a storage folder but for the index itself, in the order of their names' folders, until `stop`.
 
     Raises:
-        OSError: The folder cannot be read.
+        InputUnusable: The folder cannot be read.
     """
-    for found in walk(folder, Outputs(frozenset())):
-        if found.name not in OWN_FILES:
-            yield found
+    try:
+        for found in walk(folder, Outputs(frozenset())):
+            if stop is not None and stop.is_set():
+                return
+            if found.name not in OWN_FILES:
+                yield found
+    except OSError as error:
+        raise InputUnusable(f"the folder {folder} cannot be read any more: {error.strerror}") from error
 
 
-def orphans(folder: Path, known: Iterator[str]) -> Iterator[tuple[Found, str]]:
+def orphans(folder: Path, known: Iterator[str], stop: threading.Event | None = None) -> Iterator[tuple[Found, str]]:
     """Every file that the index does not know, and why it is none of its own.
 
     Args:
         folder: The storage folder.
         known: Every UUID of the index, in order.
+        stop: When set, the search ends.
     """
     place, here = "", set[str]()
     ahead = next(known, None)
-    for found in files(folder):
+    for found in files(folder, stop):
         uuid = uuid_at(found.name)
         if uuid is None:
             yield found, OUTSIDE
@@ -88,13 +96,14 @@ class Orphans:
     """Files that are no attachments."""
 
 
-def tell(found: Iterator[tuple[Found, str]], output: Path | None) -> Orphans:
+def tell(found: Iterator[tuple[Found, str]], output: Path | None, stop: threading.Event) -> Orphans | None:
     """Count orphans, and list them below the output folder, if there is one; without any there is no list.
+
+    When `stop` has ended the search there is no answer, and an earlier list stays.
 
     Raises:
         OutOfSpace: The disk is full.
         MediaFolderUnusable: The output folder cannot be written.
-        OSError: The storage folder cannot be read.
     """
     counts = Counter[str]()
     if output is None:
@@ -113,12 +122,14 @@ def tell(found: Iterator[tuple[Found, str]], output: Path | None) -> Orphans:
                 file.flush()
                 os.fsync(file.fileno())
         with _disk_errors(output):
-            if counts:
+            if stop.is_set():
+                partial.unlink()
+            elif counts:
                 partial.replace(output / LIST)
             else:
                 partial.unlink()
                 (output / LIST).unlink(missing_ok=True)
-    return Orphans(counts[UNKNOWN], counts[OUTSIDE])
+    return None if stop.is_set() else Orphans(counts[UNKNOWN], counts[OUTSIDE])
 
 
 @contextmanager

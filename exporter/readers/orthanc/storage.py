@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from exporter.backfilling import export, planned
 from exporter.readers.contract import InputUnusable
 from exporter.readers.folder import input_folder
 from exporter.readers.orthanc.index import INDEX, KNOWN_SCHEMAS, IndexLost, StorageIndex, opened
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from exporter.backfilling import Target
+    from exporter.backfilling import Plan, Target
+    from exporter.engine import Published
+    from exporter.feeding import Tally
 
 _LEVEL: Final = re.compile(r"[0-9a-f]{2}")
 
@@ -50,6 +54,23 @@ class Storage:
     index: StorageIndex | None
     warnings: tuple[str, ...] = field(default=())
     """What is to be said before it is read."""
+
+    def export(self, target: Target, tally: Tally, stop: threading.Event) -> Iterator[Published]:
+        """Export every instance that is not done, then look for what the index does not know.
+
+        An instance that is there twice is exported once, as if it had been received.
+
+        Raises:
+            As `exporter.backfilling.backfill`.
+        """
+        yield from export(self.reader, target, tally, stop, skip_duplicates=True)
+        if not stop.is_set():
+            self.reader.look_around(stop)
+
+    def plan(self, target: Target) -> Iterator[Plan]:
+        """What `export` would do with each instance; every attachment is checked, and nothing is written."""
+        yield from planned(self.reader, target)
+        self.reader.look_around(threading.Event())
 
     def remarks(self, output: Path | None) -> list[str]:
         """What is to be said after it was read; `output` is where the list of orphans is."""

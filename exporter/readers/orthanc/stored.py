@@ -3,7 +3,7 @@
 Contract: every whole DICOM file of the index is one entry, in the order in which Orthanc took them in, named by its
 path below the folder; output is named by identity, as that of received instances. A file that is missing, or that the
 index describes in a way that cannot be, fails by name. What is no whole DICOM file (headers, summaries, attachments of
-users) is no entry. At the end the folder is searched for files that the index does not know.
+users) is no entry. `look_around` then searches the folder for files that the index does not know.
 
 Must never: believe the index where it can be checked, or change the folder.
 """
@@ -21,6 +21,7 @@ from exporter.readers.orthanc.attachments import Indexed, Told, missing, place
 from exporter.readers.orthanc.orphans import orphans, tell, uuid_at
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -66,8 +67,17 @@ class IndexedReader:
             entry = self._entry(attachment, scratch)
             if not memory.done(entry.name, entry.size_bytes, entry.mtime_ns):
                 yield entry
-        told = tell(orphans(self._folder, self._index.known()), self._output)
-        self.noticed.orphans, self.noticed.strangers = told.unknown, told.outside
+
+    def look_around(self, stop: threading.Event) -> None:
+        """Look for files that the index does not know, unless told to stop.
+
+        Raises:
+            OutOfSpace, MediaFolderUnusable: The list of them cannot be written.
+            InputUnusable: The index, or the folder, cannot be read any more.
+        """
+        told = tell(orphans(self._folder, self._index.known(), stop), self._output, stop)
+        if told is not None:
+            self.noticed.orphans, self.noticed.strangers = told.unknown, told.outside
 
     def count(self) -> Iterator[int]:
         """See `Reader`."""
@@ -89,11 +99,11 @@ class IndexedReader:
         path = self._folder / place(uuid)
         try:
             about = path.lstat()
-        except OSError:
+        except OSError as error:
             if attachment.elsewhere:
                 self.noticed.elsewhere += 1
                 return _failed(place(uuid), f"attachment {uuid}: {_ELSEWHERE}")
-            self.noticed.missing += 1
+            self.noticed.missing += isinstance(error, (FileNotFoundError, NotADirectoryError))
             return _failed(place(uuid), missing(uuid, path))
         if attachment.fault:
             decided = Failed(Reason.UNREADABLE, f"attachment {uuid}: {attachment.fault}", may_pass=False)

@@ -33,6 +33,7 @@ from exporter.readers.orthanc.orphans import OUTSIDE, files, tell, uuid_at
 from exporter.readers.orthanc.stored import Noticed, readable_together
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -88,8 +89,18 @@ class UnindexedReader:
                 if entry is not None:
                     yield entry
             yield from self._headers(uids)
-        outside = ((found, OUTSIDE) for found in files(self._folder) if uuid_at(found.name) is None)
-        self.noticed.strangers = tell(outside, self._output).outside
+
+    def look_around(self, stop: threading.Event) -> None:
+        """Look for files that are no attachments, unless told to stop.
+
+        Raises:
+            OutOfSpace, MediaFolderUnusable: The list of them cannot be written.
+            InputUnusable: The folder cannot be read any more.
+        """
+        outside = ((found, OUTSIDE) for found in files(self._folder, stop) if uuid_at(found.name) is None)
+        told = tell(outside, self._output, stop)
+        if told is not None:
+            self.noticed.strangers = told.outside
 
     def count(self) -> Iterator[int]:
         """See `Reader`."""
