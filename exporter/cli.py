@@ -24,6 +24,7 @@ COMMANDS = {
     "run": ("daemons:run", "Export what the daemon `listener` receives."),
     "backfill": ("backfill:backfill", "Export a folder of DICOM files."),
     "orthanc-storage": ("orthanc_storage:orthanc_storage", "Export the storage folder of an Orthanc that is stopped."),
+    "pull": ("pull:pull", "Fetch the studies of a CSV file from a PACS."),
     "status": ("status:status", "Show how many instances are where, and why."),
     "failures": ("failures:application", "List what failed, show why, try again."),
     "reconcile": ("reconcile:reconcile", "Check that every instance is accounted for."),

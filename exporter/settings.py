@@ -26,6 +26,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from exporter.pull.settings import PullPeers
 from listener.configuration import FilePath, ReservedSection, Section, Spelling, load, not_available
 from listener.fields import AETitle
 from listener.logs import LogSection
@@ -414,6 +415,8 @@ class Settings(MediaSettings):
     """Further ways in."""
     dicomweb: DicomwebSection = DicomwebSection()
     """Instances over HTTP."""
+    pull: PullPeers = ()
+    """PACS that `exporter pull` fetches from, one or several."""
     notify: NotifySection = NotifySection()
     """Messages: not available in this version."""
     status: StatusSection = StatusSection()

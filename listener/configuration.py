@@ -46,7 +46,7 @@ __all__ = [
 
 EXPORTER_SECTIONS = frozenset(
     {"num_workers", "dicom", "media", "metadata", "config", "ae_titles", "archives", "limits", "privacy", "notify"}
-    | {"video", "image", "frames", "display", "volume", "audio", "waveform", "report"}
+    | {"video", "image", "frames", "display", "volume", "audio", "waveform", "report", "pull"}
 )
 """Top-level keys that only the exporter reads; the listener leaves them alone."""
 

@@ -259,7 +259,9 @@ class StatusSection(Section):
 
 def _as_list(value: Any) -> Any:
     """One server may stand without a list around it."""
-    return [value] if isinstance(value, dict) and value else value or ()
+    if isinstance(value, list):  # what a validator has handled before the type is strict Python, no longer JSON
+        return tuple(value)
+    return (value,) if isinstance(value, dict) and value else value or ()
 
 
 def _are_told_apart(servers: tuple[OrthancSection, ...]) -> tuple[OrthancSection, ...]:

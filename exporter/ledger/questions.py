@@ -180,6 +180,30 @@ class Questions:
                 conflict = conflict or other
         return Relation(duplicate, conflict)
 
+    def finished_instances(self, uids: Iterable[str]) -> set[str]:
+        """Those SOP Instance UIDs of which the ledger has an instance in a final state."""
+        wanted = [*uids]
+        found: set[str] = set()
+        for at in range(0, len(wanted), 500):
+            some = wanted[at : at + 500]
+            rows_of = self._read(
+                f"""SELECT DISTINCT sop_instance_uid FROM instance WHERE sop_instance_uid IN ({",".join("?" * len(some))})
+                AND state IN ('exported', 'skipped', 'quarantined', 'failed')""",  # noqa: S608 - only question marks are put in
+                tuple(some),
+            )
+            found.update(row[0] for row in rows_of)
+        return found
+
+    def instances_of(self, study_uid: str, series_uid: str = "") -> set[str]:
+        """SOP Instance UIDs in a final state of one study, or of one of its series; a walk over all instances."""
+        terms = "AND series_instance_uid = ?" if series_uid else ""
+        found = self._scan(
+            f"""SELECT DISTINCT sop_instance_uid FROM instance WHERE study_instance_uid = ? {terms}
+            AND sop_instance_uid <> '' AND state IN ('exported', 'skipped', 'quarantined', 'failed')""",  # noqa: S608 - our own words
+            (study_uid, series_uid) if series_uid else (study_uid,),
+        )
+        return {row[0] for row in found}
+
     def outbox(self, after_seq: int, limit: int = 1000, max_bytes: int = 4 << 20) -> list[OutboxLine]:
         """The next committed metadata lines after `after_seq`, in order: at least one, if there is one.
 

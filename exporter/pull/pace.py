@@ -1,0 +1,132 @@
+"""When the peer may be asked: the window of time, and so many moves per minute.
+
+Contract: the window is judged by the clock on the wall, again and again: a change of summer time, a clock that is
+set, or a machine that slept cannot make it wait for a moment that has passed. Who waits is woken by an order to
+stop.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+LOOK_EVERY_S: Final = 20.0
+_TIMES: Final = re.compile(r"(\d{1,2}):(\d{2})\s*-\s*(\d{1,2}):(\d{2})")
+_DAY: Final = 24 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A time of day from `begins` up to and without `ends`, in minutes after midnight; it may reach over midnight."""
+
+    begins: int
+    ends: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The window that text such as ``20:00-06:00`` says.
+
+        Raises:
+            ValueError: It says none; ``24:00`` may be its end.
+        """
+        found = _TIMES.fullmatch(text.strip())
+        if found is None:
+            raise ValueError("not HH:MM-HH:MM")
+        hours = [int(part) for part in found.groups()]
+        begins, ends = hours[0] * 60 + hours[1], hours[2] * 60 + hours[3]
+        if hours[1] > 59 or hours[3] > 59 or begins >= _DAY or ends > _DAY or begins % _DAY == ends % _DAY:
+            raise ValueError("no window of one day")
+        return cls(begins, ends % _DAY)
+
+    def holds(self, moment: time.struct_time) -> bool:
+        """Whether a moment, in local time, is in it."""
+        minute = moment.tm_hour * 60 + moment.tm_min
+        if self.begins < self.ends:
+            return self.begins <= minute < self.ends
+        return minute >= self.begins or minute < self.ends
+
+    def __str__(self) -> str:
+        ends = self.ends or _DAY
+        return f"{self.begins // 60:02}:{self.begins % 60:02}-{ends // 60:02}:{ends % 60:02}"
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What time it is, for tests to put another in its place."""
+
+    now: Callable[[], float] = time.time
+    """Seconds since 1970."""
+    elapsed: Callable[[], float] = time.monotonic
+    """Seconds that only rise."""
+    look_every_s: float = LOOK_EVERY_S
+    """How often the clock on the wall is looked at while waiting."""
+
+    def local(self) -> time.struct_time:
+        """The time of day here."""
+        return time.localtime(self.now())
+
+
+class Pace:
+    """Lets requests go when they may; safe for many threads."""
+
+    def __init__(
+        self,
+        window: Window | None,
+        moves_per_minute: float | None,
+        stop: threading.Event,
+        clock: Clock | None = None,
+        on_wait: Callable[[Window], None] | None = None,
+    ) -> None:
+        """Nothing is waited for yet.
+
+        Args:
+            window: Time of day; none is always.
+            moves_per_minute: Rate of `move`; none is any.
+            stop: Ends every wait.
+            clock: What time it is.
+            on_wait: Told once whenever the window begins to be waited for.
+        """
+        self._window = window
+        self._spacing_s = 60.0 / moves_per_minute if moves_per_minute else 0.0
+        self._stop = stop
+        self._clock = clock or Clock()
+        self._on_wait = on_wait
+        self._lock = threading.Lock()
+        self._next = 0.0
+        self._told = False
+
+    def ask(self) -> bool:
+        """Return True once the window is open; False where we are to stop."""
+        while not self._stop.is_set():
+            if self._window is None or self._window.holds(self._clock.local()):
+                with self._lock:
+                    self._told = False
+                return True
+            self._tell(self._window)
+            self._stop.wait(self._clock.look_every_s)
+        return False
+
+    def move(self) -> bool:
+        """Return True once the window is open and it is this request's turn; False where we are to stop."""
+        if not self._stop.is_set() and self._spacing_s:
+            with self._lock:
+                now = self._clock.elapsed()
+                turn = max(now, self._next)
+                self._next = turn + self._spacing_s
+            while (left := turn - self._clock.elapsed()) > 0 and not self._stop.wait(
+                min(left, self._clock.look_every_s)
+            ):
+                pass
+        return self.ask()
+
+    def _tell(self, window: Window) -> None:
+        with self._lock:
+            told, self._told = self._told, True
+        if not told and self._on_wait is not None:
+            self._on_wait(window)
