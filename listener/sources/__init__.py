@@ -20,4 +20,8 @@ def further_sources(settings: ListenerSettings, surroundings: Surroundings) -> l
         from listener.sources.orthanc.source import OrthancSource
 
         sources += [OrthancSource(section, surroundings) for section in settings.orthanc]
+    if settings.dicomweb.enabled:
+        from listener.sources.dicomweb import DicomwebSource
+
+        sources.append(DicomwebSource(settings, surroundings))
     return sources

@@ -1,1 +1,5 @@
-"""Instances over HTTP: the store transaction of DICOMweb (PS3.18 10.5), STOW-RS."""
+"""STOW-RS: instances come over HTTP (PS3.18 10.5)."""
+
+from listener.sources.dicomweb.source import DicomwebSource
+
+__all__ = ["DicomwebSource"]

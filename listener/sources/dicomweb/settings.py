@@ -2,7 +2,38 @@
 
 from __future__ import annotations
 
-from listener.configuration import Section
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from listener.configuration import FilePath, Section
+from listener.fields import PositiveInt, PositiveSeconds
+
+
+class HttpDeadlineSection(Section):
+    """How long a client may keep us waiting."""
+
+    header_s: PositiveSeconds = 10.0
+    """From the connection, or the end of the last answer, until a whole request header is there."""
+    idle_s: PositiveSeconds = 30.0
+    """For the next bytes of a body."""
+    min_bytes_per_s: PositiveInt = 5000
+    """Slowest pace of a body, on the whole, after the time of `idle_s`."""
+
+
+class HttpLimitSection(Section):
+    """What a client may cost. The longest instance is `listener.limits.max_instance_bytes`."""
+
+    max_request_bytes: PositiveInt = 64 << 30
+    """Longest request."""
+    max_instances: Annotated[int, Field(gt=0, le=1_000_000)] = 10_000
+    """Most instances of one request."""
+    max_requests: Annotated[int, Field(gt=0, le=256)] = 8
+    """Most requests at once; more are told to come again."""
+    max_connections: PositiveInt = 200
+    """Most connections at once; more are closed."""
+    max_connections_per_peer: PositiveInt = 150
+    """Most connections at once from one address; behind a proxy all have the same."""
 
 
 class DicomwebSection(Section):
@@ -10,3 +41,15 @@ class DicomwebSection(Section):
 
     enabled: bool = False
     """Whether instances are taken over HTTP."""
+    token_file: FilePath | None = None
+    """File whose first line is the token that clients must show: 16 printable ASCII characters or more."""
+    deadlines: HttpDeadlineSection = HttpDeadlineSection()
+    """How long a client may keep us waiting."""
+    limits: HttpLimitSection = HttpLimitSection()
+    """What a client may cost."""
+
+    @model_validator(mode="after")
+    def _has_a_token(self) -> Self:
+        if self.enabled and self.token_file is None:
+            raise ValueError("`enabled` needs `token_file`: nobody may store without showing a token")
+        return self

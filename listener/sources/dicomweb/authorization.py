@@ -1,0 +1,59 @@
+"""Who may store: whoever shows the token, as Bearer (RFC 6750) or as the password of Basic (RFC 7617).
+
+Contract: comparing takes the same time whatever was shown. Basic is there for clients that know nothing else; its user
+name is not looked at.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from typing import TYPE_CHECKING, Final
+
+from listener.sources.contract import SourceUnusable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHORTEST: Final = 16
+LONGEST: Final = 4096
+CHALLENGE: Final = 'Bearer realm="dicom-web", Basic realm="dicom-web", charset="UTF-8"'
+
+
+class Token:
+    """The token of the file, as a hash."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Read the token.
+
+        Raises:
+            SourceUnusable: The file cannot be read, or holds no token.
+        """
+        if path is None:
+            raise SourceUnusable("`dicomweb.enabled` needs `dicomweb.token_file`")
+        try:
+            with path.open("rb") as file:
+                token = file.readline(LONGEST + 1).strip()
+        except OSError as error:
+            raise SourceUnusable(f"the token file {path} cannot be read: {error.strerror}") from error
+        if not SHORTEST <= len(token) <= LONGEST or not all(0x21 <= byte <= 0x7E for byte in token):
+            raise SourceUnusable(
+                f"the first line of the token file {path} must be a token of {SHORTEST} printable ASCII characters or "
+                "more; `openssl rand -hex 32` makes one"
+            )
+        self._hash = hashlib.sha256(token).digest()
+
+    def is_shown_by(self, authorization: bytes) -> bool:
+        """Whether the value of an Authorization header shows the token."""
+        scheme, _, credentials = authorization.strip().partition(b" ")
+        shown = credentials.strip()
+        if scheme.lower() == b"basic":
+            try:
+                shown = base64.b64decode(shown, validate=True).partition(b":")[2]
+            except (binascii.Error, ValueError):
+                return False
+        elif scheme.lower() != b"bearer":
+            return False
+        return hmac.compare_digest(hashlib.sha256(shown).digest(), self._hash)

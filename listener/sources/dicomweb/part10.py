@@ -1,0 +1,265 @@
+"""One uploaded instance: a DICOM file (PS3.10) on its way into the spool, judged like one that came by C-STORE.
+
+Contract: the bytes go to the spool as they came; beside that, the file meta information is read for the transfer
+syntax and the UIDs, and the data set is walked over. `Upload.finish` ends in exactly one `Situation`, success only
+once the spool has committed. Trouble with the spool becomes a situation: nothing here raises for it.
+
+Must never: decode a value other than UIDs, or hold more than the file meta information.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from listener.sources.dicomweb import situations
+from listener.sources.dimse import statuses
+from listener.sources.dimse.storage import Identity, failed, judge, keep
+from listener.sources.dimse.syntaxes import DEFLATED, EXPLICIT_LITTLE, encoding_of, is_storage
+from listener.sources.dimse.walk import LONG_VRS, SHORT_VRS, Walk
+from listener.space import Room
+from listener.spool import SpoolWriteFailed
+
+if TYPE_CHECKING:
+    from listener.settings import ListenerSection
+    from listener.sources.contract import Surroundings
+    from listener.sources.dimse.statuses import Situation
+    from listener.spool import Incoming
+
+PREFIX_BYTES: Final = 132
+LONGEST_META: Final = 65_536
+"""Longest file meta information, in bytes."""
+LONGEST_UID: Final = 64
+MOST_INFLATED: Final = 1 << 20
+"""So much of a deflated data set is looked at, for its UIDs."""
+_ELEMENT: Final = struct.Struct("<HH2sH")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one instance."""
+
+    situation: Situation
+    sop_class_uid: str
+    sop_instance_uid: str
+    """Both as they were sent, as far as they are known; else empty."""
+    size_bytes: int
+
+
+class FileMeta:
+    """The preamble, the prefix and group 0002, read while they arrive (PS3.10 7.1)."""
+
+    def __init__(self) -> None:
+        self._held = bytearray()
+        self._at = PREFIX_BYTES
+        self.fault: Situation | None = None
+        self.is_complete = False
+        self.values: dict[int, bytes] = {}
+        """Values of UI elements of group 0002."""
+
+    def feed(self, piece: memoryview) -> memoryview | None:
+        """Take bytes; once it is complete, what of them belongs to the data set."""
+        before = len(self._held)
+        self._held += piece
+        if len(self._held) < PREFIX_BYTES:
+            return None
+        if self._held[128:PREFIX_BYTES] != b"DICM":
+            self.fault = situations.NOT_PART_10
+            return None
+        while self.fault is None and not self.is_complete and self._step():
+            pass
+        if self.fault is None and not self.is_complete and len(self._held) > LONGEST_META:
+            self.fault = situations.BAD_META
+        if not self.is_complete:
+            return None
+        # What was held before and lies behind the end is a few bytes of one header at most.
+        rest = bytes(self._held[self._at : before]) if self._at < before else b""
+        self._held.clear()
+        return memoryview(rest + bytes(piece)) if rest else piece[max(0, self._at - before) :]
+
+    def _step(self) -> bool:
+        """Go over one element; whether there may be a next one in what is held."""
+        held, at = self._held, self._at
+        if len(held) < at + 8:
+            return False
+        group, element, vr, length = _ELEMENT.unpack_from(held, at)
+        if group != 2:
+            self.is_complete = True
+            return False
+        start = at + 8
+        if vr in LONG_VRS:
+            start = at + 12
+            if len(held) < start:
+                return False
+            length = int.from_bytes(held[at + 8 : start], "little")
+        end = start + length
+        if end > LONGEST_META or vr not in LONG_VRS | SHORT_VRS:
+            self.fault = situations.BAD_META
+        if self.fault is not None or len(held) < end:
+            return False
+        if vr == b"UI":
+            self.values[element] = bytes(held[start:end]).rstrip(b"\0 ")
+        self._at = end
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for all instances of one request."""
+
+    surroundings: Surroundings
+    settings: ListenerSection
+    study_instance_uid: bytes | None
+    """The study that the address names; none takes any."""
+
+
+class Upload:
+    """One instance on its way."""
+
+    def __init__(self, terms: Terms, refusal: Situation | None = None) -> None:
+        self._terms = terms
+        self._meta = FileMeta()
+        self._walk: Walk | None = None
+        self._inflate: _Inflated | None = None
+        self._situation = refusal or _no_room(terms.surroundings)
+        self._incoming: Incoming | None = None
+        self.size_bytes = 0
+        if self._situation is None:
+            try:
+                self._incoming = terms.surroundings.spool.receive()
+            except SpoolWriteFailed as error:
+                self._situation = failed(error)
+
+    def write(self, piece: memoryview) -> None:
+        """Take the next bytes of the file."""
+        self.size_bytes += len(piece)
+        if self._situation is not None or self._incoming is None:
+            self._look(piece)
+            return
+        if self.size_bytes > self._terms.settings.limits.max_instance_bytes:
+            self._give_up(statuses.TOO_LARGE)
+            return
+        try:
+            self._incoming.write([piece])
+        except SpoolWriteFailed as error:
+            self._give_up(failed(error))
+        self._look(piece)
+
+    def finish(self) -> Answer:
+        """The file is complete: judge it, and make it durable where it is kept."""
+        if self._situation is None:
+            self._situation = self._judge()
+        if self._incoming is not None:
+            try:
+                keep(self._terms.surroundings.spool, self._incoming, self._situation, self._walk)
+            except SpoolWriteFailed as error:
+                self._situation = failed(error)
+            self._incoming = None
+        said = self._identity()
+        return Answer(self._situation, _shown(said.sop_class_uid), _shown(said.sop_instance_uid), self.size_bytes)
+
+    def discard(self) -> None:
+        """The file will never be complete; harmless after `finish`."""
+        if self._incoming is not None:
+            self._incoming.discard()
+            self._incoming = None
+
+    def _give_up(self, situation: Situation) -> None:
+        self.discard()
+        self._situation = situation
+
+    def _look(self, piece: memoryview) -> None:
+        """Go over the bytes for structure and UIDs; also of what is refused, so that the answer can name it."""
+        data: memoryview | None = piece
+        if not self._meta.is_complete:
+            data = self._meta.feed(piece) if self._meta.fault is None else None
+            if data is not None:
+                self._begin_walk()
+        if not data:
+            return
+        if self._walk is not None:
+            self._walk.feed(data)
+        elif self._inflate is not None:
+            self._inflate.feed(data)
+
+    def _begin_walk(self) -> None:
+        syntax = _text(self._meta.values.get(0x0010))
+        encoding = encoding_of(syntax)
+        limits = self._terms.settings.limits
+        bounds = {"max_depth": limits.max_depth, "max_elements": limits.max_elements}
+        if encoding is not None:
+            self._walk = Walk(encoding, **bounds, study=True)
+        elif syntax == DEFLATED:
+            explicit = encoding_of(EXPLICIT_LITTLE)
+            assert explicit is not None  # noqa: S101 - the table has it
+            self._inflate = _Inflated(Walk(explicit, **bounds, study=True))
+
+    def _judge(self) -> Situation:
+        if self._meta.fault is not None:
+            return self._meta.fault
+        if not self._meta.is_complete:
+            return situations.NOT_PART_10 if self.size_bytes < PREFIX_BYTES else situations.BAD_META
+        said = self._identity()
+        if not self._meta.values.get(0x0010) or said.sop_class_uid is None:
+            return situations.BAD_META
+        if not is_storage(_text(said.sop_class_uid)):
+            return situations.CLASS_NOT_SUPPORTED
+        situation = judge(self._walk, said, self._terms.settings)
+        wanted = self._terms.study_instance_uid
+        if situation.is_success and wanted is not None and self._study() != wanted:
+            return situations.OTHER_STUDY
+        return situation
+
+    def _looked(self) -> Walk | None:
+        return self._walk if self._walk is not None or self._inflate is None else self._inflate.walk
+
+    def _identity(self) -> Identity:
+        """What the file is said to be: by its meta information, or where that is silent by its data set."""
+        walk = self._looked()
+        sop_class = self._meta.values.get(0x0002) or (walk.sop_class_uid if walk else None)
+        instance = self._meta.values.get(0x0003) or (walk.sop_instance_uid if walk else None)
+        return Identity(sop_class, instance or b"")
+
+    def _study(self) -> bytes | None:
+        walk = self._looked()
+        return walk.study_instance_uid if walk is not None else None
+
+
+class _Inflated:
+    """The beginning of a deflated data set (PS3.5 A.5), for its UIDs alone."""
+
+    def __init__(self, walk: Walk) -> None:
+        self.walk = walk
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._left = MOST_INFLATED
+
+    def feed(self, piece: memoryview) -> None:
+        """Go over bytes; nothing where they cannot be inflated, which the exporter will say."""
+        if self._left <= 0:
+            return
+        try:
+            inflated = self._inflater.decompress(piece, self._left)
+        except zlib.error:
+            self._left = 0
+            return
+        self._left -= len(inflated)
+        if self._inflater.unconsumed_tail:
+            self._left = 0
+        self.walk.feed(memoryview(inflated))
+
+
+def _no_room(surroundings: Surroundings) -> Situation | None:
+    if surroundings.space.state is not Room.ENOUGH:
+        return statuses.OUT_OF_SPACE
+    return statuses.QUEUE_FULL if surroundings.space.queue_full else None
+
+
+def _text(uid: bytes | None) -> str:
+    return (uid or b"").decode("ascii", "replace")
+
+
+def _shown(uid: bytes | None) -> str:
+    """A UID as text, as it was sent where that is 64 plain characters at most; otherwise empty."""
+    return _text(uid) if uid and len(uid) <= LONGEST_UID and all(0x20 < byte < 0x7F for byte in uid) else ""
