@@ -40,7 +40,8 @@ class Job:
     ask: bool
     """Whether the parent wants to decide once it knows the identity."""
     received: bool = False
-    """Whether the file came through the listener: its file meta information is then what the sender announced."""
+    """Whether the file came through the listener: where that wrote its file meta information, it is what the sender
+    announced."""
     ae_title: str = ""
     """Our AE title whose settings count; empty: the settings of the top."""
 

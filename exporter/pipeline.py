@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from exporter.errors import ExportError, IdentityMismatch, OutOfSpace, Reason, SkipInstance, SkipReason
 from exporter.job import Stopped
 from exporter.outcome import Exported, Failed, Identity, Outcome, Skipped
+from listener.sources.dimse.identity import IMPLEMENTATION_CLASS_UID
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -135,9 +136,13 @@ def _export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask, k
 def _check_command(instance: Instance) -> None:
     """Compare the data set with what its sender announced, which the listener keeps in the file meta information.
 
+    Files that came another way (an Orthanc, a folder) keep what some system wrote there long ago: it announces nothing.
+
     Raises:
         IdentityMismatch: SOP class or instance differ. Source: PS3.4 B.2.3, status A9xx.
     """
+    if _uid(instance.file_meta, "ImplementationClassUID") != IMPLEMENTATION_CLASS_UID:
+        return
     for announced, keyword, element in (
         ("MediaStorageSOPClassUID", "SOPClassUID", "(0008,0016) SOP Class UID"),
         ("MediaStorageSOPInstanceUID", "SOPInstanceUID", "(0008,0018) SOP Instance UID"),

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from pydicom.uid import UID
 
 from exporter import pipeline
 from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.job import Job, Stopped
 from exporter.outcome import Exported, Failed, Identity, MediaType, Outcome, Skipped
 from exporter.settings import LimitSettings, MediaSettings
+from listener.sources.dimse.identity import IMPLEMENTATION_CLASS_UID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,6 +107,9 @@ def test_a_data_set_that_is_not_the_announced_one_is_refused_only_where_it_was_r
     dataset = pydicom.dcmread(CT)
     dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
     path = tmp_path / "other.dcm"
+    dataset.save_as(path)
+    assert isinstance(run(path, tmp_path / "polled", received=True), Exported)  # nobody announced anything to us
+    dataset.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
     dataset.save_as(path)
     outcome = run(path, folder, received=True)
     assert isinstance(outcome, Failed)
