@@ -9,7 +9,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,12 +19,18 @@ import pytest
 from exporter import daemon
 from exporter.daemon import Orders
 from exporter.errors import Reason
+from exporter.ledger import Ledger, State
 from exporter.readers.contract import InputUnusable
 from exporter.readers.orthanc.orphans import LIST
 from exporter.settings import Settings
-from listener.settings import DataFolder
+from listener.counters import Counters
+from listener.settings import DataFolder, ListenerSettings
+from listener.sources.contract import Surroundings
+from listener.sources.orthanc.source import OrthancSource
+from listener.space import SpaceGuard
 from listener.spool import Spool
 from tests.exporter.orthanc_folders import lines, media, run, state
+from tests.listener.requestor import eventually
 from tests.orthanc_server import OrthancServer
 
 if TYPE_CHECKING:
@@ -52,7 +57,8 @@ class Held:
     """What a real Orthanc has left behind, and what it gave away while it ran."""
 
     storage: Path
-    downloads: list[bytes]
+    polled: DataFolder
+    """Its instances in the spool, where the live way has put them while it ran."""
     copied_alive: Path
     """A copy of its folder from while it ran."""
 
@@ -94,31 +100,41 @@ def _held(program: str, instances: list[bytes], folder: Path, *, compression: bo
     with OrthancServer(program, folder, StorageCompression=compression) as server:
         names = [server.add(one) for one in instances]
         server.rest(f"/instances/{names[0]}/attachments/1024", b"an attachment of a user", method="PUT")
-        downloads = [server.rest(f"/instances/{name}/file") for name in server.instances()]
+        polled = _poll(server.url, folder / "live")
         shutil.copytree(server.storage, folder / "alive")
-    assert len(downloads) == INSTANCES
-    return Held(server.storage, downloads, folder / "alive")
+    return Held(server.storage, polled, folder / "alive")
+
+
+def _poll(url: str, folder: Path) -> DataFolder:
+    """Take every instance of a running Orthanc into a spool, by the source that polls."""
+    data, counters = DataFolder(folder), Counters()
+    spool = Spool.open(data.spool)
+    settings = ListenerSettings.model_validate({"orthanc": {"url": url, "poll_s": 0.05}})
+    surroundings = Surroundings(spool, SpaceGuard(spool.root, settings.spool), counters, folder / "sources")
+    source = OrthancSource(settings.orthanc[0], surroundings)
+    source.start()
+    try:
+        eventually(lambda: spool.counts().new >= INSTANCES, "every instance is in the spool", within_s=30)
+    finally:
+        source.stop(5.0)
+        spool.close()
+    assert len(list((data.spool / "new").iterdir())) == INSTANCES
+    return data
 
 
 @pytest.fixture(scope="module")
-def live(held: Held, tmp_path_factory: pytest.TempPathFactory) -> DataFolder:
-    """What the live way makes of the same instances: downloaded, put into the spool, exported by the daemon."""
-    data = DataFolder(tmp_path_factory.mktemp("live"))
-    spool = Spool.open(data.spool)
-    for content in held.downloads:
-        incoming = spool.receive()
-        incoming.write([content])
-        incoming.commit()
+def live(held: Held) -> DataFolder:
+    """What the live way makes of the same instances: polled into the spool, exported by the daemon."""
     orders = Orders.none()
-    thread = threading.Thread(target=daemon.run, args=(Settings(num_workers=1), data, orders))
+    thread = threading.Thread(target=daemon.run, args=(Settings(num_workers=1), held.polled, orders))
     thread.start()
-    deadline = time.monotonic() + 60
-    while (counts := spool.counts()).new or counts.active:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    orders.stop.set()
-    thread.join(60)
-    return data
+    with Spool.open(held.polled.spool) as spool:
+        try:
+            eventually(lambda: not (spool.counts().new or spool.counts().active), "the spool is empty", within_s=60)
+        finally:
+            orders.stop.set()
+            thread.join(60)
+    return held.polled
 
 
 @pytest.fixture(params=["held", "plain"], ids=["compressed", "plain"])
@@ -213,27 +229,33 @@ def test_damaged_and_missing_attachments_are_named_and_counted(either: Held, liv
     out = tmp_path / "out"
     done = command("orthanc-storage", storage, "--output", out, "--workers", "1")
     assert done.returncode == 3, done.stderr
-    told = {row["id"]: row for row in json.loads(command("failures", "list", "--json", "--data", out).stdout)}
+    told = failures(out)
     bad = {path.relative_to(storage).as_posix() for path in files[:5]}
     assert bad <= told.keys()
     for name in bad:
-        assert told[name]["reason"] == Reason.UNREADABLE
-        assert told[name]["message"].startswith(f"attachment {name[-36:]}: ")
-    messages = [told[path.relative_to(storage).as_posix()]["message"] for path in files[:5]]
+        assert told[name].startswith(f"unreadable: attachment {name[-36:]}: ")
+    messages = [told[path.relative_to(storage).as_posix()] for path in files[:5]]
     assert "MD5" in messages[0] or "content is damaged" in messages[0]
     assert "bytes, the index says" in messages[1]
     assert "bytes, the index says" in messages[2] or "MD5" in messages[2]
     assert all("missing" in message for message in messages[3:])
     assert "missing: 2 instances" in done.stdout
-    status = json.loads(command("status", "--json", "--data", out).stdout)
-    assert status["exported"] + status["skipped"] + status["failed"] == INSTANCES
+    with Ledger.open_read_only(out / "exporter.db") as ledger:
+        counts = ledger.counts()
+    assert counts.exported + counts.skipped + counts.failed == INSTANCES
     intact = lines(live.metadata)
     some = lines(out / "metadata.jsonl")
     assert {uid: intact[uid] for uid in some} == some
     assert len(intact) - len(some) <= 5
-    again = command("orthanc-storage", storage, "--output", out, "--workers", "1")
-    assert again.returncode == 3
-    assert "exported 0; unchanged" in again.stdout
+    again = run(storage, out)
+    assert again.results == {}
+    assert again.tally.failed_before == counts.failed
+
+
+def failures(out: Path) -> dict[str, str]:
+    """Reason and message of everything that failed, by name."""
+    with Ledger.open_read_only(out / "exporter.db") as ledger:
+        return {entry.name: f"{entry.reason}: {entry.message}" for entry in ledger.entries(State.FAILED)}
 
 
 def test_a_mended_attachment_is_exported_by_the_next_run(held: Held, storage: Path, tmp_path: Path) -> None:
@@ -358,10 +380,14 @@ def test_a_dry_run_checks_everything_and_writes_nothing(storage: Path, tmp_path:
 
 def test_the_storage_folder_is_never_an_output_folder(storage: Path) -> None:
     before = state(storage)
-    for output in (storage, storage / "out", storage / "aa/.."):
-        done = command("orthanc-storage", storage, "--output", output)
-        assert done.returncode == 2
-        assert "lies inside the storage folder" in done.stderr
+    done = command("orthanc-storage", storage, "--output", storage)
+    assert done.returncode == 2
+    assert "lies inside the storage folder" in done.stderr
+    for output in (storage / "out", storage / "aa/.."):
+        with pytest.raises(InputUnusable, match="lies inside the storage folder"):
+            run(storage, output)
+    with pytest.raises(InputUnusable, match="lies inside the storage folder"):
+        run(storage, storage.with_name("out"), media={"dir": str(storage / "media")})
     assert state(storage) == before
 
 

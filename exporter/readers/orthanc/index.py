@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from exporter.errors import OutOfSpace
 from exporter.readers.contract import InputUnusable
 
 if TYPE_CHECKING:
@@ -212,6 +213,10 @@ class StorageIndex:
             raise InputUnusable(f"the index {self.path} is damaged; {_WITHOUT}")
 
     def _columns(self, table: str) -> set[str]:
+        """The columns of a table; none where it is a view or of a module: those may compute what they like."""
+        made = self._connection.execute("SELECT type, sql FROM sqlite_master WHERE name = ?", (table,)).fetchall()
+        if [(kind, str(sql)[:13].upper()) for kind, sql in made] != [("table", "CREATE TABLE ")]:
+            return set()
         return {str(row[1]) for row in self._connection.execute(f"PRAGMA table_info({table})")}
 
     def _count(self) -> Holdings:
@@ -229,6 +234,8 @@ class StorageIndex:
         try:
             yield
         except sqlite3.Error as error:
+            if _words(error) == "SQLITE_FULL":
+                raise OutOfSpace("temporary files of SQLite: see the environment variable TMPDIR") from error
             raise InputUnusable(f"the index {self.path} is damaged ({_words(error)}); {_WITHOUT}") from error
 
 

@@ -166,7 +166,8 @@ def _index_of(request: Request, folder: Path) -> Path:
 
 def _refuse_output_within(folder: Path, target: Target) -> None:
     places = target.places
-    for path in (target.output, places.media, places.metadata, places.ledger):
+    own = target.settings.config.file
+    for path in (target.output, places.media, places.metadata, places.ledger, *([] if own is None else [own])):
         if path.resolve().is_relative_to(folder):
             raise InputUnusable(f"{path} lies inside the storage folder, which is never written to: choose --output")
         if folder.is_relative_to(places.media.resolve()):
