@@ -17,6 +17,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -24,8 +25,10 @@ import structlog
 from exporter.engine import Deferred, Known, Policy, Published, Returned
 from exporter.ledger.types import State
 from exporter.outcome import Exported, Failed, Skipped
+from exporter.pause import Pause
 from exporter.publish import FULL, Work
 from exporter.received import own_settings_title
+from exporter.reserve import Reserve
 from exporter.session import Places, opened
 from exporter.volumes.live import series_volumes
 from listener.notify import notify, watchdog_interval_s
@@ -51,7 +54,8 @@ SCAN_ITEMS: Final = 10_000
 DRAIN_S: Final = 30.0
 """Time that instances under way get to finish after SIGTERM; then they are put back."""
 PURGE_S: Final = 3600.0
-LONGEST_PAUSE_S: Final = 30.0
+LONGEST_PAUSE_S: Final = 5.0
+"""A full disk is tried again after this time at the latest: with room, all is well again within as many seconds."""
 
 
 @dataclass(slots=True)
@@ -79,11 +83,13 @@ def run(settings: Settings, data: DataFolder, orders: Orders | None = None) -> i
     """
     places = Places(settings.media_folder(data), settings.metadata_file(data), data.ledger)
     policy = Policy(attempts=settings.limits.attempts)
+    kept_bytes = settings.room.reserve_bytes
+    reserve = Reserve(Path(f"{data.ledger}.reserve"), kept_bytes)
     with (
         _signals(orders or Orders.none()) as told,
         Spool.open(data.spool, settings=settings.spool) as spool,
         spool.lock("exporter"),
-        opened(settings, places, workers=max(settings.workers, 1), policy=policy) as session,
+        opened(settings, places, workers=max(settings.workers, 1), policy=policy, reserve=reserve) as session,
         series_volumes(data.root / "series", settings) as keep,
     ):
         claimed = spool.recover_exporter()
@@ -94,17 +100,32 @@ def run(settings: Settings, data: DataFolder, orders: Orders | None = None) -> i
                 attempts=session.interrupted,
                 media_removed=session.removed,
             )
-        _Loop(session, spool, told, keep, frozenset(settings.by_ae_title)).run()
+        watched = {"output": places.media, "lines": places.metadata.parent, "ledger": places.ledger.parent}
+        spool_reserve = Reserve(spool.root / "reserve", kept_bytes // 4)
+        pause = Pause(settings.room, watched, spool.root, (reserve, spool_reserve))
+        _Loop(session, spool, told, _Around(keep, pause, spool_reserve), frozenset(settings.by_ae_title)).run()
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What the loop heeds beside spool and engine."""
+
+    keep: Keep
+    pause: Pause
+    spool_reserve: Reserve
+    """Space in the spool for instances that go into quarantine."""
 
 
 class _Loop:
     """Between the spool and the engine."""
 
-    def __init__(self, session: Session, spool: Spool, orders: Orders, keep: Keep, titles: frozenset[str]) -> None:
+    def __init__(self, session: Session, spool: Spool, orders: Orders, around: _Around, titles: frozenset[str]) -> None:
         """Work with these; `titles` are the AE titles that have settings of their own."""
         self._engine = session.engine
-        self._keep = keep
+        self._keep = around.keep
+        self._pausing = around.pause
+        self._reserve = around.spool_reserve
         self._titles = titles
         self._spool = spool
         self._orders = orders
@@ -119,6 +140,7 @@ class _Loop:
             if entry.source == "spool"
         }
         self._unsettled: list[Published | Known] = []
+        self._unreleased: list[Work] = []
         self._pause_s = 0.0
         self._resume_at = 0.0
         self._counts = {"exported": 0, "skipped": 0, "quarantined": 0}
@@ -159,8 +181,17 @@ class _Loop:
     # -- spool -> engine ---------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        if time.monotonic() < self._resume_at:
+        """Claim and hand in as much as the engine takes, unless there is no room for more."""
+        if self._pausing.look() is not None or time.monotonic() < self._resume_at:
             return
+        try:
+            self._claim_what_fits()
+        except OSError as error:  # even a rename may need a block, and is refused on a disk that is read-only
+            if error.errno not in FULL:
+                raise
+            self._pause("the spool's file system is full or read-only")
+
+    def _claim_what_fits(self) -> None:
         while len(self._items) < self._engine.room:
             item = next(self._waiting, None)
             if item is None:
@@ -210,6 +241,9 @@ class _Loop:
         unsettled, self._unsettled = self._unsettled, []
         for settled in unsettled:
             self._settle(settled)
+        unreleased, self._unreleased = self._unreleased, []
+        for work in unreleased:
+            self._put_back(work)
         result = self._next(WAIT_S)
         while result is not None:
             match result:
@@ -233,7 +267,17 @@ class _Loop:
             return None
 
     def _put_back(self, work: Work) -> None:
-        self._spool.release(self._items.pop(work.name))
+        """Release an item; where the disk refuses, it stays claimed until it does not."""
+        item = self._items[work.name]
+        try:
+            self._spool.release(item)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            self._unreleased.append(work)
+            self._pause("the spool's file system is full or read-only")
+        else:
+            del self._items[work.name]
 
     def _settle(self, result: Published | Known) -> None:
         """Move an item to where its outcome belongs; later, if the disk is full.
@@ -243,10 +287,12 @@ class _Loop:
         """
         item = self._items[result.work.name]
         try:
-            if isinstance(result, Known):
-                self._settle_known(item, result)
-            else:
-                self._settle_published(item, result)
+            try:
+                self._move(item, result)
+            except OSError as error:
+                if error.errno not in FULL or not self._reserve.release():
+                    raise
+                self._move(item, result)
         except FileNotFoundError:
             log.warning("gone from the spool", item=item.name, hint="`exporter reconcile` tells what is missing")
             del self._items[item.name]
@@ -254,9 +300,15 @@ class _Loop:
             if error.errno not in FULL:
                 raise
             self._unsettled.append(result)
-            self._pause("the spool's file system is full")
+            self._pause("the spool's file system is full or read-only")
         else:
             del self._items[result.work.name]
+
+    def _move(self, item: SpoolItem, result: Published | Known) -> None:
+        if isinstance(result, Known):
+            self._settle_known(item, result)
+        else:
+            self._settle_published(item, result)
 
     def _settle_published(self, item: SpoolItem, result: Published) -> None:
         seconds = round(result.seconds, 3)

@@ -49,7 +49,7 @@ GATHER_S: Final = 0.03
 """So long the first of them waits for others: they share their fsyncs."""
 STALE_S: Final = 60.0
 """A thread that gave no sign of life for so long is stuck."""
-LONGEST_PAUSE_S: Final = 30.0
+LONGEST_PAUSE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)

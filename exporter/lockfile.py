@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def take(path: Path, busy: str, refused: Callable[[str, str], Exception]) -> int:
+def take(path: Path, busy: tuple[str, str], refused: Callable[[str, str], Exception]) -> int:
     """Lock `<path>.lock`; its descriptor, which holds the lock until it is closed.
 
     Args:
         path: What is locked.
-        busy: What to say where another process has it.
+        busy: Cause and hint where another process has it.
         refused: Makes the error from a cause and a hint.
 
     Raises:
@@ -35,5 +35,5 @@ def take(path: Path, busy: str, refused: Callable[[str, str], Exception]) -> int
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(descriptor)
-        raise refused(busy, "wait for it to end, or choose another place") from error
+        raise refused(*busy) from error
     return descriptor

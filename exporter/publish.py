@@ -116,6 +116,8 @@ class Publisher:
         self._folders: set[Path] = set()
         self._unsynced: set[Path] = set()
         self._placed: dict[str, tuple[Ending, Outcome]] = {}
+        self._half_done: dict[str, list[tuple[Path, Path]]] = {}
+        """By instance, the renames of a try that the file system ended half-way: (partial, final) of each."""
 
     def publish(self, batch: Sequence[Finished]) -> list[Outcome]:
         """Rename, sync and commit; the outcomes as they are now, with final names. May be repeated after `OutOfSpace`.
@@ -195,6 +197,7 @@ class Publisher:
         work, folder = finished.work, finished.folder
         if folder is None:
             raise _BadMediaError("the worker process had no folder for media")
+        self._undo(work, folder)
         _check(outcome.media, folder)
         base = self._base(work, outcome.identity, [medium.suffix for medium in outcome.media])
         media = tuple(replace(medium, file=base + medium.suffix) for medium in outcome.media)
@@ -289,7 +292,7 @@ class Publisher:
             promise.make(folder, Promise(work.name, tuple(medium.file for medium in final)))
         except FileExistsError:
             raise _BadMediaError("the worker process left files that it was not asked for") from None
-        done: list[tuple[Path, Path]] = []
+        done = self._half_done[work.name] = []
         try:
             for number, (before, after) in enumerate(zip(partial, final, strict=True)):
                 source, target = folder / before.file, self._media / after.file
@@ -300,10 +303,26 @@ class Publisher:
                 done.append((source, target))
                 self._unsynced.add(target.parent)
         except OSError:
-            for source, target in reversed(done):
-                target.rename(source)
-            promise.withdraw(folder)
+            self._undo(work, folder)
             raise
+        del self._half_done[work.name]
+
+    def _undo(self, work: Work, folder: Path) -> None:
+        """Take back what an earlier try has renamed; what cannot be taken back now is, before the next try.
+
+        Raises:
+            OSError: The file system stops here, too.
+        """
+        done = self._half_done.get(work.name)
+        if done is None:
+            return
+        while done:
+            source, target = done[-1]
+            target.rename(source)
+            done.pop()
+        with suppress(FileNotFoundError):
+            promise.withdraw(folder)
+        del self._half_done[work.name]
 
     def _make_folder(self, folder: Path) -> None:
         if folder in self._folders:

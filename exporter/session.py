@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter import promise
 from exporter.engine import Engine, InProcess, Policy, Runner
+from exporter.errors import OutOfSpace
 from exporter.ledger import Ledger
 from exporter.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.promise import MediaFolderUnusable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from exporter.reserve import Reserve
     from exporter.settings import Settings
 
 
@@ -52,7 +54,9 @@ class Session:
 
 
 @contextmanager
-def opened(settings: Settings, places: Places, *, workers: int, policy: Policy) -> Iterator[Session]:
+def opened(
+    settings: Settings, places: Places, *, workers: int, policy: Policy, reserve: Reserve | None = None
+) -> Iterator[Session]:
     """A session; its threads are stopped, and work under way is given up, when the block ends.
 
     Args:
@@ -60,6 +64,7 @@ def opened(settings: Settings, places: Places, *, workers: int, policy: Policy) 
         places: Where to write; folders are made.
         workers: Number of worker processes; 0 works in this process, without limits on memory and time.
         policy: How instances are treated.
+        reserve: What the ledger gets of its disk where that is full.
 
     Raises:
         LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable: Why it cannot run, and what to do.
@@ -74,7 +79,7 @@ def opened(settings: Settings, places: Places, *, workers: int, policy: Policy) 
                 raise MediaFolderUnusable(folder, error) from error
         media = places.media.resolve()
         stack.enter_context(_alone(media))
-        ledger = stack.enter_context(Ledger.open(places.ledger))
+        ledger = stack.enter_context(_ledger(places.ledger, reserve))
         interrupted = len(ledger.recover())
         removed = promise.recover(media, ledger)
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
@@ -93,6 +98,19 @@ def opened(settings: Settings, places: Places, *, workers: int, policy: Policy) 
         stack.callback(engine.stop)
         engine.start()
         yield Session(ledger, engine, interrupted, removed)
+
+
+def _ledger(path: Path, reserve: Reserve | None) -> Ledger:
+    """The ledger, which needs a little space to be opened at all."""
+    try:
+        ledger = Ledger.open(path)
+    except OutOfSpace:
+        if reserve is None or not reserve.release():
+            raise
+        ledger = Ledger.open(path)
+    if reserve is not None:
+        ledger.when_full = reserve.release
+    return ledger
 
 
 def runners(settings: Settings, workers: int) -> list[Runner]:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +23,7 @@ from pydantic import (
     ValidationInfo,
     field_serializer,
     field_validator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -363,6 +364,29 @@ def _overlaid(base: Section, said: Section) -> Section:
     return base.model_copy(update=values)
 
 
+class RoomSettings(Section):
+    """When the export daemon pauses because the disk of media, metadata lines or ledger runs full, and what is kept."""
+
+    pause_below_bytes: Annotated[int, Field(ge=0)] = 128 << 20
+    """Free space under which nothing new is begun. Under the marks of `spool` the listener refuses well before."""
+    resume_above_bytes: Annotated[int, Field(ge=0)] = 256 << 20
+    """Free space from which work goes on."""
+    pause_below_files: Annotated[int, Field(ge=0)] = 100
+    """Free inodes under which nothing new is begun."""
+    resume_above_files: Annotated[int, Field(ge=0)] = 200
+    """Free inodes from which work goes on."""
+    reserve_bytes: Annotated[int, Field(ge=0)] = 16 << 20
+    """Space that is kept beside the ledger, and a quarter of it in the spool, so that a full disk still takes the
+    outcome of instances under way and lets failed ones into quarantine; 0 keeps none."""
+
+    @model_validator(mode="after")
+    def _marks_are_in_order(self) -> Self:
+        for of in ("bytes", "files"):
+            if getattr(self, f"pause_below_{of}") > getattr(self, f"resume_above_{of}"):
+                raise ValueError(f"the marks must rise: `pause_below_{of}` <= `resume_above_{of}`")
+        return self
+
+
 def _profile(value: Any) -> Any:
     if value == "basic":
         raise not_available("the profile `basic`", "none")
@@ -407,6 +431,8 @@ class Settings(MediaSettings):
     same instance sent to two of them is exported for both: it is a duplicate only within one."""
     spool: SpoolSection = SpoolSection()
     """The hand-over between receiving and exporting."""
+    room: RoomSettings = RoomSettings()
+    """When the export daemon pauses because a disk runs full."""
     log: LogSection = LogSection()
     """Logs of the daemons."""
     orthanc: OrthancServers = ()

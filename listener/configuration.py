@@ -45,7 +45,19 @@ __all__ = [
 ]
 
 EXPORTER_SECTIONS = frozenset(
-    {"num_workers", "dicom", "media", "metadata", "config", "ae_titles", "archives", "limits", "privacy", "notify"}
+    {
+        "num_workers",
+        "dicom",
+        "media",
+        "metadata",
+        "config",
+        "ae_titles",
+        "archives",
+        "limits",
+        "room",
+        "privacy",
+        "notify",
+    }
     | {"video", "image", "frames", "display", "volume", "audio", "waveform", "report", "pull"}
 )
 """Top-level keys that only the exporter reads; the listener leaves them alone."""

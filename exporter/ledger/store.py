@@ -11,14 +11,15 @@ Life of a row: `begin` (active), then `finish` (exported, skipped, failed, quara
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import threading
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from exporter import lockfile
+from exporter.errors import OutOfSpace
 from exporter.ledger import rows
 from exporter.ledger.commit import GroupCommit, WriterStoppedError
 from exporter.ledger.names import OutputNames
@@ -28,6 +29,7 @@ from exporter.ledger.types import Arrival, Ending, Entry, Relation, Source, Stat
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
     from types import TracebackType
 
     from exporter.outcome import Identity, Medium
@@ -43,6 +45,8 @@ class Ledger(Questions):
     def __init__(self, path: Path, *, read_only: bool, busy_timeout_s: float, lock: int | None) -> None:
         """Use `Ledger.open` or `Ledger.open_read_only`."""
         self._lock = lock
+        self.when_full: Callable[[], bool] = _nothing_to_give
+        """Makes room on a full disk for what ends an attempt, and says whether it could; nothing does by default."""
         self._writer: GroupCommit | None = None
         if not read_only:
             self._writer = GroupCommit(connect(path, read_only=False, busy_timeout_s=busy_timeout_s))
@@ -137,16 +141,16 @@ class Ledger(Questions):
 
     def recover(self) -> list[Entry]:
         """Make every interrupted attempt deferred (it stays counted) and return their entries; once, at start."""
-        return self._write(rows.recover)
+        return self._write(rows.recover, must=True)
 
     def defer(self, name: str, reason: str, message: str, not_before: float) -> None:
         """End an attempt that may be repeated, not before Unix time `not_before`; its reservations are given up."""
-        self._write(lambda connection: rows.defer(connection, name, reason, message, not_before))
+        self._write(lambda connection: rows.defer(connection, name, reason, message, not_before), must=True)
         self._land(name)
 
     def withdraw(self, name: str) -> None:
         """Take back an attempt that says nothing about the instance (a full disk, an orderly stop)."""
-        self._write(lambda connection: rows.withdraw(connection, name))
+        self._write(lambda connection: rows.withdraw(connection, name), must=True)
         self._land(name)
 
     def retry(self, *, name: str | None = None, reason: str | None = None) -> list[str]:
@@ -211,7 +215,7 @@ class Ledger(Questions):
                 path for ending, line in prepared for path in rows.finish(connection, ending, line, bases[ending.name])
             )
 
-        paths = self._write(operation)
+        paths = self._write(operation, must=True)
         for ending, _ in prepared:
             self._land(ending.name)
         return paths
@@ -311,13 +315,17 @@ class Ledger(Questions):
 
     # -- the database --------------------------------------------------------------------------------------------
 
-    def _write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+    def _write(self, operation: Callable[[sqlite3.Connection], T], *, must: bool = False) -> T:
+        """Run an operation in a transaction; one that `must` be written may use what `when_full` gives up."""
         if self._writer is None:
             raise LedgerUnusable(self.path, "it was opened for reading only", "report this as a defect")
         try:
             return self._writer.run(operation)
         except sqlite3.Error as error:
-            raise unusable(self.path, error) from error
+            verdict = unusable(self.path, error)
+            if must and isinstance(verdict, OutOfSpace) and self.when_full():
+                return self._write(operation)  # all of it was rolled back
+            raise verdict from error
         except WriterStoppedError as error:
             raise LedgerUnusable(self.path, str(error), "see the log for the cause") from error
 
@@ -330,17 +338,10 @@ class Ledger(Questions):
             raise LedgerUnusable(self.path, str(error), "see the log for the cause") from error
 
 
+def _nothing_to_give() -> bool:
+    return False
+
+
 def _take_lock(path: Path) -> int:
-    lock = Path(f"{path}.lock")
-    try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        hint = "check that the folder exists and who may write in it"
-        raise LedgerUnusable(path, f"its lock cannot be opened ({error.strerror})", hint) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        hint = "wait for it to end, or choose another folder"
-        raise LedgerUnusable(path, "another exporter is working with it", hint) from error
-    return descriptor
+    busy = ("another exporter is working with it", "wait for it to end, or choose another folder")
+    return lockfile.take(path, busy, partial(LedgerUnusable, path))

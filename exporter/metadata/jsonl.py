@@ -280,4 +280,5 @@ def _warn(event: str, path: Path, **facts: int | str) -> None:
 
 
 def _take_lock(path: Path) -> int:
-    return lockfile.take(path, "another exporter appends to it", partial(MetadataFileUnusable, path))
+    busy = ("another exporter appends to it", "wait for it to end, or choose another file")
+    return lockfile.take(path, busy, partial(MetadataFileUnusable, path))

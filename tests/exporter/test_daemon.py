@@ -23,8 +23,10 @@ from pydicom.uid import generate_uid
 from exporter import daemon
 from exporter.daemon import Orders
 from exporter.ledger import Ledger, State
-from exporter.settings import Settings
+from exporter.reserve import FILES
+from exporter.settings import RoomSettings, Settings
 from listener.settings import DataFolder
+from listener.space import TOLD, Free, read_told
 from listener.spool import Spool, SpoolBusy, SpoolItem
 
 if TYPE_CHECKING:
@@ -34,6 +36,9 @@ ROOT = Path(__file__).parents[2]
 CT, MR, CINE = (
     Path(str(get_testdata_file(name))) for name in ("CT_small.dcm", "MR_small.dcm", "examples_ybr_color.dcm")
 )
+
+NO_MARKS = dict.fromkeys(RoomSettings.model_fields, 0)
+"""The disk itself is what refuses, and nothing is kept for the ledger."""
 
 
 class Ward:
@@ -313,7 +318,7 @@ def test_a_full_disk_pauses_and_space_resumes(small_disk: Path) -> None:
     ward = Ward(small_disk / "data")
     names = ward.receive(CT)
     ballast = small_disk / "ballast"
-    with ward.running():
+    with ward.running(room=NO_MARKS):
         ward.settled(1)
         ward.receive(MR, CINE)
         with ballast.open("wb", buffering=0) as file:
@@ -328,6 +333,64 @@ def test_a_full_disk_pauses_and_space_resumes(small_disk: Path) -> None:
     assert ward.quarantine() == {}
     assert len(ward.lines) == 3
     assert names
+    ward.spool.close()
+
+
+def test_a_disk_that_runs_full_pauses_the_exporter_before_it_is_full(small_disk: Path) -> None:
+    ward = Ward(small_disk / "data")
+    ballast = small_disk / "ballast"
+    marks = {"pause_below_bytes": 500_000, "resume_above_bytes": 800_000, "reserve_bytes": 64 << 10}
+    told = ward.data.spool / TOLD
+    with ward.running(room=marks):
+        deadline = time.monotonic() + 20
+        while not told.exists():
+            assert time.monotonic() < deadline, "the listener is told of room"
+            time.sleep(0.05)
+        ward.receive(CT)
+        ward.settled(1)
+        ballast.write_bytes(bytes(Free.of(small_disk).bytes - 400_000))
+        while json.loads(told.read_text())["paused"] is None:
+            assert time.monotonic() < deadline, "it pauses"
+            time.sleep(0.05)
+        ward.receive(MR)
+        time.sleep(1)  # it must not begin now
+        assert ward.spool.counts().new == 1
+        assert Free.of(small_disk).bytes > 300_000
+        with ballast.open("r+b") as file:  # between the marks: still paused
+            file.truncate(ballast.stat().st_size - 250_000)
+        time.sleep(1.5)
+        assert ward.spool.counts().new == 1
+        ballast.unlink()
+        ward.settled(2)
+        assert read_told(told.read_bytes()).keys() == {"output", "lines", "ledger"}
+    assert len(ward.lines) == 2
+    ward.spool.close()
+
+
+def test_a_spool_without_a_byte_left_takes_a_failed_instance_into_quarantine(
+    small_disk: Path, tmp_path: Path, fill: Callable[[Path], None]
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "spool").symlink_to(small_disk)
+    ward = Ward(tmp_path / "data")
+    ward.receive(CT, b"\0" * 128 + b"DICM" + b"no DICOM" * 50)
+    with ward.running(room=NO_MARKS):
+        ward.settled(2)
+    ward.receive(b"\0" * 128 + b"DICM" + b"none either" * 50)
+    with ward.running(room=NO_MARKS | {"reserve_bytes": 256 << 10}):
+        ward.settled(3)
+    kept = list((small_disk / "reserve").iterdir())
+    assert len(kept) == FILES
+    ward.receive(b"\0" * 128 + b"DICM" + b"nor is this" * 50)
+    for number in range(2000):  # no byte, and no place left in any folder's block
+        (small_disk / f"{number}").touch()
+    fill(small_disk / "ballast")
+    with ward.running(room=NO_MARKS | {"reserve_bytes": 256 << 10}):
+        ward.settled(4)
+    assert {reason: len(names) for reason, names in ward.quarantine().items()} == {"unreadable": 3}
+    assert all(
+        path.with_name(f"{path.name}.reason.json").stat().st_size for path in small_disk.rglob("unreadable/*.dcm")
+    )
     ward.spool.close()
 
 

@@ -22,6 +22,7 @@ from exporter.errors import OutOfSpace
 from exporter.ledger import Arrival, Ending, Ledger, LedgerUnusable, State
 from exporter.ledger.rows import output_key
 from exporter.outcome import Identity, MediaType, Medium
+from exporter.reserve import FILES, Reserve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -751,3 +752,42 @@ def test_a_million_instances_are_never_walked_for_one_answer(ledger: Ledger, wha
     plan = ledger._reader.execute(f"EXPLAIN QUERY PLAN {statement}", ("x",) * statement.count("?")).fetchall()
     steps = [row[3] for row in plan]
     assert all("SEARCH" in step or "COVERING INDEX" in step for step in steps), (what, steps)
+
+
+def test_what_ends_an_attempt_gets_the_reserve_of_a_full_disk_and_what_begins_one_does_not(
+    small_disk: Path, fill: Callable[[Path], None]
+) -> None:
+    reserve = Reserve(small_disk / "reserve", 256 << 10)
+    with Ledger.open(small_disk / "exporter.db") as ledger:
+        for name in ("a", "b"):
+            ledger.begin(name, size_bytes=1, mtime_ns=1, source="spool")
+        assert reserve.fill()
+        fill(small_disk / "ballast")
+        with pytest.raises(OutOfSpace):
+            ledger.begin_many(Arrival(str(number), 1, 1, "spool") for number in range(100))
+        with pytest.raises(OutOfSpace):
+            ledger.finish("a", state=State.QUARANTINED, reason="unreadable", message="x" * 10_000)
+        ledger.when_full = reserve.release
+        with pytest.raises(OutOfSpace):
+            ledger.begin("c", size_bytes=1, mtime_ns=1, source="spool")
+        ledger.finish("a", state=State.QUARANTINED, reason="unreadable", message="x" * 10_000)
+        ledger.withdraw("b")
+        assert not reserve.release()
+        entry = ledger.entry("a")
+        assert entry is not None
+        assert entry.state is State.QUARANTINED
+
+
+def test_a_reserve_holds_bytes_and_inodes_and_is_not_taken_back_at_once(tmp_path: Path) -> None:
+    reserve = Reserve(tmp_path / "reserve", 1 << 20)
+    assert not reserve.release()
+    assert Reserve(tmp_path / "reserve", 1 << 20).fill()
+    kept = list((tmp_path / "reserve").iterdir())
+    assert len(kept) == FILES
+    assert sum(path.stat().st_blocks * 512 for path in kept) >= 1 << 20
+    assert reserve.release()
+    assert not reserve.fill()
+    assert list((tmp_path / "reserve").iterdir()) == []
+    assert Reserve(tmp_path / "reserve", 1 << 20).fill()
+    assert Reserve(tmp_path / "reserve", 0).fill()  # no longer wanted: what an earlier run kept is given up
+    assert list((tmp_path / "reserve").iterdir()) == []

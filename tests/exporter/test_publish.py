@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import replace
@@ -335,3 +336,31 @@ def test_every_folder_with_a_new_name_is_synced_whatever_order_a_set_has(
             desk.publisher._unsynced |= expected
             desk.publisher._sync()
             assert synced == expected
+
+
+def test_a_disk_that_turns_read_only_half_way_blames_no_instance(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = desk.finished("a.dcm", ".png", ".raw.png")
+    plain_rename, plain_unlink = Path.rename, Path.unlink
+    renamed: list[Path] = []
+
+    def rename(self: Path, target: Path) -> Path:
+        if renamed:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        renamed.append(self)
+        return plain_rename(self, target)
+
+    def unlink(self: Path, missing_ok: bool = False) -> None:
+        if renamed:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        plain_unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(Path, "unlink", unlink)
+    for _ in range(2):
+        with pytest.raises(OutOfSpace):
+            desk.publish(finished)
+    monkeypatch.setattr(Path, "rename", plain_rename)
+    monkeypatch.setattr(Path, "unlink", plain_unlink)
+    (outcome,) = desk.publish(finished)
+    assert isinstance(outcome, Exported)
+    assert desk.files == {"a.png": b"pixels", "a.raw.png": b"pixels"}

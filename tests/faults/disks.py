@@ -79,6 +79,24 @@ class Disk:
         unmount(self.mount)
         _run("mount", "-o", "loop", self.image, self.mount)
 
+    def fail(self) -> None:
+        """Have ext4 meet an error of its own: it stops its journal and turns read-only, whoever has files open."""
+        device = next(
+            line.split()[0] for line in Path("/proc/self/mounts").read_text().splitlines() if f" {self.mount} " in line
+        )
+        trigger = Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error"
+        if not trigger.exists():
+            raise NotPermitted("this kernel has no /sys/fs/ext4/<device>/trigger_fs_error")
+        trigger.write_text("1")
+
+    def repair(self) -> None:
+        """What an administrator does about it: unmount, check, mount. Nobody may have a file open."""
+        _run("umount", self.mount)
+        found = subprocess.run(["e2fsck", "-p", str(self.image)], capture_output=True, check=False, timeout=120)
+        if found.returncode not in {0, 1}:  # 1: errors were corrected
+            raise OSError(f"e2fsck ends with {found.returncode}")
+        _run("mount", "-o", "loop,errors=remount-ro", self.image, self.mount)
+
 
 @contextmanager
 def disk(folder: Path, kind: str) -> Iterator[Disk]:
@@ -102,6 +120,22 @@ def disk(folder: Path, kind: str) -> Iterator[Disk]:
         image.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             point.rmdir()
+
+
+@contextmanager
+def breakable_disk(image: Path, point: Path) -> Iterator[Disk]:
+    """A new ext4 in that file, mounted there, which turns read-only when it meets an error; gone afterwards."""
+    needs_root()
+    point.mkdir(parents=True, exist_ok=True)
+    with image.open("wb") as file:
+        file.truncate(128 << 20)
+    _run(*MAKE["ext4"], image)
+    _run("mount", "-o", "loop,errors=remount-ro", image, point)
+    try:
+        yield Disk(image, point)
+    finally:
+        unmount(point)
+        image.unlink()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shutil
 import time
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tests.faults.daemons import Keeper, Late, daemons, wait_for
-from tests.faults.disks import remount, small_disk
+from tests.faults.disks import breakable_disk, remount, small_disk
 from tests.faults.invariants import check_settled, check_visible
 from tests.faults.report import NotPermitted, Row, Scale, attempt
 from tests.faults.senders import Pynetdicom
@@ -27,19 +28,38 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from tests.faults.disks import Disk
+
 NO_MARKS: Final = """spool:
   refuse_below_bytes: 0
   reject_below_bytes: 0
   resume_above_bytes: 0
   refuse_below_files: 0
+room:
+  pause_below_bytes: 0
+  resume_above_bytes: 0
+  pause_below_files: 0
+  resume_above_files: 0
+  reserve_bytes: 1000000
 """
 """The disk itself is what refuses."""
 MARKS: Final = """spool:
-  refuse_below_bytes: 2000000
-  reject_below_bytes: 1000000
+  refuse_below_bytes: 4000000
+  reject_below_bytes: 3000000
+  resume_above_bytes: 4500000
+  refuse_below_files: 80
+  reject_below_files: 60
+  resume_above_files: 90
+room:
+  pause_below_bytes: 2000000
   resume_above_bytes: 2500000
-  refuse_below_files: 40
+  pause_below_files: 40
+  resume_above_files: 50
+  reserve_bytes: 1000000
 """
+"""Above what is kept in reserve, and above what a bad disk is left with (`no_space`, `no_inodes`)."""
+LEFT_BYTES: Final = 1_500_000
+LEFT_FILES: Final = 30
 WAIT_S: Final = 90.0
 
 
@@ -65,6 +85,8 @@ class Story:
     restarts: int = 0
     """How often a daemon ended and was started again."""
     stored_again_s: float = 0.0
+    paused: int = 0
+    """How often the exporter paused."""
     settled_s: float = 0.0
     acknowledged: int = 0
     violations: list[str] = field(default_factory=list)
@@ -73,8 +95,8 @@ class Story:
     def figure(self) -> str:
         refused = ", ".join(f"{count} x {word}" for word, count in self.refused.items()) or "nobody refused"
         return (
-            f"{self.acknowledged} acknowledged; {refused}; stored again after {self.stored_again_s:.1f} s, all "
-            f"exported after {self.settled_s:.1f} s; {self.restarts} restarts"
+            f"{self.acknowledged} acknowledged; {refused}; paused {self.paused} times; stored again after "
+            f"{self.stored_again_s:.1f} s, all exported after {self.settled_s:.1f} s; {self.restarts} restarts"
         )
 
 
@@ -101,6 +123,44 @@ def house(scratch: Path, bad: str, options: str) -> Iterator[House]:
 
 
 # -- ways to make it bad ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def little_space(point: Path) -> Iterator[Callable[[], None]]:
+    """Fill the disk up to a little below the marks, and again whenever something was freed."""
+    filler = point / ".filler"
+
+    def fill() -> None:
+        found = os.statvfs(point)
+        surplus = found.f_bavail * found.f_frsize - LEFT_BYTES
+        with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while surplus > 0:
+                surplus -= file.write(bytes(min(surplus, 1 << 16)))
+
+    fill()
+    try:
+        yield fill
+    finally:
+        filler.unlink()
+
+
+@contextmanager
+def few_inodes(point: Path) -> Iterator[Callable[[], None]]:
+    """Use up the disk's inodes to a little below the marks, and again whenever some were freed."""
+    folder = point / ".fillers"
+    folder.mkdir()
+    numbers = itertools.count()
+
+    def fill() -> None:
+        with contextlib.suppress(OSError):
+            for _ in range(os.statvfs(point).f_favail - LEFT_FILES):
+                (folder / str(next(numbers))).touch()
+
+    fill()
+    try:
+        yield fill
+    finally:
+        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -192,6 +252,7 @@ def row(
             story.violations += product.reconciled()
             for name in ("run", "listener"):
                 product.stop(name)
+            story.paused = product.log("run").count("paused: no space")
         story.acknowledged = len(sender.acknowledged)
         story.refused = sender.refused
         story.violations += check_settled(where.data, sender.acknowledged, media=where.media, metadata=where.metadata)
@@ -199,8 +260,12 @@ def row(
         if failed:
             reasons = {p.parent.name for p in failed}
             story.violations.append(f"{len(failed)} good instances in quarantine: {sorted(reasons)}")
-    if bad in {"spool", "everything"} and not story.refused:
+    if (bad in {"spool", "everything"} or marks == MARKS) and not story.refused:
         story.violations.append("nobody was refused: the disk was not bad enough to show anything")
+    if marks == MARKS and bad != "spool" and not story.paused:
+        story.violations.append("the exporter did not pause below its mark")
+    if marks == MARKS and story.restarts:
+        story.violations.append("a daemon ended although there was space below the marks")
     words = set(story.refused) - {"0xA700"}
     if words:
         story.violations.append(f"refused with {sorted(words)} instead of 0xA700")
@@ -252,15 +317,87 @@ def _settle(keeper: Keeper, story: Story) -> None:
         story.violations.append(str(late))
 
 
+def emergency_row(scratch: Path, bad: str) -> Row:
+    """F53: ext4 meets an error and turns read-only under open files; an administrator repairs it; nothing is lost.
+
+    The kernel permits no write after that before the file system was unmounted and checked, and no unmounting while
+    files are open: here, and nowhere else, a human has to act, and stops and starts the daemons meanwhile.
+    """
+    story = Story()
+    data = scratch / "data"
+    points = {"spool": data / "spool", "output": scratch / "media", "ledger": data, "everything": data}
+    data.mkdir(parents=True)
+    with breakable_disk(scratch / "ext4.img", points[bad]) as ext4:
+        media = data / "media" if bad == "everything" else scratch / "media"
+        where = House(data, media, (data if bad == "everything" else scratch) / "metadata.jsonl", ext4.mount)
+        if bad == "ledger":
+            (scratch / "spool").mkdir(mode=0o700)
+            (data / "spool").symlink_to(scratch / "spool")
+        with daemons(data, scratch / "logs", extra=where.settings(NO_MARKS)) as product:
+            product.start("run")
+            product.start("listener")
+            keeper = Keeper(product)
+            sender = Pynetdicom(product.port, pause_s=0.02)
+            sender.start()
+            try:
+                repaired_at = _break_and_repair(keeper, where, sender, ext4, story)
+            finally:
+                sender.stop.set()
+                sender.join(60)
+            _settle(keeper, story)
+            story.settled_s = time.monotonic() - repaired_at
+            story.restarts = keeper.restarts
+            story.violations += product.reconciled()
+            for name in ("run", "listener"):
+                product.stop(name)
+        story.acknowledged, story.refused = len(sender.acknowledged), sender.refused
+        story.violations += check_settled(data, sender.acknowledged, media=media, metadata=where.metadata)
+    odd = set(story.refused) - {"0xA700", "no answer"}  # no answer: the administrator stopped the listener
+    story.violations += [f"refused with {sorted(odd)} instead of 0xA700"] * bool(odd)
+    return Row("F53 turned read-only by an error", bad, 1, tuple(story.violations), story.figure)
+
+
+def _break_and_repair(keeper: Keeper, where: House, sender: Pynetdicom, ext4: Disk, story: Story) -> float:
+    """The error, six seconds of trouble, and the repair; when the daemons were started again."""
+    lines, product = where.metadata, keeper.daemons
+    wait_for(lambda: len(sender.acknowledged) > 20 and lines.is_file() and lines.stat().st_size, 60, "it runs")
+    ext4.fail()
+    until = time.monotonic() + 6
+    while time.monotonic() < until:
+        keeper.look()
+        time.sleep(0.1)
+    check_visible(where.data, story.violations, media=where.media, metadata=where.metadata)
+    for name in ("run", "listener"):
+        if product.processes[name].poll() is None and product.stop(name) != 0:
+            story.violations.append(f"{name} did not end in order on a disk that is read-only")
+    ext4.repair()
+    check_visible(where.data, story.violations, media=where.media, metadata=where.metadata)
+    before, repaired_at = len(sender.acknowledged), time.monotonic()
+    for name in ("run", "listener"):
+        product.start(name, wait=False)
+    try:
+        wait_for(lambda: keeper.look() or len(sender.acknowledged) > before, WAIT_S, "stored again")
+    except Late as late:
+        story.violations.append(str(late))
+    story.stored_again_s = time.monotonic() - repaired_at
+    return repaired_at
+
+
 def rows(scratch: Path, _: Scale) -> Iterator[Row]:
     """Every part of the product on a bad disk, one after another."""
+    five, four = ("spool", "output", "ledger", "lines", "everything"), ("spool", "output", "ledger", "everything")
     for what, spoil, options, marks, parts in (
-        ("disk full", no_space, "size=12m", NO_MARKS, ("spool", "output", "ledger", "lines", "everything")),
-        ("disk full, water marks", no_space, "size=12m", MARKS, ("spool", "everything")),
-        ("inodes full", no_inodes, "size=32m,nr_inodes=300", NO_MARKS, ("spool", "output", "ledger", "everything")),
-        ("read-only remount", read_only, "size=32m", NO_MARKS, ("spool", "output", "ledger", "everything")),
+        ("disk full", no_space, "size=12m", NO_MARKS, five),
+        ("disk below its marks", little_space, "size=16m", MARKS, five),
+        ("inodes full", no_inodes, "size=32m,nr_inodes=300", NO_MARKS, four),
+        ("inodes below their marks", few_inodes, "size=32m,nr_inodes=400", MARKS, four),
+        ("read-only remount", read_only, "size=32m", NO_MARKS, four),
     ):
         for bad in parts:
             at = scratch / f"{what}-{bad}".replace(" ", "-").replace(",", "")
             at.mkdir(parents=True)
             yield attempt(f"F50-F53 {what}", bad, partial(row, at, bad, what, spoil, options, marks))
+    for bad in four:
+        at = scratch / f"error-{bad}"
+        at.mkdir(parents=True)
+        yield attempt("F53 turned read-only by an error", bad, partial(emergency_row, at, bad))
