@@ -40,6 +40,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 log = structlog.get_logger()
 
 PATH: Final = re.compile(r"/dicom-web/studies(?:/([^/]{1,256}))?/?")
+TURN_S: Final = 2.0
 RETRY_BUSY_S: Final = 5
 RETRY_ROOM_S: Final = 60
 MOST_DRAINED: Final = 8 << 20
@@ -82,7 +83,7 @@ class StoreApp:
         """Replaced as a whole at a reload; requests under way keep theirs."""
         self._surroundings = surroundings
         self._counters = surroundings.counters
-        self._under_way = 0
+        self._free = asyncio.Semaphore(policy.settings.dicomweb.limits.max_requests)
         self._silent_until: dict[int, float] = {}
         self._pool = ThreadPoolExecutor(policy.settings.dicomweb.limits.max_requests, thread_name_prefix="dicom-web")
 
@@ -109,13 +110,13 @@ class StoreApp:
         study = request.study()
         request.authorize()
         boundary, request.media_type = request.negotiate()
-        self._find_room(request.policy)
+        self._find_room()
         terms = Terms(self._surroundings, request.policy.settings.listener, study)
         try:
             intake = Intake(boundary, terms, request.policy.settings.dicomweb.limits.max_instances)
         except Malformed as error:
             raise Refusal(400, str(error)) from error
-        self._under_way += 1
+        await self._wait_for_turn()
         loop = asyncio.get_running_loop()
         try:
             async for piece in request.body():
@@ -126,18 +127,24 @@ class StoreApp:
         except TooManyInstances:
             raise Refusal(413, "the request has more instances than are permitted") from None
         finally:
-            self._under_way -= 1
+            self._free.release()
             self._count(intake.answers)
             # Also where this task is cancelled while a thread still writes: `discard` waits for it.
             self._pool.submit(intake.discard)
 
-    def _find_room(self, policy: Policy) -> None:
+    def _find_room(self) -> None:
         """Refuse what cannot be taken now (PS3.18 8.5: 503 where out of resources)."""
         space = self._surroundings.space
         if space.state is not Room.ENOUGH or space.queue_full:
             raise Refusal(503, "out of resources: storage", (("retry-after", str(RETRY_ROOM_S)),))
-        if self._under_way >= policy.settings.dicomweb.limits.max_requests:
-            raise Refusal(503, "too many requests at once", (("retry-after", str(RETRY_BUSY_S)),))
+
+    async def _wait_for_turn(self) -> None:
+        """Wait for a moment where too many requests are under way; the body waits with its client."""
+        try:
+            async with asyncio.timeout(TURN_S):
+                await self._free.acquire()
+        except TimeoutError:
+            raise Refusal(503, "too many requests at once", (("retry-after", str(RETRY_BUSY_S)),)) from None
 
     def _count(self, answers: list[Answer]) -> None:
         for word, count in Counter(answer.situation.word for answer in answers).items():

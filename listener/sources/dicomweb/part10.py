@@ -135,8 +135,8 @@ class Upload:
     def write(self, piece: memoryview) -> None:
         """Take the next bytes of the file."""
         self.size_bytes += len(piece)
+        self._look(piece)
         if self._situation is not None or self._incoming is None:
-            self._look(piece)
             return
         if self.size_bytes > self._terms.settings.limits.max_instance_bytes:
             self._give_up(statuses.TOO_LARGE)
@@ -145,7 +145,6 @@ class Upload:
             self._incoming.write([piece])
         except SpoolWriteFailed as error:
             self._give_up(failed(error))
-        self._look(piece)
 
     def finish(self) -> Answer:
         """The file is complete: judge it, and make it durable where it is kept."""

@@ -10,6 +10,7 @@ Must never: write an access log, or let a silent connection keep a place that a 
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import threading
 import time
@@ -26,7 +27,6 @@ from listener.sources.dimse.admission import Place, Places
 from listener.sources.ports import listen
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from listener.counters import Counters
@@ -39,6 +39,10 @@ KEEP_ALIVE_S: Final = 5
 UNREAD_ANSWER_S: Final = 30.0
 """Time for the client to read an answer."""
 TICK_S: Final = 0.5
+SILENT_S: Final = 1.0
+"""A connection without a whole request header for so long may have to make room for a newcomer."""
+TURNS_TO_READ: Final = 3
+"""Rounds of the loop from a new connection to its first words: its task, its reader, the reading."""
 STUCK_S: Final = 5.0
 
 
@@ -54,20 +58,31 @@ class Guard:
     tls: ssl.SSLContext | None
 
 
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One connection's place, what holds for it, and whom to tell that it has asked or is over."""
+
+    place: Place
+    guard: Guard
+    heard: Callable[[Place], None]
+
+
 class GuardedProtocol(H11Protocol):
     """uvicorn's protocol with deadlines for what comes before and after a request."""
 
-    def __init__(self, config: Config, state: ServerState, place: Place, guard: Guard, counters: Counters) -> None:
+    def __init__(self, config: Config, state: ServerState, visit: Visit, counters: Counters) -> None:
         super().__init__(config, state, {}, asyncio.get_running_loop())
         self.access_log = False
-        self._place = place
-        self._guard = guard
+        self._place = visit.place
+        self._guard = visit.guard
+        self._heard = visit.heard
         self._counters = counters
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the base class has it
         """The handshake is over."""
         super().connection_made(transport)
+        self.client = self.client or (self._place.host, 0)  # a connection that is over again tells no address
         self._counters.add("http_connections")
         self._expect(self._guard.header_s, "http_header_too_slow")
 
@@ -89,11 +104,13 @@ class GuardedProtocol(H11Protocol):
         """The connection is over."""
         self._forget()
         super().connection_lost(exc)
+        self._heard(self._place)
         self._place.leave()
 
     def _look(self) -> None:
         """A request under way has the deadlines of its application; anything else has ours."""
         if self.cycle is not None and not self.cycle.response_complete:  # type: ignore[redundant-expr]  # None at first
+            self._heard(self._place)
             self._place.has_asked()
             self._forget()
         elif self._deadline is None:
@@ -134,8 +151,10 @@ class HttpServer:
         )
         self._state = ServerState()
         self._places = Places()
+        self._silent: dict[Place, float] = {}
         self._opening: set[asyncio.Task[None]] = set()
         self._socket: socket.socket | None = None
+        self._port = 0
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
@@ -147,12 +166,13 @@ class HttpServer:
     @property
     def port(self) -> int:
         """The port that is listened on."""
-        return int(self._socket.getsockname()[1]) if self._socket is not None else 0
+        return self._port
 
     def start(self, host: str, port: int) -> None:
         """Bind and serve; raises `SourceUnusable` where that cannot be done."""
         self._socket = listen(host, port, "status")
         self._socket.setblocking(False)
+        self._port = int(self._socket.getsockname()[1])
         self._config.load()
         self._last_tick = time.monotonic()
         self._thread.start()
@@ -225,7 +245,7 @@ class HttpServer:
                 log.error("cannot accept a connection", problem=error.strerror)  # noqa: TRY400 - no traceback
                 await asyncio.sleep(0.05)
                 continue
-            place = self._places.admit(sock, str(address[0]), self.guard)
+            place = self._admit(sock, str(address[0]))
             self._counters.gauge("http_connections_open", self._places.count)
             if place is None:
                 self._counters.add("http_connections_too_many")
@@ -234,13 +254,43 @@ class HttpServer:
             task = loop.create_task(self._open(sock, place))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
+            # What it says at once is read before the next one asks for a place: whoever has words waiting to be read
+            # counts as busy, and is not displaced.
+            for _ in range(TURNS_TO_READ):
+                await asyncio.sleep(0)
+
+    def _admit(self, sock: socket.socket, host: str) -> Place | None:
+        """A place for a newcomer, if need be that of the connection that has been silent for longest.
+
+        Behind a proxy all have one address, so that here the addresses alone cannot decide who is in the way.
+        """
+        place = self._places.admit(sock, host, self.guard)
+        if place is None:
+            patience = time.monotonic() - SILENT_S
+            silent = [one for one, since in self._silent.items() if since < patience]
+            victim = next((one for one in silent if one.host == host), silent[0] if silent else None)
+            if victim is None:
+                return None
+            self._heard(victim)
+            victim.leave()
+            with suppress(OSError):
+                victim.sock.shutdown(socket.SHUT_RDWR)
+            self._counters.add("http_connections_displaced")
+            place = self._places.admit(sock, host, self.guard)
+        if place is not None:
+            self._silent[place] = time.monotonic()
+        return place
+
+    def _heard(self, place: Place) -> None:
+        """A connection has asked, or is over."""
+        self._silent.pop(place, None)
 
     async def _open(self, sock: socket.socket, place: Place) -> None:
         """Do the handshake where there is one, and hand the connection to its protocol."""
         guard = self.guard
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: GuardedProtocol(self._config, self._state, place, guard, self._counters),
+                lambda: GuardedProtocol(self._config, self._state, Visit(place, guard, self._heard), self._counters),
                 sock,
                 ssl=guard.tls,
                 ssl_handshake_timeout=guard.handshake_s if guard.tls else None,
@@ -248,9 +298,12 @@ class HttpServer:
             )
         except (OSError, ssl.SSLError, TimeoutError):
             self._counters.add("http_handshake_failed")
-            place.leave()
-            sock.close()
+            self._turn_away(sock, place)
         except asyncio.CancelledError:
-            place.leave()
-            sock.close()
+            self._turn_away(sock, place)
             raise
+
+    def _turn_away(self, sock: socket.socket, place: Place) -> None:
+        self._heard(place)
+        place.leave()
+        sock.close()

@@ -29,7 +29,7 @@ class HttpLimitSection(Section):
     max_instances: Annotated[int, Field(gt=0, le=1_000_000)] = 10_000
     """Most instances of one request."""
     max_requests: Annotated[int, Field(gt=0, le=256)] = 8
-    """Most requests at once; more are told to come again."""
+    """Most requests at once; more wait for a moment and are then told to come again. Read at the start only."""
     max_connections: PositiveInt = 200
     """Most connections at once; more are closed."""
     max_connections_per_peer: PositiveInt = 150

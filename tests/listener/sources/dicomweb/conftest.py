@@ -1,0 +1,42 @@
+"""DICOMweb sources."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from listener.spool import Spool
+from tests.listener.certificates import make_certificate
+from tests.listener.sources.dicomweb.store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Store]]:
+    """Starts sources over one spool; every one is stopped at the end."""
+    with ExitStack() as stack:
+        spool = stack.enter_context(Spool.open(tmp_path / "spool"))
+
+        def start(**settings: Any) -> Store:
+            found = Store(tmp_path, spool, settings)
+            stack.callback(found.source.stop, 5.0)
+            return found
+
+        yield start
+
+
+@pytest.fixture
+def store(serve: Callable[..., Store]) -> Store:
+    """A source with every default."""
+    return serve()
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for localhost, its key in the same file."""
+    return make_certificate(tmp_path_factory.mktemp("tls"), "server")
