@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
@@ -25,13 +26,14 @@ if TYPE_CHECKING:
 
 
 class Scratch:
-    """The copies of one run; used by one thread."""
+    """The copies of one run; each is used by one thread at a time."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         """Use `folder`, which the first copy makes; `is_full` at `limit_bytes`."""
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._number = 0
+        self._counting = threading.Lock()
         self.used_bytes = 0
         """What the copies take that are not yet released."""
 
@@ -47,11 +49,18 @@ class Scratch:
             OutOfSpace: The disk is full.
             MediaFolderUnusable: The folder cannot be used.
         """
-        if not self._number:
-            with self.errors():
-                self._folder.mkdir(mode=0o700)
-        self._number += 1
-        return Copy(self, self._folder / str(self._number))
+        with self._counting:
+            if not self._number:
+                with self.errors():
+                    self._folder.mkdir(mode=0o700)
+            self._number += 1
+            number = self._number
+        return Copy(self, self._folder / str(number))
+
+    def count(self, size_bytes: int) -> None:
+        """Copies take so much more, or less."""
+        with self._counting:
+            self.used_bytes += size_bytes
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -104,7 +113,7 @@ class Copy:
                 while rest:
                     written = os.write(self._descriptor, rest)
                     self.size_bytes += written
-                    self._scratch.used_bytes += written
+                    self._scratch.count(written)
                     rest = rest[written:]
         except (OutOfSpace, MediaFolderUnusable):
             self.release()
@@ -120,7 +129,7 @@ class Copy:
         self._close()
         with suppress(OSError):
             self.path.unlink()
-        self._scratch.used_bytes -= self.size_bytes
+        self._scratch.count(-self.size_bytes)
         self.size_bytes = 0
 
     def _close(self) -> None:

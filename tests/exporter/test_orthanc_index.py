@@ -22,14 +22,16 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.uid import UID
 
-from exporter.errors import OutOfSpace, Reason
-from exporter.readers.contract import InputUnusable
+from exporter.errors import OutOfSpace, Reason, Unreadable
+from exporter.readers.contract import Entry, InputUnusable
+from exporter.readers.orthanc.ahead import ahead
 from exporter.readers.orthanc.index import opened
 from exporter.readers.orthanc.orphans import orphans
+from exporter.readers.scratch import Copy, Scratch
 from tests.exporter.orthanc_folders import COLUMNS, LATER_COLUMNS, MD5_COLUMNS, Handmade, header_of, lines, run, state
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
 
@@ -474,3 +476,47 @@ def test_failures_are_told_in_the_words_of_the_table(made: Handmade, out: Path) 
     made.write_index()
     done = run(made.folder, out)
     assert dict(done.tally.failed) == {Reason.NOT_DICOM: 1}
+
+
+def test_attachments_are_made_readable_ahead_in_order_and_let_go_of_when_nobody_takes_them(tmp_path: Path) -> None:
+    with Scratch(tmp_path / "copies", 1 << 20) as scratch:
+
+        def entries() -> Iterator[Entry]:
+            for number in range(100):
+                yield Entry(str(number), 1, 1, Counted(scratch, fails=number == 5))
+
+        taken = ahead(entries(), threads=3)
+        for number in range(10):
+            entry = next(taken)
+            assert (entry.name, entry.content is not None) == (str(number), True)
+            assert entry.content is not None
+            if number == 5:
+                with pytest.raises(Unreadable):
+                    entry.content.readable()
+                continue
+            assert entry.content.readable().read_bytes() == b"content"
+            entry.content.release()
+        assert 0 < scratch.used_bytes <= 7 * 2 * 3
+        taken.close()
+        assert scratch.used_bytes == 0
+        assert list((tmp_path / "copies").iterdir()) == []
+
+
+class Counted:
+    """A content that is a copy."""
+
+    def __init__(self, scratch: Scratch, *, fails: bool) -> None:
+        self._scratch = scratch
+        self._fails = fails
+        self._copy: Copy | None = None
+
+    def readable(self) -> Path:
+        if self._fails:
+            raise Unreadable("damaged")
+        self._copy = self._scratch.copy()
+        self._copy.write(b"content")
+        return self._copy.finish()
+
+    def release(self) -> None:
+        if self._copy is not None:
+            self._copy.release()

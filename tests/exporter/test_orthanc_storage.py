@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
-INSTANCES = 20
+INSTANCES = 16
 
 
 def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -74,7 +74,7 @@ def instances(corpus: Path) -> list[bytes]:
         try:
             read = pydicom.dcmread(path, stop_before_pixels=True)
             uid, syntax = str(read.SOPInstanceUID), str(read.file_meta.TransferSyntaxUID)
-            honest = read.file_meta.MediaStorageSOPInstanceUID == uid and read.StudyInstanceUID and read.PatientID
+            honest = read.StudyInstanceUID and read.PatientID
         except Exception:  # noqa: BLE001, S112 - broken files are for other tests
             continue
         if honest and uid not in seen:
@@ -402,6 +402,7 @@ def test_a_stopped_run_goes_on_where_it_stopped(held: Held, live: DataFolder, tm
             if number == 3:
                 stop.set()
         assert storage.reader.noticed.orphans is None
+    assert not list(target.places.media.glob(".partial/copies-*/*"))
     rest = run(held.storage, tmp_path / "out")
     assert rest.tally.unchanged >= 4
     assert rest.tally.done == INSTANCES

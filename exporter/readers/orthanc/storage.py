@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from exporter.engine import Published
     from exporter.feeding import Tally
 
+MOST_THREADS: Final = 8
 _LEVEL: Final = re.compile(r"[0-9a-f]{2}")
 
 
@@ -128,7 +129,8 @@ def opened_storage(request: Request, target: Target, *, list_orphans: bool) -> I
     try:
         with opened(path) as index:
             _refuse_if_elsewhere(folder, index)
-            yield Storage(IndexedReader(folder, index, limits, output), index, tuple(_warnings(index)))
+            reader = IndexedReader(folder, index, limits, output, threads=_threads(target))
+            yield Storage(reader, index, tuple(_warnings(index)))
     except IndexLost as lost:
         if request.index is not None:
             raise InputUnusable(f"{lost}: name the index of this storage with --index") from None
@@ -138,6 +140,12 @@ def opened_storage(request: Request, target: Target, *, list_orphans: bool) -> I
                 "(plugins for object storage keep them elsewhere: then export from Orthanc while it runs)"
             ) from None
         yield Storage(by_content, None, (_told_by_content(str(lost)),))
+
+
+def _threads(target: Target) -> int:
+    """Threads that check attachments: one inflates as much as some four workers export."""
+    workers = target.settings.workers if target.workers is None else target.workers
+    return min(1 + workers // 4, MOST_THREADS)
 
 
 def _warnings(index: StorageIndex) -> Iterator[str]:

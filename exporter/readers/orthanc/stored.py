@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from exporter.errors import ExportError, Reason
 from exporter.outcome import Failed
 from exporter.readers.contract import Entry
+from exporter.readers.orthanc.ahead import ahead
 from exporter.readers.orthanc.attachments import Indexed, Told, missing, place
 from exporter.readers.orthanc.orphans import orphans, tell, uuid_at
 
@@ -52,17 +53,23 @@ class Noticed:
 class IndexedReader:
     """A `Reader` of a storage folder with its index."""
 
-    def __init__(self, folder: Path, index: StorageIndex, limits: LimitSettings, output: Path | None) -> None:
+    def __init__(
+        self, folder: Path, index: StorageIndex, limits: LimitSettings, output: Path | None, *, threads: int
+    ) -> None:
         """Read `folder`, an absolute path without links; the list of orphans goes below `output`, if anywhere."""
         self._folder = folder
         self._index = index
         self._limits = limits
         self._output = output
+        self._threads = threads
         self._repeated = index.repeated()
         self.noticed = Noticed()
 
     def entries(self, memory: Memory, scratch: Scratch) -> Iterator[Entry]:
         """See `Reader`."""
+        return ahead(self._listed(memory, scratch), self._threads)
+
+    def _listed(self, memory: Memory, scratch: Scratch) -> Iterator[Entry]:
         for attachment in self._index.instances():
             entry = self._entry(attachment, scratch)
             if not memory.done(entry.name, entry.size_bytes, entry.mtime_ns):
