@@ -166,7 +166,16 @@ class _Loop:
                 purged_at = now
         notify("STOPPING=1", "STATUS=finishing instances under way")
         self._drain()
-        log.info("stopped", put_back=self._spool.recover_exporter(), **self._counts)
+        log.info("stopped", put_back=self._put_all_back(), **self._counts)
+
+    def _put_all_back(self) -> int:
+        """Release what is still claimed; how many. A disk that refuses is no reason to end in disorder."""
+        try:
+            return self._spool.recover_exporter()
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            return 0  # the next start does it
 
     def _drain(self) -> None:
         """End the engine while its results are taken; what is not finished in time is put back."""

@@ -1,21 +1,25 @@
 """A lost or damaged ledger made anew from what it described: metadata lines, media and the spool's quarantine.
 
-Contract: the old database is moved aside, never deleted. Every line of ``metadata.jsonl`` that is ours becomes the
-instance it tells of, byte by byte the same line; lines of others keep their place. Quarantined spool files become
-quarantined instances; files that wait in the spool need no ledger. What cannot be known any more is not invented:
-failures and skips of a backfill, and sizes and times of its inputs, so that a rerun exports those anew under the same
-names, without a second line where nothing changed. Run `exporter.reconcile` afterwards.
+Contract: the old database is moved aside, never deleted. Every line of ``metadata.jsonl`` that is ours, and before it
+those of rotated files that lie beside it, becomes the instance it tells of, byte by byte the same line; lines of
+others keep their place. Quarantined spool files become quarantined instances; files that wait in the spool need no
+ledger. What cannot be known any more is not invented: failures and skips of a backfill, and sizes and times of its
+inputs, so that a rerun exports those anew under the same names, without a second line where nothing changed; and what
+became of a kept spool file that no line tells of, so that it waits again. Run `exporter.reconcile` afterwards.
 
-Must never: run beside an exporter, change the metadata file beyond cutting a torn tail (kept), touch media or spool.
+Must never: run beside an exporter, change the metadata file beyond cutting a torn tail (kept), touch media, or delete
+anything.
 """
 
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import re
 import time
 import zlib
+from collections import deque
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
@@ -25,8 +29,10 @@ import orjson
 from exporter.errors import Reason, SkipReason
 from exporter.ledger import Arrival, Ending, Ledger, State
 from exporter.metadata.inspection import MOST_LINE_BYTES
-from exporter.metadata.jsonl import Appender
+from exporter.metadata.jsonl import Appender, MetadataFileUnusable
+from exporter.metadata.rotation import START, open_rotated, rotated_files
 from exporter.outcome import Identity, MediaType, Medium
+from listener.durable import fsync_folder
 from listener.spool import NAME, REASON, REPORT_SUFFIX
 
 if TYPE_CHECKING:
@@ -46,9 +52,13 @@ class Rebuilt:
     kept: Path | None
     """Where the old database is now."""
     lines: int = 0
+    rotated: int = 0
+    """Those of them that are in rotated files."""
     foreign_bytes: int = 0
     """Bytes of the metadata file that are whole lines of others."""
     quarantined: int = 0
+    waiting_again: int = 0
+    """Kept spool files that no line tells of."""
 
 
 @dataclass(slots=True)
@@ -102,11 +112,14 @@ def rebuild(folders: Folders) -> Rebuilt:
         rebuilt = Rebuilt(_set_aside(folders.ledger))
         with Ledger.open(folders.ledger, exclusive=False) as ledger:
             replay = _Replay(ledger)
+            rebuilt.rotated = _replay_rotated(folders, ledger)
+            replay.lines = rebuilt.rotated
             has_file = folders.metadata.is_file()
             if has_file:
                 _replay_lines(folders, replay)
-                ledger.set_file(replay.lines, {}, replay.foreign)
+            ledger.set_file(replay.lines, {START: rebuilt.rotated}, replay.foreign)
             rebuilt.quarantined = _replay_quarantine(folders.spool, ledger)
+            rebuilt.waiting_again = _wait_again(folders.spool, ledger)
             if has_file:
                 Appender(folders.metadata, ledger, append=True).close()  # checks every line, and cuts a torn tail
     rebuilt.lines = replay.lines
@@ -122,6 +135,28 @@ def _set_aside(ledger: Path) -> Path | None:
         if source.exists():
             source.rename(f"{ledger}.{stamp}{suffix}")
     return ledger.rename(f"{ledger}.{stamp}") if ledger.exists() else None
+
+
+def _replay_rotated(folders: Folders, ledger: Ledger) -> int:
+    """Replay the lines of rotated files, oldest first; how many there are.
+
+    Raises:
+        MetadataFileUnusable: One of them cannot be read.
+    """
+    replay = _Replay(ledger)
+    for path in rotated_files(folders.metadata):
+        try:
+            with open_rotated(path) as file:
+                while text := file.readline(MOST_LINE_BYTES):
+                    read = _read(text, folders) if text.endswith(b"\n") else None
+                    if read is not None:
+                        replay.add(*read)
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            cause = f"it cannot be read ({getattr(error, 'strerror', None) or 'damaged'})"
+            raise MetadataFileUnusable(path, cause, "mend it, or move it out of the folder") from error
+    replay.flush()
+    last = deque(ledger.line_places(), maxlen=1)  # a line that two files hold is one line
+    return last[0][0] if last else 0
 
 
 def _replay_lines(folders: Folders, replay: _Replay) -> None:
@@ -205,6 +240,19 @@ def _replay_quarantine(spool: Path | None, ledger: Ledger) -> int:
             ledger.finish(name, state=State.QUARANTINED, reason=reason, message=_message(path))
             number += 1
     return number
+
+
+def _wait_again(spool: Path | None, ledger: Ledger) -> int:
+    """Give kept files that no line tells of back to `new/`: skipped, or told in lines that are lost; nobody knows."""
+    if spool is None or not (spool / "done").is_dir():
+        return 0
+    names = [name for name in os.listdir(spool / "done") if NAME.fullmatch(name) and ledger.entry(name) is None]  # noqa: PTH208 - names only
+    for name in names:
+        (spool / "done" / name).rename(spool / "new" / name)
+    if names:
+        fsync_folder(spool / "new")
+        fsync_folder(spool / "done")
+    return len(names)
 
 
 def _quarantined(spool: Path | None) -> Iterator[tuple[str, str, Path]]:

@@ -71,7 +71,10 @@ def _rebuild(folder: DataFolder, settings: Settings) -> None:
         except MetadataFileUnusable as error:
             raise CommandError(str(error)) from error
     kept = f"; the old one is {made.kept}" if made.kept is not None else ""
-    print(f"made anew: {made.lines} metadata lines, {made.quarantined} quarantined{kept}", file=sys.stderr)
+    rotated = f" ({made.rotated} in rotated files)" if made.rotated else ""
+    again = f", {made.waiting_again} wait again" if made.waiting_again else ""
+    found = f"{made.lines} metadata lines{rotated}, {made.quarantined} quarantined{again}"
+    print(f"made anew: {found}{kept}", file=sys.stderr)
 
 
 def _text(report: Report) -> str:

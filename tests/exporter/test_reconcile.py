@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import shutil
@@ -22,7 +23,7 @@ from exporter import reconcile as module
 from exporter.backfilling import Tally
 from exporter.errors import SkipReason
 from exporter.ledger import Ledger, LedgerUnusable, State
-from exporter.metadata.jsonl import Appender
+from exporter.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.metadata.line import line
 from exporter.outcome import Exported, Failed, Identity, MediaType, Medium, Skipped
 from exporter.rebuild import rebuild
@@ -463,6 +464,57 @@ def test_of_several_lines_of_one_input_the_last_counts(tmp_path: Path) -> None:
         assert (entry.line_seq, [one.file for one in ledger.media(name)]) == (2, [os.fsdecode(b"caf\xe9.jpg")])
         assert entry.identity is not None
         assert entry.identity.content_sha256 == IDENTITY.content_sha256
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("present", [False, True])
+def test_lines_in_rotated_files_make_the_ledger_too(house: House, packed: bool, present: bool) -> None:
+    metadata = house.folders.metadata
+    for number in (2, 1):
+        rotated = metadata.with_name(f"{metadata.name}.{number}")
+        metadata.rename(rotated)
+        with house.ledger() as ledger, Appender(metadata, ledger) as appender:
+            appender.publish()
+        if number == 2 or present:
+            name = house.begin(f"after rotation {number}")
+            house.finish(name, State.SKIPPED, reason="no_media", told=True)
+            with house.ledger() as ledger, Appender(metadata, ledger) as appender:
+                appender.publish()
+        if packed:
+            status = rotated.stat()
+            Path(f"{rotated}.gz").write_bytes(gzip.compress(rotated.read_bytes()))
+            os.utime(f"{rotated}.gz", ns=(status.st_atime_ns, status.st_mtime_ns))
+            if number == 1:
+                rotated.unlink()  # the other one lies there twice
+    if not present:
+        metadata.unlink()
+    before, lines = entries(house), metadata.read_bytes() if present else b""
+    house.folders.ledger.unlink()
+    rebuilt = rebuild(house.folders)
+    assert (rebuilt.lines, rebuilt.rotated) == (7 if present else 6, 6)
+    assert entries(house) == before
+    with house.ledger() as ledger, Appender(metadata, ledger) as appender:
+        assert appender.publish() == 0
+    assert metadata.read_bytes() == lines
+    assert reconcile(house.folders, deep=True).is_sound
+
+
+def test_a_rotated_file_that_is_damaged_is_named(house: House) -> None:
+    house.folders.metadata.with_name("metadata.jsonl.1.gz").write_bytes(gzip.compress(b"x" * 10_000)[:-9])
+    with pytest.raises(MetadataFileUnusable, match=r"metadata\.jsonl\.1\.gz"):
+        rebuild(house.folders)
+
+
+def test_a_kept_file_that_no_line_tells_of_waits_again(house: House) -> None:
+    name = house.begin("the same once more")
+    house.finish(name, State.SKIPPED, reason="duplicate")
+    done = house.root / "spool" / "done" / name
+    (house.root / "spool" / "active" / name).rename(done)
+    house.folders.ledger.unlink()
+    assert rebuild(house.folders).waiting_again == 1
+    assert not done.exists()
+    assert (house.root / "spool" / "new" / name).read_text() == "the same once more"
+    assert reconcile(house.folders, deep=True).is_sound
 
 
 def test_beside_a_running_exporter_nothing_is_made_anew(house: House) -> None:
