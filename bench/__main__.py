@@ -14,7 +14,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="how often each cell is measured [%(default)s]")
     parser.add_argument("--only", default="", help="receivers whose name contains this word, and ours")
     parser.add_argument("--cells", default="", help="cells whose name matches this regular expression")
-    parser.add_argument("--folder", type=Path, default=None, help="where to receive: a folder on the disk in question")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where to receive [the temporary folder, then memory]"
+    )
     parser.add_argument(
         "--write", type=Path, default=None, help="the report [docs/benchmarks.md, where everything is measured]"
     )

@@ -12,7 +12,7 @@ import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bench.receivers import HERE, RECEIVERS, Missing, Receiver, Running, compile_preload
 
@@ -98,51 +98,64 @@ def measure(receiver: Receiver, cell: Cell, folder: Path, preloads: dict[str, Pa
     return Figure(size_mb / seconds, count / seconds, cpu_s / size_mb * 1000, peak_mb)
 
 
+MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
+
+
 def run(options: argparse.Namespace) -> None:
-    """Measure everything and write the report."""
+    """Measure everything and write the report: on a disk, then in memory, where only the receivers themselves count."""
     receivers = [r for r in RECEIVERS if options.only in r.name or r.name == "ours"]
     cells = [cell for cell in CELLS if re.search(options.cells, cell.name)]
     target = options.write or (None if options.only or options.cells else Path("docs/benchmarks.md"))
-    text = ""
-    figures: dict[tuple[str, str], list[Figure]] = defaultdict(list)
-    absent: set[str] = set()
-    with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
-        folder = Path(temporary)
-        preloads = {kind: compile_preload(kind, folder) for kind in ("DURABLE", "VOLATILE")}
-        for turn in range(options.rounds):
-            for cell in cells:
-                for receiver in receivers:
-                    try:
-                        figure = measure(receiver, cell, folder, preloads)
-                    except (Missing, RuntimeError) as error:
-                        absent.add(f"{receiver.name}: {cell.name}: {error}")
-                        continue
-                    figures[receiver.name, cell.name].append(figure)
-                    print(f"{turn + 1} {cell.name:24} {receiver.name:30} {figure.mb_s:8.0f} MB/s", flush=True)
-            text = section(figures, receivers, cells, absent, folder)
-            if target is not None:
-                write(target, text)  # after every round: a run that is cut leaves what it has
-    print(text)
+    places = [("Receive", Path(options.folder or tempfile.gettempdir()))]
+    if options.folder is None and MEMORY.is_dir():
+        places.append(("Receive, in memory", MEMORY))
+    for title, place in places:
+        with tempfile.TemporaryDirectory(dir=place) as temporary:
+            comparison = Comparison(title, Path(temporary), receivers, cells)
+            for turn in range(options.rounds):
+                comparison.measure_once(turn)
+                if target is not None:
+                    write(target, comparison.section())  # after every round: a run that is cut leaves what it has
+            print(comparison.section(), flush=True)
+
+
+class Comparison:
+    """Every receiver in every cell, in one place."""
+
+    def __init__(self, title: str, folder: Path, receivers: list[Receiver], cells: list[Cell]) -> None:
+        self._title = title
+        self._folder = folder
+        self._receivers = receivers
+        self._cells = cells
+        self._preloads = {kind: compile_preload(kind, folder) for kind in ("DURABLE", "VOLATILE")}
+        self._figures: dict[tuple[str, str], list[Figure]] = defaultdict(list)
+        self._absent: set[str] = set()
+
+    def measure_once(self, turn: int) -> None:
+        """One round: one after another, so that what a machine does beside it meets all alike."""
+        for cell in self._cells:
+            for receiver in self._receivers:
+                try:
+                    figure = measure(receiver, cell, self._folder, self._preloads)
+                except (Missing, RuntimeError) as error:
+                    self._absent.add(f"{receiver.name}: {cell.name}: {error}")
+                    continue
+                self._figures[receiver.name, cell.name].append(figure)
+                print(f"{turn + 1} {cell.name:24} {receiver.name:30} {figure.mb_s:8.0f} MB/s", flush=True)
+
+    def section(self) -> str:
+        """The section of the report, from what is measured so far."""
+        rounds = max(map(len, self._figures.values()), default=0)
+        lines = [f"## {self._title}", "", machine(self._folder), "", *legend(rounds)]
+        lines += tables(self._figures, self._receivers, self._cells)
+        if self._absent:
+            lines += ["", "Not measured:", "", *(f"- {line}" for line in sorted(self._absent))]
+        return "\n".join(lines) + "\n"
 
 
 def middle(figures: list[Figure], name: str) -> float:
     """The median of one field."""
     return statistics.median([float(getattr(figure, name)) for figure in figures])
-
-
-def section(
-    figures: dict[tuple[str, str], list[Figure]],
-    receivers: list[Receiver],
-    cells: list[Cell],
-    absent: set[str],
-    folder: Path,
-) -> str:
-    """The section of the report, from what is measured so far."""
-    lines = ["## Receive", "", machine(folder), "", *legend(max(map(len, figures.values()), default=0))]
-    lines += tables(figures, receivers, cells)
-    if absent:
-        lines += ["", "Not measured:", "", *(f"- {line}" for line in sorted(absent))]
-    return "\n".join(lines) + "\n"
 
 
 def legend(rounds: int) -> list[str]:
@@ -202,6 +215,7 @@ def write(target: Path, text: str) -> None:
     head = "# Benchmarks\n\nMade by `python -m bench`; every figure here was measured by the machine it names.\n\n"
     old = target.read_text() if target.exists() else head
     sections = old.split("\n## ")
-    kept = [part for part in sections[1:] if not ("## " + part).startswith(heading)]
-    body = "\n## ".join([sections[0].rstrip("\n") + "\n", text.removeprefix("## ").rstrip("\n") + "\n", *kept])
+    new = text.removeprefix("## ").rstrip("\n") + "\n"
+    kept = [part for part in sections[1:] if f"## {part.splitlines()[0]}" != heading]
+    body = "\n## ".join([sections[0].rstrip("\n") + "\n", *kept, new])
     target.write_text(body)
