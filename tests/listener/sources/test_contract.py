@@ -11,6 +11,7 @@ import pytest
 from listener.counters import Counters
 from listener.settings import ListenerSettings
 from listener.sources.contract import SourceUnusable, Surroundings
+from listener.sources.dicomweb import DicomwebSource
 from listener.sources.dimse import DimseSource
 from listener.sources.watch import WatchSource
 from listener.space import SpaceGuard
@@ -36,7 +37,15 @@ def watch(surroundings: Surroundings) -> WatchSource:
     return WatchSource(settings.sources[0], settings, surroundings)
 
 
-SOURCES: list[Callable[[Surroundings], Source]] = [dimse, watch]
+def dicomweb(surroundings: Surroundings) -> DicomwebSource:
+    token_file = surroundings.spool.root.parent / "token"
+    token_file.write_text("0123456789abcdef")
+    token_file.chmod(0o600)
+    section = {"enabled": True, "token_file": str(token_file)}
+    return DicomwebSource(ListenerSettings.model_validate({"dicomweb": section, "status": {"port": 0}}), surroundings)
+
+
+SOURCES: list[Callable[[Surroundings], Source]] = [dimse, watch, dicomweb]
 
 
 @pytest.fixture
