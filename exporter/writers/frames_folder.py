@@ -26,7 +26,7 @@ from exporter.writers.jpeg_copy import bare_jpegs, same_jpegs
 from exporter.writers.pictures import peek, still_pictures, stream_pictures
 from exporter.writers.presentation import pixel_aspect
 from exporter.writers.raw import RescaleElements, has_raw, raw_form, write_raw
-from exporter.writers.remux import is_video_stream, study
+from exporter.writers.remux import is_moving, is_video_stream, study
 from exporter.writers.sealing import write_new, writing
 from exporter.writers.still import Still, write_still
 
@@ -56,12 +56,7 @@ class FramesWriter:
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """Fits instances of several frames, where the settings want folders of frames."""
-        if not settings.frames.enabled:
-            return None
-        if is_video_stream(instance):
-            return SCORE
-        pixels = instance.pixels
-        return SCORE if pixels is not None and pixels.frames > 1 else None
+        return SCORE if settings.frames.enabled and is_moving(instance) else None
 
     def write(self, task: Task) -> Written:
         """Write the folder.

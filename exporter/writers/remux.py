@@ -54,6 +54,12 @@ def is_video_stream(instance: Instance) -> bool:
     return family_of(instance.transfer_syntax) is Family.VIDEO
 
 
+def is_moving(instance: Instance) -> bool:
+    """Whether it has several pictures to show: frames, or a video stream of any length."""
+    pixels = instance.pixels
+    return is_video_stream(instance) or (pixels is not None and pixels.frames > 1)
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
     """One stream to be copied."""

@@ -23,7 +23,7 @@ from exporter.writers.pictures import peek, still_pictures, stream_pictures
 from exporter.writers.pixel_format import Converter
 from exporter.writers.plan import VideoPlan, container_of, framing_settings, plan_of
 from exporter.writers.presentation import pixel_aspect
-from exporter.writers.remux import is_video_stream, remux, study
+from exporter.writers.remux import is_moving, is_video_stream, remux, study
 from exporter.writers.sealing import seal
 from exporter.writers.verify import Witness, check_video
 
@@ -54,10 +54,7 @@ class VideoWriter:
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """Fits instances with pixel data of several frames, and video streams of any length."""
         del settings
-        if is_video_stream(instance):
-            return SCORE
-        pixels = instance.pixels
-        return SCORE if pixels is not None and pixels.frames > 1 else None
+        return SCORE if is_moving(instance) else None
 
     def write(self, task: Task) -> Written:
         """Write the video.
