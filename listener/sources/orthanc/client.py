@@ -240,11 +240,10 @@ def _meaning(error: Exception) -> OrthancTrouble:
 
 
 def _let_go(response: urllib3.BaseHTTPResponse) -> None:
-    """Give the connection back where the body was read to its end, else close it: a rest would be the next answer."""
-    if getattr(response, "length_remaining", None) == 0:
-        response.release_conn()
-    else:
+    """Give the connection back, closed where its body was not read to its end: the rest would be the next answer."""
+    if getattr(response, "length_remaining", None) != 0:
         response.close()
+    response.release_conn()
 
 
 def _length(response: urllib3.BaseHTTPResponse) -> int | None:

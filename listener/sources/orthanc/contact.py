@@ -35,7 +35,8 @@ class Contact:
         self._log = structlog.get_logger().bind(server=settings.label)
         self._until = 0.0
         self._failures = 0
-        self._is_known = False
+        self.is_known = False
+        """Whether it answered when it was last asked."""
         self._trouble = ""
         self._said: tuple[str, float] = ("", 0.0)
         self._version = ""
@@ -52,7 +53,7 @@ class Contact:
         Raises:
             OrthancTrouble: The contact was not made; tell `failed`.
         """
-        if self._is_known:
+        if self.is_known:
             return True
         is_mended = self._trouble == CredentialsRefused.word and self._file() != self._file_was
         if time.monotonic() < self._until and not is_mended:
@@ -60,7 +61,7 @@ class Contact:
         self._file_was = self._file()
         self._client.read_credentials()
         system = self.orthanc.system()
-        self._is_known = True
+        self.is_known = True
         if self._trouble or system.version != self._version:
             self._log.info("orthanc answers", version=system.version, after=self._trouble or None)
         if system.version != self._version:
@@ -88,11 +89,11 @@ class Contact:
 
     def _pause(self, word: str) -> float:
         now = time.monotonic()
-        if self._is_known or now >= self._until:
+        if self.is_known or now >= self._until:
             longest = min(self._settings.max_pause_s, self._settings.pause_s * 2 ** min(self._failures, 30))
             self._until = now + longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
             self._failures += 1
-        self._is_known = False
+        self.is_known = False
         self._trouble = word
         return self._until - now
 

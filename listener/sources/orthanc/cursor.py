@@ -7,8 +7,12 @@ and the newest read.
 from __future__ import annotations
 
 from collections import deque
+from typing import TYPE_CHECKING
 
 from listener.sources.orthanc.memory import Position
+
+if TYPE_CHECKING:
+    from listener.sources.orthanc.answers import Change
 
 
 class Cursor:
@@ -27,12 +31,19 @@ class Cursor:
         """Entries between both ends."""
         return len(self._entries)
 
-    def read(self, seq: int, fingerprint: bytes | None, *, is_open: bool) -> None:
-        """The next entry was read; it stays open until `finish`, or is finished at once."""
-        self.read_to = Position(self.position.epoch, seq, fingerprint)
+    def read(self, change: Change, *, is_open: bool, vanished: int = 0) -> None:
+        """The next entry was read; it stays open until `finish`, or is finished at once.
+
+        Args:
+            change: The entry.
+            is_open: Whether something is to be done about it.
+            vanished: How many before it are not there any more.
+        """
+        before = self.read_to
+        self.read_to = Position(before.epoch, change.seq, change.fingerprint, before.vanished + vanished)
         self._entries.append(self.read_to)
         if is_open:
-            self._open.add(seq)
+            self._open.add(change.seq)
         self._advance()
 
     def finish(self, seq: int) -> None:

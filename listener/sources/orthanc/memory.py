@@ -37,15 +37,17 @@ CREATE TABLE instances(
     why TEXT,                 -- filter or trouble, a stable word
     noted INTEGER NOT NULL    -- seconds since 1970
 ) WITHOUT ROWID;
+CREATE INDEX gone ON instances(id) WHERE state = 3;
 CREATE INDEX failed ON instances(id) WHERE state = 4;
 CREATE TABLE position(
     one INTEGER PRIMARY KEY CHECK (one = 1),
     epoch INTEGER NOT NULL,
     seq INTEGER NOT NULL,     -- every change up to here is dealt with
     anchor BLOB,              -- fingerprint of the change of that number
+    vanished INTEGER NOT NULL,-- changes that were deleted with their resources before they were read
     compared REAL NOT NULL    -- when all attachments were last compared, seconds since 1970
 );
-INSERT INTO position VALUES (1, 0, 0, NULL, 0);
+INSERT INTO position VALUES (1, 0, 0, NULL, 0, 0);
 """
 QUESTIONS: Final = 500
 """Most identifiers that one statement asks for."""
@@ -72,6 +74,8 @@ class Position:
     seq: int
     anchor: bytes | None
     """Fingerprint of the change `seq`; None where it is not known."""
+    vanished: int = 0
+    """Changes up to here that were deleted with their resources before we read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class Memory:
 
     def position(self) -> Position:
         """How far the log of changes is dealt with."""
-        row = self._connection.execute("SELECT epoch, seq, anchor FROM position").fetchone()
+        row = self._connection.execute("SELECT epoch, seq, anchor, vanished FROM position").fetchone()
         return Position(*row)
 
     def compared_at(self) -> float:
@@ -156,6 +160,10 @@ class Memory:
         )
         return [_noted(row) for row in rows]
 
+    def count_gone(self) -> int:
+        """How many were deleted from the server before they could be taken."""
+        return int(self._connection.execute("SELECT count(*) FROM instances WHERE state = 3").fetchone()[0])
+
     def count_failed(self) -> int:
         """How many count as failed."""
         return int(self._connection.execute("SELECT count(*) FROM instances WHERE state = 4").fetchone()[0])
@@ -176,8 +184,8 @@ class Memory:
             )
             if position is not None:
                 connection.execute(
-                    "UPDATE position SET epoch = ?, seq = ?, anchor = ?",
-                    (position.epoch, position.seq, position.anchor),
+                    "UPDATE position SET epoch = ?, seq = ?, anchor = ?, vanished = ?",
+                    (position.epoch, position.seq, position.anchor, position.vanished),
                 )
             connection.execute("COMMIT")
         except sqlite3.Error:

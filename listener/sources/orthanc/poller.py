@@ -46,6 +46,7 @@ MOST_OPEN: Final = 20_000
 """Changes between the oldest open and the newest read one, over which no more is read: some megabytes."""
 FAILED_PER_STEP: Final = 100
 SUMMARY_S: Final = 10.0
+TELL_S: Final = 0.5
 SPOOL_PAUSE_S: Final = 5.0
 
 
@@ -81,11 +82,14 @@ class Poller:
         self._order = itertools.count()
         self._next_read = 0.0
         self._is_drained = False
+        self._is_history = position.seq == 0
+        """Whether what is read happened before we first looked: what vanished from it is none of our business."""
         self._pass: Pass | None = None
         self._second_look: list[Listed] = []
         self._next_pass = 0.0
         self._since_summary: Counter[str] = Counter()
         self._next_summary = 0.0
+        self._next_tell = 0.0
 
     def start(self) -> None:
         """Begin."""
@@ -116,11 +120,12 @@ class Poller:
         while not self._stopping.is_set():
             self.beat = time.monotonic()
             self._settle(self._downloads.results(wait_s))
-            wait_s = TICK_S
+            wait_s = min(TICK_S, self._settings.poll_s)
             try:
+                self._tell()
                 if self._remember() and self._contact.is_open():
                     self._downloads.gate.set()
-                    wait_s = 0.0 if self._step() else min(TICK_S, self._settings.poll_s)
+                    wait_s = 0.0 if self._step() else wait_s
             except OrthancTrouble as trouble:
                 self._leave_alone(trouble)
             except sqlite3.Error as error:
@@ -165,13 +170,10 @@ class Poller:
         new = [change for change in page.changes if change.seq > at.seq]
         if not new and not page.is_done:
             raise BadAnswer("a page of changes has none, and says that there are more")
-        vanished = new[-1].seq - at.seq - len(new) if new else 0
-        if vanished:
-            # Changes of resources that were deleted before we read of them. Their numbers are all that is left.
-            self._count("changes_vanished", vanished)
         self._want(new)
         self._is_drained = page.is_done
         if page.is_done:
+            self._is_history = False
             self._next_read = time.monotonic() + self._settings.poll_s * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
             self._take_second_look()
         if not self._in_flight:
@@ -183,13 +185,15 @@ class Poller:
         epoch = self._cursor.position.epoch
         jobs = []
         for change in changes:
+            # Resources that were deleted before we read of them took their changes along: numbers are all that is left.
+            vanished = 0 if self._is_history else change.seq - self._cursor.read_to.seq - 1
             is_open = False
             if change.instance is not None:
                 noted = known.get(change.instance)
                 is_open = not (noted is not None and self._was_dealt_with(noted, epoch, change.seq))
                 if is_open:
                     jobs.append(Job(change.instance, epoch, (change.seq,)))
-            self._cursor.read(change.seq, change.fingerprint, is_open=is_open)
+            self._cursor.read(change, is_open=is_open, vanished=vanished)
         self._give_out(jobs)
 
     def _was_dealt_with(self, noted: Noted, epoch: int, seq: int) -> bool:
@@ -202,7 +206,8 @@ class Poller:
         epoch = self._cursor.position.epoch + 1
         self._log.warning("orthanc has another index: everything is looked at again", epoch=epoch)
         self._count("index_resets")
-        self._cursor = Cursor(Position(epoch, 0, None))
+        self._cursor = Cursor(Position(epoch, 0, None, self._cursor.position.vanished))
+        self._is_history = True
         # Jobs under way are of the old log: their results are remembered, the new log's position is not theirs.
         self._again.clear()
         self._pass, self._second_look = None, []
@@ -367,8 +372,6 @@ class Poller:
         for noted in done:
             if noted.state is State.TAKEN:
                 self._delete(noted)
-        self._counters.gauge(f"orthanc_{self._settings.label}_failed_now", self._memory.count_failed())
-        self._counters.gauge(f"orthanc_{self._settings.label}_position", position.seq)
         return True
 
     def _delete(self, noted: Noted) -> None:
@@ -388,6 +391,22 @@ class Poller:
     def _count(self, word: str, count: int = 1) -> None:
         self._counters.add(f"orthanc_{word}", count)
         self._since_summary[word] += count
+
+    def _tell(self) -> None:
+        """How it stands with this server, for `exporter status`."""
+        if time.monotonic() < self._next_tell:
+            return
+        self._next_tell = time.monotonic() + TELL_S
+        position = self._recorded
+        for what, value in (
+            ("gone", self._memory.count_gone()),
+            ("vanished", position.vanished),
+            ("failed", self._memory.count_failed()),
+            ("position", position.seq),
+            ("waiting", len(self._in_flight)),
+            ("reachable", int(self._contact.is_known)),
+        ):
+            self._counters.gauge(f"orthanc_{self._settings.label}_{what}", value)
 
     def _sum_up(self, *, now: bool = False) -> None:
         """One line for what happened lately, where anything did."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_PAGE_BYTES: Final = 16 << 20
 """Longest JSON that is read: a page of 500 expanded instances has under 1 MiB, a series of 100,000 some 5 MiB."""
+MOST_INSTANCE_BYTES: Final = 1 << 20
 MOST_TEXT_BYTES: Final = 4096
 MOST_SYSTEM_BYTES: Final = 64 << 10
 CHANGES_PER_PAGE: Final = 500
@@ -60,7 +61,7 @@ class Orthanc:
 
     def instance(self, instance: bytes) -> Held | None:
         """One instance; None where it is not there."""
-        content = self._client.get(f"/instances/{spelled(instance)}", MOST_PAGE_BYTES)
+        content = self._client.get(f"/instances/{spelled(instance)}", MOST_INSTANCE_BYTES)
         return None if content is None else answers.held(content, instance)
 
     def md5(self, instance: bytes) -> bytes | None:

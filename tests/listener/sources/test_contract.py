@@ -13,6 +13,7 @@ from listener.settings import ListenerSettings
 from listener.sources.contract import SourceUnusable, Surroundings
 from listener.sources.dicomweb import DicomwebSource
 from listener.sources.dimse import DimseSource
+from listener.sources.orthanc.source import OrthancSource
 from listener.sources.watch import WatchSource
 from listener.space import SpaceGuard
 from listener.spool import Spool
@@ -45,7 +46,13 @@ def dicomweb(surroundings: Surroundings) -> DicomwebSource:
     return DicomwebSource(ListenerSettings.model_validate({"dicomweb": section, "status": {"port": 0}}), surroundings)
 
 
-SOURCES: list[Callable[[Surroundings], Source]] = [dimse, watch, dicomweb]
+def orthanc(surroundings: Surroundings) -> OrthancSource:
+    """A server that is not there: it is waited for."""
+    settings = ListenerSettings.model_validate({"orthanc": {"url": "http://127.0.0.1:9/"}})
+    return OrthancSource(settings.orthanc[0], surroundings)
+
+
+SOURCES: list[Callable[[Surroundings], Source]] = [dimse, watch, dicomweb, orthanc]
 
 
 @pytest.fixture
