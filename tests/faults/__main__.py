@@ -1,7 +1,7 @@
 """``python -m tests.faults [--quick] [PART ...]``: the fault report, row by row; exit code 1 on any violation.
 
-Parts: power-ext4, power-xfs, points, disks, errors, bad, privacy, attacks, network, soak, lifecycle, suites; all
-without any.
+Parts: power-ext4, power-xfs, points, disks, errors, bad, privacy, attacks, network, soak, lifecycle, watchdog, suites;
+all without any.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tests.faults import (
     privacy,
     soak,
     suites,
+    watchdog,
 )
 from tests.faults.report import FULL, QUICK, show, total
 
@@ -48,6 +49,7 @@ PARTS: Final[dict[str, Callable[[Path, Scale], Iterator[Row]]]] = {
     "network": network_fuzz.rows,
     "soak": soak.rows,
     "lifecycle": lifecycle.rows,
+    "watchdog": watchdog.rows,
     "suites": suites.rows,
 }
 

@@ -317,7 +317,8 @@ ATTACKS: Final[tuple[tuple[str, str, Callable[[Attack], tuple[int, str]]], ...]]
 
 
 @contextmanager
-def _listening(scratch: Path, tls: str = "") -> Iterator[tuple[Daemons, int]]:
+def listening(scratch: Path, tls: str = "") -> Iterator[tuple[Daemons, int]]:
+    """A listener of its own process, and its process id."""
     with daemons(scratch / "data", scratch / "logs", extra=SETTINGS.replace("{tls}", tls)) as product:
         yield product, product.start("listener").pid
 
@@ -376,7 +377,7 @@ def idle_row(product: Daemons, pid: int, scale: Scale) -> Row:
 def rows(scratch: Path, scale: Scale) -> Iterator[Row]:
     """Every attack on one listener that is never started again, and those on a TLS port on another."""
     scratch.mkdir(parents=True, exist_ok=True)
-    with _listening(scratch / "plain") as (product, pid):
+    with listening(scratch / "plain") as (product, pid):
         for fault, where, measure in ATTACKS:
             yield attempt(fault, where, partial(row, product, pid, scale, (fault, where), measure))
         yield attempt("F15 500 associations at once", "five addresses", partial(crowd_row, product, pid, scale))
@@ -386,6 +387,6 @@ def rows(scratch: Path, scale: Scale) -> Iterator[Row]:
     own = make_certificate(certificates, "listener")
     tls = f"  tls: {{certificate: {own}, handshake_s: {DEADLINE_S}}}"
     options = ("+tla", "-ic")
-    with _listening(scratch / "tls", tls) as (product, pid):
+    with listening(scratch / "tls", tls) as (product, pid):
         named = ("F24 silent and broken TLS", "TLS port")
         yield attempt(*named, partial(row, product, pid, scale, named, silent_tls, options))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from tests.faults import (
     crash_points,
     errors,
     full_disk,
+    network,
     network_fuzz,
     power_cut,
     privacy,
@@ -71,6 +73,15 @@ def test_f50_a_full_disk_under_everything_is_told_and_recovered_from(tmp_path: P
     hold(lambda: full_disk.row(tmp_path, "everything", "disk full", full_disk.no_space, "size=12m", full_disk.NO_MARKS))
 
 
+def test_f50_an_output_disk_below_its_marks_refuses_and_pauses_and_all_goes_on_by_itself(tmp_path: Path) -> None:
+    what, spoil, marks = "disk below its marks", full_disk.little_space, full_disk.MARKS
+    hold(lambda: full_disk.row(tmp_path, "output", what, spoil, "size=16m", marks))
+
+
+def test_f53_a_disk_that_turns_read_only_by_an_error_loses_nothing(tmp_path: Path) -> None:
+    hold(lambda: full_disk.emergency_row(tmp_path, "spool"))
+
+
 def test_f52_a_listener_whose_disk_answers_with_errors_answers_its_peers(tmp_path: Path) -> None:
     row = hold(lambda: errors.listener_row(tmp_path, 1, ("EIO",)))
     assert row.injected >= 5
@@ -99,6 +110,21 @@ def test_f80_to_f83_no_planted_token_shows_while_receiving_and_exporting(tmp_pat
 
 def test_f80_to_f83_no_planted_token_shows_in_a_backfill(tmp_path: Path) -> None:
     hold(lambda: privacy.backfill_row(tmp_path))
+
+
+def test_f88_a_hostile_configuration_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    hold(lambda: privacy.configuration_row(tmp_path))
+
+
+def test_f89_ever_new_names_make_no_list_of_counters_longer(tmp_path: Path) -> None:
+    hold(lambda: privacy.cardinality_row(tmp_path, 300))
+
+
+def test_f15_associations_at_once_are_answered_and_the_sender_beside_them_never_fails(tmp_path: Path) -> None:
+    measure = partial(network.at_once, hosts=1)
+    with network.listening(tmp_path) as (product, pid):
+        row = hold(lambda: network.row(product, pid, FEW, ("F15", "one address"), measure))
+    assert "accepted" in row.figure
 
 
 def test_f17_to_f23_mutated_pdus_harm_nobody_beside_them(tmp_path: Path) -> None:
