@@ -18,6 +18,7 @@ import stat
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class Look:
     candidates: list[Candidate] = field(default_factory=list)
     """The oldest files that are wanted, oldest first."""
     entries: int = 0
+    """Entries, without those whose names are ignored."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Entries that are not taken, by stable words."""
     complete: bool = True
@@ -132,31 +134,23 @@ def _age(candidate: Candidate) -> tuple[int, str]:
 
 
 class _Walk:
-    """One walk over the folder."""
+    """One walk over the folder, in depth: what is open at a time is one folder of each level."""
 
     def __init__(self, root: int, settings: WatchSection, asked: Asked) -> None:
         self._root = root
         self._recursive = settings.recursive
         self._names = Names(settings)
         self._asked = asked
-        self._folders = [""]
         self.found = Look()
 
     def files(self) -> Iterator[Candidate]:
         """Every regular file of a wanted name."""
-        while self._folders:
-            folder = self._folders.pop()
-            try:
-                yield from self._files_of(folder)
-            except OSError as error:
-                if not folder:
-                    raise
-                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # gone, or no folder any more
-                    self.found.skipped["unreadable_folder"] += 1
-                    self.found.complete = False
+        return self._files_of(self._root, ".", "", 0)
 
-    def _files_of(self, folder: str) -> Iterator[Candidate]:
-        with opened_folder(self._root, folder) as fd:
+    def _files_of(self, outer: int, last: str, path: str, depth: int) -> Iterator[Candidate]:
+        """Files of one folder and below it; `path` ends in `/`, except for the watched folder itself."""
+        fd = os.open(last, FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=outer)
+        try:
             status = os.fstat(fd)
             if (status.st_dev, status.st_ino) == self._asked.leave_out:
                 return
@@ -164,46 +158,53 @@ class _Walk:
                 for entry in entries:
                     if self._asked.is_over():
                         self.found.complete = False
-                        self._folders.clear()
                         return
-                    self.found.entries += 1
-                    candidate = self._candidate(entry, f"{folder}/{entry.name}" if folder else entry.name)
-                    if candidate is not None:
-                        yield candidate
+                    found = self._look_at(entry, path, depth)
+                    if isinstance(found, Candidate):
+                        yield found
+                    elif found is _Kind.FOLDER:
+                        yield from self._below(fd, entry.name, path, depth)
+        finally:
+            os.close(fd)
 
-    def _candidate(self, entry: os.DirEntry[str], name: str) -> Candidate | None:
-        """The entry as a file that may be taken; folders are noted, what is passed over is counted."""
-        found: Candidate | str
+    def _below(self, fd: int, name: str, path: str, depth: int) -> Iterator[Candidate]:
+        try:
+            yield from self._files_of(fd, name, f"{path}{name}/", depth + 1)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # gone, or no folder any more
+                self.found.skipped["unreadable_folder"] += 1
+                self.found.complete = False
+
+    def _look_at(self, entry: os.DirEntry[str], path: str, depth: int) -> Candidate | _Kind:
+        """The entry as a file that may be taken, or as a folder to go into; what is passed over is counted."""
+        found: Candidate | _Kind | str
         if self._names.is_ignored(entry.name):
             found = "ignored"
         elif entry.is_dir(follow_symlinks=False):
-            found = self._folder(name)
+            deeper = "folder" if not self._recursive else "too_deep" if depth >= DEEPEST else None
+            found = deeper or _Kind.FOLDER
         elif self._names.is_wanted(entry.name):
-            found = _file(entry, name)
+            found = _file(entry, path + entry.name)
         else:
             found = "other_name"
-        if isinstance(found, Candidate):
-            return found
-        if found:
+        self.found.entries += found != "ignored"
+        if isinstance(found, str):
             self.found.skipped[found] += 1
-        return None
-
-    def _folder(self, name: str) -> str:
-        """Note a folder for later; why not, where it is passed over."""
-        if not self._recursive:
-            return "folder"
-        if name.count("/") >= DEEPEST:
-            return "too_deep"
-        self._folders.append(name)
-        return ""
+            return _Kind.NOTHING
+        return found
 
 
-def _file(entry: os.DirEntry[str], name: str) -> Candidate | str:
-    """The file, or why it is none that can be taken; an empty word where it is gone."""
+class _Kind(Enum):
+    FOLDER = auto()
+    NOTHING = auto()
+
+
+def _file(entry: os.DirEntry[str], name: str) -> Candidate | _Kind | str:
+    """The file, or a word that says why it is none that can be taken."""
     try:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
-        return ""
+        return _Kind.NOTHING
     except OSError:
         return "unreadable"
     if not stat.S_ISREG(status.st_mode):

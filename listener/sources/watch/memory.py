@@ -84,7 +84,8 @@ class Memory:
         self._path = path
         self._cursor = b""
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (path.parent.parent, path.parent):  # `parents=True` would give the outer one to others
+                folder.mkdir(mode=0o700, exist_ok=True)
             try:
                 self._db = _connect(path)
             except sqlite3.DatabaseError as error:

@@ -15,6 +15,7 @@ import hashlib
 import os
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,7 +24,7 @@ import structlog
 from listener.sources.contract import SourceUnusable
 from listener.sources.watch.folder import Asked, Candidate, Look, Signature, look, open_root, status_of
 from listener.sources.watch.memory import Known, Memory, MemoryFailed
-from listener.sources.watch.taking import PIECE_BYTES, Fate, Source, open_done, take, take_away
+from listener.sources.watch.taking import PIECE_BYTES, Fate, Source, delete, move, open_done, take
 from listener.space import Room
 from listener.spool import SpoolWriteFailed
 
@@ -53,7 +54,7 @@ class WatchSource:
     """One watched folder."""
 
     def __init__(self, section: WatchSection, settings: ListenerSettings, surroundings: Surroundings) -> None:
-        self._section = section
+        self._section = self._wanted_section = section
         self._most_bytes = settings.listener.limits.max_instance_bytes
         self._surroundings = surroundings
         self._path = Path(os.path.abspath(section.watch))  # noqa: PTH100 - pathlib would follow links
@@ -91,7 +92,7 @@ class WatchSource:
         if found is None:
             log.warning("watched folder is no longer in the configuration: it is watched until the next start")
             return
-        self._section = found
+        self._wanted_section = found
         self._most_bytes = settings.listener.limits.max_instance_bytes
 
     def stop(self, within_s: float) -> int:
@@ -130,7 +131,8 @@ class WatchSource:
             looked_s = 0.0
             try:
                 if self._has_room():
-                    looked_s = self._go_round(self._section)
+                    self._section = self._wanted_section  # one for the whole round, whatever a reload does meanwhile
+                    looked_s = self._go_round()
             except MemoryFailed as error:
                 self._tell("memory", "memory of a watched folder fails, nothing is taken", problem=str(error))
                 pause = AFTER_TROUBLE_S
@@ -155,7 +157,7 @@ class WatchSource:
         self._tell("room", "watched folder waits: there is no room in the spool")
         return False
 
-    def _go_round(self, section: WatchSection) -> float:
+    def _go_round(self) -> float:
         """Look once and take what is complete; the seconds that looking took."""
         root = open_root(self._path)
         try:
@@ -163,21 +165,12 @@ class WatchSource:
             if "folder" in self._told:
                 self._told.discard("folder")
                 log.info("watched folder is back", folder=str(self._path))
-            try:
-                done = self._open_done(section, root)
-            except OSError as error:
-                self._tell("done", "folder for files that were taken cannot be used", problem=error.strerror or "")
-                return 0.0
-            self._told.discard("done")
-            try:
-                started = time.monotonic()
-                found = look(root, section, self._is_wanted, self._asked(done))
-                looked_s = time.monotonic() - started
-                self._tell_of(found)
-                self._take_all(Source(root, self._surroundings.spool, self._abandon.is_set), self._quiet(found), done)
-            finally:
-                if done is not None:
-                    os.close(done)
+            started = time.monotonic()
+            asked = Asked(MOST_WAITING, self._stopping.is_set, self._done_folder(root))
+            found = look(root, self._section, self._is_wanted, asked)
+            looked_s = time.monotonic() - started
+            self._tell_of(found)
+            self._take_all(Source(root, self._surroundings.spool, self._abandon.is_set), self._quiet(found))
             # An unmounted folder is an empty one: what is remembered of it must outlast that.
             if found.complete and found.entries and self._memory is not None:
                 self._memory.clean(lambda name: status_of(root, name) is not None)
@@ -185,14 +178,20 @@ class WatchSource:
         finally:
             os.close(root)
 
-    def _open_done(self, section: WatchSection, root: int) -> int | None:
-        if section.after != "move":
-            return None
-        return open_done(DONE if section.done is None else os.path.abspath(section.done), root)  # noqa: PTH100 - as above
+    def _done_path(self) -> str:
+        """Where files are moved to; a relative path is below the watched folder."""
+        done = self._section.done
+        return DONE if done is None else os.path.abspath(done)  # noqa: PTH100 - as above
 
-    def _asked(self, done: int | None) -> Asked:
-        found = os.fstat(done) if done is not None else None
-        return Asked(MOST_WAITING, self._stopping.is_set, (found.st_dev, found.st_ino) if found else None)
+    def _done_folder(self, root: int) -> tuple[int, int] | None:
+        """The folder that is not looked into, where there is one. It is made when it is needed, no earlier."""
+        if self._section.after != "move":
+            return None
+        try:
+            found = os.stat(self._done_path(), dir_fd=root)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _is_wanted(self, candidate: Candidate) -> bool:
         assert self._memory is not None  # noqa: S101 - `start` made it
@@ -220,7 +219,7 @@ class WatchSource:
         self._seen = seen
         return quiet
 
-    def _take_all(self, source: Source, candidates: list[Candidate], done: int | None) -> None:
+    def _take_all(self, source: Source, candidates: list[Candidate]) -> None:
         """Take files, oldest first, until all are taken, there is no room, or we are to stop."""
         started = time.monotonic()
         saved_at = started
@@ -237,10 +236,10 @@ class WatchSource:
                 elif self._was_taken(candidate):
                     away.append(candidate)
                 if len(self._unsaved) + len(away) >= BATCH or time.monotonic() - saved_at >= BATCH_S:
-                    self._settle(source.root, away, done)
+                    self._settle(source.root, away)
                     away, saved_at = [], time.monotonic()
         finally:
-            self._settle(source.root, away, done)
+            self._settle(source.root, away)
             if taken:
                 seconds = round(time.monotonic() - started, 3)
                 log.info("files taken", folder=str(self._path), files=taken, bytes=taken_bytes, seconds=seconds)
@@ -283,20 +282,28 @@ class WatchSource:
             log.warning("file not taken", folder=str(self._path), file=token(candidate.name), why=word)
         self._unsaved[candidate.name] = candidate, trouble, time.time() + TRY_AGAIN_S
 
-    def _settle(self, root: int, away: list[Candidate], done: int | None) -> None:
+    def _settle(self, root: int, away: list[Candidate]) -> None:
         """Remember what was taken, then take away what is to go."""
         self._save()
         if self._section.after == "leave" or not away:
             return
-        gone = []
-        for candidate in away:
-            try:
-                take_away(root, candidate, done)
-                gone.append(candidate.name)
-            except OSError as error:
-                self._surroundings.counters.add("files_not_taken_away")
-                self._tell("away", "files cannot be taken away and stay", problem=error.strerror or "")
-                self._unsaved[candidate.name] = candidate, Known.TAKEN, time.time() + TRY_AGAIN_S
+        gone: list[str] = []
+        with ExitStack() as stack:
+            done: int | None = None
+            for candidate in away:
+                try:
+                    if self._section.after == "delete":
+                        delete(root, candidate)
+                    else:
+                        if done is None:
+                            done = open_done(self._done_path(), root)
+                            stack.callback(os.close, done)
+                        move(root, candidate, done)
+                    gone.append(candidate.name)
+                except OSError as error:
+                    self._surroundings.counters.add("files_not_taken_away")
+                    self._tell("away", "files cannot be taken away and stay", problem=error.strerror or "")
+                    self._unsaved[candidate.name] = candidate, Known.TAKEN, time.time() + TRY_AGAIN_S
         if len(gone) == len(away):
             self._told.discard("away")
         self._save()

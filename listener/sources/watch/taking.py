@@ -1,8 +1,8 @@
 """One file out of the watched folder: copied into the spool, then left, moved or deleted.
 
 Contract: `take` commits the bytes that the file had, unchanged, or nothing: a file that is not the one that was looked
-at, or that changes while it is copied, is not committed. `take_away` removes the very file that was copied: the name
-is moved first, and what turns out to be another file is put back.
+at, or that changes while it is copied, is not committed. `move` and `delete` take away the very file that was copied:
+the name is moved first, and what turns out to be another file is put back.
 
 Must never: overwrite a file, or delete one whose bytes are not durable in the spool.
 """
@@ -13,7 +13,7 @@ import errno
 import os
 import secrets
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -110,54 +110,82 @@ def _copy(fd: int, incoming: Incoming, is_over: Callable[[], bool], buffer: byte
         incoming.write([view[:count]])
 
 
-def take_away(root: int, candidate: Candidate, done: int | None) -> bool:
-    """Remove a file that is durable in the spool: into the folder `done`, or for good.
+def delete(root: int, candidate: Candidate) -> bool:
+    """Delete a file that is durable in the spool.
 
     Args:
         root: Descriptor of the watched folder.
         candidate: The file that was copied.
-        done: Descriptor of the folder it is moved to, below the same path; None deletes it.
 
     Returns:
-        Whether it is away; False where another file has taken its place, which then stays.
+        Whether it is gone; False where another file has taken its place, which then stays.
 
     Raises:
-        OSError: It cannot be moved.
+        OSError: It cannot be deleted.
     """
     folder, last = parted(candidate.name)
     try:
-        with opened_folder(root, folder) as here, _target(here, folder, done) as there:
-            aside = _free_name(there, last) if done is not None else _taken_name(last)
-            os.rename(last, aside, src_dir_fd=here, dst_dir_fd=there)
-            if not _is_at(there, aside, candidate.signature):
-                _put_back(here, there, last, aside)
+        with opened_folder(root, folder) as here:
+            aside = _taken_name(last)
+            if not _set_aside(here, last, here, aside, candidate.signature):
                 return False
-            if done is None:
-                os.unlink(aside, dir_fd=here)
+            os.unlink(aside, dir_fd=here)
     except OSError as error:
-        if error.errno in GONE:
-            return True
-        raise
+        if error.errno not in GONE:  # somebody else has taken it away
+            raise
     return True
 
 
+def move(root: int, candidate: Candidate, done: int) -> bool:
+    """Move a file that is durable in the spool to the same path below another folder; see `delete`.
+
+    Args:
+        root: Descriptor of the watched folder.
+        candidate: The file that was copied.
+        done: Descriptor of the folder it goes to.
+    """
+    folder, last = parted(candidate.name)
+    try:
+        with opened_folder(root, folder) as here, _mirrored(done, folder) as there:
+            return _set_aside(here, last, there, _free_name(there, last), candidate.signature)
+    except OSError as error:
+        if error.errno not in GONE:  # as above
+            raise
+    return True
+
+
+def _set_aside(here: int, name: str, there: int, aside: str, signature: Signature) -> bool:
+    """Give the file another name, if it is the one that was copied; whether it was."""
+    os.rename(name, aside, src_dir_fd=here, dst_dir_fd=there)
+    if _is_at(there, aside, signature):
+        return True
+    # Another file was at the name: back to it, or where that is taken again, beside it.
+    back = _free_name(here, name)
+    os.rename(aside, back, src_dir_fd=there, dst_dir_fd=here)
+    return False
+
+
 @contextmanager
-def _target(here: int, folder: str, done: int | None) -> Iterator[int]:
-    """The folder that the file goes to; the same one where it is to be deleted."""
-    if done is None:
-        yield here
-        return
+def _mirrored(done: int, folder: str) -> Iterator[int]:
+    """The folder of the same path below `done`, made where it is not there."""
     path = ""
     for part in folder.split("/") if folder else ():
-        with opened_folder(done, path) as parent, suppress(FileExistsError):
+        with _in_the_way(), opened_folder(done, path) as parent, suppress(FileExistsError):
             os.mkdir(part, dir_fd=parent)
         path = f"{path}/{part}" if path else part
+    with ExitStack() as stack:
+        with _in_the_way():
+            there = stack.enter_context(opened_folder(done, path))
+        yield there
+
+
+@contextmanager
+def _in_the_way() -> Iterator[None]:
+    """A file or a link in the way of our own folder is no sign that the file which was copied is gone."""
     try:
-        with opened_folder(done, path) as there:
-            yield there
+        yield
     except OSError as error:
-        # A file or a link in the way of a folder is no sign that what we took is gone.
-        if error.errno in (errno.ENOTDIR, errno.ELOOP):
+        if error.errno in GONE:
             raise OSError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
         raise
 
@@ -184,13 +212,6 @@ def _exists(folder: int, name: str) -> bool:
 def _is_at(folder: int, name: str, signature: Signature) -> bool:
     found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     return stat.S_ISREG(found.st_mode) and Signature.of(found).is_same_content(signature)
-
-
-def _put_back(here: int, there: int, name: str, aside: str) -> None:
-    """Another file was at the name: back to it, or where that is taken again, beside it."""
-    if _exists(here, name):
-        name = f"{os.fsdecode(os.fsencode(name)[:200])}.{secrets.token_hex(8)}"
-    os.rename(aside, name, src_dir_fd=there, dst_dir_fd=here)
 
 
 def open_done(path: str, root: int) -> int:

@@ -15,7 +15,7 @@ from listener.sources.contract import SourceUnusable
 from listener.sources.watch import WatchSource
 from listener.sources.watch.folder import Asked, look
 from listener.sources.watch.source import token
-from listener.sources.watch.taking import Fate, Source, take, take_away
+from listener.sources.watch.taking import Fate, Source, delete, move, take
 from listener.space import Room
 from listener.spool import SpoolWriteFailed
 from tests.listener.requestor import eventually
@@ -112,7 +112,7 @@ def test_a_link_that_takes_the_place_of_a_folder_after_the_look_leads_nowhere(wa
         (watched.folder / "sub").rename(watched.folder / "other")
         (watched.folder / "sub").symlink_to(tmp_path / "outside")
         assert looked.take(candidate) is Fate.GONE
-        assert take_away(looked.root, candidate, None)
+        assert delete(looked.root, candidate)
     assert (tmp_path / "outside" / "x.dcm").read_bytes() == b"secret"
     assert watched.contents() == []
 
@@ -236,7 +236,8 @@ def test_another_file_that_takes_the_name_in_the_last_instant_is_not_lost(
         (candidate,) = looked.candidates()
         assert looked.take(candidate) is Fate.STORED
         put(tmp_path / "new", b"second").replace(path)
-        assert take_away(looked.root, candidate, done) is False
+        taken_away = delete(looked.root, candidate) if done is None else move(looked.root, candidate, done)
+        assert taken_away is False
         assert path.read_bytes() == b"second"
         assert len(list(watched.folder.iterdir())) == 1
     if done is not None:
@@ -455,6 +456,29 @@ def test_new_settings_of_the_folder_count_from_the_next_look_on(watched: Watched
     assert watched.contents() == []
     source.reload(watched.settings({}))
     wait_for(watched, 1)
+
+
+def test_settings_that_change_amid_a_round_count_from_the_next_one_on(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was to be left must not be deleted because it is to be moved by now."""
+    put(watched.folder / "x.dcm", b"x")
+    source = watched.start()
+
+    def reload_amid(*given: Any) -> Fate:
+        source.reload(watched.settings({"after": "move"}))
+        return take(*given)
+
+    monkeypatch.setattr("listener.sources.watch.source.take", reload_amid)
+    eventually((watched.folder / ".done" / "x.dcm").exists, "it is moved in the end")
+    assert watched.contents() == [b"x"]
+    assert (watched.folder / ".done" / "x.dcm").read_bytes() == b"x"
+
+
+def test_nothing_is_made_in_a_folder_without_files(watched: Watched) -> None:
+    watched.start(after="move")
+    let_it_look(watched)
+    assert list(watched.folder.iterdir()) == []
 
 
 # -- the parts -------------------------------------------------------------------------------------------------------
