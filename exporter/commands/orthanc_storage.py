@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter, validators
 
 from exporter.commands.places import DEFAULT_DATA, ConfigOption, running_in_words, settings_of
+from listener.printable import printable
 
 if TYPE_CHECKING:
     from exporter.backfilling import Target
@@ -74,9 +75,9 @@ def orthanc_storage(
 
 def _warn(storage: Storage) -> None:
     for sentence in storage.warnings:
-        print(f"exporter: {sentence}", file=sys.stderr)
+        print(f"exporter: {printable(sentence)}", file=sys.stderr)
 
 
 def _remark(storage: Storage, target: Target, *, dry_run: bool) -> None:
     for sentence in storage.remarks(None if dry_run else target.output):
-        print(sentence)
+        print(printable(sentence))

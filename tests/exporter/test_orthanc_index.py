@@ -138,6 +138,11 @@ def test_what_is_no_storage_folder_is_refused(tmp_path: Path, out: Path, made: H
     (tmp_path / "other").mkdir()
     with pytest.raises(InputUnusable, match="no storage folder of an Orthanc"):
         run(tmp_path / "other", out)
+    with pytest.raises(InputUnusable, match="no storage folder of an Orthanc"):
+        run(tmp_path / "other", out, without_index=True)
+    os.mkfifo(tmp_path / "other" / "index")
+    with pytest.raises(InputUnusable, match="no storage folder of an Orthanc"):
+        run(tmp_path / "other", out)
     with pytest.raises(InputUnusable, match="does not exist"):
         run(tmp_path / "nowhere", out)
     name = made.add(instance())

@@ -1,6 +1,6 @@
 """The SQLite index of an Orthanc storage: which attachments there are, and what is known of each.
 
-Contract: reads schema 6 and newer, as Orthanc 0.9.5 to 1.12 write it, in memory that does not grow with the store. The
+Contract: reads schema 6 and newer, as Orthanc 1.x writes it, in memory that does not grow with the store. The
 shape of the table is checked before a row is believed, and every value of a row before it is used. An index that is
 whole is read in place as an immutable file; one with a write-ahead log or a rollback journal beside it (Orthanc runs,
 or was killed) is copied to a private folder, put together there, and the copy loses its name before the first row is
@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
 import struct
 import tempfile
 from contextlib import contextmanager
@@ -251,6 +252,8 @@ def opened(path: Path) -> Iterator[StorageIndex]:
         InputUnusable: It is there and cannot be read.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise IndexLost(f"{path} is no file")
         head = _head(path)
     except FileNotFoundError:
         raise IndexLost(f"there is no SQLite index {path}") from None

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exporter.backfilling import export, planned
@@ -26,7 +28,6 @@ from exporter.readers.orthanc.unindexed import UnindexedReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from exporter.backfilling import Plan, Target
     from exporter.engine import Published
@@ -124,6 +125,7 @@ def opened_storage(request: Request, target: Target, *, list_orphans: bool) -> I
     path = _index_of(request, folder)
     by_content = UnindexedReader(folder, target.places.ledger, limits, output)
     if request.without_index:
+        _refuse_without_attachments(folder)
         yield Storage(by_content, None, (_told_by_content("the index is not used"),))
         return
     try:
@@ -134,11 +136,7 @@ def opened_storage(request: Request, target: Target, *, list_orphans: bool) -> I
     except IndexLost as lost:
         if request.index is not None:
             raise InputUnusable(f"{lost}: name the index of this storage with --index") from None
-        if not _has_attachments(folder):
-            raise InputUnusable(
-                f"{request.folder} is no storage folder of an Orthanc: it has neither an index nor attachments "
-                "(plugins for object storage keep them elsewhere: then export from Orthanc while it runs)"
-            ) from None
+        _refuse_without_attachments(folder)
         yield Storage(by_content, None, (_told_by_content(str(lost)),))
 
 
@@ -175,11 +173,21 @@ def _index_of(request: Request, folder: Path) -> Path:
 def _refuse_output_within(folder: Path, target: Target) -> None:
     places = target.places
     own = target.settings.config.file
-    for path in (target.output, places.media, places.metadata, places.ledger, *([] if own is None else [own])):
+    temporary = Path(tempfile.gettempdir())
+    outputs = [target.output, places.media, places.metadata, places.ledger, temporary]
+    for path in (*outputs, *([] if own is None else [own])):
         if path.resolve().is_relative_to(folder):
-            raise InputUnusable(f"{path} lies inside the storage folder, which is never written to: choose --output")
+            raise InputUnusable(f"{path} lies inside the storage folder, which is never written to: choose another")
         if folder.is_relative_to(places.media.resolve()):
             raise InputUnusable(f"{folder} lies inside the media folder {places.media}: choose another output folder")
+
+
+def _refuse_without_attachments(folder: Path) -> None:
+    if not _has_attachments(folder):
+        raise InputUnusable(
+            f"{folder} is no storage folder of an Orthanc: it holds no attachment, and no index is read (plugins for "
+            "object storage keep attachments elsewhere: then export from Orthanc while it runs)"
+        )
 
 
 def _refuse_if_elsewhere(folder: Path, index: StorageIndex) -> None:

@@ -27,10 +27,10 @@ from exporter.errors import ExportError, NotDicom, OutOfSpace, Reason, SkipInsta
 from exporter.ledger import Ledger
 from exporter.outcome import Failed, Identity, Skipped
 from exporter.readers.contract import Entry
-from exporter.readers.folder import entry_of
 from exporter.readers.orthanc.attachments import Told
 from exporter.readers.orthanc.orphans import OUTSIDE, files, tell, uuid_at
 from exporter.readers.orthanc.stored import Noticed, readable_together
+from exporter.readers.place import entry_of
 
 if TYPE_CHECKING:
     import threading
