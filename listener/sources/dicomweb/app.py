@@ -246,17 +246,18 @@ class _Request:
     async def body(self) -> AsyncIterator[bytes]:
         """The body in pieces, each within its time; see `HttpDeadlineSection`."""
         section = self.policy.settings.dicomweb
-        waited_s = 0.0
+        idle_s, pace = section.deadlines.idle_s, section.deadlines.min_bytes_per_s
+        # Time that the client may still take: what it sends adds to it, but never more than `idle_s`, so that a fast
+        # beginning does not pay for a slow end.
+        left_s = idle_s
         while not self._is_complete:
             began = time.monotonic()
-            left_s = section.deadlines.idle_s + self.received / section.deadlines.min_bytes_per_s - waited_s
             try:
-                piece = await asyncio.wait_for(self._next(), min(section.deadlines.idle_s, max(left_s, 0.0)))
+                piece = await asyncio.wait_for(self._next(), left_s)
             except TimeoutError:
-                raise Refusal(
-                    408, "the body comes too slowly", (("connection", "close"),), expects_body=False
-                ) from None
-            waited_s += time.monotonic() - began
+                words = "the body comes too slowly"
+                raise Refusal(408, words, (("connection", "close"),), expects_body=False) from None
+            left_s = min(idle_s, max(0.0, left_s - (time.monotonic() - began)) + len(piece) / pace)
             if self.received > section.limits.max_request_bytes:
                 raise Refusal(413, "the request is longer than is permitted")
             if piece:

@@ -23,6 +23,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
+from listener.sources.contract import SourceUnusable
 from listener.sources.dimse.admission import Place, Places
 from listener.sources.ports import listen
 
@@ -176,7 +177,8 @@ class HttpServer:
         self._config.load()
         self._last_tick = time.monotonic()
         self._thread.start()
-        self._ready.wait()
+        if not self._ready.wait(STUCK_S):
+            raise SourceUnusable(f"the HTTP service on {host}:{port} did not begin to serve")
 
     def is_alive(self) -> bool:
         """Whether the loop goes round."""

@@ -18,7 +18,7 @@ class HttpDeadlineSection(Section):
     idle_s: PositiveSeconds = 30.0
     """For the next bytes of a body."""
     min_bytes_per_s: PositiveInt = 5000
-    """Slowest pace of a body, on the whole, after the time of `idle_s`."""
+    """Slowest pace of a body; a client that has fallen behind it by `idle_s` is cut off."""
 
 
 class HttpLimitSection(Section):

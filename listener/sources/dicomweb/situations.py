@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from listener.sources.dimse.statuses import STORE_TABLE, Kept, Situation
+from listener.sources.dimse import statuses
+from listener.sources.dimse.statuses import Kept, Situation
 
 NOT_PART_10: Final = Situation(
     0xC000, "not_part_10", "Cannot understand: no DICOM file", Kept.QUARANTINE, "PS3.10 7.1", reason="not_dicom"
@@ -32,5 +33,21 @@ NOT_ENCODED_SO: Final = Situation(
     0xC000, "part_encoding", "Cannot understand: media type or encoding of the part", Kept.NOWHERE, "PS3.18 8.7"
 )
 
-UPLOAD_TABLE: Final = (*STORE_TABLE, NOT_PART_10, BAD_META, OTHER_STUDY, CLASS_NOT_SUPPORTED, NOT_ENCODED_SO)
+UPLOAD_TABLE: Final = (
+    statuses.SUCCESS,
+    statuses.BAD_UID,
+    statuses.MISMATCH_ACCEPTED,
+    statuses.DAMAGED_ACCEPTED,
+    statuses.OUT_OF_SPACE,
+    statuses.STORAGE_FAILED,
+    statuses.QUEUE_FULL,
+    statuses.TOO_LARGE,
+    statuses.MISMATCH,
+    statuses.DAMAGED,
+    NOT_PART_10,
+    BAD_META,
+    OTHER_STUDY,
+    CLASS_NOT_SUPPORTED,
+    NOT_ENCODED_SO,
+)
 """Every answer to an uploaded instance."""

@@ -11,7 +11,7 @@ from listener.sources.contract import SourceUnusable
 from listener.sources.dicomweb.app import Policy, StoreApp
 from listener.sources.dicomweb.authorization import Token
 from listener.sources.dicomweb.server import Guard, HttpServer
-from listener.sources.dimse.tls import server_context
+from listener.sources.dimse.tls import days_left, server_context
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,8 +27,9 @@ class DicomwebSource:
 
     def __init__(self, settings: ListenerSettings, surroundings: Surroundings) -> None:
         self._settings = settings
+        guard = _guard(settings)
         self._app = StoreApp(_policy(settings), surroundings)
-        self._server = HttpServer(self._app, _guard(settings), surroundings.counters)
+        self._server = HttpServer(self._app, guard, surroundings.counters)
 
     @property
     def port(self) -> int:
@@ -52,7 +53,7 @@ class DicomwebSource:
             log.warning("DICOMweb is no longer in the configuration: it is served until the next start")
             return
         try:
-            policy, guard = _policy(settings), _guard(settings)
+            guard, policy = _guard(settings), _policy(settings)
         except SourceUnusable as error:
             log.error("reload refused, the old settings stay", problem=str(error))  # noqa: TRY400 - no traceback
             return
@@ -70,6 +71,10 @@ def _policy(settings: ListenerSettings) -> Policy:
     token = Token(path)
     if path is not None and _is_open(path):
         log.warning("others than its owner can read the token file", file=path)
+    if settings.status.tls is not None:
+        days = days_left(settings.status.tls)
+        if days < settings.status.tls.warn_days:
+            log.warning("certificate expires soon" if days >= 0 else "certificate has expired", days=round(days, 1))
     return Policy(settings, token)
 
 

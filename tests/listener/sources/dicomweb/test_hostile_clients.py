@@ -104,6 +104,23 @@ def test_a_body_that_stops_or_drips_is_cut_and_nothing_is_left(serve: Callable[.
     assert store.contents() == [instance("1.2.1")]
 
 
+def test_a_fast_beginning_does_not_pay_for_a_slow_end(serve: Callable[..., Store]) -> None:
+    store = serve(dicomweb={"deadlines": {"idle_s": 0.5, "min_bytes_per_s": 1000}})
+    body = multipart([part(instance(pixels=bytes(1 << 20)))])
+    began = time.monotonic()
+    with store.connect() as sock:
+        sock.sendall(header(len(body)) + body[:-1000])
+        sock.settimeout(0.2)  # the pace of the attack
+        for byte in body[-1000:]:
+            try:
+                sock.sendall(bytes([byte]))
+                if sock.recv(100):
+                    break
+            except TimeoutError:
+                continue
+    assert time.monotonic() - began < 5
+
+
 def test_a_slow_and_steady_client_is_served(serve: Callable[..., Store]) -> None:
     store = serve(dicomweb={"deadlines": {"idle_s": 0.3, "min_bytes_per_s": 1000}})
     body = multipart([part(instance())])

@@ -308,6 +308,16 @@ def test_tls_is_spoken_where_there_is_a_certificate(serve: Callable[..., Store],
     assert store.contents() == [instance()]
 
 
+def test_tls_files_that_cannot_be_used_are_said_in_one_sentence(serve: Callable[..., Store], tmp_path: Path) -> None:
+    with pytest.raises(SourceUnusable, match=r"status\.tls"):
+        serve(status={"tls": {"certificate": str(tmp_path / "none.pem")}})
+
+
+def test_a_port_in_use_is_said_in_one_sentence(store: Store, serve: Callable[..., Store]) -> None:
+    with pytest.raises(SourceUnusable, match=r"status\.port"):
+        serve(status={"port": store.port})
+
+
 # -- room ------------------------------------------------------------------------------------------------------------
 
 
