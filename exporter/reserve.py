@@ -2,7 +2,8 @@
 
 A disk that fills up stops writing where it is least wanted: the outcome of an instance cannot be committed, an instance
 that failed cannot be moved to quarantine with its report. So some space and some inodes are taken in good times, as
-files in a folder of their own, and given up when one of these writes meets a full disk.
+files in a folder of their own, and given up when one of these writes meets a full disk. As much as the ledger's log
+grows to (16 MiB) is also enough to move that log into the database, which frees more than it takes.
 
 Contract: `release` gives up everything at once and says whether there was anything; `fill` makes whole again what can
 be, a while after the last release at the earliest: at once, it would take what was just given. Safe for many threads.

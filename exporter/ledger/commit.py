@@ -116,6 +116,17 @@ class GroupCommit:
             self._connection.close()
 
     def _commit(self, batch: list[_Ticket[object]]) -> None:
+        error = self._transact(batch)
+        if _is_full(error) and self._shrink():
+            for ticket in batch:
+                ticket.results.clear()
+            error = self._transact(batch)
+        for ticket in batch:
+            if not ticket.settled.is_set():
+                ticket.settle(error)
+
+    def _transact(self, batch: list[_Ticket[object]]) -> sqlite3.Error | None:
+        """Run the batch as one transaction; what it died of, if it did. Operations that failed alone are told so."""
         failed: list[tuple[_Ticket[object], BaseException]] = []
         connection = self._connection
         try:
@@ -128,14 +139,22 @@ class GroupCommit:
         except sqlite3.Error as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
-            for ticket in batch:
-                ticket.settle(error)
-            return
+            return error
         for ticket, reason in failed:
             ticket.settle(reason)
-        for ticket in batch:
-            if not ticket.settled.is_set():
-                ticket.settle()
+        return None
+
+    def _shrink(self) -> bool:
+        """Move the log into the database and cut it; whether that was possible.
+
+        A log that has grown while the disk filled up cannot grow further, and SQLite moves it only after a commit: it
+        would stay in its own way for good, though the database itself has room for what is in it.
+        """
+        try:
+            busy, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error:
+            return False
+        return not busy
 
     def _attempt(self, ticket: _Ticket[object]) -> BaseException | None:
         """Run one operation in its own savepoint; its error, if that concerns it alone."""
@@ -152,3 +171,7 @@ class GroupCommit:
             return error
         connection.execute("RELEASE one")
         return None
+
+
+def _is_full(error: sqlite3.Error | None) -> bool:
+    return error is not None and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL

@@ -764,7 +764,10 @@ def test_what_ends_an_attempt_gets_the_reserve_of_a_full_disk_and_what_begins_on
         assert reserve.fill()
         fill(small_disk / "ballast")
         with pytest.raises(OutOfSpace):
-            ledger.begin_many(Arrival(str(number), 1, 1, "spool") for number in range(100))
+            ledger.begin_many(Arrival(f"{number:0200}", 1, 1, "spool") for number in range(10_000))
+        with closing(sqlite3.connect(small_disk / "exporter.db")) as other:
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        fill(small_disk / "more ballast")  # what moving the log into the database has freed
         with pytest.raises(OutOfSpace):
             ledger.finish("a", state=State.QUARANTINED, reason="unreadable", message="x" * 10_000)
         ledger.when_full = reserve.release
@@ -776,6 +779,19 @@ def test_what_ends_an_attempt_gets_the_reserve_of_a_full_disk_and_what_begins_on
         entry = ledger.entry("a")
         assert entry is not None
         assert entry.state is State.QUARANTINED
+
+
+def test_a_log_that_has_filled_the_disk_is_moved_into_the_database(small_disk: Path) -> None:
+    reserve = Reserve(small_disk / "reserve", 512 << 10)
+    assert reserve.fill()
+    with Ledger.open(small_disk / "exporter.db") as ledger:
+        ledger.when_full = reserve.release
+        ledger.begin("a", size_bytes=1, mtime_ns=1, source="spool")
+        for number in range(1000):  # each a few pages of log, and none of the database
+            ledger.defer("a", "timeout", f"{number:5}" * 500, 0.0)
+        entry = ledger.entry("a")
+        assert entry is not None
+        assert entry.message.startswith("  999")
 
 
 def test_a_reserve_holds_bytes_and_inodes_and_is_not_taken_back_at_once(tmp_path: Path) -> None:
