@@ -9,10 +9,17 @@ from functools import partial
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
-from exporter.commands.places import DEFAULT_DATA, ConfigOption, running_in_words, settings_of
+from exporter.commands.places import (
+    DEFAULT_DATA,
+    ConfigOption,
+    OutputOption,
+    WorkersOption,
+    running_in_words,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from exporter.backfilling import Request
@@ -27,18 +34,9 @@ def backfill(
     ] = None,
     /,
     *,
-    output: Annotated[
-        Path | None,
-        Parameter(help="Folder for media/, metadata.jsonl and exporter.db; default: `media.dir`, or ./dicom-media."),
-    ] = None,
+    output: OutputOption = None,
     config: ConfigOption = None,
-    workers: Annotated[
-        int | None,
-        Parameter(
-            validator=validators.Number(gte=0, lte=256),
-            help="Instances at once; default: `num_workers`. 0: in this process, without limits on memory and time.",
-        ),
-    ] = None,
+    workers: WorkersOption = None,
     engine: Annotated[
         Literal["local", "slurm", "dask"], Parameter(help="Where the work is done; only `local` is available yet.")
     ] = "local",

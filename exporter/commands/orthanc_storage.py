@@ -9,9 +9,16 @@ import sys
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
-from exporter.commands.places import DEFAULT_DATA, ConfigOption, running_in_words, settings_of
+from exporter.commands.places import (
+    DEFAULT_DATA,
+    ConfigOption,
+    OutputOption,
+    WorkersOption,
+    running_in_words,
+    settings_of,
+)
 from listener.printable import printable
 
 if TYPE_CHECKING:
@@ -25,18 +32,9 @@ def orthanc_storage(
     ],
     /,
     *,
-    output: Annotated[
-        Path | None,
-        Parameter(help="Folder for media/, metadata.jsonl and exporter.db; default: `media.dir`, or ./dicom-media."),
-    ] = None,
+    output: OutputOption = None,
     config: ConfigOption = None,
-    workers: Annotated[
-        int | None,
-        Parameter(
-            validator=validators.Number(gte=0, lte=256),
-            help="Instances at once; default: `num_workers`. 0: in this process, without limits on memory and time.",
-        ),
-    ] = None,
+    workers: WorkersOption = None,
     dry_run: Annotated[
         bool, Parameter(negative="", help="Only check every attachment and say what would be done; nothing is written.")
     ] = False,

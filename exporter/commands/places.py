@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
+from cyclopts import Parameter, validators
 
 from exporter.commands import CommandError, ConfigurationRefused, ExitCode
 
@@ -24,6 +24,17 @@ ConfigOption = Annotated[
 ]
 DataOption = Annotated[
     Path, Parameter(name="--data", help="Data folder: spool/, media/, metadata.jsonl and exporter.db.")
+]
+OutputOption = Annotated[
+    Path | None,
+    Parameter(help="Folder for media/, metadata.jsonl and exporter.db; default: `media.dir`, or ./dicom-media."),
+]
+WorkersOption = Annotated[
+    int | None,
+    Parameter(
+        validator=validators.Number(gte=0, lte=256),
+        help="Instances at once; default: `num_workers`. 0: in this process, without limits on memory and time.",
+    ),
 ]
 
 
