@@ -40,7 +40,7 @@ from listener.settings import (
     StatusSection,
 )
 from listener.sources.dicomweb.settings import DicomwebSection
-from listener.sources.watch.settings import WatchedFolders
+from listener.sources.watch.settings import WatchedFolders, overlap
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -456,6 +456,17 @@ class Settings(MediaSettings):
         if twice:
             raise ValueError(f"holds two entries for {', '.join(map(repr, twice))}: one AE title has one")
         return entries
+
+    @field_validator("sources")
+    @classmethod
+    def _is_apart_from_media(cls, sections: WatchedFolders, info: ValidationInfo) -> WatchedFolders:
+        media = info.data.get("media")  # absent where that section is itself at fault
+        if not isinstance(media, MediaFolderSettings) or media.dir is None:
+            return sections
+        for section in sections:
+            if overlap(section.watch, media.dir):
+                raise ValueError(f"{section.watch} and `media.dir` lie inside each other: media would come in again")
+        return sections
 
     @field_serializer("ae_titles")
     def _as_said(self, entries: tuple[AETitleSection, ...]) -> list[dict[str, Any]]:

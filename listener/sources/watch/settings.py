@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import combinations
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
@@ -46,15 +47,17 @@ class WatchSection(Section):
         return self
 
 
+def overlap(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether one folder is, contains or lies inside the other, by their paths alone."""
+    paths = (os.path.abspath(one), os.path.abspath(other))  # noqa: PTH100 - pathlib would follow links
+    return os.path.commonpath(paths) in paths
+
+
 def _are_apart(sections: tuple[WatchSection, ...]) -> tuple[WatchSection, ...]:
     """Refuse folders of which one is, or lies inside, another: its files would come twice."""
-    seen: list[str] = []
-    for section in sections:
-        path = os.path.abspath(section.watch)  # noqa: PTH100 - pathlib would follow links
-        for other in seen:
-            if os.path.commonpath((path, other)) in (path, other):
-                raise ValueError(f"{path} and {other} are watched, and one lies inside the other: name the outer one")
-        seen.append(path)
+    for one, other in combinations((section.watch for section in sections), 2):
+        if overlap(one, other):
+            raise ValueError(f"{one} and {other} are watched, and one lies inside the other: name the outer one")
     return sections
 
 

@@ -24,6 +24,7 @@ import structlog
 from listener.sources.contract import SourceUnusable
 from listener.sources.watch.folder import Asked, Candidate, Look, Signature, look, open_root, status_of
 from listener.sources.watch.memory import Known, Memory, MemoryFailed
+from listener.sources.watch.settings import overlap
 from listener.sources.watch.taking import PIECE_BYTES, Fate, Source, delete, move, open_done, take
 from listener.space import Room
 from listener.spool import SpoolWriteFailed
@@ -114,12 +115,12 @@ class WatchSource:
         if os.path.lexists(watched) and not os.path.isdir(watched):  # noqa: PTH112 - as text, like the rest
             raise SourceUnusable(f"{self._path} is no folder: name the folder under `sources`, `watch`")
         data = os.path.realpath(self._surroundings.spool.root.parent)
-        if _overlap(watched, data):
+        if overlap(watched, data):
             raise SourceUnusable(
                 f"the watched folder {self._path} and the data folder {data} lie inside each other: "
                 "our own files would come in again; watch another folder, or choose another data folder with --data"
             )
-        if self._section.done is not None and _overlap(os.path.realpath(self._section.done), data):
+        if self._section.done is not None and overlap(os.path.realpath(self._section.done), data):
             raise SourceUnusable(f"`done` of the watched folder {self._path} and the data folder lie inside each other")
 
     # -- the thread --------------------------------------------------------------------------------------------------
@@ -339,8 +340,3 @@ _KINDS: Final = frozenset({"empty", "not_regular", "too_deep", "unreadable", "un
 def token(name: str) -> str:
     """What stands for a file in the log: the beginning of the SHA-256 of its path below the watched folder."""
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
-
-
-def _overlap(one: str, other: str) -> bool:
-    """Whether one folder is, contains or lies inside the other."""
-    return os.path.commonpath((one, other)) in (one, other)

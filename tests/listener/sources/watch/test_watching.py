@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from structlog.testing import capture_logs
 
+from exporter.settings import Settings
 from listener.configuration import ConfigurationError, load
 from listener.settings import ListenerSettings
 from listener.sources.contract import SourceUnusable
@@ -447,6 +448,13 @@ def test_a_wrong_entry_is_said_with_its_line(tmp_path: Path, text: str, said: st
     path.write_text(text)
     with pytest.raises(ConfigurationError, match=said):
         load(path, ListenerSettings)
+
+
+def test_the_folder_of_media_is_not_watched(tmp_path: Path) -> None:
+    path = tmp_path / "x.yml"
+    path.write_text("media:\n  dir: a/media\nsources:\n  - watch: a\n")
+    with pytest.raises(ConfigurationError, match=r"media\.dir"):
+        load(path, Settings)
 
 
 def test_new_settings_of_the_folder_count_from_the_next_look_on(watched: Watched) -> None:
