@@ -317,7 +317,7 @@ class Poller:
         else:
             self._count("spool_refused")
             self._log.error("an instance of orthanc could not be spooled, it is taken later", problem=str(trouble))
-            self._delay(job, SPOOL_PAUSE_S)
+            self._delay(job, min(SPOOL_PAUSE_S, self._settings.max_pause_s))
 
     def _try_later(self, job: Job, trouble: OrthancTrouble) -> None:
         self._count("retries")
