@@ -459,13 +459,17 @@ class Settings(MediaSettings):
 
     @field_validator("sources")
     @classmethod
-    def _is_apart_from_media(cls, sections: WatchedFolders, info: ValidationInfo) -> WatchedFolders:
-        media = info.data.get("media")  # absent where that section is itself at fault
-        if not isinstance(media, MediaFolderSettings) or media.dir is None:
-            return sections
-        for section in sections:
-            if overlap(section.watch, media.dir):
-                raise ValueError(f"{section.watch} and `media.dir` lie inside each other: media would come in again")
+    def _is_apart_from_output(cls, sections: WatchedFolders, info: ValidationInfo) -> WatchedFolders:
+        """What we write must not come in again, and never be moved or deleted as something that came."""
+        media, metadata = info.data.get("media"), info.data.get("metadata")  # absent where they are at fault
+        written = {
+            "media.dir": media.dir if isinstance(media, MediaFolderSettings) else None,
+            "metadata.file": metadata.file if isinstance(metadata, MetadataSettings) else None,
+        }
+        for key, path in written.items():
+            for section in sections:
+                if path is not None and overlap(section.watch, path):
+                    raise ValueError(f"{section.watch} is watched and holds what we write (`{key}`), or lies inside it")
         return sections
 
     @field_serializer("ae_titles")

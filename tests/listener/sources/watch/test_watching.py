@@ -450,10 +450,11 @@ def test_a_wrong_entry_is_said_with_its_line(tmp_path: Path, text: str, said: st
         load(path, ListenerSettings)
 
 
-def test_the_folder_of_media_is_not_watched(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["media:\n  dir: a/media\n", "metadata:\n  file: a/lines.jsonl\n"])
+def test_a_folder_that_we_write_to_is_not_watched(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.yml"
-    path.write_text("media:\n  dir: a/media\nsources:\n  - watch: a\n")
-    with pytest.raises(ConfigurationError, match=r"media\.dir"):
+    path.write_text(f"{text}sources:\n  - watch: a\n")
+    with pytest.raises(ConfigurationError, match="holds what we write"):
         load(path, Settings)
 
 
