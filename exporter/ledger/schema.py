@@ -12,7 +12,9 @@ import fcntl
 import os
 import sqlite3
 import threading
+import time
 from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -21,7 +23,6 @@ from listener.durable import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SCHEMA = 2
 """Version of the tables (``PRAGMA user_version``); a higher one was written by a newer exporter."""
@@ -217,22 +218,30 @@ def _appear(making: Path, path: Path) -> None:
     Raises:
         FileExistsError: It is.
     """
-    try:
-        path.hardlink_to(making)
-    except OSError as error:
-        if error.errno not in NO_LINKS:
-            raise
-    else:
-        return
-    # A rename would replace the ledger that somebody else made in between: makers take turns.
+    # Makers take turns: a rename would replace what somebody else made in between, and so would a log put aside.
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        making.rename(path)
+        _put_log_aside(path)
+        try:
+            path.hardlink_to(making)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            making.rename(path)
     finally:
         os.close(folder)
+
+
+def _put_log_aside(path: Path) -> None:
+    """Move away the log of a ledger that is gone: SQLite would take its pages for those of the new one."""
+    stamp = time.time_ns()
+    for suffix in ("-wal", "-shm"):
+        log = Path(f"{path}{suffix}")
+        if log.exists():
+            log.rename(f"{path}.lost-{stamp}{suffix}")
 
 
 def _connect_read_only(path: Path, busy_timeout_s: float) -> sqlite3.Connection:

@@ -781,6 +781,32 @@ def test_what_ends_an_attempt_gets_the_reserve_of_a_full_disk_and_what_begins_on
         assert entry.state is State.QUARANTINED
 
 
+def test_the_log_of_a_ledger_that_is_gone_does_not_get_into_the_next_one(path: Path) -> None:
+    program = f"""
+import os, sqlite3
+from pathlib import Path
+from exporter.ledger import Ledger
+ledger = Ledger.open(Path({str(path)!r}))
+for number in range(300):
+    ledger.begin(f"{{number:0200}}", size_bytes=1, mtime_ns=1, source="spool")
+with sqlite3.connect({str(path)!r}) as other:
+    other.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+ledger.begin("one more", size_bytes=1, mtime_ns=1, source="spool")
+os.kill(os.getpid(), 9)
+"""
+    subprocess.run([sys.executable, "-c", program], check=False, cwd=Path(__file__).parents[2])
+    log = Path(f"{path}-wal")
+    assert log.stat().st_size
+    path.unlink()
+    with Ledger.open(path) as ledger:
+        assert ledger.problem() is None
+        assert list(ledger.entries()) == []
+        begin(ledger, "a")
+    assert len(list(path.parent.glob("exporter.db.lost-*-wal"))) == 1
+    with Ledger.open(path) as ledger:
+        assert [entry.name for entry in ledger.entries()] == ["a"]
+
+
 def test_a_log_that_has_filled_the_disk_is_moved_into_the_database(small_disk: Path) -> None:
     reserve = Reserve(small_disk / "reserve", 512 << 10)
     assert reserve.fill()
