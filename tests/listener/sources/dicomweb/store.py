@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from listener.counters import Counters
 from listener.settings import ListenerSettings
 from listener.sources.contract import Surroundings
-from listener.sources.dicomweb import DicomwebSource
+from listener.sources.dicomweb.source import DicomwebSource
 from listener.space import SpaceGuard
 from tests.listener.requestor import CT, EXPLICIT, data_set, explicit
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import struct
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -392,3 +394,36 @@ def test_the_token_is_not_in_the_answer(store: Store) -> None:
     with store.connect() as sock:
         sock.sendall(header(5).replace(b"POST", b"TRACE") + b"hello")
         assert TOKEN.encode() not in sock.recv(65536)
+
+
+def test_a_silent_or_plain_client_of_the_tls_port_harms_nobody(serve: Callable[..., Store], certificate: Path) -> None:
+    tls = {"certificate": str(certificate), "handshake_s": 0.3}
+    store = serve(status={"tls": tls}, dicomweb={"deadlines": QUICK})
+    context = ssl.create_default_context(cafile=str(certificate))
+    with store.connect() as silent, store.connect() as plain, store.connect() as half:
+        plain.sendall(header(5) + b"hello")
+        half.sendall(b"\x16\x03\x01\x02\x00\x01")
+        for sock in (silent, plain, half):
+            assert is_closed(sock)
+    eventually(lambda: store.counters.get("http_handshake_failed") == 3, "told")
+    with store.connect() as sock, context.wrap_socket(sock, server_hostname="localhost") as secured:
+        assert is_closed(secured)  # silent after the handshake
+    body = multipart([part(instance())])
+    with store.connect() as sock, context.wrap_socket(sock, server_hostname="localhost") as secured:
+        secured.sendall(header(len(body)) + body)
+        assert read_answer(secured).status == 200
+
+
+def test_nothing_is_left_open_after_many_clients_of_all_kinds(store: Store) -> None:
+    body = multipart([part(instance())])
+    store.store(instance())
+    threads, descriptors = threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
+    for number in range(200):
+        with store.connect() as sock:
+            sock.sendall(
+                [b"", b"GET", header(len(body)) + body[:-5], header(len(body)) + body, b"\x16\x03"][number % 5]
+            )
+    eventually(lambda: store.partial() == [], "no partial file")
+    eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) <= descriptors, "no descriptor more")
+    assert threading.active_count() <= threads + 8
+    assert store.store(instance()).status == 200
