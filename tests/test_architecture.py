@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,13 @@ def test_no_file_is_a_drawer_and_none_uses_a_shell_or_pickle(path: Path) -> None
             called = ast.unparse(node.func)
             forbidden = ("os.system", "os.popen", "pickle.loads", "pickle.load", "yaml.load", "eval", "exec")
             assert called not in forbidden, f"line {node.lineno}: {called}"
+
+
+def test_a_command_that_only_reads_settings_imports_nothing_heavy() -> None:
+    program = "import exporter.cli, listener.settings, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True, cwd=REPOSITORY)
+    heavy = {"av", "imagecodecs", "numpy", "pydicom", "pynetdicom", "sqlite3", "urllib3", "uvicorn"}
+    assert heavy & set(done.stdout.split()) == set()
 
 
 def test_any_exception_at_all_is_caught_only_in_the_places_named() -> None:

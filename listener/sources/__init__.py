@@ -13,7 +13,7 @@ def further_sources(settings: ListenerSettings, surroundings: Surroundings) -> l
     """Every source beside the DIMSE one; what a source needs is imported only where it is asked for."""
     sources: list[Source] = []
     if settings.sources:
-        from listener.sources.watch import WatchSource
+        from listener.sources.watch.source import WatchSource
 
         sources += [WatchSource(section, settings, surroundings) for section in settings.sources]
     if settings.orthanc:
@@ -21,7 +21,7 @@ def further_sources(settings: ListenerSettings, surroundings: Surroundings) -> l
 
         sources += [OrthancSource(section, surroundings) for section in settings.orthanc]
     if settings.dicomweb.enabled:
-        from listener.sources.dicomweb import DicomwebSource
+        from listener.sources.dicomweb.source import DicomwebSource
 
         sources.append(DicomwebSource(settings, surroundings))
     return sources

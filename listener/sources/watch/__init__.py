@@ -1,5 +1,1 @@
 """Watched folders: files that other programs leave there come into the spool once they are complete."""
-
-from listener.sources.watch.source import WatchSource
-
-__all__ = ["WatchSource"]

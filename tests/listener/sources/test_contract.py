@@ -11,10 +11,10 @@ import pytest
 from listener.counters import Counters
 from listener.settings import ListenerSettings
 from listener.sources.contract import SourceUnusable, Surroundings
-from listener.sources.dicomweb import DicomwebSource
+from listener.sources.dicomweb.source import DicomwebSource
 from listener.sources.dimse import DimseSource
 from listener.sources.orthanc.source import OrthancSource
-from listener.sources.watch import WatchSource
+from listener.sources.watch.source import WatchSource
 from listener.space import SpaceGuard
 from listener.spool import Spool
 from tests.listener.requestor import Requestor

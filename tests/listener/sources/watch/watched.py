@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from listener.counters import Counters
 from listener.settings import ListenerSettings
 from listener.sources.contract import Surroundings
-from listener.sources.watch import WatchSource
+from listener.sources.watch.source import WatchSource
 from listener.space import SpaceGuard
 
 if TYPE_CHECKING:
