@@ -13,14 +13,13 @@ Must never: move, change or delete its input, or take its own output for input.
 from __future__ import annotations
 
 import os
-import stat
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from exporter.discovery import PARTIAL, Found, Kind, Outputs, output_bases
+from exporter.discovery import PARTIAL, Outputs, output_bases
 from exporter.engine import Policy
 from exporter.errors import ExportError, SkipInstance
 from exporter.feeding import Run, Tally
@@ -30,7 +29,9 @@ from exporter.readers.archives.found import looks_like_archive
 from exporter.readers.archives.members import ArchiveLimits
 from exporter.readers.archives.reader import OneArchive
 from exporter.readers.contract import InputUnusable
-from exporter.readers.folder import FolderReader, entry_of, input_folder
+from exporter.readers.fileset import FileSetReader, is_dicomdir_name
+from exporter.readers.folder import FolderReader, input_folder
+from exporter.readers.place import entry_of, found_at
 from exporter.readers.scratch import Scratch
 from exporter.session import Places, opened
 
@@ -159,8 +160,12 @@ def reader_of(request: Request) -> Reader:
     """
     settings, path = request.settings, request.folder
     archives = archive_limits(settings) if settings.archives.enabled else None
-    if archives is not None and path.is_file() and looks_like_archive(path.resolve()):
-        return OneArchive(path.resolve(), archives)
+    if path.is_file():
+        file = path.resolve()
+        if archives is not None and looks_like_archive(file):
+            return OneArchive(file, archives)
+        if is_dicomdir_name(file.name):
+            return FileSetReader(file)
     folder = input_folder(path)
     media = request.places.media
     if folder.is_relative_to(media.resolve()):
@@ -207,7 +212,7 @@ class OneFile:
 
     def entries(self, memory: Memory, scratch: Scratch) -> Iterator[Entry]:  # noqa: ARG002 - the contract's shape
         """The file; its output is named like it."""
-        yield entry_of(look_at(self.path), mirrors=self.path.name)
+        yield entry_of(found_at(self.path.parent, str(self.path)), mirrors=self.path.name)
 
     def count(self) -> Iterator[int]:
         """One."""
@@ -222,16 +227,6 @@ class OneFile:
 def _whole_path(path: Path) -> Path:
     """One path for one file, however it was named; a link in the place of the file stays one."""
     return path.parent.resolve() / path.name
-
-
-def look_at(path: Path) -> Found:
-    """One file as `walk` finds it, under its whole path."""
-    try:
-        about = path.lstat()
-    except OSError:
-        return Found(str(path), path, Kind.UNREADABLE, 0, 0)
-    kind = Kind.REGULAR if stat.S_ISREG(about.st_mode) else Kind.OTHER
-    return Found(str(path), path, kind, about.st_size, about.st_mtime_ns)
 
 
 def _default_settings() -> Settings:
@@ -257,9 +252,17 @@ class Plan:
 class _Nothing:
     """No memory: every entry is told, also what is done."""
 
-    def done(self, name: str, size_bytes: int, mtime_ns: int) -> bool:  # noqa: ARG002 - the contract's shape
+    def done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
         """Never."""
         return False
+
+    def failed(self, prefix: str) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
+        """Nothing is known."""
+        return ()
+
+    def closed_folders(self) -> tuple[str, ...]:
+        """Nothing is known."""
+        return ()
 
 
 def plan(request: Request) -> Iterator[Plan]:

@@ -54,6 +54,8 @@ class Found:
     kind: Kind
     size_bytes: int
     mtime_ns: int
+    changed_ns: int = 0
+    """When it, or who may read it, was last changed (ctime)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +112,7 @@ def walk(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[Fo
                         below.append(f"{name}/")
                 elif not outputs.has(entry.path):
                     kind = Kind.REGULAR if stat.S_ISREG(about.st_mode) else Kind.OTHER
-                    yield Found(name, Path(entry.path), kind, about.st_size, about.st_mtime_ns)
+                    yield Found(name, Path(entry.path), kind, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
         except OSError:
             if not folder:
                 raise

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exporter.engine import Deferred, Known, Published, Returned
-from exporter.errors import ExportError, OutOfSpace
+from exporter.errors import ExportError, OutOfSpace, Reason
 from exporter.ledger.types import State
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.publish import Work
@@ -91,10 +91,10 @@ class Remembered:
         self._settings_sha256 = settings_sha256
         self._tally = tally
 
-    def done(self, name: str, size_bytes: int, mtime_ns: int) -> bool:
+    def done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:
         """See `Memory`."""
         entry = self._ledger.finished(name, size_bytes, mtime_ns, self._settings_sha256)
-        if entry is None:
+        if entry is None or (entry.reason == Reason.UNREADABLE and changed_ns > entry.updated_ns):
             return False
         if entry.may_contain:
             inside = self._ledger.inside(f"{name}{INSIDE}", self._settings_sha256)
@@ -107,6 +107,14 @@ class Remembered:
         self._tally.failed_before += entry.state is State.FAILED
         self._tally.inside += INSIDE in name
         return True
+
+    def failed(self, prefix: str) -> list[str]:
+        """See `Memory`."""
+        return self._ledger.failed(prefix)
+
+    def closed_folders(self) -> list[str]:
+        """See `Memory`."""
+        return self._ledger.closed_folders()
 
 
 class Run:

@@ -86,7 +86,8 @@ def standing(media: Path) -> Iterator[Promise]:
     for folder in partial.iterdir() if partial.is_dir() else ():
         note = folder / NOTE
         with suppress(OSError, ValueError):  # none there, or half of one: then nothing was renamed
-            text = str(note.readlink()) if note.is_symlink() else note.read_text(encoding="ascii")
+            # Not Path.readlink: it would take a name's `//` (inside an archive) for one slash.
+            text = os.readlink(note) if note.is_symlink() else note.read_text(encoding="ascii")  # noqa: PTH115
             name, *targets = json.loads(text)
             yield Promise(name, tuple(targets))
 

@@ -78,12 +78,13 @@ class Questions:
     def finished(self, name: str, size_bytes: int, mtime_ns: int, settings_sha256: str) -> Finished | None:
         """How that input, as it is, was finished under these settings; None where it was not (about 10 us)."""
         found = self._read(
-            "SELECT size_bytes, mtime_ns, settings_sha256, state, reason FROM instance WHERE name = CAST(? AS TEXT)",
+            """SELECT size_bytes, mtime_ns, settings_sha256, state, reason, updated_ns FROM instance
+            WHERE name = CAST(? AS TEXT)""",
             (stored(name),),
         )
         if not found or found[0][:3] != (size_bytes, mtime_ns, settings_sha256) or found[0][3] not in FINAL:
             return None
-        return Finished(State(found[0][3]), found[0][4])
+        return Finished(State(found[0][3]), *found[0][4:])
 
     def inside(self, prefix: str, settings_sha256: str) -> Inside:
         """How many instances there are whose names begin with `prefix`, which ends in ``/``."""
@@ -100,6 +101,26 @@ class Questions:
             else:
                 pending += number
         return Inside(pending, finished, failed)
+
+    def failed(self, prefix: str) -> list[str]:
+        """Names that begin with `prefix`, which ends in ``/``, of instances that failed."""
+        return [
+            row[0]
+            for row in self._read(
+                """SELECT name FROM instance
+                WHERE name > CAST(? AS TEXT) AND name < CAST(? AS TEXT) AND state = 'failed'""",
+                (stored(prefix), stored(f"{prefix[:-1]}0")),
+            )
+        ]
+
+    def closed_folders(self) -> list[str]:
+        """Names of folders that failed because they could not be read."""
+        return [
+            row[0]
+            for row in self._read(
+                "SELECT name FROM instance WHERE state = 'failed' AND reason = 'unreadable' AND substr(name, -1) = '/'"
+            )
+        ]
 
     def names_done(self, settings_sha256: str) -> dict[str, tuple[int, int]]:
         """Size and mtime of every input that was finished under these settings: for rerunning a whole folder.

@@ -82,6 +82,8 @@ class Finished:
 
     state: State
     reason: str | None
+    updated_ns: int
+    """When, in Unix time."""
 
     @property
     def may_contain(self) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -73,11 +73,20 @@ class Entry:
 class Memory(Protocol):
     """What earlier runs have done."""
 
-    def done(self, name: str, size_bytes: int, mtime_ns: int) -> bool:
+    def done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:
         """Whether that input, as it is, was finished under these settings, with everything inside it.
 
-        Where it was, it is counted here and must not be yielded (about 10 us).
+        Where it was, it is counted here and must not be yielded (about 10 us). What was unreadable is not done where
+        `changed_ns`, the time (ctime) of the last change of the file or of who may read it, is later than that verdict.
         """
+        ...
+
+    def failed(self, prefix: str) -> Collection[str]:
+        """Names that begin with `prefix`, which ends in ``/``, and that failed."""
+        ...
+
+    def closed_folders(self) -> Collection[str]:
+        """Names of folders that could not be read."""
         ...
 
 

@@ -8,16 +8,19 @@ Must never: follow a symbolic link, or take the exporter's own output for input.
 
 from __future__ import annotations
 
+import stat
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from exporter.discovery import Found, Kind, Outputs, count, walk
-from exporter.errors import Reason, SkipReason
-from exporter.outcome import Failed, Skipped
+from exporter.errors import SkipReason
+from exporter.outcome import Skipped
 from exporter.readers.archives.found import looks_like_archive
 from exporter.readers.archives.members import ArchiveLimits, ArchiveMembers, container_of
-from exporter.readers.contract import Entry, InputUnusable
+from exporter.readers.contract import INSIDE, Entry, InputUnusable
+from exporter.readers.fileset import FileSet, is_dicomdir_name
+from exporter.readers.place import entry_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,33 +49,6 @@ def input_folder(path: Path) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class InPlace:
-    """A file that is read where it is."""
-
-    path: Path
-
-    def readable(self) -> Path:
-        """The file itself."""
-        return self.path
-
-    def release(self) -> None:
-        """It stays."""
-
-
-def entry_of(found: Found, mirrors: str | None = None) -> Entry:
-    """What `walk` found, for the run; output mirrors its name unless told otherwise."""
-    decided: Skipped | Failed | None = None
-    if found.kind is Kind.OTHER:
-        message = "a link, pipe, socket, device or folder: only regular files are read"
-        decided = Skipped(SkipReason.NOT_REGULAR, message)
-    elif found.kind is Kind.UNREADABLE:
-        message = "cannot be looked at: it is not there, there is no permission, or its path is too long"
-        decided = Failed(Reason.UNREADABLE, message, may_pass=False)
-    content = InPlace(found.path) if decided is None else None
-    return Entry(found.name, found.size_bytes, found.mtime_ns, content, decided, mirrors or found.name)
-
-
-@dataclass(frozen=True, slots=True)
 class FolderReader:
     """A folder, searched as deep as the settings say, and the archives in it."""
 
@@ -86,14 +62,22 @@ class FolderReader:
 
     def entries(self, memory: Memory, scratch: Scratch) -> Iterator[Entry]:
         """See `Reader`."""
+        closed = set()
         for found in walk(self.folder, self.outputs, recursive=self.recursive):
-            if memory.done(found.name, found.size_bytes, found.mtime_ns):
-                continue
-            archive = self._archive(found)
-            if archive is None:
-                yield entry_of(found)
-            else:
-                yield from archive.entries(memory, scratch)
+            if found.kind is Kind.UNREADABLE:
+                closed.add(found.name)
+            if not memory.done(found.name, found.size_bytes, found.mtime_ns, found.changed_ns):
+                archive = self._archive(found)
+                if archive is None:
+                    yield entry_of(found)
+                else:
+                    yield from archive.entries(memory, scratch)
+            if found.kind is Kind.REGULAR and is_dicomdir_name(found.path.name):
+                yield from FileSet(found).missing(memory)
+        for name in memory.closed_folders():
+            if name not in closed and INSIDE not in name and _is_folder(self.folder / name.rstrip("/")):
+                message = "a folder that can be read now: what is in it has outcomes of its own"
+                yield Entry(name, 0, 0, decided=Skipped(SkipReason.NOT_REGULAR, message))
 
     def _archive(self, found: Found) -> ArchiveMembers | None:
         """The archive that a file is; None where it is none."""
@@ -121,3 +105,10 @@ class FolderReader:
                     archive = ArchiveMembers(container, self.folder / container, self.archives)
                     paths += stack.enter_context(archive.copies(members, scratch)).values()
             yield paths
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False

@@ -76,7 +76,7 @@ def tree(tmp_path: Path) -> Path:
     (root / "empty.dcm").touch()
     (root / "link").symlink_to(CT)
     os.mkfifo(root / "a" / "pipe")
-    shutil.copy(str(get_testdata_file("DICOMDIR")), root / "DICOMDIR")
+    shutil.copy(str(get_testdata_file("DICOMDIR-empty.dcm")), root / "DICOMDIR")
     return root
 
 

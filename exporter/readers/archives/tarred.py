@@ -127,7 +127,7 @@ class TarArchive:
         if kind == b"S":
             self._pass_over_map(block)
         self._expect(0 if kind in _WITHOUT_CONTENT else size)
-        if kind in _NO_MEMBERS or (kind in _FILES and name.endswith(b"/")):
+        if kind in _NO_MEMBERS or (kind in _FILES and name.endswith(b"/") and not size):
             return Member(name, False, 0, MemberKind.FOLDER)
         if kind in _WITHOUT_CONTENT:
             return Member(name, False, 0, MemberKind.OTHER)

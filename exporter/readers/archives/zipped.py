@@ -139,7 +139,7 @@ class ZipArchive:
                 data = self._file.read_at(start, min(CHUNK, end - start))
                 start += len(data)
                 if not data:
-                    raise Unreadable("the compressed member ends early")
+                    raise Unreadable("the compressed member ends early: it was cut, or is damaged")
             part = decode(decoder, data, CHUNK)
             if part:
                 yield part
