@@ -34,6 +34,13 @@ PARTIAL: Final = ".partial"
 """Folder of partial files below the media folder."""
 
 
+_WINDOWS_REFUSES: Final = re.compile(r'[<>:"|?*\\]')
+_DEVICES: Final = frozenset(
+    {"con", "prn", "aux", "nul", *(f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")}
+)
+"""Names that are devices on Windows, with any extension (Microsoft, "Naming Files, Paths, and Namespaces")."""
+
+
 class Kind(Enum):
     """What an entry is, as far as its folder tells."""
 
@@ -138,8 +145,8 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 def output_bases(name: str) -> tuple[str, str]:
     """Output names for an input: without its DICOM extension, and with it for when another input has the first.
 
-    Both mirror the input's place; a level that is too long, not UTF-8 or not printable is replaced by what is printable
-    of it and a hash, the same on every machine.
+    Both mirror the input's place; a level that is too long, not UTF-8, not printable, or no name on Windows and exFAT
+    is replaced by what is harmless of it and a hash, the same on every machine.
 
     Args:
         name: Path relative to the input folder, as `os.fsdecode` gives it.
@@ -147,7 +154,7 @@ def output_bases(name: str) -> tuple[str, str]:
     *folders, file = name.split("/")
     stem, dot, extension = file.rpartition(".")
     bare = stem if stem and f"{dot}{extension}".lower() in EXTENSIONS else file
-    above = [_component(folder) for folder in folders]
+    above = [_hashed(folder) if folder.endswith((".", " ")) else _component(folder) for folder in folders]
     if above and above[0].casefold() == PARTIAL:
         above[0] = _hashed(folders[0])
     return _whole(name, [*above, _component(bare)]), _whole(name, [*above, _component(file)])
@@ -162,12 +169,19 @@ def _whole(name: str, components: list[str]) -> str:
 
 
 def _component(text: str) -> str:
-    return text if text.isprintable() and len(os.fsencode(text)) <= COMPONENT_BYTES else _hashed(text)
+    is_harmless = text.isprintable() and not _WINDOWS_REFUSES.search(text) and not _is_device(text)
+    return text if is_harmless and len(os.fsencode(text)) <= COMPONENT_BYTES else _hashed(text)
+
+
+def _is_device(text: str) -> bool:
+    return text.partition(".")[0].rstrip(" ").casefold() in _DEVICES
 
 
 def _hashed(text: str) -> str:
     digest = hashlib.sha256(os.fsencode(text)).hexdigest()
-    shown = "".join(character if character.isprintable() else "_" for character in text)
+    shown = "".join(character if character.isprintable() else "_" for character in _WINDOWS_REFUSES.sub("_", text))
+    if _is_device(text):
+        shown = f"_{shown}"
     return f"{shown.encode()[: COMPONENT_BYTES - 24].decode(errors='ignore')}~{digest[:16]}"
 
 

@@ -8,6 +8,8 @@ Must never: follow a symbolic link, or take the exporter's own output for input.
 
 from __future__ import annotations
 
+import os
+import re
 import stat
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -42,10 +44,17 @@ def input_folder(path: Path) -> Path:
     except NotADirectoryError:
         raise InputUnusable(f"{path} is no folder: give the folder that holds the DICOM files") from None
     except FileNotFoundError:
-        raise InputUnusable(f"the folder {path} does not exist: give the folder that holds the DICOM files") from None
+        raise InputUnusable(_absent(path)) from None
     except OSError as error:
         raise InputUnusable(f"the folder {path} cannot be read: {error.strerror}") from None
     return folder
+
+
+def _absent(path: Path) -> str:
+    if os.sep == "/" and re.match(r"[A-Za-z]:[\\/]|[A-Za-z]:$|\\\\", str(path)):
+        hint = "give the folder where that drive or share is mounted (under WSL, `wslpath` tells it)"
+        return f"{path} is a path of Windows, and this is another system: {hint}"
+    return f"the folder {path} does not exist: give the folder that holds the DICOM files"
 
 
 @dataclass(frozen=True, slots=True)

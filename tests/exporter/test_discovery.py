@@ -136,6 +136,34 @@ def test_names_that_are_no_text_or_too_long_get_a_safe_name_that_stays_their_own
     assert output_bases(deep)[0] != output_bases(deep + "x")[0]
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a:b", "CON", "con.dcm", "nul.tar.x", "LPT1 .x", "COM¹", "a\\b", 'a"b', "a|b", "a?b", "<a>", "*", "x./a", "x /a"],
+)
+def test_what_windows_does_not_take_for_a_name_gets_one_that_it_does(name: str) -> None:
+    for base in output_bases(name):
+        for component in base.split("/"):
+            assert not set(component) & set('<>:"|?*\\')
+            assert component.partition(".")[0].rstrip().casefold() not in {"con", "nul", "lpt1", "com¹"}
+        assert base.partition("/")[0][-1] not in ". "
+    assert output_bases(name)[0] != output_bases(f"{name}x")[0]
+
+
+def test_ordinary_names_are_kept_also_odd_ones() -> None:
+    for name in (
+        "IM0001;1",
+        "a b",
+        "(1) [x] {y} ~ & % $ # @ ! ' ` ^ + = ,",
+        "console",
+        "nullable.x",
+        "Zoë/übung",
+        "a.",
+        "com",
+        "com10",
+    ):
+        assert output_bases(name)[0] == name
+
+
 @given(
     st.lists(st.text(min_size=1).filter(lambda t: "/" not in t and "\0" not in t and t not in {".", ".."}), min_size=1)
 )
