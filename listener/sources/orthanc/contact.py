@@ -62,17 +62,19 @@ class Contact:
         self._client.read_credentials()
         system = self.orthanc.system()
         self.is_known = True
-        if self._trouble or system.version != self._version:
-            self._log.info("orthanc answers", version=system.version, after=self._trouble or None)
+        self._trouble = ""
         if system.version != self._version:
             self._version = system.version
+            self._log.info("orthanc answers", version=system.version)
             self._warn(system)
-        self._trouble, self._said = "", ("", 0.0)
         return True
 
     def succeeded(self) -> None:
         """The server does its work: the next pause is a short one again."""
         self._failures = 0
+        if self._said[0] and self.is_known:
+            self._log.info("orthanc does its work again", after=self._said[0])
+            self._said = ("", 0.0)
 
     def failed(self, trouble: OrthancTrouble) -> None:
         """Begin a pause; several troubles of the same moment are one."""

@@ -8,8 +8,6 @@ what is remembered.
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import random
 import sqlite3
 import threading
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from listener.sources.orthanc.assignments import Assignments
 from listener.sources.orthanc.cursor import Cursor
 from listener.sources.orthanc.downloads import Job, Put, Taken, Troubled
 from listener.sources.orthanc.identifiers import spelled
@@ -29,8 +28,6 @@ from listener.sources.orthanc.reconciliation import Pass, is_left_out, is_settle
 from listener.sources.orthanc.troubles import BadAnswer, OrthancTrouble
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from listener.counters import Counters
     from listener.sources.orthanc.answers import Change, Changes, Listed
     from listener.sources.orthanc.contact import Contact
@@ -73,13 +70,7 @@ class Poller:
         self._recorded = position
         self._compared_at = memory.compared_at()
         self._unrecorded: list[Noted] = []
-        self._in_flight: set[bytes] = set()
-        self._again: dict[bytes, Job] = {}
-        """Jobs whose instance was under way when they came."""
-        self._freed: list[bytes] = []
-        """Instances that are under way no more, and have such a job."""
-        self._delayed: list[tuple[float, int, Job]] = []
-        self._order = itertools.count()
+        self._jobs = Assignments(downloads)
         self._next_read = 0.0
         self._is_drained = False
         self._is_history = position.seq == 0
@@ -140,8 +131,7 @@ class Poller:
     def _step(self) -> bool:
         """Do one thing that is due; whether there may be another one at once."""
         now = time.monotonic()
-        while self._delayed and self._delayed[0][0] <= now:
-            self._hand_over([heapq.heappop(self._delayed)[2]])
+        self._jobs.give_due()
         if self._look_again.is_set():
             self._look_again.clear()
             self._pass, self._next_pass = None, 0.0
@@ -176,7 +166,7 @@ class Poller:
             self._is_history = False
             self._next_read = time.monotonic() + self._settings.poll_s * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
             self._take_second_look()
-        if not self._in_flight:
+        if not self._jobs:
             self._contact.succeeded()
 
     def _want(self, changes: list[Change]) -> None:
@@ -192,9 +182,9 @@ class Poller:
                 noted = known.get(change.instance)
                 is_open = not (noted is not None and self._was_dealt_with(noted, epoch, change.seq))
                 if is_open:
-                    jobs.append(Job(change.instance, epoch, (change.seq,)))
+                    jobs.append(Job(change.instance, epoch, (change.seq,), known=noted))
             self._cursor.read(change, is_open=is_open, vanished=vanished)
-        self._give_out(jobs)
+        self._jobs.give_out(jobs)
 
     def _was_dealt_with(self, noted: Noted, epoch: int, seq: int) -> bool:
         if noted.epoch != epoch or noted.seq < seq:
@@ -209,7 +199,7 @@ class Poller:
         self._cursor = Cursor(Position(epoch, 0, None, self._cursor.position.vanished))
         self._is_history = True
         # Jobs under way are of the old log: their results are remembered, the new log's position is not theirs.
-        self._again.clear()
+        self._jobs.forget_waiting()
         self._pass, self._second_look = None, []
         self._next_read = self._next_pass = self._compared_at = 0.0
 
@@ -238,21 +228,21 @@ class Poller:
 
     def _take_second_look(self) -> None:
         """What was listed and not known, and the log has still not told: it never will."""
+        known = self._memory.known([entry.instance for entry in self._second_look])
         entries, self._second_look = self._second_look, []
-        if self._pass is None or not entries:
+        if self._pass is None:
             return
-        known = self._memory.known([entry.instance for entry in entries])
         filters = self._settings.only.fingerprint
         jobs = []
         for entry in entries:
             noted = known.get(entry.instance)
-            if entry.instance in self._in_flight or is_settled(entry, noted, filters):
+            if entry.instance in self._jobs or is_settled(entry, noted, filters):
                 continue
             if noted is None or noted.state is State.GONE:
                 self._pass.missed += 1
                 self._count("missed_by_log")
-            jobs.append(Job(entry.instance, self._cursor.position.epoch))
-        self._give_out(jobs)
+            jobs.append(Job(entry.instance, self._cursor.position.epoch, known=noted))
+        self._jobs.give_out(jobs)
 
     def _retry_failed(self, current: Pass) -> bool:
         """Try what failed again, some at a time; the pass ends with the last."""
@@ -260,7 +250,7 @@ class Poller:
         if failed:
             current.failed_after = failed[-1].instance
             epoch = self._cursor.position.epoch
-            self._give_out([Job(n.instance, epoch, is_retry=True) for n in failed if n.instance not in self._in_flight])
+            self._jobs.give_out(Job(noted.instance, epoch, is_retry=True, known=noted) for noted in failed)
             return True
         if current.expanded:
             self._memory.compared_now()
@@ -274,23 +264,6 @@ class Poller:
         return False
 
     # -- jobs and results --------------------------------------------------------------------------------------------
-
-    def _give_out(self, jobs: Iterable[Job]) -> None:
-        """Have jobs done; one whose instance is under way waits for that, since both would take it."""
-        ready = []
-        for job in jobs:
-            if job.instance not in self._in_flight:
-                self._in_flight.add(job.instance)
-                ready.append(job)
-            elif job.seqs:
-                waiting = self._again.get(job.instance)
-                self._again[job.instance] = replace(job, seqs=(*waiting.seqs, *job.seqs)) if waiting else job
-        self._hand_over(ready)
-
-    def _hand_over(self, jobs: list[Job]) -> None:
-        known = self._memory.known([job.instance for job in jobs])
-        for job in jobs:
-            self._downloads.submit(replace(job, known=known.get(job.instance)))
 
     def _settle(self, results: list[Result]) -> None:
         """Take in results; what is final is remembered with the next `_remember`."""
@@ -313,25 +286,23 @@ class Poller:
         """Nothing is held against the instance: it has its turn again when the server, or our disk, works again."""
         if isinstance(trouble, OrthancTrouble):
             self._leave_alone(trouble)
-            self._downloads.submit(job)
+            self._jobs.give_again(job)
         else:
             self._count("spool_refused")
             self._log.error("an instance of orthanc could not be spooled, it is taken later", problem=str(trouble))
-            self._delay(job, min(SPOOL_PAUSE_S, self._settings.max_pause_s))
+            self._jobs.delay(job, min(SPOOL_PAUSE_S, self._settings.max_pause_s))
 
     def _try_later(self, job: Job, trouble: OrthancTrouble) -> None:
         self._count("retries")
         pause_s = min(self._settings.max_pause_s, self._settings.pause_s * 2**job.tries)
-        self._delay(replace(job, tries=job.tries + 1), pause_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+        chance = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+        self._jobs.delay(replace(job, tries=job.tries + 1), pause_s * chance)
         self._log.info(
             "an instance of orthanc is tried again",
             instance=spelled(job.instance),
             why=trouble.word,
             problem=str(trouble),
         )
-
-    def _delay(self, job: Job, pause_s: float) -> None:
-        heapq.heappush(self._delayed, (time.monotonic() + pause_s, next(self._order), job))
 
     def _conclude(self, result: Verdict) -> None:
         """A job is over: note what became of its instance, and finish its changes."""
@@ -352,20 +323,17 @@ class Poller:
         if job.epoch == self._cursor.position.epoch:
             for seq in job.seqs:
                 self._cursor.finish(seq)
-        self._in_flight.discard(job.instance)
-        if job.instance in self._again:
-            self._freed.append(job.instance)
+        self._jobs.finish(job.instance)
 
     def _remember(self) -> bool:
         """Make outcomes and position durable; False where that fails, and nothing more is done until it does not."""
         position = self._cursor.position
-        if not self._unrecorded and not self._freed and position == self._recorded:
+        if not self._unrecorded and not self._jobs.freed and position == self._recorded:
             return True
         try:
             self._memory.record(self._unrecorded, position)
             done, self._unrecorded, self._recorded = self._unrecorded, [], position
-            freed, self._freed = self._freed, []
-            self._give_out([self._again.pop(instance) for instance in freed if instance in self._again])
+            self._jobs.give_freed(self._memory.known(self._jobs.freed))
         except sqlite3.Error as error:
             self._memory_failed(error)
             return False
@@ -376,9 +344,8 @@ class Poller:
 
     def _delete(self, noted: Noted) -> None:
         """Have an instance deleted from the server that is remembered as taken, where that is wanted."""
-        wanted = self._settings.delete_after_spooling and noted.md5 is not None
-        if wanted and noted.instance not in self._in_flight and noted.instance not in self._again:
-            self._give_out([Job(noted.instance, noted.epoch, delete=noted.md5, is_retry=True)])
+        if self._settings.delete_after_spooling and noted.md5 is not None:
+            self._jobs.give_out([Job(noted.instance, noted.epoch, is_retry=True, known=noted, delete=noted.md5)])
 
     def _memory_failed(self, error: sqlite3.Error) -> None:
         """Our own disk does not take what is to be remembered: nothing is read or given out until it does."""
@@ -403,7 +370,7 @@ class Poller:
             ("vanished", position.vanished),
             ("failed", self._memory.count_failed()),
             ("position", position.seq),
-            ("waiting", len(self._in_flight)),
+            ("waiting", len(self._jobs)),
             ("reachable", int(self._contact.is_known)),
         ):
             self._counters.gauge(f"orthanc_{self._settings.label}_{what}", value)
