@@ -123,6 +123,7 @@ class _Loop:
     def __init__(self, session: Session, spool: Spool, orders: Orders, around: _Around, titles: frozenset[str]) -> None:
         """Work with these; `titles` are the AE titles that have settings of their own."""
         self._engine = session.engine
+        self._ledger = session.ledger
         self._keep = around.keep
         self._pausing = around.pause
         self._reserve = around.spool_reserve
@@ -155,6 +156,7 @@ class _Loop:
             self._fill()
             self._collect()
             self._engine.check()
+            self._ledger.check()
             if self._engine.waits_for_space is not None:
                 self._pause(self._engine.waits_for_space)
             now = time.monotonic()

@@ -281,12 +281,12 @@ class Engine:
             outcome = runner.run(job, decide)
         except (OutOfSpace, Cancelled) as condition:
             self._put_away(folder)
-            self._withdraw(work)
+            self._withdraw(runner, work)
             self.results.put(Returned(work, str(condition) if isinstance(condition, OutOfSpace) else None))
             return
         if isinstance(outcome, Failed) and outcome.may_pass and entry.attempts < self._policy.attempts:
             self._put_away(folder)
-            self._defer(work, outcome, entry.attempts)
+            self._defer(runner, work, outcome, entry.attempts)
             return
         self._finished.put((Finished(work, outcome, folder, relation), started))
 
@@ -308,17 +308,18 @@ class Engine:
         else:
             self._folders.put(folder)
 
-    def _withdraw(self, work: Work) -> None:
-        self._insist(lambda: self._ledger.withdraw(work.name))
+    def _withdraw(self, runner: Runner, work: Work) -> None:
+        self._insist(runner, lambda: self._ledger.withdraw(work.name))
 
-    def _defer(self, work: Work, outcome: Failed, attempts: int) -> None:
+    def _defer(self, runner: Runner, work: Work, outcome: Failed, attempts: int) -> None:
         not_before = time.time() + self._policy.retry_after_s * 4 ** (attempts - 1)
-        self._insist(lambda: self._ledger.defer(work.name, outcome.reason, outcome.message, not_before))
+        self._insist(runner, lambda: self._ledger.defer(work.name, outcome.reason, outcome.message, not_before))
         self.results.put(Deferred(work, outcome, not_before))
 
-    def _insist(self, write: Callable[[], None]) -> None:
+    def _insist(self, runner: Runner, write: Callable[[], None]) -> None:
         """Write to the ledger, and wait while the disk is full, unless the exporter stops (then the attempt counts)."""
         while True:
+            runner.last_progress = time.monotonic()  # who waits for space is not stuck
             try:
                 write()
             except OutOfSpace as condition:

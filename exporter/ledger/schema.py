@@ -30,6 +30,9 @@ SCHEMA = 2
 NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
 """What file systems without hard links answer (FAT, exFAT, some network and FUSE file systems)."""
 
+_MOST_LOG_PAGES = 4000
+"""16 MiB."""
+
 _APPLICATION = 0x444D4531
 """``PRAGMA application_id`` of a ledger (``DME1``): another program's database is never taken for one."""
 
@@ -188,11 +191,23 @@ def _connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode=WAL").fetchone()
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
-        connection.execute("PRAGMA wal_autocheckpoint=4000")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_log_pages(path)}")
     except sqlite3.Error:
         connection.close()
         raise
     return connection
+
+
+def _log_pages(path: Path) -> int:
+    """Pages of 4 KiB that the log grows to before it is moved into the database: few where the disk is small.
+
+    Moving it takes up to as much space once more: a log that fills the disk could not be moved any more.
+    """
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return _MOST_LOG_PAGES
+    return max(64, min(_MOST_LOG_PAGES, found.f_bavail * found.f_frsize // 4096 // 16))
 
 
 def _make(path: Path) -> None:

@@ -56,6 +56,8 @@ class Ledger(Questions):
             if self._writer is not None:
                 self._writer.close()
             raise
+        status = path.stat()
+        self._file = (status.st_dev, status.st_ino)
         self._names = OutputNames(self._read)
         # Who is under way: identity and AE title of instances that no final row shows yet.
         self._flights = threading.Lock()
@@ -122,6 +124,22 @@ class Ledger(Questions):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def check(self) -> None:
+        """Make sure that the file at the ledger's path is the one that is open.
+
+        Raises:
+            LedgerUnusable: It was deleted or replaced: what is written goes where nobody will find it.
+        """
+        try:
+            now = self.path.stat()
+        except OSError as error:
+            cause = f"its file cannot be found any more ({error.strerror})"
+        else:
+            if (now.st_dev, now.st_ino) == self._file:
+                return
+            cause = "its file was replaced while an exporter worked with it"
+        raise LedgerUnusable(self.path, cause, "put it back, or run `exporter reconcile --rebuild`")
 
     # -- attempts ------------------------------------------------------------------------------------------------
 

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 
     from exporter.ledger import Ledger
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What passes, and what lines can wait for in the ledger meanwhile."""
 _TAIL = 1000
 """Lines at the end of the file that are looked at after a crash; those before were fsynced long ago."""
 
@@ -270,7 +271,7 @@ class Appender:
 
     def _verdict(self, what: str, error: OSError) -> OutOfSpace | MetadataFileUnusable:
         if error.errno in _FULL:
-            return OutOfSpace(f"metadata file {self.path}: the disk or quota is full")
+            return OutOfSpace(f"metadata file {self.path}: the disk or quota is full, or read-only")
         hint = "check that its folder exists, who may write in it, and the disk"
         return MetadataFileUnusable(self.path, f"{what} ({error.strerror})", hint)
 

@@ -22,7 +22,9 @@ from pydicom.uid import generate_uid
 
 from exporter import daemon
 from exporter.daemon import Orders
-from exporter.ledger import Ledger, State
+from exporter.ledger import Ledger, LedgerUnusable, State
+from exporter.rebuild import rebuild
+from exporter.reconcile import Folders
 from exporter.reserve import FILES
 from exporter.settings import RoomSettings, Settings
 from listener.settings import DataFolder
@@ -334,6 +336,33 @@ def test_a_full_disk_pauses_and_space_resumes(small_disk: Path) -> None:
     assert len(ward.lines) == 3
     assert names
     ward.spool.close()
+
+
+@pytest.mark.parametrize("harm", ["deleted", "replaced"])
+def test_a_ledger_that_is_deleted_or_replaced_ends_the_exporter_and_loses_nothing(ward: Ward, harm: str) -> None:
+    def live() -> None:
+        with ward.running():
+            ward.settled(1)
+            threads = threading.active_count()
+            if harm == "deleted":
+                ward.data.ledger.unlink()
+            else:
+                copy = ward.data.root / "copy"
+                shutil.copy(ward.data.ledger, copy)
+                copy.replace(ward.data.ledger)
+            deadline = time.monotonic() + 20
+            while threading.active_count() >= threads:
+                assert time.monotonic() < deadline, "it ends by itself"
+                time.sleep(0.05)
+
+    ward.receive(CT)
+    with pytest.raises(LedgerUnusable, match=r"cannot be found|was replaced"):
+        live()
+    rebuild(Folders(ward.data.ledger, ward.data.media, ward.data.metadata, ward.data.spool))
+    ward.receive(MR)
+    with ward.running():
+        ward.settled(2)
+    assert len(ward.lines) == 2
 
 
 def test_a_disk_that_runs_full_pauses_the_exporter_before_it_is_full(small_disk: Path) -> None:

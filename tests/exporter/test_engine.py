@@ -276,6 +276,33 @@ def test_a_supervisor_that_is_stuck_is_noticed(house: Callable[..., House], monk
         one.next()
 
 
+def test_a_supervisor_that_waits_for_space_is_not_stuck(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_module, "STALE_S", 1.5)
+    one = house()
+    full, defer = threading.Event(), Ledger.defer
+    full.set()
+
+    def refuse(*arguments: Any) -> None:
+        if full.is_set():
+            raise OutOfSpace("the disk is full")
+        defer(*arguments)
+
+    monkeypatch.setattr(Ledger, "defer", refuse)
+    one.submit("crash.dcm")
+    deadline = time.monotonic() + 20
+    while one.engine.waits_for_space is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        assert one.engine.is_alive
+        time.sleep(0.05)
+    full.clear()
+    assert isinstance(one.next(), Deferred)
+
+
 def test_an_entry_that_needs_no_worker_is_published_like_the_others(house: Callable[..., House]) -> None:
     one = house()
     one.engine.submit_decided(one.work("fifo"), Skipped(SkipReason.NOT_REGULAR, "a pipe"))
