@@ -301,7 +301,7 @@ class HttpServer:
         except (OSError, ssl.SSLError, TimeoutError):
             self._counters.add("http_handshake_failed")
             self._turn_away(sock, place)
-        except asyncio.CancelledError:
+        except BaseException:  # above all being cancelled: the place must not stay taken
             self._turn_away(sock, place)
             raise
 

@@ -13,9 +13,8 @@ from exporter.settings import Settings
 from listener.configuration import ConfigurationError, load
 from listener.settings import ListenerSettings
 from listener.sources.contract import SourceUnusable
-from listener.sources.watch.source import WatchSource
 from listener.sources.watch.folder import Asked, look
-from listener.sources.watch.source import token
+from listener.sources.watch.source import WatchSource, token
 from listener.sources.watch.taking import Fate, Source, delete, move, take
 from listener.space import Room
 from listener.spool import SpoolWriteFailed
