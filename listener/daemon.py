@@ -90,10 +90,13 @@ class ListenerDaemon:
 
     def reload(self, settings: ListenerSettings) -> None:
         """Take over what may change while running."""
-        self._settings = settings
+        before, self._settings = self._settings, settings
+        self._space.use(settings.spool)
         for source in self._sources:
             source.reload(settings)
         log.info("configuration read again")
+        if settings.log != before.log:
+            log.warning("needs a restart", setting="log")
 
     def stop(self) -> int:
         """Drain and close; how many associations were cut off."""

@@ -77,6 +77,10 @@ class Level:
         self._marks = marks
         self.state = Room.ENOUGH
 
+    def use(self, marks: Marks) -> None:
+        """Other marks from the next look on; what was short stays so until the new ones say otherwise."""
+        self._marks = marks
+
     def look(self, free: int) -> Room:
         """What follows from so much being free now."""
         marks = self._marks
@@ -97,6 +101,11 @@ class Place:
     def __init__(self, of_bytes: Marks, of_files: Marks) -> None:
         self._bytes = Level(of_bytes)
         self._files = Level(of_files)
+
+    def use(self, of_bytes: Marks, of_files: Marks) -> None:
+        """Other marks from the next look on."""
+        self._bytes.use(of_bytes)
+        self._files.use(of_files)
 
     def look(self, free: Free) -> Room:
         """What follows from so much being free now."""
@@ -119,6 +128,12 @@ class SpaceGuard:
         self.queue_full = False
         self.free: dict[str, Free] = {}
         """What was found at the last look, by place: ``spool``, and what the exporter told of."""
+
+    def use(self, settings: SpoolSection) -> None:
+        """Other marks and bounds from the next look on."""
+        self._settings = settings
+        for place in list(self._places.values()):
+            place.use(*self._marks())
 
     @property
     def free_bytes(self) -> int:
@@ -147,8 +162,11 @@ class SpaceGuard:
         return self.state
 
     def _place(self) -> Place:
+        return Place(*self._marks())
+
+    def _marks(self) -> tuple[Marks, Marks]:
         marks = self._settings
-        return Place(
+        return (
             Marks(marks.reject_below_bytes, marks.refuse_below_bytes, marks.resume_above_bytes),
             Marks(marks.reject_files, marks.refuse_below_files, marks.resume_files),
         )

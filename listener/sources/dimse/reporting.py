@@ -36,6 +36,12 @@ class Reporting:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reporting", daemon=True)
 
+    def use(self, settings: ListenerSection, names: PeerNames) -> None:
+        """Other targets, pauses and certificates from the next report on."""
+        self._settings, self._names = settings, names
+        self._commitments.settings = settings.commitment
+        self._commitments.wake.set()
+
     def start(self) -> None:
         """Begin with what an earlier run left."""
         self._thread.start()

@@ -44,6 +44,7 @@ class DimseSource:
     def __init__(self, settings: ListenerSettings, surroundings: Surroundings) -> None:
         self._surroundings = surroundings
         self._key = key_of(surroundings.spool.root)
+        self._started_with = settings.listener
         self._terms = _terms(settings.listener, self._key)
         self._stopping = threading.Event()
         self._socket: socket.socket | None = None
@@ -86,12 +87,18 @@ class DimseSource:
         return self._acceptor.is_alive() and time.monotonic() - self._last_tick < 10 * TICK_S
 
     def reload(self, settings: ListenerSettings) -> None:
-        """New associations get the new settings and certificates; the port and host stay."""
+        """New associations get the new settings and certificates; what needs a restart stays, and is said."""
         try:
-            self._terms = _terms(settings.listener, self._key)
-            self._next_look_at_certificate = 0.0
+            terms = _terms(settings.listener, self._key)
         except SourceUnusable as error:
             log.error("reload refused, the old settings stay", problem=str(error))  # noqa: TRY400 - no traceback
+            return
+        for setting in _fixed(self._started_with, settings.listener):
+            log.warning("needs a restart", setting=f"listener.{setting}")
+        self._terms = terms
+        self._next_look_at_certificate = 0.0
+        if self._reporting is not None:
+            self._reporting.use(settings.listener, terms.names)
 
     def stop(self, within_s: float) -> int:
         """Close the port, let messages under way finish, abort idle associations."""
@@ -213,6 +220,12 @@ def _terms(settings: ListenerSection, key: bytes) -> Terms:
         context = server_context(settings.tls)
     users = tuple(_credentials(user.name, user.passcode_file) for user in settings.users)
     return Terms(settings, Policy(settings, AddressRules(settings.peers), users), context, PeerNames(settings, key))
+
+
+def _fixed(before: ListenerSection, now: ListenerSection) -> list[str]:
+    """What is set differently now and cannot change while the port is open."""
+    found = [name for name in ("host", "port") if getattr(before, name) != getattr(now, name)]
+    return found + (["commitment.enabled"] if before.commitment.enabled != now.commitment.enabled else [])
 
 
 def _credentials(name: str, passcode_file: Path | None) -> Credentials:

@@ -80,7 +80,7 @@ class Storage:
             self._spare = None
 
     def _refusal(self, context: AcceptedContext, command: Command) -> Situation | None:
-        if command.sop_class_uid != context.abstract_syntax.encode("ascii"):
+        if not _is_of(command, context) and self.settings.mismatch == "refuse":
             return statuses.CLASS_NOT_NEGOTIATED
         if self._space.state is not Room.ENOUGH:
             return statuses.OUT_OF_SPACE
@@ -178,7 +178,15 @@ class Reception:
     def _judge(self) -> Situation:
         """What the data set is, by its own lengths and UIDs (PS3.4 B.2.3)."""
         said = Identity(self.command.sop_class_uid, self.command.sop_instance_uid)
-        return judge(self._walk, said, self._storage.settings)
+        situation = judge(self._walk, said, self._storage.settings)
+        if situation is statuses.SUCCESS and not _is_of(self.command, self.context):
+            return statuses.MISMATCH_ACCEPTED  # a data set that cannot be walked does not tell
+        return situation
+
+
+def _is_of(command: Command, context: AcceptedContext) -> bool:
+    """Whether a command is about the class of its presentation context (dcmsend 3.6.7 sometimes says another)."""
+    return command.sop_class_uid == context.abstract_syntax.encode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,11 +77,14 @@ class Cell:
     identical: int
     """Those of them that lie in our spool."""
     more: int
-    """What lies in our spool and the other one did not get."""
+    """What lies in our spool and the other one did not take."""
 
     @property
     def is_well(self) -> bool:
-        return self.sent == self.identical and not self.more
+        return self.sent == self.identical
+
+    def __str__(self) -> str:
+        return f"{self.identical}/{self.sent}{f' +{self.more}' if self.more else ''}"
 
 
 class Sender(Protocol):
@@ -378,11 +381,11 @@ def table(matrix: Mapping[tuple[str, bool], dict[str, Cell]]) -> str:
     lines = [f"| Transfer syntax | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
     for syntax in sorted({syntax for cells in matrix.values() for syntax in cells}, key=_in_order):
         told = [cells.get(syntax, Cell(0, 0, 0)) for cells in matrix.values()]
-        shown = [f"{cell.identical}/{cell.sent}" if cell.sent or cell.more else "-" for cell in told]
+        shown = [str(cell) if cell.sent or cell.more else "-" for cell in told]
         name = UID(syntax).name
         lines.append(f"| {syntax}{'' if name == syntax else f' {name}'} | {' | '.join(shown)} |")
     sums = [
-        f"{sum(cell.identical for cell in cells.values())}/{sum(cell.sent for cell in cells.values())}"
+        str(Cell(*(sum(getattr(cell, part) for cell in cells.values()) for part in ("sent", "identical", "more"))))
         for cells in matrix.values()
     ]
     return "\n".join([*lines, f"| **all** | {' | '.join(sums)} |"]) + "\n"
@@ -409,7 +412,14 @@ def main() -> int:
     head, mark, rest = DOCUMENT.read_text().partition(MARKS[0])
     assert mark, "the document has no place for the table"
     DOCUMENT.write_text(head + mark + table(matrix) + MARKS[1] + rest.partition(MARKS[1])[2])
-    return 0 if all(cell.is_well for cells in matrix.values() for cell in cells.values()) else 1
+    bad = {
+        (*column, syntax): cell
+        for column, cells in matrix.items()
+        for syntax, cell in cells.items()
+        if not cell.is_well
+    }
+    sys.stderr.writelines(f"differs: {place}: {cell}\n" for place, cell in bad.items())
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

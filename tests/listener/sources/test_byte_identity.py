@@ -48,6 +48,8 @@ def test_what_a_sender_sends_is_what_lies_in_the_spool(
     cells = byte_identity.compare(sender, samples, tmp_path, peer, encrypted=encrypted)
     print(byte_identity.table({(sender, encrypted): cells}))  # noqa: T201 - what was compared
     assert {syntax: cell for syntax, cell in cells.items() if not cell.is_well} == {}
+    if not EVERY or sender != "Orthanc":  # see the docs for what storescp does not take from it
+        assert sum(cell.more for cell in cells.values()) == 0
     assert sum(cell.sent > 0 for cell in cells.values()) >= FEWEST[sender]
 
 
@@ -58,4 +60,4 @@ def test_the_table_of_the_docs_has_every_transfer_syntax_and_no_difference(sampl
     for row in rows:
         assert len(row) == len(byte_identity.columns()) + 1
         for cell in row[1:]:
-            assert cell == "-" or len(set(cell.split("/"))) == 1, row
+            assert cell == "-" or len(set(cell.partition(" ")[0].split("/"))) == 1, row

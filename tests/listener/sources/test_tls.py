@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 import struct
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pydicom
@@ -13,8 +14,9 @@ import pytest
 from listener.settings import TLSSection
 from listener.sources.contract import SourceUnusable
 from listener.sources.dimse.tls import days_left, server_context
-from tests.listener.certificates import make_certificate
-from tests.listener.requestor import CT, EXPLICIT, Requestor, item, proposed, user_information
+from tests.listener.certificates import make_certificate, make_expired_certificate
+from tests.listener.requestor import CT, EXPLICIT, Requestor, item, proposed, request, user_information
+from tests.listener.well_behaved import WellBehaved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +89,65 @@ def test_only_clients_with_a_certificate_of_the_right_authority_get_in(
         with pytest.raises((OSError, AssertionError)), EncryptedRequestor(receiver.port, context) as requestor:
             assert requestor.associate()[0] == 2
     receiver.wait_for("associations_tls_handshake_failed", 2)
+
+
+def test_f24_a_client_whose_certificate_has_expired_stays_outside(
+    receive: Callable[..., Receiver], certificate: Path, tmp_path: Path
+) -> None:
+    authority = make_certificate(tmp_path, "authority")
+    receiver = receive(listener={"tls": {"certificate": str(certificate), "client_ca": str(authority)}})
+    context = trusting(certificate)
+    context.load_cert_chain(make_expired_certificate(tmp_path, "old", signed_by=authority))
+    with pytest.raises((OSError, AssertionError)), EncryptedRequestor(receiver.port, context) as requestor:
+        assert requestor.associate()[0] == 2
+    receiver.wait_for("associations_tls_handshake_failed")
+    good = trusting(certificate)
+    good.load_cert_chain(make_certificate(tmp_path, "client", signed_by=authority))
+    with EncryptedRequestor(receiver.port, good) as requestor:
+        assert requestor.associate()[0] == 2
+        assert requestor.store().status == 0
+
+
+def test_f24_our_own_expired_certificate_is_told_of_and_still_serves_who_does_not_mind(
+    receive: Callable[..., Receiver], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expired = make_expired_certificate(tmp_path, "old")
+    receiver = receive(listener={"tls": {"certificate": str(expired)}})
+    with pytest.raises(OSError, match="expired"):
+        EncryptedRequestor(receiver.port, trusting(expired))
+    careless = ssl.create_default_context()
+    careless.check_hostname, careless.verify_mode = False, ssl.CERT_NONE
+    with EncryptedRequestor(receiver.port, careless) as requestor:
+        assert requestor.associate()[0] == 2
+        assert requestor.store().status == 0
+    assert "certificate has expired" in "".join(capsys.readouterr())
+
+
+def test_f24_whatever_others_do_on_the_tls_port_a_good_client_is_served(
+    receive: Callable[..., Receiver], certificate: Path, tmp_path: Path
+) -> None:
+    """Silence, half a hello, plain DICOM, HTTP, garbage; certificates of strangers, expired ones, and none."""
+    authority, other = make_certificate(tmp_path, "authority"), make_certificate(tmp_path, "other")
+    receiver = receive(
+        listener={
+            "tls": {"certificate": str(certificate), "client_ca": str(authority), "handshake_s": 1.5},
+            "limits": {"max_associations_per_peer": 40},
+        }
+    )
+    good = trusting(certificate)
+    good.load_cert_chain(make_certificate(tmp_path, "client", signed_by=authority))
+    bad = [trusting(certificate) for _ in range(3)]
+    bad[0].load_cert_chain(make_certificate(tmp_path, "stranger", signed_by=other))
+    bad[1].load_cert_chain(make_expired_certificate(tmp_path, "old", signed_by=authority))
+    hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"
+    openings = [b"", hello, request(proposed(1, CT, EXPLICIT)), b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 8]
+    with WellBehaved(lambda: EncryptedRequestor(receiver.port, good)), ExitStack() as stack:
+        for number in range(30):
+            silent = stack.enter_context(Requestor(receiver.port, source="127.0.0.2"))
+            silent.send(openings[number % len(openings)])
+            with suppress(OSError), EncryptedRequestor(receiver.port, bad[number % 3]) as requestor:
+                assert requestor.associate()[0] != 2, "a client that must stay outside got in"
+        receiver.wait_for("associations_tls_handshake_failed", 30, within_s=15)
 
 
 def test_a_reload_takes_the_new_certificate(receive: Callable[..., Receiver], tmp_path: Path) -> None:
