@@ -29,7 +29,7 @@ def take(path: Path, busy: tuple[str, str], refused: Callable[[str, str], Except
     try:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        hint = "check that the folder exists and who may write in it"
+        hint = "check that its folder exists and who may write in it"
         raise refused(f"its lock cannot be opened ({error.strerror})", hint) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from listener.space import SILENT_S, TOLD
 from listener.spool import NAME, REASON, REPORT_SUFFIX
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class SpoolView:
     """Items by reason."""
     listener: dict[str, Any] | None = None
     """What the listener counts."""
+    paused: str | None = None
+    """Why the exporter pauses; None while it does not, or does not run."""
 
     @classmethod
     def of(cls, root: Path) -> SpoolView | None:
@@ -54,6 +58,7 @@ class SpoolView:
             waiting=_count(root / "new") + _count(root / "active"),
             quarantined={reason: count for reason, count in counts.items() if count},
             listener=_object(root / "listener.json"),
+            paused=_paused(_object(root / TOLD) or {}),
         )
 
     def refused(self) -> Iterator[Refused]:
@@ -77,6 +82,12 @@ def _names(folder: Path) -> list[str]:
 
 def _count(folder: Path) -> int:
     return sum(1 for name in _names(folder) if NAME.fullmatch(name))
+
+
+def _paused(told: dict[str, Any]) -> str | None:
+    why, updated = told.get("paused"), told.get("updated")
+    is_news = isinstance(updated, int | float) and abs(time.time() - updated) < SILENT_S
+    return why if isinstance(why, str) and is_news else None
 
 
 def _object(path: Path) -> dict[str, Any] | None:

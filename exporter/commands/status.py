@@ -43,6 +43,8 @@ class Standing:
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)
     """By state and reason: skipped, quarantined, failed and (waiting for another attempt) pending."""
     receiving: int = 0
+    paused: str | None = None
+    """Why the exporter pauses."""
     listener: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -109,6 +111,7 @@ def _standing(spool: SpoolView | None, counts: Counts, active: Counter[Source], 
         conflicts=counts.conflicts,
         reasons={state: dict(sorted(found.items())) for state, found in sorted(reasons.items())},
         receiving=0 if spool is None else spool.receiving,
+        paused=None if spool is None else spool.paused,
         listener=None if spool is None else spool.listener,
     )
 
@@ -119,6 +122,8 @@ def _table(standing: Standing) -> str:
     for state in ("pending", "active", "exported", "skipped", "quarantined", "failed", "duplicates", "conflicts"):
         why = ", ".join(f"{reason} {count}" for reason, count in standing.reasons.get(state, {}).items())
         lines.append(f"{state:<12}{getattr(standing, state):>10}" + (f"   {why}" if why else ""))
+    if standing.paused is not None:
+        lines.append(f"exporter    pauses: {printable(standing.paused)}")
     lines += _listener_lines(standing.listener or {})
     if standing.quarantined or standing.failed:
         lines.append("`exporter failures` says what failed and why.")

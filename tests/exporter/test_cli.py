@@ -156,6 +156,19 @@ def test_status_of_a_live_folder_counts_the_spool(tmp_path: Path, capsys: pytest
     assert (failure["reason"], failure["message"]) == ("not_dicom", "no prefix")
 
 
+def test_status_says_why_the_exporter_pauses_while_that_is_news(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from listener.space import SILENT_S, TOLD, Free, tell
+
+    (tmp_path / "spool").mkdir()
+    tell(tmp_path / "spool", {"output": Free(1, None)}, "too little room for output")
+    assert "pauses: too little room for output" in called(capsys, "status", "--data", tmp_path)[1]
+    told = json.loads((tmp_path / "spool" / TOLD).read_text())
+    (tmp_path / "spool" / TOLD).write_text(json.dumps(told | {"updated": told["updated"] - SILENT_S - 1}))
+    assert json.loads(called(capsys, "status", "--data", tmp_path, "--json")[1])["paused"] is None
+
+
 def test_status_imports_nothing_heavy(finished: tuple[Path, Path]) -> None:
     for command in ("status", "failures"):
         program = (
