@@ -156,7 +156,7 @@ class Upload:
             except SpoolWriteFailed as error:
                 self._situation = failed(error)
             self._incoming = None
-        said = self._identity()
+        said = self._identity(of_data_set=True)
         return Answer(self._situation, _shown(said.sop_class_uid), _shown(said.sop_instance_uid), self.size_bytes)
 
     def discard(self) -> None:
@@ -206,6 +206,9 @@ class Upload:
         if not is_storage(_text(said.sop_class_uid)):
             return situations.CLASS_NOT_SUPPORTED
         situation = judge(self._walk, said, self._terms.settings)
+        if situation is statuses.MISMATCH:
+            # Nobody announced the instance, as a command does: its own careless file meta information differs.
+            situation = statuses.MISMATCH_ACCEPTED
         wanted = self._terms.study_instance_uid
         if situation.is_success and wanted is not None and self._study() != wanted:
             return situations.OTHER_STUDY
@@ -214,12 +217,14 @@ class Upload:
     def _looked(self) -> Walk | None:
         return self._walk if self._walk is not None or self._inflate is None else self._inflate.walk
 
-    def _identity(self) -> Identity:
-        """What the file is said to be: by its meta information, or where that is silent by its data set."""
-        walk = self._looked()
-        sop_class = self._meta.values.get(0x0002) or (walk.sop_class_uid if walk else None)
-        instance = self._meta.values.get(0x0003) or (walk.sop_instance_uid if walk else None)
-        return Identity(sop_class, instance or b"")
+    def _identity(self, *, of_data_set: bool = False) -> Identity:
+        """What the instance is: by the file meta information, or by the data set; by the other where one is silent."""
+        walk, meta = self._looked(), self._meta.values
+        pairs = [(meta.get(0x0002), meta.get(0x0003))]
+        if walk is not None:
+            pairs.insert(0 if of_data_set else 1, (walk.sop_class_uid, walk.sop_instance_uid))
+        classes, instances = zip(*pairs, strict=True)
+        return Identity(next(filter(None, classes), None), next(filter(None, instances), b""))
 
     def _study(self) -> bytes | None:
         walk = self._looked()

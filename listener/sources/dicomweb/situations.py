@@ -42,7 +42,6 @@ UPLOAD_TABLE: Final = (
     statuses.STORAGE_FAILED,
     statuses.QUEUE_FULL,
     statuses.TOO_LARGE,
-    statuses.MISMATCH,
     statuses.DAMAGED,
     NOT_PART_10,
     BAD_META,

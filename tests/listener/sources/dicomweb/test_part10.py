@@ -53,7 +53,7 @@ FILES = {
     "stored": WHOLE,
     "damaged": WHOLE[:-3],
     "other_study": instance(study="1.2"),
-    "identity_mismatch": meta("1.2.4") + CONTENT,
+    "mismatch_accepted": meta("1.2.4") + CONTENT,
     "not_part_10": CONTENT + bytes(200),
     "bad_file_meta": meta(syntax="") + CONTENT,
     "class_not_supported": instance(sop_class="1.2.840.10008.1.1"),
