@@ -128,12 +128,38 @@ def walk(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[Fo
 
 
 def count(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[int]:
-    """How many entries `walk` will yield, counted up as they are found."""
+    """How many entries `walk` will yield, counted up as they are found; looks at folders only, so that it is far ahead.
+
+    Raises:
+        OSError: `root` itself cannot be read.
+    """
     found = 0
-    for found, _ in enumerate(walk(root, outputs, recursive=recursive), start=1):
-        if found % 1000 == 0:
-            yield found
+    folders = [os.fspath(root)]
+    while folders:
+        folder = folders.pop()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        if recursive and _place(entry) not in outputs.folders:
+                            folders.append(entry.path)
+                    elif not outputs.has(entry.path):
+                        found += 1
+                        if found % 1000 == 0:
+                            yield found
+        except OSError:
+            if folder == os.fspath(root):
+                raise
+            found += 1
     yield found
+
+
+def _place(entry: os.DirEntry[str]) -> tuple[int, int] | None:
+    try:
+        about = entry.stat(follow_symlinks=False)
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -316,6 +316,55 @@ def test_dry_run_tells_and_writes_nothing(tree: Path, out: Path) -> None:
     assert {step.action for step in plan(request)} == {"unchanged"}
 
 
+def test_a_file_that_may_be_read_now_is_tried_again_and_other_failures_are_not(tmp_path: Path, out: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("was-closed", "damaged", "no-dicom"):
+        (folder / name).write_bytes(CT.read_bytes()[: 3000 if name == "damaged" else None])
+    (folder / "no-dicom").write_bytes(b"text")
+    run(folder, out)
+    sha256 = Settings().settings_sha256
+    about = (folder / "was-closed").stat()
+    with Ledger.open(out / "exporter.db") as ledger:  # as it is where the user may not read: root may
+        name = "was-closed"
+        ledger.begin(name, size_bytes=about.st_size, mtime_ns=about.st_mtime_ns, source="folder")
+        ledger.finish(name, state=State.FAILED, reason="unreadable", message="EACCES", settings_sha256=sha256)
+    unchanged, results = run(folder, out)
+    assert (unchanged.unchanged, results) == (3, {})
+    for path in folder.iterdir():
+        path.chmod(0o640)
+    _, results = run(folder, out)
+    assert results.keys() - {"damaged"} == {"was-closed"}
+    assert isinstance(results["was-closed"].outcome, Exported)
+    assert (folder / "was-closed").stat().st_mtime_ns == about.st_mtime_ns
+
+
+def test_a_folder_that_can_be_read_again_is_no_failure_any_more(tmp_path: Path, out: Path) -> None:
+    folder = tmp_path / "in"
+    (folder / "closed").mkdir(parents=True)
+    shutil.copy(CT, folder / "closed" / "1.dcm")
+    run(folder, out)
+    with Ledger.open(out / "exporter.db") as ledger:
+        for name in ("closed/", "gone/"):
+            ledger.begin(name, size_bytes=0, mtime_ns=0, source="folder")
+            ledger.finish(name, state=State.FAILED, reason="unreadable", message="closed")
+    _, results = run(folder, out)
+    assert results.keys() == {"closed/"}
+    with Ledger.open_read_only(out / "exporter.db") as ledger:
+        assert [entry.name for entry in ledger.entries(State.FAILED)] == ["gone/"]
+    assert run(folder, out)[1] == {}
+
+
+def test_a_path_of_windows_is_said_to_be_one(tmp_path: Path, out: Path) -> None:
+    for path in ("D:\\studies", "d:/studies", "\\\\server\\share", "E:"):
+        with pytest.raises(InputUnusable, match="Windows"):
+            run(Path(path), out)
+    odd = tmp_path / "D:\\studies"
+    odd.mkdir()
+    shutil.copy(CT, odd / "1.dcm")
+    assert run(odd, out)[0].exported == 1
+
+
 def test_no_worker_process_where_none_is_wanted(tree: Path, out: Path) -> None:
     tally = Tally()
     results = list(backfill(Request(tree, out, Settings(), workers=0), tally, threading.Event()))

@@ -52,6 +52,7 @@ def test_links_and_what_is_no_file_are_named_and_never_entered(tmp_path: Path) -
         unix.bind(str(root / "socket"))
         kinds = {found.name: found.kind for found in walk(root, NOTHING)}
     assert kinds == dict.fromkeys(("folder", "file", "loop", "fifo", "socket"), Kind.OTHER)
+    assert [*count(root, NOTHING)][-1] == 5
 
 
 def test_the_output_inside_the_input_is_not_input(tmp_path: Path) -> None:
@@ -63,6 +64,7 @@ def test_the_output_inside_the_input_is_not_input(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     outputs = Outputs.of((tmp_path / "out",), (tmp_path / "exporter.db", tmp_path / "metadata.jsonl"))
     assert names(tmp_path, outputs) == ["a", "metadata.txt"]
+    assert [*count(tmp_path, outputs)][-1] == 2
 
 
 def test_a_file_whose_name_merely_begins_like_an_output_is_input(tmp_path: Path) -> None:
