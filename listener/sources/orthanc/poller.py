@@ -272,7 +272,7 @@ class Poller:
                 case Put(job, trouble):
                     self._put_back(job, trouble)
                     continue
-                case Troubled(job, trouble) if job.tries + 1 < self._tries(job):
+                case Troubled(job, trouble) if trouble.may_pass and job.tries + 1 < self._tries(job):
                     self._try_later(job, trouble)
                     continue
                 case _:
@@ -297,7 +297,7 @@ class Poller:
         pause_s = min(self._settings.max_pause_s, self._settings.pause_s * 2**job.tries)
         chance = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         self._jobs.delay(replace(job, tries=job.tries + 1), pause_s * chance)
-        self._log.info(
+        self._log.debug(
             "an instance of orthanc is tried again",
             instance=spelled(job.instance),
             why=trouble.word,

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from listener.sources.orthanc.answers import Changes, Held, Listed, Series, Study, System
     from listener.sources.orthanc.client import OrthancClient
 
-MOST_PAGE_BYTES: Final = 16 << 20
-"""Longest JSON that is read: a page of 500 expanded instances has under 1 MiB, a series of 100,000 some 5 MiB."""
+MOST_PAGE_BYTES: Final = 32 << 20
+"""Longest JSON that is read: a page of 2000 expanded instances has some 2 MiB, a series of 100,000 some 5 MiB."""
 MOST_INSTANCE_BYTES: Final = 1 << 20
 MOST_TEXT_BYTES: Final = 4096
 MOST_SYSTEM_BYTES: Final = 64 << 10
 CHANGES_PER_PAGE: Final = 500
 IDENTIFIERS_PER_PAGE: Final = 5000
-EXPANDED_PER_PAGE: Final = 500
+EXPANDED_PER_PAGE: Final = 2000
 
 
 class Orthanc:

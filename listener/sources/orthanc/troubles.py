@@ -17,6 +17,8 @@ class OrthancTrouble(Exception):
     word: ClassVar[str] = "trouble"
     of_server: ClassVar[bool] = False
     """Whether it certainly concerns the server as a whole."""
+    may_pass: ClassVar[bool] = True
+    """Whether the next moment may be better; if not, only a reconciliation tries it again."""
     retry_after_s: float | None = None
     """Pause that the server asked for."""
 
@@ -93,6 +95,7 @@ class TooLarge(OrthancTrouble):
     """Longer than `max_instance_bytes`."""
 
     word = "too_large"
+    may_pass = False
 
 
 class Unfit(OrthancTrouble):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.listener.sources.orthanc.fake_orthanc import Handler, Lie
 
 FULL = os.environ.get("EXPORTER_TEST_ORTHANC") == "full"
-MOST_LIED_BYTES = 24 << 20
+MOST_LIED_BYTES = 40 << 20
 """The longest JSON that is read, and what the buffers of both sides hold."""
 GOOD = b"instance 0 " + bytes(range(256)) * 40
 VICTIM = b"instance 1 " + bytes(range(256)) * 4000
