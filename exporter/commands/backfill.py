@@ -1,4 +1,4 @@
-"""`exporter backfill`: a folder, exported.
+"""`exporter backfill`: a folder, an archive or a DICOM medium, exported.
 
 Contract: stopped at any point, the same command goes on where it stopped; what keeps it from running is one sentence.
 """
@@ -30,7 +30,11 @@ NOT_YET = ("slurm", "dask")
 
 def backfill(
     directory: Annotated[
-        Path | None, Parameter(name="DIR", help="Folder of DICOM files; default: `dicom.dir` of the configuration.")
+        Path | None,
+        Parameter(
+            name="DIR",
+            help="Folder of DICOM files; or one archive or DICOMDIR. Default: `dicom.dir` of the configuration.",
+        ),
     ] = None,
     /,
     *,
@@ -44,8 +48,8 @@ def backfill(
 ) -> int:
     """Export every DICOM file below a folder that is new or changed since the last run.
 
-    Files are recognised by content, whatever their name. Media mirror the folder's tree; the folder itself is never
-    changed.
+    Files are recognised by content, whatever their name, also inside zip and tar archives. Media mirror the folder's
+    tree; the folder itself is never changed.
     """
     if engine in NOT_YET:
         raise CommandError(f"--engine {engine} is not available yet; use --engine local", ExitCode.USAGE)
