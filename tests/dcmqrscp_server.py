@@ -4,11 +4,12 @@ server = DcmqrscpServer(peer, tmp_path / "archive", receivers={"EXPORTER": port}
 with server:
     server.add(files)
     ...
-    assert server.log().count("Received Move SCP RQ") == 1
+    assert len(server.requests("Move")) == 1
 """
 
 from __future__ import annotations
 
+import re
 import signal
 import socket
 import subprocess
@@ -24,6 +25,16 @@ if TYPE_CHECKING:
 
 READY_WITHIN_S = 20.0
 AE_TITLE = "ARCHIVE"
+# Each line begins with its process: there is one for every association, and their lines mix. A file appender writes a
+# line at once; one to the console writes it in pieces.
+LOG = """log4cplus.rootLogger = INFO, file
+log4cplus.appender.file = log4cplus::FileAppender
+log4cplus.appender.file.File = {file}
+log4cplus.appender.file.Append = true
+log4cplus.appender.file.ImmediateFlush = true
+log4cplus.appender.file.layout = log4cplus::PatternLayout
+log4cplus.appender.file.layout.ConversionPattern = %i|%m%n
+"""
 
 
 class DcmqrscpServer:
@@ -58,6 +69,7 @@ class DcmqrscpServer:
             f"HostTable BEGIN\n{hosts}\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
             f"AETable BEGIN\n{AE_TITLE} {self.storage} RW (5000, 1024mb) ANY\nAETable END\n"
         )
+        (folder / "log.cfg").write_text(LOG.format(file=folder / "log"))
 
     def __enter__(self) -> Self:
         self.start()
@@ -75,12 +87,14 @@ class DcmqrscpServer:
     def start(self) -> None:
         """Start it; returns once it listens."""
         assert self._process is None, "it runs already"
-        command = [self._peer("dcmqrscp"), "-d", "-c", str(self.folder / "dcmqrscp.cfg"), *self._options]
-        with (self.folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        command = [self._peer("dcmqrscp"), "-lc", str(self.folder / "log.cfg"), "-c", str(self.folder / "dcmqrscp.cfg")]
+        with (self.folder / "output").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *self._options], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         until = time.monotonic() + READY_WITHIN_S
         while not self._listens():
-            assert self._process.poll() is None, self.log()[-2000:]
+            assert self._process.poll() is None, (self.folder / "output").read_text()[-2000:]
             assert time.monotonic() < until, "dcmqrscp does not listen"
             time.sleep(0.05)
 
@@ -101,15 +115,20 @@ class DcmqrscpServer:
         """Everything it said."""
         return (self.folder / "log").read_text(errors="replace")
 
-    def requests(self, kind: str, level: str | None = None) -> int:
-        """How often it was asked (`Find`, `Move`, `Get`), at a level of the query where one is named.
-
-        The dump of an identifier follows its request in the log.
-        """
-        count = 0
-        for part in self.log().split(f"Received {kind} SCP")[1:]:
-            count += level is None or f"[{level}" in part[:4000]
-        return count
+    def requests(self, kind: str) -> list[dict[str, str]]:
+        """What it was asked: the identifiers of all requests of a kind (`Find`, `Move`, `Get`), values by keyword."""
+        asked: list[dict[str, str]] = []
+        under_way: dict[str, dict[str, str] | None] = {}
+        for process, line in re.findall(r"^(\d+)\|(.*)$", self.log(), re.MULTILINE):
+            if line.startswith(f"{kind} SCP Request Identifiers:"):
+                under_way[process] = {}
+                asked.append(under_way[process])
+            elif element := re.match(r"\([0-9a-f]{4},[0-9a-f]{4}\) \w\w (?:\[(.*)\]|.*?) *# .* (\w+)$", line):
+                if (dump := under_way.get(process)) is not None:
+                    dump[element[2]] = (element[1] or "").strip()
+            elif line and not line.startswith("#"):
+                under_way[process] = None
+        return asked
 
     def _listens(self) -> bool:
         with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):

@@ -22,7 +22,7 @@ from exporter.commands.signals import stopped_by_signals
 if TYPE_CHECKING:
     from exporter.pull.cohort import Cohort
     from exporter.pull.outcome import Summary
-    from exporter.pull.run import Request
+    from exporter.pull.request import Request
     from exporter.pull.settings import PullPeerSection
     from exporter.settings import Settings
 
@@ -100,7 +100,7 @@ def _request(places: Places, settings: Settings, peer: PullPeerSection, path: Pa
         CommandError: No row of the cohort can be used.
     """
     from exporter.pull.cohort import CohortUnusable, read_cohort
-    from exporter.pull.run import Request
+    from exporter.pull.request import Request
 
     try:
         cohort = read_cohort(path.expanduser(), codec=_codec(peer.character_set))
@@ -125,7 +125,8 @@ def _codec(character_set: str) -> str:
 
 
 def _find(request: Request, stop: threading.Event, place: Path, path: Path) -> int:
-    from exporter.pull.run import PullEnded, survey
+    from exporter.pull.request import PullEnded
+    from exporter.pull.run import survey
 
     if place.exists() or place.is_symlink():
         raise CommandError(f"{place} is there already, and is not replaced; name a new file", ExitCode.USAGE)
@@ -145,7 +146,8 @@ def _find(request: Request, stop: threading.Event, place: Path, path: Path) -> i
 def _fetch(request: Request, stop: threading.Event, report: Path, path: Path) -> int:
     from exporter.pull.journal import JournalUnusable
     from exporter.pull.receiver import ReceiverGone
-    from exporter.pull.run import PullEnded, pull
+    from exporter.pull.request import PullEnded
+    from exporter.pull.run import pull
     from listener.sources.contract import SourceUnusable
 
     try:

@@ -113,6 +113,7 @@ class Reception:
         if self._message_bytes > self._max_bytes:
             self.is_too_large = True
             event.assoc.abort(block=False)
+            event.assoc.dimse.msg_queue.put((None, None))  # wakes who waits for the next message
 
     def close(self) -> None:
         """Nothing more will come."""

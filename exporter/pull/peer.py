@@ -35,6 +35,7 @@ RELATIONAL: Final = b"\1"
 """Service class application information: relational queries (PS3.4 C.5.1.1)."""
 UNCOMPRESSED: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 MAX_PDU_BYTES: Final = 131_072
+ENDING_S: Final = 0.5
 DRAIN_S: Final = 5.0
 """Time that a peer has to end a C-FIND that was cancelled."""
 
@@ -157,20 +158,21 @@ class Peer:
                 f"{self} rejects the association{meaning} (result {reason[0]}, source {reason[1]}, reason {reason[2]})"
             )
             return PeerUnreachable(sentence, may_pass=reason[0] != 1)
-        return PeerUnreachable(f"{self} cannot be reached: {self._obstacle()}", may_pass=True)
+        obstacle, may_pass = self._obstacle()
+        return PeerUnreachable(f"{self} cannot be reached: {obstacle}", may_pass=may_pass)
 
-    def _obstacle(self) -> str:
-        """Why there is no association, found out by trying the connection alone."""
+    def _obstacle(self) -> tuple[str, bool]:
+        """Why there is no association, found out by trying the connection alone; and whether that may pass."""
         settings = self.settings
         try:
             with socket.create_connection((settings.host, settings.port), settings.times.connect_s) as plain:
                 if self._tls is not None:
                     self._tls.wrap_socket(plain, server_hostname=settings.host).close()
         except ssl.SSLError as error:
-            return f"TLS fails ({getattr(error, 'verify_message', '') or error.reason or 'no handshake'})"
+            return f"TLS fails ({getattr(error, 'verify_message', '') or error.reason or 'no handshake'})", False
         except OSError as error:
-            return error.strerror or "no answer"
-        return "it takes the connection and gives no answer to the request for an association"
+            return error.strerror or "no answer", True
+        return "it takes the connection and gives no answer to the request for an association", True
 
 
 class Conversation:
@@ -271,12 +273,15 @@ class Conversation:
     def _within(self, responses: Responses, until: float) -> Iterator[tuple[int, Dataset | None]]:
         """Statuses and identifiers, until the last or until the time is over."""
         while (left := until - time.monotonic()) > 0:
-            self._association.dimse_timeout = left
+            self._association.dimse_timeout = left + ENDING_S
             status, found = next(responses, (None, None))
             if status is None or "Status" not in status:
-                return
+                if time.monotonic() < until:
+                    return
+                break
             yield int(status.Status), found
-        self._cancel(responses)
+        if self.is_open:
+            self._cancel(responses)
         raise TooSlow(f"C-FIND did not end within {self._times.find_s:g} s; it was cancelled")
 
     def _cancel(self, responses: Responses) -> None:
@@ -292,8 +297,9 @@ class Conversation:
         self.abort()
 
     def _ending(self) -> str:
+        self._association.join(ENDING_S)  # its own thread may not have noticed yet
         if self._association.is_aborted:
-            return "the association was aborted"
+            return "the association was aborted (a peer that does not know our AE title may do that)"
         return "the peer gave no answer in time" if self._association.is_established else "the association is gone"
 
 

@@ -11,92 +11,38 @@ import hashlib
 import queue
 import threading
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from exporter.errors import OutOfSpace
 from exporter.ledger import LedgerUnusable
 from exporter.pull.arrivals import Arrivals
+from exporter.pull.asking import Asking, Reach
 from exporter.pull.fetching import DestinationUnknown, Fetch, Stopped, Tools
-from exporter.pull.finding import Finder
 from exporter.pull.getting import Getter
-from exporter.pull.journal import Journal, JournalUnusable, Question, QuestionState, TargetState
-from exporter.pull.keys import Rank
+from exporter.pull.journal import Journal, JournalUnusable, QuestionState, TargetState
 from exporter.pull.outcome import summarize
-from exporter.pull.pace import Clock, Pace, Window
-from exporter.pull.peer import FIND, AssociationLost, Peer, PeerError, PeerUnreachable, Refused
+from exporter.pull.pace import Pace
 from exporter.pull.receiver import Receiver, ReceiverGone
 from exporter.pull.report import FoundFile, private_file, write_report
-from exporter.pull.statuses import Verdict
+from exporter.pull.request import PullEnded
 from listener.spool import SpoolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from exporter.pull.cohort import Cohort, Row
-    from exporter.pull.finding import Found
+    from exporter.pull.cohort import Row
     from exporter.pull.journal import Task
     from exporter.pull.outcome import Summary
-    from exporter.pull.peer import Conversation
-    from exporter.pull.settings import Level, PullPeerSection
-    from exporter.settings import Settings
-    from listener.settings import DataFolder
+    from exporter.pull.pace import Window
+    from exporter.pull.request import Request
 
 log = structlog.get_logger()
-T = TypeVar("T")
 
-TRIES: Final = 6
-"""How often in a row a peer may be out of reach until a run ends."""
-FIRST_PAUSE_S: Final = 1.0
-LONGEST_PAUSE_S: Final = 60.0
-LINE_IDLE_S: Final = 3.0
 RECEIVER_BACK_S: Final = 120.0
 """How long a listener that ran when we began may be away: a restart is no reason to end."""
-RELATIONAL_HINT: Final = (
-    "; a row without a key of a study needs relational queries: add StudyInstanceUID, PatientID or AccessionNumber"
-)
-
-
-class PullEnded(Exception):
-    """The run cannot go on: one sentence; the same command goes on where it stopped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a pull is asked for."""
-
-    cohort: Cohort
-    settings: Settings
-    peer: PullPeerSection
-    level: Level
-    data: DataFolder
-    again: bool = False
-    """Whether what is complete is fetched once more, too."""
-    any_time: bool = False
-    """Whether the peer's window is left out of account."""
-    clock: Clock = field(default_factory=Clock)
-
-    @property
-    def calling(self) -> str:
-        """AE title that we call ourselves."""
-        return self.peer.calling_ae_title or self.settings.listener.ae_title
-
-    @property
-    def address(self) -> str:
-        """The peer, as the journal knows it."""
-        return f"{self.peer.ae_title}@{self.peer.host}:{self.peer.port}"
-
-    def digest(self, row: Row) -> str:
-        """What the journal knows a row by."""
-        return row.digest(self.address, self.level)
-
-    @property
-    def window(self) -> Window | None:
-        """When the peer may be asked."""
-        return None if self.peer.window is None or self.any_time else Window.parse(self.peer.window)
 
 
 def pull(request: Request, stop: threading.Event, report: Path) -> Summary:
@@ -139,7 +85,7 @@ def survey(request: Request, stop: threading.Event, place: Path) -> dict[int, st
         OSError: The file cannot be written.
     """
     problems = {wrong.number: wrong.problem for wrong in request.cohort.wrong}
-    asking = _Asking(request, stop, Pace(None, None, stop))
+    asking = Asking(request, stop, Pace(None, None, stop))
     with private_file(place) as file:
         found_file = FoundFile(file, request.cohort.columns)
         try:
@@ -154,117 +100,6 @@ def survey(request: Request, stop: threading.Event, place: Path) -> dict[int, st
         finally:
             asking.close()
     return dict(sorted(problems.items()))
-
-
-class _Reach:
-    """How often in a row the peer was out of reach; safe for many threads."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-        self._lock = threading.Lock()
-        self._failures = 0
-
-    def persist(self, operation: Callable[[], T]) -> T:
-        """Run an operation, again while the peer is out of reach.
-
-        Raises:
-            PullEnded: It is out of reach for good, or for too long.
-            Stopped: We are to stop.
-        """
-        while True:
-            try:
-                result = operation()
-            except PeerUnreachable as error:
-                with self._lock:
-                    self._failures += 1
-                    failures = self._failures
-                if not error.may_pass or failures >= TRIES:
-                    raise PullEnded(str(error)) from error
-                log.warning("peer out of reach", tries=failures, problem=str(error))
-                if self._stop.wait(min(FIRST_PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S)):
-                    raise Stopped from None
-            else:
-                with self._lock:
-                    self._failures = 0
-                return result
-
-
-class _Asking:
-    """C-FIND for rows, over one association for as long as it is used."""
-
-    def __init__(self, request: Request, stop: threading.Event, pace: Pace) -> None:
-        self._request = request
-        self._stop = stop
-        self._pace = pace
-        try:
-            self.peer = Peer(request.peer, request.calling)
-        except PeerUnreachable as error:
-            raise PullEnded(str(error)) from error
-        self._finder = Finder(request.peer, request.level, self._open)
-        self._reach = _Reach(stop)
-        self._line: Conversation | None = None
-        self._used = 0.0
-        rows = request.cohort.rows
-        self._relational = any(min(key.rank for key, _ in row.values) > Rank.STUDY for row in rows)
-
-    def ask(self, row: Row) -> tuple[Found | None, Question]:
-        """What a row finds, and what became of the question.
-
-        Raises:
-            PullEnded: The peer is out of reach.
-            Stopped: We are to stop.
-        """
-        problem = ""
-        for attempt in range(self._request.peer.attempts):
-            if attempt and self._stop.wait(min(FIRST_PAUSE_S * 2 ** (attempt - 1), LONGEST_PAUSE_S)):
-                raise Stopped
-            if not self._pace.ask():
-                raise Stopped
-            try:
-                found = self._reach.persist(lambda: self._finder.targets(row))
-            except PeerError as error:
-                problem = str(error)
-                if not self._is_worth_another(error):
-                    break
-            else:
-                return found, _question(found)
-        if min(key.rank for key, _ in row.values) > Rank.STUDY:
-            problem += RELATIONAL_HINT
-        return None, Question(QuestionState.REFUSED, problem, 0)
-
-    def _is_worth_another(self, error: PeerError) -> bool:
-        match error:
-            case Refused():
-                return error.verdict is not Verdict.NEVER
-            case AssociationLost():
-                self.close()
-                return True
-            case _:  # too many answers, or no end of them
-                self.close()
-                return False
-
-    def close(self) -> None:
-        """Let go of the association."""
-        if self._line is not None:
-            self._line.close()
-            self._line = None
-
-    def _open(self) -> Conversation:
-        now = time.monotonic()
-        if self._line is None or not self._line.is_open or now - self._used > LINE_IDLE_S:
-            self.close()
-            self._line = self.peer.converse(FIND, relational=self._relational)
-        self._used = now
-        return self._line
-
-
-def _question(found: Found) -> Question:
-    if found.targets:
-        return Question(QuestionState.FOUND, "", found.left_out)
-    problem = "nothing matches"
-    if found.left_out:
-        problem += f"; {found.left_out} answers were not what was asked for: the peer may not know one of the keys"
-    return Question(QuestionState.NOT_FOUND, problem, found.left_out)
 
 
 class _Run:
@@ -285,8 +120,8 @@ class _Run:
         self._pace = Pace(
             request.window, request.peer.moves_per_minute, self._stop, request.clock, on_wait=self._tell_window
         )
-        self._asking = _Asking(request, self._stop, self._pace)
-        self._reach = _Reach(self._stop)
+        self._asking = Asking(request, self._stop, self._pace)
+        self._reach = Reach(self._stop)
         self._ended = 0
         self._told = time.monotonic()
 

@@ -1,0 +1,153 @@
+"""Asking a peer for rows: again while it is out of reach, again where its refusal may pass, and never without end.
+
+Contract: a row that the peer does not answer costs that row; a peer that is out of reach for good ends the run.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import structlog
+
+from exporter.pull.fetching import Stopped
+from exporter.pull.finding import Finder
+from exporter.pull.journal import Question, QuestionState
+from exporter.pull.keys import Rank
+from exporter.pull.peer import FIND, AssociationLost, Peer, PeerError, PeerUnreachable, Refused
+from exporter.pull.request import PullEnded
+from exporter.pull.statuses import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exporter.pull.cohort import Row
+    from exporter.pull.finding import Found
+    from exporter.pull.pace import Pace
+    from exporter.pull.peer import Conversation
+    from exporter.pull.request import Request
+
+log = structlog.get_logger()
+T = TypeVar("T")
+
+TRIES: Final = 6
+"""How often in a row a peer may be out of reach until a run ends."""
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+LINE_IDLE_S: Final = 3.0
+RELATIONAL_HINT: Final = (
+    "; a row without a key of a study needs relational queries: add StudyInstanceUID, PatientID or AccessionNumber"
+)
+
+
+class Reach:
+    """How often in a row the peer was out of reach; safe for many threads."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._failures = 0
+
+    def persist(self, operation: Callable[[], T]) -> T:
+        """Run an operation, again while the peer is out of reach.
+
+        Raises:
+            PullEnded: It is out of reach for good, or for too long.
+            Stopped: We are to stop.
+        """
+        while True:
+            try:
+                result = operation()
+            except PeerUnreachable as error:
+                with self._lock:
+                    self._failures += 1
+                    failures = self._failures
+                if not error.may_pass or failures >= TRIES:
+                    raise PullEnded(str(error)) from error
+                log.warning("peer out of reach", tries=failures, problem=str(error))
+                if self._stop.wait(min(FIRST_PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S)):
+                    raise Stopped from None
+            else:
+                with self._lock:
+                    self._failures = 0
+                return result
+
+
+class Asking:
+    """C-FIND for rows, over one association for as long as it is used."""
+
+    def __init__(self, request: Request, stop: threading.Event, pace: Pace) -> None:
+        self._request = request
+        self._stop = stop
+        self._pace = pace
+        try:
+            self.peer = Peer(request.peer, request.calling)
+        except PeerUnreachable as error:
+            raise PullEnded(str(error)) from error
+        self._finder = Finder(request.peer, request.level, self._open)
+        self._reach = Reach(stop)
+        self._line: Conversation | None = None
+        self._used = 0.0
+        rows = request.cohort.rows
+        self._relational = any(min(key.rank for key, _ in row.values) > Rank.STUDY for row in rows)
+
+    def ask(self, row: Row) -> tuple[Found | None, Question]:
+        """What a row finds, and what became of the question.
+
+        Raises:
+            PullEnded: The peer is out of reach.
+            Stopped: We are to stop.
+        """
+        problem = ""
+        for attempt in range(self._request.peer.attempts):
+            if attempt and self._stop.wait(min(FIRST_PAUSE_S * 2 ** (attempt - 1), LONGEST_PAUSE_S)):
+                raise Stopped
+            if not self._pace.ask():
+                raise Stopped
+            try:
+                found = self._reach.persist(lambda: self._finder.targets(row))
+            except PeerError as error:
+                problem = str(error)
+                if not self._is_worth_another(error):
+                    break
+            else:
+                return found, question_of(found)
+        if min(key.rank for key, _ in row.values) > Rank.STUDY:
+            problem += RELATIONAL_HINT
+        return None, Question(QuestionState.REFUSED, problem, 0)
+
+    def _is_worth_another(self, error: PeerError) -> bool:
+        match error:
+            case Refused():
+                return error.verdict is not Verdict.NEVER
+            case AssociationLost():
+                self.close()
+                return True
+            case _:  # too many answers, or no end of them
+                self.close()
+                return False
+
+    def close(self) -> None:
+        """Let go of the association."""
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+    def _open(self) -> Conversation:
+        now = time.monotonic()
+        if self._line is None or not self._line.is_open or now - self._used > LINE_IDLE_S:
+            self.close()
+            self._line = self.peer.converse(FIND, relational=self._relational)
+        self._used = now
+        return self._line
+
+
+def question_of(found: Found) -> Question:
+    """What became of a question that was answered."""
+    if found.targets:
+        return Question(QuestionState.FOUND, "", found.left_out)
+    problem = "nothing matches"
+    if found.left_out:
+        problem += f"; {found.left_out} answers were not what was asked for: the peer may not know one of the keys"
+    return Question(QuestionState.NOT_FOUND, problem, found.left_out)

@@ -1,0 +1,53 @@
+"""What a pull is asked for: a cohort, a peer, how much of what it finds, and where it goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from exporter.pull.pace import Clock, Window
+
+if TYPE_CHECKING:
+    from exporter.pull.cohort import Cohort, Row
+    from exporter.pull.settings import Level, PullPeerSection
+    from exporter.settings import Settings
+    from listener.settings import DataFolder
+
+
+class PullEnded(Exception):
+    """The run cannot go on: one sentence; the same command goes on where it stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a pull is asked for."""
+
+    cohort: Cohort
+    settings: Settings
+    peer: PullPeerSection
+    level: Level
+    data: DataFolder
+    again: bool = False
+    """Whether what is complete is fetched once more, too."""
+    any_time: bool = False
+    """Whether the peer's window is left out of account."""
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def calling(self) -> str:
+        """AE title that we call ourselves."""
+        return self.peer.calling_ae_title or self.settings.listener.ae_title
+
+    @property
+    def address(self) -> str:
+        """The peer, as the journal knows it."""
+        return f"{self.peer.ae_title}@{self.peer.host}:{self.peer.port}"
+
+    def digest(self, row: Row) -> str:
+        """What the journal knows a row by."""
+        return row.digest(self.address, self.level)
+
+    @property
+    def window(self) -> Window | None:
+        """When the peer may be asked."""
+        return None if self.peer.window is None or self.any_time else Window.parse(self.peer.window)
