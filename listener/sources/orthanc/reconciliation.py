@@ -36,6 +36,7 @@ class Pass:
         self._offset = 0
         self._last: bytes | None = None
         self._steps_back = 0
+        self._fullest = 1
 
     def next_page(self, orthanc: Orthanc) -> tuple[Listed, ...]:
         """The next page of the list; empty where a step back was made, or at the end."""
@@ -46,7 +47,11 @@ class Pass:
             self._offset = max(0, self._offset - max(len(page), 1000))
             self._last = None
             return ()
-        page = page[overlap:]
+        # A page that is not full is the last one: what comes while we read is told by the log.
+        self.is_listed = len(page) < self._fullest
+        self._fullest = max(self._fullest, len(page))
+        if page and page[0].instance == self._last:
+            page = page[1:]
         if not page:
             self.is_listed = True
             return ()
