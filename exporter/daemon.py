@@ -316,10 +316,18 @@ class _Loop:
             del self._items[result.work.name]
 
     def _move(self, item: SpoolItem, result: Published | Known) -> None:
-        if isinstance(result, Known):
+        if _is_failed(result) and self._is_pending(item.name):
+            self._spool.release(item)
+            log.info("to be tried again", item=item.name)
+        elif isinstance(result, Known):
             self._settle_known(item, result)
         else:
             self._settle_published(item, result)
+
+    def _is_pending(self, name: str) -> bool:
+        """Whether a failure was told to be tried again before its file got into quarantine, where a retry looks."""
+        entry = self._ledger.entry(name)
+        return entry is not None and entry.state is State.DEFERRED
 
     def _settle_published(self, item: SpoolItem, result: Published) -> None:
         seconds = round(result.seconds, 3)
@@ -359,6 +367,12 @@ class _Loop:
         self._pause_s = min(max(2 * self._pause_s, 1.0), LONGEST_PAUSE_S)
         self._resume_at = now + self._pause_s
         log.error("paused: no space", problem=why, seconds=self._pause_s)
+
+
+def _is_failed(result: Published | Known) -> bool:
+    if isinstance(result, Known):
+        return result.entry.state is State.QUARANTINED
+    return isinstance(result.outcome, Failed)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from exporter import daemon
 from exporter.daemon import Orders
 from exporter.ledger import Ledger, LedgerUnusable, State
 from exporter.rebuild import rebuild
-from exporter.reconcile import Folders
+from exporter.reconcile import Folders, reconcile
 from exporter.reserve import FILES
 from exporter.settings import RoomSettings, Settings
 from listener.settings import DataFolder
@@ -420,6 +420,32 @@ def test_a_spool_without_a_byte_left_takes_a_failed_instance_into_quarantine(
     assert all(
         path.with_name(f"{path.name}.reason.json").stat().st_size for path in small_disk.rglob("unreadable/*.dcm")
     )
+    ward.spool.close()
+
+
+def test_a_failure_that_is_retried_before_it_got_into_quarantine_is_tried_again(
+    small_disk: Path, tmp_path: Path, fill: Callable[[Path], None]
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "spool").symlink_to(small_disk)
+    ward = Ward(tmp_path / "data")
+    with ward.running(room=NO_MARKS):
+        deadline = time.monotonic() + 20
+        while not (small_disk / TOLD).exists():
+            assert time.monotonic() < deadline, "it runs"
+            time.sleep(0.05)
+        incoming = ward.spool.receive()
+        incoming.write([b"\0" * 128 + b"DICM" + b"no DICOM" * 50])
+        fill(small_disk / "ballast")
+        name = incoming.commit().name
+        ward.until(lambda ledger: ledger.counts().quarantined == 1)
+        with Ledger.open(ward.data.ledger, exclusive=False) as ledger:
+            assert ledger.retry(name=name) == [name]
+        (small_disk / "ballast").unlink()
+        ward.settled(1)
+    assert ward.quarantine() == {"unreadable": [name]}
+    folders = Folders(ward.data.ledger, ward.data.media, ward.data.metadata, ward.data.spool)
+    assert reconcile(folders).faults == []
     ward.spool.close()
 
 
