@@ -12,6 +12,7 @@ import socket
 import ssl
 import struct
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from listener.sources.dimse import pdu
@@ -155,6 +156,9 @@ class Wire:
             if self._encrypted:
                 self._sock.settimeout(TICK_S)
         except (OSError, ValueError) as error:
+            # What the peer does not read is thrown away now: the kernel would keep it for minutes after the close.
+            with suppress(OSError, ValueError):
+                self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             raise ConnectionLost from error
 
     def close(self, linger_s: float) -> None:
