@@ -52,6 +52,7 @@ class FakeOrthanc:
         self.credentials: str | None = None
         self.version = "1.12.5"
         self.has_labels = True
+        self.is_secure = True
         self.keeps_md5 = True
         self.lies: dict[str, Lie] = {}
         """Pattern of a path to what is done instead of answering."""
@@ -188,7 +189,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         fake = self.fake
         match path:
             case ["system"]:
-                return as_json({"ApiVersion": 27, "Version": fake.version, "IsHttpServerSecure": True})
+                return as_json({"ApiVersion": 27, "Version": fake.version, "IsHttpServerSecure": fake.is_secure})
             case ["changes"]:
                 return as_json(self.page_of_changes(query))
             case ["instances"]:

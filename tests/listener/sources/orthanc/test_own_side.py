@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import resource
 import time
 from typing import TYPE_CHECKING
+
+import pytest
 
 from listener.settings import ListenerSettings
 from listener.sources.orthanc.memory import Memory, State
@@ -16,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.listener.sources.orthanc.conftest import Polling
-    from tests.listener.sources.orthanc.fake_orthanc import FakeOrthanc
+    from tests.listener.sources.orthanc.fake_orthanc import FakeOrthanc, Handler
 
 
 def file(number: int, size: int = 1000) -> bytes:
@@ -142,6 +145,44 @@ def test_a_reload_takes_over_filters_and_looks_at_everything_again(
     source.reload(ListenerSettings.model_validate({"orthanc": section}))
     polling.wait_for("taken", 2)
     assert source.is_alive()
+
+
+@pytest.mark.parametrize("is_secure", [True, False])
+def test_a_server_that_says_it_is_not_secure_is_warned_of(
+    poll: Callable[..., Polling], fake: FakeOrthanc, capsys: pytest.CaptureFixture[str], is_secure: bool
+) -> None:
+    fake.is_secure = is_secure
+    polling = poll(fake.url)
+    polling.start()
+    polling.wait_for("reconciliations")
+    polling.stop()
+    assert ("asks nobody for credentials" in "".join(capsys.readouterr())) is not is_secure
+
+
+def test_a_large_file_is_never_in_memory_as_a_whole(poll: Callable[..., Polling], fake: FakeOrthanc) -> None:
+    size, piece = 200 << 20, bytes(1 << 20)
+    name = fake.add(b"stands for something large")
+    described = {"ID": name, "FileSize": size, "FileUuid": fake.instances[name].uuid}
+    described["ParentSeries"] = fake.instances[name].series
+    fake.lies[f"^/instances/{name}$"] = lambda handler: handler.answer(json.dumps(described).encode())
+    whole = hashlib.md5(usedforsecurity=False)
+    for _ in range(size // len(piece)):
+        whole.update(piece)
+    fake.instances[name].md5 = whole.hexdigest()
+
+    def large(handler: Handler) -> None:
+        handler.raw(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        for _ in range(size // len(piece)):
+            handler.raw(piece)
+
+    fake.lies["/file$"] = large
+    polling = poll(fake.url)
+    polling.start()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    polling.wait_for("taken", within_s=60)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10
+    (spooled,) = (polling.spool.root / "new").iterdir()
+    assert spooled.stat().st_size == size
 
 
 def test_two_servers_are_two_sources_that_remember_apart(poll: Callable[..., Polling], fake: FakeOrthanc) -> None:
