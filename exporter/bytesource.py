@@ -188,7 +188,7 @@ class _Sink:
                 view = view[os.write(self._descriptor, view) :]
         except OSError as error:
             self._discard()
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
                 raise OutOfSpace("no room for the temporary file of a deflated data set") from None
             raise Unreadable("the temporary file of a deflated data set failed") from None
 

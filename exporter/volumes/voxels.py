@@ -48,7 +48,7 @@ def disk_errors(operation: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
             raise OutOfSpace(f"{operation}: no space left") from None
         raise EncodeFailed(f"{operation}: {errno.errorcode.get(error.errno or 0, 'EIO')}") from None
 

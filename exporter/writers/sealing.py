@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""No verdict on the instance: a disk that is full or was mounted read-only takes it later."""
 _PIECE = 1 << 20
 
 
@@ -36,7 +37,7 @@ def writing(operation: str) -> Iterator[None]:
     """Map the operating system's errors of one write.
 
     Raises:
-        OutOfSpace: The disk or a quota is full.
+        OutOfSpace: The disk or a quota is full, or the disk read-only.
         EncodeFailed: Anything else the operating system refuses.
     """
     try:
@@ -48,7 +49,7 @@ def writing(operation: str) -> Iterator[None]:
 def write_error(operation: str, error: OSError) -> Exception:
     """The error of ours that an `OSError` of writing means."""
     if error.errno in _NO_SPACE:
-        return OutOfSpace(f"{operation}: no space left")
+        return OutOfSpace(f"{operation}: {'read-only' if error.errno == errno.EROFS else 'no space left'}")
     name = errno.errorcode.get(error.errno or 0, type(error).__name__)
     return EncodeFailed(f"{operation}: the operating system refused ({name})")
 

@@ -392,8 +392,8 @@ def rows(scratch: Path, _: Scale) -> Iterator[Row]:
     for what, spoil, options, marks, parts in (
         ("disk full", no_space, "size=12m", NO_MARKS, five),
         ("disk below its marks", little_space, "size=16m", MARKS, five),
-        ("inodes full", no_inodes, "size=32m,nr_inodes=300", NO_MARKS, four),
-        ("inodes below their marks", few_inodes, "size=32m,nr_inodes=400", MARKS, four),
+        ("inodes full", no_inodes, "size=32m,nr_inodes=2000", NO_MARKS, four),
+        ("inodes below their marks", few_inodes, "size=32m,nr_inodes=2000", MARKS, four),
         ("read-only remount", read_only, "size=32m", NO_MARKS, four),
     ):
         for bad in parts:

@@ -79,6 +79,25 @@ def test_a_full_disk_is_no_verdict_on_the_instance(
         choose(instance, media).write(Task(instance, small_disk, media))
 
 
+@pytest.mark.parametrize("frames", [1, 12])
+def test_a_disk_that_is_mounted_read_only_is_no_verdict_on_the_instance(
+    make_instance: Callable[..., Path], small_disk: Path, peer: Callable[[str], str], frames: int
+) -> None:
+    path = make_instance(
+        encoded=noisy_jpegs(frames),
+        syntax=BASELINE,
+        rows=128,
+        columns=160,
+        frames=frames,
+        PhotometricInterpretation="YBR_FULL_422",
+    )
+    subprocess.run([peer("mount"), "-o", "remount,ro", str(small_disk)], check=True)
+    for settings in ({}, {"frames": {"enabled": True}}, {"video": {"extension": ".mkv"}}):
+        media = MediaSettings.model_validate(settings)
+        with Instance.open(path, media.limits) as instance, pytest.raises(OutOfSpace):
+            choose(instance, media).write(Task(instance, small_disk, media))
+
+
 def test_a_stream_that_does_not_fit_is_no_verdict_on_the_instance(corpus: Path, small_disk: Path) -> None:
     media = MediaSettings()
     path = corpus / "synthetic-video" / "us_cine_mpeg2_mpml.100.dcm"
