@@ -6,7 +6,6 @@ under way, a second one at once. File names may be patients' names: they are nev
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from exporter.commands import ExitCode
+from exporter.commands.signals import stopped_by_signals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +36,7 @@ def run(start: Start, target: Target) -> int:
     log = target.settings.log
     logs.configure(log.level, log.format)
     tally, stop, started = Tally(), threading.Event(), time.monotonic()
-    with _stopped_by_signals(stop), _progress(tally):
+    with stopped_by_signals(stop), _progress(tally):
         for _ in start(target, tally, stop):
             pass
     print(_summary(target, tally, time.monotonic() - started))
@@ -74,23 +74,6 @@ def _summary(target: Target, tally: Tally, seconds: float) -> str:
     if tally.failed or tally.failed_before:
         text += f"\n`exporter failures --data {target.output}` says what failed and why"
     return text
-
-
-@contextmanager
-def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """Ctrl-C and SIGTERM set `stop`; the second one interrupts."""
-
-    def handle(_signal: int, _frame: object) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

@@ -150,6 +150,8 @@ def _fetch(request: Request, stop: threading.Event, report: Path, path: Path) ->
     from exporter.pull.run import pull
     from listener.sources.contract import SourceUnusable
 
+    if not report.parent.is_dir() and report.parent != request.data.root / "pull":
+        raise CommandError(f"there is no folder {report.parent} for the report", ExitCode.USAGE)
     try:
         summary = pull(request, stop, report)
     except (PullEnded, JournalUnusable, SourceUnusable) as error:
@@ -158,6 +160,8 @@ def _fetch(request: Request, stop: threading.Event, report: Path, path: Path) ->
         raise CommandError(
             "the listener that received for this data folder is gone; start it, and the same command goes on"
         ) from error
+    except OSError as error:
+        raise CommandError(f"{error.filename or report}: {error.strerror or error}") from error
     _tell(request, summary, path, report)
     if stop.is_set() and "waiting" in summary.states:
         print("stopped; the same command goes on where it stopped", file=sys.stderr)

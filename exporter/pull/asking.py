@@ -5,7 +5,6 @@ Contract: a row that the peer does not answer costs that row; a peer that is out
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -20,6 +19,7 @@ from exporter.pull.request import PullEnded
 from exporter.pull.statuses import Verdict
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
 
     from exporter.pull.cohort import Row
@@ -42,35 +42,36 @@ RELATIONAL_HINT: Final = (
 
 
 class Reach:
-    """How often in a row the peer was out of reach; safe for many threads."""
+    """Whether the peer is in reach of any of our threads; safe for all of them."""
 
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
-        self._lock = threading.Lock()
-        self._failures = 0
+        self._reached = time.monotonic()
 
     def persist(self, operation: Callable[[], T]) -> T:
         """Run an operation, again while the peer is out of reach.
+
+        Where others reach it meanwhile, it merely has too many associations, and one waits for its turn.
 
         Raises:
             PullEnded: It is out of reach for good, or for too long.
             Stopped: We are to stop.
         """
+        failures, since = 0, time.monotonic()
         while True:
             try:
                 result = operation()
             except PeerUnreachable as error:
-                with self._lock:
-                    self._failures += 1
-                    failures = self._failures
+                if self._reached > since:
+                    failures, since = 0, time.monotonic()
+                failures += 1
                 if not error.may_pass or failures >= TRIES:
                     raise PullEnded(str(error)) from error
                 log.warning("peer out of reach", tries=failures, problem=str(error))
                 if self._stop.wait(min(FIRST_PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S)):
                     raise Stopped from None
             else:
-                with self._lock:
-                    self._failures = 0
+                self._reached = time.monotonic()
                 return result
 
 

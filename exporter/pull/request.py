@@ -43,6 +43,12 @@ class Request:
         """The peer, as the journal knows it."""
         return f"{self.peer.ae_title}@{self.peer.host}:{self.peer.port}"
 
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether our listener takes connections of this machine only, and the peer is on another."""
+        here = self.peer.host == "localhost" or self.peer.host.startswith("127.") or self.peer.host == "::1"
+        return self.settings.listener.is_loopback and not here
+
     def digest(self, row: Row) -> str:
         """What the journal knows a row by."""
         return row.digest(self.address, self.level)

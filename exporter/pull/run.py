@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+TICK_S: Final = 0.05
 RECEIVER_BACK_S: Final = 120.0
 """How long a listener that ran when we began may be away: a restart is no reason to end."""
 
@@ -130,14 +131,17 @@ class _Run:
         if all(self._is_over(row) for row in self._request.cohort.rows):
             return
         self._receiver.start()
+        if self._receiver.is_own and self._request.is_out_of_reach:
+            log.warning("our listener is bound to loopback: a PACS elsewhere cannot send to it; set `listener.host`")
         self._arrivals.start()
         movers = [threading.Thread(target=self._guard, args=(self._move,), daemon=True) for _ in range(self._parallel)]
         threads = [threading.Thread(target=self._guard, args=(self._find,), daemon=True), *movers]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            if self._asked_to_stop.wait(0.1):
+            if self._asked_to_stop.is_set():
                 self._stop.set()
+            time.sleep(TICK_S)
             self._tell()
         if self._failure is not None:
             raise self._failure
