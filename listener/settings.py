@@ -259,9 +259,15 @@ class StatusSection(Section):
 
 def _as_list(value: Any) -> Any:
     """One server may stand without a list around it."""
-    if isinstance(value, list):  # what a validator has handled before the type is strict Python, no longer JSON
-        return tuple(value)
+    value = _tuples(value)
     return (value,) if isinstance(value, dict) and value else value or ()
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, at every level: what a validator has handled before the type is strict Python, no longer JSON."""
+    if isinstance(value, dict):
+        return {key: _tuples(one) for key, one in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _are_told_apart(servers: tuple[OrthancSection, ...]) -> tuple[OrthancSection, ...]:
