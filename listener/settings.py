@@ -264,7 +264,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _tuples(value: Any) -> Any:
-    """Lists as tuples, at every level: what a validator has handled before the type is strict Python, no longer JSON."""
+    """Lists as tuples at every level: what a validator has handled before its type is strict Python, no longer JSON."""
     if isinstance(value, dict):
         return {key: _tuples(one) for key, one in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
