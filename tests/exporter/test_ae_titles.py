@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,13 @@ import pytest
 from pydicom import examples
 
 from exporter.discovery import ae_title_component
+from exporter.errors import SkipReason
 from exporter.ledger import Ledger, LedgerUnusable, State
-from exporter.outcome import Identity
-from exporter.received import own_settings_title
+from exporter.metadata.line import line
+from exporter.outcome import Identity, Skipped
+from exporter.rebuild import rebuild
+from exporter.received import own_settings_title, settings_for
+from exporter.reconcile import Folders
 from exporter.settings import Settings, load_settings
 from listener.configuration import ConfigurationError
 from listener.sources.dimse.file_meta import FileMeta, Parties
@@ -171,6 +176,34 @@ def test_duplicates_are_within_an_ae_title_and_conflicts_anywhere(tmp_path: Path
         entry = ledger.entry("3")
         assert entry is not None
         assert entry.ae_title == "A"
+
+
+def test_a_ledger_that_is_rebuilt_from_its_lines_knows_the_titles(tmp_path: Path) -> None:
+    """So that what comes after a loss is compared with what was exported for the same title, and no other."""
+    spool = tmp_path / "spool"
+    folders = Folders(tmp_path / "exporter.db", tmp_path / "media", tmp_path / "metadata.jsonl", spool)
+    record = json.dumps({"SOP Class UID": CT, "SOP Instance UID": "1.2.3"})
+    text = b""
+    for number, title in enumerate(("", "A")):
+        name = f"{number:020d}-{number:016x}.dcm"
+        skipped = Skipped(SkipReason.NO_MEDIA, "", identity("x"), record=record, source_sha256="s", settings_sha256="t")
+        text += line(skipped, dicom_file=name, version="1", ae_title=title)
+    folders.metadata.write_bytes(text)
+    assert rebuild(folders).lines == 2
+    with Ledger.open(folders.ledger) as ledger:
+        assert [entry.ae_title for entry in ledger.entries()] == ["", "A"]
+        assert ledger.identify("new", identity("x"), "B").duplicate_of is None
+        found = ledger.identify("newer", identity("x"), "A").duplicate_of
+        assert found is not None
+        assert found.startswith("00000000000000000001")
+
+
+def test_what_counts_for_a_file_is_found_from_the_file(tmp_path: Path, loaded: Callable[[str], Settings]) -> None:
+    found = loaded("listener: {more_ae_titles: [A]}\nae_titles: [{ae_title: A, image: {extension: .jpg}}]\n")
+    title, own = settings_for(found, received(tmp_path / "x.dcm", "A"))
+    assert (title, own.image.extension) == ("A", ".jpg")
+    title, own = settings_for(found, examples.get_path("ct"))
+    assert (title, own.image.extension) == ("", ".png")
 
 
 def test_a_ledger_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pydicom
+import pytest
 from pydicom import examples
 
 from tests.product.running import run
@@ -115,8 +117,6 @@ ae_titles:
     (quarantined,) = (product.data / "spool" / "quarantine" / "verify_failed").glob("*.dcm")
     told = run("explain", quarantined, "--config", product.config, "--json")
     assert json.loads(told.stdout)["settings"] == "of the AE title RESEARCH"
-    told = run("explain", cine, "--config", product.config, "--json")
-    assert json.loads(told.stdout)["settings"] == "of the top"
     product.stop("serve")
     product.extra = product.extra.replace("psnr_floor_db: 51", "psnr_floor_db: 20")
     product.start("serve")
@@ -127,6 +127,9 @@ ae_titles:
     assert [line["media_file"] for line in by_title(product)["RESEARCH"]] == [f"research/{uid}.mp4"]
 
 
+@pytest.mark.skipif(
+    os.environ.get("EXPORTER_TEST_INTEROP") != "full", reason="several starts of everything: EXPORTER_TEST_INTEROP=full"
+)
 def test_a_rebuilt_ledger_knows_whose_duplicates_are_whose(
     make_product: Callable[..., Product], peer: Callable[[str], str]
 ) -> None:
