@@ -41,6 +41,7 @@ class ListenerDaemon:
 
     def __init__(self, settings: ListenerSettings, data: DataFolder) -> None:
         self._settings = settings
+        self._log_at_start = settings.log
         self._data = data
         self._resources = ExitStack()
         self._sources: list[Source] = []
@@ -90,12 +91,12 @@ class ListenerDaemon:
 
     def reload(self, settings: ListenerSettings) -> None:
         """Take over what may change while running."""
-        before, self._settings = self._settings, settings
+        self._settings = settings
         self._space.use(settings.spool)
         for source in self._sources:
             source.reload(settings)
         log.info("configuration read again")
-        if settings.log != before.log:
+        if settings.log != self._log_at_start:
             log.warning("needs a restart", setting="log")
 
     def stop(self) -> int:
