@@ -117,7 +117,7 @@ def test_a_listener_told_not_to_heed_the_exporter_does_not(tmp_path: Path) -> No
 def test_marks_that_do_not_rise_are_refused() -> None:
     for files in ({"reject_below_files": 1001}, {"resume_above_files": 999}):
         with pytest.raises(ValueError, match="marks must rise"):
-            SpoolSection(**files)
+            SpoolSection.model_validate(files)
 
 
 def test_a_long_queue_is_full(disk: Disk, tmp_path: Path) -> None:
