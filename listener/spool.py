@@ -277,8 +277,9 @@ class Spool:
             except BlockingIOError as error:
                 holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
                 raise SpoolBusy(role, path, f"process {holder}" if holder.isdigit() else "unknown process") from error
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
+            with suppress(OSError):  # who holds it is a help to people; a full disk must not stop a start
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
             yield
         finally:
             os.close(fd)

@@ -207,9 +207,10 @@ class Questions:
         found: set[str] = set()
         for at in range(0, len(wanted), 500):
             some = wanted[at : at + 500]
+            marks = ",".join("?" * len(some))
             rows_of = self._read(
-                f"""SELECT DISTINCT sop_instance_uid FROM instance WHERE sop_instance_uid IN ({",".join("?" * len(some))})
-                AND state IN ('exported', 'skipped', 'quarantined', 'failed')""",  # noqa: S608 - only question marks are put in
+                f"""SELECT DISTINCT sop_instance_uid FROM instance WHERE sop_instance_uid IN ({marks})
+                AND state IN ('exported', 'skipped', 'quarantined', 'failed')""",  # noqa: S608 - only question marks
                 tuple(some),
             )
             found.update(row[0] for row in rows_of)

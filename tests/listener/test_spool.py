@@ -228,6 +228,15 @@ def test_the_administrator_may_want_every_folder_synced(tmp_path: Path) -> None:
         assert not spool.names_follow_files
 
 
+def test_a_full_disk_does_not_stop_a_daemon_from_starting(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with spool.lock("listener"), pytest.raises(SpoolBusy), spool.lock("listener"):
+        pass
+
+
 def test_an_empty_file_that_a_power_cut_left_is_no_item(spool: Spool) -> None:
     kept = put(spool)
     (spool.root / "new" / "00000000000000000001-0123456789abcdef.dcm").touch()

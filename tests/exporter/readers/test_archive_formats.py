@@ -181,7 +181,9 @@ def test_what_macs_and_windows_leave_in_archives_is_no_dicom(place: Path, scratc
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"PK", b"\x1f\x8b", gzip.compress(b"x" * 10_000), bytes(2048), CT, b"BZh9" + CT]
+    "content",
+    [b"", b"PK", b"\x1f\x8b", gzip.compress(b"x" * 10_000), bytes(2048), CT, b"BZh9" + CT],
+    ids=["nothing", "PK", "start of gzip", "gzip of no tar", "zeros", "an instance", "bzip2 in name"],
 )
 def test_what_is_no_archive_is_taken_for_none(content: bytes) -> None:
     assert not is_archive(MemoryBytes(content))
