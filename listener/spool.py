@@ -144,6 +144,30 @@ class _Names:
             return self._last_ns
 
 
+class _Kept:
+    """Which refused files are kept, by the end of their names: a folder is listed once, not for every file."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._names: dict[str, dict[str, str]] = {}
+
+    def find(self, folder: Folder, end: str) -> str | None:
+        """The name of the file whose name ends so; None where there is none, or none any more."""
+        with self._lock:
+            name = self._of(folder).get(end)
+        return name if name is not None and folder.size_of(name) is not None else None
+
+    def add(self, folder: Folder, name: str) -> None:
+        with self._lock:
+            self._of(folder)[name[20:]] = name
+
+    def _of(self, folder: Folder) -> dict[str, str]:
+        names = self._names.get(folder.path.name)
+        if names is None:
+            names = self._names[folder.path.name] = {name[20:]: name for name in folder.entries(NAME)}
+        return names
+
+
 class Incoming:
     """One file being received: in `tmp/` until `commit`, gone after `discard`."""
 
@@ -202,6 +226,7 @@ class Spool:
         self.root = root
         self.keep_days = settings.keep_days if settings is not None else 0.0
         self._names = _Names()
+        self._kept = _Kept()
         self.tmp, self.new, self.active, self.done, self._quarantine = (Folder(root / f) for f in FOLDERS)
         self._arrivals = GroupCommit(self.new.fd)
         in_steps = settings is not None and settings.sync_folder == "always"
@@ -437,7 +462,7 @@ class Spool:
     def _keep_refused(self, incoming: Incoming, folder: Folder, report: Mapping[str, object]) -> SpoolItem:
         os.fsync(incoming.fd)
         end = f"-{_content_hash(incoming.name, self.tmp.fd)[:16]}.dcm"
-        kept = next((name for name in folder.entries(NAME) if name.endswith(end)), None)
+        kept = self._kept.find(folder, end)
         if kept is not None:
             incoming.discard()
             return SpoolItem(kept, folder.path / kept, incoming.size_bytes)
@@ -446,6 +471,7 @@ class Spool:
         self._write_report(folder, name, report)
         os.rename(incoming.name, name, src_dir_fd=self.tmp.fd, dst_dir_fd=folder.fd)
         os.fsync(folder.fd)
+        self._kept.add(folder, name)
         return SpoolItem(name, folder.path / name, incoming.size_bytes)
 
     def quarantined(self, reason: str | None = None) -> Iterator[tuple[str, SpoolItem]]:

@@ -142,6 +142,23 @@ def test_a_refused_file_goes_from_receiving_to_quarantine_and_never_through_new(
     assert (counts.receiving, counts.new, counts.quarantined) == (0, 0, 1)
 
 
+def test_refused_bytes_are_kept_once_also_after_a_restart_and_again_once_they_are_gone(spool: Spool) -> None:
+    def refuse(by: Spool, content: bytes) -> SpoolItem:
+        incoming = by.receive()
+        incoming.write([content])
+        return by.refuse(incoming, "unreadable", {})
+
+    first = refuse(spool, b"torn")
+    assert refuse(spool, b"torn").name == first.name
+    assert refuse(spool, b"other").name != first.name
+    with Spool.open(spool.root) as again:
+        assert refuse(again, b"torn").name == first.name
+    assert spool.counts().quarantined == 2
+    assert spool.requeue(first.name) == 1
+    assert refuse(spool, b"torn").name != first.name
+    assert spool.counts().quarantined == 2
+
+
 def test_after_a_crash_partial_files_go_and_claimed_items_come_back(spool: Spool) -> None:
     spool.receive().write([b"partial"])
     claimed = spool.claim(put(spool))
