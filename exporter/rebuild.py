@@ -33,7 +33,8 @@ from exporter.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.metadata.rotation import START, open_rotated, rotated_files
 from exporter.outcome import Identity, MediaType, Medium
 from listener.durable import fsync_folder
-from listener.spool import NAME, REASON, REPORT_SUFFIX
+from listener.quarantine import REASON, REPORT_SUFFIX
+from listener.spoolnames import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -39,7 +39,8 @@ from exporter.metadata.line import shown
 from exporter.metadata.rotation import FACTS, START, is_rotated
 from exporter.outcome import MediaType
 from exporter.promise import standing
-from listener.spool import NAME, REASON
+from listener.quarantine import REASON
+from listener.spoolnames import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,13 +12,8 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import heapq
-import json
 import os
-import re
-import threading
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, Self
@@ -33,16 +28,14 @@ from listener.durable import (
     write_all,
     write_out,
 )
+from listener.quarantine import Quarantine
+from listener.spoolnames import NAME, Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 FOLDERS: Final = ("tmp", "new", "active", "done", "quarantine")
-NAME: Final = re.compile(r"[0-9]{20}-[0-9a-f]{16}\.dcm")
-"""Time of arrival in nanoseconds, 64 random bits: sorted names are in order of arrival."""
-REASON: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
-REPORT_SUFFIX: Final = ".reason.json"
 SMALL_BYTES: Final = 1 << 20
 """Up to this size an item is made durable by one sync where the file system allows it."""
 WRITE_BACK_BYTES: Final = 8 << 20
@@ -124,50 +117,6 @@ class SpoolCounts:
         return sum(self.quarantined_by_reason.values())
 
 
-class _Names:
-    """Names in strictly rising order, also when the clock is set back while we run."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._last_ns = 0
-
-    def make(self) -> str:
-        return f"{self._now():020d}-{os.urandom(8).hex()}.dcm"
-
-    def renew(self, name: str) -> str:
-        """The same name at the present time."""
-        return f"{self._now():020d}{name[20:]}"
-
-    def _now(self) -> int:
-        with self._lock:
-            self._last_ns = max(time.time_ns(), self._last_ns + 1)
-            return self._last_ns
-
-
-class _Kept:
-    """Which refused files are kept, by the end of their names: a folder is listed once, not for every file."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._names: dict[str, dict[str, str]] = {}
-
-    def find(self, folder: Folder, end: str) -> str | None:
-        """The name of the file whose name ends so; None where there is none, or none any more."""
-        with self._lock:
-            name = self._of(folder).get(end)
-        return name if name is not None and folder.size_of(name) is not None else None
-
-    def add(self, folder: Folder, name: str) -> None:
-        with self._lock:
-            self._of(folder)[name[20:]] = name
-
-    def _of(self, folder: Folder) -> dict[str, str]:
-        names = self._names.get(folder.path.name)
-        if names is None:
-            names = self._names[folder.path.name] = {name[20:]: name for name in folder.entries(NAME)}
-        return names
-
-
 class Incoming:
     """One file being received: in `tmp/` until `commit`, gone after `discard`."""
 
@@ -225,9 +174,9 @@ class Spool:
     def __init__(self, root: Path, settings: SpoolSettings | None) -> None:
         self.root = root
         self.keep_days = settings.keep_days if settings is not None else 0.0
-        self._names = _Names()
-        self._kept = _Kept()
-        self.tmp, self.new, self.active, self.done, self._quarantine = (Folder(root / f) for f in FOLDERS)
+        self._names = Names()
+        self.tmp, self.new, self.active, self.done = (Folder(root / f) for f in FOLDERS[:4])
+        self._quarantine = Quarantine(root / FOLDERS[4])
         self._arrivals = GroupCommit(self.new.fd)
         in_steps = settings is not None and settings.sync_folder == "always"
         self.names_follow_files = not in_steps and names_follow_files(self.new.fd)
@@ -256,8 +205,9 @@ class Spool:
 
     def close(self) -> None:
         """Close the folders; the spool cannot be used after that."""
-        for folder in (self.tmp, self.new, self.active, self.done, self._quarantine):
+        for folder in (self.tmp, self.new, self.active, self.done):
             os.close(folder.fd)
+        self._quarantine.close()
 
     def __enter__(self) -> Self:
         return self
@@ -429,16 +379,9 @@ class Spool:
             reason: One of the stable words of failure; it becomes a folder name.
             report: What is worth knowing, as JSON; never values of the data set.
         """
-        folder = self._reason_folder(reason)
-        try:
-            self._write_report(folder, item.name, report)
-            source = self.active if self.active.size_of(item.name) is not None else self.new
-            os.rename(item.name, item.name, src_dir_fd=source.fd, dst_dir_fd=folder.fd)
-            os.fsync(folder.fd)
-            os.fsync(source.fd)
-        finally:
-            os.close(folder.fd)
-        return SpoolItem(item.name, folder.path / item.name, item.size_bytes)
+        source = self.active if self.active.size_of(item.name) is not None else self.new
+        path = self._quarantine.take(item.name, source, reason, report)
+        return SpoolItem(item.name, path, item.size_bytes)
 
     def refuse(self, incoming: Incoming, reason: str, report: Mapping[str, object]) -> SpoolItem:
         """Keep a received file that is not accepted, durably, straight from `tmp/` into quarantine.
@@ -450,52 +393,23 @@ class Spool:
             SpoolWriteFailed: It could not be kept, and nothing of it is left.
         """
         try:
-            folder = self._reason_folder(reason)
-            try:
-                return self._keep_refused(incoming, folder, report)
-            finally:
-                os.close(folder.fd)
+            os.fsync(incoming.fd)
+            path = self._quarantine.take_new(incoming.name, self._names.make(), self.tmp, reason, report)
         except OSError as error:
             incoming.discard()
             raise SpoolWriteFailed("keeping a refused file", error) from error
-
-    def _keep_refused(self, incoming: Incoming, folder: Folder, report: Mapping[str, object]) -> SpoolItem:
-        os.fsync(incoming.fd)
-        end = f"-{_content_hash(incoming.name, self.tmp.fd)[:16]}.dcm"
-        kept = self._kept.find(folder, end)
-        if kept is not None:
-            incoming.discard()
-            return SpoolItem(kept, folder.path / kept, incoming.size_bytes)
-        incoming._close()  # noqa: SLF001 - one mechanism in two classes of this module
-        name = self._names.make()[:20] + end
-        self._write_report(folder, name, report)
-        os.rename(incoming.name, name, src_dir_fd=self.tmp.fd, dst_dir_fd=folder.fd)
-        os.fsync(folder.fd)
-        self._kept.add(folder, name)
-        return SpoolItem(name, folder.path / name, incoming.size_bytes)
+        incoming.discard()  # closes it; there is nothing of it in `tmp/` unless the same bytes were kept before
+        return SpoolItem(path.name, path, incoming.size_bytes)
 
     def quarantined(self, reason: str | None = None) -> Iterator[tuple[str, SpoolItem]]:
         """The items in quarantine with their reasons, oldest first within each reason."""
-        for word in self._reasons():
-            if reason is None or word == reason:
-                folder = Folder(self._quarantine.path / word)
-                try:
-                    for name in sorted(folder.entries(NAME)):
-                        yield word, SpoolItem(name, folder.path / name, folder.size_of(name) or 0)
-                finally:
-                    os.close(folder.fd)
+        for word, path, size_bytes in self._quarantine.files(reason):
+            yield word, SpoolItem(path.name, path, size_bytes)
 
     def requeue(self, reason_or_name: str) -> int:
         """Give quarantined items back to `new/`: one by its name, or all of one reason; how many."""
-        moved = 0
-        for word, item in list(self.quarantined()):
-            if reason_or_name not in (word, item.name):
-                continue
-            with suppress(FileNotFoundError):
-                os.rename(item.path, item.name, dst_dir_fd=self.new.fd)
-                moved += 1
-            with suppress(FileNotFoundError):
-                item.path.with_name(item.name + REPORT_SUFFIX).unlink()
+        wanted = [path for word, path, _ in self._quarantine.files() if reason_or_name in (word, path.name)]
+        moved = sum(self._quarantine.give_back(path, self.new) for path in wanted)
         if moved:
             os.fsync(self.new.fd)
         return moved
@@ -516,7 +430,7 @@ class Spool:
             new=len(self.new.entries(NAME)),
             active=len(self.active.entries(NAME)),
             done=len(self.done.entries(NAME)),
-            quarantined_by_reason={word: self._quarantine_count(word) for word in self._reasons()},
+            quarantined_by_reason={word: self._quarantine.count(word) for word in self._quarantine.reasons()},
         )
 
     def purge(self, now: float) -> int:
@@ -534,44 +448,6 @@ class Spool:
         except FileNotFoundError:
             return None
         return SpoolItem(item.name, target.path / item.name, item.size_bytes)
-
-    def _reasons(self) -> list[str]:
-        return sorted(name for name in self._quarantine.entries() if REASON.fullmatch(name))
-
-    def _quarantine_count(self, reason: str) -> int:
-        folder = Folder(self._quarantine.path / reason)
-        try:
-            return len(folder.entries(NAME))
-        finally:
-            os.close(folder.fd)
-
-    def _reason_folder(self, reason: str) -> Folder:
-        if not REASON.fullmatch(reason):
-            raise ValueError(f"a quarantine reason is a word of a-z, 0-9 and _, not {reason!r}")
-        try:
-            os.mkdir(reason, 0o700, dir_fd=self._quarantine.fd)
-            os.fsync(self._quarantine.fd)
-        except FileExistsError:
-            pass
-        return Folder(self._quarantine.path / reason)
-
-    def _write_report(self, folder: Folder, name: str, report: Mapping[str, object]) -> None:
-        """Write `<name>.reason.json`: complete and durable before the item is beside it."""
-        final = name + REPORT_SUFFIX
-        partial = f".{final}.part"
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=folder.fd)
-        try:
-            write_all(fd, [json.dumps(report, ensure_ascii=True, sort_keys=True).encode("ascii") + b"\n"])
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.rename(partial, final, src_dir_fd=folder.fd, dst_dir_fd=folder.fd)
-
-
-def _content_hash(name: str, folder_fd: int) -> str:
-    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder_fd)
-    with os.fdopen(fd, "rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _unusable(path: Path, error: OSError) -> SpoolUnusable:

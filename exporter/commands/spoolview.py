@@ -13,8 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from listener.quarantine import REASON, REPORT_SUFFIX
 from listener.space import SILENT_S, TOLD
-from listener.spool import NAME, REASON, REPORT_SUFFIX
+from listener.spoolnames import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from listener.spool import NAME, REASON
+from listener.quarantine import REASON
+from listener.spoolnames import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

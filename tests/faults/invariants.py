@@ -11,7 +11,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from listener.spool import NAME, REPORT_SUFFIX
+from listener.quarantine import REPORT_SUFFIX
+from listener.spoolnames import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

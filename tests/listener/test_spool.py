@@ -16,7 +16,8 @@ import pytest
 
 import listener.spool
 from listener.durable import GroupCommit, write_all
-from listener.spool import NAME, Spool, SpoolBusy, SpoolUnusable, SpoolWriteFailed
+from listener.spool import Spool, SpoolBusy, SpoolUnusable, SpoolWriteFailed
+from listener.spoolnames import NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
