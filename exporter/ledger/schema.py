@@ -234,9 +234,11 @@ def _appear(making: Path, path: Path) -> None:
         FileExistsError: It is.
     """
     # Makers take turns: a rename would replace what somebody else made in between, and so would a log put aside.
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    # (The folder itself is no place for this lock: where it is the media folder, too, its exporter has it locked.)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    turn = os.open(path.with_name(f"{path.name}.turn"), flags, 0o600)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        fcntl.flock(turn, fcntl.LOCK_EX)
         if path.exists():
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         _put_log_aside(path)
@@ -247,7 +249,7 @@ def _appear(making: Path, path: Path) -> None:
                 raise
             making.rename(path)
     finally:
-        os.close(folder)
+        os.close(turn)
 
 
 def _put_log_aside(path: Path) -> None:
