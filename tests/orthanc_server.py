@@ -12,12 +12,13 @@ import base64
 import http.client
 import json
 import signal
-import socket
 import ssl
 import subprocess
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
+
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -181,10 +182,3 @@ class OrthancServer:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         return http.client.HTTPSConnection("127.0.0.1", self.http_port, timeout=30, context=context)
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.ports import free_port
 from tests.product.running import answers, family
 
 if TYPE_CHECKING:
@@ -36,12 +36,6 @@ SMALL_MARKS = """spool:
 
 class Late(Exception):
     """Something did not happen in its time."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(what: Callable[[], Any], seconds: float, describe: str) -> Any:

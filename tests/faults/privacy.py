@@ -24,11 +24,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.faults.daemons import COMMANDS, SMALL_MARKS, daemons, free_port, run, wait_for
+from tests.faults.daemons import COMMANDS, SMALL_MARKS, daemons, run, wait_for
 from tests.faults.instances import SIDE, new_uid
 from tests.faults.invariants import media_files
 from tests.faults.report import Row, Scale, attempt
 from tests.faults.senders import program
+from tests.ports import free_port
 from tests.product.hostile import SOP_CLASS, element, meta
 from tests.product.running import family
 

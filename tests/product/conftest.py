@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.ports import free_port
 from tests.product.running import Product
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ def make_product(tmp_path: Path) -> Iterator[Callable[..., Product]]:
     made: list[Product] = []
 
     def make(extra: str = "") -> Product:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        product = Product(tmp_path / f"data{len(made)}", port, extra)
+        product = Product(tmp_path / f"data{len(made)}", free_port(), extra)
         made.append(product)
         return product
 

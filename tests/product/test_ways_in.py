@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import secrets
 import shutil
-import socket
 import subprocess
 import zipfile
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydicom import examples
 
+from tests.ports import free_port
 from tests.product.running import answers, run, until
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ def test_a_watched_folder(
 
 
 def test_stow_rs(make_product: Callable[..., Product], tmp_path: Path, expected: dict[str, dict[str, Any]]) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     token = secrets.token_hex(16)
     (tmp_path / "token").write_text(token)
     (tmp_path / "token").chmod(0o600)

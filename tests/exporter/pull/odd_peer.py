@@ -16,7 +16,7 @@ from pynetdicom.sop_class import (
 )
 
 from tests.exporter.pull.studies import CT, MR
-from tests.orthanc_server import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

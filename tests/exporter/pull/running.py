@@ -19,7 +19,7 @@ from exporter.pull.request import Request
 from exporter.pull.run import pull
 from exporter.settings import Settings
 from listener.settings import DataFolder
-from tests.orthanc_server import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

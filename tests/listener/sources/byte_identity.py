@@ -36,6 +36,7 @@ from listener.sources.dimse.syntaxes import choose
 from tests.listener.certificates import make_certificate
 from tests.listener.requestor import Receiver, Requestor, eventually, proposed
 from tests.orthanc_server import OrthancServer
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -148,9 +149,7 @@ def witness(program: str, folder: Path, samples: list[Sample], certificate: Path
     """DCMTK's storescp, which writes what it reads; its port and its folder."""
     output = folder / "witness"
     output.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [
         program,
         "-aet",

@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from structlog.testing import capture_logs
 
 from listener.settings import ListenerSettings
 from listener.sources.orthanc.memory import Memory, State
@@ -149,14 +150,15 @@ def test_a_reload_takes_over_filters_and_looks_at_everything_again(
 
 @pytest.mark.parametrize("is_secure", [True, False])
 def test_a_server_that_says_it_is_not_secure_is_warned_of(
-    poll: Callable[..., Polling], fake: FakeOrthanc, capsys: pytest.CaptureFixture[str], is_secure: bool
+    poll: Callable[..., Polling], fake: FakeOrthanc, is_secure: bool
 ) -> None:
     fake.is_secure = is_secure
     polling = poll(fake.url)
-    polling.start()
-    polling.wait_for("reconciliations")
-    polling.stop()
-    assert ("asks nobody for credentials" in "".join(capsys.readouterr())) is not is_secure
+    with capture_logs() as logged:
+        polling.start()
+        polling.wait_for("reconciliations")
+        polling.stop()
+    assert ("asks nobody for credentials" in str(logged)) is not is_secure
 
 
 def test_a_large_file_is_never_in_memory_as_a_whole(poll: Callable[..., Polling], fake: FakeOrthanc) -> None:

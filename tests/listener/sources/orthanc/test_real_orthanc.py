@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
+from structlog.testing import capture_logs
 
 from tests.listener.requestor import eventually
 from tests.orthanc_server import OrthancServer
@@ -338,19 +339,18 @@ def test_filters_take_what_fits_and_a_change_of_them_looks_at_everything_again(
 
 
 def test_labels_of_a_server_without_them_are_said_to_be_missing_and_nothing_is_taken(
-    orthanc: Callable[..., OrthancServer],
-    poll: Callable[..., Polling],
-    capsys: pytest.CaptureFixture[str],
+    orthanc: Callable[..., OrthancServer], poll: Callable[..., Polling]
 ) -> None:
     server = orthanc()
     if "Labels" in server.json(f"/instances/{server.add(dicom(1))}"):
         pytest.skip("this Orthanc has labels")
     polling = poll(server.url)
-    polling.start(only={"labels": ["research"]})
-    polling.wait_for("unfit")
-    assert polling.taken() == {}
-    polling.stop()
-    assert "1.12.0" in "".join(capsys.readouterr())
+    with capture_logs() as logged:
+        polling.start(only={"labels": ["research"]})
+        polling.wait_for("unfit")
+        assert polling.taken() == {}
+        polling.stop()
+    assert "1.12.0" in str(logged)
     polling.start(only={"labels": []})
     polling.wait_for("taken")
 
