@@ -162,7 +162,8 @@ def legend(rounds: int) -> list[str]:
     """What the figures are."""
     text = (
         f"Medians of {rounds} interleaved rounds. MB/s / instances/s (CPU seconds of the receiver per GB; largest "
-        "resident memory of a process, MB). *durable*: file and folder are synced before the answer."
+        "resident memory of a process, MB). *durable*: content and name are on the disk before the answer; storescp "
+        "syncs file and folder."
     )
     return [text, ""]
 
