@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from listener.settings import ListenerSettings
 from tests.listener.requestor import Receiver, Requestor, eventually
 from tests.listener.sources.test_commitment import ON, Requester, store
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    import pytest
 
 NO_ROOM: dict[str, int] = {"reject_below_bytes": 0, "refuse_below_bytes": 1 << 60, "resume_above_bytes": 1 << 60}
 
