@@ -24,8 +24,9 @@ from tests.faults.report import NotPermitted, Row, Scale, attempt
 from tests.faults.senders import Pynetdicom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from contextlib import AbstractContextManager
+    from io import FileIO
     from pathlib import Path
 
     from tests.faults.disks import Disk
@@ -128,52 +129,52 @@ def house(scratch: Path, bad: str, options: str) -> Iterator[House]:
 @contextmanager
 def little_space(point: Path) -> Iterator[Callable[[], None]]:
     """Fill the disk up to a little below the marks, and again whenever something was freed."""
-    filler = point / ".filler"
 
-    def fill() -> None:
+    def grow(filler: FileIO) -> None:
         found = os.statvfs(point)
         surplus = found.f_bavail * found.f_frsize - LEFT_BYTES
-        with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
-            while surplus > 0:
-                surplus -= file.write(bytes(min(surplus, 1 << 16)))
+        while surplus > 0:
+            surplus -= filler.write(bytes(min(surplus, 1 << 16)))
 
-    fill()
-    try:
+    with _a_file_that_grows(point, grow) as fill:
         yield fill
-    finally:
-        filler.unlink()
-
-
-@contextmanager
-def few_inodes(point: Path) -> Iterator[Callable[[], None]]:
-    """Use up the disk's inodes to a little below the marks, and again whenever some were freed."""
-    folder = point / ".fillers"
-    folder.mkdir()
-    numbers = itertools.count()
-
-    def fill() -> None:
-        with contextlib.suppress(OSError):
-            for _ in range(os.statvfs(point).f_favail - LEFT_FILES):
-                (folder / str(next(numbers))).touch()
-
-    fill()
-    try:
-        yield fill
-    finally:
-        shutil.rmtree(folder)
 
 
 @contextmanager
 def no_space(point: Path) -> Iterator[Callable[[], None]]:
     """Fill the disk with a file to its last byte, and again whenever something was freed."""
+
+    def grow(filler: FileIO) -> None:
+        for size in (1 << 16, 1 << 12):
+            with contextlib.suppress(OSError):
+                while filler.write(bytes(size)) == size:
+                    pass
+
+    with _a_file_that_grows(point, grow) as fill:
+        yield fill
+
+
+@contextmanager
+def few_inodes(point: Path) -> Iterator[Callable[[], None]]:
+    """Use up the disk's inodes to a little below the marks, and again whenever some were freed."""
+    with _empty_files(point, lambda: range(os.statvfs(point).f_favail - LEFT_FILES)) as fill:
+        yield fill
+
+
+@contextmanager
+def no_inodes(point: Path) -> Iterator[Callable[[], None]]:
+    """Use up the disk's inodes with empty files, and again whenever some were freed."""
+    with _empty_files(point, itertools.count) as fill:
+        yield fill
+
+
+@contextmanager
+def _a_file_that_grows(point: Path, grow: Callable[[FileIO], None]) -> Iterator[Callable[[], None]]:
     filler = point / ".filler"
 
     def fill() -> None:
         with filler.open("ab", buffering=0) as file, contextlib.suppress(OSError):
-            for size in (1 << 16, 1 << 12):
-                with contextlib.suppress(OSError):
-                    while file.write(bytes(size)) == size:
-                        pass
+            grow(file)
 
     fill()
     try:
@@ -183,15 +184,14 @@ def no_space(point: Path) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def no_inodes(point: Path) -> Iterator[Callable[[], None]]:
-    """Use up the disk's inodes with empty files, and again whenever some were freed."""
+def _empty_files(point: Path, turns: Callable[[], Iterable[int]]) -> Iterator[Callable[[], None]]:
     folder = point / ".fillers"
     folder.mkdir()
     numbers = itertools.count()
 
     def fill() -> None:
         with contextlib.suppress(OSError):
-            while True:
+            for _ in turns():
                 (folder / str(next(numbers))).touch()
 
     fill()
