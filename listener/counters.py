@@ -35,6 +35,12 @@ class Counters:
         with self._lock:
             self._counts[name] += count
 
+    def add_each(self, **counts: int) -> None:
+        """Count several events at once."""
+        with self._lock:
+            for name, count in counts.items():
+                self._counts[name] += count
+
     def gauge(self, name: str, value: int) -> None:
         """Set a value that rises and falls."""
         with self._lock:

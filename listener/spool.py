@@ -97,8 +97,13 @@ class SpoolItem:
     """One received file, in the state that its folder tells."""
 
     name: str
-    path: Path
+    folder: Path
     size_bytes: int
+
+    @property
+    def path(self) -> Path:
+        """Where it is in this state."""
+        return self.folder / self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +286,7 @@ class Spool:
             self._commit_at_once(incoming, name)
         else:
             self._commit_in_steps(incoming, name)
-        return SpoolItem(name, self.new.path / name, incoming.size_bytes)
+        return SpoolItem(name, self.new.path, incoming.size_bytes)
 
     def _commit_in_steps(self, incoming: Incoming, name: str) -> None:
         """Sync the file, rename it into `new/`, sync the folder: in this order, each for its own reason."""
@@ -353,7 +358,7 @@ class Spool:
         for name in names:
             size_bytes = self.new.size_of(name)
             if size_bytes:  # what is empty was never acknowledged: see `recover_listener`
-                yield SpoolItem(name, self.new.path / name, size_bytes)
+                yield SpoolItem(name, self.new.path, size_bytes)
 
     def claim(self, item: SpoolItem) -> SpoolItem | None:
         """Take an item of `new/` to work on; None if somebody else has it."""
@@ -381,7 +386,7 @@ class Spool:
         """
         source = self.active if self.active.size_of(item.name) is not None else self.new
         path = self._quarantine.take(item.name, source, reason, report)
-        return SpoolItem(item.name, path, item.size_bytes)
+        return SpoolItem(item.name, path.parent, item.size_bytes)
 
     def refuse(self, incoming: Incoming, reason: str, report: Mapping[str, object]) -> SpoolItem:
         """Keep a received file that is not accepted, durably, straight from `tmp/` into quarantine.
@@ -399,12 +404,12 @@ class Spool:
             incoming.discard()
             raise SpoolWriteFailed("keeping a refused file", error) from error
         incoming.discard()  # closes it; there is nothing of it in `tmp/` unless the same bytes were kept before
-        return SpoolItem(path.name, path, incoming.size_bytes)
+        return SpoolItem(path.name, path.parent, incoming.size_bytes)
 
     def quarantined(self, reason: str | None = None) -> Iterator[tuple[str, SpoolItem]]:
         """The items in quarantine with their reasons, oldest first within each reason."""
         for word, path, size_bytes in self._quarantine.files(reason):
-            yield word, SpoolItem(path.name, path, size_bytes)
+            yield word, SpoolItem(path.name, path.parent, size_bytes)
 
     def requeue(self, reason_or_name: str) -> int:
         """Give quarantined items back to `new/`: one by its name, or all of one reason; how many."""
@@ -447,7 +452,7 @@ class Spool:
             os.rename(item.name, item.name, src_dir_fd=source.fd, dst_dir_fd=target.fd)
         except FileNotFoundError:
             return None
-        return SpoolItem(item.name, target.path / item.name, item.size_bytes)
+        return SpoolItem(item.name, target.path, item.size_bytes)
 
 
 def _unusable(path: Path, error: OSError) -> SpoolUnusable:

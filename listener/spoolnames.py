@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 import re
 import threading
 import time
@@ -19,10 +19,12 @@ class Names:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last_ns = 0
+        # Against two processes that make a name in the same nanosecond, not against guessing: the folders are private.
+        self._chance = random.Random().getrandbits  # noqa: S311
 
     def make(self) -> str:
         """A new name."""
-        return f"{self._now():020d}-{os.urandom(8).hex()}.dcm"
+        return f"{self._now():020d}-{self._chance(64):016x}.dcm"
 
     def renew(self, name: str) -> str:
         """The same name at the present time."""

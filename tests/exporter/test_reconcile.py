@@ -73,7 +73,7 @@ class House:
         from listener.spool import SpoolItem
 
         path = self.root / "spool" / "active" / name
-        return SpoolItem(name, path, path.stat().st_size)
+        return SpoolItem(name, path.parent, path.stat().st_size)
 
     def begin(self, content: str) -> str:
         name = self.receive(content)

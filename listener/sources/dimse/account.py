@@ -46,10 +46,11 @@ class Account:
     def answered(self, situation: Situation, size_bytes: int = 0, commit_s: float = 0.0) -> None:
         """A C-STORE was answered."""
         self._answers[situation.word] += 1
-        self.counters.add(f"instances_{situation.word}")
         if situation.is_success:
             self._data_bytes += size_bytes
-            self.counters.add("bytes_stored", size_bytes)
+            self.counters.add_each(**{situation.counter: 1, "bytes_stored": size_bytes})
+        else:
+            self.counters.add(situation.counter)
         self._slowest_s = max(self._slowest_s, commit_s)
 
     def incomplete(self) -> None:

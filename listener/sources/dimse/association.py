@@ -231,7 +231,7 @@ class Association:
         while left:
             if left < pdu.PDV_HEADER.size:
                 raise InvalidPDU("presentation data value cut off")
-            length, context_id, control = pdu.PDV_HEADER.unpack(wire.take(pdu.PDV_HEADER.size))
+            length, context_id, control = wire.unpack(pdu.PDV_HEADER)
             size = length - 2
             left -= pdu.PDV_HEADER.size + size
             if size < 0 or left < 0:

@@ -7,11 +7,12 @@ values, or raises `InvalidCommand`; the encoders return the bytes of whole comma
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 _ELEMENT: Final = struct.Struct("<HHI")
+_ANSWER: Final = struct.Struct("<HHIHHHIHHHIHHHIH")
+"""Command Field, Message ID Being Responded To, Command Data Set Type and Status: four elements of a number each."""
 NO_DATA_SET: Final = 0x0101
 """(0000,0800) Command Data Set Type: no data set follows (PS3.7 E.1); any other value says that one does."""
 
@@ -34,9 +35,8 @@ class InvalidCommand(Exception):
     """The command set cannot be read, or lacks what every message must have."""
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command set."""
+class Command(NamedTuple):
+    """One command set; a tuple, because one is made for every instance that comes."""
 
     field: int
     message_id: int
@@ -63,15 +63,16 @@ def parse_command(content: bytes | bytearray) -> Command:
     Raises:
         InvalidCommand: It is cut off, has elements outside group 0000, or lacks the field or the message ID.
     """
+    content = bytes(content)
     elements: dict[int, bytes] = {}
     offset, end = 0, len(content)
     while offset + 8 <= end:
         group, element, length = _ELEMENT.unpack_from(content, offset)
-        offset += 8
-        if group or offset + length > end:
+        value = offset + 8
+        offset = value + length
+        if group or offset > end:
             raise InvalidCommand("command set is cut off or leaves group 0000")
-        elements[element] = bytes(content[offset : offset + length])
-        offset += length
+        elements[element] = content[value:offset]
     field = _number(elements, 0x0100)
     if offset != end or field is None:
         raise InvalidCommand("command set is cut off or has no Command Field")
@@ -100,10 +101,12 @@ def response(request: Command, status: int, *, comment: str = "") -> bytes:
     """
     elements = [
         _uid(0x0002, request.sop_class_uid),
-        _us(0x0100, request.field | RESPONSE),
-        _us(0x0120, request.message_id),
-        _us(0x0800, NO_DATA_SET),
-        _us(0x0900, status),
+        _ANSWER.pack(
+            *(0, 0x0100, 2, request.field | RESPONSE),
+            *(0, 0x0120, 2, request.message_id),
+            *(0, 0x0800, 2, NO_DATA_SET),
+            *(0, 0x0900, 2, status),
+        ),
     ]
     if comment:
         text = comment.encode("ascii", "replace")[:64]

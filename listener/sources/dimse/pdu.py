@@ -21,6 +21,8 @@ HEADER: Final = struct.Struct(">BxI")
 """PDU type, reserved, PDU length."""
 PDV_HEADER: Final = struct.Struct(">IBB")
 """Item length, presentation context ID, message control header (PS3.8 9.3.5.1, E.2)."""
+PDV_IN_PDU: Final = struct.Struct(">BxIIBB")
+"""Header of a P-DATA-TF and of the presentation data value that is all of it."""
 _ITEM: Final = struct.Struct(">BxH")
 _MOST_CONTEXTS: Final = 128
 """Context IDs are the odd numbers of one byte."""
@@ -245,8 +247,8 @@ def data_transfer(context_id: int, *, is_command: bool, content: bytes, max_pdu_
         fragment = content[start : start + step]
         is_last = start + step >= len(content)
         control = (1 if is_command else 0) | (2 if is_last else 0)
-        header = HEADER.pack(PDUType.P_DATA_TF, len(fragment) + 6)
-        parts += (header, PDV_HEADER.pack(len(fragment) + 2, context_id, control), fragment)
+        size = len(fragment)
+        parts += (PDV_IN_PDU.pack(PDUType.P_DATA_TF, size + 6, size + 2, context_id, control), fragment)
     return b"".join(parts)
 
 

@@ -37,6 +37,11 @@ class Situation:
     """Folder below `quarantine/`, where the bytes are kept there."""
 
     @property
+    def counter(self) -> str:
+        """Its name among the daemon's counters."""
+        return f"instances_{self.word}"
+
+    @property
     def is_success(self) -> bool:
         """Success or warning: the sender may forget the instance (PS3.7 C.1, C.3)."""
         return self.status == 0 or self.status & 0xF000 == 0xB000

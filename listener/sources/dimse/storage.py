@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
@@ -28,11 +28,21 @@ if TYPE_CHECKING:
     from listener.sources.contract import Surroundings
     from listener.sources.dimse.command import Command
     from listener.sources.dimse.negotiation import AcceptedContext
+    from listener.sources.dimse.syntaxes import Encoding
     from listener.spool import Incoming, Spool
 
 log = structlog.get_logger()
 
 _UID: Final = re.compile(rb"[0-9]+(?:\.[0-9]+)*")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is the same for all instances of one presentation context."""
+
+    sop_class_uid: bytes
+    encoding: Encoding | None
+    file_meta: FileMeta
 
 
 class Storage:
@@ -43,22 +53,23 @@ class Storage:
         self._space = surroundings.space
         self.settings = settings
         self._parties = parties
-        self._file_metas: dict[int, FileMeta] = {}
+        self._known: dict[int, _Known] = {}
         self._spare: Incoming | None = None
         self.seat = Seat()
 
     def begin(self, context: AcceptedContext, command: Command) -> Reception:
         """Take up one C-STORE-RQ whose data set is about to come."""
-        refusal = self._refusal(context, command)
+        known = self._known.get(context.context_id) or self._get_to_know(context)
+        target: Incoming | Situation
+        refusal = self._refusal(known, command)
         if refusal is not None:
-            return Reception(self, context, command, refusal)
-        try:
-            incoming, self._spare = self._spare or self._spool.receive(), None
-        except SpoolWriteFailed as error:
-            return Reception(self, context, command, failed(error))
-        reception = Reception(self, context, command, incoming)
-        reception.write_meta(self._file_meta(context))
-        return reception
+            target = refusal
+        else:
+            try:
+                target, self._spare = self._spare or self._spool.receive(), None
+            except SpoolWriteFailed as error:
+                target = failed(error)
+        return Reception(self, context, command, known, target)
 
     def prepare(self, last_bytes: int) -> None:
         """Make the next file while the sender is busy with the answer to the last: it is off the critical path.
@@ -79,28 +90,39 @@ class Storage:
             self._spare.discard()
             self._spare = None
 
-    def _refusal(self, context: AcceptedContext, command: Command) -> Situation | None:
-        if not _is_of(command, context) and self.settings.mismatch == "refuse":
+    def _refusal(self, known: _Known, command: Command) -> Situation | None:
+        # dcmsend 3.6.7 sometimes says another class than that of its presentation context.
+        if command.sop_class_uid != known.sop_class_uid and self.settings.mismatch == "refuse":
             return statuses.CLASS_NOT_NEGOTIATED
         if self._space.state is not Room.ENOUGH:
             return statuses.OUT_OF_SPACE
         return statuses.QUEUE_FULL if self._space.queue_full else None
 
-    def _file_meta(self, context: AcceptedContext) -> FileMeta:
-        file_meta = self._file_metas.get(context.context_id)
-        if file_meta is None:
-            file_meta = FileMeta(context.abstract_syntax, context.transfer_syntax, self._parties)
-            self._file_metas[context.context_id] = file_meta
-        return file_meta
+    def _get_to_know(self, context: AcceptedContext) -> _Known:
+        file_meta = FileMeta(context.abstract_syntax, context.transfer_syntax, self._parties)
+        known = _Known(context.abstract_syntax.encode("ascii"), encoding_of(context.transfer_syntax), file_meta)
+        self._known[context.context_id] = known
+        return known
 
 
 class Reception:
     """The data set of one message, on its way."""
 
-    __slots__ = ("_incoming", "_situation", "_storage", "_views", "_walk", "command", "context", "size_bytes")
+    __slots__ = (
+        "_incoming",
+        "_is_of_context",
+        "_most_bytes",
+        "_situation",
+        "_storage",
+        "_views",
+        "_walk",
+        "command",
+        "context",
+        "size_bytes",
+    )
 
     def __init__(
-        self, storage: Storage, context: AcceptedContext, command: Command, target: Incoming | Situation
+        self, storage: Storage, context: AcceptedContext, command: Command, known: _Known, target: Incoming | Situation
     ) -> None:
         self.context = context
         self.command = command
@@ -110,30 +132,28 @@ class Reception:
         self._walk: Walk | None = None
         self._incoming: Incoming | None = None
         self._situation: Situation | None = None
+        self._is_of_context = command.sop_class_uid == known.sop_class_uid
+        limits = storage.settings.limits
+        self._most_bytes = limits.max_instance_bytes
         if isinstance(target, Situation):
             self._situation = target
             return
         self._incoming = target
-        encoding = encoding_of(context.transfer_syntax)
-        if encoding is not None:
-            limits = storage.settings.limits
-            self._walk = Walk(encoding, max_depth=limits.max_depth, max_elements=limits.max_elements)
+        if known.encoding is not None:
+            self._walk = Walk(known.encoding, max_depth=limits.max_depth, max_elements=limits.max_elements)
+        uid = command.sop_instance_uid
+        self._views.append(known.file_meta.encode(uid if is_valid_uid(uid) else stand_in_uid(uid)))
 
     @property
     def is_endless(self) -> bool:
         """Whether the sender went on far beyond the limit, so that swallowing more is no use."""
-        return self.size_bytes > 2 * self._storage.settings.limits.max_instance_bytes
-
-    def write_meta(self, file_meta: FileMeta) -> None:
-        """Put the file meta information in front."""
-        uid = self.command.sop_instance_uid
-        self._views.append(file_meta.encode(uid if is_valid_uid(uid) else stand_in_uid(uid)))
+        return self.size_bytes > 2 * self._most_bytes
 
     def write(self, piece: memoryview) -> None:
         """Take the next bytes of the data set; the view is used until `flush`."""
         self.size_bytes += len(piece)
         if self._situation is None:
-            if self.size_bytes > self._storage.settings.limits.max_instance_bytes:
+            if self.size_bytes > self._most_bytes:
                 self._give_up(statuses.TOO_LARGE)
                 return
             self._views.append(piece)
@@ -179,18 +199,12 @@ class Reception:
         """What the data set is, by its own lengths and UIDs (PS3.4 B.2.3)."""
         said = Identity(self.command.sop_class_uid, self.command.sop_instance_uid)
         situation = judge(self._walk, said, self._storage.settings)
-        if situation is statuses.SUCCESS and not _is_of(self.command, self.context):
+        if situation is statuses.SUCCESS and not self._is_of_context:
             return statuses.MISMATCH_ACCEPTED  # a data set that cannot be walked does not tell
         return situation
 
 
-def _is_of(command: Command, context: AcceptedContext) -> bool:
-    """Whether a command is about the class of its presentation context (dcmsend 3.6.7 sometimes says another)."""
-    return command.sop_class_uid == context.abstract_syntax.encode("ascii")
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """What an instance is said to be, by its command or its file meta information."""
 
     sop_class_uid: bytes | None

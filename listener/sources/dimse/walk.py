@@ -41,6 +41,10 @@ IDENTITY_ELEMENTS: Final = (0x0016, 0x0018)
 """The same, within group 0008."""
 PIXEL_DATA: Final = 0x7FE00010
 
+_LITTLE_ENDIAN: Final = (struct.Struct("<HH2sH"), struct.Struct("<I"), struct.Struct("<HHI"))
+"""Tag, VR and 16-bit length; a 32-bit length; tag and 32-bit length."""
+_BIG_ENDIAN: Final = (struct.Struct(">HH2sH"), struct.Struct(">I"), struct.Struct(">HHI"))
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -68,11 +72,7 @@ class Walk:
     """One walk over one data set."""
 
     def __init__(self, encoding: Encoding, *, max_depth: int, max_elements: int, study: bool = False) -> None:
-        order = "<" if encoding.little_endian else ">"
-        self._tag = struct.Struct(order + "HH")
-        self._short = struct.Struct(order + "HH2sH")
-        self._long = struct.Struct(order + "I")
-        self._implicit = struct.Struct(order + "HHI")
+        self._short, self._long, self._implicit = _LITTLE_ENDIAN if encoding.little_endian else _BIG_ENDIAN
         self._max_depth = max_depth
         self._elements_left = max_elements
         self._levels = [_Level(items=False, fragments=False, end=None, explicit=encoding.explicit_vr)]

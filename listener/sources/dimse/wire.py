@@ -13,7 +13,7 @@ import ssl
 import struct
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from listener.sources.dimse import pdu
 from listener.sources.dimse.pdu import HEADER, AbortReason
@@ -109,22 +109,36 @@ class Wire:
         if self._start == self._end:
             self._read(time.monotonic() + wait_s, stoppable=between_messages, quick=not between_messages)
         self.deadline = time.monotonic() + self._pdu_s if until is None else until
-        kind, length = HEADER.unpack(self.take(HEADER.size))
+        kind, length = self.unpack(HEADER)
         return int(kind), int(length)
 
-    def take(self, length: int) -> memoryview:
-        """The next `length` bytes in one piece; for headers and control PDUs, never for data sets.
+    def unpack(self, header: struct.Struct) -> tuple[Any, ...]:
+        """The fields of the header that comes next.
 
         Raises:
             ConnectionLost, DeadlineMissed: As their names say.
         """
+        start = self._hold(header.size)
+        return header.unpack_from(self._buffer, start)
+
+    def take(self, length: int) -> memoryview:
+        """The next `length` bytes in one piece; for control PDUs, never for data sets.
+
+        Raises:
+            ConnectionLost, DeadlineMissed: As their names say.
+        """
+        start = self._hold(length)
+        return self._view[start : start + length]
+
+    def _hold(self, length: int) -> int:
+        """Have the next `length` bytes in one piece; where they begin. They are taken with that."""
         while self._end - self._start < length:
             if len(self._buffer) - self._start < length:
                 self._make_room(length)
             self._read(self.deadline)
-        piece = self._view[self._start : self._start + length]
+        start = self._start
         self._start += length
-        return piece
+        return start
 
     def pieces(self, length: int) -> Iterator[memoryview]:
         """The next `length` bytes, in pieces as they come.
