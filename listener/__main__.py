@@ -30,11 +30,11 @@ def _run(options: argparse.Namespace) -> int:
     from listener.configuration import ConfigurationError
 
     try:
-        settings = _read(options.config)
+        settings = _read(options)
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return USAGE_OR_CONFIGURATION
-    logs.configure(options.log_level or settings.log.level, settings.log.format)
+    logs.configure(settings.log.level, settings.log.format)
     logs.catch_uncaught()
 
     from listener.daemon import ListenerDaemon, Orders, run
@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace) -> int:
 
     def read_again() -> ListenerSettings | None:
         try:
-            return _read(options.config)
+            return _read(options)
         except ConfigurationError as error:
             sys.stderr.write(f"{error}\n")
             return None
@@ -60,13 +60,16 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read(config: Path | None) -> ListenerSettings:
-    """The settings of the file; the exporter's sections in it are none of our business."""
-    if config is None:
-        return ListenerSettings()
-    from listener.configuration import EXPORTER_SECTIONS, load
+def _read(options: argparse.Namespace) -> ListenerSettings:
+    """The settings of the file and the command line; the exporter's sections are none of our business."""
+    settings = ListenerSettings()
+    if options.config is not None:
+        from listener.configuration import EXPORTER_SECTIONS, load
 
-    return load(config, ListenerSettings, ignore_unknown_sections=EXPORTER_SECTIONS)
+        settings = load(options.config, ListenerSettings, ignore_unknown_sections=EXPORTER_SECTIONS)
+    if options.log_level is None:
+        return settings
+    return settings.model_copy(update={"log": settings.log.model_copy(update={"level": options.log_level})})
 
 
 def _parser() -> argparse.ArgumentParser:

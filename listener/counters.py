@@ -51,6 +51,11 @@ class Counters:
         with self._lock:
             return self._counts[name]
 
+    def all(self) -> dict[str, int]:
+        """Every count so far."""
+        with self._lock:
+            return dict(self._counts)
+
     def snapshot(self) -> dict[str, object]:
         """Everything, as JSON values."""
         with self._lock:

@@ -6,6 +6,7 @@ Contract: an object of these classes exists only if it is valid; defaults here a
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
@@ -145,6 +146,8 @@ class ListenerSection(Section):
     """Address to listen on; beyond loopback, `peers` or `allow_any` must say who may send."""
     port: Annotated[int, Field(ge=0, le=65535)] = 11112
     """Port to listen on; 0 takes a free one."""
+    processes: PositiveInt | Literal["auto"] = "auto"
+    """Processes that receive: `auto` is one for each processor, four at most."""
     peers: tuple[PeerSection, ...] = ()
     """Who may send; with any entry, nobody else may."""
     allow_any: bool = False
@@ -179,6 +182,11 @@ class ListenerSection(Section):
     def is_loopback(self) -> bool:
         """Whether only this machine can reach us."""
         return is_loopback(self.host)
+
+    @property
+    def receiving_processes(self) -> int:
+        """How many processes receive."""
+        return min(4, len(os.sched_getaffinity(0))) if self.processes == "auto" else self.processes
 
     @property
     def called_ae_titles(self) -> frozenset[str]:

@@ -15,7 +15,7 @@ import os
 import time
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +40,20 @@ class Room(IntEnum):
     """Instances are refused with 0xA700."""
     REJECT_ASSOCIATIONS = 2
     """Associations are rejected as transient as well."""
+
+
+class RoomSign(Protocol):
+    """What those who receive look at before they take something."""
+
+    @property
+    def state(self) -> Room:
+        """How much room there is."""
+        ...
+
+    @property
+    def queue_full(self) -> bool:
+        """Whether too many items wait for export."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ from listener.durable import (
     write_out,
 )
 from listener.quarantine import Quarantine
-from listener.spoolnames import NAME, Names
+from listener.spoolnames import NAME, Names, is_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -176,10 +176,10 @@ class Incoming:
 class Spool:
     """The spool below one root folder; safe for use by many threads, and by one process per role."""
 
-    def __init__(self, root: Path, settings: SpoolSettings | None) -> None:
+    def __init__(self, root: Path, settings: SpoolSettings | None, mark: int | None = None) -> None:
         self.root = root
         self.keep_days = settings.keep_days if settings is not None else 0.0
-        self._names = Names()
+        self._names = Names(mark)
         self.tmp, self.new, self.active, self.done = (Folder(root / f) for f in FOLDERS[:4])
         self._quarantine = Quarantine(root / FOLDERS[4])
         self._arrivals = GroupCommit(self.new.fd)
@@ -188,12 +188,13 @@ class Spool:
         """Whether one sync of a small file makes it durable together with its name."""
 
     @classmethod
-    def open(cls, root: Path, *, settings: SpoolSettings | None = None) -> Self:
+    def open(cls, root: Path, *, settings: SpoolSettings | None = None, mark: int | None = None) -> Self:
         """The spool below `root`; makes its folders, private to the user who runs this.
 
         Args:
             root: Folder of the spool; its parents are made too.
             settings: How long exported items are kept.
+            mark: Of the names that are made here, where several processes of one listener receive.
 
         Raises:
             SpoolUnusable: A folder cannot be made, opened or written.
@@ -203,7 +204,7 @@ class Spool:
             for folder in FOLDERS:
                 (root / folder).mkdir(mode=0o700, exist_ok=True)
             fsync_folder(root)
-            spool = cls(root, settings)
+            spool = cls(root, settings, mark)
         except OSError as error:
             raise _unusable(root, error) from error
         return spool
@@ -336,10 +337,16 @@ class Spool:
         """
         empty = [name for name in self.new.entries(NAME) if self.new.size_of(name) == 0]
         partial = [(self.tmp, name) for name in self.tmp.entries()] + [(self.new, name) for name in empty]
-        for folder, name in partial:
-            with suppress(FileNotFoundError, IsADirectoryError):
-                os.unlink(name, dir_fd=folder.fd)
-        return len(partial)
+        return _delete(partial)
+
+    @property
+    def mark(self) -> int:
+        """What the names made here have in common."""
+        return self._names.mark
+
+    def recover_process(self, mark: int) -> int:
+        """Delete what one receiving process that ended had not finished; how many."""
+        return _delete([(self.tmp, name) for name in self.tmp.entries(NAME) if is_of(mark, name)])
 
     # -- exporting ---------------------------------------------------------------------------------------------------
 
@@ -453,6 +460,13 @@ class Spool:
         except FileNotFoundError:
             return None
         return SpoolItem(item.name, target.path, item.size_bytes)
+
+
+def _delete(files: Sequence[tuple[Folder, str]]) -> int:
+    for folder, name in files:
+        with suppress(FileNotFoundError, IsADirectoryError):
+            os.unlink(name, dir_fd=folder.fd)
+    return len(files)
 
 
 def _unusable(path: Path, error: OSError) -> SpoolUnusable:

@@ -14,7 +14,7 @@ PACKAGES = ("exporter", "listener")
 # The only places where any exception at all may be caught (one worker job, one wire reply, one download).
 BROAD_EXCEPT = {
     "exporter/pipeline.py": "around one instance: a defect becomes `internal`, the worker lives",
-    "listener/sources/dimse/source.py": "around one association: a defect of ours must not leave its peer waiting",
+    "listener/sources/dimse/serving.py": "around one association: a defect of ours must not leave its peer waiting",
     "listener/sources/orthanc/downloads.py": "around one instance: a defect of ours must not stop all the others",
 }
 WRITERS_MAY_IMPORT = (

@@ -11,6 +11,7 @@ A message is in memory until it is whole: one that grows beyond `max_get_bytes` 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.pull.peer import GET, Storage
@@ -18,6 +19,7 @@ from listener.sources.dimse import statuses
 from listener.sources.dimse import storage as service
 from listener.sources.dimse.command import Command, Field
 from listener.sources.dimse.file_meta import Parties
+from listener.sources.dimse.gathering import Seat
 from listener.sources.dimse.negotiation import AcceptedContext
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ class Getter:
         settings = self._settings
         scheme = "dicoms" if settings.tls else "dicom"
         parties = Parties(settings.ae_title, self._ours, f"{scheme}://{settings.host}:{settings.port}", "")
-        return service.Storage(self._surroundings, self._listener, parties)
+        return service.Storage(self._surroundings, self._listener, parties, Seat(os.getpid()))
 
 
 class Reception:

@@ -122,7 +122,8 @@ class Receiver:
 
     def _start_own(self) -> None:
         settings = self._settings.listener_settings
-        alone = ListenerSettings(listener=settings.listener, spool=settings.spool, log=settings.log)
+        by_itself = settings.listener.model_copy(update={"processes": 1})  # for a while, and seldom for many senders
+        alone = ListenerSettings(listener=by_itself, spool=settings.spool, log=settings.log)
         daemon = ListenerDaemon(alone, self._data)
         try:
             daemon.start()

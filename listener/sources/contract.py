@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from listener.counters import Counters
     from listener.settings import ListenerSettings
-    from listener.space import SpaceGuard
+    from listener.space import RoomSign
     from listener.spool import Spool
 
 
@@ -28,7 +28,7 @@ class Surroundings:
     """What every source gets."""
 
     spool: Spool
-    space: SpaceGuard
+    space: RoomSign
     counters: Counters
     state: Path
     """Folder in which a source may remember how far it is, below a name of its own; it may not be there yet."""

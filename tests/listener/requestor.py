@@ -203,7 +203,8 @@ class Receiver:
     """A running daemon over its own data folder."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        listener = {"port": 0} | settings.pop("listener", {})
+        # One process, unless a test is about several: they are slow to start.
+        listener = {"port": 0, "processes": 1} | settings.pop("listener", {})
         self.settings = ListenerSettings.model_validate({"listener": listener} | settings)
         self.daemon = ListenerDaemon(self.settings, DataFolder(folder))
         self.spool = folder / "spool"

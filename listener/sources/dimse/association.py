@@ -10,9 +10,10 @@ timer beside it: every wait is a read with a deadline.
 
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol
 
 import structlog
 
@@ -20,6 +21,7 @@ from listener.sources.dimse import command as dimse
 from listener.sources.dimse import pdu
 from listener.sources.dimse.account import Account
 from listener.sources.dimse.file_meta import Parties
+from listener.sources.dimse.gathering import Seat
 from listener.sources.dimse.negotiation import TEMPORARY_CONGESTION, AcceptedContext, Rejection, negotiate
 from listener.sources.dimse.pdu import AbortReason, InvalidPDU, PDUType
 from listener.sources.dimse.services import Peer, Services
@@ -28,16 +30,13 @@ from listener.sources.dimse.wire import AssociationOver, ConnectionLost, Wire
 from listener.space import Room
 
 if TYPE_CHECKING:
-    import ssl
+    import socket
     from collections.abc import Callable
 
-    from listener.settings import ListenerSection
     from listener.sources.contract import Surroundings
-    from listener.sources.dimse.admission import Place
     from listener.sources.dimse.commitment import Commitments
-    from listener.sources.dimse.negotiation import Policy
-    from listener.sources.dimse.peer_names import PeerNames
     from listener.sources.dimse.services import Sink
+    from listener.sources.dimse.terms import Terms
 
 log = structlog.get_logger()
 
@@ -63,22 +62,40 @@ class Released(AssociationOver):
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What holds for new associations; replaced as a whole when the configuration is read again."""
-
-    settings: ListenerSection
-    policy: Policy
-    tls: ssl.SSLContext | None
-    names: PeerNames
-
-
-@dataclass(frozen=True, slots=True)
 class Common:
-    """What all associations share."""
+    """What all associations of a process share."""
 
     surroundings: Surroundings
     commitments: Commitments | None
     stopping: Callable[[], bool]
+    number: int = field(default_factory=os.getpid)
+    """Of this process; those of one listener have different ones in a row."""
+
+
+class Place(Protocol):
+    """The place of one connection among all that there may be."""
+
+    @property
+    def sock(self) -> socket.socket:
+        """The connection."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """The peer's address."""
+        ...
+
+    def uses(self, sock: socket.socket) -> None:
+        """The connection goes on under another object: TLS has taken over."""
+        ...
+
+    def has_asked(self) -> None:
+        """Its request is there."""
+        ...
+
+    def leave(self) -> None:
+        """The connection is over; harmless a second time."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +195,7 @@ class Association:
             receiving_address=f"{scheme}://{_in_url(connection.own_host)}:{connection.own_port}",
         )
         peer = Peer(self._wire, request.max_pdu_bytes, request.calling_ae_title, request.called_ae_title)
-        storage = Storage(common.surroundings, self._settings, parties)
+        storage = Storage(common.surroundings, self._settings, parties, Seat(common.number))
         self._services = Services(peer, storage, common.commitments, self._account)
         self._wire.send(answer.reply)
         return None

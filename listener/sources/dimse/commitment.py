@@ -10,6 +10,7 @@ cost its last lines, and then a sender keeps an instance that it could have dele
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import threading
@@ -134,7 +135,9 @@ class Commitments:
         fsync_folder(spool_root)
         self._folder = Folder(path)
         self._lock = threading.Lock()
-        self._on_association: set[str] = set()
+        self._on_association: dict[str, int] = {}
+        """Reports of ours that are being delivered on the association they were asked for on: a descriptor of each,
+        locked (flock(2)) as long as that is so, which every process sees and no process can forget."""
         self.wake = threading.Event()
         """Set when there may be something to deliver."""
 
@@ -146,9 +149,9 @@ class Commitments:
         """
         name = f"{time.time_ns():020d}-{os.urandom(8).hex()}.json"
         report = Report(name, transaction_uid, requester, responder, references, asked=time.time())
+        descriptor = self._put(report, lock=True)
         with self._lock:
-            self._on_association.add(name)
-        self._write(report)
+            self._on_association[name] = descriptor
         return report
 
     def judged(self, report: Report) -> Report:
@@ -165,7 +168,9 @@ class Commitments:
     def let_go(self, report: Report) -> None:
         """The association the request came by is over."""
         with self._lock:
-            self._on_association.discard(report.name)
+            descriptor = self._on_association.pop(report.name, None)
+        if descriptor is not None:
+            os.close(descriptor)
         self.wake.set()
 
     def failed(self, report: Report) -> None:
@@ -182,19 +187,23 @@ class Commitments:
         """The reports to deliver now on a new association."""
         now = time.time()
         for name in sorted(self._folder.entries()):
-            with self._lock:
-                if name in self._on_association or not name.endswith(".json"):
-                    continue
-            report = self._read(name)
+            report = self._read(name) if name.endswith(".json") else None
             if report is not None and report.not_before <= now:
                 yield report
 
     def close(self) -> None:
         """Close the folder and the journal."""
+        for descriptor in self._on_association.values():
+            os.close(descriptor)
+        self._on_association.clear()
         self.journal.close()
         os.close(self._folder.fd)
 
     def _write(self, report: Report) -> None:
+        os.close(self._put(report))
+
+    def _put(self, report: Report, *, lock: bool = False) -> int:
+        """Replace a report's file, durably; its descriptor, where asked for locked before anybody can see the file."""
         partial = f".{report.name}.part"
         content = {
             "transaction_uid": report.transaction_uid,
@@ -208,19 +217,26 @@ class Commitments:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         fd = os.open(partial, flags, 0o600, dir_fd=self._folder.fd)
         try:
+            if lock:
+                fcntl.flock(fd, fcntl.LOCK_EX)
             write_all(fd, [json.dumps(content).encode("ascii")])
             os.fsync(fd)
-        finally:
+            os.rename(partial, report.name, src_dir_fd=self._folder.fd, dst_dir_fd=self._folder.fd)
+            os.fsync(self._folder.fd)
+        except OSError:
             os.close(fd)
-        os.rename(partial, report.name, src_dir_fd=self._folder.fd, dst_dir_fd=self._folder.fd)
-        os.fsync(self._folder.fd)
+            raise
+        return fd
 
     def _read(self, name: str) -> Report | None:
+        """A report of the queue; None where it is delivered meanwhile, or being delivered on its association."""
         try:
-            found = json.loads((self._folder.path / name).read_bytes())
+            with (self._folder.path / name).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                found = json.loads(file.read())
             references = tuple(Reference(str(c), str(i)) for c, i in found.pop("references"))
             return Report(name=name, references=references, **found)
-        except FileNotFoundError:
+        except (FileNotFoundError, BlockingIOError):
             return None
         except (ValueError, TypeError, KeyError):
             log.error("commitment queue holds a file that is none of ours", name=name)  # noqa: TRY400 - no traceback

@@ -23,10 +23,10 @@ SMALL_IN_A_ROW: Final = 16
 class Seat:
     """The place of one thread; used by that thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        """A place in the process of this number: the same for all its threads, another one for the next process."""
         self._everywhere = os.sched_getaffinity(0)
-        # The same for all threads of this process, and probably another one for another process.
-        self._here = {sorted(self._everywhere)[os.getpid() % len(self._everywhere)]}
+        self._here = {sorted(self._everywhere)[number % len(self._everywhere)]}
         self._in_a_row = 0
         self.is_gathered = False
 

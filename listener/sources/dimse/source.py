@@ -1,7 +1,8 @@
 """The DIMSE source: a port, a thread per association, and a bound on both (PS3.4 Annex B as SCP).
 
 Contract: the accepting thread does nothing that a peer can prolong: no read, no handshake, no name lookup. Connections
-beyond the limits are answered by one thread for all of them, and never get one of their own.
+beyond the limits are answered by one thread for all of them, and never get one of their own. Whether an association is
+served by this process or by one of its crew makes no difference that a peer could see.
 """
 
 from __future__ import annotations
@@ -18,24 +19,25 @@ import structlog
 
 from listener.sources.contract import SourceUnusable, Surroundings
 from listener.sources.dimse.admission import Place, Places
-from listener.sources.dimse.association import Association, Common, Connection, Terms
+from listener.sources.dimse.association import Common
 from listener.sources.dimse.commitment import Commitments
-from listener.sources.dimse.negotiation import AddressRules, Credentials, Policy
-from listener.sources.dimse.peer_names import PeerNames, key_of
+from listener.sources.dimse.crew import Crew
+from listener.sources.dimse.peer_names import key_of
 from listener.sources.dimse.reporting import Reporting
-from listener.sources.dimse.tls import days_left, server_context
+from listener.sources.dimse.serving import Serving
+from listener.sources.dimse.terms import terms_of
+from listener.sources.dimse.tls import days_left
 from listener.sources.dimse.turned_away import TurnedAway
 from listener.sources.ports import listen
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from listener.settings import ListenerSection, ListenerSettings
 
 log = structlog.get_logger()
 
 TICK_S: Final = 0.5
-STACK_BYTES: Final = 512 << 10
+CREW_READY_S: Final = 5.0
+"""How long the port stays closed while further processes start: they take less than a second."""
 
 
 class DimseSource:
@@ -45,20 +47,23 @@ class DimseSource:
         self._surroundings = surroundings
         self._key = key_of(surroundings.spool.root)
         self._started_with = settings.listener
-        self._terms = _terms(settings.listener, self._key)
+        self._terms = terms_of(settings.listener, self._key)
         self._stopping = threading.Event()
         self._socket: socket.socket | None = None
         self._acceptor = threading.Thread(target=self._accept_all, name="accept", daemon=True)
         self._turned_away = TurnedAway(surroundings.counters)
-        self._lock = threading.Lock()
-        self._threads: set[threading.Thread] = set()
         self._places = Places()
         commitment = settings.listener.commitment
         self._commitments = Commitments(surroundings.spool.root, commitment) if commitment.enabled else None
         self._reporting: Reporting | None = None
         if self._commitments is not None:
             self._reporting = Reporting(self._commitments, settings.listener, surroundings.counters, self._terms.names)
-        self._common = Common(surroundings, self._commitments, self._stopping.is_set)
+        self._serving = Serving(Common(surroundings, self._commitments, self._stopping.is_set), self._left)
+        self._crew: Crew | None = None
+        if settings.listener.receiving_processes > 1:
+            others = settings.listener.receiving_processes - 1
+            self._crew = Crew(others, surroundings, on_leave=self._left, on_declined=self._serve_here)
+        self._started = settings
         self._last_tick = 0.0
         self._spare_fd = -1
         self._next_look_at_certificate = 0.0
@@ -71,10 +76,18 @@ class DimseSource:
     def start(self) -> str:
         """Bind the port and accept; raises `SourceUnusable` where that cannot be done."""
         settings = self._terms.settings
-        self._socket = listen(settings.host, settings.port, "listener")
+        if self._crew is not None:
+            self._crew.start(self._started)
+            self._crew.wait(CREW_READY_S)
+        try:
+            self._socket = listen(settings.host, settings.port, "listener")
+        except SourceUnusable:
+            if self._crew is not None:
+                self._crew.tell_to_stop(0.0)
+                self._crew.join(time.monotonic())
+            raise
         self._spare_fd = _reserve()
         self._last_tick = time.monotonic()
-        threading.stack_size(STACK_BYTES)
         self._turned_away.start()
         if self._reporting is not None:
             self._reporting.start()
@@ -83,13 +96,14 @@ class DimseSource:
         return f"{kind} on {settings.host}:{self.port}, AE title {settings.ae_title}"
 
     def is_alive(self) -> bool:
-        """Whether the accepting thread goes round."""
-        return self._acceptor.is_alive() and time.monotonic() - self._last_tick < 10 * TICK_S
+        """Whether the accepting thread goes round, and whoever looks after the crew."""
+        accepts = self._acceptor.is_alive() and time.monotonic() - self._last_tick < 10 * TICK_S
+        return accepts and (self._crew is None or self._crew.is_alive())
 
     def reload(self, settings: ListenerSettings) -> None:
         """New associations get the new settings and certificates; what needs a restart stays, and is said."""
         try:
-            terms = _terms(settings.listener, self._key)
+            terms = terms_of(settings.listener, self._key)
         except SourceUnusable as error:
             log.error("reload refused, the old settings stay", problem=str(error))  # noqa: TRY400 - no traceback
             return
@@ -97,6 +111,8 @@ class DimseSource:
             log.warning("needs a restart", setting=f"listener.{setting}")
         self._terms = terms
         self._next_look_at_certificate = 0.0
+        if self._crew is not None:
+            self._crew.use(settings)
         if self._reporting is not None:
             self._reporting.use(settings.listener, terms.names)
 
@@ -115,18 +131,16 @@ class DimseSource:
             self._spare_fd = -1
         self._turned_away.stop()
         until = time.monotonic() + within_s
-        for thread in self._running():
-            thread.join(max(0.0, until - time.monotonic()))
-        cut_off = len(self._running())
+        if self._crew is not None:
+            self._crew.tell_to_stop(within_s)
+        cut_off = self._serving.join(within_s)
+        if self._crew is not None:
+            cut_off += self._crew.join(until)
         if self._reporting is not None:
             self._reporting.stop()
         if self._commitments is not None and not cut_off:
             self._commitments.close()
         return cut_off
-
-    def _running(self) -> list[threading.Thread]:
-        with self._lock:
-            return list(self._threads)
 
     def _accept_all(self) -> None:
         listening = self._socket
@@ -183,59 +197,27 @@ class DimseSource:
         if place is None:
             self._turned_away.take(sock, host, "too_many_associations", encrypted=terms.tls is not None)
             return
-        thread = threading.Thread(target=self._serve, args=(place, terms), daemon=True, name="association")
-        with self._lock:
-            self._threads.add(thread)
-        try:
-            thread.start()
-        except RuntimeError:  # no more threads
-            place.leave()
-            self._forget(thread)
-            self._turned_away.take(sock, host, "too_many_threads", encrypted=terms.tls is not None)
+        if self._crew is None or not self._crew.take(place, self._serving.count):
+            self._serve_here(place)
 
-    def _serve(self, place: Place, terms: Terms) -> None:
-        try:
-            own = place.sock.getsockname()
-            connection = Connection(place, str(own[0]), int(own[1]))
-            Association(connection, terms, self._common).run()
-        except Exception:  # around the replies of one association: a defect of ours must not leave its peer waiting
-            log.exception("association failed inside")
-            self._surroundings.counters.add("associations_failed_inside")
-        finally:
-            place.sock.close()
+    def _serve_here(self, place: Place) -> None:
+        terms = self._terms
+        if not self._serving.begin(place, terms):
             place.leave()
-            self._forget(threading.current_thread())
+            self._turned_away.take(place.sock, place.host, "too_many_threads", encrypted=terms.tls is not None)
 
-    def _forget(self, thread: threading.Thread) -> None:
-        with self._lock:
-            self._threads.discard(thread)
+    def _left(self) -> None:
+        """Associations are over, here or in another process: what they leave to be reported is reported."""
+        if self._commitments is not None:
+            self._commitments.wake.set()
         self._surroundings.counters.gauge("associations", self._places.count)
         self._surroundings.counters.gauge("connections_displaced", self._places.displaced)
 
 
-def _terms(settings: ListenerSection, key: bytes) -> Terms:
-    """What the settings say, with every file they name read now."""
-    context = None
-    if settings.tls is not None:
-        context = server_context(settings.tls)
-    users = tuple(_credentials(user.name, user.passcode_file) for user in settings.users)
-    return Terms(settings, Policy(settings, AddressRules(settings.peers), users), context, PeerNames(settings, key))
-
-
 def _fixed(before: ListenerSection, now: ListenerSection) -> list[str]:
     """What is set differently now and cannot change while the port is open."""
-    found = [name for name in ("host", "port") if getattr(before, name) != getattr(now, name)]
+    found = [name for name in ("host", "port", "processes") if getattr(before, name) != getattr(now, name)]
     return found + (["commitment.enabled"] if before.commitment.enabled != now.commitment.enabled else [])
-
-
-def _credentials(name: str, passcode_file: Path | None) -> Credentials:
-    if passcode_file is None:
-        return Credentials(name.encode(), None)
-    try:
-        with passcode_file.open("rb") as file:
-            return Credentials(name.encode(), file.readline().rstrip(b"\r\n"))
-    except OSError as error:
-        raise SourceUnusable(f"the passcode file {passcode_file} cannot be read: {error.strerror}") from error
 
 
 def _reserve() -> int:

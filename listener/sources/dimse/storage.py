@@ -16,7 +16,7 @@ import structlog
 
 from listener.sources.dimse import statuses
 from listener.sources.dimse.file_meta import FileMeta, Parties
-from listener.sources.dimse.gathering import SMALL_BYTES, Seat
+from listener.sources.dimse.gathering import SMALL_BYTES
 from listener.sources.dimse.statuses import Kept, Situation
 from listener.sources.dimse.syntaxes import encoding_of
 from listener.sources.dimse.walk import Walk
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from listener.settings import ListenerSection
     from listener.sources.contract import Surroundings
     from listener.sources.dimse.command import Command
+    from listener.sources.dimse.gathering import Seat
     from listener.sources.dimse.negotiation import AcceptedContext
     from listener.sources.dimse.syntaxes import Encoding
     from listener.spool import Incoming, Spool
@@ -48,14 +49,14 @@ class _Known:
 class Storage:
     """The storage service of one association."""
 
-    def __init__(self, surroundings: Surroundings, settings: ListenerSection, parties: Parties) -> None:
+    def __init__(self, surroundings: Surroundings, settings: ListenerSection, parties: Parties, seat: Seat) -> None:
         self._spool = surroundings.spool
         self._space = surroundings.space
         self.settings = settings
         self._parties = parties
         self._known: dict[int, _Known] = {}
         self._spare: Incoming | None = None
-        self.seat = Seat()
+        self.seat = seat
 
     def begin(self, context: AcceptedContext, command: Command) -> Reception:
         """Take up one C-STORE-RQ whose data set is about to come."""

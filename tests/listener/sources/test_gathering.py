@@ -40,7 +40,7 @@ def test_small_instances_in_a_row_gather_their_threads_on_one_processor_and_a_la
 
     def work() -> None:
         everywhere = os.sched_getaffinity(0)
-        seat = Seat()
+        seat = Seat(0)
         for _ in range(SMALL_IN_A_ROW - 1):
             seat.received(SMALL_BYTES)
         assert os.sched_getaffinity(0) == everywhere
@@ -63,7 +63,7 @@ def test_a_system_that_does_not_permit_it_is_let_be(monkeypatch: pytest.MonkeyPa
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
-    seat = Seat()
+    seat = Seat(0)
     for _ in range(3 * SMALL_IN_A_ROW):
         seat.received(20_000)
     assert not seat.is_gathered

@@ -1,0 +1,367 @@
+"""Further processes that receive: one Python interpreter serves one processor, so a listener has several.
+
+Connections are accepted, counted and turned away in the listener's own process; one that was admitted is served there
+or handed over, as an open descriptor, to the process that serves fewest. What a process of the crew has to know
+(settings, room) it is told; what it has to tell (who has asked, who has left, what was counted) it tells.
+
+Contract: the crew is an addition. Without it, or while it starts, or where it cannot, the listener's own process serves
+everybody. A process of the crew that ends costs its own associations, whose senders got no answer; what they had begun
+is deleted, and another process is started. When the listener's process ends, however, the crew ends.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import site
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+
+from listener.sources.dimse.channel import Channel, ChannelClosed
+from listener.spoolnames import MARK_BITS
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+    from listener.settings import ListenerSettings
+    from listener.sources.contract import Surroundings
+    from listener.sources.dimse.admission import Place
+
+log = structlog.get_logger()
+
+TICK_S: Final = 0.5
+SILENT_S: Final = 30.0
+"""A process that says nothing for so long hangs; it is ended."""
+LONGEST_PAUSE_S: Final = 30.0
+_NOT_FOR_THE_CREW: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+
+class Crew:
+    """The other receiving processes of one listener."""
+
+    def __init__(
+        self,
+        size: int,
+        surroundings: Surroundings,
+        *,
+        on_leave: Callable[[], None],
+        on_declined: Callable[[Place], None],
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            size: How many processes there are beside ours.
+            surroundings: Ours; theirs are made like them.
+            on_leave: Called whenever associations that were handed over have ended.
+            on_declined: Called with a connection that was handed over and came back, for want of threads.
+        """
+        self._on_leave = on_leave
+        self._on_declined = on_declined
+        self._members = [_Member(number, surroundings) for number in range(1, size + 1)]
+        self._settings: dict[str, Any] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="crew", daemon=True)
+        self._last_tick = 0.0
+
+    def start(self, settings: ListenerSettings) -> None:
+        """Start the processes."""
+        self.use(settings)
+        self._last_tick = time.monotonic()
+        for member in self._members:
+            member.start(self._settings)
+        self._thread.start()
+
+    def wait(self, within_s: float) -> None:
+        """Until every process can serve or has failed to, or so long."""
+        until = time.monotonic() + within_s
+        while not all(member.is_settled for member in self._members) and time.monotonic() < until:
+            self._stopping.wait(0.01)
+
+    def use(self, settings: ListenerSettings) -> None:
+        """Settings for the associations that are handed over from now on."""
+        self._settings = settings.model_dump(mode="json", include={"listener", "spool", "log"})
+        for member in self._members:
+            member.use(self._settings)
+
+    def is_alive(self) -> bool:
+        """Whether somebody looks after the processes."""
+        return self._thread.is_alive() and time.monotonic() - self._last_tick < 20 * TICK_S
+
+    def take(self, place: Place, own: int) -> bool:
+        """Hand a connection over, unless we serve no more than any of the others ourselves; whether it was.
+
+        Args:
+            place: The connection's.
+            own: How many associations our own process serves.
+        """
+        least = min(self._members, key=lambda member: member.load)
+        return least.load < own and least.take(place)
+
+    def tell_to_stop(self, within_s: float) -> None:
+        """Have every process finish what is under way, for so long, and then end."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(5)
+        for member in self._members:
+            member.tell_to_stop(within_s)
+
+    def join(self, until: float) -> int:
+        """See that every process ends; how many associations were cut off.
+
+        Args:
+            until: When those that did not finish are ended, on the monotonic clock.
+        """
+        return sum(member.end(until) for member in self._members)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._last_tick = time.monotonic()
+            self._hear()
+            for member in self._members:
+                member.look(self._settings)
+
+    def _hear(self) -> None:
+        """Wait for words of any process, for a tick, and take them."""
+        waiting = select.poll()
+        speakers = {member.fileno(): member for member in self._members if member.fileno() >= 0}
+        for descriptor in speakers:
+            waiting.register(descriptor, select.POLLIN)
+        has_left = False
+        for descriptor, _ in waiting.poll(TICK_S * 1000):
+            heard = speakers[descriptor].hear()
+            has_left |= heard.has_left
+            for place in heard.declined:
+                self._on_declined(place)
+        if has_left:
+            self._on_leave()
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What a process had to say."""
+
+    has_left: bool = False
+    """Whether associations ended."""
+    declined: list[Place] = field(default_factory=list)
+    """Connections that it could not serve."""
+
+
+class _Member:
+    """One process, over all its lives, as we see it."""
+
+    def __init__(self, number: int, surroundings: Surroundings) -> None:
+        self._number = number
+        self._surroundings = surroundings
+        self._lock = threading.Lock()
+        self._mark = (surroundings.spool.mark + number) % (1 << MARK_BITS)
+        self._channel: Channel | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._places: dict[int, Place] = {}
+        self._next_id = 0
+        self.is_ready = False
+        self._heard_at = 0.0
+        self._start_at = 0.0
+        self._pause_s = 0.5
+        self._room: tuple[int, bool] | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it can serve, or ended."""
+        return self.is_ready or self._process is None
+
+    @property
+    def load(self) -> float:
+        """How many associations it serves; beyond all measure while it cannot."""
+        return len(self._places) if self.is_ready else float("inf")
+
+    def fileno(self) -> int:
+        """Of the channel; -1 where there is none."""
+        return self._channel.fileno() if self._channel is not None else -1
+
+    def start(self, settings: dict[str, Any]) -> None:
+        """Start the process and tell it what it needs."""
+        self._heard_at = time.monotonic()
+        channel, theirs = Channel.pair()
+        with theirs:
+            try:
+                self._process = _spawn(theirs)
+            except OSError as error:
+                log.warning("a receiving process cannot be started", problem=error.strerror)
+                channel.close()
+                self._postpone()
+                return
+        self._channel = channel
+        surroundings = self._surroundings
+        start = {
+            "spool": str(surroundings.spool.root),
+            "state": str(surroundings.state),
+            "number": os.getpid() + self._number,
+            "mark": self._mark,
+        }
+        channel.send({"start": start}, wait=False)
+        self.use(settings)
+        self._room = None
+        self._tell_room()
+
+    def use(self, settings: dict[str, Any]) -> None:
+        """Tell it the settings; the file in memory that they are in has no length to be afraid of."""
+        channel = self._channel
+        if channel is None:
+            return
+        descriptor = os.memfd_create("settings", os.MFD_CLOEXEC)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            file.write(json.dumps(settings).encode("ascii"))
+            channel.send({"use": 1}, descriptor, wait=False)
+
+    def take(self, place: Place) -> bool:
+        """Hand a connection over; False where that cannot be done now."""
+        with self._lock:
+            channel = self._channel
+            if channel is None or not self.is_ready:
+                return False
+            self._next_id += 1
+            number = self._next_id
+            self._places[number] = place
+            self._tell_room()
+            if channel.send({"take": number, "host": place.host}, place.sock.fileno(), wait=False):
+                return True
+            del self._places[number]
+            return False
+
+    def hear(self) -> _Heard:
+        """Take what it says."""
+        channel, heard = self._channel, _Heard()
+        if channel is None:
+            return heard
+        try:
+            while (received := channel.receive(0)) is not None:
+                self._heard_at = time.monotonic()
+                self._note(received[0], heard)
+        except ChannelClosed:
+            heard.has_left |= self._gone()
+        return heard
+
+    def look(self, settings: dict[str, Any]) -> None:
+        """Tell it what room there is; start it again if it ended; end it if it hangs."""
+        if self._process is None:
+            if time.monotonic() >= self._start_at:
+                self.start(settings)
+            return
+        self._tell_room()
+        if time.monotonic() - self._heard_at > SILENT_S:
+            log.error("a receiving process gives no sign of life: ended", process=self._number)
+            self._process.kill()
+            self._heard_at = time.monotonic()
+
+    def tell_to_stop(self, within_s: float) -> None:
+        """Have it finish."""
+        if self._channel is not None:
+            self._channel.send({"stop": within_s}, wait=False)
+
+    def end(self, until: float) -> int:
+        """Hear its last words, and see that it ends; how many of its associations were cut off."""
+        channel, process, cut_off = self._channel, self._process, len(self._places)
+        if channel is None or process is None:
+            return 0
+        with suppress(ChannelClosed):
+            while (left_s := until + 2.0 - time.monotonic()) > 0:
+                received = channel.receive(left_s)
+                if received is not None:
+                    self._note(received[0], _Heard())
+                    cut_off = int(received[0].get("stopped", len(self._places)))
+        try:
+            process.wait(max(0.1, until + 2.0 - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        channel.close()
+        self._leave_all()
+        self._channel = self._process = None
+        return cut_off
+
+    def _note(self, message: dict[str, Any], heard: _Heard) -> None:
+        """Take one message."""
+        if message.get("counts"):
+            self._surroundings.counters.add_each(**message["counts"])
+        if "ready" in message:
+            self.is_ready = True
+            self._pause_s = 0.5
+        elif "asked" in message:
+            place = self._places.get(message["asked"])
+            if place is not None:
+                place.has_asked()
+                place.sock.close()  # ours: from now on the connection is closed when the other process closes it
+        elif "left" in message:
+            place = self._places.pop(message["left"], None)
+            if place is not None:
+                place.leave()
+                place.sock.close()
+                heard.has_left = True
+        elif "declined" in message:
+            place = self._places.pop(message["declined"], None)
+            if place is not None:
+                heard.declined.append(place)
+
+    def _gone(self) -> bool:
+        """The process ended, and nobody told it to."""
+        channel, process = self._channel, self._process
+        with self._lock:
+            self.is_ready = False
+            self._channel = None
+        if channel is not None:
+            channel.close()
+        lost = len(self._places)
+        if process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            process.kill()
+            process.wait()
+            log.error("a receiving process ended unexpectedly", process=self._number, associations_lost=lost)
+            self._surroundings.counters.add("receiving_processes_ended")
+        self._leave_all()
+        with suppress(OSError):
+            self._surroundings.spool.recover_process(self._mark)
+        self._postpone()
+        return bool(lost)
+
+    def _leave_all(self) -> None:
+        places, self._places = self._places, {}
+        for place in places.values():
+            place.leave()
+            place.sock.close()
+
+    def _postpone(self) -> None:
+        """Not at once again: what ended it may still be there."""
+        self._process = None
+        self._start_at = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    def _tell_room(self) -> None:
+        space = self._surroundings.space
+        room = (int(space.state), space.queue_full)
+        if room != self._room and self._channel is not None:
+            told = self._channel.send({"room": room[0], "queue_full": room[1]}, wait=False)
+            self._room = room if told else None
+
+
+def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
+    environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_THE_CREW}
+    folder = str(Path(__file__).resolve().parents[3])
+    if folder not in site.getsitepackages():  # run from a checkout: the process shall find the same package
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, environment.get("PYTHONPATH")]))
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "listener.sources.dimse.member", str(theirs.fileno())],
+        stdin=subprocess.DEVNULL,
+        pass_fds=(theirs.fileno(),),
+        env=environment,
+    )
