@@ -72,6 +72,12 @@ class Places:
         """Places taken now."""
         return self._count
 
+    def is_tight(self, host: str, limits: Bounds) -> bool:
+        """Whether a new connection from this address would not simply get a place."""
+        with self._lock:
+            taken = len(self._taken.get(host, ()))
+            return self._count >= limits.max_associations or taken >= limits.max_associations_per_peer
+
     def admit(self, sock: socket.socket, host: str, limits: Bounds) -> Place | None:
         """A place for a new connection; None where it is one too many."""
         with self._lock:

@@ -70,6 +70,7 @@ class Crew:
         self._members = [_Member(number, surroundings) for number in range(1, size + 1)]
         self._settings: dict[str, Any] = {}
         self._stopping = threading.Event()
+        self._hearing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="crew", daemon=True)
         self._last_tick = 0.0
 
@@ -123,27 +124,32 @@ class Crew:
         """
         return sum(member.end(until) for member in self._members)
 
+    def catch_up(self) -> None:
+        """Take what the processes have said until now."""
+        heard = _Heard()
+        with self._hearing:
+            for member in self._members:
+                member.hear(heard)
+        for place in heard.declined:
+            self._on_declined(place)
+        if heard.has_left:
+            self._on_leave()
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._last_tick = time.monotonic()
-            self._hear()
+            self._wait_for_words()
+            self.catch_up()
             for member in self._members:
                 member.look(self._settings)
 
-    def _hear(self) -> None:
-        """Wait for words of any process, for a tick, and take them."""
+    def _wait_for_words(self) -> None:
+        """Until a process says something, for a tick."""
         waiting = select.poll()
-        speakers = {member.fileno(): member for member in self._members if member.fileno() >= 0}
-        for descriptor in speakers:
-            waiting.register(descriptor, select.POLLIN)
-        has_left = False
-        for descriptor, _ in waiting.poll(TICK_S * 1000):
-            heard = speakers[descriptor].hear()
-            has_left |= heard.has_left
-            for place in heard.declined:
-                self._on_declined(place)
-        if has_left:
-            self._on_leave()
+        for member in self._members:
+            if member.fileno() >= 0:
+                waiting.register(member.fileno(), select.POLLIN)
+        waiting.poll(TICK_S * 1000)
 
 
 @dataclass(slots=True)
@@ -238,18 +244,17 @@ class _Member:
             del self._places[number]
             return False
 
-    def hear(self) -> _Heard:
-        """Take what it says."""
-        channel, heard = self._channel, _Heard()
+    def hear(self, heard: _Heard) -> None:
+        """Take what it has said until now."""
+        channel = self._channel
         if channel is None:
-            return heard
+            return
         try:
             while (received := channel.receive(0)) is not None:
                 self._heard_at = time.monotonic()
                 self._note(received[0], heard)
         except ChannelClosed:
             heard.has_left |= self._gone()
-        return heard
 
     def look(self, settings: dict[str, Any]) -> None:
         """Tell it what room there is; start it again if it ended; end it if it hangs."""

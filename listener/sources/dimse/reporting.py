@@ -50,7 +50,8 @@ class Reporting:
         """Finish the report under way."""
         self._stopping.set()
         self._commitments.wake.set()
-        self._thread.join(5)
+        if self._thread.is_alive():
+            self._thread.join(5)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -82,9 +82,7 @@ class DimseSource:
         try:
             self._socket = listen(settings.host, settings.port, "listener")
         except SourceUnusable:
-            if self._crew is not None:
-                self._crew.tell_to_stop(0.0)
-                self._crew.join(time.monotonic())
+            self.stop(0.0)
             raise
         self._spare_fd = _reserve()
         self._last_tick = time.monotonic()
@@ -193,6 +191,8 @@ class DimseSource:
             self._surroundings.counters.add("connections_from_unknown_address")
             self._turned_away.take(sock, host, "address_not_allowed", encrypted=terms.tls is not None)
             return
+        if self._crew is not None and self._places.is_tight(host, limits):
+            self._crew.catch_up()  # who has asked is not displaced, who has left takes no place
         place = self._places.admit(sock, host, limits)
         if place is None:
             self._turned_away.take(sock, host, "too_many_associations", encrypted=terms.tls is not None)

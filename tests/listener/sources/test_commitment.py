@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydicom.dataset import Dataset
 from pynetdicom import AE, evt
+from pynetdicom.pdu import P_DATA_TF
 
 from listener.settings import CommitmentSection
 from listener.sources.dimse.commitment import Commitments, Journal, Reference
@@ -38,10 +39,14 @@ class Requester:
     def handlers(self) -> list[Any]:
         def report(event: Any) -> tuple[int, None]:
             self.reports.append((event.event_type, event.event_information))
-            self.got.set()
             return self.answer, None
 
-        return [(evt.EVT_N_EVENT_REPORT, report)]
+        def sent(event: Any) -> None:
+            # Not when the report is there: pynetdicom breaks over an answer that is still to be sent after a release.
+            if self.reports and isinstance(event.pdu, P_DATA_TF):
+                self.got.set()
+
+        return [(evt.EVT_N_EVENT_REPORT, report), (evt.EVT_PDU_SENT, sent)]
 
     def ask(self, port: int, *references: tuple[str, str], wait: bool = True) -> int:
         """One N-ACTION; its status. Without `wait`, the association is aborted at once."""
@@ -108,7 +113,9 @@ def test_what_was_refused_is_not_committed(receive: Callable[..., Receiver]) -> 
     assert requester.reports[0][0] == 2
 
 
-# pynetdicom 3.0.4 leaves the socket of a refused connection to the garbage collector (transport.py, _shutdown_socket).
+# pynetdicom 3.0.4 leaves the socket of a refused connection to the garbage collector (transport.py, _shutdown_socket),
+# and breaks over a report that comes while its association is aborted.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_report_is_delivered_on_a_new_association_after_a_restart(tmp_path: Path, free_port: int) -> None:
     receiver = Receiver(tmp_path / "data", {"listener": {"commitment": ON}})
