@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,6 +23,7 @@ from tests.faults import (
     privacy,
     soak,
 )
+from tests.faults.daemons import Footprint, wait_for
 from tests.faults.report import QUICK, Row, attempt
 
 if TYPE_CHECKING:
@@ -135,3 +139,17 @@ def test_f17_to_f23_mutated_pdus_harm_nobody_beside_them(tmp_path: Path) -> None
 
 def test_f25_broken_and_rejected_associations_leave_nothing_behind(tmp_path: Path) -> None:
     hold(lambda: soak.soak(tmp_path, replace(FEW, soak_instances=200, soak_associations=30)))
+
+
+def test_a_process_is_measured_together_with_all_that_descend_from_it_and_one_that_ends_is_noticed() -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"]) as parent:
+        wait_for(lambda: len(Footprint.of_family(parent.pid).processes) == 2, 10, "a child")
+        before = Footprint.of_family(parent.pid)
+        assert before.threads == 2
+        assert before.resident_kb > Footprint.of(parent.pid).resident_kb
+        (child,) = before.processes - {parent.pid}
+        os.kill(child, signal.SIGKILL)
+        parent.wait(10)
+    violations: list[str] = []
+    soak.flat("it", [before], before, replace(before, processes=frozenset({parent.pid})), violations)
+    assert violations == ["it: processes 2 -> 1, 1 have ended"]
