@@ -14,6 +14,7 @@ import pytest
 from listener.spool import Spool
 from tests.faults import (
     bad_dicom,
+    connects,
     crash_points,
     errors,
     full_disk,
@@ -22,6 +23,7 @@ from tests.faults import (
     power_cut,
     privacy,
     soak,
+    steady,
 )
 from tests.faults.daemons import Footprint, wait_for
 from tests.faults.report import QUICK, Row, attempt
@@ -153,3 +155,18 @@ def test_a_process_is_measured_together_with_all_that_descend_from_it_and_one_th
     violations: list[str] = []
     soak.flat("it", [before], before, replace(before, processes=frozenset({parent.pid})), violations)
     assert violations == ["it: processes 2 -> 1, 1 have ended"]
+
+
+def test_f15_ten_associations_a_second_are_all_served(tmp_path: Path) -> None:
+    row = hold(lambda: steady.steady(tmp_path, 2))
+    assert row.injected == 20
+
+
+def test_f25_connections_that_come_to_nothing_leave_nothing_behind(tmp_path: Path) -> None:
+    row = hold(lambda: connects.connects(tmp_path, 400))
+    assert row.injected == 400
+
+
+def test_f25_connections_there_was_no_time_for_are_told(tmp_path: Path) -> None:
+    row = attempt("-", "-", lambda: connects.connects(tmp_path, 400, longest_s=0.0))
+    assert any("of 400 connections in 0 s" in violation for violation in row.violations)
