@@ -1,7 +1,7 @@
 """``python -m tests.faults [--quick] [PART ...]``: the fault report, row by row; exit code 1 on any violation.
 
-Parts: power-ext4, power-xfs, points, disks, errors, bad, privacy, attacks, network, soak, steady, connects, lifecycle,
-watchdog, suites; all without any. ``--scale connects=2e4`` runs more or less of something.
+Parts: power-ext4, power-xfs, points, disks, errors, bad, privacy, attacks, network, soak, steady, connects, volume,
+lifecycle, watchdog, suites; all without any. ``--scale volume_bytes=2e9`` runs more or less of something.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from tests.faults import (
     soak,
     steady,
     suites,
+    volume,
     watchdog,
 )
 from tests.faults.report import FULL, QUICK, Scale, show, total
@@ -52,6 +53,7 @@ PARTS: Final[dict[str, Callable[[Path, Scale], Iterator[Row]]]] = {
     "soak": soak.rows,
     "steady": steady.rows,
     "connects": connects.rows,
+    "volume": volume.rows,
     "lifecycle": lifecycle.rows,
     "watchdog": watchdog.rows,
     "suites": suites.rows,

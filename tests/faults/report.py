@@ -68,6 +68,8 @@ class Scale:
     """Seconds of ten associations each."""
     connects: int
     """Connections that are opened and closed."""
+    volume_bytes: int
+    """Sent in all, in the row of 100 GB."""
 
 
 FULL = Scale(
@@ -80,6 +82,7 @@ FULL = Scale(
     soak_associations=2_000,
     steady_s=600,
     connects=1_000_000,
+    volume_bytes=100_000_000_000,
 )
 QUICK = Scale(
     cuts=2,
@@ -91,6 +94,7 @@ QUICK = Scale(
     soak_associations=40,
     steady_s=3,
     connects=2_000,
+    volume_bytes=100_000_000,
 )
 
 
