@@ -195,11 +195,13 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a process uses at one time."""
+    """What a process, or a family of them, uses at one time."""
 
     resident_kb: int
     threads: int
     descriptors: int
+    processes: frozenset[int] = frozenset()
+    """Those of a family."""
 
     @classmethod
     def of(cls, pid: int) -> Footprint:
@@ -209,3 +211,27 @@ class Footprint:
         return cls(
             int(fields["VmRSS"].split()[0]), int(fields["Threads"]), len(list(Path(f"/proc/{pid}/fd").iterdir()))
         )
+
+    @classmethod
+    def of_family(cls, pid: int) -> Footprint:
+        """A process and all that descend from it, added up; memory they share counts for each of them."""
+        found = {pid: cls.of(pid)}
+        for descendant in family(pid)[1:]:
+            with contextlib.suppress(OSError, KeyError):  # it has ended meanwhile
+                found[descendant] = cls.of(descendant)
+        return cls(
+            sum(one.resident_kb for one in found.values()),
+            sum(one.threads for one in found.values()),
+            sum(one.descriptors for one in found.values()),
+            frozenset(found),
+        )
+
+
+def family_cpu_s(pid: int) -> float:
+    """Processor time that a process and all that descend from it have taken, those that have ended included."""
+    ticks = 0
+    for member in family(pid):
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{member}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))  # proc(5): utime, stime, cutime, cstime
+    return ticks / os.sysconf("SC_CLK_TCK")

@@ -64,6 +64,12 @@ class Scale:
     """Mutated PDUs of the network fuzz."""
     soak_instances: int
     soak_associations: int
+    steady_s: int
+    """Seconds of ten associations each."""
+    connects: int
+    """Connections that are opened and closed."""
+    volume_bytes: int
+    """Sent in all, in the row of 100 GB."""
 
 
 FULL = Scale(
@@ -74,6 +80,9 @@ FULL = Scale(
     pdus=5_000,
     soak_instances=20_000,
     soak_associations=2_000,
+    steady_s=600,
+    connects=1_000_000,
+    volume_bytes=100_000_000_000,
 )
 QUICK = Scale(
     cuts=2,
@@ -83,6 +92,9 @@ QUICK = Scale(
     pdus=200,
     soak_instances=300,
     soak_associations=40,
+    steady_s=3,
+    connects=2_000,
+    volume_bytes=100_000_000,
 )
 
 

@@ -53,11 +53,12 @@ class Storescu(threading.Thread):
             round_ += 1
             folder = self.folder / f"batch-{round_}"
             uid_of = write_instances(folder, self.batch)
-            self._send(uid_of)
+            self.send(uid_of)
             shutil.rmtree(folder, ignore_errors=True)
             self.stop.wait(6.0 / self.batch)
 
-    def _send(self, uid_of: dict[str, str]) -> None:
+    def send(self, uid_of: dict[str, str]) -> None:
+        """Send these files once, on one association."""
         process = subprocess.Popen(
             [*self.command, str(self.port), *uid_of],
             stdout=subprocess.PIPE,
@@ -80,6 +81,22 @@ class Storescu(threading.Thread):
                 process.kill()
         process.wait(timeout=30)
         process.stdout.close()
+
+
+def dcmsend(port: int, uid_of: dict[str, str], violations: list[str]) -> list[str]:
+    """One association of DCMTK's dcmsend that sends these files; what was acknowledged: all, or it is a violation."""
+    done = subprocess.run(
+        [program("dcmsend"), "-v", "--no-halt", "-aec", "EXPORTER", "127.0.0.1", str(port), *uid_of],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=600,
+    )
+    if done.returncode != 0 or f"with status SUCCESS  : {len(uid_of)}" not in done.stdout + done.stderr:
+        violations.append(f"dcmsend ended with {done.returncode}: {(done.stdout + done.stderr)[-200:]}")
+        return []
+    return list(uid_of.values())
 
 
 class Pynetdicom(threading.Thread):

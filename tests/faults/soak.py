@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import statistics
 import struct
-import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +22,10 @@ from tests.faults.instances import write_instances
 from tests.faults.invariants import check_settled
 from tests.faults.recording import read_pdu, sessions
 from tests.faults.report import Row, Scale, attempt
-from tests.faults.senders import Canary, program
+from tests.faults.senders import Canary, dcmsend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.faults.recording import Session
@@ -38,21 +38,32 @@ GROWTH_KB: Final = 12_000
 class Gauges(threading.Thread):
     """Samples of the footprint of several processes, by name, four a second."""
 
-    def __init__(self, pids: dict[str, int]) -> None:
+    def __init__(self, pids: dict[str, int], measure: Callable[[int], Footprint] = Footprint.of) -> None:
         super().__init__(daemon=True)
         self._pids = pids
+        self._measure = measure
         self._done = threading.Event()
         self.samples: dict[str, list[Footprint]] = {name: [] for name in pids}
+        self._taken_at: dict[str, list[float]] = {name: [] for name in pids}
 
     def run(self) -> None:
         while not self._done.wait(0.25):
             for name, pid in self._pids.items():
                 with contextlib.suppress(OSError, KeyError):
-                    self.samples[name].append(Footprint.of(pid))
+                    self.samples[name].append(self._measure(pid))
+                    self._taken_at[name].append(time.monotonic())
 
     def stop(self) -> None:
         self._done.set()
         self.join(10)
+
+    def slope_kb_per_h(self, name: str) -> float:
+        """How resident memory rises once the first quarter has warmed caches up: the straight line through the rest."""
+        first = len(self.samples[name]) // 4
+        resident = [sample.resident_kb for sample in self.samples[name][first:]]
+        if len(resident) < 2:
+            return 0.0
+        return statistics.linear_regression(self._taken_at[name][first:], resident).slope * 3600
 
 
 def soak(scratch: Path, scale: Scale) -> Row:
@@ -89,7 +100,7 @@ def soak(scratch: Path, scale: Scale) -> Row:
         wait_for(lambda: Footprint.of(pids["listener"]).threads <= before["listener"].threads, 60, "threads end")
         after = {name: Footprint.of(pid) for name, pid in pids.items()}
         gauges.stop()
-        figures = [_flat(name, gauges.samples[name], before[name], after[name], violations) for name in pids]
+        figures = [flat(name, gauges.samples[name], before[name], after[name], violations) for name in pids]
         violations += product.reconciled()
         for name in ("run", "listener"):
             if product.stop(name) != 0:
@@ -108,19 +119,9 @@ def _store(port: int, folder: Path, size: int, violations: list[str]) -> list[st
     import shutil
 
     uid_of = write_instances(folder, size, every_nth_is_cine=200)
-    done = subprocess.run(
-        [program("dcmsend"), "-v", "--no-halt", "-aec", "EXPORTER", "127.0.0.1", str(port), *uid_of],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-        timeout=600,
-    )
+    acknowledged = dcmsend(port, uid_of, violations)
     shutil.rmtree(folder)
-    if done.returncode != 0 or f"with status SUCCESS  : {size}" not in done.stdout + done.stderr:
-        violations.append(f"dcmsend ended with {done.returncode}: {(done.stdout + done.stderr)[-200:]}")
-        return []
-    return list(uid_of.values())
+    return acknowledged
 
 
 def _break(port: int, recorded: list[Session], count: int, rng: random.Random, violations: list[str]) -> str:
@@ -157,7 +158,7 @@ def _break(port: int, recorded: list[Session], count: int, rng: random.Random, v
     return ", ".join(f"{number} {kind}" for kind, number in numbers.items())
 
 
-def _flat(name: str, samples: list[Footprint], before: Footprint, after: Footprint, violations: list[str]) -> str:
+def flat(name: str, samples: list[Footprint], before: Footprint, after: Footprint, violations: list[str]) -> str:
     """Whether a process uses at the end what it used after the first quarter."""
     warm = max(sample.resident_kb for sample in samples[: max(len(samples) // 4, 1)])
     most = max(sample.resident_kb for sample in samples)
@@ -167,6 +168,9 @@ def _flat(name: str, samples: list[Footprint], before: Footprint, after: Footpri
         violations.append(f"{name}: threads {before.threads} -> {after.threads}")
     if after.descriptors > before.descriptors + 2:
         violations.append(f"{name}: descriptors {before.descriptors} -> {after.descriptors}")
+    if after.processes != before.processes:
+        ended = len(before.processes - after.processes)
+        violations.append(f"{name}: processes {len(before.processes)} -> {len(after.processes)}, {ended} have ended")
     return (
         f"{name} {before.resident_kb >> 10} MB at first, {warm >> 10} warm, {most >> 10} at most, "
         f"{after.resident_kb >> 10} after; threads {before.threads} -> {after.threads}, descriptors "

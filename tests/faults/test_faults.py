@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import collections
+import os
+import signal
+import subprocess
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,15 +15,21 @@ import pytest
 from listener.spool import Spool
 from tests.faults import (
     bad_dicom,
+    connects,
+    consumer,
     crash_points,
     errors,
     full_disk,
     network,
     network_fuzz,
+    numbered,
     power_cut,
     privacy,
     soak,
+    steady,
+    volume,
 )
+from tests.faults.daemons import Footprint, wait_for
 from tests.faults.report import QUICK, Row, attempt
 
 if TYPE_CHECKING:
@@ -135,3 +145,59 @@ def test_f17_to_f23_mutated_pdus_harm_nobody_beside_them(tmp_path: Path) -> None
 
 def test_f25_broken_and_rejected_associations_leave_nothing_behind(tmp_path: Path) -> None:
     hold(lambda: soak.soak(tmp_path, replace(FEW, soak_instances=200, soak_associations=30)))
+
+
+def test_a_process_is_measured_together_with_all_that_descend_from_it_and_one_that_ends_is_noticed() -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 60 & wait"]) as parent:
+        wait_for(lambda: len(Footprint.of_family(parent.pid).processes) == 2, 10, "a child")
+        before = Footprint.of_family(parent.pid)
+        assert before.threads == 2
+        assert before.resident_kb > Footprint.of(parent.pid).resident_kb
+        (child,) = before.processes - {parent.pid}
+        os.kill(child, signal.SIGKILL)
+        parent.wait(10)
+    violations: list[str] = []
+    soak.flat("it", [before], before, replace(before, processes=frozenset({parent.pid})), violations)
+    assert violations == ["it: processes 2 -> 1, 1 have ended"]
+
+
+def test_f15_ten_associations_a_second_are_all_served(tmp_path: Path) -> None:
+    row = hold(lambda: steady.steady(tmp_path, 2))
+    assert row.injected == 20
+
+
+def test_f25_connections_that_come_to_nothing_leave_nothing_behind(tmp_path: Path) -> None:
+    row = hold(lambda: connects.connects(tmp_path, 400))
+    assert row.injected == 400
+
+
+def test_f25_connections_there_was_no_time_for_are_told(tmp_path: Path) -> None:
+    row = attempt("-", "-", lambda: connects.connects(tmp_path, 400, longest_s=0.0))
+    assert any("of 400 connections in 0 s" in violation for violation in row.violations)
+
+
+def test_f29_whatever_is_acknowledged_is_found_once_and_to_the_last_byte(tmp_path: Path) -> None:
+    row = hold(lambda: volume.volume(tmp_path, 30_000_000))
+    assert "storescu" in row.figure
+    assert "dcmsend" in row.figure
+
+
+def test_f29_an_item_that_is_changed_lost_or_there_twice_is_noticed(tmp_path: Path) -> None:
+    right, changed, lost, twice = (numbered.uid_of(size, n) for n, size in enumerate((*numbered.SIZES[:2],) * 2))
+    files = [numbered.file_of(uid) for uid in (right, changed, twice, twice)]
+    files[1] = files[1][:-1000] + bytes(1) + files[1][-999:]
+    journal = tmp_path / "journal"
+    told = os.open(journal, os.O_WRONLY | os.O_CREAT)
+    with Spool.open(tmp_path / "spool") as spool:
+        for content in files:
+            incoming = spool.receive()
+            incoming.write([content])
+            incoming.commit()
+        assert consumer.consume(spool, told) == len(files)
+        assert list(spool.pending()) == []
+    os.close(told)
+    assert volume.differences(journal, collections.Counter((right, changed, lost, twice))) == [
+        "1 items are not what their sender sent",
+        "1 acknowledged instances are lost",
+        "1 items are there twice, or were never acknowledged",
+    ]
