@@ -9,7 +9,7 @@
 
 const { Client, log, requests } = require("dcmjs-dimse");
 
-const SILENT_MS = 10000;
+const SILENT_MS = 20000;
 const say = (name, what) => process.stdout.write(`${name}\t${what}\n`);
 let giveUp = () => {};
 
