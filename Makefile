@@ -58,4 +58,4 @@ fidelity: setup-dev peers ## every pixel and every time of the corpus against in
 	$(BIN)/python -m tests.fidelity
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .peers build dist .mypy_cache .ruff_cache .pytest_cache

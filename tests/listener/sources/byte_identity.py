@@ -1,10 +1,11 @@
 """Byte identity: what each real sender puts on the wire, for each transfer syntax, is what lies in the spool.
 
 Contract: senders parse and write data sets anew, so a file is no measure of what they sent. Each one therefore sends
-the same files twice: to our listener and to DCMTK's ``storescp --bit-preserving``, an independent receiver that writes
-what it reads (pynetdicom: to pynetdicom's own acceptor, since DCMTK 3.6.7 does not know all it sends). The data sets
-of both, byte by byte, are compared by transfer syntax, as multisets of hashes. Our own raw requestor sends a file's own
-bytes, and its spool files are compared with those.
+the same files twice: to our listener and to an independent receiver that writes what it reads: DCMTK's ``storescp
+--bit-preserving`` for the senders built on DCMTK, pynetdicom's acceptor, which knows every transfer syntax, for the
+others (they come from `further_senders`). The data sets of both, byte by byte, are compared by transfer syntax, as
+multisets of hashes. Our own raw requestor and pynetdicom2 send a file's own bytes, and what is spooled is compared with
+those.
 
     python -m tests.listener.sources.byte_identity      # every file of the corpus: rewrites the table of the docs
 """
@@ -30,11 +31,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from pydicom import config as pydicom_config
 from pydicom import dcmread
+from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
 from listener.sources.dimse.syntaxes import choose
 from tests.listener.certificates import make_certificate
 from tests.listener.requestor import Receiver, Requestor, eventually, proposed
+from tests.listener.sources import further_senders
 from tests.orthanc_server import OrthancServer
 from tests.ports import free_port
 
@@ -46,7 +49,10 @@ DOCUMENT = REPOSITORY / "docs" / "receiving.md"
 MARKS = ("<!-- byte identity: made by tests/listener/sources/byte_identity.py -->\n", "<!-- end -->\n")
 WITNESS = "WITNESS"
 CALLED = {"us": "EXPORTER", "witness": WITNESS}
-SENDERS = ("storescu", "dcmsend", "Orthanc", "pynetdicom", "raw")
+SENDERS = ("storescu", "dcmsend", "Orthanc", "pynetdicom", *further_senders.NAMES, "raw")
+SPEAK_TLS = {"storescu", "Orthanc", "pynetdicom", *further_senders.SPEAK_TLS, "raw"}
+BUILT_ON_DCMTK = {"storescu", "dcmsend", "Orthanc"}
+SEND_A_FILES_BYTES = {"raw", "pynetdicom2"}
 SAYS = re.compile(rb"\A\x00{0}.{128}DICM\x02\x00\x00\x00UL\x04\x00(.{4})", re.DOTALL)
 
 
@@ -137,9 +143,7 @@ def received(paths: Iterable[Path]) -> Got:
     found: Got = {}
     for path in paths:
         content = path.read_bytes()
-        syntax = str(
-            dcmread(path, stop_before_pixels=True, specific_tags=["SOPInstanceUID"]).file_meta.TransferSyntaxUID
-        )
+        syntax = str(read_file_meta_info(path).TransferSyntaxUID)  # no more: dcmjs-dimse calls deflated what is not
         found.setdefault(syntax, Counter())[hashlib.sha256(data_set_of(content)).hexdigest()] += 1
     return found
 
@@ -184,16 +188,23 @@ def pynetdicom_witness(samples: list[Sample], certificate: Path | None) -> Itera
         got.setdefault(str(event.context.transfer_syntax), Counter())[hashlib.sha256(content).hexdigest()] += 1
         return 0
 
+    def choose_as_we_do(event: evt.Event) -> None:
+        for context in event.assoc.requestor.primitive.presentation_context_definition_list:
+            context.transfer_syntax = in_our_order(context.transfer_syntax)  # the first of them is taken
+
     entity = AE(WITNESS)
     for sop_class in {sample.sop_class for sample in samples}:
-        entity.add_supported_context(sop_class, sorted({sample.syntax for sample in samples}))
+        entity.add_supported_context(sop_class, in_our_order(sample.syntax for sample in samples))
     before, _config.UNRESTRICTED_STORAGE_SERVICE = _config.UNRESTRICTED_STORAGE_SERVICE, True  # private classes too
     context = None
     if certificate is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
     server = entity.start_server(
-        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, take)], ssl_context=context
+        ("127.0.0.1", 0),
+        block=False,
+        evt_handlers=[(evt.EVT_REQUESTED, choose_as_we_do), (evt.EVT_C_STORE, take)],
+        ssl_context=context,
     )
     assert server is not None
     try:
@@ -216,10 +227,8 @@ def profile(samples: list[Sample], folder: Path) -> Path:
     pairs = sorted({(sample.sop_class, sample.syntax) for sample in samples})
     assert len(pairs) <= 128, "more presentation contexts than an association can have"
     syntaxes = sorted({syntax for _, syntax in pairs})
-    in_order: list[str] = []
-    while rest := tuple(s for s in syntaxes if s not in in_order):
-        in_order.append(choose(rest))
-    lines = ["[[TransferSyntaxes]]", "[Every]", *(f"TransferSyntax{k} = {s}" for k, s in enumerate(in_order, 1))]
+    lines = ["[[TransferSyntaxes]]", "[Every]"]
+    lines += [f"TransferSyntax{k} = {s}" for k, s in enumerate(in_our_order(syntaxes), 1)]
     lines += [f"[Only{k}]\nTransferSyntax1 = {s}" for k, s in enumerate(syntaxes)]
     lines += ["[[PresentationContexts]]", "[Ask]"]
     lines += [f"PresentationContext{k} = {c}\\Only{syntaxes.index(s)}" for k, (c, s) in enumerate(pairs, 1)]
@@ -229,6 +238,15 @@ def profile(samples: list[Sample], folder: Path) -> Path:
     path = folder / "profile.cfg"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def in_our_order(syntaxes: Iterable[str]) -> list[str]:
+    """Transfer syntaxes, the one that our listener prefers first."""
+    rest, in_order = sorted(set(syntaxes)), []
+    while rest:
+        in_order.append(choose(tuple(rest)))
+        rest.remove(in_order[-1])
+    return in_order
 
 
 # -- senders ---------------------------------------------------------------------------------------------------------
@@ -333,7 +351,7 @@ def compare(
         "pynetdicom": lambda: pynetdicom,
         "raw": lambda: raw,
     }
-    send = senders[name]()
+    send = senders[name]() if name in senders else further_senders.sender_of(name, find)
     keep: dict[str, Any] = {"mismatch": "accept", "damaged": "accept"}
     receiver = Receiver(
         folder / "data", {"listener": keep | ({"tls": {"certificate": str(certificate)}} if encrypted else {})}
@@ -344,11 +362,11 @@ def compare(
         assert receiver.quarantined() == []
     finally:
         receiver.daemon.stop()
-    if name == "raw":
+    if name in SEND_A_FILES_BYTES:
         theirs: Got = {}
         for sample in samples:
             theirs.setdefault(sample.syntax, Counter())[hashlib.sha256(sample.data_set).hexdigest()] += 1
-    elif name == "pynetdicom":
+    elif name not in BUILT_ON_DCMTK:
         with pynetdicom_witness(samples, certificate if encrypted else None) as (port, theirs):
             send(samples, CALLED["witness"], port, encrypted=encrypted)
     else:
@@ -365,9 +383,7 @@ def compare(
 
 def columns() -> list[tuple[str, bool]]:
     """Every sender, plain and over TLS where it speaks that."""
-    return [
-        (name, encrypted) for name in SENDERS for encrypted in (False, True) if (name, encrypted) != ("dcmsend", True)
-    ]
+    return [(name, encrypted) for name in SENDERS for encrypted in (False, True) if not encrypted or name in SPEAK_TLS]
 
 
 Matrix = dict[tuple[str, bool], dict[str, Cell]]

@@ -100,6 +100,12 @@ def test_the_titles_go_back_as_they_came(receiver: Receiver) -> None:
     assert body[4:36] == b"ANY-SCP".ljust(16) + b"MODALITY 7".ljust(16)
 
 
+def test_titles_padded_with_zeros_instead_of_spaces_are_the_same_titles(receive: Callable[..., Receiver]) -> None:
+    receiver = receive(listener={"peers": [{"ae_title": "MODALITY"}]})  # pynetdicom2 sends them so
+    with receiver.requestor() as requestor:
+        assert requestor.associate(called="EXPORTER".ljust(16, "\0"), calling="MODALITY".ljust(16, "\0"))[0] == 2
+
+
 def test_several_titles_share_one_port(receive: Callable[..., Receiver]) -> None:
     receiver = receive(listener={"more_ae_titles": ["RESEARCH"], "any_scp": False})
     for title, kind in (("EXPORTER", 2), ("RESEARCH", 2), ("ANY-SCP", 3)):
