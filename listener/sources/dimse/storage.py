@@ -110,6 +110,7 @@ class Reception:
     """The data set of one message, on its way."""
 
     __slots__ = (
+        "_head",
         "_incoming",
         "_is_of_context",
         "_most_bytes",
@@ -129,7 +130,8 @@ class Reception:
         self.command = command
         self.size_bytes = 0
         self._storage = storage
-        self._views: list[bytes | memoryview] = []
+        self._head = b""
+        self._views: list[memoryview] = []
         self._walk: Walk | None = None
         self._incoming: Incoming | None = None
         self._situation: Situation | None = None
@@ -143,7 +145,7 @@ class Reception:
         if known.encoding is not None:
             self._walk = Walk(known.encoding, max_depth=limits.max_depth, max_elements=limits.max_elements)
         uid = command.sop_instance_uid
-        self._views.append(known.file_meta.encode(uid if is_valid_uid(uid) else stand_in_uid(uid)))
+        self._head = known.file_meta.encode(uid if is_valid_uid(uid) else stand_in_uid(uid))
 
     @property
     def is_endless(self) -> bool:
@@ -158,23 +160,33 @@ class Reception:
                 self._give_up(statuses.TOO_LARGE)
                 return
             self._views.append(piece)
-            if self._walk is not None:
-                self._walk.feed(piece)
 
-    def flush(self) -> None:
-        """Write to the spool what came since the last time; views into buffers are free after that."""
+    def flush(self, *, is_complete: bool = False) -> None:
+        """Write to the spool what came since the last time; views into buffers are free after that.
+
+        Args:
+            is_complete: Whether no more will come: the disk can begin while we look at what it writes.
+        """
         if self._storage.seat.is_gathered and self.size_bytes > SMALL_BYTES:
             self._storage.seat.received(self.size_bytes)
-        if self._views and self._incoming is not None:
-            try:
-                self._incoming.write(self._views)
-            except SpoolWriteFailed as error:
-                self._give_up(failed(error))
-        self._views.clear()
+        views, self._views = self._views, []
+        if self._incoming is None or not (views or self._head):
+            return
+        head, self._head = self._head, b""
+        try:
+            self._incoming.write([head, *views] if head else views)
+            if is_complete:
+                self._incoming.begin_write_out()
+        except SpoolWriteFailed as error:
+            self._give_up(failed(error))
+            return
+        if self._walk is not None:
+            for view in views:
+                self._walk.feed(view)
 
     def finish(self) -> Situation:
         """The data set is complete: judge it, and make it durable where it is kept."""
-        self.flush()
+        self.flush(is_complete=True)
         if self._situation is None:
             self._situation = self._judge()
         if self._incoming is not None:
