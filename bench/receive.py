@@ -12,12 +12,13 @@ import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
-from bench.receivers import HERE, RECEIVERS, Missing, Receiver, Running, compile_preload
+from bench.receivers import HERE, RECEIVERS, Missing, Receiver, Running, compile_preload, empty
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable, Sequence
 
 
 @dataclass(frozen=True)
@@ -58,46 +59,82 @@ def measure(receiver: Receiver, cell: Cell, folder: Path, preloads: dict[str, Pa
     """Start the receiver, send, stop it."""
     os.sync()  # what an earlier measurement left to be written is not charged to this one
     running = Running(receiver, Path(tempfile.mkdtemp(dir=folder)), preloads)
-    senders: list[subprocess.Popen[str]] = []
+    arguments = [(running.port, cell.size_bytes, cell.count, n, receiver.pdu_bytes) for n in range(cell.associations)]
     try:
-        for number in range(cell.associations):
-            arguments = [running.port, cell.size_bytes, cell.count, number, receiver.pdu_bytes]
-            senders.append(
-                subprocess.Popen(
-                    [sys.executable, "-S", str(HERE / "sender.py"), *map(str, arguments)],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    text=True,
-                )
-            )
-        for sender in senders:
-            assert sender.stdout is not None
-            if sender.stdout.readline() != "ready\n":
-                raise RuntimeError("a sender did not start")
-        before = running.cpu_s()
-        times = []
-        for sender in senders:
-            assert sender.stdin is not None
-            sender.stdin.write("go\n")
-            sender.stdin.flush()
-        for sender in senders:
-            assert sender.stdout is not None
-            line = sender.stdout.readline().split()
-            if len(line) != 2:
-                raise RuntimeError(f"{receiver.name} did not take every instance")
-            times.append((float(line[0]), float(line[1])))
-        cpu_s, peak_mb = running.cpu_s() - before, running.peak_mb()
+        with Racers("sender.py", arguments) as senders:
+            before = running.cpu_s()
+            times = senders.race()
+            cpu_s, peak_mb = running.cpu_s() - before, running.peak_mb()
+    except Unfinished as error:
+        raise RuntimeError(f"{receiver.name} did not take every instance") from error
     finally:
-        for sender in senders:
-            sender.kill()
-            sender.communicate()
         running.stop()
-    seconds = max(end for _, end in times) - min(start for start, _ in times)
+    return figure(cell, times, cpu_s, peak_mb)
+
+
+def measure_disk(cell: Cell, folder: Path) -> Figure:
+    """Write as much, durably, from as many processes, with no network and no receiver."""
+    os.sync()
+    here = Path(tempfile.mkdtemp(dir=folder))
+    with Racers("disk.py", [(here, cell.size_bytes, cell.count, n) for n in range(cell.associations)]) as writers:
+        times = writers.race()
+    empty(here)
+    return figure(cell, times, sum(cpu_s for _, _, cpu_s, _ in times), max(peak for *_, peak in times) / 1000)
+
+
+def figure(cell: Cell, times: list[list[float]], cpu_s: float, peak_mb: float) -> Figure:
+    """What follows from when each of the racers began and ended."""
+    seconds = max(time[1] for time in times) - min(time[0] for time in times)
     count = cell.count * cell.associations
     size_mb = count * cell.size_bytes / 1e6
     return Figure(size_mb / seconds, count / seconds, cpu_s / size_mb * 1000, peak_mb)
 
 
+class Unfinished(Exception):
+    """A process ended without saying when."""
+
+
+class Racers:
+    """Processes of one of our scripts that are ready, then all begin at once."""
+
+    def __init__(self, script: str, arguments: Sequence[Iterable[object]]) -> None:
+        command = [sys.executable, "-S", str(HERE / script)]
+        self._processes = [
+            subprocess.Popen([*command, *map(str, own)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for own in arguments
+        ]
+
+    def __enter__(self) -> Self:
+        for process in self._processes:
+            if process.stdout is None or process.stdout.readline() != "ready\n":
+                raise RuntimeError("a process of the benchmark did not start")
+        return self
+
+    def race(self) -> list[list[float]]:
+        """Let them begin; what each of them says at its end: the moments of begin and end, and more.
+
+        Raises:
+            Unfinished: One ended before.
+        """
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = []
+        for process in self._processes:
+            assert process.stdout is not None
+            said.append([float(word) for word in process.stdout.readline().split()])
+            if len(said[-1]) < 2:
+                raise Unfinished
+        return said
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+
+
+DISK: Final = "the disk alone"
 MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of its own is made in it
 
 
@@ -134,6 +171,7 @@ class Comparison:
     def measure_once(self, turn: int) -> None:
         """One round: one after another, so that what a machine does beside it meets all alike."""
         for cell in self._cells:
+            self._figures[DISK, cell.name].append(measure_disk(cell, self._folder))
             for receiver in self._receivers:
                 try:
                     figure = measure(receiver, cell, self._folder, self._preloads)
@@ -147,7 +185,7 @@ class Comparison:
         """The section of the report, from what is measured so far."""
         rounds = max(map(len, self._figures.values()), default=0)
         lines = [f"## {self._title}", "", machine(self._folder), "", *legend(rounds)]
-        lines += tables(self._figures, self._receivers, self._cells)
+        lines += tables(self._figures, [*(receiver.name for receiver in self._receivers), DISK], self._cells)
         if self._absent:
             lines += ["", "Not measured:", "", *(f"- {line}" for line in sorted(self._absent))]
         return "\n".join(lines) + "\n"
@@ -162,15 +200,15 @@ def legend(rounds: int) -> list[str]:
     """What the figures are."""
     text = (
         f"Medians of {rounds} interleaved rounds. MB/s / instances/s (CPU seconds of the receiver per GB; largest "
-        "resident memory of a process, MB). *durable*: content and name are on the disk before the answer; storescp "
-        "syncs file and folder."
+        "resident memory of its processes, MB). *durable*: content and name are on the disk before the answer; "
+        "storescp syncs file and folder. *The disk alone*: as many processes write and sync files of the same size, "
+        "and nothing else; nobody who answers only then can be much faster."
     )
     return [text, ""]
 
 
-def tables(figures: dict[tuple[str, str], list[Figure]], receivers: list[Receiver], cells: list[Cell]) -> list[str]:
+def tables(figures: dict[tuple[str, str], list[Figure]], names: list[str], cells: list[Cell]) -> list[str]:
     """Medians, and ratios of medians, as Markdown."""
-    names = [receiver.name for receiver in receivers]
     lines = ["| | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for cell in cells:
         row = []
@@ -184,13 +222,20 @@ def tables(figures: dict[tuple[str, str], list[Figure]], receivers: list[Receive
             )
         lines.append(f"| {cell.name} | " + " | ".join(row) + " |")
     lines += ["", "Ours (durable) as a multiple of each, from the medians of throughput:", ""]
-    lines += ["| | " + " | ".join(names[1:]) + " |", "|---" * len(names) + "|"]
+    lines += ratios(figures, names, cells, "mb_s")
+    lines += ["", "Processor time per GB of ours (durable) as a multiple of each, from the medians:", ""]
+    return lines + ratios(figures, names, cells, "cpu_s_per_gb")
+
+
+def ratios(figures: dict[tuple[str, str], list[Figure]], names: list[str], cells: list[Cell], field: str) -> list[str]:
+    """One field of ours, divided by that of each other, as Markdown."""
+    lines = ["| | " + " | ".join(names[1:]) + " |", "|---" * len(names) + "|"]
     for cell in cells:
         ours = figures.get(("ours", cell.name))
         row = []
         for name in names[1:]:
             found = figures.get((name, cell.name))
-            row.append(f"{middle(ours, 'mb_s') / middle(found, 'mb_s'):.2f}" if ours and found else "-")
+            row.append(f"{middle(ours, field) / middle(found, field):.2f}" if ours and found else "-")
         lines.append(f"| {cell.name} | " + " | ".join(row) + " |")
     return lines
 

@@ -151,23 +151,18 @@ class Running:
         return ticks / os.sysconf("SC_CLK_TCK")
 
     def peak_mb(self) -> float:
-        """Largest resident memory of any of its processes that runs now, in MB."""
+        """Largest resident memory of its processes that run now, all together, in MB: what they share counts twice."""
         peak = 0
         for pid in [self.process.pid, *children(self.process.pid)]:
             try:
                 lines = Path(f"/proc/{pid}/status").read_text().splitlines()
             except OSError:
                 continue
-            peak = max(peak, *(int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+            peak += sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
         return peak / 1000
 
     def stop(self) -> None:
-        """End it, and empty what it received.
-
-        The files themselves stay until everything is measured: ext4 without a journal does not use an inode again for
-        the first minutes after its file was deleted, and looks at every such one before it takes the next, so that
-        whoever creates files after thousands were deleted pays up to a millisecond for each.
-        """
+        """End it, and empty what it received."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(self.process.pid, number)
@@ -177,10 +172,20 @@ class Running:
             except subprocess.TimeoutExpired:
                 continue
             break
-        for folder, _, names in os.walk(self.folder):
-            for name in names:
-                with suppress(OSError):
-                    os.truncate(os.path.join(folder, name), 0)  # noqa: PTH118 - a million names; Path is slow
+        empty(self.folder)
+
+
+def empty(folder: Path) -> None:
+    """Give the space of all files below a folder back.
+
+    The files themselves stay until everything is measured: ext4 without a journal does not use an inode again for the
+    first minutes after its file was deleted, and looks at every such one before it takes the next, so that whoever
+    creates files after thousands were deleted pays up to a millisecond for each.
+    """
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                os.truncate(os.path.join(place, name), 0)  # noqa: PTH118 - a million names; Path is slow
 
 
 def children(pid: int) -> list[int]:
