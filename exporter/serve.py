@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from exporter.workers import own_environment
+from listener.children import own_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,19 +14,18 @@ import json
 import os
 import select
 import signal
-import site
 import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.errors import OutOfSpace, Reason
 from exporter.outcome import Failed, Identity, Outcome, Skipped, from_json
 from exporter.worker import PARENT_VARIABLE
+from listener.children import own_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,7 +46,6 @@ LONGEST_MESSAGE_BYTES: Final = 256 << 20
 TICK_S: Final = 1.0
 _CHUNK: Final = 1 << 20
 _LAST_WORDS_BYTES: Final = 4096
-_NOT_FOR_CHILDREN: Final = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
 _DEATH_S: Final = 5.0
 
 
@@ -331,15 +329,6 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def own_environment() -> dict[str, str]:
-    """The environment for a child process that runs a module of ours."""
-    environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
-    folder = str(Path(__file__).resolve().parents[1])
-    if folder not in site.getsitepackages():  # run from a checkout: the child shall find the same package
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, environment.get("PYTHONPATH")]))
-    return environment
 
 
 def _text(text: bytes) -> str:

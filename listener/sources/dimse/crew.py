@@ -14,23 +14,22 @@ from __future__ import annotations
 import json
 import os
 import select
-import site
 import subprocess
 import sys
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from listener.children import own_environment
+from listener.durable import write_all
 from listener.sources.dimse.channel import Channel, ChannelClosed
 from listener.spoolnames import MARK_BITS
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable
 
     from listener.settings import ListenerSettings
@@ -43,7 +42,6 @@ TICK_S: Final = 0.5
 SILENT_S: Final = 30.0
 """A process that says nothing for so long hangs; it is ended."""
 LONGEST_PAUSE_S: Final = 30.0
-_NOT_FOR_THE_CREW: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 class Crew:
@@ -175,6 +173,7 @@ class _Member:
         self._places: dict[int, Place] = {}
         self._next_id = 0
         self.is_ready = False
+        self._is_up_to_date = False
         self._heard_at = 0.0
         self._start_at = 0.0
         self._pause_s = 0.5
@@ -187,8 +186,8 @@ class _Member:
 
     @property
     def load(self) -> float:
-        """How many associations it serves; beyond all measure while it cannot."""
-        return len(self._places) if self.is_ready else float("inf")
+        """How many associations it serves; beyond all measure while it cannot, or knows old settings only."""
+        return len(self._places) if self.is_ready and self._is_up_to_date else float("inf")
 
     def fileno(self) -> int:
         """Of the channel; -1 where there is none."""
@@ -197,15 +196,12 @@ class _Member:
     def start(self, settings: dict[str, Any]) -> None:
         """Start the process and tell it what it needs."""
         self._heard_at = time.monotonic()
-        channel, theirs = Channel.pair()
-        with theirs:
-            try:
-                self._process = _spawn(theirs)
-            except OSError as error:
-                log.warning("a receiving process cannot be started", problem=error.strerror)
-                channel.close()
-                self._postpone()
-                return
+        try:
+            self._process, channel = _spawn()
+        except OSError as error:
+            log.warning("a receiving process cannot be started", problem=error.strerror)
+            self._postpone()
+            return
         self._channel = channel
         surroundings = self._surroundings
         start = {
@@ -220,14 +216,16 @@ class _Member:
         self._tell_room()
 
     def use(self, settings: dict[str, Any]) -> None:
-        """Tell it the settings; the file in memory that they are in has no length to be afraid of."""
-        channel = self._channel
+        """Tell it the settings, in a file in memory, whose length is of no concern; `look` tries again."""
+        channel, self._is_up_to_date = self._channel, False
         if channel is None:
             return
-        descriptor = os.memfd_create("settings", os.MFD_CLOEXEC)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            file.write(json.dumps(settings).encode("ascii"))
-            channel.send({"use": 1}, descriptor, wait=False)
+        try:
+            with os.fdopen(os.memfd_create("settings", os.MFD_CLOEXEC), "wb", buffering=0) as file:
+                write_all(file.fileno(), [json.dumps(settings).encode("ascii")])
+                self._is_up_to_date = channel.send({"use": 1}, file.fileno(), wait=False)
+        except OSError as error:
+            log.warning("a receiving process cannot be told its settings", problem=error.strerror)
 
     def take(self, place: Place) -> bool:
         """Hand a connection over; False where that cannot be done now."""
@@ -263,6 +261,8 @@ class _Member:
                 self.start(settings)
             return
         self._tell_room()
+        if not self._is_up_to_date:
+            self.use(settings)
         if time.monotonic() - self._heard_at > SILENT_S:
             log.error("a receiving process gives no sign of life: ended", process=self._number)
             self._process.kill()
@@ -359,14 +359,16 @@ class _Member:
             self._room = room if told else None
 
 
-def _spawn(theirs: socket.socket) -> subprocess.Popen[bytes]:
-    environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_THE_CREW}
-    folder = str(Path(__file__).resolve().parents[3])
-    if folder not in site.getsitepackages():  # run from a checkout: the process shall find the same package
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, environment.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "listener.sources.dimse.member", str(theirs.fileno())],
-        stdin=subprocess.DEVNULL,
-        pass_fds=(theirs.fileno(),),
-        env=environment,
-    )
+def _spawn() -> tuple[subprocess.Popen[bytes], Channel]:
+    """A new process, and our end of its channel."""
+    channel, theirs = Channel.pair()
+    command = [sys.executable, "-P", "-m", "listener.sources.dimse.member", str(theirs.fileno())]
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), env=own_environment()
+            )
+        except OSError:
+            channel.close()
+            raise
+    return process, channel

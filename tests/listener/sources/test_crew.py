@@ -20,6 +20,7 @@ from listener.settings import ListenerSettings
 from listener.sources.contract import SourceUnusable
 from listener.sources.dimse import crew
 from listener.sources.dimse.channel import Channel, ChannelClosed
+from listener.sources.dimse.member import read_settings
 from listener.spoolnames import is_of
 from tests.listener.process import listening
 from tests.listener.requestor import CT, Receiver, Requestor, data_set, eventually, pdu, pdv
@@ -338,3 +339,25 @@ def test_a_channel_ends_with_either_process() -> None:
         other.receive(5)
     assert not other.send({"word": 2})
     other.close()
+
+
+def test_settings_arrive_as_they_were_sent(certificate: Path, tmp_path: Path) -> None:
+    passcode = tmp_path / "passcode"
+    passcode.write_text("secret\n")
+    sent = ListenerSettings.model_validate(
+        {
+            "listener": {
+                "host": "0.0.0.0",  # noqa: S104 - nothing is bound
+                "more_ae_titles": ["A", "B"],
+                "peers": [{"ae_title": "PEER", "networks": ["192.0.2.0/24", "2001:db8::/32"]}, {"ae_title": "OTHER"}],
+                "users": [{"name": "user", "passcode_file": str(passcode)}],
+                "tls": {"certificate": str(certificate), "minimum_version": "1.3"},
+                "commitment": {"enabled": True, "targets": [{"ae_title": "T", "host": "192.0.2.1", "port": 104}]},
+            },
+            "spool": {"keep_days": 1.5, "sync_folder": "always"},
+            "log": {"level": "warning", "format": "json"},
+        }
+    )
+    descriptor = os.memfd_create("settings")
+    os.write(descriptor, json.dumps(sent.model_dump(mode="json", include={"listener", "spool", "log"})).encode())
+    assert read_settings(descriptor) == sent
