@@ -16,6 +16,8 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import psutil  # type: ignore[import-untyped] # it ships no types
+
 from tests.faults.daemons import SMALL_MARKS, Late, daemons, living, wait_for
 from tests.faults.invariants import whole_spool_files
 from tests.faults.report import Row, Scale, attempt
@@ -23,7 +25,7 @@ from tests.faults.senders import Canary, Pynetdicom, Storescu
 from tests.product.running import family
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.faults.daemons import Daemons
@@ -38,10 +40,16 @@ SLOWEST_S: Final = 5.0
 ENDED: Final = "a receiving process ended unexpectedly"
 
 
-def _kill_one(listener: int, rng: random.Random, violations: list[str]) -> tuple[float, float]:
-    """Kill one process that is not the listener's own; from when until when its associations may have been cut off."""
-    others = wait_for(lambda: family(listener)[1:], BACK_S, "a process that can be killed")
-    victim = rng.choice(others)
+def _serves(pid: int) -> bool:
+    """Whether a process has a connection over TCP."""
+    with suppress(psutil.NoSuchProcess):
+        return any(one.status == psutil.CONN_ESTABLISHED for one in psutil.Process(pid).net_connections("tcp"))
+    return False
+
+
+def _kill_one(listener: int, victims: Callable[[], list[int]], violations: list[str]) -> tuple[float, float]:
+    """Kill the first of the victims there are; from when until when its associations may have been cut off."""
+    victim = wait_for(victims, BACK_S, "a process that can be killed")[0]
     began = time.monotonic()
     with suppress(ProcessLookupError):
         os.kill(victim, signal.SIGKILL)
@@ -54,6 +62,13 @@ def _kill_one(listener: int, rng: random.Random, violations: list[str]) -> tuple
         violations.append(str(late))
         ended = time.monotonic()
     return began, ended
+
+
+def _victims(listener: int, rng: random.Random, *, serving: bool) -> list[int]:
+    """The processes that are not the listener's own, in any order; only those that serve somebody, if so wished."""
+    others = [pid for pid in family(listener)[1:] if not serving or _serves(pid)]
+    rng.shuffle(others)
+    return others
 
 
 def _lost(product: Daemons) -> list[int]:
@@ -86,8 +101,9 @@ def killed_members(scratch: Path, kills: int) -> Row:
                 sender.start()
             try:
                 while len(times) < kills and listener.poll() is None:
-                    time.sleep(rng.uniform(0.2, 1.2))  # some die while they start
-                    times.append(_kill_one(listener.pid, rng, violations))
+                    time.sleep(rng.uniform(0.2, 1.2))
+                    aim = partial(_victims, listener.pid, rng, serving=len(times) % 2 == 0)  # or while they start
+                    times.append(_kill_one(listener.pid, aim, violations))
             finally:
                 for sender in senders:
                     sender.stop.set()
