@@ -147,8 +147,8 @@ class Crew:
         """Until a process says something, for a tick."""
         waiting = select.poll()
         for member in self._members:
-            if member.fileno() >= 0:
-                waiting.register(member.fileno(), select.POLLIN)
+            if (descriptor := member.fileno()) >= 0:
+                waiting.register(descriptor, select.POLLIN)
         waiting.poll(TICK_S * 1000)
 
 
@@ -179,6 +179,7 @@ class _Member:
         self._start_at = 0.0
         self._pause_s = 0.5
         self._room: tuple[int, bool] | None = None
+        self._has_settings = False
 
     @property
     def is_settled(self) -> bool:
@@ -192,20 +193,23 @@ class _Member:
 
     def fileno(self) -> int:
         """Of the channel; -1 where there is none."""
-        return self._channel.fileno() if self._channel is not None else -1
+        channel = self._channel  # whoever admits connections may hear of its end meanwhile
+        return channel.fileno() if channel is not None else -1
 
     def start(self, settings: dict[str, Any]) -> None:
         """Start the process and tell it what it needs."""
         self._heard_at = time.monotonic()
-        channel, theirs = Channel.pair()
-        with theirs:
-            try:
+        channel = None
+        try:
+            channel, theirs = Channel.pair()
+            with theirs:
                 self._process = _spawn(theirs)
-            except OSError as error:
-                log.warning("a receiving process cannot be started", problem=error.strerror)
+        except OSError as error:
+            log.warning("a receiving process cannot be started", problem=error.strerror)
+            if channel is not None:
                 channel.close()
-                self._postpone()
-                return
+            self._postpone()
+            return
         self._channel = channel
         surroundings = self._surroundings
         start = {
@@ -220,14 +224,19 @@ class _Member:
         self._tell_room()
 
     def use(self, settings: dict[str, Any]) -> None:
-        """Tell it the settings; the file in memory that they are in has no length to be afraid of."""
+        """Tell it the settings, or try again later; a file in memory has no length to be afraid of."""
         channel = self._channel
         if channel is None:
             return
-        descriptor = os.memfd_create("settings", os.MFD_CLOEXEC)
+        self._has_settings = False
+        try:
+            descriptor = os.memfd_create("settings", os.MFD_CLOEXEC)
+        except OSError as error:
+            log.warning("a receiving process cannot be told the settings yet", problem=error.strerror)
+            return
         with os.fdopen(descriptor, "wb", buffering=0) as file:
             file.write(json.dumps(settings).encode("ascii"))
-            channel.send({"use": 1}, descriptor, wait=False)
+            self._has_settings = channel.send({"use": 1}, descriptor, wait=False)
 
     def take(self, place: Place) -> bool:
         """Hand a connection over; False where that cannot be done now."""
@@ -257,11 +266,13 @@ class _Member:
             heard.has_left |= self._gone()
 
     def look(self, settings: dict[str, Any]) -> None:
-        """Tell it what room there is; start it again if it ended; end it if it hangs."""
+        """Tell it what it does not know yet; start it again if it ended; end it if it hangs."""
         if self._process is None:
             if time.monotonic() >= self._start_at:
                 self.start(settings)
             return
+        if not self._has_settings:
+            self.use(settings)
         self._tell_room()
         if time.monotonic() - self._heard_at > SILENT_S:
             log.error("a receiving process gives no sign of life: ended", process=self._number)
@@ -298,6 +309,8 @@ class _Member:
         """Take one message."""
         if message.get("counts"):
             self._surroundings.counters.add_each(**message["counts"])
+        if "lacks_settings" in message:
+            self._has_settings = False
         if "ready" in message:
             self.is_ready = True
             self._pause_s = 0.5
