@@ -1,7 +1,7 @@
 """``python -m tests.faults [--quick] [PART ...]``: the fault report, row by row; exit code 1 on any violation.
 
 Parts: power-ext4, power-xfs, points, disks, errors, bad, privacy, attacks, network, soak, steady, connects, volume,
-lifecycle, watchdog, suites; all without any. ``--scale volume_bytes=2e9`` runs more or less of something.
+members, lifecycle, watchdog, suites; all without any. ``--scale volume_bytes=2e9`` runs more or less of something.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from tests.faults import (
     errors,
     full_disk,
     lifecycle,
+    members,
     network,
     network_fuzz,
     power_cut,
@@ -54,6 +55,7 @@ PARTS: Final[dict[str, Callable[[Path, Scale], Iterator[Row]]]] = {
     "steady": steady.rows,
     "connects": connects.rows,
     "volume": volume.rows,
+    "members": members.rows,
     "lifecycle": lifecycle.rows,
     "watchdog": watchdog.rows,
     "suites": suites.rows,

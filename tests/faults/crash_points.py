@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tests.faults.daemons import Daemons, daemons, run, wait_for
+from tests.faults.daemons import ONE_PROCESS, Daemons, daemons, run, wait_for
 from tests.faults.instances import STORAGE, instance
 from tests.faults.invariants import check_settled, check_visible, spool_files, whole_spool_files
 from tests.faults.report import Row, Scale, attempt
@@ -74,7 +74,7 @@ def _kill_listener(scratch: Path, call: str, number: int, points: Points, *, dam
     uid, content = instance()
     path = scratch / "one.dcm"
     path.write_bytes(content[:-3000] if damaged else content)
-    with daemons(data, scratch / "logs") as product:
+    with daemons(data, scratch / "logs", extra=ONE_PROCESS) as product:
         listener = product.start("listener")
         options = ("-e", f"trace={call}", "-e", f"inject={call}:signal=KILL:when={number}")
         with attached(listener.pid, scratch / "strace.log", *options):

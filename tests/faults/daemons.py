@@ -18,7 +18,7 @@ from tests.ports import free_port
 from tests.product.running import answers, family
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 COMMANDS = {
     "listener": [sys.executable, "-m", "listener"],
@@ -32,6 +32,12 @@ SMALL_MARKS = """spool:
   refuse_below_files: 20
 """
 """Water marks for file systems of a test's size."""
+ONE_PROCESS = f"""listener:
+  port: {{port}}
+  processes: 1
+{SMALL_MARKS}"""
+"""For what is injected into one process: an association may be served by another one, where nothing is injected. The
+code that receives is the same in all of them."""
 
 
 class Late(Exception):
@@ -110,9 +116,11 @@ class Daemons:
             _kill_group(process)
 
     def kill_all(self) -> None:
-        """End every one of them, and what they started, now."""
+        """End every one of them, and what they started, now: also what outlived the one that started it."""
         for process in self.processes.values():
             _kill_group(process)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
         self.processes.clear()
 
     def status(self) -> dict[str, Any]:
@@ -225,6 +233,16 @@ class Footprint:
             sum(one.descriptors for one in found.values()),
             frozenset(found),
         )
+
+
+def living(pids: Iterable[int]) -> list[int]:
+    """Those of these processes that have not ended; one that nobody has waited for yet has."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}:
+                found.append(pid)
+    return found
 
 
 def family_cpu_s(pid: int) -> float:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from listener.spool import Spool
 from tests.faults.crash_points import send
-from tests.faults.daemons import SMALL_MARKS, Daemons, Keeper, Late, daemons, wait_for
+from tests.faults.daemons import ONE_PROCESS, Daemons, Keeper, Late, daemons, wait_for
 from tests.faults.instances import instance
 from tests.faults.invariants import check_settled, whole_spool_files
 from tests.faults.report import Row, Scale, attempt
@@ -53,7 +53,7 @@ def listener_row(
     tally = Tally()
     data = scratch / "data"
     path = scratch / "one.dcm"
-    with daemons(data, scratch / "logs", extra=SMALL_MARKS) as product:
+    with daemons(data, scratch / "logs", extra=ONE_PROCESS) as product:
         listener = product.start("listener")
         for call in calls:
             for error in errors:

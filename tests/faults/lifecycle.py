@@ -151,7 +151,8 @@ def backlog_row(scratch: Path, count: int) -> Row:
         wait_for(lambda: '"exported"' in product.log("run"), 120, "the first export")
         first_s = time.monotonic() - started
         time.sleep(5)
-        resident = [Footprint.of(process.pid).resident_kb >> 10 for process in (listener, exporter)]
+        footprints = (Footprint.of_family(listener.pid), Footprint.of(exporter.pid))
+        resident = [footprint.resident_kb >> 10 for footprint in footprints]
         done = product.log("run").count('"item"')
         rate = done / (time.monotonic() - started)
         started = time.monotonic()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tests.faults.daemons import SMALL_MARKS, Daemons, Footprint, daemons, wait_for
+from tests.faults.daemons import SMALL_MARKS, Daemons, Footprint, Late, daemons, family_cpu_s, wait_for
 from tests.faults.invariants import whole_spool_files
 from tests.faults.report import Row, Scale, attempt
 from tests.faults.senders import Canary
@@ -196,23 +196,16 @@ def idle(attack: Attack) -> tuple[int, str]:
         for _ in range(50):
             stack.enter_context(attack.established())
         seconds = float(attack.times(10))
-        before = _cpu_s(attack.pid)
+        before = family_cpu_s(attack.pid)
         time.sleep(seconds)  # the measurement
-        share = (_cpu_s(attack.pid) - before) / seconds
+        share = (family_cpu_s(attack.pid) - before) / seconds
     attack.expect(share < 0.05, f"50 idle associations take {share:.1%} of a core")
     return 50, f"50 idle associations take {share:.2%} of a core"
 
 
-def _cpu_s(pid: int) -> float:
-    import psutil  # type: ignore[import-untyped] # it ships no types
-
-    times = psutil.Process(pid).cpu_times()
-    return float(times.user + times.system)
-
-
 def lies(attack: Attack) -> tuple[int, str]:
     """PDUs that must not be, and 100 MB sent behind a claimed length of 4 GiB."""
-    before = Footprint.of(attack.pid).resident_kb
+    before = Footprint.of_family(attack.pid).resident_kb
     rounds = attack.times(20)
     slowest = 0.0
     for _ in range(rounds):
@@ -228,7 +221,7 @@ def lies(attack: Attack) -> tuple[int, str]:
             for _ in range(100):
                 requestor.send(bytes(1 << 20))
         attack.expect(requestor.is_closed(), "a request of 4 GiB is still open")
-    grown_mb = (Footprint.of(attack.pid).resident_kb - before) / 1024
+    grown_mb = (Footprint.of_family(attack.pid).resident_kb - before) / 1024
     attack.expect(grown_mb < 16, f"memory grew by {grown_mb:.0f} MB")
     count = rounds * len(BAD_PDUS) + 1
     return (
@@ -318,7 +311,7 @@ ATTACKS: Final[tuple[tuple[str, str, Callable[[Attack], tuple[int, str]]], ...]]
 
 @contextmanager
 def listening(scratch: Path, tls: str = "") -> Iterator[tuple[Daemons, int]]:
-    """A listener of its own process, and its process id."""
+    """A listener as a process of its own, and its process id."""
     with daemons(scratch / "data", scratch / "logs", extra=SETTINGS.replace("{tls}", tls)) as product:
         yield product, product.start("listener").pid
 
@@ -335,23 +328,28 @@ def row(
     attack = Attack(product.port, pid, scale)
     with Canary(product.port, period_s=0.3, options=options):
         pass  # whatever is made once only has been made
-    before = Footprint.of(pid)
+    before = Footprint.of_family(pid)
     with Canary(product.port, period_s=0.3, options=options) as canary:
         count, figure = measure(attack)
     attack.violations += canary.failures
     attack.expect(canary.slowest_s < SLOWEST_S, f"a round of the well-behaved sender took {canary.slowest_s:.1f} s")
-    with suppress(Exception):
-        wait_for(lambda: Footprint.of(pid).threads <= before.threads, 15, "threads are gone")
-    after = Footprint.of(pid)
-    attack.expect(after.threads <= before.threads, f"threads {before.threads} -> {after.threads}")
+    with suppress(Late):
+        wait_for(lambda: _is_back(Footprint.of_family(pid), before), 15, "threads and descriptors are given back")
+    after = Footprint.of_family(pid)
     attack.expect(
-        after.descriptors <= before.descriptors + 1, f"descriptors {before.descriptors} -> {after.descriptors}"
+        _is_back(after, before),
+        f"threads {before.threads} -> {after.threads}, descriptors {before.descriptors} -> {after.descriptors}",
     )
+    attack.expect(after.processes == before.processes, "a process of the listener has ended")
     kept = whole_spool_files(product.data / "spool", attack.violations)
     lost = [uid for uid in canary.acknowledged if not kept[uid]]
     attack.expect(not lost, f"{len(lost)} acknowledged instances of the well-behaved sender are lost")
     grown = (after.resident_kb - before.resident_kb) / 1024
     return Row(*named, count, tuple(attack.violations), f"{figure}; {canary.figure}; resident {grown:+.1f} MB")
+
+
+def _is_back(now: Footprint, before: Footprint) -> bool:
+    return now.threads <= before.threads and now.descriptors <= before.descriptors + 1
 
 
 def crowd_row(product: Daemons, pid: int, scale: Scale) -> Row:

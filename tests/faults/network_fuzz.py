@@ -15,6 +15,7 @@ import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from listener.spoolnames import NAME
@@ -237,7 +238,7 @@ def fuzz(scratch: Path, scale: Scale, *, threads: int = 8) -> Row:
         listener = product.start("listener")
         recorded = sessions(product.port, scratch)
         mutable = [session for session in recorded if len(session.pdus) > 1]
-        before = Footprint.of(listener.pid)
+        before = Footprint.of_family(listener.pid)
         kept_before = _kept(data)
         with Canary(product.port) as canary, ThreadPoolExecutor(threads) as pool:
             for seed in range(scale.pdus):
@@ -246,13 +247,16 @@ def fuzz(scratch: Path, scale: Scale, *, threads: int = 8) -> Row:
         if listener.poll() is not None:
             violations.append(f"the listener ended with {listener.returncode}")
             return Row("F17-F23 network fuzz", "listener", scale.pdus, tuple(violations), "-")
-        wait_for(lambda: Footprint.of(listener.pid).threads <= before.threads, 60, "threads of the listener end")
-        after = Footprint.of(listener.pid)
+        measure = partial(Footprint.of_family, listener.pid)
+        wait_for(lambda: measure().threads <= before.threads, 60, "threads of the listener end")
+        after = measure()
         kept = _kept(data) - kept_before - len(canary.acknowledged)
         if kept < tally.kept:
             violations.append(f"{tally.kept} instances acknowledged, {kept} in the spool")
         left = list((data / "spool" / "tmp").iterdir())
         violations += [f"{len(left)} files left in spool/tmp"] * bool(left)
+        if after.processes != before.processes:
+            violations.append("a process of the listener has ended")
         if after.descriptors > before.descriptors + 2:
             violations.append(f"descriptors grew from {before.descriptors} to {after.descriptors}")
         if "Traceback" in product.log("listener"):

@@ -470,10 +470,11 @@ def _told(spool: Path) -> str:
 
 
 def _open_beyond_loopback(pid: int) -> list[str]:
-    """Addresses beyond loopback that a process listens on."""
+    """Addresses beyond loopback that a process, or any that descends from it, listens on."""
     import psutil  # type: ignore[import-untyped] # it ships no types
 
-    listening = (one.laddr for one in psutil.Process(pid).net_connections() if one.status == psutil.CONN_LISTEN)
+    connections = (one for member in family(pid) for one in psutil.Process(member).net_connections())
+    listening = (one.laddr for one in connections if one.status == psutil.CONN_LISTEN)
     return [f"{address.ip}:{address.port}" for address in listening if address.ip not in {"127.0.0.1", "::1"}]
 
 

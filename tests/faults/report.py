@@ -1,7 +1,7 @@
 """Rows of the fault report: what was injected, how often, what was violated, and the figure.
 
 Contract: a row that this machine does not permit is `NOT RUN` with the reason, and is never counted as passed; a row
-whose own code fails is a violation, not a skip.
+whose own code fails is a violation, not a skip, and so is one in which nothing was injected.
 """
 
 from __future__ import annotations
@@ -108,8 +108,11 @@ def attempt(fault: str, where: str, measure: Callable[[], Row]) -> Row:
     except Exception as error:  # noqa: BLE001 - a row that fails must show in the report, and the others still run
         traceback.print_exc(file=sys.stderr)
         return Row(fault, where, 0, (f"the row itself failed: {type(error).__name__}: {error}"[:300],), "-")
+    violations = row.violations
+    if row.not_run is None and not row.injected and not violations:
+        violations = ("nothing was injected: nothing shown",)
     took = f"{time.monotonic() - started:.0f} s"
-    return Row(row.fault, row.where, row.injected, row.violations, f"{row.figure}; took {took}", row.not_run)
+    return Row(row.fault, row.where, row.injected, violations, f"{row.figure}; took {took}", row.not_run)
 
 
 def show(row: Row) -> str:

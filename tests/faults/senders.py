@@ -144,6 +144,8 @@ class Canary(threading.Thread):
         self.rounds = 0
         self.slowest_s = 0.0
         self.failures: list[str] = []
+        self.failed_during: list[tuple[float, float]] = []
+        """When each of them began and ended, on the monotonic clock."""
         self.acknowledged: list[str] = []
         self._done = threading.Event()
         words = [*options, "-to", "10", "-ta", "10", "-aec", "EXPORTER", "127.0.0.1", str(port)]
@@ -158,10 +160,12 @@ class Canary(threading.Thread):
                 path.write_bytes(data)
                 started = time.monotonic()
                 for command in (self._echo, [*self._store, str(path)]):
+                    began = time.monotonic()
                     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
                     if done.returncode != 0:
                         words = (done.stderr + done.stdout).strip().splitlines()[-1:]
                         self.failures.append(f"the well-behaved sender failed: {Path(command[0]).name}: {words}")
+                        self.failed_during.append((began, time.monotonic()))
                     elif command[0] == self._store[0]:
                         self.acknowledged.append(uid)
                 self.slowest_s = max(self.slowest_s, time.monotonic() - started)

@@ -1,7 +1,7 @@
 """F25: thousands of instances and associations, many of them broken off or rejected: memory, threads, files stay flat.
 
-Measured from outside while it runs: the listener and the exporter's main process (its workers are replaced by design
-when they grow). The first quarter warms caches up; growth is counted from there.
+Measured from outside while it runs: the listener, all its processes together, and the exporter's main process (its
+workers are replaced by design when they grow). The first quarter warms caches up; growth is counted from there.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.faults.report import Row, Scale, attempt
 from tests.faults.senders import Canary, dcmsend
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from tests.faults.recording import Session
@@ -36,21 +36,20 @@ GROWTH_KB: Final = 12_000
 
 
 class Gauges(threading.Thread):
-    """Samples of the footprint of several processes, by name, four a second."""
+    """Samples of several footprints, by name, four a second."""
 
-    def __init__(self, pids: dict[str, int], measure: Callable[[int], Footprint] = Footprint.of) -> None:
+    def __init__(self, measures: Mapping[str, Callable[[], Footprint]]) -> None:
         super().__init__(daemon=True)
-        self._pids = pids
-        self._measure = measure
+        self._measures = measures
         self._done = threading.Event()
-        self.samples: dict[str, list[Footprint]] = {name: [] for name in pids}
-        self._taken_at: dict[str, list[float]] = {name: [] for name in pids}
+        self.samples: dict[str, list[Footprint]] = {name: [] for name in measures}
+        self._taken_at: dict[str, list[float]] = {name: [] for name in measures}
 
     def run(self) -> None:
         while not self._done.wait(0.25):
-            for name, pid in self._pids.items():
+            for name, measure in self._measures.items():
                 with contextlib.suppress(OSError, KeyError):
-                    self.samples[name].append(self._measure(pid))
+                    self.samples[name].append(measure())
                     self._taken_at[name].append(time.monotonic())
 
     def stop(self) -> None:
@@ -72,11 +71,14 @@ def soak(scratch: Path, scale: Scale) -> Row:
     violations: list[str] = []
     rng = random.Random(25)  # noqa: S311 - which session breaks where is no secret
     with daemons(data, scratch / "logs", extra=SMALL_MARKS) as product:
-        pids = {"listener": product.start("listener").pid, "exporter": product.start("run").pid}
+        measures = {
+            "listener": partial(Footprint.of_family, product.start("listener").pid),
+            "exporter": partial(Footprint.of, product.start("run").pid),
+        }
         recorded = [session for session in sessions(product.port, scratch) if len(session.pdus) > 2]
         product.settled(60)
-        before = {name: Footprint.of(pid) for name, pid in pids.items()}
-        gauges = Gauges(pids)
+        before = {name: measure() for name, measure in measures.items()}
+        gauges = Gauges(measures)
         gauges.start()
         started = time.monotonic()
         batches = [
@@ -97,10 +99,10 @@ def soak(scratch: Path, scale: Scale) -> Row:
         status = product.settled(1800)
         all_s = time.monotonic() - started
         violations += canary.failures
-        wait_for(lambda: Footprint.of(pids["listener"]).threads <= before["listener"].threads, 60, "threads end")
-        after = {name: Footprint.of(pid) for name, pid in pids.items()}
+        wait_for(lambda: measures["listener"]().threads <= before["listener"].threads, 60, "threads end")
+        after = {name: measure() for name, measure in measures.items()}
         gauges.stop()
-        figures = [flat(name, gauges.samples[name], before[name], after[name], violations) for name in pids]
+        figures = [flat(name, gauges.samples[name], before[name], after[name], violations) for name in measures]
         violations += product.reconciled()
         for name in ("run", "listener"):
             if product.stop(name) != 0:

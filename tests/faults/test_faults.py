@@ -20,6 +20,7 @@ from tests.faults import (
     crash_points,
     errors,
     full_disk,
+    members,
     network,
     network_fuzz,
     numbered,
@@ -28,6 +29,7 @@ from tests.faults import (
     soak,
     steady,
     volume,
+    watchdog,
 )
 from tests.faults.daemons import Footprint, wait_for
 from tests.faults.report import QUICK, Row, attempt
@@ -159,6 +161,21 @@ def test_a_process_is_measured_together_with_all_that_descend_from_it_and_one_th
     violations: list[str] = []
     soak.flat("it", [before], before, replace(before, processes=frozenset({parent.pid})), violations)
     assert violations == ["it: processes 2 -> 1, 1 have ended"]
+
+
+def test_a_row_in_which_nothing_was_injected_has_not_held() -> None:
+    assert attempt("-", "-", lambda: Row("-", "-", 0, (), "-")).verdict == "VIOLATED"
+
+
+# pynetdicom leaves the socket of a refused connection to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_f55_receiving_processes_that_are_killed_take_nothing_along_that_was_acknowledged(tmp_path: Path) -> None:
+    row = hold(lambda: members.killed_members(tmp_path, 5))
+    assert row.injected == 5
+
+
+def test_f64_a_listener_that_hangs_falls_silent_and_once_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+    hold(lambda: watchdog.row(tmp_path, "listener", "accept4", 2.0, 20.0))
 
 
 def test_f15_ten_associations_a_second_are_all_served(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tests.faults.daemons import SMALL_MARKS, Daemons, Late, daemons, wait_for
+from tests.faults.daemons import SMALL_MARKS, Daemons, Late, daemons, living, wait_for
 from tests.faults.invariants import check_settled
 from tests.faults.lifecycle import fill_spool
 from tests.faults.report import Row, Scale, attempt
 from tests.faults.tracing import attached
+from tests.product.running import family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 HANG: Final = "delay_enter=600000000"
 """Ten minutes in one system call."""
+SEVERAL: Final = f"listener:\n  port: {{port}}\n  processes: 2\n{SMALL_MARKS}"
+"""Whatever the machine has."""
 
 
 class Supervisor(threading.Thread):
@@ -68,7 +71,7 @@ def row(scratch: Path, name: str, call: str, allowed_s: float, patience_s: float
     environment = {"NOTIFY_SOCKET": str(notify), "WATCHDOG_USEC": str(int(allowed_s * 1e6))}
     data = scratch / "data"
     uids = fill_spool(data, 3)
-    with daemons(data, scratch / "logs", extra=SMALL_MARKS, environment=environment) as product:
+    with daemons(data, scratch / "logs", extra=SEVERAL, environment=environment) as product:
         process = product.start(name)
         wait_for(lambda: supervisor.heard >= 3, 30 + 3 * allowed_s, "signs of life")
         with ExitStack() as stack:
@@ -84,9 +87,12 @@ def row(scratch: Path, name: str, call: str, allowed_s: float, patience_s: float
             silent_s = time.monotonic() - hung_at
             if process.poll() is not None:
                 violations.append(f"{name} ended by itself: what was to be shown was not shown")
+            others = family(process.pid)[1:]
             with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGABRT)
                 os.kill(process.pid, signal.SIGKILL)
+        if name == "listener":
+            violations += _outlived(others)
         product.kill_all()
         started = time.monotonic()
         for one in ("listener", "run"):
@@ -103,6 +109,16 @@ def row(scratch: Path, name: str, call: str, allowed_s: float, patience_s: float
         f"exported after {well_s:.1f} s"
     )
     return Row("F64 watchdog tells the truth", f"{name}, hanging in {call}", 1, tuple(violations), figure)
+
+
+def _outlived(others: list[int]) -> list[str]:
+    """The listener was killed: its further processes have to end by themselves."""
+    if not others:
+        return ["the listener had no further process: nothing shown"]
+    with suppress(Late):
+        wait_for(lambda: not living(others), 5, "they end")
+    remaining = living(others)
+    return [f"{len(remaining)} of {len(others)} receiving processes outlive the listener"] * bool(remaining)
 
 
 def _touch(product: Daemons, name: str, data: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tests.faults.daemons import Footprint, Late, family_cpu_s, wait_for
@@ -39,8 +40,9 @@ def watched(product: Daemons) -> Iterator[Watched]:
     found = Watched()
     with Canary(product.port, period_s=0.3) as first:
         pass  # whatever is made once only has been made
-    before = Footprint.of_family(listener.pid)
-    gauges = Gauges({NAME: listener.pid}, Footprint.of_family)
+    measure = partial(Footprint.of_family, listener.pid)
+    before = measure()
+    gauges = Gauges({NAME: measure})
     gauges.start()
     try:
         with Canary(product.port) as canary:
@@ -55,8 +57,8 @@ def watched(product: Daemons) -> Iterator[Watched]:
         found.violations.append(f"the listener ended with {listener.returncode}")
         return
     with suppress(Late):
-        wait_for(lambda: Footprint.of_family(listener.pid).threads <= before.threads, 60, "threads end")
-    after = Footprint.of_family(listener.pid)
+        wait_for(lambda: measure().threads <= before.threads, 60, "threads end")
+    after = measure()
     slope = gauges.slope_kb_per_h(NAME)
     told = f"slope {slope:+.0f} KB/h" if found.seconds >= WORTH_A_SLOPE_S else "too short for a slope"
     with (product.logs / f"{NAME}.log").open("rb") as lines:  # it may be long

@@ -49,7 +49,7 @@ class Process:
         return Requestor(self.port, **options)
 
     def limit(self, which: int, value: int) -> None:
-        """Set a limit of the running process (prlimit(2))."""
+        """Set a limit of the listener's own process (prlimit(2)), which is not that of any further one."""
         resource.prlimit(self.popen.pid, which, (value, resource.prlimit(self.popen.pid, which)[1]))
 
 

@@ -1,9 +1,11 @@
-"""A gigabyte of frames goes through in little memory."""
+"""Large instances are received, and a gigabyte of frames goes through, in little memory."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from tests.listener.requestor import Requestor, data_set, pdu, pdv
 from tests.product.running import family, peak_resident_mb
 
 if TYPE_CHECKING:
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 
 FRAMES = 2048
 LIMIT_MB = 300
+FULL = os.environ.get("EXPORTER_TEST_PEERS") == "full"
+SIZES_MB = (2000, 500) if FULL else (200, 50)
+"""One alone, then eight at once."""
+RECEIVING_MB = 150
 
 
 def gigabyte(path: Path) -> str:
@@ -85,3 +92,39 @@ def test_one_gigabyte_is_received_and_exported_in_under_300_mb(
     assert medium["duration_s"] == pytest.approx(FRAMES * 0.040, abs=0.01)
     assert len(peaks) >= 2, "the watch saw the daemon and a worker"
     assert max(peaks.values()) < LIMIT_MB, peaks
+
+
+def send_large(port: int, uid: str, size_mb: int) -> int:
+    """Store an instance of so many megabytes, all zeros; the status of the response."""
+    content = data_set(uid, pixels=b"")
+    piece = bytes(125_000)  # within the longest PDU that the listener takes by default
+    count = size_mb * 1_000_000 // len(piece)
+    with Requestor(port, wait_s=300) as requestor:
+        assert requestor.associate()[0] == 2
+        requestor.send(pdu(4, pdv(1, 3, requestor.store_command(uid))))
+        requestor.send(pdu(4, pdv(1, 0, content[:-4] + (count * len(piece)).to_bytes(4, "little"))))
+        for number in range(1, count + 1):
+            requestor.send(pdu(4, pdv(1, 2 if number == count else 0, piece)))
+        status = requestor.response().status
+        assert requestor.release() == 6
+    return status
+
+
+@pytest.mark.slow
+def test_large_instances_one_alone_and_eight_at_once_are_received_in_under_150_mb(product: Product) -> None:
+    """By all receiving processes together: the sum counts what they share once for each, and each at its own peak."""
+    product.extra = "  processes: 2\n"
+    listener = product.start("listener")
+    alone, each = SIZES_MB
+    assert send_large(product.port, "1.2.1", alone) == 0
+    with ThreadPoolExecutor(8) as pool:
+        sent = [pool.submit(send_large, product.port, f"1.2.2.{number}", each) for number in range(8)]
+        assert {one.result() for one in sent} == {0}
+    peaks = [peak_resident_mb(pid) for pid in family(listener.pid)]
+    assert len(peaks) == 2
+    print(f"{alone} MB, then 8 of {each} MB at once: {' and '.join(f'{peak:.0f}' for peak in peaks)} MB")  # noqa: T201
+    assert sum(peaks) < RECEIVING_MB
+    assert product.stop("listener") == 0
+    sizes = sorted(path.stat().st_size for path in (product.data / "spool" / "new").iterdir())
+    assert len(sizes) == 9
+    assert sizes[-1] > alone * 1_000_000

@@ -66,7 +66,6 @@ class Crew:
         self._on_leave = on_leave
         self._on_declined = on_declined
         self._members = [_Member(number, surroundings) for number in range(1, size + 1)]
-        self._settings: dict[str, Any] = {}
         self._stopping = threading.Event()
         self._hearing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="crew", daemon=True)
@@ -77,7 +76,7 @@ class Crew:
         self.use(settings)
         self._last_tick = time.monotonic()
         for member in self._members:
-            member.start(self._settings)
+            member.start()
         self._thread.start()
 
     def wait(self, within_s: float) -> None:
@@ -88,9 +87,9 @@ class Crew:
 
     def use(self, settings: ListenerSettings) -> None:
         """Settings for the associations that are handed over from now on."""
-        self._settings = settings.model_dump(mode="json", include={"listener", "spool", "log"})
+        told = settings.model_dump(mode="json", include={"listener", "spool", "log"})
         for member in self._members:
-            member.use(self._settings)
+            member.use(told)
 
     def is_alive(self) -> bool:
         """Whether somebody looks after the processes."""
@@ -139,14 +138,14 @@ class Crew:
             self._wait_for_words()
             self.catch_up()
             for member in self._members:
-                member.look(self._settings)
+                member.look()
 
     def _wait_for_words(self) -> None:
         """Until a process says something, for a tick."""
         waiting = select.poll()
         for member in self._members:
-            if member.fileno() >= 0:
-                waiting.register(member.fileno(), select.POLLIN)
+            if (descriptor := member.fileno()) >= 0:
+                waiting.register(descriptor, select.POLLIN)
         waiting.poll(TICK_S * 1000)
 
 
@@ -173,6 +172,7 @@ class _Member:
         self._places: dict[int, Place] = {}
         self._next_id = 0
         self.is_ready = False
+        self._settings: dict[str, Any] = {}
         self._is_up_to_date = False
         self._heard_at = 0.0
         self._start_at = 0.0
@@ -191,9 +191,10 @@ class _Member:
 
     def fileno(self) -> int:
         """Of the channel; -1 where there is none."""
-        return self._channel.fileno() if self._channel is not None else -1
+        channel = self._channel  # whoever admits connections may hear of its end meanwhile
+        return channel.fileno() if channel is not None else -1
 
-    def start(self, settings: dict[str, Any]) -> None:
+    def start(self) -> None:
         """Start the process and tell it what it needs."""
         self._heard_at = time.monotonic()
         try:
@@ -211,15 +212,23 @@ class _Member:
             "mark": self._mark,
         }
         channel.send({"start": start}, wait=False)
-        self.use(settings)
+        with self._lock:
+            self._tell_settings()
         self._room = None
         self._tell_room()
 
     def use(self, settings: dict[str, Any]) -> None:
+        """Other settings from now on."""
+        with self._lock:
+            self._settings = settings
+            self._tell_settings()
+
+    def _tell_settings(self) -> None:
         """Tell it the settings, in a file in memory, whose length is of no concern; `look` tries again."""
         channel, self._is_up_to_date = self._channel, False
         if channel is None:
             return
+        settings = self._settings
         try:
             with os.fdopen(os.memfd_create("settings", os.MFD_CLOEXEC), "wb", buffering=0) as file:
                 write_all(file.fileno(), [json.dumps(settings).encode("ascii")])
@@ -254,15 +263,16 @@ class _Member:
         except ChannelClosed:
             heard.has_left |= self._gone()
 
-    def look(self, settings: dict[str, Any]) -> None:
-        """Tell it what room there is; start it again if it ended; end it if it hangs."""
+    def look(self) -> None:
+        """Tell it what it does not know yet; start it again if it ended; end it if it hangs."""
         if self._process is None:
             if time.monotonic() >= self._start_at:
-                self.start(settings)
+                self.start()
             return
-        self._tell_room()
         if not self._is_up_to_date:
-            self.use(settings)
+            with self._lock:
+                self._tell_settings()
+        self._tell_room()
         if time.monotonic() - self._heard_at > SILENT_S:
             log.error("a receiving process gives no sign of life: ended", process=self._number)
             self._process.kill()
@@ -298,6 +308,8 @@ class _Member:
         """Take one message."""
         if message.get("counts"):
             self._surroundings.counters.add_each(**message["counts"])
+        if "lacks_settings" in message:
+            self._is_up_to_date = False
         if "ready" in message:
             self.is_ready = True
             self._pause_s = 0.5

@@ -79,6 +79,7 @@ class Member:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._told: dict[str, int] = {}
+        self._lacks_settings = False
         self._counters = Counters()
         self._room = RoomAsTold()
         root = Path(start["spool"])
@@ -102,7 +103,7 @@ class Member:
             received = self._channel.receive(TICK_S)
             if time.monotonic() >= next_sign:
                 next_sign = time.monotonic() + TICK_S
-                self.tell({"alive": 1}, with_counts=True)
+                self.tell({"lacks_settings": 1} if self._lacks_settings else {"alive": 1}, with_counts=True)
             if received is None:
                 continue
             message, descriptor = received
@@ -122,8 +123,12 @@ class Member:
         if "room" in message:
             self._room.state = Room(message["room"])
             self._room.queue_full = bool(message["queue_full"])
-        elif "use" in message and descriptor is not None:
-            self._use(read_settings(descriptor))
+        elif "use" in message:
+            self._lacks_settings = descriptor is None  # there were no descriptors left to receive one
+            if descriptor is not None:
+                self._use(read_settings(descriptor))
+        elif "take" in message and descriptor is None:
+            self.tell({"declined": message["take"]})
         elif "take" in message and descriptor is not None:
             place = HandedOver(self, message["take"], socket.socket(fileno=descriptor), message["host"])
             if not self._serving.begin(place, self._terms):

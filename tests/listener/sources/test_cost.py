@@ -1,4 +1,4 @@
-"""What associations cost the listener: processor time to set one up, to keep 50 idle, and memory of 200 that store."""
+"""What associations cost the listener, all its processes together: time to set one up, 50 idle ones, 200 that store."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped] # it ships no types
 import pytest
 
+from tests.faults.daemons import Footprint, family_cpu_s
 from tests.listener.process import listening
 from tests.listener.requestor import CT, EXPLICIT, IMPLICIT, VERIFICATION, data_set, pdu, pdv, proposed
 
@@ -22,17 +22,16 @@ FEW = (proposed(1, CT, EXPLICIT), proposed(3, VERIFICATION, IMPLICIT))
 MANY = tuple(proposed(n, f"1.2.840.10008.5.1.4.1.1.{n}", EXPLICIT, IMPLICIT) for n in range(1, 256, 2))
 
 
-def cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+def resident(pid: int) -> int:
+    return Footprint.of_family(pid).resident_kb << 10
 
 
 @contextmanager
-def told(what: str, process: psutil.Process) -> Iterator[None]:
+def told(what: str, pid: int) -> Iterator[None]:
     """Say what memory there was before and after."""
-    before = process.memory_info().rss
+    before = resident(pid)
     yield
-    after = process.memory_info().rss
+    after = resident(pid)
     print(f"{what}: {before / 1e6:.1f} -> {after / 1e6:.1f} MB resident")  # noqa: T201 - a figure
 
 
@@ -43,7 +42,7 @@ def test_setting_up_an_association_takes_little_processor_time(
     """The bound is twice the promise for many contexts: a busy machine has cold caches."""
     rounds = 1000 if FULL else 200
     with listening(tmp_path, free_port) as listener:
-        process = psutil.Process(listener.popen.pid)
+        pid = listener.popen.pid
 
         def associate(times: int) -> None:
             for _ in range(times):
@@ -52,9 +51,9 @@ def test_setting_up_an_association_takes_little_processor_time(
                     assert requestor.release() == 6
 
         associate(20)
-        before = cpu_s(process)
+        before = family_cpu_s(pid)
         associate(rounds)
-        each_ms = (cpu_s(process) - before) / rounds * 1000
+        each_ms = (family_cpu_s(pid) - before) / rounds * 1000
     print(f"{len(contexts)} contexts: {each_ms:.2f} ms of processor time for an association")  # noqa: T201 - a figure
     assert each_ms < permitted_ms
 
@@ -62,12 +61,12 @@ def test_setting_up_an_association_takes_little_processor_time(
 def test_fifty_idle_associations_take_next_to_no_processor_time(tmp_path: Path, free_port: int) -> None:
     seconds = 20.0 if FULL else 2.0
     with listening(tmp_path, free_port) as listener, ExitStack() as stack:
-        process = psutil.Process(listener.popen.pid)
+        pid = listener.popen.pid
         for _ in range(50):
             assert stack.enter_context(listener.requestor()).associate()[0] == 2
-        before = cpu_s(process)
+        before = family_cpu_s(pid)
         time.sleep(seconds)  # the measurement
-        share = (cpu_s(process) - before) / seconds
+        share = (family_cpu_s(pid) - before) / seconds
     print(f"50 idle associations: {share:.2%} of a core")  # noqa: T201 - a figure
     assert share < 0.02
 
@@ -79,25 +78,25 @@ def test_two_hundred_associations_that_store_at_once_are_served_in_little_memory
     content = data_set(pixels=bytes(2_000_000 if FULL else 300_000))
     half = len(content) // 2
     with listening(tmp_path, free_port) as listener, ExitStack() as stack:
-        process = psutil.Process(listener.popen.pid)
-        start = process.memory_info().rss
-        with told("200 associations", process):
+        pid = listener.popen.pid
+        start = resident(pid)
+        with told("200 associations", pid):
             requestors = [stack.enter_context(listener.requestor(wait_s=60)) for _ in range(200)]
             assert {requestor.associate()[0] for requestor in requestors} == {2}
-        with told("200 in the middle of an instance", process):
+        with told("200 in the middle of an instance", pid):
             for requestor in requestors:
                 requestor.send(pdu(4, pdv(1, 3, requestor.store_command())))
                 for at in range(0, half, 100_000):
                     requestor.send(pdu(4, pdv(1, 0, content[at : min(at + 100_000, half)])))
-        most = process.memory_info().rss
-        with told("200 instances stored", process):
+        most = resident(pid)
+        with told("200 instances stored", pid):
             for requestor in requestors:
                 for at in range(half, len(content), 100_000):
                     last = at + 100_000 >= len(content)
                     requestor.send(pdu(4, pdv(1, 2 if last else 0, content[at : at + 100_000])))
             assert {requestor.response().status for requestor in requestors} == {0}
             assert {requestor.release() for requestor in requestors} == {6}
-        most = max(most, process.memory_info().rss)
+        most = max(most, resident(pid))
         assert len(list((listener.spool / "new").iterdir())) == 200
     print(f"{(most - start) / 200 / 1024:.0f} KiB for each")  # noqa: T201 - a figure
     assert most - start < 200 * (700 << 10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -30,6 +31,7 @@ from tests.listener.sources.test_commitment import ON, Requester
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import ModuleType
 
     Receive = Callable[..., Receiver]
 
@@ -361,3 +363,57 @@ def test_settings_arrive_as_they_were_sent(certificate: Path, tmp_path: Path) ->
     descriptor = os.memfd_create("settings")
     os.write(descriptor, json.dumps(sent.model_dump(mode="json", include={"listener", "spool", "log"})).encode())
     assert read_settings(descriptor) == sent
+
+
+def test_a_process_without_descriptors_gives_connections_back(two: Receiver) -> None:
+    """The descriptor of the connection cannot be received; who sent it must not wait for ever."""
+    process = other_process(os.getpid())
+    _, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, most))  # those it has stay open
+    with handed_over(two) as requestor:
+        assert requestor.associate()[0] == 2
+        assert requestor.store().status == 0
+    assert [is_of_the_listener(two, path) for path in two.new()] == [True]
+    assert process.is_running()
+
+
+@pytest.mark.parametrize(("module", "call"), [(socket, "socketpair"), (os, "memfd_create")])
+def test_a_process_that_ends_while_there_are_no_descriptors_is_replaced_once_there_are(
+    two: Receiver, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str
+) -> None:
+    tried: list[str] = []
+
+    def without_descriptors(*_: object) -> None:
+        tried.append(call)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    process = other_process(os.getpid())
+    monkeypatch.setattr(module, call, without_descriptors)
+    process.kill()
+    eventually(lambda: tried, "another one is started, in vain", 30)
+    monkeypatch.undo()
+    eventually(lambda: other_process(os.getpid()).pid != process.pid, "another process is there", 30)
+    assert two.daemon.is_alive()
+    with handed_over(two) as requestor:
+        assert requestor.associate()[0] == 2
+
+
+def test_settings_that_a_process_had_no_descriptor_for_reach_it_later(receive: Receive) -> None:
+    receiver = receive(listener={"processes": 2})
+    process = other_process(os.getpid())
+    before = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    settings = receiver.settings.listener.model_copy(update={"more_ae_titles": ("NEW",)})
+    receiver.daemon.reload(ListenerSettings(listener=settings))
+    with handed_over(receiver) as requestor:  # comes back: what was sent before it has arrived
+        assert requestor.associate()[0] == 2
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, before)
+
+    def is_known_there() -> bool:
+        with handed_over(receiver) as requestor:
+            accepted = requestor.associate(called="NEW")[0] == 2
+            if accepted:
+                assert requestor.store().status == 0
+        return accepted and not is_of_the_listener(receiver, receiver.new()[-1])
+
+    eventually(is_known_there, "the other process knows the new AE title")

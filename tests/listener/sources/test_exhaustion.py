@@ -69,8 +69,9 @@ def test_f28_a_port_that_is_taken_is_told_in_a_sentence(tmp_path: Path, free_por
 
 
 def test_f28_with_sixty_four_descriptors_it_serves_whom_it_can_and_recovers(tmp_path: Path, free_port: int) -> None:
+    """Of one process: the limit is set on the listener's own, and whoever is served by another one does not feel it."""
     deadlines = {"request_s": 2.0}
-    with listening(tmp_path, free_port, deadlines=deadlines) as process, process.requestor() as before:
+    with listening(tmp_path, free_port, deadlines=deadlines, processes=1) as process, process.requestor() as before:
         assert before.associate()[0] == 2
         process.limit(resource.RLIMIT_NOFILE, 64)
         with ExitStack() as stack:
@@ -87,8 +88,11 @@ def test_f28_with_sixty_four_descriptors_it_serves_whom_it_can_and_recovers(tmp_
 
 
 def test_f28_without_threads_it_turns_away_and_recovers(tmp_path: Path, free_port: int) -> None:
-    """A thread that cannot be made looks the same whatever forbids it; here there is no address space for its stack."""
-    with listening(tmp_path, free_port) as process, process.requestor() as before:
+    """A thread that cannot be made looks the same whatever forbids it; here there is no address space for its stack.
+
+    One process: with several, another one that has threads would serve them.
+    """
+    with listening(tmp_path, free_port, processes=1) as process, process.requestor() as before:
         assert before.associate()[0] == 2
         assert before.store("1.2.1").status == 0
         used = psutil.Process(process.popen.pid).memory_info().vms

@@ -11,8 +11,7 @@ import threading
 from http.client import HTTPException
 from typing import TYPE_CHECKING
 
-import psutil  # type: ignore[import-untyped]  # it has no stubs here
-
+from tests.faults.daemons import Footprint
 from tests.listener.requestor import eventually
 from tests.listener.sources.dicomweb.store import TOKEN, header, instance, multipart, part, read_answer
 
@@ -47,6 +46,10 @@ class Listener:
         except OSError:
             return False
         return True
+
+    def resident(self) -> int:
+        """Bytes, of all its processes."""
+        return Footprint.of_family(self.process.pid).resident_kb << 10
 
     def end(self) -> None:
         self.process.kill()
@@ -110,10 +113,9 @@ def test_memory_does_not_grow_with_the_instance(tmp_path: Path, free_port: int) 
         with listener.connect() as sock:
             sock.sendall(header(len(body)) + body)
             assert read_answer(sock).status == 200
-        process = psutil.Process(listener.process.pid)
-        at_first = process.memory_info().rss
+        at_first = listener.resident()
         with listener.connect() as sock:
-            peak = send_large(sock, lambda: int(process.memory_info().rss))
+            peak = send_large(sock, listener.resident)
             assert read_answer(sock).status == 200
         assert max(path.stat().st_size for path in listener.new.iterdir()) > LARGE_BYTES
         assert peak - at_first < 24 << 20
