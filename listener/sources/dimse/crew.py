@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 TICK_S: Final = 0.5
+BUSY_S: Final = 3.0
+"""A process that says nothing for so long gets no connection; they speak once a second."""
 SILENT_S: Final = 30.0
 """A process that says nothing for so long hangs; it is ended."""
 LONGEST_PAUSE_S: Final = 30.0
@@ -187,7 +189,8 @@ class _Member:
     @property
     def load(self) -> float:
         """How many associations it serves; beyond all measure while it cannot, or knows old settings only."""
-        return len(self._places) if self.is_ready and self._is_up_to_date else float("inf")
+        answers = time.monotonic() - self._heard_at < BUSY_S
+        return len(self._places) if self.is_ready and self._is_up_to_date and answers else float("inf")
 
     def fileno(self) -> int:
         """Of the channel; -1 where there is none."""
@@ -265,7 +268,8 @@ class _Member:
 
     def look(self) -> None:
         """Tell it what it does not know yet; start it again if it ended; end it if it hangs."""
-        if self._process is None:
+        process = self._process  # whoever admits connections may hear of its end meanwhile
+        if process is None:
             if time.monotonic() >= self._start_at:
                 self.start()
             return
@@ -275,7 +279,7 @@ class _Member:
         self._tell_room()
         if time.monotonic() - self._heard_at > SILENT_S:
             log.error("a receiving process gives no sign of life: ended", process=self._number)
-            self._process.kill()
+            process.kill()
             self._heard_at = time.monotonic()
 
     def tell_to_stop(self, within_s: float) -> None:

@@ -11,6 +11,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -111,9 +112,9 @@ def test_a_process_that_is_killed_costs_its_own_associations_and_is_replaced(two
         process.kill()
         assert there.is_closed()
         assert here.store("1.2.3").status == 0
-        eventually(lambda: not list((two.spool / "tmp").iterdir())[1:], "what it had begun is deleted")
+        two.wait_for("receiving_processes_ended")
         assert here.release() == 6
-    assert two.count("receiving_processes_ended") == 1
+    eventually(lambda: not list((two.spool / "tmp").iterdir()), "what it had begun is deleted")
     assert {stored(path) for path in two.new()} == {data_set("1.2.1"), data_set("1.2.3")}
     eventually(lambda: other_process(os.getpid()).pid != process.pid, "another process is there")
 
@@ -130,6 +131,10 @@ def test_a_process_that_hangs_is_ended_and_replaced(receive: Receive, monkeypatc
     receiver = receive(listener={"processes": 2})
     process = other_process(os.getpid())
     process.suspend()
+    monkeypatch.setattr(crew, "BUSY_S", 1.5)
+    time.sleep(2.0)  # the silence itself
+    with handed_over(receiver) as requestor:
+        assert requestor.associate()[0] == 2  # by the listener's own
     monkeypatch.setattr(crew, "SILENT_S", 1.0)
     eventually(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, "it is ended")
     monkeypatch.undo()
