@@ -21,6 +21,9 @@ from listener.sources.dicomweb.settings import DicomwebSection
 from listener.sources.orthanc.settings import OrthancSection
 from listener.sources.watch.settings import WatchedFolders
 
+MOST_BY_ITSELF = 3
+"""Most receiving processes without being told: of 45 MB each, so that all of them stay below 150 MB."""
+
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address."""
@@ -147,7 +150,7 @@ class ListenerSection(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = 11112
     """Port to listen on; 0 takes a free one."""
     processes: PositiveInt | Literal["auto"] = "auto"
-    """Processes that receive: `auto` is one for each processor, four at most."""
+    """Processes that receive: `auto` is one for each processor, three at most."""
     peers: tuple[PeerSection, ...] = ()
     """Who may send; with any entry, nobody else may."""
     allow_any: bool = False
@@ -186,7 +189,7 @@ class ListenerSection(Section):
     @property
     def receiving_processes(self) -> int:
         """How many processes receive."""
-        return min(4, len(os.sched_getaffinity(0))) if self.processes == "auto" else self.processes
+        return min(MOST_BY_ITSELF, len(os.sched_getaffinity(0))) if self.processes == "auto" else self.processes
 
     @property
     def called_ae_titles(self) -> frozenset[str]:
