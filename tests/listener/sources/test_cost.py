@@ -51,9 +51,12 @@ def test_setting_up_an_association_takes_little_processor_time(
                     assert requestor.release() == 6
 
         associate(20)
-        before = family_cpu_s(pid)
-        associate(rounds)
-        each_ms = (family_cpu_s(pid) - before) / rounds * 1000
+        figures = []
+        for _ in range(4):  # the best of them: what else the machine does only ever adds
+            before = family_cpu_s(pid)
+            associate(rounds // 4)
+            figures.append((family_cpu_s(pid) - before) / (rounds // 4) * 1000)
+        each_ms = min(figures)
     print(f"{len(contexts)} contexts: {each_ms:.2f} ms of processor time for an association")  # noqa: T201 - a figure
     assert each_ms < permitted_ms
 
