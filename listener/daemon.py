@@ -76,6 +76,7 @@ class ListenerDaemon:
                 self.opened.append(source.start())
                 undo.callback(source.stop, 0.0)
             self._resources = undo.pop_all()
+        self.counters.write(self._spool.root)  # whoever asks now sees that there is a listener
         self._looks.start()
         for line in self.opened:
             log.info("listening", what=line)
