@@ -7,7 +7,6 @@ threads may send. The end of the other process is the end of the channel. Nothin
 from __future__ import annotations
 
 import json
-import os
 import select
 import socket
 from contextlib import suppress
@@ -71,13 +70,9 @@ class Channel:
                 return None
         try:
             content, descriptors, _, _ = socket.recv_fds(self._sock, LONGEST_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
-        except BlockingIOError:
-            return None
         except OSError as error:
             raise ChannelClosed from error
         if not content:
-            for descriptor in descriptors:
-                os.close(descriptor)
             raise ChannelClosed
         return json.loads(content), descriptors[0] if descriptors else None
 

@@ -46,7 +46,7 @@ class DimseSource:
     def __init__(self, settings: ListenerSettings, surroundings: Surroundings) -> None:
         self._surroundings = surroundings
         self._key = key_of(surroundings.spool.root)
-        self._started_with = settings.listener
+        self._started_with = settings
         self._terms = terms_of(settings.listener, self._key)
         self._stopping = threading.Event()
         self._socket: socket.socket | None = None
@@ -63,7 +63,6 @@ class DimseSource:
         if settings.listener.receiving_processes > 1:
             others = settings.listener.receiving_processes - 1
             self._crew = Crew(others, surroundings, on_leave=self._left, on_declined=self._serve_here)
-        self._started = settings
         self._last_tick = 0.0
         self._spare_fd = -1
         self._next_look_at_certificate = 0.0
@@ -77,7 +76,7 @@ class DimseSource:
         """Bind the port and accept; raises `SourceUnusable` where that cannot be done."""
         settings = self._terms.settings
         if self._crew is not None:
-            self._crew.start(self._started)
+            self._crew.start(self._started_with)
             self._crew.wait(CREW_READY_S)
         try:
             self._socket = listen(settings.host, settings.port, "listener")
@@ -105,7 +104,7 @@ class DimseSource:
         except SourceUnusable as error:
             log.error("reload refused, the old settings stay", problem=str(error))  # noqa: TRY400 - no traceback
             return
-        for setting in _fixed(self._started_with, settings.listener):
+        for setting in _fixed(self._started_with.listener, settings.listener):
             log.warning("needs a restart", setting=f"listener.{setting}")
         self._terms = terms
         self._next_look_at_certificate = 0.0
