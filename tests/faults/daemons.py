@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.ports import free_port
 from tests.product.running import answers, family
+from tests.written_at_once import write_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -74,7 +75,7 @@ class Daemons:
     def config(self) -> Path:
         path = self.logs / "config.yml"
         extra = self.extra if "listener:" in self.extra else f"listener:\n  port: {self.port}\n{self.extra}"
-        path.write_text(extra.replace("{port}", str(self.port)))
+        write_at_once(path, extra.replace("{port}", str(self.port)))
         return path
 
     def start(self, name: str, *, wrap: Sequence[str] = (), wait: bool = True) -> subprocess.Popen[bytes]:

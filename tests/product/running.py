@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.written_at_once import write_at_once
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -61,7 +63,7 @@ class Product:
     @property
     def config(self) -> Path:
         path = self.data.parent / f"{self.data.name}.yml"
-        path.write_text(f"listener:\n  port: {self.port}\n{self.extra}")
+        write_at_once(path, f"listener:\n  port: {self.port}\n{self.extra}")
         return path
 
     def start(self, name: str, *, ready: bool = True) -> subprocess.Popen[bytes]:

@@ -109,6 +109,10 @@ def test_each_instance_is_exported_once_while_either_side_is_killed_and_some_are
         product = make_product(extra)
         product.start("run")
         product.start("listener")
+        # What vanished before the first look at a log is not counted: let there be one before anything is deleted.
+        server.add(image(generate_uid(), str(generate_uid()), np.random.default_rng(5)))
+        first = newest_change(server)
+        until(lambda: at_rest(product, first), seconds=60, describe="the poller has read the log")
         modality = Modality(server, seed=6)
         modality.start()
         try:
