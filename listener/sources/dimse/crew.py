@@ -30,7 +30,7 @@ from listener.sources.dimse.channel import Channel, ChannelClosed
 from listener.spoolnames import MARK_BITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from listener.settings import ListenerSettings
     from listener.sources.contract import Surroundings
@@ -47,7 +47,7 @@ LONGEST_PAUSE_S: Final = 30.0
 
 
 class Crew:
-    """The other receiving processes of one listener."""
+    """The other receiving processes of one listener; there may be none."""
 
     def __init__(
         self,
@@ -65,6 +65,7 @@ class Crew:
             on_leave: Called whenever associations that were handed over have ended.
             on_declined: Called with a connection that was handed over and came back, for want of threads.
         """
+        self._counters = surroundings.counters
         self._on_leave = on_leave
         self._on_declined = on_declined
         self._members = [_Member(number, surroundings) for number in range(1, size + 1)]
@@ -79,7 +80,9 @@ class Crew:
         self._last_tick = time.monotonic()
         for member in self._members:
             member.start()
-        self._thread.start()
+        self._count()
+        if self._members:
+            self._thread.start()
 
     def wait(self, within_s: float) -> None:
         """Until every process can serve or has failed to, or so long."""
@@ -95,7 +98,8 @@ class Crew:
 
     def is_alive(self) -> bool:
         """Whether somebody looks after the processes."""
-        return self._thread.is_alive() and time.monotonic() - self._last_tick < 20 * TICK_S
+        looks = self._thread.is_alive() and time.monotonic() - self._last_tick < 20 * TICK_S
+        return looks or not self._members
 
     def take(self, place: Place, own: int) -> bool:
         """Hand a connection over, unless we serve no more than any of the others ourselves; whether it was.
@@ -104,8 +108,8 @@ class Crew:
             place: The connection's.
             own: How many associations our own process serves.
         """
-        least = min(self._members, key=lambda member: member.load)
-        return least.load < own and least.take(place)
+        least = min(self._members, key=lambda member: member.load, default=None)
+        return least is not None and least.load < own and least.take(place)
 
     def tell_to_stop(self, within_s: float) -> None:
         """Have every process finish what is under way, for so long, and then end."""
@@ -134,6 +138,10 @@ class Crew:
         if heard.has_left:
             self._on_leave()
 
+    def _count(self) -> None:
+        """How many processes serve now, the listener's own among them."""
+        self._counters.gauge("receiving_processes", 1 + sum(member.is_ready for member in self._members))
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._last_tick = time.monotonic()
@@ -141,6 +149,7 @@ class Crew:
             self.catch_up()
             for member in self._members:
                 member.look()
+            self._count()
 
     def _wait_for_words(self) -> None:
         """Until a process says something, for a tick."""
@@ -292,11 +301,12 @@ class _Member:
         channel, process, cut_off = self._channel, self._process, len(self._places)
         if channel is None or process is None:
             return 0
+        heard = _Heard()
         with suppress(ChannelClosed):
             while (left_s := until + 2.0 - time.monotonic()) > 0:
                 received = channel.receive(left_s)
                 if received is not None:
-                    self._note(received[0], _Heard())
+                    self._note(received[0], heard)
                     cut_off = int(received[0].get("stopped", len(self._places)))
         try:
             process.wait(max(0.1, until + 2.0 - time.monotonic()))
@@ -304,7 +314,7 @@ class _Member:
             process.kill()
             process.wait()
         channel.close()
-        self._leave_all()
+        self._leave_all(heard.declined)
         self._channel = self._process = None
         return cut_off
 
@@ -355,9 +365,9 @@ class _Member:
         self._postpone()
         return bool(lost)
 
-    def _leave_all(self) -> None:
+    def _leave_all(self, declined: Iterable[Place] = ()) -> None:
         places, self._places = self._places, {}
-        for place in places.values():
+        for place in (*places.values(), *declined):
             place.leave()
             place.sock.close()
 

@@ -138,8 +138,9 @@ class Member:
     def _use(self, settings: ListenerSettings) -> None:
         try:
             self._terms = terms_of(settings.listener, self._key)
-        except SourceUnusable as error:
-            log.error("reload refused, the old settings stay", problem=str(error))  # noqa: TRY400 - no traceback
+        except SourceUnusable as error:  # files that the listener's process could read a moment ago: told again soon
+            self._lacks_settings = True
+            log.error("settings cannot be used, no connection is taken", problem=str(error))  # noqa: TRY400 - no traceback
 
     def _stop(self, within_s: float) -> None:
         self._stopping.set()

@@ -59,10 +59,8 @@ class DimseSource:
         if self._commitments is not None:
             self._reporting = Reporting(self._commitments, settings.listener, surroundings.counters, self._terms.names)
         self._serving = Serving(Common(surroundings, self._commitments, self._stopping.is_set), self._left)
-        self._crew: Crew | None = None
-        if settings.listener.receiving_processes > 1:
-            others = settings.listener.receiving_processes - 1
-            self._crew = Crew(others, surroundings, on_leave=self._left, on_declined=self._serve_here)
+        others = settings.listener.receiving_processes - 1
+        self._crew = Crew(others, surroundings, on_leave=self._left, on_declined=self._serve_here)
         self._last_tick = 0.0
         self._spare_fd = -1
         self._next_look_at_certificate = 0.0
@@ -75,9 +73,8 @@ class DimseSource:
     def start(self) -> str:
         """Bind the port and accept; raises `SourceUnusable` where that cannot be done."""
         settings = self._terms.settings
-        if self._crew is not None:
-            self._crew.start(self._started_with)
-            self._crew.wait(CREW_READY_S)
+        self._crew.start(self._started_with)
+        self._crew.wait(CREW_READY_S)
         try:
             self._socket = listen(settings.host, settings.port, "listener")
         except SourceUnusable:
@@ -95,7 +92,7 @@ class DimseSource:
     def is_alive(self) -> bool:
         """Whether the accepting thread goes round, and whoever looks after the crew."""
         accepts = self._acceptor.is_alive() and time.monotonic() - self._last_tick < 10 * TICK_S
-        return accepts and (self._crew is None or self._crew.is_alive())
+        return accepts and self._crew.is_alive()
 
     def reload(self, settings: ListenerSettings) -> None:
         """New associations get the new settings and certificates; what needs a restart stays, and is said."""
@@ -108,8 +105,7 @@ class DimseSource:
             log.warning("needs a restart", setting=f"listener.{setting}")
         self._terms = terms
         self._next_look_at_certificate = 0.0
-        if self._crew is not None:
-            self._crew.use(settings)
+        self._crew.use(settings)
         if self._reporting is not None:
             self._reporting.use(settings.listener, terms.names)
 
@@ -128,11 +124,8 @@ class DimseSource:
             self._spare_fd = -1
         self._turned_away.stop()
         until = time.monotonic() + within_s
-        if self._crew is not None:
-            self._crew.tell_to_stop(within_s)
-        cut_off = self._serving.join(within_s)
-        if self._crew is not None:
-            cut_off += self._crew.join(until)
+        self._crew.tell_to_stop(within_s)
+        cut_off = self._serving.join(within_s) + self._crew.join(until)
         if self._reporting is not None:
             self._reporting.stop()
         if self._commitments is not None and not cut_off:
@@ -190,13 +183,13 @@ class DimseSource:
             self._surroundings.counters.add("connections_from_unknown_address")
             self._turned_away.take(sock, host, "address_not_allowed", encrypted=terms.tls is not None)
             return
-        if self._crew is not None and self._places.is_tight(host, limits):
+        if self._places.is_tight(host, limits):
             self._crew.catch_up()  # who has asked is not displaced, who has left takes no place
         place = self._places.admit(sock, host, limits)
         if place is None:
             self._turned_away.take(sock, host, "too_many_associations", encrypted=terms.tls is not None)
             return
-        if self._crew is None or not self._crew.take(place, self._serving.count):
+        if not self._crew.take(place, self._serving.count):
             self._serve_here(place)
 
     def _serve_here(self, place: Place) -> None:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -30,7 +31,7 @@ from tests.listener.requestor import stored_data_set as stored
 from tests.listener.sources.test_commitment import ON, Requester
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from types import ModuleType
 
@@ -40,7 +41,20 @@ if TYPE_CHECKING:
 @pytest.fixture
 def two(receive: Receive) -> Receiver:
     """A listener of two processes."""
-    return receive(listener={"processes": 2})
+    return of_two(receive)
+
+
+def of_two(receive: Receive, *, listener: Mapping[str, Any] = MappingProxyType({}), **settings: Any) -> Receiver:
+    """A listener of two processes that both serve: its port may be open before, on a machine that is busy."""
+    receiver = receive(listener={"processes": 2, **listener}, **settings)
+    eventually(lambda: processes(receiver) == 2, "both processes serve", 60)
+    return receiver
+
+
+def processes(receiver: Receiver) -> int:
+    """How many processes serve, as `exporter status` tells."""
+    gauges: Any = receiver.daemon.counters.snapshot()["gauges"]
+    return int(gauges["receiving_processes"])
 
 
 def other_process(listener: int) -> psutil.Process:
@@ -128,7 +142,7 @@ def test_a_process_that_is_killed_costs_its_own_associations_and_is_replaced(two
 
 
 def test_a_process_that_hangs_is_ended_and_replaced(receive: Receive, monkeypatch: pytest.MonkeyPatch) -> None:
-    receiver = receive(listener={"processes": 2})
+    receiver = of_two(receive)
     process = other_process(os.getpid())
     process.suspend()
     monkeypatch.setattr(crew, "BUSY_S", 1.5)
@@ -177,7 +191,7 @@ def test_signals_that_reach_the_whole_group_are_the_business_of_the_listener(two
 
 
 def test_bounds_hold_for_all_processes_together(receive: Receive) -> None:
-    receiver = receive(listener={"processes": 2, "limits": {"max_associations": 4, "max_associations_per_peer": 3}})
+    receiver = of_two(receive, listener={"limits": {"max_associations": 4, "max_associations_per_peer": 3}})
     with ExitStack() as stack:
         first = [stack.enter_context(receiver.requestor()) for _ in range(3)]
         assert [requestor.associate()[0] for requestor in first] == [2, 2, 2]
@@ -193,7 +207,7 @@ def test_bounds_hold_for_all_processes_together(receive: Receive) -> None:
 
 
 def test_silent_connections_make_room_wherever_they_are(receive: Receive) -> None:
-    receiver = receive(listener={"processes": 2, "limits": {"max_associations": 4}})
+    receiver = of_two(receive, listener={"limits": {"max_associations": 4}})
     with ExitStack() as stack:
         silent = [stack.enter_context(receiver.requestor(source="127.0.0.2")) for _ in range(4)]
         for number in range(4):
@@ -204,7 +218,7 @@ def test_silent_connections_make_room_wherever_they_are(receive: Receive) -> Non
 
 
 def test_settings_that_are_read_again_reach_every_process(receive: Receive) -> None:
-    receiver = receive(listener={"processes": 2})
+    receiver = of_two(receive)
     with handed_over(receiver) as requestor:
         assert requestor.associate(called="NEW") == (3, bytes((0, 1, 1, 7)))
     settings = receiver.settings.listener.model_copy(update={"more_ae_titles": ("NEW",)})
@@ -218,7 +232,7 @@ def test_settings_that_are_read_again_reach_every_process(receive: Receive) -> N
 
 
 def test_a_lack_of_room_is_told_by_every_process(receive: Receive) -> None:
-    receiver = receive(listener={"processes": 2}, spool={"refuse_below_bytes": 0, "reject_below_bytes": 0})
+    receiver = of_two(receive, spool={"refuse_below_bytes": 0, "reject_below_bytes": 0})
     with handed_over(receiver) as requestor:
         assert requestor.associate()[0] == 2
         assert requestor.store("1.2.1").status == 0
@@ -250,7 +264,7 @@ def test_what_is_under_way_in_any_process_is_answered_when_the_listener_stops(tw
 
 
 def test_what_does_not_end_in_time_is_cut_off_and_counted(receive: Receive) -> None:
-    receiver = receive(listener={"processes": 2, "deadlines": {"drain_s": 2.0}})
+    receiver = of_two(receive, listener={"deadlines": {"drain_s": 2.0}})
     with handed_over(receiver) as requestor:
         assert requestor.associate()[0] == 2
         requestor.send(pdu(4, pdv(1, 3, requestor.store_command())))
@@ -263,7 +277,7 @@ def test_what_does_not_end_in_time_is_cut_off_and_counted(receive: Receive) -> N
 
 
 def test_the_handshake_of_tls_takes_place_where_the_association_is_served(receive: Receive, certificate: Path) -> None:
-    receiver = receive(listener={"processes": 2, "tls": {"certificate": str(certificate)}})
+    receiver = of_two(receive, listener={"tls": {"certificate": str(certificate)}})
     context = ssl.create_default_context(cafile=certificate)
     for _ in range(2):
         with Requestor(receiver.port) as idle, Requestor(receiver.port) as requestor:
@@ -280,7 +294,7 @@ def test_the_handshake_of_tls_takes_place_where_the_association_is_served(receiv
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_storage_commitment_is_one_service_whichever_process_is_asked(receive: Receive, free_port: int) -> None:
     targets = [{"ae_title": "REQUESTER", "host": "127.0.0.1", "port": free_port}]
-    receiver = receive(listener={"processes": 2, "commitment": ON | {"targets": targets}})
+    receiver = of_two(receive, listener={"commitment": ON | {"targets": targets}})
     with receiver.requestor() as here, receiver.requestor() as there:
         assert {here.associate()[0], there.associate()[0]} == {2}
         assert {here.store("1.2.1").status, there.store("1.2.2").status} == {0}
@@ -311,6 +325,7 @@ def test_without_another_process_the_listener_serves_everybody(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nonexistent/python")
     receiver = receive(listener={"processes": 2})
+    assert processes(receiver) == 1
     with ExitStack() as stack:
         requestors = [stack.enter_context(receiver.requestor()) for _ in range(4)]
         assert {requestor.associate()[0] for requestor in requestors} == {2}
@@ -396,15 +411,17 @@ def test_a_process_that_ends_while_there_are_no_descriptors_is_replaced_once_the
     monkeypatch.setattr(module, call, without_descriptors)
     process.kill()
     eventually(lambda: tried, "another one is started, in vain", 30)
+    eventually(lambda: processes(two) == 1, "the listener serves alone", 30)
     monkeypatch.undo()
     eventually(lambda: other_process(os.getpid()).pid != process.pid, "another process is there", 30)
     assert two.daemon.is_alive()
+    eventually(lambda: processes(two) == 2, "both processes serve", 60)
     with handed_over(two) as requestor:
         assert requestor.associate()[0] == 2
 
 
 def test_settings_that_a_process_had_no_descriptor_for_reach_it_later(receive: Receive) -> None:
-    receiver = receive(listener={"processes": 2})
+    receiver = of_two(receive)
     process = other_process(os.getpid())
     before = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
