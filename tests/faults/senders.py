@@ -112,18 +112,27 @@ class Pynetdicom(threading.Thread):
     def run(self) -> None:
         import pydicom
         from pydicom.uid import ExplicitVRLittleEndian
-        from pynetdicom import AE
+        from pynetdicom import AE, evt
+
+        # pynetdicom 3.0.4 may lose an answer between its own threads: what came over the wire counts.
+        answers: dict[int, int] = {}
+
+        def note(event: evt.Event) -> None:
+            command = event.message.command_set
+            answers[command.MessageIDBeingRespondedTo] = command.Status
 
         entity = AE()
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 10
         entity.add_requested_context(STORAGE, ExplicitVRLittleEndian)
         while not self.stop.is_set():
-            association = entity.associate("127.0.0.1", self.port, ae_title="EXPORTER")
+            handlers: list[evt.EventHandlerType] = [(evt.EVT_DIMSE_RECV, note)]
+            association = entity.associate("127.0.0.1", self.port, ae_title="EXPORTER", evt_handlers=handlers)
             while association.is_established and not self.stop.is_set():
                 uid, data = instance()
+                answers.clear()
                 with contextlib.suppress(RuntimeError, ValueError):  # the association may end under our hands
-                    answer = association.send_c_store(pydicom.dcmread(io.BytesIO(data)))
-                    status = answer.Status if answer and "Status" in answer else None
+                    association.send_c_store(pydicom.dcmread(io.BytesIO(data)))
+                    status = answers.get(1)
                     if status == 0:
                         self.acknowledged.append(uid)
                     else:
