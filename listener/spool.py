@@ -28,18 +28,21 @@ from listener.durable import (
     write_all,
     write_out,
 )
+from listener.earlyflush import EarlyFlush, Flusher
 from listener.quarantine import Quarantine
 from listener.spoolnames import NAME, Names, is_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 FOLDERS: Final = ("tmp", "new", "active", "done", "quarantine")
 SMALL_BYTES: Final = 1 << 20
 """Up to this size an item is made durable by one sync where the file system allows it."""
-WRITE_BACK_BYTES: Final = 8 << 20
-"""Large items are sent to the disk in steps of this size while they arrive, so that the final fsync is short."""
+WRITE_BACK_BYTES: Final = 1 << 20
+"""Large items are sent to the disk in steps of this size while they arrive,"""
+FLUSH_BYTES: Final = 8 << 20
+"""and flushed in steps of this size, so that the final fsync is short."""
 
 
 class SpoolError(Exception):
@@ -125,11 +128,13 @@ class SpoolCounts:
 class Incoming:
     """One file being received: in `tmp/` until `commit`, gone after `discard`."""
 
-    __slots__ = ("_spool", "_written_back", "fd", "name", "size_bytes")
+    __slots__ = ("_early", "_flush_at", "_spool", "_written_back", "fd", "name", "size_bytes")
 
     def __init__(self, spool: Spool, name: str, fd: int) -> None:
         self._spool = spool
+        self._early: EarlyFlush | None = None
         self._written_back = 0
+        self._flush_at = FLUSH_BYTES
         self.name = name
         self.fd = fd
         self.size_bytes = 0
@@ -145,8 +150,16 @@ class Incoming:
         except OSError as error:
             raise SpoolWriteFailed("writing to the spool", error) from error
         if self.size_bytes - self._written_back >= WRITE_BACK_BYTES:
-            start_write_back(self.fd, self._written_back, self.size_bytes - self._written_back)
-            self._written_back = self.size_bytes
+            self._begin_with_the_disk()
+
+    def _begin_with_the_disk(self) -> None:
+        start_write_back(self.fd, self._written_back, self.size_bytes - self._written_back)
+        self._written_back = self.size_bytes
+        if self.size_bytes >= self._flush_at:
+            if self._early is None:
+                self._early = EarlyFlush(self._spool.tmp.path / self.name)
+            if self._spool.flusher.ask(self._early):
+                self._flush_at = self.size_bytes + FLUSH_BYTES
 
     def begin_write_out(self) -> None:
         """Have the disk begin with a small item that is complete: advice, for who has something to do meanwhile."""
@@ -172,6 +185,16 @@ class Incoming:
         with suppress(OSError):
             os.unlink(self.name, dir_fd=self._spool.tmp.fd)
 
+    def _sync(self, sync: Callable[[int], None]) -> None:
+        """Sync the complete file by `os.fsync` or `os.fdatasync`.
+
+        Raises:
+            OSError: It failed, or an earlier flush has.
+        """
+        sync(self.fd)
+        if self._early is not None:
+            self._early.check()
+
     def _close(self) -> None:
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
@@ -188,6 +211,7 @@ class Spool:
         self.tmp, self.new, self.active, self.done = (Folder(root / f) for f in FOLDERS[:4])
         self._quarantine = Quarantine(root / FOLDERS[4])
         self._arrivals = GroupCommit(self.new.fd)
+        self.flusher = Flusher()
         in_steps = settings is not None and settings.sync_folder == "always"
         self.names_follow_files = not in_steps and names_follow_files(self.new.fd)
         """Whether one sync of a small file makes it durable together with its name."""
@@ -216,6 +240,7 @@ class Spool:
 
     def close(self) -> None:
         """Close the folders; the spool cannot be used after that."""
+        self.flusher.close()
         for folder in (self.tmp, self.new, self.active, self.done):
             os.close(folder.fd)
         self._quarantine.close()
@@ -301,7 +326,7 @@ class Spool:
     def _commit_in_steps(self, incoming: Incoming, name: str) -> None:
         """Sync the file, rename it into `new/`, sync the folder: in this order, each for its own reason."""
         try:
-            os.fdatasync(incoming.fd)
+            incoming._sync(os.fdatasync)  # noqa: SLF001 - one mechanism in two classes of this module
             incoming._close()  # noqa: SLF001 - one mechanism in two classes of this module
             os.rename(incoming.name, name, src_dir_fd=self.tmp.fd, dst_dir_fd=self.new.fd)
         except OSError as error:
@@ -414,7 +439,7 @@ class Spool:
             SpoolWriteFailed: It could not be kept, and nothing of it is left.
         """
         try:
-            os.fsync(incoming.fd)
+            incoming._sync(os.fsync)  # noqa: SLF001 - one mechanism in two classes of this module
             path = self._quarantine.take_new(incoming.name, self._names.make(), self.tmp, reason, report)
         except OSError as error:
             incoming.discard()

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 FAULT: Final = "F52 error at the n-th call"
 ERRORS: Final = ("EIO", "ENOSPC", "EROFS", "EDQUOT")
 LISTENER_CALLS: Final = ("openat", "writev", "sync_file_range", "fdatasync", "fsync", "renameat", "unlinkat")
+SYNCS: Final = ("fdatasync", "fsync")
+LARGE: Final = 8_000
+"""Frames of an instance that is flushed while it arrives, every 8 MiB; each has 4 KiB."""
 EXPORTER_CALLS: Final = (
     "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "unlinkat", "mkdir", "symlink",
 )  # fmt: skip
@@ -47,9 +50,17 @@ class Tally:
 
 
 def listener_row(
-    scratch: Path, points: int, errors: tuple[str, ...] = ERRORS, calls: tuple[str, ...] = LISTENER_CALLS
+    scratch: Path,
+    points: int,
+    errors: tuple[str, ...] = ERRORS,
+    calls: tuple[str, ...] = LISTENER_CALLS,
+    *,
+    frames: int = 1,
 ) -> Row:
-    """Each error at each call of one instance; the listener is never started again."""
+    """Each error at each call of one instance of so many frames; the listener is never started again.
+
+    Each thread counts its own calls: an instance that is large enough is synced by two.
+    """
     tally = Tally()
     data = scratch / "data"
     path = scratch / "one.dcm"
@@ -58,7 +69,7 @@ def listener_row(
         for call in calls:
             for error in errors:
                 for number in range(1, points + 1):
-                    uid, content = instance()
+                    uid, content = instance(frames=frames)
                     path.write_bytes(content)
                     log = scratch / "strace.log"
                     options = ("-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}")
@@ -68,6 +79,8 @@ def listener_row(
                         break
                     tally.injected[call] += 1
                     here = f"{call} {number} {error}"
+                    if stored and call in SYNCS:
+                        tally.violations.append(f"{here}: acknowledged although a sync has failed")
                     _judge_listener(product, data, (uid, stored), tally, here)
                     if listener.poll() is not None:
                         tally.violations.append(f"{here}: the listener ended with {listener.returncode}")
@@ -76,7 +89,7 @@ def listener_row(
         tally.violations += ["an acknowledged instance is lost" for uid in tally.acknowledged if uid not in kept]
         if "Traceback" in product.log("listener"):
             tally.violations.append("a traceback in the log of the listener")
-    return _row("listener", tally, 0)
+    return _row("listener" if frames == 1 else "listener, large instances", tally, 0)
 
 
 def _judge_listener(product: Daemons, data: Path, answer: tuple[str, bool], tally: Tally, here: str) -> None:
@@ -193,6 +206,7 @@ def rows(scratch: Path, scale: Scale) -> Iterator[Row]:
     points = min(scale.points, 8)
     for name, measure in (
         ("listener", partial(listener_row, points=points)),
+        ("listener-large", partial(listener_row, points=points, calls=("fdatasync", "fsync"), frames=LARGE)),
         ("exporter", partial(exporter_row, points=points, errors=("EIO", "ENOSPC", "EROFS"))),
     ):
         at = scratch / f"errors-{name}"

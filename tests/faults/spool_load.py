@@ -16,13 +16,14 @@ from pathlib import Path
 
 from listener.spool import Spool, SpoolWriteFailed
 
-LARGEST = 200_000
+SIZES = (500, 5_000, 20_000, 200_000) * 4 + (20_000_000,)
+"""The largest is flushed while it arrives."""
 
 
 def content(seed: int) -> bytes:
     """Bytes that prove themselves: the seed, then noise of it, of a length of it."""
     rng = random.Random(seed)  # noqa: S311 - noise
-    return seed.to_bytes(8, "big") + rng.randbytes(rng.choice((500, 5_000, 20_000, LARGEST)))
+    return seed.to_bytes(8, "big") + rng.randbytes(rng.choice(SIZES))
 
 
 def is_whole(data: bytes) -> bool:

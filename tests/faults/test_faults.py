@@ -101,6 +101,11 @@ def test_f52_a_listener_whose_disk_answers_with_errors_answers_its_peers(tmp_pat
     assert row.injected >= 5
 
 
+def test_f52_a_large_instance_of_which_any_sync_has_failed_is_not_acknowledged(tmp_path: Path) -> None:
+    row = hold(lambda: errors.listener_row(tmp_path, 2, ("EIO",), ("fdatasync",), frames=errors.LARGE))
+    assert row.injected == 2, "the second sync of a thread is one that was made while the instance arrived"
+
+
 def test_f52_an_exporter_whose_disk_is_full_half_way_through_publishing_blames_no_instance(tmp_path: Path) -> None:
     row = hold(lambda: errors.exporter_row(tmp_path, 1, ("ENOSPC",), ("symlink", "rename")))
     assert row.injected == 2
