@@ -12,13 +12,15 @@ import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from bench.receivers import HERE, RECEIVERS, Missing, Receiver, Running, compile_preload, empty
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,13 @@ def run(options: argparse.Namespace) -> None:
             print(comparison.section(), flush=True)
 
 
+def in_turn(competitors: Sequence[T], turn: int) -> Sequence[T]:
+    """All of them in another order every round: what one leaves to the disk is not always the same one's burden."""
+    start = 3 * turn % len(competitors)
+    order = (*competitors[start:], *competitors[:start])
+    return order[::-1] if turn % 2 else order
+
+
 class Comparison:
     """Every receiver in every cell, in one place."""
 
@@ -171,15 +180,20 @@ class Comparison:
     def measure_once(self, turn: int) -> None:
         """One round: one after another, so that what a machine does beside it meets all alike."""
         for cell in self._cells:
-            self._figures[DISK, cell.name].append(measure_disk(cell, self._folder))
-            for receiver in self._receivers:
+            for receiver in in_turn((None, *self._receivers), turn):
+                name = DISK if receiver is None else receiver.name
                 try:
-                    figure = measure(receiver, cell, self._folder, self._preloads)
+                    figure = self._measure(receiver, cell)
                 except (Missing, RuntimeError) as error:
-                    self._absent.add(f"{receiver.name}: {cell.name}: {error}")
+                    self._absent.add(f"{name}: {cell.name}: {error}")
                     continue
-                self._figures[receiver.name, cell.name].append(figure)
-                print(f"{turn + 1} {cell.name:24} {receiver.name:30} {figure.mb_s:8.0f} MB/s", flush=True)
+                self._figures[name, cell.name].append(figure)
+                print(f"{turn + 1} {cell.name:24} {name:30} {figure.mb_s:8.0f} MB/s", flush=True)
+
+    def _measure(self, receiver: Receiver | None, cell: Cell) -> Figure:
+        if receiver is None:
+            return measure_disk(cell, self._folder)
+        return measure(receiver, cell, self._folder, self._preloads)
 
     def section(self) -> str:
         """The section of the report, from what is measured so far."""
