@@ -222,7 +222,7 @@ def volume(scratch: Path, total_bytes: int) -> Row:
     with daemons(data, scratch / "logs", extra=SMALL_MARKS) as product:
         product.start("listener")
         load = Load(product.port, scratch, data / "spool", total_bytes)
-        with consumer(data / "spool", journal), watched(product) as found:
+        with consumer(data / "spool", journal), watched(product, threads_once=1) as found:  # early flushes
             load.run()
         found.violations += load.violations
         if product.stop("listener") != 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -34,14 +34,20 @@ class Watched:
 
 
 @contextmanager
-def watched(product: Daemons) -> Iterator[Watched]:
-    """Measure the listener, which is running, and its descendants while the block goes on."""
+def watched(product: Daemons, *, threads_once: int = 0) -> Iterator[Watched]:
+    """Measure the listener, which is running, and its descendants while the block goes on.
+
+    Args:
+        product: The daemons; the listener is running.
+        threads_once: How many threads each process makes when it first needs them, and keeps.
+    """
     listener = product.processes[NAME]
     found = Watched()
     with Canary(product.port, period_s=0.3) as first:
         pass  # whatever is made once only has been made
     measure = partial(Footprint.of_family, listener.pid)
     before = measure()
+    before = replace(before, threads=before.threads + threads_once * len(before.processes))
     gauges = Gauges({NAME: measure})
     gauges.start()
     try:

@@ -181,6 +181,7 @@ def newest_change(server: OrthancServer) -> int:
 
 def at_rest(product: Product, last: int) -> dict[str, int] | None:
     """What the listener counts, once it has nothing to do any more."""
-    gauges: dict[str, int] = product.status()["listener"]["gauges"]
+    listener = product.status().get("listener")  # its port may be open before it has counted anything
+    gauges: dict[str, int] = listener["gauges"] if listener is not None else {}
     rests = gauges.get("orthanc_tested_waiting") == 0 and gauges.get("orthanc_tested_position", 0) >= last
     return gauges if rests and gauges.get("orthanc_tested_failed") == 0 else None
