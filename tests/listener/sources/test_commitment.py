@@ -67,6 +67,11 @@ class Requester:
             association.release()
         else:
             association.abort()
+            # A thread of pynetdicom 3.0.4 that breaks over a report that comes meanwhile leaves its socket open.
+            association.dul.join(10)
+            left = association.dul.socket
+            if left is not None and left.socket is not None:
+                left.socket.close()
         return int(status.Status)
 
 
