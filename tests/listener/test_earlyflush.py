@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +12,10 @@ import pytest
 
 from listener.earlyflush import EarlyFlush, Flusher
 from listener.spool import FLUSH_BYTES, Spool, SpoolWriteFailed
+from tests.listener.requestor import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 STEP = bytes(FLUSH_BYTES)
 
@@ -59,13 +59,6 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
 
 
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it does not come about"
-        time.sleep(0.001)
-
-
 def is_running() -> bool:
     return any(thread.name == "early-flush" for thread in threading.enumerate())
 
@@ -73,9 +66,9 @@ def is_running() -> bool:
 def test_a_large_item_is_flushed_while_it_arrives_and_once_more_at_its_end(spool: Spool, disk: Disk) -> None:
     incoming = spool.receive()
     incoming.write([STEP])
-    until(lambda: len(disk.early) == 1)
+    eventually(lambda: len(disk.early) == 1, "a flush begins", 30)
     incoming.write([STEP])
-    until(lambda: len(disk.early) > 1)
+    eventually(lambda: len(disk.early) > 1, "another begins", 30)
     assert disk.early == [FLUSH_BYTES, 2 * FLUSH_BYTES]
     assert disk.commits == 0
     item = incoming.commit()
@@ -96,10 +89,12 @@ def test_a_slow_disk_keeps_nobody_waiting_and_is_asked_once_more_not_for_every_s
     incoming, other = spool.receive(), spool.receive()
     for _ in range(5):
         incoming.write([STEP])
-        until(lambda: disk.early)  # the first flush is under way while all the others are asked for
+        eventually(
+            lambda: bool(disk.early), "a flush begins", 30
+        )  # the first flush is under way while all the others are asked for
     other.write([STEP])
     disk.goes_on.set()
-    until(lambda: len(disk.early) > 2)
+    eventually(lambda: len(disk.early) > 2, "all begin", 30)
     incoming.commit()
     other.commit()
     assert disk.early == [FLUSH_BYTES, 5 * FLUSH_BYTES, FLUSH_BYTES]
@@ -112,7 +107,7 @@ def test_what_a_flush_has_lost_is_never_a_success_though_later_syncs_succeed(
     disk.error = OSError(number, os.strerror(number))
     incoming = spool.receive()
     incoming.write([STEP])
-    until(lambda: disk.failed)
+    eventually(lambda: disk.failed, "a flush fails", 30)
     disk.error = None
     with pytest.raises(SpoolWriteFailed) as caught:
         incoming.commit()
@@ -128,7 +123,7 @@ def test_a_commit_waits_for_what_a_flush_under_way_meets(spool: Spool, disk: Dis
     disk.goes_on.clear()
     incoming = spool.receive()
     incoming.write([STEP])
-    until(lambda: disk.early)
+    eventually(lambda: bool(disk.early), "a flush begins", 30)
     threading.Timer(0.2, disk.goes_on.set).start()
     with pytest.raises(SpoolWriteFailed):
         incoming.commit()
@@ -152,7 +147,7 @@ def test_what_a_flush_has_lost_is_not_kept_as_refused_either(spool: Spool, disk:
     disk.error = OSError(errno.EIO, "Input/output error")
     incoming = spool.receive()
     incoming.write([STEP])
-    until(lambda: disk.failed)
+    eventually(lambda: disk.failed, "a flush fails", 30)
     with pytest.raises(SpoolWriteFailed):
         spool.refuse(incoming, "not_dicom", {})
     assert (spool.counts().receiving, spool.counts().quarantined) == (0, 0)
@@ -164,7 +159,7 @@ def test_an_item_that_is_given_up_meanwhile_leaves_nothing_behind(spool: Spool, 
     given_up, waiting = spool.receive(), spool.receive()
     given_up.write([STEP])
     waiting.write([STEP])
-    until(lambda: disk.early)
+    eventually(lambda: bool(disk.early), "a flush begins", 30)
     given_up.discard()
     waiting.discard()
     disk.goes_on.set()
@@ -178,7 +173,7 @@ def test_closing_waits_for_the_flush_under_way_and_ends_the_thread(tmp_path: Pat
     with Spool.open(tmp_path / "spool") as spool:
         incoming = spool.receive()
         incoming.write([STEP])
-        until(lambda: disk.early)
+        eventually(lambda: bool(disk.early), "a flush begins", 30)
         assert is_running()
         incoming.commit()
     assert not is_running()
