@@ -89,9 +89,8 @@ def test_a_slow_disk_keeps_nobody_waiting_and_is_asked_once_more_not_for_every_s
     incoming, other = spool.receive(), spool.receive()
     for _ in range(5):
         incoming.write([STEP])
-        eventually(
-            lambda: bool(disk.early), "a flush begins", 30
-        )  # the first flush is under way while all the others are asked for
+        # The first flush is under way while all the others are asked for.
+        eventually(lambda: bool(disk.early), "a flush begins", 30)
     other.write([STEP])
     disk.goes_on.set()
     eventually(lambda: len(disk.early) > 2, "all begin", 30)
