@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from listener.sources.dimse.requesting import associate
+
 SAMPLES: Final = (
     "CT_small.dcm",
     "MR_small_RLE.dcm",
@@ -34,7 +36,7 @@ def main(host: str, port: int, ae_title: str) -> int:
     entity = AE(ae_title="DEMO")
     for context in {(header.SOPClassUID, header.file_meta.TransferSyntaxUID) for _, header in headers}:
         entity.add_requested_context(*context)
-    association = entity.associate(host, port, ae_title=ae_title)
+    association = associate(entity, host, port, ae_title=ae_title)
     if not association.is_established:
         sys.stderr.write("demo: the listener does not accept the association\n")
         return 1

@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from exporter.pull.finding import CHUNK, Finder, Target
 from exporter.pull.journal import TargetState
 from exporter.pull.peer import FIND, GET, MOVE, AssociationLost, Refused, TooSlow, identifier
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from exporter.pull.journal import Journal, Task
     from exporter.pull.pace import Pace
     from exporter.pull.peer import Peer, Sent
+
+log = structlog.get_logger()
 
 LOOK_EVERY_S: Final = 0.2
 FIRST_PAUSE_S: Final = 1.0
@@ -89,8 +93,11 @@ class Fetch:
             task = self._task = self._tools.journal.task(self._task.id)
             if task.attempts >= self._settings.attempts:
                 return self._end(TargetState.INCOMPLETE, contents, rest)
-            if task.attempts and not self._pause(task.attempts):
-                raise Stopped
+            if task.attempts:
+                problem = self._problem or "a run that ended before had asked for it"
+                log.warning("asking again", number=task.id, attempt=task.attempts + 1, problem=problem)
+                if not self._pause(task.attempts):
+                    raise Stopped
             self._tools.wait_for_receiver()
             if not self._tools.pace.move():
                 raise Stopped

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.pull.matching import text_of
 from exporter.pull.statuses import Verdict, verdict, words
+from listener.sources.dimse.requesting import associate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -130,7 +131,8 @@ class Peer:
         entity.dimse_timeout = settings.times.answer_s
         entity.network_timeout = None  # silence is judged message by message
         contexts = [build_context(model, list(UNCOMPRESSED)) for model in models]
-        association = entity.associate(
+        association = associate(
+            entity,
             settings.host,
             settings.port,
             contexts=[*contexts, *(storage.contexts if storage else ())],
@@ -142,12 +144,12 @@ class Peer:
         )
         if not association.is_established:
             raise self._unreachable(association)
-        _answer_at_once(association)
+        conversation = Conversation(association, settings)
         offered = {str(context.abstract_syntax) for context in association.accepted_contexts}
         if missing := [_NAMES[model] for model in models if model not in offered]:
-            association.release()
+            conversation.close()
             raise PeerUnreachable(f"{self} does not offer {' and '.join(missing)} (Study Root)", may_pass=False)
-        return Conversation(association, settings)
+        return conversation
 
     def _unreachable(self, association: Association) -> PeerUnreachable:
         answer = association.acceptor.primitive
@@ -197,7 +199,8 @@ class Conversation:
     def close(self) -> None:
         """Release it, where it is still there."""
         if self._association.is_established:
-            self._association.release()
+            with suppress(RuntimeError):  # it ended just now
+                self._association.release()
 
     def abort(self) -> None:
         """End it at once."""
@@ -358,14 +361,6 @@ def _plain(found: Dataset, keywords: Sequence[str]) -> Answer:
             if values:
                 answer[keyword] = values
     return answer
-
-
-def _answer_at_once(association: Association) -> None:
-    """Send small PDUs as they are made: else each waits for the delayed acknowledgement of the last (RFC 896)."""
-    transport = association.dul.socket
-    if transport is not None and transport.socket is not None:
-        with suppress(OSError):
-            transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _count(status: Dataset, name: str) -> int:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.elements import quiet_reading
 from exporter.errors import Reason, SkipReason
+from listener.sources.dimse.requesting import associate
 from tests.faults.daemons import SMALL_MARKS, daemons, run
 from tests.faults.invariants import media_files, opens, raw_lines
 from tests.faults.report import Row, Scale, attempt
@@ -303,7 +304,7 @@ def _offered(port: int, path: Path) -> str | None:
     entity = AE()
     entity.acse_timeout = entity.dimse_timeout = 20
     entity.requested_contexts = [context]
-    association = entity.associate("127.0.0.1", port, ae_title="EXPORTER")
+    association = associate(entity, "127.0.0.1", port, ae_title="EXPORTER")
     if not association.is_established:
         return None
     _config.STORE_SEND_CHUNKED_DATASET = True

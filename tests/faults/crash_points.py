@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from listener.sources.dimse.requesting import associate
 from tests.faults.daemons import ONE_PROCESS, Daemons, daemons, run, wait_for
 from tests.faults.instances import STORAGE, instance
 from tests.faults.invariants import check_settled, check_visible, spool_files, whole_spool_files
@@ -125,7 +126,7 @@ def _send_damaged(product: Daemons, path: Path) -> bool:
     entity = AE()
     entity.acse_timeout = entity.dimse_timeout = 10
     entity.add_requested_context(STORAGE, ExplicitVRLittleEndian)
-    association = entity.associate("127.0.0.1", product.port, ae_title="EXPORTER")
+    association = associate(entity, "127.0.0.1", product.port, ae_title="EXPORTER")
     _config.STORE_SEND_CHUNKED_DATASET = True
     try:
         answer = association.send_c_store(path)

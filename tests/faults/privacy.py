@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from listener.sources.dimse.requesting import associate
 from tests.faults.daemons import COMMANDS, SMALL_MARKS, daemons, run, wait_for
 from tests.faults.instances import SIDE, new_uid
 from tests.faults.invariants import media_files
@@ -269,7 +270,7 @@ def _send_raw(port: int, path: Path, title: str) -> bool:
     entity = AE(ae_title=title)
     entity.implementation_version_name = title
     entity.requested_contexts = [build_context(SOP_CLASS, [ExplicitVRLittleEndian])]
-    association = entity.associate("127.0.0.1", port, ae_title="EXPORTER")
+    association = associate(entity, "127.0.0.1", port, ae_title="EXPORTER")
     _config.STORE_SEND_CHUNKED_DATASET = True
     try:
         answer = association.send_c_store(path)

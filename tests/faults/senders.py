@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from listener.sources.dimse.requesting import associate
 from tests.faults.instances import STORAGE, instance, write_instances
 from tests.faults.report import NotPermitted
 
@@ -112,27 +113,17 @@ class Pynetdicom(threading.Thread):
     def run(self) -> None:
         import pydicom
         from pydicom.uid import ExplicitVRLittleEndian
-        from pynetdicom import AE, evt
-
-        # pynetdicom 3.0.4 may lose an answer between its own threads: what came over the wire counts.
-        answers: dict[int, int] = {}
-
-        def note(event: evt.Event) -> None:
-            command = event.message.command_set
-            answers[command.MessageIDBeingRespondedTo] = command.Status
+        from pynetdicom import AE
 
         entity = AE()
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = 10
         entity.add_requested_context(STORAGE, ExplicitVRLittleEndian)
         while not self.stop.is_set():
-            handlers: list[evt.EventHandlerType] = [(evt.EVT_DIMSE_RECV, note)]
-            association = entity.associate("127.0.0.1", self.port, ae_title="EXPORTER", evt_handlers=handlers)
+            association = associate(entity, "127.0.0.1", self.port, ae_title="EXPORTER")
             while association.is_established and not self.stop.is_set():
                 uid, data = instance()
-                answers.clear()
                 with contextlib.suppress(RuntimeError, ValueError):  # the association may end under our hands
-                    association.send_c_store(pydicom.dcmread(io.BytesIO(data)))
-                    status = answers.get(1)
+                    status = association.send_c_store(pydicom.dcmread(io.BytesIO(data))).get("Status")
                     if status == 0:
                         self.acknowledged.append(uid)
                     else:

@@ -11,6 +11,7 @@ from pynetdicom import AE, _config
 from pynetdicom.presentation import build_context
 
 from exporter.errors import Reason, SkipReason
+from listener.sources.dimse.requesting import associate
 from tests.product.hostile import write_hostile_files
 from tests.product.running import Product, run
 
@@ -63,7 +64,7 @@ def test_daemons_keep_serving_while_hostile_instances_arrive(
         syntax = str(read_file_meta_info(path).TransferSyntaxUID)
         entity.requested_contexts = [build_context("1.2.840.10008.5.1.4.1.1.7", [syntax]),
                                      build_context("1.2.840.10008.5.1.4.1.1.2", [syntax])]  # fmt: skip
-        association = entity.associate("127.0.0.1", product.port, ae_title="EXPORTER")
+        association = associate(entity, "127.0.0.1", product.port, ae_title="EXPORTER")
         assert association.is_established, path.stem
         answer = association.send_c_store(path)
         assert answer, f"{path.stem}: no answer"

@@ -1,7 +1,7 @@
 """Data sets of storage commitment, and reports on an association of our own (PS3.4 J.3, PS3.3 C.14).
 
-Contract: the one module that uses pynetdicom and pydicom, and only what they document; both are imported when a peer
-first asks for commitment. Foreign exceptions end here.
+Contract: with `requesting` the only one that uses pynetdicom and pydicom, here only what they document; both are
+imported when a peer first asks for commitment. Foreign exceptions end here.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from listener.sources.dimse.commitment import Reference, Report
+from listener.sources.dimse.requesting import associate
 from listener.sources.dimse.storage import is_valid_uid
 from listener.sources.dimse.syntaxes import (
     IMPLICIT_LITTLE,
@@ -81,7 +82,8 @@ def deliver(report: Report, target: CommitmentTargetSection, tls: TLSSection | N
     ae = AE(report.responder)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = TIMEOUT_S
     ae.add_requested_context(STORAGE_COMMITMENT_PUSH)
-    association = ae.associate(
+    association = associate(
+        ae,
         target.host,
         target.port,
         ae_title=target.ae_title,

@@ -37,7 +37,7 @@ def cohort(made: Made) -> list[str]:
 
 
 def wrong_rows_are_named(out: str, count: int) -> None:
-    assert f"{count} rows: {count - 3} complete, 1 not found, 2 wrong" in out
+    assert f"{count} rows: {count - 3} complete, 1 not found, 2 wrong" in out, "\n".join(out.splitlines())
     assert re.search(r"^row 7: nothing matches$", out, re.MULTILINE)
     assert re.search(rf"^row {min(20, count - 3) + 3}: is empty", out, re.MULTILINE)
     assert re.search(rf"^row {count + 1}: StudyDate is no date", out, re.MULTILINE)

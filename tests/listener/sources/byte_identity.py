@@ -34,6 +34,7 @@ from pydicom import dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
+from listener.sources.dimse.requesting import associate
 from listener.sources.dimse.syntaxes import choose
 from tests.listener.certificates import make_certificate
 from tests.listener.requestor import Receiver, Requestor, eventually, proposed
@@ -297,7 +298,7 @@ def pynetdicom(samples: list[Sample], called: str, port: int, *, encrypted: bool
         entity = AE("PYNETDICOM")
         entity.add_requested_context(sample.sop_class, [sample.syntax])
         arguments: dict[str, Any] = {"tls_args": (client_context(), "localhost")} if encrypted else {}
-        association = entity.associate("127.0.0.1", port, ae_title=called, **arguments)
+        association = associate(entity, "127.0.0.1", port, ae_title=called, **arguments)
         if not association.is_established:
             continue
         try:

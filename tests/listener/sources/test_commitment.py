@@ -13,6 +13,7 @@ from pynetdicom.pdu import P_DATA_TF
 
 from listener.settings import CommitmentSection
 from listener.sources.dimse.commitment import Commitments, Journal, Reference
+from listener.sources.dimse.requesting import associate
 from tests.listener.requestor import CT, EXPLICIT, Receiver, eventually, proposed
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Requester:
 
     def __init__(self) -> None:
         self.reports: list[tuple[int, Dataset]] = []
+        self.reporters: list[threading.Thread] = []
         self.got = threading.Event()
         self.answer = 0x0000
         self.ae = AE("REQUESTER")
@@ -38,6 +40,7 @@ class Requester:
 
     def handlers(self) -> list[Any]:
         def report(event: Any) -> tuple[int, None]:
+            self.reporters.append(threading.current_thread())
             self.reports.append((event.event_type, event.event_information))
             return self.answer, None
 
@@ -50,8 +53,8 @@ class Requester:
 
     def ask(self, port: int, *references: tuple[str, str], wait: bool = True) -> int:
         """One N-ACTION; its status. Without `wait`, the association is aborted at once."""
-        association = self.ae.associate(
-            "127.0.0.1", port, ae_title="EXPORTER", evt_handlers=self.handlers() if wait else []
+        association = associate(
+            self.ae, "127.0.0.1", port, ae_title="EXPORTER", evt_handlers=self.handlers() if wait else []
         )
         assert association.is_established
         data_set = Dataset()
@@ -64,6 +67,8 @@ class Requester:
         status, _ = association.send_n_action(data_set, 1, PUSH, WELL_KNOWN)
         if wait:
             assert self.got.wait(10)
+            for thread in self.reporters:  # at its end it marks the reactor as running, whether or not it is
+                thread.join(10)
             association.release()
         else:
             association.abort()
