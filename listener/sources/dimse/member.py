@@ -127,13 +127,18 @@ class Member:
             self._lacks_settings = descriptor is None  # there were no descriptors left to receive one
             if descriptor is not None:
                 self._use(read_settings(descriptor))
-        elif "take" in message and descriptor is None:
+        elif "take" in message and not self._takes(message, descriptor):
             self.tell({"declined": message["take"]})
-        elif "take" in message and descriptor is not None:
-            place = HandedOver(self, message["take"], socket.socket(fileno=descriptor), message["host"])
-            if not self._serving.begin(place, self._terms):
-                place.sock.close()
-                self.tell({"declined": message["take"]})
+
+    def _takes(self, message: dict[str, Any], descriptor: int | None) -> bool:
+        """Serve a connection; False where it could not be received, or cannot be served by the settings of now."""
+        if descriptor is None:
+            return False
+        place = HandedOver(self, message["take"], socket.socket(fileno=descriptor), message["host"])
+        if self._lacks_settings or not self._serving.begin(place, self._terms):
+            place.sock.close()
+            return False
+        return True
 
     def _use(self, settings: ListenerSettings) -> None:
         try:

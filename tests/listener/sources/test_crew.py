@@ -439,3 +439,64 @@ def test_settings_that_a_process_had_no_descriptor_for_reach_it_later(receive: R
         return accepted and not is_of_the_listener(receiver, receiver.new()[-1])
 
     eventually(is_known_there, "the other process knows the new AE title")
+
+
+def test_a_process_that_cannot_use_new_settings_gets_no_connection_until_it_can(
+    receive: Receive, certificate: Path, tmp_path: Path
+) -> None:
+    """A certificate that is gone again when the other process reads it; the listener's own could read it."""
+    pem = tmp_path / "listener.pem"
+    pem.write_bytes(certificate.read_bytes())
+    receiver = of_two(receive, listener={"tls": {"certificate": str(pem)}})
+    context = ssl.create_default_context(cafile=certificate)
+    process = other_process(os.getpid())
+    process.suspend()
+    settings = receiver.settings.listener.model_copy(update={"more_ae_titles": ("NEW",)})
+    receiver.daemon.reload(ListenerSettings(listener=settings))
+    pem.rename(tmp_path / "away.pem")
+    process.resume()
+
+    def is_served(title: str) -> bool:
+        """Whether an association is accepted; by the listener's own process or by the other, as the spool tells."""
+        with Requestor(receiver.port) as idle, Requestor(receiver.port) as requestor:
+            for one in (idle, requestor):
+                one.sock = context.wrap_socket(one.sock, server_hostname="localhost")
+            assert idle.associate()[0] == 2
+            accepted = requestor.associate(called=title)[0] == 2
+            return accepted and requestor.store().status == 0
+
+    until = time.monotonic() + 3.0  # long enough for it to be told again, more than once
+    while time.monotonic() < until:
+        assert is_served("NEW"), "the old settings do not know this AE title"
+        assert is_of_the_listener(receiver, receiver.new()[-1])
+    (tmp_path / "away.pem").rename(pem)
+    eventually(
+        lambda: is_served("NEW") and not is_of_the_listener(receiver, receiver.new()[-1]),
+        "the other process serves by the new settings",
+        30,
+    )
+    assert other_process(os.getpid()).pid == process.pid
+
+
+def test_a_connection_that_comes_back_while_the_listener_stops_is_closed(
+    two: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = other_process(os.getpid())
+    _, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    process.suspend()
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, most))  # it cannot receive the connection
+    (member,) = two.daemon._dimse._crew._members
+    end = crew._Member.end
+
+    def resume_and_end(member: crew._Member, until: float) -> int:
+        process.resume()  # what it says now is heard by nobody else
+        return end(member, until)
+
+    monkeypatch.setattr(crew._Member, "end", resume_and_end)
+    with two.requestor() as idle, two.requestor() as requestor:
+        assert idle.associate()[0] == 2
+        eventually(lambda: member._places, "the second connection is handed over")
+        places = [*member._places.values()]
+        two.daemon.stop()
+        assert [place.sock.fileno() for place in places] == [-1]
+        assert requestor.is_closed()
