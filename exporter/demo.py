@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from listener.sources.dimse.requesting import associate
+from listener.sources.dimse.requesting import associate, release
 
 SAMPLES: Final = (
     "CT_small.dcm",
@@ -41,7 +41,7 @@ def main(host: str, port: int, ae_title: str) -> int:
         sys.stderr.write("demo: the listener does not accept the association\n")
         return 1
     taken = sum(association.send_c_store(path).get("Status") == 0 for path, _ in headers)
-    association.release()
+    release(association)
     sys.stdout.write(f"demo: {taken} of {len(headers)} sample instances sent; their media appear within seconds.\n")
     return 0 if taken == len(headers) else 1
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.pull.matching import text_of
 from exporter.pull.statuses import Verdict, verdict, words
-from listener.sources.dimse.requesting import associate
+from listener.sources.dimse.requesting import associate, release
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -198,9 +198,7 @@ class Conversation:
 
     def close(self) -> None:
         """Release it, where it is still there."""
-        if self._association.is_established:
-            with suppress(RuntimeError):  # it ended just now
-                self._association.release()
+        release(self._association)
 
     def abort(self) -> None:
         """End it at once."""

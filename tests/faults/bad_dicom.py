@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.elements import quiet_reading
 from exporter.errors import Reason, SkipReason
-from listener.sources.dimse.requesting import associate
+from listener.sources.dimse.requesting import associate, release
 from tests.faults.daemons import SMALL_MARKS, daemons, run
 from tests.faults.invariants import media_files, opens, raw_lines
 from tests.faults.report import Row, Scale, attempt
@@ -314,8 +314,7 @@ def _offered(port: int, path: Path) -> str | None:
         return None  # the sender itself could not
     finally:
         _config.STORE_SEND_CHUNKED_DATASET = False
-        if association.is_established:
-            association.release()
+        release(association)
     return f"0x{answer.Status:04X}" if answer and "Status" in answer else "no answer"
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from listener.sources.dimse.requesting import associate
+from listener.sources.dimse.requesting import associate, release
 from tests.faults.daemons import ONE_PROCESS, Daemons, daemons, run, wait_for
 from tests.faults.instances import STORAGE, instance
 from tests.faults.invariants import check_settled, check_visible, spool_files, whole_spool_files
@@ -132,8 +132,7 @@ def _send_damaged(product: Daemons, path: Path) -> bool:
         answer = association.send_c_store(path)
     finally:
         _config.STORE_SEND_CHUNKED_DATASET = False
-    if association.is_established:
-        association.release()
+    release(association)
     return bool(answer) and answer.Status == 0
 
 

@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from listener.sources.dimse.requesting import associate
+from listener.sources.dimse.requesting import associate, release
 from tests.faults.daemons import COMMANDS, SMALL_MARKS, daemons, run, wait_for
 from tests.faults.instances import SIDE, new_uid
 from tests.faults.invariants import media_files
@@ -276,8 +276,7 @@ def _send_raw(port: int, path: Path, title: str) -> bool:
         answer = association.send_c_store(path)
     finally:
         _config.STORE_SEND_CHUNKED_DATASET = False
-        if association.is_established:
-            association.release()
+        release(association)
     return bool(answer) and answer.Status in (0x0000, 0xA900, 0xB007, 0xC000)
 
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from listener.sources.dimse.requesting import associate
+from listener.sources.dimse.requesting import associate, release
 from tests.faults.instances import STORAGE, instance, write_instances
 from tests.faults.report import NotPermitted
 
@@ -130,8 +130,7 @@ class Pynetdicom(threading.Thread):
                         word = "no answer" if status is None else f"0x{status:04X}"
                         self.refused[word] = self.refused.get(word, 0) + 1
                 self.stop.wait(self.pause_s)
-            if association.is_established:
-                association.release()
+            release(association)
             self.stop.wait(0.05)
 
 

@@ -11,7 +11,7 @@ from pynetdicom import AE, _config
 from pynetdicom.presentation import build_context
 
 from exporter.errors import Reason, SkipReason
-from listener.sources.dimse.requesting import associate
+from listener.sources.dimse.requesting import associate, release
 from tests.product.hostile import write_hostile_files
 from tests.product.running import Product, run
 
@@ -69,8 +69,7 @@ def test_daemons_keep_serving_while_hostile_instances_arrive(
         answer = association.send_c_store(path)
         assert answer, f"{path.stem}: no answer"
         sent += 1
-        if association.is_established:
-            association.release()
+        release(association)
         echo = [peer("echoscu"), "-to", "5", "-aec", "EXPORTER", "127.0.0.1", str(product.port)]
         assert subprocess.run(echo, check=False, capture_output=True, timeout=20).returncode == 0, path.stem
     status = product.settled(seconds=500)

@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from listener.sources.dimse.commitment import Reference, Report
-from listener.sources.dimse.requesting import associate
+from listener.sources.dimse.requesting import associate, release
 from listener.sources.dimse.storage import is_valid_uid
 from listener.sources.dimse.syntaxes import (
     IMPLICIT_LITTLE,
@@ -99,7 +99,7 @@ def deliver(report: Report, target: CommitmentTargetSection, tls: TLSSection | N
     except (ValueError, RuntimeError) as error:
         association.abort()
         raise NotDelivered("storage commitment was not accepted") from error
-    association.release()
+    release(association)
     if status.get("Status", None) != 0x0000:
         raise NotDelivered("not confirmed")
 

@@ -1,7 +1,8 @@
 """Associations that we request with pynetdicom, made so that none of their answers is lost.
 
-Contract: whoever requests one does it by `associate`. This is the one module that reaches into what pynetdicom keeps
-to itself, of the version that is pinned; `tests/listener/sources/test_requesting.py` shows what for.
+Contract: whoever requests one does it by `associate`, and lets go of it by `release`. This is the one module that
+reaches into what pynetdicom keeps to itself, of the version that is pinned; `tests/listener/sources/test_requesting.py`
+shows what for.
 
 pynetdicom 3.0.4 runs a thread beside each association, its reactor, which takes messages from the queue that
 `send_c_find` and its like read their answers from. They have it pause meanwhile, by an event and a flag: it sets the
@@ -94,3 +95,10 @@ def associate(entity: AE, host: str, port: int, **arguments: Any) -> Association
             with suppress(OSError):
                 transport.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return association
+
+
+def release(association: Association) -> None:
+    """Release it, where it is still there."""
+    if association.is_established:
+        with suppress(RuntimeError):  # it ended just now
+            association.release()

@@ -34,7 +34,7 @@ from pydicom import dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
-from listener.sources.dimse.requesting import associate
+from listener.sources.dimse.requesting import associate, release
 from listener.sources.dimse.syntaxes import choose
 from tests.listener.certificates import make_certificate
 from tests.listener.requestor import Receiver, Requestor, eventually, proposed
@@ -306,7 +306,7 @@ def pynetdicom(samples: list[Sample], called: str, port: int, *, encrypted: bool
         except (ValueError, AttributeError, NotImplementedError, TypeError, KeyError, UnboundLocalError):
             pass  # pydicom cannot write what it read, or pynetdicom trips over it: nothing was sent
         finally:
-            association.release()
+            release(association)
 
 
 def raw(samples: list[Sample], called: str, port: int, *, encrypted: bool) -> None:

@@ -13,7 +13,7 @@ from pynetdicom.pdu import P_DATA_TF
 
 from listener.settings import CommitmentSection
 from listener.sources.dimse.commitment import Commitments, Journal, Reference
-from listener.sources.dimse.requesting import associate
+from listener.sources.dimse.requesting import associate, release
 from tests.listener.requestor import CT, EXPLICIT, Receiver, eventually, proposed
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Requester:
             assert self.got.wait(10)
             for thread in self.reporters:  # at its end it marks the reactor as running, whether or not it is
                 thread.join(10)
-            association.release()
+            release(association)
         else:
             association.abort()
             # A thread of pynetdicom 3.0.4 that breaks over a report that comes meanwhile leaves its socket open.
