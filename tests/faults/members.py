@@ -35,7 +35,7 @@ WHERE: Final = "listener of 3 processes"
 PROCESSES: Final = 3
 """Whatever the machine has: two that can be killed."""
 SETTINGS: Final = f"listener:\n  port: {{port}}\n  processes: {PROCESSES}\n{SMALL_MARKS}"
-BACK_S: Final = 20.0
+BACK_S: Final = 60.0
 SLOWEST_S: Final = 5.0
 ENDED: Final = "a receiving process ended unexpectedly"
 

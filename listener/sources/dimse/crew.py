@@ -44,6 +44,8 @@ BUSY_S: Final = 3.0
 SILENT_S: Final = 30.0
 """A process that says nothing for so long hangs; it is ended."""
 LONGEST_PAUSE_S: Final = 30.0
+KILLED_WITHIN_S: Final = 5.0
+"""A process that is killed while it waits for a disk ends when the disk answers."""
 
 
 class Crew:
@@ -193,7 +195,7 @@ class _Member:
     @property
     def is_settled(self) -> bool:
         """Whether it can serve, or ended."""
-        return self.is_ready or self._process is None
+        return self.is_ready or self._process is None or self._channel is None
 
     @property
     def load(self) -> float:
@@ -277,10 +279,13 @@ class _Member:
 
     def look(self) -> None:
         """Tell it what it does not know yet; start it again if it ended; end it if it hangs."""
-        process = self._process  # whoever admits connections may hear of its end meanwhile
+        process = self._process
         if process is None:
             if time.monotonic() >= self._start_at:
                 self.start()
+            return
+        if self._channel is None:  # whoever admits connections may have heard of its end
+            self._clear_up(process)
             return
         if not self._is_up_to_date:
             with self._lock:
@@ -299,11 +304,11 @@ class _Member:
     def end(self, until: float) -> int:
         """Hear its last words, and see that it ends; how many of its associations were cut off."""
         channel, process, cut_off = self._channel, self._process, len(self._places)
-        if channel is None or process is None:
+        if process is None:
             return 0
         heard = _Heard()
         with suppress(ChannelClosed):
-            while (left_s := until + 2.0 - time.monotonic()) > 0:
+            while channel is not None and (left_s := until + 2.0 - time.monotonic()) > 0:
                 received = channel.receive(left_s)
                 if received is not None:
                     self._note(received[0], heard)
@@ -312,8 +317,10 @@ class _Member:
             process.wait(max(0.1, until + 2.0 - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait()
-        channel.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(KILLED_WITHIN_S)
+        if channel is not None:
+            channel.close()
         self._leave_all(heard.declined)
         self._channel = self._process = None
         return cut_off
@@ -344,7 +351,7 @@ class _Member:
                 heard.declined.append(place)
 
     def _gone(self) -> bool:
-        """The process ended, and nobody told it to."""
+        """The process ended, and nobody told it to; whether it served anybody. Whoever accepts waits for this."""
         channel, process = self._channel, self._process
         with self._lock:
             self.is_ready = False
@@ -353,17 +360,18 @@ class _Member:
             channel.close()
         lost = len(self._places)
         if process is not None:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(1)
             process.kill()
-            process.wait()
             log.error("a receiving process ended unexpectedly", process=self._number, associations_lost=lost)
             self._surroundings.counters.add("receiving_processes_ended")
         self._leave_all()
-        with suppress(OSError):
-            self._surroundings.spool.recover_process(self._mark)
-        self._postpone()
         return bool(lost)
+
+    def _clear_up(self, process: subprocess.Popen[bytes]) -> None:
+        """Delete what a process had begun, once it has ended: one that is killed may wait for a disk that hangs."""
+        if process.poll() is not None:
+            with suppress(OSError):
+                self._surroundings.spool.recover_process(self._mark)
+            self._postpone()
 
     def _leave_all(self, declined: Iterable[Place] = ()) -> None:
         places, self._places = self._places, {}

@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -61,7 +62,13 @@ def other_process(listener: int) -> psutil.Process:
     """The process beside the listener's own."""
 
     def found() -> list[psutil.Process]:
-        return [p for p in psutil.Process(listener).children() if "listener.sources.dimse.member" in p.cmdline()]
+        return [p for p in psutil.Process(listener).children() if is_member(p)]
+
+    def is_member(process: psutil.Process) -> bool:
+        try:
+            return "listener.sources.dimse.member" in process.cmdline()
+        except psutil.Error:  # it has just ended
+            return False
 
     eventually(lambda: len(found()) == 1, "there is one more process")
     return found()[0]
@@ -500,3 +507,36 @@ def test_a_connection_that_comes_back_while_the_listener_stops_is_closed(
         two.daemon.stop()
         assert [place.sock.fileno() for place in places] == [-1]
         assert requestor.is_closed()
+
+
+def test_a_killed_process_that_does_not_end_keeps_nobody_waiting(
+    two: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for a disk that hangs: it is dead to us, and cannot be waited for."""
+    process = other_process(os.getpid())
+    ends = threading.Event()
+    poll, wait = subprocess.Popen.poll, subprocess.Popen.wait
+
+    def poll_later(popen: subprocess.Popen[bytes]) -> int | None:
+        return poll(popen) if ends.is_set() else None
+
+    def wait_longer(popen: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if not ends.wait(timeout):
+            raise subprocess.TimeoutExpired("", timeout or 0)
+        return wait(popen, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "poll", poll_later)
+    monkeypatch.setattr(subprocess.Popen, "wait", wait_longer)
+    try:
+        process.kill()
+        eventually(lambda: two.count("receiving_processes_ended") == 1, "its end is noticed")
+        for _ in range(3):
+            with two.requestor() as requestor:
+                requestor.sock.settimeout(5)
+                assert requestor.associate()[0] == 2
+                assert requestor.store().status == 0
+        assert two.daemon.is_alive()
+        assert processes(two) == 1
+    finally:
+        ends.set()
+    eventually(lambda: processes(two) == 2, "another process serves", 60)

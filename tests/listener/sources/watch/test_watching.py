@@ -56,7 +56,7 @@ def test_bytes_come_into_the_spool_as_they_are_and_oldest_first(watched: Watched
     watched.start()
     wait_for(watched, 4)
     assert watched.contents() == contents
-    assert watched.counters.get("files_taken") == 4
+    eventually(lambda: watched.counters.get("files_taken") == 4, "each is counted")
     assert len(list(watched.folder.iterdir())) == 4
 
 
