@@ -20,6 +20,7 @@ from exporter.errors import BadGeometry, CorruptPixels, TooLarge, UnsupportedSyn
 from exporter.frames import cells
 from exporter.frames.codecs import Decoded, decode
 from exporter.frames.codestream import Codec, Codestream, sniff, starts_codestream
+from exporter.frames.completeness import check_completeness
 from exporter.frames.fragments import (
     ITEM,
     ExtendedOffsets,
@@ -228,19 +229,19 @@ def _encapsulated(
     if family is Family.CODESTREAM and sniffable(head):
         return CodestreamReader(instance.data, pixels, frames, notes)
     if family is Family.RLE and looks_like_rle(head, pixels.samples * width):
-        return RleReader(instance.data, pixels, frames)
+        return RleReader(instance.data, pixels, frames, notes)
     if family is Family.DEFLATED_FRAMES and not sniffable(head) and not looks_like_rle(head, pixels.samples * width):
-        return DeflatedReader(instance.data, pixels, frames)
+        return DeflatedReader(instance.data, pixels, frames, notes)
     if family in {Family.ENCAPSULATED_NATIVE, Family.NATIVE} and sizes <= {native, native + native % 2}:
         if family is Family.NATIVE:
             notes.append("the pixel data are encapsulated although (0002,0010) Transfer Syntax UID says native")
-        return EncapsulatedNativeReader(instance.data, pixels, frames)
+        return EncapsulatedNativeReader(instance.data, pixels, frames, notes)
     if sniffable(head):
         notes.append("(0002,0010) Transfer Syntax UID does not fit the pixel data: read as the codestream they are")
         return CodestreamReader(instance.data, pixels, frames, notes)
     if looks_like_rle(head, pixels.samples * width):
         notes.append("(0002,0010) Transfer Syntax UID does not fit the pixel data: read as the RLE they are")
-        return RleReader(instance.data, pixels, frames)
+        return RleReader(instance.data, pixels, frames, notes)
     if family in {Family.NATIVE, Family.UNKNOWN}:
         raise UnsupportedSyntax(f"no decoder for encapsulated pixel data in transfer syntax {instance.transfer_syntax}")
     raise CorruptPixels("the first frame does not begin as its transfer syntax demands")
@@ -256,10 +257,13 @@ class _EncapsulatedReader:
 
     codec: Codec | None = None
 
-    def __init__(self, source: ByteSource, pixels: PixelDescription, frames: tuple[Frame, ...]) -> None:
+    def __init__(
+        self, source: ByteSource, pixels: PixelDescription, frames: tuple[Frame, ...], notes: list[str]
+    ) -> None:
         self._source = source
         self._pixels = pixels
         self._frames = frames
+        self._notes = notes
 
     def encoded(self, index: int) -> bytes:
         """The bytes of one frame, as they are."""
@@ -274,8 +278,7 @@ class CodestreamReader(_EncapsulatedReader):
     def __init__(
         self, source: ByteSource, pixels: PixelDescription, frames: tuple[Frame, ...], notes: list[str]
     ) -> None:
-        super().__init__(source, pixels, frames)
-        self._notes = notes
+        super().__init__(source, pixels, frames, notes)
         first = frames[0][0]
         head = source.read_at(first.offset, min(first.length, _HEAD_BYTES))
         try:
@@ -296,6 +299,7 @@ class CodestreamReader(_EncapsulatedReader):
         if header is None:
             raise CorruptPixels(f"frame {index + 1} does not begin as a codestream")
         self._check(header)
+        self._notes.extend(check_completeness(data, header))
         decoded = decode(data, header, self._pixels.photometric, to_rgb=to_rgb)
         self._note_colour(header, decoded)
         if decoded.note is not None:
@@ -348,7 +352,7 @@ class RleReader(_EncapsulatedReader):
     def samples(self, index: int, *, to_rgb: bool) -> Samples:  # noqa: ARG002 - native cells convert elsewhere
         """One frame."""
         pixels = self._pixels
-        planes = rle_planes(self.encoded(index), pixels)
+        planes = rle_planes(self.encoded(index), pixels, self._notes)
         if pixels.bits_allocated == 1:
             values = cells.unpack_bits(planes.tobytes(), 0, pixels)
         else:
@@ -380,6 +384,10 @@ class DeflatedReader(_EncapsulatedReader):
             raise CorruptPixels("a deflated frame is damaged") from None
         if not expected <= len(raw) <= expected + 1:
             raise CorruptPixels(f"a deflated frame inflates to {len(raw)} or more bytes, {expected} are needed")
+        if not stream.eof:
+            raise CorruptPixels("a deflated frame ends before its last block")
+        if any(stream.unused_data):
+            self._notes.append("bytes follow the last block of a deflated frame: left out")
         values = cells.from_native(raw, self._pixels)
         return Samples(values, _native_colour(self._pixels), self._pixels.bits_stored)
 
