@@ -126,10 +126,10 @@ def open_file(path: Path, limits: LimitSettings) -> FileBytes:
     return source
 
 
-def inflate(source: ByteSource, offset: int, limits: LimitSettings) -> ByteSource:
+def inflate(source: ByteSource, offset: int, limits: LimitSettings, notes: list[str] | None = None) -> ByteSource:
     """The deflated data set that begins at `offset`, inflated (PS3.5 A.5, RFC 1951; a zlib header is tolerated).
 
-    Small results stay in memory, larger ones go to a file that has no name.
+    Small results stay in memory, larger ones go to a file that has no name. `notes` gets what follows the last block.
 
     Raises:
         TooLarge: More than ``limits.max_inflated_bytes``.
@@ -141,13 +141,13 @@ def inflate(source: ByteSource, offset: int, limits: LimitSettings) -> ByteSourc
     # A raw stream may look like a zlib header by chance; then zlib refuses at once and the raw form is tried.
     for window in (zlib.MAX_WBITS, -zlib.MAX_WBITS) if zlib_header else (-zlib.MAX_WBITS,):
         try:
-            return _inflate(source, offset, window, limits.max_inflated_bytes)
+            return _inflate(source, offset, window, limits.max_inflated_bytes, notes)
         except zlib.error:
             continue
     raise Unreadable("inflating the data set failed: the deflated stream is damaged")
 
 
-def _inflate(source: ByteSource, offset: int, window: int, most: int) -> ByteSource:
+def _inflate(source: ByteSource, offset: int, window: int, most: int, notes: list[str] | None) -> ByteSource:
     stream = zlib.decompressobj(window)
     sink = _Sink(most)
     while not stream.eof:
@@ -159,6 +159,8 @@ def _inflate(source: ByteSource, offset: int, window: int, most: int) -> ByteSou
             sink.write(stream.decompress(packed, CHUNK))
             packed = stream.unconsumed_tail
     sink.write(stream.flush())
+    if notes is not None and any(stream.unused_data or source.read_at(offset, CHUNK)):
+        notes.append("bytes follow the last block of the deflated data set: left out")
     return sink.source()
 
 

@@ -48,13 +48,14 @@ class Instance:
         if text_of(self.file_meta, "MediaStorageSOPClassUID") == MEDIA_STORAGE_DIRECTORY:
             raise SkipInstance(SkipReason.DICOMDIR, "a DICOMDIR lists instances and is none itself")
         deflated = start.transfer_syntax == DEFLATED_LE
-        self.data: ByteSource = inflate(file, start.offset, limits) if deflated else file
+        inflated: list[str] = []
+        self.data: ByteSource = inflate(file, start.offset, limits, inflated) if deflated else file
         """The data set's bytes by position: the file itself, or the inflated data set."""
         self.limits = limits
         self._file = file
         self._start = start
         self._layout = walk(self.data, self._data_start, limits)
-        self._notes = [*start.warnings, *self._layout.warnings]
+        self._notes = [*start.warnings, *inflated, *self._layout.warnings]
 
     @classmethod
     def open(cls, path: Path, limits: LimitSettings) -> Self:
