@@ -13,6 +13,9 @@ REFUSED = {
     "Rows x Columns are not the codestream's": "bad_geometry",
     "frames of mixed size": "bad_geometry",
     "NumberOfFrames is no number": "bad_geometry",
+    "JPEG 2000 tile missing": "corrupt_pixels",
+    "JPEG 2000 of another tile size": "corrupt_pixels",
+    "Rows x Columns are not the video's": "bad_geometry",
 }
 
 
