@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from exporter.settings import LimitSettings
 
 CHUNK = 1 << 20
+_TRAILER = 8
+"""Bytes of the check values that some writers leave behind the last block: Adler-32, or those of gzip (RFC 1952 2.2)."""
 IN_MEMORY = 8 << 20
 """Largest inflated data set that is kept in memory."""
 
@@ -159,7 +161,8 @@ def _inflate(source: ByteSource, offset: int, window: int, most: int, notes: lis
             sink.write(stream.decompress(packed, CHUNK))
             packed = stream.unconsumed_tail
     sink.write(stream.flush())
-    if notes is not None and any(stream.unused_data or source.read_at(offset, CHUNK)):
+    behind = stream.unused_data or source.read_at(offset, CHUNK)
+    if notes is not None and len(behind.rstrip(b"\0")) > _TRAILER:
         notes.append("bytes follow the last block of the deflated data set: left out")
     return sink.source()
 
