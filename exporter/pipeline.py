@@ -114,13 +114,13 @@ def _export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask, k
                 skip.reason,
                 str(skip),
                 known.identity,
-                record=record_text(instance),
+                record=record_text(instance, private=settings.metadata.private),
                 source_sha256=known.source_sha256,
                 settings_sha256=settings_sha256,
                 warnings=tuple(instance.warnings),
             )
         written = writer.write(Task(instance, Path(job.folder), settings))
-        record = record_text(instance)
+        record = record_text(instance, private=settings.metadata.private)
         return Exported(
             known.identity,
             written.media,

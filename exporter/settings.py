@@ -106,6 +106,8 @@ class MetadataSettings(Section):
     """JSON Lines file; default: ``metadata.jsonl`` below the data or output folder."""
     append: bool = False
     """Whether lines may be added to a file that this ledger did not write."""
+    private: bool = True
+    """Whether lines hold private elements; otherwise they are left out, nested ones too, and counted."""
 
 
 class ConfigCopySettings(Section):
@@ -292,7 +294,7 @@ class LimitSettings(Section):
 
 
 class MediaSettings(Section):
-    """What decides the content of media: its hash tells whether an export is still up to date."""
+    """What decides the content of media and of their lines: its hash tells whether an export is still up to date."""
 
     video: VideoSettings = VideoSettings()
     image: ImageSettings = ImageSettings()
@@ -302,12 +304,15 @@ class MediaSettings(Section):
     audio: AudioSettings = AudioSettings()
     waveform: WaveformSettings = WaveformSettings()
     report: ReportSettings = ReportSettings()
+    metadata: MetadataSettings = MetadataSettings()
+    """Metadata lines."""
     limits: LimitSettings = LimitSettings()
 
     @cached_property
     def settings_sha256(self) -> str:
-        """Hash of every setting that decides what media look like; limits only decide whether there are any."""
-        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - {"limits"})
+        """Hash of every setting that decides what media and lines hold; limits only decide whether there are any."""
+        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - {"limits", "metadata"})
+        content["metadata"] = self.metadata.model_dump(mode="json", include={"private"})
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -318,6 +323,13 @@ class AETitleMediaSection(Section):
     layout: Annotated[str, BeforeValidator(_layout)] = MediaFolderSettings.model_fields["layout"].default
     """Their output name, without extension; not said: as `media.layout`. A folder of their own, as in
     `research/{StudyInstanceUID}/{SOPInstanceUID}`, keeps them apart."""
+
+
+class AETitleMetadataSection(Section):
+    """Metadata lines of instances that call this AE title."""
+
+    private: bool = MetadataSettings.model_fields["private"].default
+    """Whether they hold private elements; not said: as `metadata.private`."""
 
 
 class AETitleSection(Section):
@@ -343,6 +355,8 @@ class AETitleSection(Section):
     """Sampled curves."""
     report: ReportSettings = ReportSettings()
     """Structured reports."""
+    metadata: AETitleMetadataSection = AETitleMetadataSection()
+    """Metadata lines."""
 
 
 def _is_ours(entry: AETitleSection, info: ValidationInfo) -> AETitleSection:
@@ -417,8 +431,6 @@ class Settings(MediaSettings):
     """Archives among what `backfill` reads."""
     media: MediaFolderSettings = MediaFolderSettings()
     """Where media go."""
-    metadata: MetadataSettings = MetadataSettings()
-    """Where metadata lines go."""
     config: ConfigCopySettings = ConfigCopySettings()
     """Where a copy of this file goes."""
     privacy: PrivacySettings = PrivacySettings()
@@ -491,7 +503,8 @@ class Settings(MediaSettings):
     @property
     def media_settings(self) -> MediaSettings:
         """The part that travels to worker processes."""
-        return MediaSettings(**{name: getattr(self, name) for name in MediaSettings.model_fields})
+        parts = {name: getattr(self, name) for name in MediaSettings.model_fields}
+        return MediaSettings(**parts | {"metadata": MetadataSettings(private=self.metadata.private)})
 
     @property
     def listener_settings(self) -> ListenerSettings:

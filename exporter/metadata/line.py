@@ -75,6 +75,7 @@ def line(
             "conflict_with": None if conflict_with is None else shown(conflict_with),
             "transfer_syntax_uid": told.transfer_syntax_uid,
             "left_out": told.left_out,
+            "private_left_out": told.private_left_out,
         },
     }
     return _escaped(orjson.dumps({**ours, **record, **ours}, option=orjson.OPT_APPEND_NEWLINE))
@@ -107,6 +108,7 @@ class _Told:
 
     transfer_syntax_uid: str | None
     left_out: list[dict[str, Any]]
+    private_left_out: int | None
     warnings: list[str]
 
 
@@ -123,9 +125,11 @@ def _record(text: str | None) -> dict[str, Any]:
 def _told(value: object) -> _Told:
     told = value if isinstance(value, dict) else {}
     syntax, left_out, warnings = (told.get(key) for key in ("transfer_syntax_uid", "left_out", "warnings"))
+    private = told.get("private_left_out")
     return _Told(
         syntax if isinstance(syntax, str) and syntax else None,
         [one for one in left_out if isinstance(one, dict)] if isinstance(left_out, list) else [],
+        private if type(private) is int else None,
         [one for one in warnings if isinstance(one, str)] if isinstance(warnings, list) else [],
     )
 

@@ -46,12 +46,14 @@ video:
   psnr_floor_db: 20
   save_method_kwargs: {encoding_format: hevc, encoding_args: {gop_size: 12, options: {crf: 20, preset: slow}}}
 image: {framing: {size: [100, 100], zoom: 0.1}}
+metadata: {append: true}
 volume: {series: true}
 ae_titles:
   - ae_title: A
     media: {layout: "a/{SOPInstanceUID}"}
     video: {save_method_kwargs: {encoding_args: {options: {crf: 30}}}}
     image: {framing: {size: null}}
+    metadata: {private: false}
     display:
   - ae_title: B
 """)
@@ -68,6 +70,7 @@ ae_titles:
     assert encoding.encoding_args.options == {"crf": 30}  # options of an encoder belong together
     assert (a.image.framing.size, a.image.framing.zoom) == (None, 0.1)
     assert a.volume.series
+    assert (a.metadata.append, a.metadata.private, found.metadata.private) == (True, False, True)
     assert a.settings_sha256 != top_hash
     assert a.limits == found.limits
 
