@@ -116,6 +116,20 @@ def value_of(header: Dataset, keyword: str) -> Any:
     return value
 
 
+def is_unreadable_sequence(dataset: Dataset, keyword: str) -> bool:
+    """Whether an element that must be a sequence is there, has a value, and is none that can be read."""
+    try:
+        value = value_of(dataset, keyword)
+        if value is None:
+            return False
+        if isinstance(value, bytes | str):
+            return True
+        list(value)
+    except READING_ERRORS:
+        return True
+    return False
+
+
 def text_of(header: Dataset, keyword: str) -> str:
     """The (first) value of an element as text, without padding; empty where it is absent, empty or unreadable."""
     try:

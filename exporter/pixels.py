@@ -156,8 +156,12 @@ def _bits(header: Dataset, keyword: str, notes: list[str]) -> tuple[int, int, in
     stored = integer_of(header, "BitsStored", allocated)
     if not 1 <= stored <= allocated:
         raise BadGeometry(f"{name_of('BitsStored')} is {stored}, permitted are 1 to {allocated} (Bits Allocated)")
-    high_bit = integer_of(header, "HighBit", stored - 1)
+    try:
+        high_bit = integer_of(header, "HighBit", stored - 1)
+    except BadGeometry:
+        high_bit = allocated
     if not stored - 1 <= high_bit < allocated:
+        # PS3.5 8.1.1 permits no other value; older editions did.
         notes.append(f"{name_of('HighBit')} contradicts Bits Stored: read as Bits Stored - 1")
         high_bit = stored - 1
     return allocated, stored, high_bit

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from exporter.elements import READING_ERRORS, integer_of, name_of, text_of, value_of
+from exporter.elements import READING_ERRORS, integer_of, is_unreadable_sequence, name_of, text_of, value_of
+from exporter.errors import BadGeometry, CorruptPixels
 from exporter.frames.lookup import look_up
 from exporter.frames.tables import Table, read_table
 
@@ -236,10 +237,16 @@ class GrayscalePipeline:
         return shape == "INVERSE"
 
     def _read_modality(self, item: Dataset) -> Modality:
-        tables = items_of(self._header, "ModalityLUTSequence")
-        if tables and not self._skips_modality_table():
-            table = self._table(tables[0])
-            return Modality(table=table)
+        if not self._skips_modality_table():
+            try:
+                table = self._modality_table()
+            except (BadGeometry, CorruptPixels) as error:
+                self._notes.append(
+                    f"{name_of('ModalityLUTSequence')} is damaged: neither it nor a window is applied ({error})"
+                )
+                return Modality(usable=False)
+            if table is not None:
+                return Modality(table=table)
         slope, intercept = number_of(item, "RescaleSlope"), number_of(item, "RescaleIntercept")
         if slope is None and intercept is None:
             return Modality()
@@ -252,6 +259,27 @@ class GrayscalePipeline:
             )
             return Modality(usable=False)
         return Modality(slope, intercept)
+
+    def _modality_table(self) -> Table | None:
+        """The modality table; None where the instance has none, or one without anything in it."""
+        tables = self._items(self._header, "ModalityLUTSequence")
+        if not tables:
+            return None
+        if not holds_table(tables[0]):
+            self._notes.append(f"{name_of('ModalityLUTSequence')} holds no table: not applied")
+            return None
+        return self._table(tables[0])
+
+    def _items(self, dataset: Dataset, keyword: str) -> list[Dataset]:
+        """The items of a sequence.
+
+        Raises:
+            BadGeometry: The element is there and cannot be read as a sequence.
+        """
+        items = items_of(dataset, keyword)
+        if not items and is_unreadable_sequence(dataset, keyword):
+            raise BadGeometry(f"{name_of(keyword)} cannot be read")
+        return items
 
     def _skips_modality_table(self) -> bool:
         """X-ray angiography stores for display: its table leads back to intensities (PS3.3 C.8.7.1.1.2 with C.11.1)."""
@@ -278,8 +306,27 @@ class GrayscalePipeline:
         reached = below.first + len(below.entries) > levels.min()
         return below if reached and (written or table.first > levels.max()) else table
 
+    def _read_voi_tables(self, item: Dataset, modality: Modality) -> list[Voi]:
+        """The VOI tables that can be used."""
+        name = name_of("VOILUTSequence")
+        try:
+            tables = self._items(item, "VOILUTSequence")
+        except BadGeometry as error:
+            self._notes.append(f"{error}: not applied")
+            return []
+        found: list[Voi] = []
+        for table in tables:
+            if not holds_table(table):
+                self._notes.append(f"{name} holds an item without a table: not applied")
+                continue
+            try:
+                found.append(Voi("LUT", table=self._voi_table(table, modality)))
+            except (BadGeometry, CorruptPixels) as error:
+                self._notes.append(f"{name} holds a damaged table: not applied ({error})")
+        return found
+
     def _read_voi(self, item: Dataset, modality: Modality) -> Voi | None:
-        choices: list[Voi] = [Voi("LUT", table=self._voi_table(t, modality)) for t in items_of(item, "VOILUTSequence")]
+        choices = self._read_voi_tables(item, modality)
         centres, widths = numbers_of(item, "WindowCenter"), numbers_of(item, "WindowWidth")
         function = text_of(item, "VOILUTFunction") or "LINEAR"
         if function not in _WINDOWS or function == "automatic":
@@ -315,6 +362,17 @@ def items_of(dataset: Dataset, keyword: str) -> list[Dataset]:
         return [] if value is None or isinstance(value, bytes | str) else list(value)
     except READING_ERRORS:
         return []
+
+
+def holds_table(item: Dataset) -> bool:
+    """Whether an item of a LUT sequence has a descriptor or data at all; some writers leave it empty."""
+    for keyword in ("LUTDescriptor", "LUTData"):
+        try:
+            if value_of(item, keyword) is not None:
+                return True
+        except ValueError:
+            return True
+    return False
 
 
 def numbers_of(dataset: Dataset, keyword: str) -> list[float]:

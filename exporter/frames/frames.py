@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.elements import text_of, value_of
-from exporter.errors import BadGeometry, UnsupportedSyntax
+from exporter.elements import name_of, text_of, value_of
+from exporter.errors import BadGeometry, CorruptPixels, UnsupportedSyntax
 from exporter.frames.colour import to_rgb
 from exporter.frames.display import Applied, DisplayOptions, GrayscalePipeline, Modality, Voi, items_of, numbers_of
 from exporter.frames.groups import FrameElements
@@ -77,12 +77,19 @@ class Frames:
     def _is_supplemented(self) -> bool:
         """Whether values from a palette's first on are colours, smaller ones gray (PS3.3 C.7.6.19)."""
         header = self._instance.header
-        return (
-            self._pixels.samples == 1
-            and self._pixels.photometric == "MONOCHROME2"
-            and "RedPaletteColorLookupTableDescriptor" in header
-            and text_of(header, "PixelPresentation") in {"COLOR", "MIXED"}
-        )
+        if (
+            self._pixels.samples != 1
+            or self._pixels.photometric != "MONOCHROME2"
+            or "RedPaletteColorLookupTableDescriptor" not in header
+            or text_of(header, "PixelPresentation") not in {"COLOR", "MIXED"}
+        ):
+            return False
+        try:
+            _ = self._palette
+        except (BadGeometry, CorruptPixels) as error:
+            self._notes.append(f"the supplemental palette is damaged: all values are shown in gray ({error})")
+            return False
+        return True
 
     @property
     def codec(self) -> Codec | None:
@@ -111,10 +118,15 @@ class Frames:
             try:
                 profile = value_of(item, "ICCProfile")
             except ValueError:
+                profile = b""
+            if profile is None:
                 continue
             # An ICC profile says its own length and has a signature (ICC.1 7.2).
             if isinstance(profile, bytes) and len(profile) >= 128 and profile[36:40] == b"acsp":
-                return profile[: max(128, int.from_bytes(profile[:4], "big"))]
+                length = int.from_bytes(profile[:4], "big")
+                if 128 <= length <= len(profile):
+                    return profile[:length]
+            self._notes.append(f"{name_of('ICCProfile')} is damaged: left out")
         return None
 
     @cached_property
@@ -138,12 +150,19 @@ class Frames:
         ratio = numbers_of(self._instance.header, "PixelAspectRatio")
         if len(ratio) == 2 and all(np.isfinite(v) and v > 0 for v in ratio):
             return ratio[0] / ratio[1]
+        if ratio:
+            self._notes.append(f"{name_of('PixelAspectRatio')} is not two positive numbers: not applied")
         spacing = self.pixel_spacing_mm
         return spacing[0] / spacing[1] if spacing else 1.0
 
     @cached_property
     def _elements(self) -> FrameElements:
-        return FrameElements(self._instance.header)
+        elements = FrameElements(self._instance.header, self._notes)
+        if elements.vary and elements.count != self.count:
+            self._notes.append(
+                f"{name_of('PerFrameFunctionalGroupsSequence')} has {elements.count} items for {self.count} frames"
+            )
+        return elements
 
     def encoded(self) -> Iterator[bytes]:
         """The encoded frames, one after the other; for encapsulated codestreams."""

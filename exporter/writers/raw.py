@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.elements import is_unreadable_sequence
 from exporter.errors import VerifyFailed
-from exporter.frames.display import items_of, number_of
+from exporter.frames.display import holds_table, items_of, number_of
 from exporter.frames.groups import FrameElements
 from exporter.outcome import Values
 from exporter.writers.sealing import write_new
@@ -84,7 +85,9 @@ class RescaleElements:
 
     def __init__(self, header: Dataset) -> None:
         self._elements = FrameElements(header)
-        self._linear = not items_of(header, "ModalityLUTSequence")
+        tables = items_of(header, "ModalityLUTSequence")
+        is_damaged = is_unreadable_sequence(header, "ModalityLUTSequence")
+        self._linear = not is_damaged and not (tables and holds_table(tables[0]))
 
     def values(self, index: int, form: RawForm) -> Values:
         """What the samples of frame `index` mean."""

@@ -352,7 +352,7 @@ class TestTables:
         assert frames.rendering.notes
 
     @pytest.mark.parametrize("damage", ["short", "missing", "descriptor"])
-    def test_damaged_tables_are_refused(self, build: Build, damage: str) -> None:
+    def test_damaged_voi_tables_are_passed_over_and_named(self, build: Build, damage: str) -> None:
         item = lut(list(range(4096)), 0, 12)
         if damage == "short":
             item.LUTData = bytes(100)
@@ -360,9 +360,33 @@ class TestTables:
             del item.LUTData
         else:
             item.LUTDescriptor = [4096, 0]
-        instance = build(raw(gray(12), 16), **stored(12), VOILUTSequence=Sequence([item]))
-        with pytest.raises((BadGeometry, CorruptPixels)):
-            shown(instance)
+        sound = lut([4095 - v for v in range(4096)], 0, 12)
+        for others, voi in (([], "automatic"), ([sound], "LUT")):
+            tables = Sequence([Dataset(), item, *others])
+            found, frames = shown(build(raw(gray(12), 16), **stored(12), VOILUTSequence=tables))
+            assert frames.rendering.voi == voi
+            assert any("VOI LUT Sequence holds a damaged table" in note for note in frames.rendering.notes)
+            assert any("VOI LUT Sequence holds an item without a table" in note for note in frames.rendering.notes)
+            close(found[0], (4095 - gray(12) if others else gray(12)) / 4095 * 255)
+
+    def test_an_empty_modality_table_leaves_slope_and_window_in_force(self, build: Build) -> None:
+        elements = {"RescaleSlope": 2, "RescaleIntercept": -100, "WindowCenter": 1000, "WindowWidth": 500}
+        plain, _ = shown(build(raw(gray(12), 16), **stored(12), **elements))
+        empty = build(raw(gray(12), 16), **stored(12), **elements, ModalityLUTSequence=Sequence([Dataset()]))
+        found, frames = shown(empty)
+        np.testing.assert_array_equal(found, plain)
+        assert frames.rendering.modality == "RescaleSlope/Intercept"
+        assert any("Modality LUT Sequence holds no table" in note for note in frames.rendering.notes)
+
+    def test_where_a_modality_table_is_damaged_no_window_is_applied(self, build: Build) -> None:
+        item = lut(list(range(4096)), 0, 12, data=bytes(100))
+        instance = build(
+            raw(gray(12), 16), **stored(12), ModalityLUTSequence=Sequence([item]), WindowCenter=10, WindowWidth=5
+        )
+        found, frames = shown(instance)
+        assert (frames.rendering.modality, frames.rendering.voi) == (None, "automatic")
+        close(found[0], gray(12) / 4095 * 255)
+        assert any("Modality LUT Sequence is damaged" in note for note in frames.rendering.notes)
 
 
 def functional_groups(windows: list[tuple[float, float]], slopes: list[float]) -> Sequence:
@@ -564,6 +588,14 @@ class TestPalette:
         close(found[0][~coloured], np.repeat(reference(values, "LINEAR", 2000, 4000)[~coloured][:, None], 3, axis=1))
         close(found[0][coloured][:, 2], (values[coloured] - 4000) * 600 / 65535 * 255)
         assert (found[0][coloured][:, 0] == 255).all()
+
+    def test_where_a_supplemental_palette_is_damaged_the_picture_is_gray_and_says_so(self, build: Build) -> None:
+        elements = self.palette([np.zeros(96, int)] * 3, 4000, 16, PixelPresentation="MIXED")
+        elements |= {"PhotometricInterpretation": "MONOCHROME2", "GreenPaletteColorLookupTableData": bytes(10)}
+        instance = build(raw(gray(12), 16), **{**stored(12), **elements}, WindowCenter=2000, WindowWidth=4000)
+        found, frames = shown(instance)
+        close(found[0], reference(gray(12), "LINEAR", 2000, 4000))
+        assert any("supplemental palette is damaged" in note for note in frames.rendering.notes)
 
 
 class TestOverlays:
