@@ -151,8 +151,8 @@ def _bits(header: Dataset, keyword: str, notes: list[str]) -> tuple[int, int, in
             raise BadGeometry(f"{name_of('BitsAllocated')} must be {bits} for {keyword}")
         return bits, bits, bits - 1
     allocated = integer_of(header, "BitsAllocated")
-    if allocated not in {1, 8, 16, 32, 64}:
-        raise BadGeometry(f"{name_of('BitsAllocated')} is {allocated}, permitted are 1, 8, 16, 32 and 64")
+    if allocated not in {1, 8, 12, 16, 32, 64}:
+        raise BadGeometry(f"{name_of('BitsAllocated')} is {allocated}, permitted are 1, 8, 12, 16, 32 and 64")
     stored = integer_of(header, "BitsStored", allocated)
     if not 1 <= stored <= allocated:
         raise BadGeometry(f"{name_of('BitsStored')} is {stored}, permitted are 1 to {allocated} (Bits Allocated)")

@@ -156,10 +156,11 @@ class NativeReader:
         self._source = instance.data
         self._pixels = _as_long_as_there(pixels, notes)
         self._big_endian = instance.big_endian or instance.transfer_syntax == GE_PRIVATE_BE
-        # PS3.5 annex A.3: OW are 16-bit words; cells of at most a byte lie swapped in them.
-        self._swapped = self._big_endian and pixels.vr == "OW" and pixels.bits_allocated in {1, 8}
+        # PS3.5 annex A.3: OW are 16-bit words; cells of at most a byte, and packed ones, lie swapped in them.
+        within_words = self._pixels.bits_allocated in {1, 8, cells.PACKED}
+        self._swapped = self._big_endian and pixels.vr == "OW" and within_words
         if instance.transfer_syntax == GE_PRIVATE_BE:
-            self._swapped = pixels.bits_allocated in {1, 8}
+            self._swapped = within_words
 
     def samples(self, index: int, *, to_rgb: bool) -> Samples:  # noqa: ARG002 - native cells convert elsewhere
         """One frame."""
@@ -170,7 +171,7 @@ class NativeReader:
         if pixels.bits_allocated == 1:
             values = cells.unpack_bits(raw, skip, pixels)
         else:
-            values = cells.from_native(raw, pixels, big_endian=self._big_endian)
+            values = cells.from_native(raw, pixels, big_endian=self._big_endian, skip=skip)
         return Samples(values, _native_colour(pixels), pixels.bits_stored)
 
     def encoded(self, index: int) -> bytes:  # noqa: ARG002 - the protocol's
@@ -195,6 +196,10 @@ def _as_long_as_there(pixels: PixelDescription, notes: list[str]) -> PixelDescri
         CorruptPixels: It is shorter.
     """
     expected = native_bytes(pixels)
+    whole = 2 * pixels.frame_pixels * pixels.samples * pixels.frames
+    if pixels.bits_allocated == cells.PACKED and whole <= pixels.length <= whole + 1:
+        notes.append("(0028,0100) Bits Allocated is 12, the pixel data have 16 bits per cell: read as 16")
+        return replace(pixels, bits_allocated=16)
     full = 3 * pixels.frame_pixels * pixels.frames * pixels.bits_allocated // 8
     if cells.is_422(pixels) and full <= pixels.length <= full + 1:
         notes.append("(0028,0004) Photometric Interpretation says 4:2:2, the pixel data are not subsampled")
