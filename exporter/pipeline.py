@@ -95,6 +95,7 @@ class _Known:
 
 
 def _export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask, known: _Known) -> Outcome:
+    from exporter.absent import absent_media
     from exporter.instance import Instance
     from exporter.metadata.record import record_text
     from exporter.writers import choose
@@ -117,7 +118,7 @@ def _export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask, k
                 record=record_text(instance, private=settings.metadata.private),
                 source_sha256=known.source_sha256,
                 settings_sha256=settings_sha256,
-                warnings=tuple(instance.warnings),
+                warnings=(*instance.warnings, *absent_media(instance.header)),
             )
         written = writer.write(Task(instance, Path(job.folder), settings))
         record = record_text(instance, private=settings.metadata.private)

@@ -19,8 +19,6 @@ import numpy as np
 from exporter.errors import BadGeometry, CorruptPixels
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from exporter.pixels import PixelDescription
 
 Array = np.ndarray
@@ -53,7 +51,7 @@ def unpack_bits(raw: bytes, skip: int, pixels: PixelDescription) -> Array:
     return _shaped(bits, pixels)
 
 
-def packed_cells(raw: bytes, skip: int, pixels: PixelDescription) -> NDArray[np.uint16]:
+def packed_cells(raw: bytes, skip: int, pixels: PixelDescription) -> Array:
     """The 12-bit cells of one frame; the first `skip` bits (0 or 4) belong to the frame before.
 
     Raises:
@@ -67,7 +65,7 @@ def packed_cells(raw: bytes, skip: int, pixels: PixelDescription) -> NDArray[np.
     nibbles[0::2] = octets & 0xF
     nibbles[1::2] = octets >> 4
     low, middle, high = nibbles[first : first + 3 * count].reshape(count, 3).T
-    cells: NDArray[np.uint16] = low | middle << 4 | high << 8
+    cells: Array = low | middle << 4 | high << 8
     return cells
 
 

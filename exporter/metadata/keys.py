@@ -54,6 +54,10 @@ class Keys:
             key = f"{key} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
         return key
 
+    def creator(self, tag: int) -> str:
+        """Private creator of the block of a private element; empty where none has reserved it."""
+        return self._block(tag)[0]
+
     def _private(self, tag: int) -> str:
         creator, which = self._block(tag)
         if not creator:

@@ -18,13 +18,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from exporter.elements import integer_of, name_of, text_of, value_of
-from exporter.errors import ExportError, Unreadable, UnsupportedSyntax, VerifyFailed
+from exporter.errors import BadGeometry, ExportError, Unreadable, UnsupportedSyntax, VerifyFailed
 from exporter.outcome import MediaType, Medium
 from exporter.writers.contract import Written
 from exporter.writers.sealing import seal, write_new
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pydicom.dataset import Dataset
 
     from exporter.instance import Instance
     from exporter.settings import MediaSettings
@@ -97,7 +99,8 @@ class DocumentWriter:
         """`SCORE` for an instance with an encapsulated document, else None."""
         del settings
         try:
-            return SCORE if "EncapsulatedDocument" in instance.header else None
+            header = instance.header
+            return SCORE if "EncapsulatedDocument" in header and not is_empty_document(header) else None
         except ExportError:
             return None
 
@@ -144,6 +147,21 @@ class DocumentWriter:
         return Written((medium,), warnings=tuple(warnings))
 
 
+def is_empty_document(header: Dataset) -> bool:
+    """Whether (0042,0011) Encapsulated Document is there without a byte, and nothing says that it had any.
+
+    It is of type 2 (PS3.3 C.24.2): an instance may have been made without its document.
+    """
+    if "EncapsulatedDocument" not in header:
+        return False
+    try:
+        document = value_of(header, "EncapsulatedDocument")
+        is_empty = document is None or (isinstance(document, bytes) and document in {b"\0", b"\0\0"})
+        return is_empty and integer_of(header, "EncapsulatedDocumentLength", 0) == 0
+    except (ValueError, BadGeometry):
+        return False
+
+
 def _pieces(document: bytes) -> Iterator[bytes]:
     view = memoryview(document)
     for start in range(0, len(document), _PIECE):
@@ -158,7 +176,10 @@ def _document(instance: Instance) -> tuple[bytes, list[str]]:
         raise Unreadable(f"write document: {error}") from None
     if not isinstance(document, bytes) or not document.strip(b"\0"):
         raise Unreadable(f"write document: {name_of('EncapsulatedDocument')} is empty")
-    length = integer_of(instance.header, "EncapsulatedDocumentLength", len(document))
+    try:
+        length = integer_of(instance.header, "EncapsulatedDocumentLength", len(document))
+    except BadGeometry as error:
+        return document[: _unpadded_length(document)], [f"document: {error}"]
     if length > len(document):
         raise Unreadable(
             f"write document: {name_of('EncapsulatedDocument')} has {len(document)} of the {length} bytes that "

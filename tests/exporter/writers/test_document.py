@@ -9,7 +9,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
-from exporter.errors import Unreadable, UnsupportedSyntax, VerifyFailed
+from exporter.errors import SkipInstance, SkipReason, Unreadable, UnsupportedSyntax, VerifyFailed
 from exporter.instance import Instance
 from exporter.outcome import MediaType
 from exporter.settings import MediaSettings
@@ -122,8 +122,23 @@ def test_what_is_no_document_is_never_written(tmp_path: Path, document: bytes) -
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_empty_document_and_a_cut_one_are_unreadable(tmp_path: Path) -> None:
-    cases: list[tuple[bytes, dict[str, Any]]] = [(b"", {}), (bytes(8), {}), (PDF, {"EncapsulatedDocumentLength": 9999})]
+def test_an_instance_without_its_document_has_no_media(tmp_path: Path) -> None:
+    with Instance.open(saved(tmp_path / "in.dcm", b"", "application/pdf"), SETTINGS.limits) as instance:
+        with pytest.raises(SkipInstance) as caught:
+            choose(instance, SETTINGS)
+        assert caught.value.reason is SkipReason.NO_MEDIA
+
+
+def test_a_length_that_is_no_number_is_told_and_not_believed(tmp_path: Path) -> None:
+    path = saved(tmp_path / "in.dcm", PDF, "application/pdf", EncapsulatedDocumentLength=[1, 2])
+    result = written(path, tmp_path)
+    assert (tmp_path / "out" / result.media[0].file).read_bytes() == PDF
+    assert any("Encapsulated Document Length" in warning for warning in result.warnings)
+
+
+def test_documents_of_which_bytes_are_missing_are_unreadable(tmp_path: Path) -> None:
+    lost = {"EncapsulatedDocumentLength": 9999}
+    cases: list[tuple[bytes, dict[str, Any]]] = [(b"", lost), (bytes(8), {}), (PDF, lost)]
     for number, (document, extra) in enumerate(cases):
         folder = _folder(tmp_path / str(number))
         with pytest.raises(Unreadable):
