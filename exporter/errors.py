@@ -90,6 +90,10 @@ class BadGeometry(ExportError):
     reason = Reason.BAD_GEOMETRY
 
 
+class FrameSizesDiffer(BadGeometry):
+    """One of several frames has another size, or another number of samples, than the header says."""
+
+
 class TooLarge(ExportError):
     """A limit of the configuration (bytes, pixels, frames, depth) would be exceeded."""
 

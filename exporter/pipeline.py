@@ -98,7 +98,7 @@ def _export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask, k
     from exporter.absent import absent_media
     from exporter.instance import Instance
     from exporter.metadata.record import record_text
-    from exporter.writers import choose
+    from exporter.writers import choose, write
     from exporter.writers.contract import Task
 
     with Instance.open(Path(job.path), settings.limits) as instance:
@@ -120,7 +120,7 @@ def _export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask, k
                 settings_sha256=settings_sha256,
                 warnings=(*instance.warnings, *absent_media(instance.header)),
             )
-        written = writer.write(Task(instance, Path(job.folder), settings))
+        written = write(writer, Task(instance, Path(job.folder), settings))
         record = record_text(instance, private=settings.metadata.private)
         return Exported(
             known.identity,

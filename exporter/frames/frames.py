@@ -21,7 +21,7 @@ from exporter.outcome import Rendering
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,6 +57,8 @@ class Frames:
         self._applied: list[Applied] = []
         self._colour_path: str | None = None
         self._varies = False
+        self.indices: Sequence[int] = range(pixels.frames)
+        """The frames that are given, from 0."""
         self.is_video_stream = family_of(instance.transfer_syntax) is Family.VIDEO
         """Whether the pixel data are one MPEG-2, H.264 or HEVC stream: `open_stream` gives its bytes."""
         self._reader: Reader | None = None
@@ -65,8 +67,19 @@ class Frames:
 
     @property
     def count(self) -> int:
-        """Number of frames."""
+        """Number of frames that the instance has."""
         return self._pixels.frames
+
+    def keep_fitting(self) -> None:
+        """Give only the frames that have the size that the header says.
+
+        Raises:
+            BadGeometry: There is none.
+        """
+        reader = self._still_reader()
+        self.indices = [index for index in range(self.count) if reader.fits(index)]
+        if not self.indices:
+            raise BadGeometry("no frame has the size that (0028,0010) Rows and (0028,0011) Columns say")
 
     @property
     def is_colour(self) -> bool:
@@ -167,7 +180,7 @@ class Frames:
     def encoded(self) -> Iterator[bytes]:
         """The encoded frames, one after the other; for encapsulated codestreams."""
         reader = self._still_reader()
-        return (reader.encoded(index) for index in range(self.count))
+        return (reader.encoded(index) for index in self.indices)
 
     def open_stream(self) -> io.BufferedReader:
         """The video stream as a seekable binary file: the fragments joined, nothing copied.
@@ -180,7 +193,7 @@ class Frames:
     def stored(self) -> Iterator[np.ndarray]:
         """Stored values, frame by frame: ``(rows, columns[, 3])``, with their sign; colours as they are stored."""
         reader = self._still_reader()
-        return (reader.samples(index, to_rgb=False).values for index in range(self.count))
+        return (reader.samples(index, to_rgb=False).values for index in self.indices)
 
     def display(self, options: DisplayOptions | None = None) -> Iterator[NDArray[np.uint8]]:
         """Display values, frame by frame: ``(rows, columns)`` gray or ``(rows, columns, 3)`` RGB."""
@@ -192,7 +205,7 @@ class Frames:
 
     def _overlaid(self, frames: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
         overlays = read_overlays(self._instance.header, big_endian=self._instance.big_endian, notes=self._notes)
-        for index, frame in enumerate(frames):
+        for index, frame in zip(self.indices, frames, strict=True):
             yield draw(frame, overlays, index)
 
     def _still_reader(self) -> Reader:
@@ -211,7 +224,7 @@ class Frames:
 
     def _display_colour(self) -> Iterator[NDArray[np.uint8]]:
         reader = self._still_reader()
-        for index in range(self.count):
+        for index in self.indices:
             samples = reader.samples(index, to_rgb=True)
             if self._colour_path is None:
                 self._colour_path = f"{self._pixels.photometric}->RGB"
@@ -235,7 +248,7 @@ class Frames:
             signed=self._pixels.signed,
             notes=self._notes,
         )
-        for index in range(self.count):
+        for index in self.indices:
             modality, voi = pipeline.modality(index), pipeline.voi(index)
             samples = reader.samples(index, to_rgb=False)
             if voi is None:
@@ -277,7 +290,7 @@ class Frames:
             reader = self._still_reader()
             ranges = [
                 self._range(reader.samples(index, to_rgb=False).values, pipeline.modality(index))
-                for index in range(self.count)
+                for index in self.indices
             ]
             self._instance_range = np.concatenate(ranges)
         return _over(self._instance_range)

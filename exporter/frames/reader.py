@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from exporter.elements import value_of
-from exporter.errors import BadGeometry, CorruptPixels, TooLarge, UnsupportedSyntax
+from exporter.errors import BadGeometry, CorruptPixels, FrameSizesDiffer, TooLarge, UnsupportedSyntax
 from exporter.frames import cells
 from exporter.frames.codecs import Decoded, decode
 from exporter.frames.codestream import Codec, Codestream, sniff, starts_codestream
@@ -71,6 +71,10 @@ class Reader(Protocol):
     @property
     def codec(self) -> Codec | None:
         """The codestream of the frames, where they have one."""
+        ...
+
+    def fits(self, index: int) -> bool:
+        """Whether one frame has the size that the header says."""
         ...
 
 
@@ -178,6 +182,10 @@ class NativeReader:
         """Native frames are not encoded."""
         raise UnsupportedSyntax("native frames have no encoded form")
 
+    def fits(self, index: int) -> bool:  # noqa: ARG002 - the protocol's
+        """Native frames have no size of their own."""
+        return True
+
     def _bytes(self, first: int, length: int) -> bytes:
         offset = self._pixels.offset
         if not self._swapped:
@@ -272,6 +280,10 @@ class _EncapsulatedReader:
         _refuse_huge(sum(span.length for span in frame), self._pixels)
         return read_frame(self._source, frame)
 
+    def fits(self, index: int) -> bool:  # noqa: ARG002 - the protocol's
+        """Frames without a codestream have no size of their own."""
+        return True
+
 
 class CodestreamReader(_EncapsulatedReader):
     """JPEG, JPEG-LS, JPEG 2000, HTJ2K, JPEG XL."""
@@ -294,6 +306,16 @@ class CodestreamReader(_EncapsulatedReader):
         data = super().encoded(index)
         return data[:-1] if data.endswith(b"\xff\xd9\0") else data
 
+    def fits(self, index: int) -> bool:
+        """Whether the codestream of one frame has the size that the header says."""
+        header = sniff(self.encoded(index))
+        if header is not None:
+            try:
+                self._check(header)
+            except FrameSizesDiffer:
+                return False
+        return True
+
     def samples(self, index: int, *, to_rgb: bool) -> Samples:
         """One frame; its codestream's size is checked first."""
         data = self.encoded(index)
@@ -309,13 +331,14 @@ class CodestreamReader(_EncapsulatedReader):
 
     def _check(self, header: Codestream) -> None:
         pixels = self._pixels
+        differs = BadGeometry if pixels.frames == 1 else FrameSizesDiffer
         if (header.rows, header.columns) != (pixels.rows, pixels.columns):
-            raise BadGeometry(
+            raise differs(
                 f"the codestream has {header.rows} rows x {header.columns} columns, "
                 f"(0028,0010) Rows x (0028,0011) Columns are {pixels.rows} x {pixels.columns}"
             )
         if header.components != pixels.samples:
-            raise BadGeometry(
+            raise differs(
                 f"the codestream has {header.components} components, (0028,0002) Samples per Pixel is {pixels.samples}"
             )
         if header.precision > 32 or (header.precision > 16 and header.codec is not Codec.JPEG_2000):

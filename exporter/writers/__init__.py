@@ -6,14 +6,15 @@ over this tuple. Writers are stateless, so one object each serves every worker.
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
-from exporter.errors import SkipInstance, SkipReason
+from exporter.errors import FrameSizesDiffer, SkipInstance, SkipReason
 
 if TYPE_CHECKING:
     from exporter.instance import Instance
     from exporter.settings import MediaSettings
-    from exporter.writers.contract import Writer
+    from exporter.writers.contract import Task, Writer, Written
 
 
 def registry() -> tuple[Writer, ...]:
@@ -37,6 +38,25 @@ def registry() -> tuple[Writer, ...]:
         DocumentWriter(),
         ReportWriter(),
     )
+
+
+def write(writer: Writer, task: Task) -> Written:
+    """What `writer` makes of an instance; where frames have other sizes than the header says, the frames that fit.
+
+    A video or a volume has one size: the frames that fit become a folder of images, and a warning names the others.
+
+    Raises:
+        ExportError: The instance cannot be written; its class says why.
+        OutOfSpace: The disk is full.
+    """
+    from exporter.writers.frames_folder import FramesWriter
+
+    try:
+        return writer.write(task)
+    except FrameSizesDiffer:
+        for entry in task.folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        return FramesWriter().write_fitting(task)
 
 
 def choose(instance: Instance, settings: MediaSettings) -> Writer:

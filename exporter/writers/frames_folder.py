@@ -31,7 +31,7 @@ from exporter.writers.sealing import write_new, writing
 from exporter.writers.still import Still, write_still
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -79,6 +79,37 @@ class FramesWriter:
         images = still_pictures(frames, task.settings.display)
         return _write(task, Numbered(frames, images, schedule, measures=measures, warnings=schedule.warnings))
 
+    def write_fitting(self, task: Task) -> Written:
+        """Write the frames that have the size that the header says, and name the others.
+
+        Raises:
+            ExportError: There is none, a frame cannot be decoded, or its image not written.
+            OutOfSpace: The disk is full.
+        """
+        from exporter.frames import open_frames
+
+        frames = open_frames(task.instance, task.settings.limits)
+        frames.keep_fitting()
+        rate = task.settings.video.default_rate_hz
+        schedule = schedule_of(task.instance.header, frames.count, default_rate_hz=rate)
+        measures = task.instance.pixels is not None and has_raw(task.instance.pixels)
+        images = still_pictures(frames, task.settings.display)
+        left_out = _ranges(sorted(set(range(frames.count)) - set(frames.indices)))
+        note = f"frames {left_out} of {frames.count} have another size than the header says: they are left out"
+        return _write(task, Numbered(frames, images, schedule, measures=measures, warnings=(*schedule.warnings, note)))
+
+
+def _ranges(indices: list[int]) -> str:
+    """Frame numbers from 1, runs of them joined: ``2, 5-9``; the first twenty runs."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    texts = [str(a + 1) if a == b else f"{a + 1}-{b + 1}" for a, b in runs[:20]]
+    return ", ".join((*texts, "...") if len(runs) > len(texts) else texts)
+
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
@@ -90,6 +121,13 @@ class Numbered:
     measures: bool
     """Whether there are stored values that measure something."""
     warnings: tuple[str, ...]
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Number of each image among the frames of the instance, from 1."""
+        if self.frames.is_video_stream:
+            return range(1, self.schedule.frames + 1)
+        return [index + 1 for index in self.frames.indices]
 
 
 @dataclass(slots=True)
@@ -149,7 +187,7 @@ def _write(task: Task, numbered: Numbered) -> Written:
         transcoded=not folder.copied,
         width=folder.size[0],
         height=folder.size[1],
-        frames=numbered.schedule.frames,
+        frames=len(numbered.numbers),
         duration_s=float(numbered.schedule.duration),
         geometry=folder.geometry,
     )
@@ -170,13 +208,13 @@ def _write_views(task: Task, numbered: Numbered, folder: _Folder) -> None:
     folder.size, folder.geometry, folder.notes = framing.size, framing.geometry(), framing.notes
     view = View(settings, frames, framing)
     if not frames.is_video_stream and view.may_copy and same_jpegs(frames, task.settings.display) is not None:
-        for number, jpeg in _counted(bare_jpegs(frames, framing.aspect), numbered.schedule):
+        for number, jpeg in _counted(bare_jpegs(frames, framing.aspect), numbered.numbers):
             name = f"{_stem(number, numbered.schedule)}.jpg"
             folder.line(number)["file"] = folder.add(name, Still(write_new(folder.path / name, (jpeg,)), "jpeg"))
         folder.copied = True
         folder.notes += ("the instance's own JPEGs, copied; segments of text left out",)
         return
-    for number, image in _counted(images, numbered.schedule):
+    for number, image in _counted(images, numbered.numbers):
         name = f"{_stem(number, numbered.schedule)}{settings.extension}"
         shown = framing.apply(image)
         still = write_still(folder.path / name, shown, view.plan(gray=shown.ndim == 2))
@@ -186,7 +224,7 @@ def _write_views(task: Task, numbered: Numbered, folder: _Folder) -> None:
 def _write_raws(task: Task, numbered: Numbered, folder: _Folder) -> None:
     """Stored values of every frame, with what they mean."""
     rescale = RescaleElements(task.instance.header)
-    for number, stored in _counted(numbered.frames.stored(), numbered.schedule):
+    for number, stored in _counted(numbered.frames.stored(), numbered.numbers):
         form = raw_form(stored)
         name = f"{_stem(number, numbered.schedule)}{form.suffix}"
         line = folder.line(number)
@@ -195,19 +233,19 @@ def _write_raws(task: Task, numbered: Numbered, folder: _Folder) -> None:
         folder.size = (stored.shape[1], stored.shape[0]) if folder.size == (0, 0) else folder.size
 
 
-def _counted(frames: Iterable[T], schedule: Schedule) -> Iterator[tuple[int, T]]:
+def _counted(frames: Iterable[T], numbers: Sequence[int]) -> Iterator[tuple[int, T]]:
     """Frames with their number, exactly as many as announced.
 
     Raises:
         CorruptPixels: There are more or fewer.
     """
-    number = 0
-    for number, frame in enumerate(frames, start=1):
-        if number > schedule.frames:
-            raise CorruptPixels(f"more frames than the {schedule.frames} announced")
-        yield number, frame
-    if number != schedule.frames:
-        raise CorruptPixels(f"{number} frames where {schedule.frames} were announced")
+    count = 0
+    for count, frame in enumerate(frames, start=1):
+        if count > len(numbers):
+            raise CorruptPixels(f"more frames than the {len(numbers)} announced")
+        yield numbers[count - 1], frame
+    if count != len(numbers):
+        raise CorruptPixels(f"{count} frames where {len(numbers)} were announced")
 
 
 def _stem(number: int, schedule: Schedule) -> str:
