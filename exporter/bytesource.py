@@ -126,10 +126,11 @@ def open_file(path: Path, limits: LimitSettings) -> FileBytes:
     return source
 
 
-def inflate(source: ByteSource, offset: int, limits: LimitSettings) -> ByteSource:
+def inflate(source: ByteSource, offset: int, limits: LimitSettings, notes: list[str]) -> ByteSource:
     """The deflated data set that begins at `offset`, inflated (PS3.5 A.5, RFC 1951; a zlib header is tolerated).
 
-    Small results stay in memory, larger ones go to a file that has no name.
+    Small results stay in memory, larger ones go to a file that has no name. `notes` gets how many bytes follow the
+    deflated stream, where they are more than the padding of PS3.5 A.5.
 
     Raises:
         TooLarge: More than ``limits.max_inflated_bytes``.
@@ -141,13 +142,26 @@ def inflate(source: ByteSource, offset: int, limits: LimitSettings) -> ByteSourc
     # A raw stream may look like a zlib header by chance; then zlib refuses at once and the raw form is tried.
     for window in (zlib.MAX_WBITS, -zlib.MAX_WBITS) if zlib_header else (-zlib.MAX_WBITS,):
         try:
-            return _inflate(source, offset, window, limits.max_inflated_bytes)
+            found, end = _inflate(source, offset, window, limits.max_inflated_bytes)
         except zlib.error:
             continue
+        if not is_zero(source, end):
+            notes.append(f"{source.size - end} bytes behind the deflated data set are left out")
+        return found
     raise Unreadable("inflating the data set failed: the deflated stream is damaged")
 
 
-def _inflate(source: ByteSource, offset: int, window: int, most: int) -> ByteSource:
+def is_zero(source: ByteSource, offset: int) -> bool:
+    """Whether every byte from `offset` to the end is zero."""
+    while part := source.read_at(offset, CHUNK):
+        if part.strip(b"\0"):
+            return False
+        offset += len(part)
+    return True
+
+
+def _inflate(source: ByteSource, offset: int, window: int, most: int) -> tuple[ByteSource, int]:
+    """What is inflated, and the offset behind the deflated stream."""
     stream = zlib.decompressobj(window)
     sink = _Sink(most)
     while not stream.eof:
@@ -159,7 +173,7 @@ def _inflate(source: ByteSource, offset: int, window: int, most: int) -> ByteSou
             sink.write(stream.decompress(packed, CHUNK))
             packed = stream.unconsumed_tail
     sink.write(stream.flush())
-    return sink.source()
+    return sink.source(), offset - len(stream.unused_data)
 
 
 class _Sink:

@@ -65,7 +65,7 @@ class Instance:
                 raise SkipInstance(SkipReason.DICOMDIR, "a DICOMDIR lists instances and is none itself")
             self._notes.append("the file meta information says that it is a DICOMDIR, its data set is none")
         deflated = start.transfer_syntax == DEFLATED_LE
-        self.data: ByteSource = inflate(file, start.offset, limits) if deflated else file
+        self.data: ByteSource = inflate(file, start.offset, limits, self._notes) if deflated else file
         """The data set's bytes by position: the file itself, or the inflated data set."""
         self.limits = limits
         self._file = file

@@ -17,7 +17,7 @@ from array import array
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from exporter.bytesource import CHUNK
+from exporter.bytesource import is_zero
 from exporter.errors import NotDicom, TooLarge, Unreadable
 
 if TYPE_CHECKING:
@@ -41,9 +41,16 @@ _SEQUENCE_END: Final = 0xFFFEE0DD
 _ITEM_BYTES: Final = b"\xfe\xff\x00\xe0"
 _DELIMITER_BYTES: Final = b"\xfe\xff\xdd\xe0"
 _PADDED: Final = "padding follows the last element"
+_ITEM_ORDER: Final = (
+    "the elements of a sequence item are not in ascending order (PS3.5 7.1): of two of one tag the last counts"
+)
+_MOST_RUNS: Final = 1000
+"""Most runs of elements that the header is put together from."""
 _MOST_NOTES: Final = 20
 """Most warnings about the order of elements."""
 _WINDOW: Final = 1 << 16
+_SMALL_FRAGMENT: Final = 1 << 12
+"""Below this many bytes several heads of fragments are read at once."""
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
 
@@ -312,9 +319,10 @@ class _TopLevel:
         self.notes: list[str] = []
         self.last = 0
         """Greatest tag so far, pixel data included."""
+        self.element = offset
+        """Where the latest element begins: all elements before it are whole."""
         self._run = offset
-        self._element = offset
-        self._is_noted = False
+        self._noted = -1
         self._tags = array("I")
         self._seen: set[int] | None = None
 
@@ -323,36 +331,38 @@ class _TopLevel:
         """Number of elements that are read."""
         return len(self._tags)
 
-    @property
-    def whole(self) -> int:
-        """Where the latest element begins: all elements before it are whole."""
-        return self._element
-
-    def begin_element(self, offset: int) -> None:
-        """Begin an element, or what is none."""
-        self._element, self._is_noted = offset, False
-
     def note_tag(self, tag: int) -> bool:
         """Note the tag of the latest element.
 
         Returns:
             Whether it is the first of its tag: as for DCMTK and GDCM, that one counts.
         """
-        if tag <= self.last and self._seen is None:
-            self._seen = set(self._tags)
-            self.say("the elements of the data set are not in ascending order (PS3.5 7.1)")
-        if self._seen is not None:
-            if tag in self._seen:
-                self.say(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) occurs more than once: the first one counts")
-                return False
-            self._seen.add(tag)
+        if (tag <= self.last or self._seen is not None) and not self._is_new(tag):
+            self.say(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) occurs more than once: the first one counts")
+            return False
         self._tags.append(tag)
-        self._is_noted = True
+        self._noted = self.element
         self.last = max(self.last, tag)
         return True
 
+    def _is_new(self, tag: int) -> bool:
+        """Whether a tag did not occur before, where tags do not ascend."""
+        if self._seen is None:
+            self._seen = set(self._tags)
+            self.say("the elements of the data set are not in ascending order (PS3.5 7.1)")
+        if tag in self._seen:
+            return False
+        self._seen.add(tag)
+        return True
+
     def leave_out(self, begin: int, end: int) -> None:
-        """Leave the bytes from `begin` to `end` out of the header."""
+        """Leave the bytes from `begin` to `end` out of the header.
+
+        Raises:
+            Unreadable: That happened more often than any writer's mistake would explain.
+        """
+        if len(self.runs) >= _MOST_RUNS:
+            raise Unreadable(f"over {_MOST_RUNS} elements of the data set are out of place")
         self.close(begin)
         self._run = end
 
@@ -364,13 +374,13 @@ class _TopLevel:
 
     def close_before_last(self) -> None:
         """Leave out the latest element, which is damaged, and what follows it."""
-        if self._is_noted:
+        if self._noted == self.element:
             self._tags.pop()
-        self.close(max(self._element, self._run))
+        self.close(max(self.element, self._run))
 
     def say(self, note: str) -> None:
         """Add a warning, unless there are many already."""
-        if len(self.notes) < _MOST_NOTES:
+        if len(self.notes) < _MOST_NOTES and note not in self.notes:
             self.notes.append(note)
 
 
@@ -388,11 +398,13 @@ class _Walk:
         self._size = source.size
         self._start = start.offset
         self._limits = limits
-        # The open level: its kind, its end (None where undefined), whether its elements are implicit, its byte order.
+        # The open level: its kind, its end (None where undefined), whether its elements are implicit, its byte order,
+        # the tag of its latest element.
         self._kind = _DATA_SET
         self._end: int | None = source.size
         self._implicit = start.implicit
-        self._stack: list[tuple[int, int | None, bool, _Walker]] = []
+        self._stack: list[tuple[int, int | None, bool, _Walker, int]] = []
+        self._last = 0
         self._drop_from: int | None = None
         self._un: tuple[int | None, int] = (None, 0)
 
@@ -403,7 +415,7 @@ class _Walk:
             self.top.leave_out(self._drop_from, self.offset)
             self._drop_from = None
         if not self._stack:
-            self.top.begin_element(self.offset)
+            self.top.element = self.offset
         head = self._walker.element(self.offset, self._kind != _DATA_SET or self._implicit)
         if head is None:
             if self._stack:
@@ -430,15 +442,21 @@ class _Walk:
     def _behind_fragments(self, offset: int) -> int:
         """Offset behind the sequence delimiter, or behind the last fragment where there is none.
 
-        Only heads of fragments are read; the reader of the frames says what is missing.
+        Only heads of fragments are read, many at once where fragments are small; the reader of the frames says what is
+        missing.
         """
+        buffer, base, length = b"", 0, _WINDOW
         for _ in range(self._limits.max_elements):
-            head = self._source.read_at(offset, 8)
-            if head[:4] == _DELIMITER_BYTES:
+            at = offset - base
+            if at + 8 > len(buffer):
+                buffer, base, at = self._source.read_at(offset, _WINDOW if length < _SMALL_FRAGMENT else 8), offset, 0
+            tag = buffer[at : at + 4]
+            if tag == _DELIMITER_BYTES:
                 return offset + 8
-            if head[:4] != _ITEM_BYTES:
+            if tag != _ITEM_BYTES:
                 break
-            offset += 8 + int.from_bytes(head[4:], "little")
+            length = int.from_bytes(buffer[at + 4 : at + 8], "little")
+            offset += 8 + length
         return offset
 
     def _leave_finished_levels(self) -> None:
@@ -452,14 +470,14 @@ class _Walk:
             self._leave()
 
     def _enter(self, kind: int, end: int | None, offset: int, *, implicit: bool) -> None:
-        self._stack.append((self._kind, self._end, self._implicit, self._walker))
+        self._stack.append((self._kind, self._end, self._implicit, self._walker, self._last))
         if len(self._stack) > 2 * self._limits.max_depth:  # a sequence and its item are two levels
             raise TooLarge(f"sequences are nested deeper than {self._limits.max_depth} (limits.max_depth)")
-        self._kind, self._end, self._implicit, self.offset = kind, end, implicit, offset
+        self._kind, self._end, self._implicit, self.offset, self._last = kind, end, implicit, offset, 0
 
     def _leave(self) -> None:
         inner = self._walker
-        self._kind, self._end, self._implicit, self._walker = self._stack.pop()
+        self._kind, self._end, self._implicit, self._walker, self._last = self._stack.pop()
         if inner is not self._walker:
             tag, value = self._un
             self.little_endian_un.append(LittleEndianUN(tag, value, self.offset - value))
@@ -492,6 +510,9 @@ class _Walk:
             return
         if not self._stack:
             self._note_top_level(tag, vr, value, length)
+        elif tag <= self._last:
+            self.top.say(_ITEM_ORDER)
+        self._last = tag
         if length == UNDEFINED:
             nested = tag not in PIXEL_TAGS and vr in {b"SQ", b"UN", None}
             # PS3.5 6.2.2: UN of undefined length is a sequence in implicit little endian.
@@ -529,7 +550,7 @@ class _Walk:
         """An element of the top level: what is none, pixel data, or one more of its tag."""
         if tag >> 16 == 0 and (self.top.last >> 16 or tag == length == 0):
             # Group 0000 is a command's, and first in any order: these bytes are padding, or no elements at all.
-            if not _is_zero(self._source, self.offset):
+            if not is_zero(self._source, self.offset):
                 raise Unreadable("bytes that are no elements follow the last element")
             raise _Found(None, _PADDED)
         if tag in PIXEL_TAGS:
@@ -547,15 +568,6 @@ class _Walk:
             return vr == b"SQ"
         # Without a VR: a public element that begins with an item; pydicom reads private ones of known length as bytes.
         return length >= 8 and not tag & 0x10000 and self._walker.peek_tag(value) == _ITEM
-
-
-def _is_zero(source: ByteSource, offset: int) -> bool:
-    """Whether every byte from `offset` to the end is zero."""
-    while part := source.read_at(offset, CHUNK):
-        if part.strip(b"\0"):
-            return False
-        offset += len(part)
-    return True
 
 
 def walk(source: ByteSource, start: Start, limits: LimitSettings) -> Layout:
@@ -627,7 +639,7 @@ def _walk_behind(state: _Walk, pixel: PixelElement, size: int) -> None:
         top.close(state.offset)
     except (Unreadable, TooLarge, _UnsoundError) as error:
         top.close_before_last()
-        top.say(f"{size - top.whole} bytes behind the pixel data are left out: {error}")
+        top.say(f"{size - top.element} bytes behind the pixel data are left out: {error}")
 
 
 def pixel_element_at(source: ByteSource, start: Start, offset: int) -> PixelElement | None:

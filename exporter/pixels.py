@@ -93,6 +93,8 @@ def describe_pixels(
     samples, photometric = _colours(header, notes)
     allocated, stored, high_bit = _bits(header, keyword, notes)
     available = max(0, size - element.offset)
+    if element.length is not None and element.length > available:
+        notes.append(f"the data set ends inside {keyword}: {element.length} bytes declared, {available} there")
     return PixelDescription(
         rows=rows,
         columns=columns,

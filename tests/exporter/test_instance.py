@@ -186,6 +186,12 @@ class TestDeflated:
             Instance.open(path, LimitSettings(max_inflated_bytes=64 << 20))
         assert psutil.Process().memory_info().rss - before < 64 << 20
 
+    @pytest.mark.parametrize(("tail", "told"), [(b"", 0), (b"\0", 0), (b"\0more", 1)])
+    def test_bytes_behind_the_stream_are_told(self, make: Any, tail: bytes, told: int) -> None:
+        instance = Instance.open(make(part10(self.deflate(bare()) + tail, self.SYNTAX)), LIMITS)
+        warned = [warning for warning in instance.warnings if "5 bytes behind the deflated data set" in warning]
+        assert len(warned) == told
+
     @pytest.mark.parametrize("damage", ["cut", "garbled"])
     def test_a_damaged_stream_is_unreadable(self, make: Any, damage: str) -> None:
         packed = self.deflate(bare() * 50)
@@ -390,6 +396,29 @@ class TestNoElementIsPassedOver:
         instance = Instance.open(make(part10(twice)), LIMITS)
         assert (instance.header.Rows, instance.header.Columns) == (4, 4)
         assert sum("occurs more than once" in warning for warning in instance.warnings) == 2
+
+    def test_a_data_set_in_pieces_without_number_is_refused_quickly(self, make: Any) -> None:
+        stray = struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
+        pieces = b"".join(element(0x8001, 0x1000 + number, "CS", b"CT") + stray for number in range(50_000))
+        started = time.process_time()
+        with pytest.raises(Unreadable, match="out of place"):
+            Instance.open(make(part10(bare() + pieces)), LIMITS)
+        instance = Instance.open(make(part10(bare() + image() + NATIVE + pieces)), LIMITS)
+        assert instance.header[0x80011000].value == "CT"
+        assert any("out of place" in warning for warning in instance.warnings)
+        assert time.process_time() - started < 3
+
+    def test_an_order_in_items_that_may_cost_elements_is_told(self, make: Any) -> None:
+        for inner, told in ((self.UID + self.UID, True), (self.UID, False)):
+            nested = element(8, 0x1140, "SQ", item(inner) + item(inner))
+            warnings = Instance.open(make(part10(nested)), LIMITS).warnings
+            assert any("sequence item are not in ascending order" in warning for warning in warnings) == told
+
+    def test_pixel_data_that_declare_more_than_is_there_are_told(self, make: Any) -> None:
+        longer = element(0x7FE0, 0x10, "OW", bytes(32), 40)
+        instance = Instance.open(make(part10(bare() + image() + longer)), LIMITS)
+        assert instance.pixels is not None
+        assert any("40 bytes declared, 32 there" in warning for warning in instance.warnings)
 
     def test_elements_behind_a_delimiter_that_belongs_to_nothing_are_read(self, make: Any) -> None:
         stray = struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
