@@ -145,19 +145,20 @@ def inflate(source: ByteSource, offset: int, limits: LimitSettings, notes: list[
             found, end = _inflate(source, offset, window, limits.max_inflated_bytes)
         except zlib.error:
             continue
-        if not is_zero(source, end):
+        if end_of_zeros(source, end) < source.size:
             notes.append(f"{source.size - end} bytes behind the deflated data set are left out")
         return found
     raise Unreadable("inflating the data set failed: the deflated stream is damaged")
 
 
-def is_zero(source: ByteSource, offset: int) -> bool:
-    """Whether every byte from `offset` to the end is zero."""
+def end_of_zeros(source: ByteSource, offset: int) -> int:
+    """Offset of the first byte from `offset` on that is not zero; the end of the source where there is none."""
     while part := source.read_at(offset, CHUNK):
-        if part.strip(b"\0"):
-            return False
+        other = part.lstrip(b"\0")
+        if other:
+            return offset + len(part) - len(other)
         offset += len(part)
-    return True
+    return source.size
 
 
 def _inflate(source: ByteSource, offset: int, window: int, most: int) -> tuple[ByteSource, int]:

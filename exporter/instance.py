@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
 from exporter.bytesource import CHUNK, ByteSource, FileBytes, inflate, open_file
-from exporter.elements import READING_ERRORS, read_elements, text_of
+from exporter.elements import READING_ERRORS, put_elements, read_elements, text_of
 from exporter.errors import SkipInstance, SkipReason, TooLarge, Unreadable
 from exporter.layout import (
     DEFLATED_LE,
@@ -176,9 +176,7 @@ class Instance:
         behind = walk_behind(self.data, start, pixel, head, self.limits)
         self._notes += behind.warnings
         further, _ = read_elements(self._runs(behind), implicit=start.implicit, big_endian=start.big_endian)
-        for tag in further.keys():  # noqa: SIM118
-            if tag not in header:
-                header[tag] = further.get_item(tag)
+        put_elements(header, further, [int(tag) for tag in further.keys() if tag not in header])  # noqa: SIM118
         return header
 
     def _runs(self, layout: Layout) -> bytes:
@@ -205,8 +203,7 @@ class Instance:
             head = struct.pack("<HHI", element.tag >> 16, element.tag & 0xFFFF, UNDEFINED)
             raw = head + self.data.read_at(element.offset, element.length)
             found, _ = read_elements(raw, implicit=True, big_endian=False)
-            if element.tag in found:
-                header[element.tag] = found.get_item(element.tag)
+            put_elements(header, found, [element.tag] if element.tag in found else [])
 
     @cached_property
     def sop_class_uid(self) -> str:

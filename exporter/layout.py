@@ -17,7 +17,7 @@ from array import array
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from exporter.bytesource import is_zero
+from exporter.bytesource import end_of_zeros
 from exporter.errors import NotDicom, TooLarge, Unreadable
 
 if TYPE_CHECKING:
@@ -509,6 +509,10 @@ class _Walk:
             self._delimiter(tag, value, length)
             return
         if not self._stack:
+            # Group 0000 is a command's, and first in any order: these bytes are padding, or no elements at all.
+            if tag >> 16 == 0 and (self.top.last >> 16 or tag == length == 0):
+                self._zeros(tag, length)
+                return
             self._note_top_level(tag, vr, value, length)
         elif tag <= self._last:
             self.top.say(_ITEM_ORDER)
@@ -546,16 +550,24 @@ class _Walk:
         else:
             raise _UnsoundError("a delimiter lies where an element belongs")
 
-    def _note_top_level(self, tag: int, vr: bytes | None, value: int, length: int) -> None:
-        """An element of the top level: what is none, pixel data, or one more of its tag."""
-        if tag >> 16 == 0 and (self.top.last >> 16 or tag == length == 0):
-            # Group 0000 is a command's, and first in any order: these bytes are padding, or no elements at all.
-            if not is_zero(self._source, self.offset):
-                raise Unreadable("bytes that are no elements follow the last element")
+    def _zeros(self, tag: int, length: int) -> None:
+        """Go behind zeros at the top level, to the end or to the next element."""
+        end = end_of_zeros(self._source, self.offset)
+        if end == self._size:
             raise _Found(None, _PADDED)
+        if tag or length:
+            raise Unreadable("bytes that are no elements follow the last element")
+        self.top.say("zeros lie between elements: left out")
+        begin, self.offset = self.offset, end - (end - self.offset) % 8
+        self.top.leave_out(begin, self.offset)
+
+    def _note_top_level(self, tag: int, vr: bytes | None, value: int, length: int) -> None:
+        """An element of the top level: pixel data, or one more of its tag."""
         if tag in PIXEL_TAGS:
             self.top.last = max(self.top.last, tag)
-            raise _Found(PixelElement(tag, (vr or b"").decode("ascii"), value, None if length == UNDEFINED else length))
+            raise _Found(
+                PixelElement(tag, (vr or b"").decode("latin-1"), value, None if length == UNDEFINED else length)
+            )
         if not self.top.note_tag(tag):
             self._drop_from = self.offset
 
@@ -648,4 +660,4 @@ def pixel_element_at(source: ByteSource, start: Start, offset: int) -> PixelElem
     if head is None or head[0] not in PIXEL_TAGS:
         return None
     tag, vr, value, length = head
-    return PixelElement(tag, (vr or b"").decode("ascii"), value, None if length == UNDEFINED else length)
+    return PixelElement(tag, (vr or b"").decode("latin-1"), value, None if length == UNDEFINED else length)

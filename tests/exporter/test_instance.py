@@ -326,11 +326,12 @@ class TestBehindPixelData:
         [
             (b"\0" * 5, "padding follows"),
             (b"\0" * 4096, "padding follows"),
-            (b"\0" * 8 + b"x" * 100, "108 bytes behind the pixel data are left out"),
+            (b"\0" * 8 + b"x" * 100, "100 bytes behind the pixel data are left out"),
+            (b"\0\0\0\0\x10\0\0\0zz", "10 bytes behind the pixel data are left out"),
             (b"no elements at all!!", "20 bytes behind the pixel data are left out"),
             (element(0x7FE1, 0x10, "LO", b"GEMS", 500), "12 bytes behind the pixel data are left out"),
         ],
-        ids=["few zeros", "zeros", "zeros and more", "garbage", "a cut element"],
+        ids=["few zeros", "zeros", "zeros and more", "tag 0", "garbage", "a cut element"],
     )
     def test_what_is_damaged_there_is_told_and_costs_no_picture(self, make: Any, tail: bytes, says: str) -> None:
         further = element(0x7FE1, 0x11, "LO", b"OTHER ")
@@ -383,8 +384,26 @@ class TestNoElementIsPassedOver:
 
     @pytest.mark.parametrize("tail", [b"\0\0\0\0\x10\0\0\0zz", b"\0" * 8 + b"x" * 100], ids=["tag 0", "zeros and more"])
     def test_bytes_that_are_no_elements_are_no_harmless_end(self, make: Any, tail: bytes) -> None:
-        with pytest.raises(Unreadable, match="no elements follow"):
+        with pytest.raises(Unreadable, match=r"no elements follow|ends inside"):
             Instance.open(make(part10(bare() + tail)), LIMITS)
+
+    def test_zeros_between_elements_hide_none_of_them(self, make: Any) -> None:
+        instance = Instance.open(make(part10(bare() + bytes(8) + image() + bytes(16) + NATIVE)), LIMITS)
+        assert instance.pixels is not None
+        assert len(instance.header) == 12
+        assert instance.warnings == ["zeros lie between elements: left out"]
+
+    def test_very_many_zeros_are_passed_over_once(self, make: Any) -> None:
+        started = time.process_time()
+        with pytest.raises((Unreadable, TooLarge)):
+            Instance.open(make(part10(bare() + bytes(100 << 20) + b"x" * 100)), LIMITS)
+        assert time.process_time() - started < 3
+
+    def test_pixel_data_of_an_impossible_representation_are_found(self, make: Any) -> None:
+        odd = struct.pack("<HH", 0x7FE0, 0x10) + b"O\xf0" + struct.pack("<H", 32) + bytes(32)
+        instance = Instance.open(make(part10(bare() + image() + odd)), LIMITS)
+        assert instance.pixels is not None
+        assert instance.pixels.length == 32
 
     def test_zeros_at_the_end_make_no_element(self, make: Any) -> None:
         instance = Instance.open(make(part10(bare() + bytes(4096))), LIMITS)
