@@ -172,8 +172,8 @@ class Instance:
         tags = [int(tag) for tag in header.keys()]  # noqa: SIM118 - a data set iterates over elements
         if pixel is None or tags != sorted({*tags, pixel.tag})[:-1] or tags[:1] < [_FIRST_TAG]:
             raise Unreadable("the nesting of sequences is damaged: elements behind it cannot be found")
-        self._tolerant_pixel = pixel
         behind = walk_behind(self.data, start, pixel, head, self.limits)
+        self._tolerant_pixel = behind.pixel
         self._notes += behind.warnings
         further, _ = read_elements(self._runs(behind), implicit=start.implicit, big_endian=start.big_endian)
         put_elements(header, further, [int(tag) for tag in further.keys() if tag not in header])  # noqa: SIM118

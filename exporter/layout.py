@@ -509,8 +509,8 @@ class _Walk:
             self._delimiter(tag, value, length)
             return
         if not self._stack:
-            # Group 0000 is a command's, and first in any order: these bytes are padding, or no elements at all.
-            if tag >> 16 == 0 and (self.top.last >> 16 or tag == length == 0):
+            # Group 0000 is a command's, and first in any order: what has no VR either is padding, or no element at all.
+            if tag >> 16 == 0 and vr is None and (self.top.last >> 16 or tag == length == 0):
                 self._zeros(tag, length)
                 return
             self._note_top_level(tag, vr, value, length)
@@ -601,8 +601,8 @@ def walk(source: ByteSource, start: Start, limits: LimitSettings) -> Layout:
         if found.note is not None:
             state.top.say(found.note)
         if found.pixel is not None:
-            _walk_behind(state, found.pixel, source.size)
-        return _layout(state, found.pixel, sound=True)
+            return _layout(state, _walk_behind(state, found.pixel, source.size), sound=True)
+        return _layout(state, None, sound=True)
     except _UnsoundError as error:
         state.top.close(state.offset)
         state.top.say(f"the nesting of sequences is damaged, elements in them may be missing: {error}")
@@ -613,8 +613,7 @@ def walk_behind(source: ByteSource, start: Start, pixel: PixelElement, head: int
     """Walk the elements behind a pixel data element whose head is at `head`; the header's runs are those behind it."""
     state = _Walk(source, replace(start, offset=head), limits)
     state.top.last = pixel.tag
-    _walk_behind(state, pixel, source.size)
-    return _layout(state, pixel, sound=True)
+    return _layout(state, _walk_behind(state, pixel, source.size), sound=True)
 
 
 def _layout(state: _Walk, pixel: PixelElement | None, *, sound: bool) -> Layout:
@@ -629,8 +628,12 @@ def _layout(state: _Walk, pixel: PixelElement | None, *, sound: bool) -> Layout:
     )
 
 
-def _walk_behind(state: _Walk, pixel: PixelElement, size: int) -> None:
-    """Walk on behind the pixel data to the end of the data set; never raises for what is there."""
+def _walk_behind(state: _Walk, pixel: PixelElement, size: int) -> PixelElement:
+    """Walk on behind the pixel data to the end of the data set; never raises for what is there.
+
+    Returns:
+        The pixel data: the first that are not empty.
+    """
     top = state.top
     try:
         state.skip_pixels(pixel)
@@ -645,13 +648,15 @@ def _walk_behind(state: _Walk, pixel: PixelElement, size: int) -> None:
                     break
                 top.say(
                     f"({found.pixel.tag >> 16:04X},{found.pixel.tag & 0xFFFF:04X}): the data set has pixel data more "
-                    "than once: the first are exported"
+                    "than once: the first that are not empty are exported"
                 )
                 state.skip_pixels(found.pixel)
+                pixel = found.pixel if pixel.length == 0 else pixel
         top.close(state.offset)
     except (Unreadable, TooLarge, _UnsoundError) as error:
         top.close_before_last()
         top.say(f"{size - top.element} bytes behind the pixel data are left out: {error}")
+    return pixel
 
 
 def pixel_element_at(source: ByteSource, start: Start, offset: int) -> PixelElement | None:

@@ -357,6 +357,10 @@ class TestBehindPixelData:
         assert instance.pixels is not None
         assert instance.pixels.length == 32
         assert any("pixel data more than once" in warning for warning in instance.warnings)
+        empty = element(0x7FE0, 0x10, "OW", b"")
+        instance = Instance.open(make(part10(bare() + image() + empty + NATIVE + self.BEHIND)), LIMITS)
+        assert instance.pixels is not None
+        assert instance.pixels.length == 32
         assert instance.header[0x7FE11001].value == "told"
 
 
@@ -386,6 +390,13 @@ class TestNoElementIsPassedOver:
     def test_bytes_that_are_no_elements_are_no_harmless_end(self, make: Any, tail: bytes) -> None:
         with pytest.raises(Unreadable, match=r"no elements follow|ends inside"):
             Instance.open(make(part10(bare() + tail)), LIMITS)
+
+    def test_an_element_of_group_0000_is_one_where_it_has_a_representation(self, make: Any) -> None:
+        odd = element(0, 0x60, "CS", b"CT")
+        instance = Instance.open(make(part10(bare() + odd + image() + NATIVE)), LIMITS)
+        assert instance.pixels is not None
+        assert instance.header[0x00000060].value == "CT"
+        assert any("ascending order" in warning for warning in instance.warnings)
 
     def test_zeros_between_elements_hide_none_of_them(self, make: Any) -> None:
         instance = Instance.open(make(part10(bare() + bytes(8) + image() + bytes(16) + NATIVE)), LIMITS)
