@@ -145,7 +145,10 @@ def inflate(source: ByteSource, offset: int, limits: LimitSettings, notes: list[
             found, end = _inflate(source, offset, window, limits.max_inflated_bytes)
         except zlib.error:
             continue
-        if end_of_zeros(source, end) < source.size:
+        # Some writers keep what ends a gzip member (RFC 1952 2.3.1): CRC-32, and the size of what was deflated.
+        trailer = source.read_at(end, 8)
+        is_gzip = trailer[4:] == (found.size & 0xFFFFFFFF).to_bytes(4, "little")
+        if end_of_zeros(source, end + 8 * is_gzip) < source.size:
             notes.append(f"{source.size - end} bytes behind the deflated data set are left out")
         return found
     raise Unreadable("inflating the data set failed: the deflated stream is damaged")

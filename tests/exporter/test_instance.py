@@ -192,6 +192,11 @@ class TestDeflated:
         warned = [warning for warning in instance.warnings if "5 bytes behind the deflated data set" in warning]
         assert len(warned) == told
 
+    def test_the_end_of_a_gzip_member_is_nothing_odd(self, make: Any) -> None:
+        trailer = struct.pack("<II", zlib.crc32(bare()), len(bare()))
+        instance = Instance.open(make(part10(self.deflate(bare()) + trailer + b"\0", self.SYNTAX)), LIMITS)
+        assert instance.warnings == []
+
     @pytest.mark.parametrize("damage", ["cut", "garbled"])
     def test_a_damaged_stream_is_unreadable(self, make: Any, damage: str) -> None:
         packed = self.deflate(bare() * 50)
