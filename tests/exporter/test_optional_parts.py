@@ -51,6 +51,9 @@ DAMAGED = {
     "a pixel aspect ratio of one number": element(0x28, 0x34, "IS", b"2 "),
     "shared functional groups that are no sequence": element(0x5200, 0x9229, "OB", b"\1\2\3\4"),
     "per-frame functional groups that are no sequence": element(0x5200, 0x9230, "OB", b"\1\2\3\4"),
+    "a frame's window that is no sequence": element(
+        0x5200, 0x9230, "SQ", item(element(0x28, 0x9132, "OB", b"\1\2\3\4"))
+    ),
     "per-frame functional groups of other frames": element(0x5200, 0x9230, "SQ", item(b"") * 3),
     "a high bit of two values": element(0x28, 0x102, "US", b"\x0b\0\x0b\0"),
     "a supplemental palette without colours": element(0x08, 0x9205, "CS", b"MIXED ")
