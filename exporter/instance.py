@@ -166,7 +166,10 @@ class Instance:
         walked = layout.header[-1][1] if layout.header else start.offset
         end = min(self.data.size, max(walked, start.offset + most))
         raw = self.data.read_at(start.offset, end - start.offset)
-        header, read = read_elements(raw, implicit=start.implicit, big_endian=start.big_endian)
+        try:
+            header, read = read_elements(raw, implicit=start.implicit, big_endian=start.big_endian)
+        except Unreadable as error:
+            raise Unreadable(f"the nesting of sequences is damaged: {error}") from None
         head = start.offset + read
         pixel = pixel_element_at(self.data, start, head)
         tags = [int(tag) for tag in header.keys()]  # noqa: SIM118 - a data set iterates over elements
