@@ -95,7 +95,7 @@ class FramesWriter:
         measures = task.instance.pixels is not None and has_raw(task.instance.pixels)
         images = still_pictures(frames, task.settings.display)
         left_out = _ranges(sorted(set(range(frames.count)) - set(frames.indices)))
-        note = f"frames {left_out} of {frames.count} have another size than the header says: they are left out"
+        note = f"of {frames.count} frames these have another size than the header says and are left out: {left_out}"
         return _write(task, Numbered(frames, images, schedule, measures=measures, warnings=(*schedule.warnings, note)))
 
 
