@@ -174,7 +174,8 @@ class VideoSettings(Section):
 
     preset: Literal["default", "lossless", "lossless-h264", "small", "echonet-112", "echoprime-224"] = "default"
     """A named choice of container, encoder and framing; `extension`, `save_method_kwargs` and `framing` win over it
-    where they are not at their defaults. `default`: those keys alone. `lossless`: FFV1 in Matroska. `lossless-h264`:
+    where they are not at their defaults. `default`: those keys alone, but lossless H.264 for palette colours and
+    labels while `save_method_kwargs` is at its default. `lossless`: FFV1 in Matroska. `lossless-h264`:
     lossless H.264 in MP4. `small`: AV1 in MP4. `echonet-112`, `echoprime-224`: for these models (docs/media.md)."""
 
     extension: Extension = ".mp4"
@@ -182,7 +183,10 @@ class VideoSettings(Section):
     save_method_kwargs: VideoEncoding = VideoEncoding()
     """Encoder and its options."""
     default_rate_hz: PositiveFloat = 30.0
-    """Frames per second of an instance that does not tell its timing."""
+    """Frames per second of a cine whose elements do not say when its frames are shown."""
+    untimed: Literal["frames", "video"] = "frames"
+    """What multi-frame instances become that are no cines, such as tiles of a slide, segments, pages and views
+    (docs/media.md says which): `frames`, a folder of images; `video`, a video at `default_rate_hz`."""
     threads: PositiveInt = 1
     """Threads of one encoder. One per worker and a worker per core is faster than threads inside the encoder."""
     psnr_floor_db: PositiveFloat = 28.0
@@ -211,7 +215,8 @@ class ImageSettings(Section):
     """Lowest peak signal-to-noise ratio that a lossy image may have when decoded back; below it: `verify_failed`."""
     outputs: Annotated[tuple[Literal["view8", "raw16"], ...], Field(min_length=1, max_length=2)] = ("view8",)
     """`view8`: display values of 8 bits. `raw16`: stored values as they are, in a PNG of 16 bits (or a NumPy array
-    where 16 bits are not enough), with slope and intercept in the record. Colour has `view8` alone."""
+    where 16 bits are not enough), with slope and intercept in the record; of palette colours, the numbers of the
+    colours. Colour of three samples has `view8` alone."""
     copy_jpeg: bool = False
     """Whether JPEG baseline becomes `.jpg` bit by bit where its display values are the JPEG's own."""
     framing: FramingSettings = FramingSettings()
@@ -222,14 +227,14 @@ class FramesSettings(Section):
     """Multi-frame instances as a folder of numbered images and `frames.jsonl` with their times."""
 
     enabled: bool = False
-    """Whether multi-frame instances become a folder of images instead of a video; the images as `image` says."""
+    """Whether cines, too, become a folder of images instead of a video; the images as `image` says."""
 
 
 class VolumeSettings(Section):
     """Enhanced multi-frame CT, MR and PET, segmentations, RT doses, parametric maps; and whole series."""
 
     enabled: bool = True
-    """Whether instances that are volumes become volumes; otherwise they become video or frames like any multi-frame."""
+    """Whether instances that are volumes become volumes; otherwise they become frames, or video if they are cines."""
     format: Literal["nii.gz", "nii", "nrrd"] = "nii.gz"
     """NIfTI-1, compressed or not, or NRRD."""
     series: bool = False

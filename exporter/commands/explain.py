@@ -163,7 +163,8 @@ def _uid(text: str) -> str:
 def _describe_frames(instance: Instance, settings: Settings, facts: dict[str, object]) -> None:
     """When frames are shown, and how the first one becomes a picture."""
     from exporter.frames import DisplayOptions, open_frames
-    from exporter.timing import schedule_of
+    from exporter.timing import default_rate_warning, schedule_of
+    from exporter.writers.cine import has_times
     from exporter.writers.remux import is_video_stream
 
     if (pixels := instance.pixels) is None:
@@ -175,11 +176,15 @@ def _describe_frames(instance: Instance, settings: Settings, facts: dict[str, ob
         count = frames.count
     if count > 1:
         schedule = schedule_of(instance.header, count, default_rate_hz=settings.video.default_rate_hz)
-        timing = schedule.timing
-        rate = "variable" if timing.variable else f"{timing.rate_hz:g} frames per second"
-        facts["timing"] = f"{timing.source}: {rate}, {float(schedule.duration):g} s in all"
-        if schedule.warnings:
-            facts["timing_warnings"] = list(schedule.warnings)
+        timing, warnings = schedule.timing, list(schedule.warnings)
+        if has_times(instance, schedule):
+            rate = "variable" if timing.variable else f"{timing.rate_hz:g} frames per second"
+            facts["timing"] = f"{timing.source}: {rate}, {float(schedule.duration):g} s in all"
+            warnings += default_rate_warning(schedule)
+        else:
+            facts["timing"] = "none: a set of pictures, not a cine"
+        if warnings:
+            facts["timing_warnings"] = warnings
     if streams:
         facts["rendering"] = "none: the stream is copied as it is"
         return

@@ -5,7 +5,8 @@ as the `image` settings say. The folder is complete, every file in it verified a
 becomes visible by one rename, like any medium.
 
 `frames.jsonl` has one object per frame, in order: `frame`, `file` (of `view8`), `raw` (of `raw16`), `time_ms` from the
-first frame, `duration_ms`, and of raw values `offset`, `slope`, `intercept`, `linear` as in the record.
+first frame, `duration_ms`, and of raw values `offset`, `slope`, `intercept`, `linear` as in the record. Times are null
+where no element gives any and the frames are no cine (`exporter.writers.cine`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.errors import CorruptPixels
 from exporter.outcome import Geometry, MediaType, Medium, Rendering
-from exporter.timing import Schedule, schedule_of
+from exporter.timing import Schedule, default_rate_warning, schedule_of
+from exporter.writers.cine import has_times
 from exporter.writers.contract import Task, Written
 from exporter.writers.framing import framing_of
-from exporter.writers.image import View
+from exporter.writers.image import NO_RAW, View, lossy_warnings
 from exporter.writers.jpeg_copy import bare_jpegs, same_jpegs
 from exporter.writers.pictures import peek, still_pictures, stream_pictures
 from exporter.writers.presentation import pixel_aspect
@@ -43,8 +45,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCORE = 60
-"""Above the video writer: it is asked only where the settings want frames."""
+SCORE_WANTED = 60
+"""Above the video writer, where the settings want frames."""
+SCORE_UNTIMED = 40
+"""Below the video writer, which takes cines, and whatever the settings want as video."""
 INDEX = "frames.jsonl"
 _FEWEST_DIGITS = 5
 
@@ -55,8 +59,10 @@ class FramesWriter:
     kind = MediaType.FRAMES
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
-        """Fits instances of several frames, where the settings want folders of frames."""
-        return SCORE if settings.frames.enabled and is_moving(instance) else None
+        """Fits instances of several frames: best where the settings want folders, else where no video is fitting."""
+        if not is_moving(instance):
+            return None
+        return SCORE_WANTED if settings.frames.enabled else SCORE_UNTIMED
 
     def write(self, task: Task) -> Written:
         """Write the folder.
@@ -72,12 +78,16 @@ class FramesWriter:
             with frames.open_stream() as source:
                 found = study(task, source)
             images = stream_pictures(frames, found.kind, found.rate, task.settings.limits)
-            return _write(task, Numbered(frames, images, found.schedule, measures=False, warnings=found.warnings))
+            count, schedule = found.schedule.frames, found.schedule
+            return _write(task, Numbered(frames, count, images, schedule, measures=False, warnings=found.warnings))
         rate = task.settings.video.default_rate_hz
         schedule = schedule_of(task.instance.header, frames.count, default_rate_hz=rate)
+        timed = has_times(task.instance, schedule)
+        warnings = (*schedule.warnings, *(default_rate_warning(schedule) if timed else ()))
         measures = task.instance.pixels is not None and has_raw(task.instance.pixels)
         images = still_pictures(frames, task.settings.display)
-        return _write(task, Numbered(frames, images, schedule, measures=measures, warnings=schedule.warnings))
+        times = schedule if timed else None
+        return _write(task, Numbered(frames, frames.count, images, times, measures=measures, warnings=warnings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +95,13 @@ class Numbered:
     """Frames to be written, one by one."""
 
     frames: Frames
+    count: int
+    """Number of frames announced."""
     images: Iterator[NDArray[np.uint8]]
-    schedule: Schedule
+    schedule: Schedule | None
+    """When frames are shown; None where they are no cine and no element gives times."""
     measures: bool
-    """Whether there are stored values that measure something."""
+    """Whether there are stored values that mean something."""
     warnings: tuple[str, ...]
 
 
@@ -126,12 +139,16 @@ def _write(task: Task, numbered: Numbered) -> Written:
     outputs = task.settings.image.outputs
     warnings = list(numbered.warnings)
     if "raw16" in outputs and not numbered.measures:
-        warnings.append("raw16: colour has no stored values that measure something; view8 alone is written")
+        warnings.append(NO_RAW)
     if "view8" in outputs or not numbered.measures:
         _write_views(task, numbered, folder)
+        warnings += lossy_warnings(task)
     if "raw16" in outputs and numbered.measures:
         _write_raws(task, numbered, folder)
-    _write_index(numbered.schedule, folder)
+    schedule = numbered.schedule
+    if schedule is None:
+        folder.notes += ("no element says when frames are shown: they are a set of pictures, not a cine",)
+    _write_index(schedule, folder)
     with writing("sealing a folder of frames"):
         descriptor = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -149,14 +166,14 @@ def _write(task: Task, numbered: Numbered) -> Written:
         transcoded=not folder.copied,
         width=folder.size[0],
         height=folder.size[1],
-        frames=numbered.schedule.frames,
-        duration_s=float(numbered.schedule.duration),
+        frames=numbered.count,
+        duration_s=float(schedule.duration) if schedule is not None else None,
         geometry=folder.geometry,
     )
     rendering: Rendering = numbered.frames.rendering
     return Written(
         media=(medium,),
-        timing=numbered.schedule.timing,
+        timing=schedule.timing if schedule is not None else None,
         rendering=replace(rendering, notes=(*rendering.notes, *folder.notes)),
         warnings=(*numbered.frames.warnings, *warnings),
     )
@@ -170,14 +187,14 @@ def _write_views(task: Task, numbered: Numbered, folder: _Folder) -> None:
     folder.size, folder.geometry, folder.notes = framing.size, framing.geometry(), framing.notes
     view = View(settings, frames, framing)
     if not frames.is_video_stream and view.may_copy and same_jpegs(frames, task.settings.display) is not None:
-        for number, jpeg in _counted(bare_jpegs(frames, framing.aspect), numbered.schedule):
-            name = f"{_stem(number, numbered.schedule)}.jpg"
+        for number, jpeg in _counted(bare_jpegs(frames, framing.aspect), numbered.count):
+            name = f"{_stem(number, numbered.count)}.jpg"
             folder.line(number)["file"] = folder.add(name, Still(write_new(folder.path / name, (jpeg,)), "jpeg"))
         folder.copied = True
         folder.notes += ("the instance's own JPEGs, copied; segments of text left out",)
         return
-    for number, image in _counted(images, numbered.schedule):
-        name = f"{_stem(number, numbered.schedule)}{settings.extension}"
+    for number, image in _counted(images, numbered.count):
+        name = f"{_stem(number, numbered.count)}{settings.extension}"
         shown = framing.apply(image)
         still = write_still(folder.path / name, shown, view.plan(gray=shown.ndim == 2))
         folder.line(number)["file"] = folder.add(name, still)
@@ -186,16 +203,16 @@ def _write_views(task: Task, numbered: Numbered, folder: _Folder) -> None:
 def _write_raws(task: Task, numbered: Numbered, folder: _Folder) -> None:
     """Stored values of every frame, with what they mean."""
     rescale = RescaleElements(task.instance.header)
-    for number, stored in _counted(numbered.frames.stored(), numbered.schedule):
+    for number, stored in _counted(numbered.frames.stored(), numbered.count):
         form = raw_form(stored)
-        name = f"{_stem(number, numbered.schedule)}{form.suffix}"
+        name = f"{_stem(number, numbered.count)}{form.suffix}"
         line = folder.line(number)
         line["raw"] = folder.add(name, write_raw(folder.path / name, stored, form))
         line |= asdict(rescale.values(number - 1, form))
         folder.size = (stored.shape[1], stored.shape[0]) if folder.size == (0, 0) else folder.size
 
 
-def _counted(frames: Iterable[T], schedule: Schedule) -> Iterator[tuple[int, T]]:
+def _counted(frames: Iterable[T], count: int) -> Iterator[tuple[int, T]]:
     """Frames with their number, exactly as many as announced.
 
     Raises:
@@ -203,23 +220,25 @@ def _counted(frames: Iterable[T], schedule: Schedule) -> Iterator[tuple[int, T]]
     """
     number = 0
     for number, frame in enumerate(frames, start=1):
-        if number > schedule.frames:
-            raise CorruptPixels(f"more frames than the {schedule.frames} announced")
+        if number > count:
+            raise CorruptPixels(f"more frames than the {count} announced")
         yield number, frame
-    if number != schedule.frames:
-        raise CorruptPixels(f"{number} frames where {schedule.frames} were announced")
+    if number != count:
+        raise CorruptPixels(f"{number} frames where {count} were announced")
 
 
-def _stem(number: int, schedule: Schedule) -> str:
-    return f"frame-{number:0{max(_FEWEST_DIGITS, len(str(schedule.frames)))}d}"
+def _stem(number: int, count: int) -> str:
+    return f"frame-{number:0{max(_FEWEST_DIGITS, len(str(count)))}d}"
 
 
-def _write_index(schedule: Schedule, folder: _Folder) -> None:
-    ticks, unit = schedule.ticks(), schedule.time_base
+def _write_index(schedule: Schedule | None, folder: _Folder) -> None:
+    ticks, unit = (schedule.ticks(), schedule.time_base) if schedule is not None else ((), 0)
     rows = []
     for number, line in sorted(folder.lines.items()):
-        start, end = ticks[number - 1] * unit, ticks[number] * unit
-        times = {"time_ms": float(start * 1000), "duration_ms": float((end - start) * 1000)}
+        times: dict[str, float | None] = {"time_ms": None, "duration_ms": None}
+        if ticks:
+            start, end = ticks[number - 1] * unit, ticks[number] * unit
+            times = {"time_ms": float(start * 1000), "duration_ms": float((end - start) * 1000)}
         rows.append(json.dumps({"frame": number} | line | times).encode() + b"\n")
     sealed = write_new(folder.path / INDEX, rows)
     folder.hashes[INDEX] = sealed.sha256

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.elements import text_of
 from exporter.errors import VerifyFailed
 from exporter.frames.display import items_of, number_of
 from exporter.frames.groups import FrameElements
@@ -46,8 +47,8 @@ class RawForm:
 
 
 def has_raw(pixels: PixelDescription) -> bool:
-    """Whether stored values measure something; those of colour do not."""
-    return pixels.samples == 1 and pixels.photometric != "PALETTE COLOR"
+    """Whether stored values mean something of their own: they measure, label or number a palette's colour."""
+    return pixels.samples == 1
 
 
 def raw_form(stored: NDArray[Any]) -> RawForm:
@@ -84,10 +85,13 @@ class RescaleElements:
 
     def __init__(self, header: Dataset) -> None:
         self._elements = FrameElements(header)
+        self._labels = text_of(header, "PhotometricInterpretation") == "PALETTE COLOR"
         self._linear = not items_of(header, "ModalityLUTSequence")
 
     def values(self, index: int, form: RawForm) -> Values:
-        """What the samples of frame `index` mean."""
+        """What the samples of frame `index` mean; those of a palette are the numbers that they are."""
+        if self._labels:
+            return Values(offset=form.offset, slope=1.0, intercept=0.0)
         item = self._elements.item(index, "PixelValueTransformationSequence")
         slope, intercept = number_of(item, "RescaleSlope"), number_of(item, "RescaleIntercept")
         slope = 1.0 if slope is None else slope

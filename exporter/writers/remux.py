@@ -21,7 +21,7 @@ from exporter.errors import CorruptPixels, VerifyFailed
 from exporter.frames.syntaxes import Family, family_of
 from exporter.outcome import MediaType, Medium, Rendering
 from exporter.settings import FramingSettings
-from exporter.timing import Schedule, schedule_of
+from exporter.timing import Schedule, default_rate_warning, schedule_of
 from exporter.writers.contract import Task, Written
 from exporter.writers.display_order import DisplayOrder, display_order
 from exporter.writers.encoder import closing, container_options, foreign
@@ -104,7 +104,8 @@ def study(task: Task, source: BinaryIO) -> Study:
     if order.damaged:
         warnings.append(f"{order.damaged} or more of {count} pictures are damaged or cannot be decoded")
     schedule = _schedule(task, order, warnings, sound=_has_sound(source, kind, rate, limits))
-    return Study(kind, order, schedule, rate, (*schedule.warnings, *dict.fromkeys(warnings)))
+    said = (*schedule.warnings, *default_rate_warning(schedule), *dict.fromkeys(warnings))
+    return Study(kind, order, schedule, rate, said)
 
 
 def remux(task: Task, extension: str) -> Written:
