@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Percentage = Annotated[float, Field(ge=0, le=100)]
 Extension = Annotated[str, Spelling(r"^\.[A-Za-z0-9]{1,8}$", "a dot and up to 8 letters or digits", prefix=".")]
 LAYOUT_FIELDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 """What the output name of a received instance can be made of."""
@@ -162,11 +163,22 @@ class DisplaySettings(Section):
     """Which of an instance's VOI transformations: its tables first, then its windows; 0 is the first."""
     window: tuple[float, PositiveFloat] | None = None
     """Centre and width in modality units, such as Hounsfield units, instead of the instance's own windows."""
-    automatic: Literal["instance", "frame"] = "instance"
+    automatic: Literal["instance", "frame", "always"] = "instance"
     """Range of the window of instances without one: the least to the greatest value of all frames, or of each frame.
-    For all frames they are decoded twice. Values of up to 8 bits keep their full range."""
+    For all frames they are decoded twice. Values of up to 8 bits keep their full range. `always`: as `instance`, also
+    for instances that have windows of their own (`window` still wins)."""
+    automatic_percentiles: tuple[Percentage, Percentage] = (0.0, 100.0)
+    """Robust automatic windows: from the first to the second percentile of the values, such as `[0.5, 99.5]`, so that a
+    few extreme ones do not matter; then also for values of up to 8 bits. Padding is left out."""
     overlays: bool = False
     """Whether overlay planes are drawn, in white."""
+
+    @model_validator(mode="after")
+    def _percentiles_are_in_order(self) -> Self:
+        low, high = self.automatic_percentiles
+        if low >= high:
+            raise ValueError("`automatic_percentiles` must rise: the lower one comes first")
+        return self
 
 
 class VideoSettings(Section):

@@ -162,9 +162,10 @@ def _uid(text: str) -> str:
 
 def _describe_frames(instance: Instance, settings: Settings, facts: dict[str, object]) -> None:
     """When frames are shown, and how the first one becomes a picture."""
-    from exporter.frames import DisplayOptions, open_frames
+    from exporter.frames import open_frames
     from exporter.timing import default_rate_warning, schedule_of
     from exporter.writers.cine import has_times
+    from exporter.writers.pictures import still_pictures
     from exporter.writers.remux import is_video_stream
 
     if (pixels := instance.pixels) is None:
@@ -190,7 +191,7 @@ def _describe_frames(instance: Instance, settings: Settings, facts: dict[str, ob
         return
     if facts["writer"] not in {"image", "video", "frames"}:
         return
-    next(iter(frames.display(DisplayOptions())), None)
+    next(still_pictures(frames, settings.display), None)
     facts["rendering"] = _rendering(frames.rendering)
 
 
@@ -205,6 +206,8 @@ def _rendering(rendering: Rendering | None) -> str:
         parts.append(f"window centre {rendering.window[0]:g} width {rendering.window[1]:g}")
     if rendering.voi:
         parts.append(f"VOI {rendering.voi}")
+    if rendering.inside_window is not None:
+        parts.append(f"{rendering.inside_window:.2%} of the values inside the window")
     if rendering.inverted:
         parts.append("inverted")
     if rendering.colour:

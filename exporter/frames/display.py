@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _BLOCK: Final = 1 << 18
+_MOST_TABLES: Final = 64
 _IDENTITY: Final = np.arange(256, dtype=np.uint8)
 _XRAY_CLASSES: Final = frozenset(
     {"1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2", "1.2.840.10008.5.1.4.1.1.12.1.1"}
@@ -45,8 +46,11 @@ class DisplayOptions:
     """Which of several VOI transformations: VOI tables first, then windows, in the instance's order."""
     window: tuple[float, float] | None = None
     """Centre and width in modality units, instead of the instance's."""
-    automatic: Literal["instance", "frame"] = "instance"
-    """Range of the automatic window: one for all frames (they are decoded twice), or each frame its own."""
+    automatic: Literal["instance", "frame", "always"] = "instance"
+    """Range of the automatic window: one for all frames (they are decoded twice), or each frame its own; `always`: one
+    for all frames, also where the instance has VOI transformations of its own."""
+    automatic_percentiles: tuple[float, float] = (0.0, 100.0)
+    """From which to which percentile of the values the automatic window reaches."""
     overlays: bool = False
     """Whether overlay planes are drawn, in white."""
 
@@ -100,6 +104,14 @@ class Voi:
     width: float = 0.0
     table: Table | None = None
 
+    @property
+    def edges(self) -> tuple[float, float]:
+        """Least and greatest modality value that is told apart from those beyond it; nominal for SIGMOID."""
+        if self.table is not None:
+            return float(self.table.first), float(self.table.first + len(self.table.entries) - 1)
+        shift, width = (0.5, max(self.width - 1, 0.0)) if self.function == "LINEAR" else (0.0, self.width)
+        return self.centre - shift - width / 2, self.centre - shift + width / 2
+
     def __call__(self, values: Floats) -> Floats:
         """Values between 0 and 1; what is no number becomes 0."""
         if self.table is not None:
@@ -152,6 +164,7 @@ class GrayscalePipeline:
         self._signed = signed
         self._notes = notes
         self._tables: dict[tuple[object, ...], NDArray[np.uint8]] = {}
+        self._insides: dict[tuple[object, ...], _StoredRange] = {}
         self._modalities: dict[int, Modality] = {}
         self._vois: dict[int, Voi | None] = {}
         self.inverted = self._is_inverted()
@@ -168,7 +181,7 @@ class GrayscalePipeline:
         """The VOI transformation of one frame; None where it has none that can be used."""
         if self._options.window is not None:
             return Voi("LINEAR_EXACT", *self._options.window)
-        if not self.modality(index).usable:
+        if self._options.automatic == "always" or not self.modality(index).usable:
             return None
         item = self._elements.item(index, "FrameVOILUTSequence")
         if id(item) not in self._vois:
@@ -192,6 +205,25 @@ class GrayscalePipeline:
             frame[top : top + step] = self._map(values[top : top + step], modality, voi)
         return frame
 
+    def count_inside(self, values: np.ndarray, bits: int, modality: Modality, voi: Voi) -> int:
+        """Number of stored values of one frame that lie inside the edges of its VOI transformation.
+
+        Arguments as of `render`.
+        """
+        if values.dtype.kind not in "iu" or bits > 16:
+            step = max(1, _BLOCK // values.shape[1])
+            blocks = (values[top : top + step] for top in range(0, values.shape[0], step))
+            return sum(int(np.count_nonzero(_inside(block, modality, voi))) for block in blocks)
+        key = (values.dtype.kind, bits, *_transformation_key(modality, voi))
+        found = self._insides.get(key)
+        if found is None:
+            if len(self._insides) >= _MOST_TABLES:
+                self._insides.clear()
+            lowest = -(1 << bits - 1) if values.dtype.kind == "i" else 0
+            stored = np.arange(lowest, lowest + (1 << bits), dtype=np.int32)
+            found = self._insides[key] = _StoredRange(lowest, _inside(stored, modality, voi))
+        return found.count(values)
+
     def _map(self, values: np.ndarray, modality: Modality, voi: Voi) -> NDArray[np.uint8]:
         with np.errstate(all="ignore"):  # floats of the data set may be infinite or no numbers
             shown = voi(modality(values))
@@ -203,16 +235,13 @@ class GrayscalePipeline:
     def _through_table(self, values: np.ndarray, bits: int, modality: Modality, voi: Voi) -> NDArray[np.uint8]:
         signed = values.dtype.kind == "i"
         width = 8 if bits <= 8 and values.dtype.itemsize == 1 else 16 if signed else bits
-        key = (
-            (signed, width, modality.slope, modality.intercept, id(modality.table)),
-            (voi.function, voi.centre, voi.width, id(voi.table)),
-        )
+        key = (signed, width, *_transformation_key(modality, voi))
         table = self._tables.get(key)
         if table is None:
             stored = np.arange(1 << width, dtype=np.uint8 if width <= 8 else np.uint16)
             if signed:
                 stored = stored.view(np.int8 if width == 8 else np.int16)
-            if len(self._tables) >= 64:  # frames with windows of their own: keep the tables of the latest
+            if len(self._tables) >= _MOST_TABLES:  # frames with windows of their own: keep the tables of the latest
                 self._tables.clear()
             table = self._tables[key] = self._map(stored, modality, voi)
         if values.dtype == np.uint8 and np.array_equal(table, _IDENTITY):
@@ -306,6 +335,44 @@ class GrayscalePipeline:
             )
             function = "LINEAR_EXACT"
         return Voi(function, centre, width)
+
+
+class _StoredRange:
+    """Which stored values lie inside the edges of a VOI transformation: a range, or any set of them."""
+
+    def __init__(self, lowest: int, inside: NDArray[np.bool_]) -> None:
+        """For stored values from `lowest` on; `inside` says of each whether it is inside."""
+        self._lowest = lowest
+        self._inside = inside
+        found = np.flatnonzero(inside)
+        self._ends = (lowest + int(found[0]), lowest + int(found[-1])) if found.size else (0, -1)
+        self._is_range = found.size == self._ends[1] - self._ends[0] + 1
+
+    def count(self, values: np.ndarray) -> int:
+        """Number of values that are inside."""
+        low, high = self._ends
+        if high < low:
+            return 0
+        if self._is_range:
+            return int(np.count_nonzero((values >= low) & (values <= high)))
+        return int(np.count_nonzero(self._inside.take(values.astype(np.int64) - self._lowest, mode="clip")))
+
+
+def _inside(values: np.ndarray, modality: Modality, voi: Voi) -> NDArray[np.bool_]:
+    low, high = voi.edges
+    with np.errstate(all="ignore"):
+        found = modality(values)
+        inside: NDArray[np.bool_] = (found >= low) & (found <= high)
+        return inside
+
+
+def _transformation_key(modality: Modality, voi: Voi) -> tuple[object, ...]:
+    return (modality.slope, modality.intercept, id(modality.table)), (
+        voi.function,
+        voi.centre,
+        voi.width,
+        id(voi.table),
+    )
 
 
 def items_of(dataset: Dataset, keyword: str) -> list[Dataset]:

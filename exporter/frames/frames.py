@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
     from exporter.instance import Instance
     from exporter.pixels import PixelDescription
     from exporter.settings import LimitSettings
+
+
+_ALL_VALUES: Final = (0.0, 100.0)
+_MOST_RANKS: Final = 1 << 20
+"""Values of all frames that stand for the distribution of their values ..."""
+_FEWEST_RANKS: Final = 16
+"""... and fewest of one frame."""
 
 
 def open_frames(instance: Instance, limits: LimitSettings) -> Frames:
@@ -57,6 +65,7 @@ class Frames:
         self._applied: list[Applied] = []
         self._colour_path: str | None = None
         self._varies = False
+        self._seen = _Seen()
         self.is_video_stream = family_of(instance.transfer_syntax) is Family.VIDEO
         """Whether the pixel data are one MPEG-2, H.264 or HEVC stream: `open_stream` gives its bytes."""
         self._reader: Reader | None = None
@@ -92,7 +101,7 @@ class Frames:
     @property
     def warnings(self) -> list[str]:
         """What was odd and got decoded nevertheless; complete when the frames were read."""
-        return list(dict.fromkeys(self._notes))
+        return list(dict.fromkeys((*self._notes, *self._seen.warnings())))
 
     @property
     def rendering(self) -> Rendering:
@@ -101,7 +110,15 @@ class Frames:
         notes = self.warnings
         if self._varies:
             notes.append("each frame by its own window and rescale; the first frame's are stated")
-        return Rendering(first.modality, first.window, first.voi, first.inverted, self._colour_path, tuple(notes))
+        return Rendering(
+            first.modality,
+            first.window,
+            first.voi,
+            first.inverted,
+            self._seen.share_inside,
+            self._colour_path,
+            tuple(notes),
+        )
 
     @cached_property
     def icc_profile(self) -> bytes | None:
@@ -166,7 +183,7 @@ class Frames:
     def display(self, options: DisplayOptions | None = None) -> Iterator[NDArray[np.uint8]]:
         """Display values, frame by frame: ``(rows, columns)`` gray or ``(rows, columns, 3)`` RGB."""
         options = options or DisplayOptions()
-        self._applied, self._varies, self._colour_path = [], False, None
+        self._applied, self._varies, self._colour_path, self._seen = [], False, None, _Seen()
         gray = not self.is_colour or self._is_supplemented
         frames = self._display_gray(options) if gray else self._display_colour()
         return self._overlaid(frames) if options.overlays else frames
@@ -223,6 +240,10 @@ class Frames:
                 voi = self._automatic(pipeline, samples, modality, options)
             self._record(pipeline, modality, voi)
             shown = pipeline.render(samples.values, samples.bits, modality, voi)
+            inside = None
+            if voi.function != "automatic":
+                inside = pipeline.count_inside(samples.values, samples.bits, modality, voi)
+            self._seen.add(shown, inside)
             yield self._supplemented(shown, samples) if self._is_supplemented else shown
 
     def _supplemented(self, gray: NDArray[np.uint8], samples: Samples) -> NDArray[np.uint8]:
@@ -244,40 +265,49 @@ class Frames:
     def _automatic(
         self, pipeline: GrayscalePipeline, samples: Samples, modality: Modality, options: DisplayOptions
     ) -> Voi:
-        """The window of frames that have none: the full range of up to 8 bits, else their least to greatest value."""
-        if samples.values.dtype.kind in "iu" and self._pixels.bits_stored <= 8 and samples.bits <= 8:
+        """The window of frames that have none: the full range of up to 8 bits, else that of their values."""
+        narrow = samples.values.dtype.kind in "iu" and self._pixels.bits_stored <= 8 and samples.bits <= 8
+        if narrow and options.automatic_percentiles == _ALL_VALUES:
             bits = self._pixels.bits_stored
             low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if self._pixels.signed else (0, (1 << bits) - 1)
             return _over(modality(np.array([low, high])))
         if options.automatic == "frame" or self.count == 1:
-            return _over(self._range(samples.values, modality))
-        return self._over_all_frames(pipeline)
+            return _over(self._spread(samples.values, modality, options), options.automatic_percentiles)
+        return self._over_all_frames(pipeline, options)
 
-    def _over_all_frames(self, pipeline: GrayscalePipeline) -> Voi:
-        if self._instance_range is None:
+    def _over_all_frames(self, pipeline: GrayscalePipeline, options: DisplayOptions) -> Voi:
+        if self._instance_spread is None:
             reader = self._still_reader()
-            ranges = [
-                self._range(reader.samples(index, to_rgb=False).values, pipeline.modality(index))
+            spreads = [
+                self._spread(reader.samples(index, to_rgb=False).values, pipeline.modality(index), options)
                 for index in range(self.count)
             ]
-            self._instance_range = np.concatenate(ranges)
-        return _over(self._instance_range)
+            self._instance_spread = np.concatenate(spreads)
+        return _over(self._instance_spread, options.automatic_percentiles)
 
-    _instance_range: NDArray[np.float64] | None = None
+    _instance_spread: NDArray[np.float64] | None = None
 
-    def _range(self, values: np.ndarray, modality: Modality) -> NDArray[np.float64]:
-        """Least and greatest modality value of a frame, without padding and what is no finite number."""
-        return modality(self._extremes(values))
+    def _spread(self, values: np.ndarray, modality: Modality, options: DisplayOptions) -> NDArray[np.float64]:
+        """Modality values that stand for a frame's, without padding and what is no finite number.
 
-    def _extremes(self, values: np.ndarray) -> np.ndarray:
+        These are the least and the greatest; where percentiles are asked for, values at even distances of rank.
+        """
+        values = self._without_padding(values)
+        if options.automatic_percentiles == _ALL_VALUES:
+            return modality(np.array([values.min(), values.max()]))
+        ordered = np.sort(values, axis=None)
+        count = min(ordered.size, max(_FEWEST_RANKS, _MOST_RANKS // self.count))
+        return modality(ordered[np.linspace(0, ordered.size - 1, count).round().astype(np.int64)])
+
+    def _without_padding(self, values: np.ndarray) -> np.ndarray:
         if values.dtype.kind == "f":
             finite = values[np.isfinite(values)]
-            values = finite if finite.size else np.zeros(1)
-        elif self._padding is not None:
+            return finite if finite.size else np.zeros(1)
+        if self._padding is not None:
             low, high = self._padding
             kept = values[(values < low) | (values > high)]
-            values = kept if kept.size else values
-        return np.array([values.min(), values.max()])
+            return kept if kept.size else values
+        return values
 
     @cached_property
     def _padding(self) -> tuple[int, int] | None:
@@ -294,7 +324,46 @@ class Frames:
         return low, high
 
 
-def _over(values: NDArray[np.float64]) -> Voi:
-    """A window from the least to the greatest of `values`."""
-    low, high = float(values.min()), float(values.max())
+def _over(values: NDArray[np.float64], percentiles: tuple[float, float] = (0.0, 100.0)) -> Voi:
+    """A window from one percentile of `values` to another; over all of them where the two are one value."""
+    low, high = (float(value) for value in np.percentile(values, percentiles, method="nearest"))
+    if low == high:
+        low, high = float(values.min()), float(values.max())
     return Voi("automatic", (low + high) / 2, high - low)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was seen of the gray frames that were shown."""
+
+    frames: int = 0
+    windowed: int = 0
+    """Frames shown by a VOI transformation of the instance or the settings."""
+    flat: int = 0
+    """Of these, frames that are all black or all white."""
+    values: int = 0
+    inside: int = 0
+
+    def add(self, shown: NDArray[np.uint8], inside: int | None) -> None:
+        """One frame; `inside` is the number of its values inside the window, None for an automatic one."""
+        self.frames += 1
+        if inside is None:
+            return
+        self.windowed += 1
+        self.values += shown.size
+        self.inside += inside
+        first = int(shown.flat[0])
+        self.flat += first in {0, 255} and bool((shown == first).all())
+
+    @property
+    def share_inside(self) -> float | None:
+        """Share of values inside the window, None where no frame has one."""
+        return round(self.inside / self.values, 6) if self.values else None
+
+    def warnings(self) -> tuple[str, ...]:
+        """A warning where pictures show nothing."""
+        if not self.flat:
+            return ()
+        pictures = f"{self.flat} of {self.frames} pictures all black or all white under the instance's window"
+        share = f"{self.inside / self.values:.2%} of the values lie inside it"
+        return (f"display: {pictures}; {share} (display.automatic: always shows them by their own values)",)

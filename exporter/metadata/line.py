@@ -178,6 +178,7 @@ def _rendering(rendering: Rendering | None) -> dict[str, Any] | None:
         "window": rendering.window,
         "voi": rendering.voi,
         "inverted": rendering.inverted,
+        "inside_window": rendering.inside_window,
         "colour": rendering.colour,
         "notes": [_clean(note) for note in rendering.notes],
     }
