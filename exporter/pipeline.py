@@ -97,7 +97,7 @@ class _Known:
 def _export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask, known: _Known) -> Outcome:
     from exporter.instance import Instance
     from exporter.metadata.record import record_text
-    from exporter.writers import choose
+    from exporter.writers import choose_all
     from exporter.writers.contract import Task
 
     with Instance.open(Path(job.path), settings.limits) as instance:
@@ -106,7 +106,7 @@ def _export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask, k
             _check_command(instance)
         ask(known.identity)
         try:
-            writer = choose(instance, settings)
+            writers = choose_all(instance, settings)
         except SkipInstance as skip:
             if skip.reason is not SkipReason.NO_MEDIA:
                 raise
@@ -119,7 +119,7 @@ def _export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask, k
                 settings_sha256=settings_sha256,
                 warnings=tuple(instance.warnings),
             )
-        written = writer.write(Task(instance, Path(job.folder), settings))
+        written = writers.write(Task(instance, Path(job.folder), settings))
         record = record_text(instance)
         return Exported(
             known.identity,

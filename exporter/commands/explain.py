@@ -109,19 +109,20 @@ def _be_child(work: Callable[[], ExitCode], limits: LimitSettings) -> NoReturn:
 def _explain(path: Path, settings: Settings, tell: Callable[[dict[str, object]], None]) -> ExitCode:
     from exporter.errors import ExportError, SkipInstance
     from exporter.instance import Instance
-    from exporter.writers import choose
+    from exporter.writers import choose_all
 
     facts: dict[str, object] = {}
     code = ExitCode.DONE
     try:
         with Instance.open(path, settings.limits) as instance:
             _describe(instance, facts)
-            writer = choose(instance, settings.media_settings)
-            facts["writer"] = str(writer.kind)
+            writers = choose_all(instance, settings.media_settings)
+            facts["writer"] = str(writers.main.kind)
             _describe_frames(instance, settings, facts)
-            facts["verdict"] = f"would be exported: {writer.kind}"
-            if instance.warnings:
-                facts["warnings"] = instance.warnings
+            kinds = ", ".join(writer.kind for writer in (writers.main, *writers.further))
+            facts["verdict"] = f"would be exported: {kinds}"
+            if warnings := [*instance.warnings, *writers.warnings]:
+                facts["warnings"] = warnings
     except SkipInstance as skip:
         facts["verdict"] = f"would be skipped: {skip.reason}: {skip}"
     except ExportError as error:

@@ -210,9 +210,9 @@ class GrayscalePipeline:
 
         Arguments as of `render`.
         """
+        step = max(1, _BLOCK // values.shape[1])  # blocks stay in the processor's cache
+        blocks = (values[top : top + step] for top in range(0, values.shape[0], step))
         if values.dtype.kind not in "iu" or bits > 16:
-            step = max(1, _BLOCK // values.shape[1])
-            blocks = (values[top : top + step] for top in range(0, values.shape[0], step))
             return sum(int(np.count_nonzero(_inside(block, modality, voi))) for block in blocks)
         key = (values.dtype.kind, bits, *_transformation_key(modality, voi))
         found = self._insides.get(key)
@@ -222,7 +222,7 @@ class GrayscalePipeline:
             lowest = -(1 << bits - 1) if values.dtype.kind == "i" else 0
             stored = np.arange(lowest, lowest + (1 << bits), dtype=np.int32)
             found = self._insides[key] = _StoredRange(lowest, _inside(stored, modality, voi))
-        return found.count(values)
+        return sum(map(found.count, blocks))
 
     def _map(self, values: np.ndarray, modality: Modality, voi: Voi) -> NDArray[np.uint8]:
         with np.errstate(all="ignore"):  # floats of the data set may be infinite or no numbers

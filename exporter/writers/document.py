@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from exporter.elements import integer_of, name_of, text_of, value_of
 from exporter.errors import ExportError, Unreadable, UnsupportedSyntax, VerifyFailed
 from exporter.outcome import MediaType, Medium
-from exporter.writers.contract import Written
+from exporter.writers.contract import InstancePart, Written
 from exporter.writers.sealing import seal, write_new
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ class DocumentWriter:
     """The encapsulated file."""
 
     kind = MediaType.DOCUMENT
+    part = InstancePart.DOCUMENT
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for an instance with an encapsulated document, else None."""

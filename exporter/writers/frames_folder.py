@@ -21,7 +21,7 @@ from exporter.errors import CorruptPixels
 from exporter.outcome import Geometry, MediaType, Medium, Rendering
 from exporter.timing import Schedule, default_rate_warning, schedule_of
 from exporter.writers.cine import has_times
-from exporter.writers.contract import Task, Written
+from exporter.writers.contract import InstancePart, Task, Written
 from exporter.writers.framing import framing_of
 from exporter.writers.image import NO_RAW, View, lossy_warnings
 from exporter.writers.jpeg_copy import bare_jpegs, same_jpegs
@@ -57,6 +57,7 @@ class FramesWriter:
     """Writes every frame of an instance as an image of its own."""
 
     kind = MediaType.FRAMES
+    part = InstancePart.PIXELS
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """Fits instances of several frames: best where the settings want folders, else where no video is fitting."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from exporter.errors import CorruptPixels
 from exporter.outcome import MediaType, Medium, Rendering
 from exporter.writers.cine import keeps_values, lossy_warning
-from exporter.writers.contract import Task, Written
+from exporter.writers.contract import InstancePart, Task, Written
 from exporter.writers.framing import Framing, framing_of
 from exporter.writers.jpeg_copy import bare_jpeg, shows
 from exporter.writers.pictures import still_pictures
@@ -36,6 +36,7 @@ class ImageWriter:
     """Writes the only frame of an instance."""
 
     kind = MediaType.IMAGE
+    part = InstancePart.PIXELS
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """Fits instances with pixel data of one frame that are not video streams."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from exporter.elements import READING_ERRORS, integer_of, name_of, quiet_reading, text_of, value_of
-from exporter.errors import BadGeometry, CorruptPixels, ExportError, TooLarge, UnsupportedSyntax
+from exporter.errors import BadGeometry, CorruptPixels, TooLarge, UnsupportedSyntax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,18 +123,11 @@ def expansion(interpretation: str) -> NDArray[np.int16]:
 
 
 def has_waveform(instance: Instance) -> bool:
-    """Whether the header holds (5400,0100) Waveform Sequence with at least one item, and there are no pixels.
-
-    A cine with an ECG beside it is a cine.
-    """
+    """Whether the header holds (5400,0100) Waveform Sequence with at least one item."""
     try:
         with quiet_reading():
-            found = bool(instance.header.get("WaveformSequence"))
+            return bool(instance.header.get("WaveformSequence"))
     except READING_ERRORS:
-        return False
-    try:
-        return found and instance.pixels is None
-    except ExportError:
         return False
 
 

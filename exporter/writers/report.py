@@ -1,10 +1,10 @@
 """Structured reports and key object selections as a JSON tree and as text.
 
-Contract: every content item of the document, in order, with its relationship, concept name, value type and value: codes
-with scheme and meaning, numbers with unit and qualifier, references with class and instance UID (frames, segments,
-channels), coordinates, names, dates and texts. Numbers are JSON numbers next to the decimal text that was stored. The
-text file shows the same tree for reading. Nothing is interpreted, translated or left out; what an item cannot tell is
-null, with a warning.
+Contract: instances of the report classes, and others that hold the root of a content tree. Every content item of the
+document, in order, with its relationship, concept name, value type and value: codes with scheme and meaning, numbers
+with unit and qualifier, references with class and instance UID (frames, segments, channels), coordinates, names, dates
+and texts. Numbers are JSON numbers next to the decimal text that was stored. The text file shows the same tree for
+reading. Nothing is interpreted, translated or left out; what an item cannot tell is null, with a warning.
 
 Must never: follow a reference to another instance, or recurse deeper than `limits.max_depth`.
 
@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.errors import VerifyFailed
 from exporter.outcome import MediaType, Medium
-from exporter.writers.content_tree import read_tree
-from exporter.writers.contract import Written
+from exporter.writers.content_tree import has_tree, read_tree
+from exporter.writers.contract import InstancePart, Written
 from exporter.writers.sealing import seal, write_new, writing
 
 if TYPE_CHECKING:
@@ -31,18 +31,19 @@ if TYPE_CHECKING:
     from exporter.writers.contract import Task
 
 SCORE: Final = 50
-_REPORT_CLASSES: Final = "1.2.840.10008.5.1.4.1.1.88."
+REPORT_CLASSES: Final = "1.2.840.10008.5.1.4.1.1.88."
 
 
 class ReportWriter:
     """JSON and text files."""
 
     kind = MediaType.REPORT
+    part = InstancePart.CONTENT
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
-        """`SCORE` for any structured report class (key object selections included), else None."""
+        """`SCORE` for structured report classes (key object selections included), and for any content tree."""
         del settings
-        return SCORE if instance.sop_class_uid.startswith(_REPORT_CLASSES) else None
+        return SCORE if instance.sop_class_uid.startswith(REPORT_CLASSES) or has_tree(instance.header) else None
 
     def write(self, task: Task) -> Written:
         """The content tree as JSON, and as text where `report.text` is set.

@@ -15,7 +15,7 @@ from exporter.outcome import MediaType, Medium, Rendering
 from exporter.settings import FramingSettings
 from exporter.timing import Schedule, default_rate_warning, schedule_of
 from exporter.writers.cine import is_cine, keeps_values, lossy_warning
-from exporter.writers.contract import Task, Written
+from exporter.writers.contract import InstancePart, Task, Written
 from exporter.writers.encoder import X264, Job, encode
 from exporter.writers.framing import Framing, framing_of
 from exporter.writers.jpeg_copy import CONTAINERS as JPEG_CONTAINERS
@@ -51,6 +51,7 @@ class VideoWriter:
     """Writes the frames of an instance as one video."""
 
     kind = MediaType.VIDEO
+    part = InstancePart.PIXELS
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for cines and video streams, and for any several frames where the settings want that."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from exporter.errors import BadGeometry, ExportError, UnsupportedSyntax
 from exporter.outcome import MediaType, Medium
 from exporter.writers.cine import CINE_CLASSES, is_tiled
-from exporter.writers.contract import Written
+from exporter.writers.contract import InstancePart, Written
 
 if TYPE_CHECKING:
     from exporter.instance import Instance
@@ -37,6 +37,7 @@ class VolumeWriter:
     """NIfTI-1 (``.nii.gz``, ``.nii``) or NRRD files."""
 
     kind = MediaType.VOLUME
+    part = InstancePart.PIXELS
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for an instance whose header describes a volume, else None."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from exporter.errors import VerifyFailed
 from exporter.outcome import MediaType, Medium
-from exporter.writers.contract import Written
+from exporter.writers.contract import InstancePart, Written
 from exporter.writers.drawing import draw, lay_out
 from exporter.writers.multiplex import groups_of, has_waveform
 from exporter.writers.sealing import seal, write_new, writing
@@ -43,6 +43,7 @@ class WaveformWriter:
     """CSV and SVG (or PNG) files."""
 
     kind = MediaType.WAVEFORM
+    part = InstancePart.WAVEFORM
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for an instance with a waveform sequence, else None."""

@@ -17,7 +17,7 @@ from exporter.errors import BadGeometry, CorruptPixels, ExportError, OutOfSpace,
 from exporter.instance import Instance
 from exporter.outcome import MediaType
 from exporter.settings import MediaSettings, WaveformSettings
-from exporter.writers import choose
+from exporter.writers import choose, choose_all
 from exporter.writers.contract import Task, Written
 from exporter.writers.waveform import WaveformWriter
 from tests.exporter.writers.sampled import ECG, HAEMODYNAMIC, channel, multiplex_group, save_waveform
@@ -275,9 +275,11 @@ def test_a_cine_with_a_waveform_beside_it_is_a_cine(tmp_path: Path) -> None:
     both.BitsAllocated = both.BitsStored = 8
     both.HighBit, both.PixelRepresentation, both.PixelData = 7, 0, bytes(8)
     both["PixelData"].VR = "OB"
+    both.SOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
     both.save_as(path)
     with Instance.open(path, SETTINGS.limits) as instance:
         assert choose(instance, SETTINGS).kind is MediaType.VIDEO
+        assert [writer.kind for writer in choose_all(instance, SETTINGS).further] == [MediaType.WAVEFORM]
 
 
 def test_a_table_that_the_disk_changed_is_not_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
