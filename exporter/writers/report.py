@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from exporter.writers.contract import Task
 
 SCORE: Final = 50
-REPORT_CLASSES: Final = "1.2.840.10008.5.1.4.1.1.88."
+_REPORT_CLASSES: Final = "1.2.840.10008.5.1.4.1.1.88."
 
 
 class ReportWriter:
@@ -43,7 +43,7 @@ class ReportWriter:
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for structured report classes (key object selections included), and for any content tree."""
         del settings
-        return SCORE if instance.sop_class_uid.startswith(REPORT_CLASSES) or has_tree(instance.header) else None
+        return SCORE if instance.sop_class_uid.startswith(_REPORT_CLASSES) or has_tree(instance.header) else None
 
     def write(self, task: Task) -> Written:
         """The content tree as JSON, and as text where `report.text` is set.
