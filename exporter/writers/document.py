@@ -86,6 +86,8 @@ def kind_of(document: bytes) -> DocumentKind | None:
 
 def _kind_of_text(text: bytes) -> DocumentKind | None:
     """What a text is whose statements are one per line."""
+    if text.startswith(b"#!"):  # a script, though OBJ and MTL take its first line as a comment
+        return None
     if _STL_START.match(text):
         return STL
     lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\\\n", b" ")

@@ -133,6 +133,7 @@ def _folder(path: Path) -> Path:
         OBJ + b"csh rm -rf /\n",
         b"MZ\x90\0\n" + MTL,
         b"#!/bin/sh\nrm -rf /\n" + MTL,
+        b"#!/bin/sh\n" + MTL + b"rm -rf /\n",
         b"solid advice: see each facet of it\n",
         b"<html xmlns='http://www.w3.org/1999/xhtml'><!-- <ClinicalDocument > --><script/></html>",
         b"<html xmlns='http://www.w3.org/1999/xhtml'><ClinicalDocument xmlns='urn:hl7-org:v3'/></html>",
