@@ -487,7 +487,8 @@ class RequestedAssociation:
         self._strays += 1
         if self._strays > MOST_STRAYS:
             raise InvalidPDU("messages without end that nobody asked for", AbortReason.NOT_SPECIFIED)
-        log.info("message passed over", command=f"0x{message.command.field:04X}", number=message.command.message_id)
+        if self._strays == 1:
+            log.info("messages passed over", command=f"0x{message.command.field:04X}", of=message.command.message_id)
         if not message.command.is_response and message.command.field != dimse.Field.C_CANCEL_RQ:
             self._send(message.context, dimse.response(message.command, UNRECOGNIZED_OPERATION), is_command=True)
 
