@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.pull.finding import Target
+    from exporter.pull.identifiers import Answer
     from exporter.pull.journal import Journal
     from exporter.pull.outcome import RowOutcome
-    from exporter.pull.peer import Answer
 
 FACTS: Final = (
     "PatientID",

@@ -286,6 +286,8 @@ class RequestedAssociation:
         self._number = 0
         self._progress = 0.0
         self.is_open = True
+        self.last_instance = 0.0
+        """When the last one was complete, on the monotonic clock."""
 
     def __enter__(self) -> Self:
         return self
@@ -587,7 +589,7 @@ class RequestedAssociation:
         assert self._storage is not None  # noqa: S101 - there is no reception without it
         self._reception = self._message = None
         situation = self._storage.ended(reception)
-        self._progress = time.monotonic()
+        self._progress = self.last_instance = time.monotonic()
         answer = dimse.response(reception.command, situation.status, comment=situation.comment)
         self._send(reception.context, answer, is_command=True)
 
