@@ -49,7 +49,7 @@ ENDING_S: Final = 0.5
 """So long after the time of an operation its next answer is waited for: then it can be cancelled, not aborted."""
 DRAIN_S: Final = 5.0
 """Time that a peer has to end an operation that was cancelled."""
-LONGEST_ANSWER_BYTES: Final = 256 << 10
+LONGEST_ANSWER_BYTES: Final = 1 << 20
 """One identifier; they have some hundred bytes."""
 MOST_ANSWER_BYTES: Final = 64 << 20
 """All identifiers of one C-FIND: 200,000 of 335 bytes."""

@@ -90,6 +90,8 @@ class Line:
         command: dimse.Command | None = None
         while True:
             kind, body = self.read_pdu()
+            if kind == 5:
+                self.send(pdu.release_response())
             if kind != 4:
                 raise Gone
             while body:
@@ -165,8 +167,12 @@ def p_data(context_id: int, control: int, content: bytes) -> bytes:
 
 
 def message(context_id: int, command: bytes, data: bytes | None = None) -> bytes:
-    """A message, each part in one fragment."""
-    return p_data(context_id, 3, command) + (b"" if data is None else p_data(context_id, 2, data))
+    """A message; its data set in fragments of 16 KB."""
+    content = p_data(context_id, 3, command)
+    if data is None:
+        return content
+    parts = [data[at : at + 16_000] for at in range(0, len(data), 16_000)] or [b""]
+    return content + b"".join(p_data(context_id, 2 * (part is parts[-1]), part) for part in parts)
 
 
 def element(tag: int, value: bytes) -> bytes:
