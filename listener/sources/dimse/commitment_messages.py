@@ -7,23 +7,46 @@ imported when a peer first asks for commitment. Foreign exceptions end here.
 from __future__ import annotations
 
 import ssl
+import struct
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from listener.sources.dimse.commitment import Reference, Report
 from listener.sources.dimse.requesting import associate, release
 from listener.sources.dimse.storage import is_valid_uid
 from listener.sources.dimse.syntaxes import (
-    IMPLICIT_LITTLE,
     STORAGE_COMMITMENT_INSTANCE,
     STORAGE_COMMITMENT_PUSH,
+    Encoding,
     encoding_of,
+)
+from listener.sources.dimse.walk import (
+    DELIMITERS,
+    ITEM,
+    ITEM_END,
+    LONG_VRS,
+    LONGEST_HEADER,
+    SEQUENCE_END,
+    SHORT_VRS,
+    UNDEFINED,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from listener.settings import CommitmentTargetSection, TLSSection
 
 TIMEOUT_S = 20.0
+_SOP_CLASS_UID: Final = 0x00081150
+_SOP_INSTANCE_UID: Final = 0x00081155
+_TRANSACTION_UID: Final = 0x00081195
+_FAILURE_REASON: Final = 0x00081197
+_FAILED_SOP_SEQUENCE: Final = 0x00081198
+_REFERENCED_SOP_SEQUENCE: Final = 0x00081199
+_WANTED: Final = {_SOP_CLASS_UID, _SOP_INSTANCE_UID, _TRANSACTION_UID, _REFERENCED_SOP_SEQUENCE}
+_DEEPEST: Final = 64
+"""Open sequences and items of undefined length within each other."""
+_DELIMITER_BYTES: Final = 8
 
 
 class InvalidRequest(Exception):
@@ -40,35 +63,157 @@ def parse_request(content: bytes, transfer_syntax: str) -> tuple[str, tuple[Refe
     Raises:
         InvalidRequest: It is none.
     """
-    from pynetdicom.dsutils import decode
-
     encoding = encoding_of(transfer_syntax)
     if encoding is None:
         raise InvalidRequest
+    reader = _Reader(content, encoding)
     try:
-        data_set = decode(BytesIO(content), not encoding.explicit_vr, encoding.little_endian)
-        transaction_uid = str(data_set.TransactionUID)
+        found = reader.wanted(0, len(content))
+        transaction_uid = reader.uid(found[_TRANSACTION_UID])
         references = tuple(
-            Reference(str(item.ReferencedSOPClassUID), str(item.ReferencedSOPInstanceUID))
-            for item in data_set.ReferencedSOPSequence
+            Reference(reader.uid(item[_SOP_CLASS_UID]), reader.uid(item[_SOP_INSTANCE_UID]))
+            for item in reader.items(found[_REFERENCED_SOP_SEQUENCE])
         )
-    except Exception as error:  # around one wire reply: pydicom raises whatever a broken data set makes it
+    except (KeyError, struct.error) as error:
         raise InvalidRequest from error
-    uids = [transaction_uid, *(uid for r in references for uid in (r.sop_class_uid, r.sop_instance_uid))]
-    if not references or not all(is_valid_uid(uid.encode("utf-8", "replace")) for uid in uids):
+    if not references:
         raise InvalidRequest
     return transaction_uid, references
 
 
+class _Reader:
+    """The elements of one data set; lengths are checked, nesting is bounded, nothing is recursive (PS3.5 7)."""
+
+    def __init__(self, content: bytes, encoding: Encoding) -> None:
+        self._content = content
+        self._encoding = encoding
+        order = "<" if encoding.little_endian else ">"
+        self._tag = struct.Struct(f"{order}HH")
+        self._short = struct.Struct(f"{order}H")
+        self._long = struct.Struct(f"{order}I")
+
+    def wanted(self, at: int, end: int) -> dict[int, tuple[int, int]]:
+        """Start and end of the values between two offsets that a request is read for, by tag.
+
+        Raises:
+            InvalidRequest, struct.error: The lengths lie.
+        """
+        found = {}
+        while at < end:
+            explicit = self._encoding.explicit_vr
+            tag, start, length, vr = self._header(at, explicit=explicit)
+            at = self._end_of(start, length, explicit=explicit and vr != b"UN")
+            if at > end:
+                raise InvalidRequest
+            if tag in _WANTED:
+                found[tag] = (start, at)
+        return found
+
+    def items(self, value: tuple[int, int]) -> Iterator[dict[int, tuple[int, int]]]:
+        """The items of a sequence, each as its elements by tag.
+
+        Raises:
+            InvalidRequest, struct.error: The lengths lie.
+        """
+        at, end = value
+        while at < end:
+            tag, start, length, _ = self._header(at, explicit=False)
+            if tag == SEQUENCE_END:
+                return
+            if tag != ITEM:
+                raise InvalidRequest
+            at = self._end_of(start, length, explicit=self._encoding.explicit_vr, is_item=True)
+            stop = at - _DELIMITER_BYTES if length == UNDEFINED else at
+            if at > end:
+                raise InvalidRequest
+            yield self.wanted(start, stop)
+
+    def uid(self, value: tuple[int, int]) -> str:
+        """The UID in a value.
+
+        Raises:
+            InvalidRequest: It is none.
+        """
+        uid = self._content[value[0] : value[1]].rstrip(b"\0 ")
+        if not is_valid_uid(uid):
+            raise InvalidRequest
+        return uid.decode("ascii")
+
+    def _header(self, at: int, *, explicit: bool) -> tuple[int, int, int, bytes]:
+        """Tag, start of the value, its length and its VR, of what begins at an offset; no VR where none is encoded."""
+        group, element = self._tag.unpack_from(self._content, at)
+        tag = group << 16 | element
+        if not explicit or group == DELIMITERS:
+            return tag, at + 8, self._long.unpack_from(self._content, at + 4)[0], b""
+        vr = self._content[at + 4 : at + 6]
+        if vr in SHORT_VRS:
+            return tag, at + 8, self._short.unpack_from(self._content, at + 6)[0], vr
+        if vr not in LONG_VRS:
+            raise InvalidRequest
+        return tag, at + LONGEST_HEADER, self._long.unpack_from(self._content, at + 8)[0], vr
+
+    def _end_of(self, start: int, length: int, *, explicit: bool, is_item: bool = False) -> int:
+        """Where a value ends; behind its delimiter where its length is undefined."""
+        if length != UNDEFINED:
+            return start + length
+        at, open_levels = start, [(is_item, explicit)]
+        while open_levels:
+            in_item, explicit = open_levels[-1]
+            tag, at, length, vr = self._header(at, explicit=explicit and in_item)
+            if tag == (ITEM_END if in_item else SEQUENCE_END):
+                open_levels.pop()
+            elif in_item == (tag >> 16 == DELIMITERS) or len(open_levels) > _DEEPEST:
+                raise InvalidRequest
+            elif length == UNDEFINED:
+                # UN of undefined length is a sequence in implicit VR, whatever is around it (PS3.5 6.2.2).
+                open_levels.append((not in_item, explicit and vr != b"UN"))
+            else:
+                at += length
+        return at
+
+
 def encode_report(report: Report, transfer_syntax: str) -> bytes:
     """The data set of an N-EVENT-REPORT-RQ (PS3.4 Table J.3-2)."""
-    from pynetdicom.dsutils import encode
+    encode = _Encoder(encoding_of(transfer_syntax) or Encoding(explicit_vr=False, little_endian=True))
+    failed = [encode.item(r) for r in report.references if r.failure is not None]
+    committed = [encode.item(r) for r in report.references if r.failure is None]
+    parts = [encode.uid(_TRANSACTION_UID, report.transaction_uid)]
+    if failed:
+        parts.append(encode.element(_FAILED_SOP_SEQUENCE, b"SQ", b"".join(failed)))
+    if committed:
+        parts.append(encode.element(_REFERENCED_SOP_SEQUENCE, b"SQ", b"".join(committed)))
+    return b"".join(parts)
 
-    encoding = encoding_of(transfer_syntax) or encoding_of(IMPLICIT_LITTLE)
-    assert encoding is not None  # noqa: S101 - implicit VR has an encoding
-    encoded = encode(_data_set(report), not encoding.explicit_vr, encoding.little_endian)
-    assert encoded is not None  # noqa: S101 - the data set is ours
-    return bytes(encoded)
+
+class _Encoder:
+    """The elements of a report in one encoding; all lengths are explicit."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        order = "<" if encoding.little_endian else ">"
+        self._short = struct.Struct(f"{order}HH2sH" if encoding.explicit_vr else f"{order}HHI")
+        self._long = struct.Struct(f"{order}HH2s2xI" if encoding.explicit_vr else f"{order}HHI")
+        self._item = struct.Struct(f"{order}HHI")
+        self._us = struct.Struct(f"{order}H")
+        self._is_explicit = encoding.explicit_vr
+
+    def item(self, reference: Reference) -> bytes:
+        """One item of a sequence of references (PS3.3 C.14)."""
+        value = self.uid(_SOP_CLASS_UID, reference.sop_class_uid) + self.uid(
+            _SOP_INSTANCE_UID, reference.sop_instance_uid
+        )
+        if reference.failure is not None:
+            value += self.element(_FAILURE_REASON, b"US", self._us.pack(reference.failure))
+        return self._item.pack(ITEM >> 16, ITEM & 0xFFFF, len(value)) + value
+
+    def uid(self, tag: int, uid: str) -> bytes:
+        """An element of VR UI, padded to even length (PS3.5 9.1)."""
+        return self.element(tag, b"UI", uid.encode("ascii") + b"\0" * (len(uid) & 1))
+
+    def element(self, tag: int, vr: bytes, value: bytes) -> bytes:
+        """One element."""
+        header = self._long if vr == b"SQ" else self._short
+        names = (tag >> 16, tag & 0xFFFF, vr) if self._is_explicit else (tag >> 16, tag & 0xFFFF)
+        return header.pack(*names, len(value)) + value
 
 
 def deliver(report: Report, target: CommitmentTargetSection, tls: TLSSection | None) -> None:
@@ -105,25 +250,9 @@ def deliver(report: Report, target: CommitmentTargetSection, tls: TLSSection | N
 
 
 def _data_set(report: Report) -> Any:
-    from pydicom.dataset import Dataset
+    from pynetdicom.dsutils import decode
 
-    def item(reference: Reference) -> Dataset:
-        one = Dataset()
-        one.ReferencedSOPClassUID = reference.sop_class_uid
-        one.ReferencedSOPInstanceUID = reference.sop_instance_uid
-        if reference.failure is not None:
-            one.FailureReason = reference.failure
-        return one
-
-    data_set = Dataset()
-    data_set.TransactionUID = report.transaction_uid
-    committed = [item(r) for r in report.references if r.failure is None]
-    failed = [item(r) for r in report.references if r.failure is not None]
-    if committed:
-        data_set.ReferencedSOPSequence = committed
-    if failed:
-        data_set.FailedSOPSequence = failed
-    return data_set
+    return decode(BytesIO(encode_report(report, "1.2.840.10008.1.2")), True, True)
 
 
 def _client_context(tls: TLSSection | None) -> ssl.SSLContext:

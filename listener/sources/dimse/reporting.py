@@ -67,7 +67,7 @@ class Reporting:
         requester = self._names.ae_title(report.requester)
         try:
             deliver(self._commitments.judged(report), self._target(report), self._settings.tls)
-            self._commitments.delivered(report)
+            self._commitments.delivered(report.name)
         except (NotDelivered, OSError, ValueError) as error:
             self._counters.add("commitment_report_failed")
             log.warning("commitment report not delivered", requester=requester, problem=str(error))
