@@ -175,8 +175,19 @@ class ScheduledReport:
 
     name: str
     requester: str
+    responder: str
+    asked: float
     not_before: float
     """In seconds since 1970."""
+
+    @classmethod
+    def of(cls, report: Report) -> ScheduledReport:
+        """The report without its references."""
+        return cls(report.name, report.requester, report.responder, report.asked, report.not_before)
+
+    def is_due(self) -> bool:
+        """Whether its pause is over; one that is longer than any was written while the clock was wrong."""
+        return not 0 < self.not_before - time.time() <= LONGEST_PAUSE_S
 
 
 class Commitments:
@@ -260,41 +271,39 @@ class Commitments:
 
     def failed(self, report: Report) -> None:
         """A try to deliver failed: later again, with longer and longer pauses, or never."""
-        now = time.time()
-        if now - report.asked > self.settings.give_up_days * 86_400:
-            log.error("commitment report given up", report=report.name, attempts=report.attempts)
-            self.delivered(report.name)
+        if self.give_up(ScheduledReport.of(report)):
             return
-        not_before = now + self.pause_s(report.attempts)
-        self._put(replace(report, attempts=report.attempts + 1, not_before=not_before), _WAITING)
-        self._scheduled[report.name] = ScheduledReport(report.name, report.requester, not_before)
+        not_before = time.time() + self.pause_s(report.attempts)
+        again = replace(report, attempts=report.attempts + 1, not_before=not_before)
+        self._put(again, _WAITING)
+        self._scheduled[report.name] = ScheduledReport.of(again)
+
+    def give_up(self, report: ScheduledReport) -> bool:
+        """Drop a report that could not be delivered for too long; False where it is not that old, or delivered."""
+        is_waiting = self._folder.size_of(f"{report.name}{_WAITING}") is not None
+        if not is_waiting or time.time() - report.asked <= self.settings.give_up_days * 86_400:
+            return False
+        log.error("commitment report given up", report=report.name)
+        self.delivered(report.name)
+        return True
 
     def pause_s(self, attempts: int) -> float:
         """Pause after so many tries before the last one."""
         return float(min(self.settings.retry_s * 2 ** min(attempts, 32), LONGEST_PAUSE_S))
 
-    def scheduled(self) -> Iterator[ScheduledReport]:
-        """The reports that are due on a new association, the oldest first; each file is read once for that."""
-        now = time.time()
-        names = sorted(name.removesuffix(_WAITING) for name in self._folder.entries() if name.endswith(_WAITING))
-        for gone in self._scheduled.keys() - set(names):
+    def due(self) -> Iterator[ScheduledReport]:
+        """The reports to deliver now on a new association, the oldest first; each file is read once for that."""
+        names = {name.removesuffix(_WAITING) for name in self._folder.entries() if name.endswith(_WAITING)}
+        for gone in set(self._scheduled) - names:
             del self._scheduled[gone]
-        for name in names:
+        for name in sorted(names):
             if name not in self._scheduled:
                 report = self.read(name)
                 if report is None:
                     continue
-                self._scheduled[name] = ScheduledReport(name, report.requester, report.not_before)
-            # A pause is never longer than that, whatever a clock that was wrong has written.
-            if self._scheduled[name].not_before <= now or self._scheduled[name].not_before > now + LONGEST_PAUSE_S:
+                self._scheduled[name] = ScheduledReport.of(report)
+            if self._scheduled[name].is_due():
                 yield self._scheduled[name]
-
-    def due(self) -> Iterator[Report]:
-        """The reports to deliver now on a new association."""
-        for scheduled in self.scheduled():
-            report = self.read(scheduled.name)
-            if report is not None:
-                yield report
 
     def read(self, name: str) -> Report | None:
         """A report that waits; None where it is delivered meanwhile."""

@@ -1,20 +1,24 @@
 """Data sets of storage commitment, and reports on an association of our own (PS3.4 J.3, PS3.3 C.14).
 
-Contract: with `requesting` the only one that uses pynetdicom and pydicom, here only what they document; both are
-imported when a peer first asks for commitment. Foreign exceptions end here.
+Contract: a request is read in time and memory that are in proportion to its length, whatever its nesting; a report is
+delivered, or not, within `TIMEOUT_S` for each step.
 """
 
 from __future__ import annotations
 
 import ssl
 import struct
-from io import BytesIO
-from typing import TYPE_CHECKING, Any, Final
+import time
+from typing import TYPE_CHECKING, Final
 
+from listener.sources.dimse.command import event_report_request
 from listener.sources.dimse.commitment import Reference, Report
-from listener.sources.dimse.requesting import associate, release
+from listener.sources.dimse.pdu import RoleSelection
+from listener.sources.dimse.scu import Proposal, RequestorTimes, contexts_of, request_association
 from listener.sources.dimse.storage import is_valid_uid
 from listener.sources.dimse.syntaxes import (
+    EXPLICIT_LITTLE,
+    IMPLICIT_LITTLE,
     STORAGE_COMMITMENT_INSTANCE,
     STORAGE_COMMITMENT_PUSH,
     Encoding,
@@ -32,11 +36,13 @@ from listener.sources.dimse.walk import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from listener.settings import CommitmentTargetSection, TLSSection
+    from listener.sources.dimse.scu import RequestedAssociation
 
-TIMEOUT_S = 20.0
+TIMEOUT_S: Final = 20.0
+"""For a connection, for the answer to its A-ASSOCIATE-RQ, for one PDU, and for the confirmation of a report."""
 _SOP_CLASS_UID: Final = 0x00081150
 _SOP_INSTANCE_UID: Final = 0x00081155
 _TRANSACTION_UID: Final = 0x00081195
@@ -216,43 +222,51 @@ class _Encoder:
         return header.pack(*names, len(value)) + value
 
 
-def deliver(report: Report, target: CommitmentTargetSection, tls: TLSSection | None) -> None:
-    """Report on a new association (PS3.4 J.3.3), in the role of SCP (PS3.7 D.3.3.4).
+def associate_for_reports(
+    target: CommitmentTargetSection, responder: str, tls: TLSSection | None, stopping: Callable[[], bool]
+) -> RequestedAssociation:
+    """A new association for reports (PS3.4 J.3.3), in the role of SCP (PS3.7 D.3.3.4).
+
+    Args:
+        target: The requester's address.
+        responder: Our AE title, as the requester called us.
+        tls: Our certificate, and whom we trust.
+        stopping: Whether the listener is to stop: what is under way ends then.
 
     Raises:
-        NotDelivered: The requester did not confirm.
+        RequestError: There is none.
+        OSError: Our certificate, or those that we trust, cannot be read.
     """
-    from pynetdicom import AE, build_role
-
-    ae = AE(report.responder)
-    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = ae.connection_timeout = TIMEOUT_S
-    ae.add_requested_context(STORAGE_COMMITMENT_PUSH)
-    association = associate(
-        ae,
+    contexts = contexts_of([(STORAGE_COMMITMENT_PUSH, (EXPLICIT_LITTLE, IMPLICIT_LITTLE))])
+    roles = (RoleSelection(STORAGE_COMMITMENT_PUSH, scu=False, scp=True),)
+    return request_association(
         target.host,
         target.port,
-        ae_title=target.ae_title,
-        ext_neg=[build_role(STORAGE_COMMITMENT_PUSH, scp_role=True)],
-        tls_args=(_client_context(tls), target.host) if target.tls else None,
+        Proposal(responder, target.ae_title, contexts, roles),
+        RequestorTimes(connect_s=TIMEOUT_S, pdu_s=TIMEOUT_S),
+        tls=_client_context(tls) if target.tls else None,
+        stopping=stopping,
     )
-    if not association.is_established:
-        raise NotDelivered("no association")
-    try:
-        status, _ = association.send_n_event_report(
-            _data_set(report), report.event_type, STORAGE_COMMITMENT_PUSH, STORAGE_COMMITMENT_INSTANCE
-        )
-    except (ValueError, RuntimeError) as error:
-        association.abort()
-        raise NotDelivered("storage commitment was not accepted") from error
-    release(association)
-    if status.get("Status", None) != 0x0000:
-        raise NotDelivered("not confirmed")
 
 
-def _data_set(report: Report) -> Any:
-    from pynetdicom.dsutils import decode
+def deliver(report: Report, association: RequestedAssociation) -> None:
+    """Send a report that is judged, and have it confirmed (PS3.4 J.3.3).
 
-    return decode(BytesIO(encode_report(report, "1.2.840.10008.1.2")), True, True)
+    Raises:
+        NotDelivered: The requester did not confirm; the association can be used for other reports.
+        RequestError: The association is over.
+    """
+    context = association.context(STORAGE_COMMITMENT_PUSH)
+    if context is None:
+        raise NotDelivered("storage commitment was not accepted")
+    number = association.next_message_id()
+    uids = STORAGE_COMMITMENT_PUSH.encode("ascii"), STORAGE_COMMITMENT_INSTANCE.encode("ascii")
+    command = event_report_request(number, *uids, report.event_type)
+    association.send(context, command, encode_report(report, context.transfer_syntax))
+    until = time.monotonic() + TIMEOUT_S
+    status = association.response(number, within_s=TIMEOUT_S, until=until).status
+    if status != 0x0000:
+        raise NotDelivered(f"not confirmed (status 0x{status:04X})")
 
 
 def _client_context(tls: TLSSection | None) -> ssl.SSLContext:

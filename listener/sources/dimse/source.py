@@ -129,11 +129,12 @@ class DimseSource:
             self._spare_fd = -1
         self._turned_away.stop()
         until = time.monotonic() + within_s
+        if self._reporting is not None:
+            self._reporting.begin_to_stop()
         self._crew.tell_to_stop(within_s)
         cut_off = self._serving.join(within_s) + self._crew.join(until)
-        if self._reporting is not None:
-            self._reporting.stop()
-        if self._commitments is not None and not cut_off:
+        is_over = self._reporting is None or self._reporting.stop(until - time.monotonic())
+        if self._commitments is not None and is_over and not cut_off:
             self._commitments.close()
         return cut_off
 

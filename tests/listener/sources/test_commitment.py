@@ -241,14 +241,16 @@ def test_a_failed_report_waits_longer_and_longer_and_is_given_up_in_the_end(
     pauses = []
     for _ in range(3):
         (due,) = commitments.due()
-        commitments.failed(due)
+        report = commitments.read(due.name)
+        assert report is not None
+        commitments.failed(report)
         (path,) = commitments._folder.path.iterdir()
         pauses.append(json.loads(path.read_text())["not_before"] - now)
         now += pauses[-1]
     assert pauses == [100, 200, 400]
     now += 2 * 86_400
     (due,) = commitments.due()
-    commitments.failed(due)
+    assert commitments.give_up(due)
     assert list(commitments._folder.path.iterdir()) == []
     commitments.close()
 
