@@ -15,7 +15,8 @@ import structlog
 
 from listener.sources.dimse import command as dimse
 from listener.sources.dimse import pdu, statuses
-from listener.sources.dimse.commitment import ACTION_REQUEST, LONGEST_REQUEST_BYTES
+from listener.sources.dimse.commitment import ACTION_REQUEST, LONGEST_REQUEST_BYTES, QueueFull
+from listener.sources.dimse.commitment_index import IndexUnusable
 from listener.sources.dimse.pdu import AbortReason, InvalidPDU
 from listener.sources.dimse.storage import Reception
 from listener.sources.dimse.syntaxes import STORAGE_COMMITMENT_INSTANCE, STORAGE_COMMITMENT_PUSH, VERIFICATION
@@ -101,7 +102,9 @@ class Services:
         self._storage = storage
         self._commitments = commitments
         self._account = account
-        self._reported: dict[int, Report] = {}
+        self._unconfirmed: dict[int, str] = {}
+        """Names of the reports that were sent on this association and not yet answered, by message ID."""
+        self._last_message_id = 0
 
     def begin(self, context: AcceptedContext, command: dimse.Command) -> Sink | None:
         """A command set is complete: a sink where a data set follows, else it is answered."""
@@ -129,8 +132,8 @@ class Services:
         """The association is over."""
         self._storage.close()
         if self._commitments is not None:
-            for report in self._reported.values():
-                self._commitments.let_go(report)
+            for name in self._unconfirmed.values():
+                self._commitments.let_go(name)
 
     # -- storage and verification ------------------------------------------------------------------------------------
 
@@ -183,15 +186,33 @@ class Services:
         except InvalidRequest:
             self._respond(context, command, statuses.INVALID_ARGUMENT)
             return
+        except QueueFull:
+            log.warning("commitment request refused: too many reports were not confirmed yet")
+            self._respond(context, command, statuses.RESOURCE_LIMITATION)
+            return
         except OSError as error:
             log.error("commitment request cannot be queued", problem=error.strerror)  # noqa: TRY400 - no traceback
             self._respond(context, command, statuses.PROCESSING_FAILURE)
             return
         self._account.counters.add("commitment_requests")
-        message_id = len(self._reported) + 1
-        self._reported[message_id] = report
+        self._unconfirmed[message_id := self._next_message_id()] = report.name
         self._respond(context, command, 0x0000)
-        self._report(context, message_id, commitments.judged(report))
+        try:
+            self._report(context, message_id, commitments.judged(report))
+        except IndexUnusable as error:
+            log.error("commitment request is judged later", problem=str(error))  # noqa: TRY400 - no traceback
+            del self._unconfirmed[message_id]
+            commitments.let_go(report.name)
+
+    def _next_message_id(self) -> int:
+        """A message ID that no unanswered report has (PS3.7 9.1, 10.1: distinguishable from others in progress).
+
+        The numbers rise and begin anew after 65,535, so that a late or second answer finds its own report or none.
+        """
+        while True:
+            self._last_message_id = self._last_message_id % 0xFFFF + 1
+            if self._last_message_id not in self._unconfirmed:
+                return self._last_message_id
 
     def _report(self, context: AcceptedContext, message_id: int, report: Report) -> None:
         """N-EVENT-REPORT-RQ on the association the request came by."""
@@ -202,14 +223,16 @@ class Services:
         self._send(context, encode_report(report, context.transfer_syntax), is_command=False)
 
     def _confirmed(self, response: dimse.Command) -> None:
-        """A response to a report of ours; a failure leaves it in the queue."""
-        report = self._reported.get(response.message_id)
-        if response.field != dimse.Field.N_EVENT_REPORT_RSP or report is None or self._commitments is None:
+        """A response to a report of ours; a failure leaves it in the queue, for a new association."""
+        name = self._unconfirmed.get(response.message_id)
+        if response.field != dimse.Field.N_EVENT_REPORT_RSP or name is None or self._commitments is None:
             raise InvalidPDU("response to nothing we asked", AbortReason.UNEXPECTED_PARAMETER)
+        del self._unconfirmed[response.message_id]
         if response.status == 0x0000:
-            del self._reported[response.message_id]
-            self._commitments.delivered(report)
+            self._commitments.delivered(name)
             self._account.counters.add("commitment_reports_delivered")
+        else:
+            self._commitments.let_go(name)
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
