@@ -11,9 +11,9 @@ from pynetdicom import AE, _config
 from pynetdicom.presentation import build_context
 
 from exporter.errors import Reason, SkipReason
-from listener.sources.dimse.requesting import associate, release
 from tests.product.hostile import write_hostile_files
 from tests.product.running import Product, run
+from tests.pynetdicom_requestor import associate, release
 
 if TYPE_CHECKING:
     from collections.abc import Callable

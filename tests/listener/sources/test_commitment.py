@@ -20,7 +20,6 @@ from listener.settings import CommitmentSection
 from listener.sources.dimse import commitment
 from listener.sources.dimse.commitment import Commitments, Journal, Reference, Report
 from listener.sources.dimse.commitment_messages import InvalidRequest, encode_report, parse_request
-from listener.sources.dimse.requesting import associate, release
 from listener.sources.dimse.services import Services
 from tests.listener.requestor import (
     CT,
@@ -35,6 +34,7 @@ from tests.listener.requestor import (
     pdv,
     proposed,
 )
+from tests.pynetdicom_requestor import associate, release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
