@@ -65,7 +65,8 @@ class PullTimeSection(Section):
     find_s: PositiveSeconds = 300.0
     """For all answers to one C-FIND; after that it is cancelled."""
     answer_s: PositiveSeconds = 600.0
-    """Between two messages while a C-MOVE or C-GET is under way: archives may fetch from tape."""
+    """Between two messages while a C-MOVE or C-GET is under way: archives may fetch from tape. Ten times that where the
+    peer says that it goes on and its numbers of sub-operations stand still."""
     retrieve_s: PositiveSeconds = 43_200.0
     """For one C-MOVE or C-GET in all; after that it is cancelled, and what is missing is asked for again."""
     settle_s: PositiveSeconds = 15.0
