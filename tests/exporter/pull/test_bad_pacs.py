@@ -347,6 +347,34 @@ def test_a_bad_pacs_costs_its_row_or_the_run_in_time_and_no_memory(tmp_path: Pat
     assert not list((puller.data / "spool" / "tmp").iterdir())
 
 
+def test_an_instance_by_c_get_is_in_the_spool_and_never_in_memory(tmp_path: Path) -> None:
+    """200 MB as they come: their own bytes, within the memory of any other instance."""
+    size = 200 << 20
+    head = DATA_SET + struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, size)
+    fragment = bytes(100_000)
+
+    def retrieve(asked: Asked) -> None:
+        context_id = asked.line.context_of(CT)
+        store = dimse.request(dimse.Field.C_STORE_RQ, 77, CT, sop_instance_uid=INSTANCE)
+        asked.line.send(p_data(context_id, 3, store) + p_data(context_id, 0, head))
+        for left in range(size, 0, -len(fragment)):
+            part = fragment[:left]
+            asked.line.send(p_data(context_id, 2 * (left <= len(fragment)), part))
+        assert asked.line.read_message()[1].status == 0
+        asked.respond(0x10, 0x0000, counts=(0, 1, 0, 0))
+
+    with ScriptedPeer(BadPacs(retrieve=retrieve)) as server:
+        puller = puller_of(tmp_path, server.port, {}, answer_s=30)
+        reset_high_water()
+        before = high_water_bytes()
+        (outcome,) = puller.pull().outcomes
+        assert outcome.state is RowState.COMPLETE
+        assert high_water_bytes() - before < 64 << 20
+    (kept,) = puller.new()
+    content = kept.read_bytes()
+    assert content.endswith(head + bytes(size))
+
+
 @pytest.mark.parametrize(
     ("mode", "by"),
     [

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ssl
 import struct
 import threading
 import time
 import tracemalloc
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydicom import Dataset
 from pynetdicom import AE, evt
 
@@ -319,6 +324,64 @@ def test_a_bad_peer_is_left_within_the_deadlines_and_costs_no_memory(mode: str) 
 def flood_release(line: Line) -> None:
     while True:
         line.send(p_data(1, 1, b"x") * 1000)
+
+
+@pytest.mark.parametrize("answer", [b"", b"\x16\x03", b"HTTP/1.1 400\r\n"], ids=["silence", "half", "no TLS"])
+def test_a_tls_handshake_that_stalls_or_is_none_ends_in_time(answer: bytes) -> None:
+    def script(line: Line) -> None:
+        line.send(answer)
+        line.hold()
+
+    context = ssl.create_default_context()
+    with ScriptedPeer(script) as peer:
+        started = time.monotonic()
+        with pytest.raises(NotConnected) as caught:
+            request_association("127.0.0.1", peer.port, PROPOSAL, SHORT, tls=context)
+        assert time.monotonic() - started < 3
+    assert caught.value.may_pass == (not answer.startswith(b"HTTP"))
+
+
+def accept_of() -> bytes:
+    """The body of an A-ASSOCIATE-AC with everything in it."""
+    request = pdu.parse_associate_request(PROPOSAL.encode()[6:])
+    accept = pdu.AssociateAccept(
+        tuple(pdu.ContextAnswer(one.context_id, pdu.ContextResult.ACCEPTANCE, IMPLICIT) for one in request.contexts),
+        16_384,
+        "1.2.3",
+        "SCRIPTED",
+        async_window=(1, 1),
+        roles=(pdu.RoleSelection(FIND, scu=True, scp=True),),
+        extended=(pdu.ExtendedNegotiation(FIND, b"\1"),),
+    )
+    return pdu.associate_accept(request, accept)[6:]
+
+
+def test_what_we_encode_as_a_request_is_what_an_acceptor_reads() -> None:
+    proposal = replace(
+        PROPOSAL,
+        roles=(pdu.RoleSelection(FIND, scu=False, scp=True),),
+        extended=(pdu.ExtendedNegotiation(FIND, b"\1"),),
+    )
+    read = pdu.parse_associate_request(proposal.encode()[6:])
+    assert (read.calling_ae_title, read.called_ae_title) == ("OURS", "PEER")
+    assert (read.contexts, read.roles, read.extended) == (proposal.contexts, proposal.roles, proposal.extended)
+    assert read.max_pdu_bytes == proposal.max_pdu_bytes
+
+
+def test_a_title_that_is_too_long_is_not_sent() -> None:
+    with pytest.raises(ValueError, match="16 characters"):
+        replace(PROPOSAL, called_ae_title="X" * 17).encode()
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.data())
+def test_an_acceptance_of_any_bytes_is_read_or_invalid(data: st.DataObject) -> None:
+    body = bytearray(accept_of())
+    for _ in range(data.draw(st.integers(0, 5))):
+        body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(pdu.InvalidPDU):
+        answer = pdu.parse_associate_accept(bytes(body[: data.draw(st.integers(0, len(body)))]))
+        assert len(answer.contexts) <= 2
 
 
 @pytest.mark.parametrize(
