@@ -12,6 +12,7 @@ An instance goes to the spool as it comes; one that is longer than `max_get_byte
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Final
 
 from exporter.pull.peer import GET, Storage
@@ -50,6 +51,7 @@ COMPRESSED: Final = tuple(
 """By how often they are met: where there are many classes, the last ones are not proposed."""
 
 
+_UID: Final = re.compile(r"[0-9.]{1,64}", re.ASCII)
 _COMMON: Final = (
     "1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 10 104.1 104.2 11 11.1 11.2 11.3 11.4 11.5 12.1 12.1.1 12.2 12.2.1 12.3 128 128.1 "
     "129 13.1.1 13.1.2 13.1.3 130 131 14.1 14.2 2 2.1 2.2 20 3 3.1 30 4 4.1 4.2 4.3 4.4 481.1 481.2 481.3 481.4 481.5 "
@@ -130,7 +132,8 @@ class GetReception:
 
 def syntaxes_for(classes: Iterable[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Classes with transfer syntaxes, for a presentation context each: `MOST_CONTEXTS` at most."""
-    wanted = [uid for uid in dict.fromkeys(classes) if uid and uid != GET][:MOST_CONTEXTS]
+    # They are what the peer said.
+    wanted = [uid for uid in dict.fromkeys(classes) if _UID.fullmatch(uid) and uid != GET][:MOST_CONTEXTS]
     wanted = wanted or list(COMMON_CLASSES)
     room = (MOST_CONTEXTS - len(wanted)) // len(wanted)
     if room == 0:  # too many classes for a context each: one for all transfer syntaxes

@@ -165,6 +165,13 @@ def others_first(asked: Asked) -> None:
     good_find(asked)
 
 
+def odd_class(asked: Asked) -> None:
+    """What is to come has a class that cannot be proposed: common ones are."""
+    odd = explicit(0x00080016, b"UI", b"/../\xe4" * 20)
+    asked.respond(0x20, 0xFF00, ANSWERS[asked.level].replace(INSTANCE_UIDS[: 8 + len(CT) + len(CT) % 2], odd))
+    asked.respond(0x20, 0)
+
+
 def store_without_end(asked: Asked) -> None:
     for number in range(100_000):
         asked.store(uid=f"1.2.3.9.{number}")
@@ -262,6 +269,7 @@ MODES: dict[str, tuple[dict[str, Any], RowState | type[PullEnded], str]] = {
         "broke the protocol",
     ),
     "answers to another message first": ({"find": others_first}, RowState.COMPLETE, ""),
+    "a SOP class that is none": ({"find": odd_class}, RowState.COMPLETE, ""),
     "a status that is unknown": ({"find": lambda a: a.respond(0x20, 0x1234)}, RowState.REFUSED, "0x1234"),
     "an abort in C-FIND": ({"find": abort}, RowState.REFUSED, "aborted"),
     "a release in C-FIND": (
