@@ -234,7 +234,7 @@ class Conversation:
     @property
     def is_open(self) -> bool:
         """Whether it can still be used."""
-        return self._association.is_open
+        return self._association.is_idle
 
     def __enter__(self) -> Self:
         return self

@@ -14,6 +14,7 @@ piece to where received ones go (`storage`). What comes is never decoded here.
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import struct
@@ -207,6 +208,13 @@ class RequestorWire(Wire):
         if time.monotonic() > until:
             raise DeadlineMissed
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing has come that was not taken, the end of the connection included."""
+        ready = select.poll()
+        ready.register(self._sock.fileno(), select.POLLIN)
+        return self._start == self._end and not ready.poll(0)
+
     def send(self, content: bytes, within_s: float | None = None) -> None:
         """Send bytes; without a time, as long as the deadlines give for so many.
 
@@ -297,6 +305,11 @@ class RequestedAssociation:
             self.release()
         else:
             self.abort()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it can be used for another operation: the peer has neither ended it nor said more."""
+        return self.is_open and not self._messages and self._wire.is_quiet
 
     # -- establishing and ending ---------------------------------------------------------------------------------------
 

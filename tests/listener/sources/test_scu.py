@@ -169,6 +169,26 @@ def test_a_request_of_the_peer_is_refused_and_what_we_asked_goes_on() -> None:
     assert refused == [0x0211]
 
 
+@pytest.mark.parametrize("end", [pdu.release_request(), pdu.abort(), b""], ids=["release", "abort", "close"])
+def test_an_association_that_the_peer_ends_while_it_is_idle_is_known_to_be_over(end: bytes) -> None:
+    ended = threading.Event()
+
+    def script(line: Line) -> None:
+        line.accept()
+        context_id, command, _ = line.read_message()
+        line.send(done(context_id, command.message_id))
+        assert ended.wait(10)
+        line.send(end)
+
+    with ScriptedPeer(script) as peer, associate(peer.port) as association:
+        find(association)
+        assert association.is_idle
+        ended.set()
+        until = time.monotonic() + 10
+        while association.is_idle:
+            assert time.monotonic() < until
+
+
 @pytest.mark.parametrize("max_pdu_bytes", [0, 1, 50, 128, 16_384])
 def test_a_message_is_sent_in_pdus_that_the_peer_receives(max_pdu_bytes: int) -> None:
     data = bytes(100_000)
