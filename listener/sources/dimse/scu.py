@@ -213,7 +213,8 @@ class RequestorWire(Wire):
         """Whether nothing has come that was not taken, the end of the connection included."""
         ready = select.poll()
         ready.register(self._sock.fileno(), select.POLLIN)
-        return self._start == self._end and not ready.poll(0)
+        decrypted = self._sock.pending() if isinstance(self._sock, ssl.SSLSocket) else 0
+        return self._start == self._end and not decrypted and not ready.poll(0)
 
     def send(self, content: bytes, within_s: float | None = None) -> None:
         """Send bytes; without a time, as long as the deadlines give for so many.
@@ -226,6 +227,8 @@ class RequestorWire(Wire):
         while left:
             try:
                 left = left[self._sock.send(left) :]
+                if left:
+                    self.check(until)
             except (BlockingIOError, TimeoutError, ssl.SSLWantWriteError):
                 self.check(until)
             except (OSError, ValueError) as error:
@@ -258,7 +261,9 @@ def request_association(
 
     Raises:
         NotConnected, NotAccepted, AssociationBroken: There is none.
+        ValueError: The proposal cannot be encoded.
     """
+    request = proposal.encode()
     try:
         sock = connect(host, port, tls, time.monotonic() + times.connect_s, stopping)
     except NoConnection as error:
@@ -267,7 +272,7 @@ def request_association(
         raise AssociationBroken(over.ended) from over
     wire = RequestorWire(sock, pdu_s=times.pdu_s, stopping=stopping)
     association = RequestedAssociation(wire, proposal, times, storage)
-    association.establish()
+    association.establish(request)
     return association
 
 
@@ -313,15 +318,15 @@ class RequestedAssociation:
 
     # -- establishing and ending ---------------------------------------------------------------------------------------
 
-    def establish(self) -> None:
-        """Send A-ASSOCIATE-RQ and take the answer (PS3.8 9.2, state 5).
+    def establish(self, request: bytes) -> None:
+        """Send this A-ASSOCIATE-RQ and take the answer (PS3.8 9.2, state 5).
 
         Raises:
             NotAccepted, AssociationBroken: It is no A-ASSOCIATE-AC.
         """
         rejection: bytes | None = None
         try:
-            self._wire.send(self._proposal.encode())
+            self._wire.send(request)
             until = time.monotonic() + self._times.connect_s
             kind, length = self._wire.next_pdu(self._times.connect_s, between_messages=True, until=until)
             if kind == PDUType.ASSOCIATE_AC:
