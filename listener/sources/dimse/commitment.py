@@ -47,6 +47,8 @@ SOME_FAILED: Final = 2
 """(0000,1002) Event Type ID: failures exist (PS3.4 J.3.3)."""
 LONGEST_REQUEST_BYTES: Final = 8 << 20
 LONGEST_PAUSE_S: Final = 3600.0
+MOST_COLLECTED_BYTES: Final = 32 << 20
+"""Of requests that one process is receiving, all associations together; more are refused with 0x0213."""
 REMEMBER_DAYS: Final = 90
 MOST_REPORTS: Final = 50_000
 """Reports in the queue; a further request is refused with 0x0213."""
@@ -89,6 +91,27 @@ class Report:
     def event_type(self) -> int:
         """What the report will be called."""
         return SOME_FAILED if any(reference.failure is not None for reference in self.references) else ALL_COMMITTED
+
+
+class RequestMemory:
+    """Memory for the requests that are being received: a bound for all associations of a process together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left_bytes = MOST_COLLECTED_BYTES
+
+    def reserve(self, size_bytes: int) -> bool:
+        """Take so much of it; False where there is not so much left."""
+        with self._lock:
+            if size_bytes > self._left_bytes:
+                return False
+            self._left_bytes -= size_bytes
+            return True
+
+    def release(self, size_bytes: int) -> None:
+        """Give back what was reserved."""
+        with self._lock:
+            self._left_bytes += size_bytes
 
 
 class QueueFull(Exception):
@@ -212,6 +235,7 @@ class Commitments:
         """What was read of the reports that wait; of the process that delivers them."""
         self._foreign: set[str] = set()
         """Files that are no reports, each logged once."""
+        self.memory = RequestMemory()
         self.wake = threading.Event()
         """Set when there may be something to deliver."""
 

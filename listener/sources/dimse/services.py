@@ -23,7 +23,7 @@ from listener.sources.dimse.syntaxes import STORAGE_COMMITMENT_INSTANCE, STORAGE
 
 if TYPE_CHECKING:
     from listener.sources.dimse.account import Account
-    from listener.sources.dimse.commitment import Commitments, Report
+    from listener.sources.dimse.commitment import Commitments, Report, RequestMemory
     from listener.sources.dimse.negotiation import AcceptedContext
     from listener.sources.dimse.storage import Storage
     from listener.sources.dimse.wire import Wire
@@ -69,11 +69,20 @@ class Sink(Protocol):
 class Collected:
     """A small data set that is read as a whole, or one that nobody wants."""
 
-    def __init__(self, context: AcceptedContext, command: dimse.Command, *, keep: bool) -> None:
+    def __init__(self, context: AcceptedContext, command: dimse.Command, memory: RequestMemory | None) -> None:
+        """Begin with nothing.
+
+        Args:
+            context: That it comes on.
+            command: That it belongs to.
+            memory: What it may be kept in; None forgets it.
+        """
         self.context = context
         self.command = command
         self.content = bytearray()
-        self.is_wanted = keep
+        self.is_too_much = False
+        """Whether it was forgotten because other requests take all memory there is for them."""
+        self._memory = memory
         self._size_bytes = 0
 
     @property
@@ -84,14 +93,22 @@ class Collected:
     def write(self, piece: memoryview) -> None:
         """Copy, or forget."""
         self._size_bytes += len(piece)
-        if self.is_wanted and not self.is_endless:
+        if self._memory is None or self.is_endless or self.is_too_much:
+            return
+        if self._memory.reserve(len(piece)):
             self.content += piece
+        else:
+            self.is_too_much = True
+            self.discard()
 
     def flush(self) -> None:
         """No views are held."""
 
     def discard(self) -> None:
-        """Nothing is held outside."""
+        """Forget what was kept; harmless a second time."""
+        content, self.content = self.content, bytearray()
+        if self._memory is not None:
+            self._memory.release(len(content))
 
 
 class Services:
@@ -117,14 +134,18 @@ class Services:
         if is_store:
             self._peer.wire.enlarge()
             return self._storage.begin(context, command)
-        return Collected(context, command, keep=command.field == dimse.Field.N_ACTION_RQ)
+        commitments = self._commitments if self._is_commitment(context, command) else None
+        return Collected(context, command, commitments.memory if commitments is not None else None)
 
     def end(self, sink: Sink) -> None:
         """A data set is complete: answer its message."""
         if isinstance(sink, Reception):
             self._stored(sink)
         elif isinstance(sink, Collected) and self._is_commitment(sink.context, sink.command):
-            self._commit(sink)
+            try:
+                self._commit(sink)
+            finally:
+                sink.discard()
         elif not sink.command.is_response:
             self._respond(sink.context, sink.command, statuses.UNRECOGNIZED_OPERATION)
 
@@ -178,6 +199,9 @@ class Services:
             return
         if command.sop_instance_uid != STORAGE_COMMITMENT_INSTANCE.encode("ascii"):
             self._respond(context, command, statuses.NO_SUCH_OBJECT_INSTANCE)
+            return
+        if sink.is_too_much:
+            self._respond(context, command, statuses.RESOURCE_LIMITATION)
             return
         try:
             transaction_uid, references = parse_request(bytes(sink.content), context.transfer_syntax)

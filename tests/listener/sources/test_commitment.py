@@ -106,11 +106,19 @@ class ScriptedRequester:
         self._requestor = requestor
         requestor.associate(proposed(1, PUSH, EXPLICIT))
 
+    def begin(self, content: bytes) -> None:
+        """The beginning of an N-ACTION, whose data set is not complete."""
+        self._requestor.send(pdu(4, pdv(1, 3, self._command())) + pdu(4, pdv(1, 0, content)))
+
     def ask(self, uid: str = "1.2.3") -> int:
         """One N-ACTION; its status."""
         reference = explicit(0x00081150, b"UI", CT.encode()) + explicit(0x00081155, b"UI", uid.encode())
         items = struct.pack("<HHI", 0xFFFE, 0xE000, len(reference)) + reference
         content = explicit(0x00081195, b"UI", b"1.2.3.4") + explicit(0x00081199, b"SQ", items)
+        self._requestor.send(pdu(4, pdv(1, 3, self._command())) + pdu(4, pdv(1, 2, content)))
+        return self._requestor.response().status
+
+    def _command(self) -> bytes:
         elements: dict[int, bytes | int] = {
             0x0003: PUSH.encode(),
             0x0100: 0x0130,
@@ -119,8 +127,14 @@ class ScriptedRequester:
             0x1001: WELL_KNOWN.encode(),
             0x1008: 1,
         }
-        self._requestor.send(pdu(4, pdv(1, 3, command(elements))) + pdu(4, pdv(1, 2, content)))
-        return self._requestor.response().status
+        return command(elements)
+
+    def ask_and_confirm(self) -> int:
+        """One N-ACTION, whose report is confirmed where it is not refused; its status."""
+        status = self.ask()
+        if status == 0:
+            self.answer(self.report()[0])
+        return status
 
     def report(self) -> tuple[int, bytes]:
         """Message ID and data set of the next report."""
@@ -241,9 +255,9 @@ def test_a_failed_report_waits_longer_and_longer_and_is_given_up_in_the_end(
     pauses = []
     for _ in range(3):
         (due,) = commitments.due()
-        report = commitments.read(due.name)
-        assert report is not None
-        commitments.failed(report)
+        again = commitments.read(due.name)
+        assert again is not None
+        commitments.failed(again)
         (path,) = commitments._folder.path.iterdir()
         pauses.append(json.loads(path.read_text())["not_before"] - now)
         now += pauses[-1]
@@ -342,6 +356,21 @@ def test_a_request_too_many_is_refused_and_the_others_stay(
         requester.answer(number)
         eventually(lambda: len(queued(receiver)) == 1, "one is confirmed")
         assert requester.ask() == 0
+
+
+def test_requests_that_are_being_received_take_bounded_memory_together(
+    receive: Callable[..., Receiver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commitment, "MOST_COLLECTED_BYTES", 20_000)
+    receiver = receive(listener={"commitment": ON})
+    with receiver.requestor() as greedy, receiver.requestor() as modest:
+        first, other = ScriptedRequester(greedy), ScriptedRequester(modest)
+        first.begin(bytes(16_000))
+        greedy.send(pdu(4, pdv(1, 0, bytes(3_990))))  # a part of a data set, whose end does not come
+        eventually(lambda: other.ask_and_confirm() == 0x0213, "nothing is left for the other")
+    with receiver.requestor() as modest:
+        other = ScriptedRequester(modest)
+        eventually(lambda: other.ask_and_confirm() == 0, "what was held is given back")
 
 
 def test_what_a_process_that_ended_held_is_released_and_nothing_else(tmp_path: Path) -> None:
