@@ -434,6 +434,34 @@ def test_a_release_that_is_not_answered_ends_in_time(script: Callable[[Line], No
         assert not association.is_open
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4), st.integers(0, 400))
+def test_a_peer_whose_bytes_are_wrong_anywhere_costs_its_association_and_its_time(
+    changes: list[tuple[int, int]], cut: int
+) -> None:
+    def script(line: Line) -> None:
+        line.read_request()
+        accept = line.answer()
+        content = bytearray(accept + pending(1, 1) + done(1, 2) + pending(1, 1) + done(1, 1) + pdu.release_response())
+        for at, value in changes:
+            content[at % len(content)] = value
+        line.send(bytes(content[: len(accept)]))
+        line.read_pdu()
+        line.send(bytes(content[len(accept) : len(accept) + cut]))
+        line.hold()
+
+    times = RequestorTimes(connect_s=0.3, pdu_s=0.2, release_s=0.2)
+    with ScriptedPeer(script) as peer:
+        started = time.monotonic()
+        with (
+            suppress(RequestError),
+            request_association("127.0.0.1", peer.port, PROPOSAL, times) as association,
+            suppress(AssertionError),  # the context is no longer accepted
+        ):
+            find(association, within_s=0.2)
+        assert time.monotonic() - started < 5
+
+
 @pytest.mark.parametrize("mode", ["no answer to the request for an association", "no response", "pending without end"])
 def test_the_order_to_stop_ends_every_wait(mode: str) -> None:
     stop = threading.Event()
