@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporter.pull import asking, fetching, peer
+from exporter.pull import asking, fetching, getting, peer
 from exporter.pull.outcome import RowState
 from exporter.pull.request import PullEnded
 from listener.sources.dimse import command as dimse
@@ -317,13 +317,15 @@ def reset_high_water() -> None:
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asking, "TRIES", 1)
     monkeypatch.setattr(fetching, "SHORT_SETTLE_S", 0.1)
+    monkeypatch.setattr(getting, "SPARE_INSTANCES", 20)
     monkeypatch.setattr(peer, "DRAIN_S", 0.5)
+    monkeypatch.setattr(peer, "STANDSTILL", 3)
     monkeypatch.setattr(peer, "MOST_RESPONSES", 2000)
 
 
 def puller_of(folder: Path, port: int, pacs: dict[str, Any], **times: float) -> Puller:
     """Who pulls the one study, with short deadlines."""
-    short = {"connect_s": 1, "pdu_s": 0.5, "find_s": 1, "answer_s": 0.5, "settle_s": 0.1} | times
+    short = {"connect_s": 1, "pdu_s": 1, "find_s": 1.5, "answer_s": 1, "settle_s": 0.1} | times
     settings = {"method": "get", "attempts": 1, "parallel": 1, "max_matches": 10, "times": short}
     settings |= {key: pacs[key] for key in ("method", "max_get_bytes") if key in pacs}
     puller = Puller(folder, "BAD", port, settings, {"deadlines": {"drain_s": 1}})
@@ -349,7 +351,7 @@ def test_a_bad_pacs_costs_its_row_or_the_run_in_time_and_no_memory(tmp_path: Pat
         else:
             with pytest.raises(PullEnded, match=words):
                 puller.pull()
-        assert time.monotonic() - started < 15
+        assert time.monotonic() - started < 30  # a few seconds, on a machine that does nothing else
         assert high_water_bytes() - before < 64 << 20
     assert len(puller.new()) == (1 if expected is RowState.COMPLETE else len(puller.new()))
     assert not list((puller.data / "spool" / "tmp").iterdir())
