@@ -36,7 +36,7 @@ def connect(
     """A connection, encrypted where wanted.
 
     Raises:
-        NoConnection: There is none.
+        NoConnection: No connection was made.
         Stopped: We are to stop.
     """
     try:

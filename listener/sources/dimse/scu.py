@@ -260,7 +260,7 @@ def request_association(
         storage: Takes what C-GET brings.
 
     Raises:
-        NotConnected, NotAccepted, AssociationBroken: There is none.
+        NotConnected, NotAccepted, AssociationBroken: No association was established.
         ValueError: The proposal cannot be encoded.
     """
     request = proposal.encode()
@@ -474,7 +474,7 @@ class RequestedAssociation:
         until: float = float("inf"),
         longest_data_bytes: int | None = None,
     ) -> Response:
-        """The next response to the request of that number; what is none is answered or passed over, and counted.
+        """The next response to the request of that number; other messages are answered or passed over, and counted.
 
         Args:
             message_id: Of the request.

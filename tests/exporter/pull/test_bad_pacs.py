@@ -269,7 +269,7 @@ MODES: dict[str, tuple[dict[str, Any], RowState | type[PullEnded], str]] = {
         "broke the protocol",
     ),
     "answers to another message first": ({"find": others_first}, RowState.COMPLETE, ""),
-    "a SOP class that is none": ({"find": odd_class}, RowState.COMPLETE, ""),
+    "a SOP class that is no UID": ({"find": odd_class}, RowState.COMPLETE, ""),
     "a status that is unknown": ({"find": lambda a: a.respond(0x20, 0x1234)}, RowState.REFUSED, "0x1234"),
     "an abort in C-FIND": ({"find": abort}, RowState.REFUSED, "aborted"),
     "a release in C-FIND": (
@@ -394,7 +394,7 @@ def test_an_instance_by_c_get_is_in_the_spool_and_never_in_memory(tmp_path: Path
         ("pending without end in C-MOVE", signal.SIGINT),
     ],
 )
-def test_a_pull_that_a_bad_pacs_holds_stops_when_it_is_told_to(tmp_path: Path, mode: str, by: signal.Signals) -> None:
+def test_a_pull_that_a_bad_pacs_holds_stops_at_a_signal(tmp_path: Path, mode: str, by: signal.Signals) -> None:
     """Within the drain time (1 s), though the deadlines are far away; the row stays for the next run."""
     pacs, _, _ = MODES[mode]
     script = script_of(pacs)
@@ -404,11 +404,11 @@ def test_a_pull_that_a_bad_pacs_holds_stops_when_it_is_told_to(tmp_path: Path, m
         process = puller.start()
         try:
             assert script.reached.wait(60)
-            told = time.monotonic()
+            signalled = time.monotonic()
             process.send_signal(by)
             out, err = process.communicate(timeout=60)
         finally:
             process.kill()
-        assert time.monotonic() - told < 10
+        assert time.monotonic() - signalled < 10
     assert process.returncode == 130, (out, err)
     assert "the same command goes on" in err
