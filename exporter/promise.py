@@ -65,7 +65,8 @@ def make(folder: Path, promise: Promise) -> None:
                 raise
         else:
             return
-    with note.open("x", encoding="ascii") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(note, flags, 0o600), "w", encoding="ascii") as file:
         try:
             file.write(text)
             file.flush()

@@ -1,9 +1,9 @@
 """Make finished media visible under their final names, and commit what happened: the last step of every export.
 
 Contract: in this order, each step durable before the next: media files (the writer fsynced them) -> rename to their
-final names -> fsync of the folders -> outcome, media and metadata line in one transaction of the ledger -> files of an
-earlier export deleted. A batch shares the fsyncs. What a crash between two of these steps leaves is repaired at the
-next start (`exporter.promise`).
+final names, with the permissions that the settings say -> fsync of the folders -> outcome, media and metadata line in
+one transaction of the ledger -> files of an earlier export deleted. A batch shares the fsyncs. What a crash between two
+of these steps leaves is repaired at the next start (`exporter.promise`).
 
 Must never: replace a file that is not the instance's own (unless `overwrite`), or trust a name that a worker gives.
 """
@@ -27,6 +27,7 @@ from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.ledger.types import Ending, Relation, State
 from exporter.metadata.line import BadRecordError, line
 from exporter.outcome import Exported, Failed, Outcome, Skipped
+from exporter.permissions import MediaPermissions
 from exporter.promise import MediaFolderUnusable, Promise
 from listener.durable import fsync_folder
 
@@ -105,6 +106,7 @@ class Publisher:
         settings_sha256: str,
         version: str,
         own_ways: Mapping[str, OwnWay] | None = None,
+        permissions: MediaPermissions | None = None,
     ) -> None:
         """Publish below `media`; `own_ways` tells by AE title what differs from `names` and `settings_sha256`."""
         self._media = media
@@ -113,6 +115,7 @@ class Publisher:
         self._default_way = OwnWay(names.layout, settings_sha256)
         self._own_ways = own_ways or {}
         self._version = version
+        self._permissions = permissions or MediaPermissions()
         self._folders: set[Path] = set()
         self._unsynced: set[Path] = set()
         self._placed: dict[str, tuple[Ending, Outcome]] = {}
@@ -297,6 +300,7 @@ class Publisher:
             for number, (before, after) in enumerate(zip(partial, final, strict=True)):
                 source, target = folder / before.file, self._media / after.file
                 self._make_folder(target.parent)
+                self._permissions.apply(source)
                 if after.suffix.endswith("/") and target.is_dir():
                     target.rename(folder / f"{number}.old")  # a folder with files cannot be replaced at once
                 source.rename(target)
@@ -330,7 +334,7 @@ class Publisher:
         if folder != self._media:
             self._make_folder(folder.parent)
             with suppress(FileExistsError):
-                folder.mkdir()
+                self._permissions.make_folder(folder)
                 self._unsynced |= {folder, folder.parent}
         if len(self._folders) >= _KNOWN_FOLDERS:
             self._folders.clear()

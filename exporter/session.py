@@ -16,13 +16,16 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from exporter import promise
+from exporter.discovery import PARTIAL
 from exporter.engine import Engine, InProcess, Policy, Runner
 from exporter.errors import OutOfSpace
 from exporter.ledger import Ledger
 from exporter.metadata.jsonl import Appender, MetadataFileUnusable
+from exporter.permissions import MediaPermissions
 from exporter.promise import MediaFolderUnusable
 from exporter.publish import Names, OwnWay, Publisher
 from exporter.workers import Worker, WorkerSetup
+from listener.durable import make_private_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,16 +75,14 @@ def opened(
     """
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:
-        for folder in (places.ledger.parent, places.metadata.parent, places.media):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise MediaFolderUnusable(folder, error) from error
+        permissions = MediaPermissions.of(settings.media)
+        _make_folders(places, permissions)
         media = places.media.resolve()
         stack.enter_context(_alone(media))
         ledger = stack.enter_context(_ledger(places.ledger, reserve))
         interrupted = len(ledger.recover())
         removed = promise.recover(media, ledger)
+        _check_group(media, permissions)
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
         appender.publish()
         publisher = Publisher(
@@ -93,11 +94,42 @@ def opened(
             own_ways={
                 title: OwnWay(own.media.layout, own.settings_sha256) for title, own in settings.by_ae_title.items()
             },
+            permissions=permissions,
         )
         engine = Engine(media, ledger, publisher, appender, runners=runners(settings, workers), policy=policy)
         stack.callback(engine.stop)
         engine.start()
         yield Session(ledger, engine, interrupted, removed)
+
+
+def _make_folders(places: Places, permissions: MediaPermissions) -> None:
+    """Make the folders of one exporter; what it writes in the data folder itself is for its owner alone.
+
+    Raises:
+        MediaFolderUnusable: One cannot be made.
+    """
+    folder = places.ledger.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder = places.metadata.parent
+        make_private_folders(folder)
+        folder = places.media
+        permissions.make_folders(folder)
+    except OSError as error:
+        raise MediaFolderUnusable(folder, error) from error
+
+
+def _check_group(media: Path, permissions: MediaPermissions) -> None:
+    """See that `media.group` can be given.
+
+    Raises:
+        MediaFolderUnusable: It cannot.
+    """
+    try:
+        permissions.check(media / PARTIAL)
+    except OSError as error:
+        words = "its files cannot be given to `media.group`: make the user of this exporter a member of that group"
+        raise MediaFolderUnusable(media, OSError(error.errno, words)) from error
 
 
 def _ledger(path: Path, reserve: Reserve | None) -> Ledger:

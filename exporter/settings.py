@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from exporter.permissions import group_id_of
 from exporter.pull.settings import PullPeers
 from listener.configuration import FilePath, ReservedSection, Section, Spelling, load, not_available
 from listener.fields import AETitle
@@ -66,6 +67,25 @@ def _layout(value: Any) -> Any:
     return value
 
 
+def _mode(value: Any) -> Any:
+    """Permission bits of media files: an octal number as text, for `0640` without quotes is 416 in YAML 1.1."""
+    if not isinstance(value, str) or not re.fullmatch(r"06[0-7][0-7]", value) or int(value, 8) & 0o013:
+        permitted = {"permitted": 'a quoted octal number without execution or writing by others, such as "0640"'}
+        raise PydanticCustomError("mode", "are no permissions of a file", permitted)
+    return value
+
+
+def _group(value: Any) -> Any:
+    """A group of this system: its name, or its number as text."""
+    if isinstance(value, str):
+        try:
+            group_id_of(value)
+        except KeyError:
+            permitted = {"permitted": "a group of this system (getent group), by its name or its quoted number"}
+            raise PydanticCustomError("group", "is no group here", permitted) from None
+    return value
+
+
 class DicomSettings(Section):
     """Where `backfill` reads."""
 
@@ -97,6 +117,17 @@ class MediaFolderSettings(Section):
     """Whether a media file that is there but that no ledger knows of is replaced; otherwise its name is not taken."""
     layout: Annotated[str, BeforeValidator(_layout)] = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
     """Output name of a received instance, without extension."""
+    mode: Annotated[str, BeforeValidator(_mode)] = "0600"
+    """Permissions of media files, as a quoted octal number such as `"0640"`, whatever the umask; who may read them may
+    enter the folders that are made for them."""
+    group: Annotated[str | None, BeforeValidator(_group)] = None
+    """Group of media files and of the folders that are made for them, which pass it on; `mode` must let it in."""
+
+    @model_validator(mode="after")
+    def _lets_its_group_in(self) -> Self:
+        if self.group is not None and not int(self.mode, 8) & 0o040:
+            raise ValueError(f'`media.mode: "{self.mode}"` keeps out `media.group`: permit it to read, as "0640" does')
+        return self
 
 
 class MetadataSettings(Section):

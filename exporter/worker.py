@@ -76,6 +76,7 @@ def main() -> int:
     """Serve jobs until the parent closes the pipe."""
     channel = _Channel()
     _die_with_parent()
+    os.umask(0o077)  # of what libraries write, too: the exporter gives media the permissions of the settings
     hello = channel.receive()
     if hello is None:
         return 0

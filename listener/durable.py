@@ -178,6 +178,16 @@ def write_out(fd: int) -> None:
         raise OSError(number, os.strerror(number))
 
 
+def make_private_folders(path: Path) -> None:
+    """Make a folder and those above it that are missing, all of them for their owner alone.
+
+    `Path.mkdir` with `parents` gives the mode to the last one only.
+    """
+    for folder in (*reversed(path.parents), path):
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)  # another process may be quicker
+
+
 def fsync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

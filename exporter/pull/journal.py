@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.pull.finding import Instance, Target
-from listener.durable import fsync_folder
+from listener.durable import fsync_folder, make_private_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -137,7 +137,7 @@ class Journal:
             JournalUnusable: It cannot be used, or it is not one.
         """
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folders(path.parent)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             fsync_folder(path.parent)
             fsync_folder(path.parent.parent)

@@ -24,9 +24,10 @@ import structlog
 from exporter.discovery import ae_title_component, uid_component
 from exporter.errors import ExportError, OutOfSpace
 from exporter.outcome import Exported, Failed
+from exporter.permissions import MediaPermissions
 from exporter.publish import FULL
 from exporter.workers import Cancelled, WorkerUnstartable
-from listener.durable import fsync_folder
+from listener.durable import fsync_folder, make_private_folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -92,7 +93,8 @@ class LiveSeries:
         Raises:
             OSError: The folder of what waits cannot be made.
         """
-        self._waiting.mkdir(mode=0o700, parents=True, exist_ok=True)
+        MediaPermissions.of(self._settings.media).make_folders(self._root)
+        self._waiting.mkdir(mode=0o700, exist_ok=True)
         self._thread = threading.Thread(target=self._run, name="series")
         self._thread.start()
 
@@ -193,7 +195,7 @@ class LiveSeries:
 
 def _keep(path: Path, folder: Path) -> None:
     """Link a file into a folder, or copy it there; durably."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folders(folder)
     target = folder / path.name
     try:
         target.hardlink_to(path)
@@ -209,7 +211,8 @@ def _keep(path: Path, folder: Path) -> None:
 def _copy(path: Path, target: Path) -> None:
     """Copy a file durably under its final name."""
     partial = target.with_name(f".{target.name}")
-    with path.open("rb") as source, partial.open("wb") as copy:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with path.open("rb") as source, os.fdopen(os.open(partial, flags, 0o600), "wb") as copy:
         shutil.copyfileobj(source, copy, 1 << 20)
         copy.flush()
         os.fsync(copy.fileno())

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Self
 
-from listener.durable import fsync_folder
+from listener.durable import fsync_folder, make_private_folders
 from listener.sources.contract import SourceUnusable
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Memory:
             SourceUnusable: It cannot be opened, or is none.
         """
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folders(path.parent)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
