@@ -75,14 +75,21 @@ class Outputs:
     """Absolute paths that are left out: the ledger's, the metadata file's."""
     companions: tuple[str, ...] = ()
     """Beginnings of absolute paths of what is kept beside them (``exporter.db-wal``, ``metadata.jsonl.kept-1``)."""
+    planned: frozenset[str] = frozenset()
+    """Absolute paths of folders that were not there yet, and are made while the input is searched."""
 
     @classmethod
     def of(cls, folders: tuple[Path, ...], files: tuple[Path, ...]) -> Outputs:
-        """The outputs among existing folders and possible files."""
-        found = (folder.stat() for folder in folders)
+        """The outputs among folders and files that are there or will be made."""
+        found = [folder.stat() for folder in folders if folder.is_dir()]
+        planned = frozenset(str(folder.resolve()) for folder in folders if not folder.is_dir())
         paths = frozenset(str(file.resolve()) for file in files)
         beside = tuple(f"{path}{sign}" for path in sorted(paths) for sign in ".-")
-        return cls(frozenset((one.st_dev, one.st_ino) for one in found), paths, beside)
+        return cls(frozenset((one.st_dev, one.st_ino) for one in found), paths, beside, planned)
+
+    def is_entered(self, path: str, place: tuple[int, int] | None) -> bool:
+        """Whether a folder, with its device and inode, is input."""
+        return place not in self.folders and path not in self.planned
 
     def has(self, path: str) -> bool:
         """Whether a file is output."""
@@ -115,7 +122,7 @@ def walk(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[Fo
                     yield Found(name, Path(entry.path), Kind.UNREADABLE, 0, 0)
                     continue
                 if stat.S_ISDIR(about.st_mode):
-                    if recursive and (about.st_dev, about.st_ino) not in outputs.folders:
+                    if recursive and outputs.is_entered(entry.path, (about.st_dev, about.st_ino)):
                         below.append(f"{name}/")
                 elif not outputs.has(entry.path):
                     kind = Kind.REGULAR if stat.S_ISREG(about.st_mode) else Kind.OTHER
@@ -141,7 +148,7 @@ def count(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[i
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        if recursive and _place(entry) not in outputs.folders:
+                        if recursive and outputs.is_entered(entry.path, _place(entry)):
                             folders.append(entry.path)
                     elif not outputs.has(entry.path):
                         found += 1

@@ -55,6 +55,16 @@ def test_links_and_what_is_no_file_are_named_and_never_entered(tmp_path: Path) -
     assert [*count(root, NOTHING)][-1] == 5
 
 
+def test_an_output_that_is_made_while_the_input_is_searched_is_not_input(tmp_path: Path) -> None:
+    outputs = Outputs.of((tmp_path / "media",), ())
+    (tmp_path / "media" / ".partial").mkdir(parents=True)
+    (tmp_path / "media" / ".partial" / "0.part").touch()
+    (tmp_path / "media.old").mkdir()
+    (tmp_path / "media.old" / "a").touch()
+    assert names(tmp_path, outputs) == ["media.old/a"]
+    assert [*count(tmp_path, outputs)][-1] == 1
+
+
 def test_the_output_inside_the_input_is_not_input(tmp_path: Path) -> None:
     (tmp_path / "out" / "media").mkdir(parents=True)
     (tmp_path / "out" / "media" / "a.png").touch()
