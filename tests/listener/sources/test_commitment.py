@@ -17,7 +17,7 @@ from pynetdicom.dsutils import decode, encode
 from pynetdicom.pdu import P_DATA_TF
 
 from listener.settings import CommitmentSection
-from listener.sources.dimse import commitment
+from listener.sources.dimse import DimseSource, commitment
 from listener.sources.dimse.commitment import Commitments, Journal, Reference, Report
 from listener.sources.dimse.commitment_messages import InvalidRequest, encode_report, parse_request
 from listener.sources.dimse.requesting import associate, release
@@ -129,13 +129,6 @@ class ScriptedRequester:
         }
         return command(elements)
 
-    def ask_and_confirm(self) -> int:
-        """One N-ACTION, whose report is confirmed where it is not refused; its status."""
-        status = self.ask()
-        if status == 0:
-            self.answer(self.report()[0])
-        return status
-
     def report(self) -> tuple[int, bytes]:
         """Message ID and data set of the next report."""
         elements = self._requestor.response().elements
@@ -153,6 +146,13 @@ class ScriptedRequester:
 def queued(receiver: Receiver, end: str = "*") -> list[str]:
     """Names of the reports that were not confirmed, in the order they were asked for."""
     return sorted(path.name for path in (receiver.spool / "commitment").glob(end))
+
+
+def memory_of(receiver: Receiver) -> commitment.RequestMemory:
+    """Memory for the requests that are being received."""
+    source: Any = next(one for one in receiver.daemon._sources if isinstance(one, DimseSource))
+    found: commitment.RequestMemory = source._commitments.memory
+    return found
 
 
 def store(receiver: Receiver, *uids: str) -> None:
@@ -367,10 +367,13 @@ def test_requests_that_are_being_received_take_bounded_memory_together(
         first, other = ScriptedRequester(greedy), ScriptedRequester(modest)
         first.begin(bytes(16_000))
         greedy.send(pdu(4, pdv(1, 0, bytes(3_990))))  # a part of a data set, whose end does not come
-        eventually(lambda: other.ask_and_confirm() == 0x0213, "nothing is left for the other")
+        memory = memory_of(receiver)
+        eventually(lambda: memory._left_bytes == 10, "it is held")
+        assert other.ask() == 0x0213
     with receiver.requestor() as modest:
         other = ScriptedRequester(modest)
-        eventually(lambda: other.ask_and_confirm() == 0, "what was held is given back")
+        eventually(lambda: memory._left_bytes == 20_000, "what was held is given back")
+        assert other.ask() == 0
 
 
 def test_what_a_process_that_ended_held_is_released_and_nothing_else(tmp_path: Path) -> None:
