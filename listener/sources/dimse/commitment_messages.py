@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from listener.settings import CommitmentTargetSection, TLSSection
+    from listener.sources.dimse.negotiation import AcceptedContext
     from listener.sources.dimse.scu import RequestedAssociation
 
 TIMEOUT_S: Final = 20.0
@@ -249,6 +250,18 @@ def associate_for_reports(
     )
 
 
+def check_accepted(association: RequestedAssociation) -> AcceptedContext:
+    """The presentation context for reports.
+
+    Raises:
+        NotDelivered: The requester accepts the association without it.
+    """
+    context = association.context(STORAGE_COMMITMENT_PUSH)
+    if context is None:
+        raise NotDelivered("storage commitment was not accepted")
+    return context
+
+
 def deliver(report: Report, association: RequestedAssociation) -> None:
     """Send a report that is judged, and have it confirmed (PS3.4 J.3.3).
 
@@ -256,9 +269,7 @@ def deliver(report: Report, association: RequestedAssociation) -> None:
         NotDelivered: The requester did not confirm; the association can be used for other reports.
         RequestError: The association is over.
     """
-    context = association.context(STORAGE_COMMITMENT_PUSH)
-    if context is None:
-        raise NotDelivered("storage commitment was not accepted")
+    context = check_accepted(association)
     number = association.next_message_id()
     uids = STORAGE_COMMITMENT_PUSH.encode("ascii"), STORAGE_COMMITMENT_INSTANCE.encode("ascii")
     command = event_report_request(number, *uids, report.event_type)

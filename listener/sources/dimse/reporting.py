@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from listener.sources.dimse.commitment import LONGEST_PAUSE_S, ScheduledReport
-from listener.sources.dimse.commitment_messages import NotDelivered, associate_for_reports, deliver
+from listener.sources.dimse.commitment_messages import (
+    NotDelivered,
+    associate_for_reports,
+    check_accepted,
+    deliver,
+)
 from listener.sources.dimse.scu import RequestError
 
 if TYPE_CHECKING:
@@ -153,6 +158,8 @@ class Reporting:
         if target is None:
             self._has_failed(requester, due, "no address is configured under `listener.commitment.targets`")
             return
+        # In advance, so that not even a defect of ours makes tries without a pause between them.
+        requester.not_before = time.monotonic() + self._commitments.pause_s(requester.failures)
         requester.thread = threading.Thread(
             target=self._deliver, args=(requester, target, due), name="commitment reports", daemon=True
         )
@@ -163,12 +170,13 @@ class Reporting:
         ours = due[0].responder
         try:
             with associate_for_reports(target, ours, self._settings.tls, self._is_over) as association:
+                check_accepted(association)
                 for scheduled in [one for one in due if one.responder == ours][:MOST_ON_ONE_ASSOCIATION]:
                     report = None if self._stopping.is_set() else self._commitments.read(scheduled.name)
                     if report is not None and ScheduledReport.of(report).is_due():
                         self._try(report, association)
-            requester.failures = 0
-        except (RequestError, OSError, ValueError) as error:
+            requester.failures, requester.not_before = 0, 0.0
+        except (NotDelivered, RequestError, OSError, ValueError) as error:
             self._has_failed(requester, due, str(error))
         finally:
             self._commitments.wake.set()

@@ -90,6 +90,19 @@ def answer_another_number(line: Line) -> None:
     line.hold()
 
 
+def accept_without_the_context(line: Line) -> None:
+    line.read_request()
+    line.send(line.answer(refuse=(PUSH,)))
+    line.serve_release()
+
+
+def refuse_the_report(line: Line) -> None:
+    line.accept()
+    context, command, _ = line.read_message()
+    line.respond(context, response(EVENT_REPORT, command.message_id, 0x0110))
+    line.hold()
+
+
 def release_instead_of_an_answer(line: Line) -> None:
     line.accept()
     line.read_message()
@@ -107,6 +120,8 @@ BAD = [
     flood_without_an_end,
     answer_another_number,
     release_instead_of_an_answer,
+    accept_without_the_context,
+    refuse_the_report,
 ]
 modes = pytest.mark.parametrize("mode", BAD, ids=lambda mode: mode.__name__)
 
