@@ -73,11 +73,11 @@ def test_peers_of_ordinary_pieces_take_no_turns(size: int) -> None:
 
 
 def test_pdvs_of_one_byte_take_no_more_memory_than_the_buffer(receiver: Receiver) -> None:
-    content = data_set("1.2.3", pixels=bytes(200_000))
+    content = data_set("1.2.3", pixels=bytes(50_000))
     step = 2_000
-    values = [b"".join(pdv(1, 0, content[i : i + 1]) for i in range(at, at + step)) for at in range(0, 200_000, step)]
-    body = b"".join(pdu(4, value) for value in values) + pdu(4, pdv(1, 2, content[200_000:]))
-    with receiver.requestor() as requestor:
+    values = [b"".join(pdv(1, 0, content[i : i + 1]) for i in range(at, at + step)) for at in range(0, 50_000, step)]
+    body = b"".join(pdu(4, value) for value in values) + pdu(4, pdv(1, 2, content[50_000:]))
+    with receiver.requestor(wait_s=60) as requestor:
         requestor.associate()
         tracemalloc.start()
         try:
