@@ -2,6 +2,9 @@
 
     submit -> inbox -> supervisors: count the attempt, run it -> publisher: rename, commit, JSONL -> results
 
+Instances are worked on in parallel and in any order; what a result says of others, and its output name, follow the
+order of `submit` (`exporter.input_order`).
+
 Contract: every `Work` that is submitted comes back exactly once as a `Result`. The attempt is durable in the ledger
 before a worker sees the instance. What may pass is deferred as long as attempts are left; a full disk is no verdict and
 counts nothing. Supervisors do not wait for the disk of their neighbours: one thread publishes for all, in batches.
@@ -19,12 +22,13 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from exporter.discovery import PARTIAL
 from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter.input_order import InputOrder
 from exporter.job import Job, Stopped
-from exporter.ledger.types import Relation, State
+from exporter.ledger.types import State
 from exporter.outcome import Failed, Skipped
 from exporter.promise import MediaFolderUnusable
 from exporter.publish import FULL, Finished
@@ -34,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from exporter.input_order import Turn
     from exporter.job import Export
     from exporter.ledger import Ledger
     from exporter.ledger.types import Entry
@@ -90,6 +95,20 @@ class Returned:
 Result = Published | Known | Deferred | Returned
 
 
+@dataclass(frozen=True, slots=True)
+class _Attempted:
+    """One attempt that has a final outcome, on its way to the publisher."""
+
+    turn: Turn
+    outcome: Outcome
+    started: float
+    """Monotonic time."""
+    folder: Path | None = None
+    """Its folder of partial files."""
+    has_asked: bool = False
+    """Whether the worker asked if the instance is wanted: one that failed before that is never a mere duplicate."""
+
+
 class Runner(Protocol):
     """What exports one instance at a time: a worker process, or this process itself."""
 
@@ -144,9 +163,11 @@ class Engine:
         self._appender = appender
         self._runners = runners
         self._policy = policy
-        self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Turn | None] = queue.SimpleQueue()
         self._folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
-        self._finished: queue.SimpleQueue[tuple[Finished, float] | None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[_Attempted | Literal["look", "last"]] = queue.SimpleQueue()
+        """For the publisher; `look` makes it look again at what it holds, `last` ends it."""
+        self._order = InputOrder(ledger, publisher.wanted_base, lambda: self._finished.put("look"))
         self.results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         self.waits_for_space: str | None = None
         """What is full, while outcomes wait for it."""
@@ -170,13 +191,14 @@ class Engine:
         self._publishing = self._threads.submit(self._publish)
 
     def submit(self, work: Work) -> None:
-        """Hand in one instance; never waits. The caller keeps to `room`."""
-        self._inbox.put(work)
+        """Hand in one instance; never waits. The caller keeps to `room`, and calls from one thread only."""
+        self._inbox.put(self._order.enter(work))
 
     def submit_decided(self, work: Work, outcome: Outcome) -> None:
         """Hand in an instance whose outcome needs no worker."""
-        self._ledger.begin(work.name, size_bytes=work.size_bytes, mtime_ns=work.mtime_ns, source=work.source)
-        self._finished.put((Finished(work, outcome), time.monotonic()))
+        turn = self._order.pass_by(work)
+        self._begin(turn)
+        self._finished.put(_Attempted(turn, outcome, time.monotonic()))
 
     def check(self) -> None:
         """Raise what ended a thread, if anything did."""
@@ -195,18 +217,19 @@ class Engine:
         self._stopping.set()
         while True:
             try:
-                work = self._inbox.get_nowait()
+                turn = self._inbox.get_nowait()
             except queue.Empty:
                 break
-            if work is not None:
-                self.results.put(Returned(work))
+            if turn is not None:
+                self._order.leave(turn)
+                self.results.put(Returned(turn.work))
         for _ in self._runners:
             self._inbox.put(None)
         wait(self._supervisors, timeout=drain_s)
         for runner in self._runners:
             runner.cancel()
         wait(self._supervisors)
-        self._finished.put(None)
+        self._finished.put("last")
         if self._publishing is not None:
             wait([self._publishing])
         self._threads.shutdown()
@@ -228,67 +251,86 @@ class Engine:
             while True:
                 runner.last_progress = time.monotonic()
                 try:
-                    work = self._inbox.get(timeout=TICK_S)
+                    turn = self._inbox.get(timeout=TICK_S)
                 except queue.Empty:
                     continue
-                if work is None:
+                if turn is None:
                     return
-                self._attempt(runner, work)
+                self._attempt(runner, turn)
         finally:
             runner.close()
 
-    def _attempt(self, runner: Runner, work: Work) -> None:
+    def _attempt(self, runner: Runner, turn: Turn) -> None:
         """One attempt at one instance; whatever comes of it is put into one of the two queues."""
         started = time.monotonic()
         try:
             runner.ensure_ready()  # before the attempt counts: a worker that cannot start is nobody's fault
-            entry = self._ledger.begin(
-                work.name,
-                size_bytes=work.size_bytes,
-                mtime_ns=work.mtime_ns,
-                source=work.source,
-                ae_title=work.ae_title,
-            )
+            entry = self._begin(turn)
         except Cancelled:
-            self.results.put(Returned(work))
+            self._put_off(turn, Returned(turn.work))
             return
         except OutOfSpace as condition:
-            self.results.put(Returned(work, str(condition)))
+            self._put_off(turn, Returned(turn.work, str(condition)))
             return
         if entry.state is not State.ACTIVE:
-            self.results.put(Known(work, entry))
+            self._put_off(turn, Known(turn.work, entry))
         elif entry.attempts > self._policy.attempts:
             message = f"given up: the exporter ended during each of {self._policy.attempts} attempts"
-            self._finished.put((Finished(work, Failed(Reason.DECODER_CRASH, message, may_pass=False)), started))
+            self._order.identify(turn, None)
+            self._finished.put(_Attempted(turn, Failed(Reason.DECODER_CRASH, message, may_pass=False), started))
         else:
-            self._run(runner, work, entry, started)
+            self._run(runner, turn, entry, started)
 
-    def _run(self, runner: Runner, work: Work, entry: Entry, started: float) -> None:
-        relation: Relation | None = None
+    def _run(self, runner: Runner, turn: Turn, entry: Entry, started: float) -> None:
+        work = turn.work
+        has_asked = False
 
         def decide(identity: Identity) -> Skipped | None:
-            nonlocal relation
-            relation = self._ledger.identify(work.name, identity, work.ae_title)
-            if relation.duplicate_of is None:
-                return None
-            return Skipped(SkipReason.DUPLICATE, "the same instance with the same content came before", identity)
+            nonlocal has_asked
+            has_asked = True
+            self._order.identify(turn, identity)
+            return self._duplicate(turn)
 
         folder: Path | None = None
         try:
             folder = self._take_folder()
             received = work.source == "spool"
-            job = Job(str(work.path), str(folder), self._policy.skip_duplicates, received, work.ae_title)
+            job = Job(str(work.path), str(folder), ask=True, received=received, ae_title=work.ae_title)
             outcome = runner.run(job, decide)
         except (OutOfSpace, Cancelled) as condition:
             self._put_away(folder)
             self._withdraw(runner, work)
-            self.results.put(Returned(work, str(condition) if isinstance(condition, OutOfSpace) else None))
+            self._put_off(turn, Returned(work, str(condition) if isinstance(condition, OutOfSpace) else None))
             return
         if isinstance(outcome, Failed) and outcome.may_pass and entry.attempts < self._policy.attempts:
             self._put_away(folder)
-            self._defer(runner, work, outcome, entry.attempts)
+            not_before = self._defer(runner, work, outcome, entry.attempts)
+            self._put_off(turn, Deferred(work, outcome, not_before))
             return
-        self._finished.put((Finished(work, outcome, folder, relation), started))
+        self._order.identify(turn, outcome.identity)
+        self._finished.put(_Attempted(turn, outcome, started, folder, has_asked))
+
+    def _begin(self, turn: Turn) -> Entry:
+        work = turn.work
+        return self._ledger.begin(
+            work.name,
+            size_bytes=work.size_bytes,
+            mtime_ns=work.mtime_ns,
+            source=work.source,
+            ae_title=work.ae_title,
+            number=turn.number,
+        )
+
+    def _duplicate(self, turn: Turn) -> Skipped | None:
+        """The outcome of an instance that is to be skipped because the same came before; None as long as unknown."""
+        if not self._policy.skip_duplicates or turn.relation is None or turn.relation.duplicate_of is None:
+            return None
+        return Skipped(SkipReason.DUPLICATE, "the same instance with the same content came before", turn.identity)
+
+    def _put_off(self, turn: Turn, result: Result) -> None:
+        """Hand back an instance that is not published now."""
+        self._order.leave(turn)
+        self.results.put(result)
 
     def _take_folder(self) -> Path:
         """An empty folder for partial files; one level below `.partial`, where `exporter.promise` looks."""
@@ -311,10 +353,10 @@ class Engine:
     def _withdraw(self, runner: Runner, work: Work) -> None:
         self._insist(runner, lambda: self._ledger.withdraw(work.name))
 
-    def _defer(self, runner: Runner, work: Work, outcome: Failed, attempts: int) -> None:
-        not_before = time.time() + self._policy.retry_after_s * 4 ** (attempts - 1)
+    def _defer(self, runner: Runner, work: Work, outcome: Failed, attempts: int) -> float:
+        not_before = time.time() + self._policy.retry_after_s * 4.0 ** (attempts - 1)
         self._insist(runner, lambda: self._ledger.defer(work.name, outcome.reason, outcome.message, not_before))
-        self.results.put(Deferred(work, outcome, not_before))
+        return not_before
 
     def _insist(self, runner: Runner, write: Callable[[], None]) -> None:
         """Write to the ledger, and wait while the disk is full, unless the exporter stops (then the attempt counts)."""
@@ -333,41 +375,49 @@ class Engine:
     # -- publisher ---------------------------------------------------------------------------------------------------
 
     def _publish(self) -> None:
+        held: dict[int, _Attempted] = {}
         last = False
         while not last:
-            batch, last = self._batch()
+            arrived, last = self._batch()
             self._beat = time.monotonic()
-            if batch:
-                self._publish_batch(batch)
+            held |= {one.turn.serial: one for one in arrived}
+            while ready := self._order.ready(one.turn for one in held.values()):
+                self._publish_batch([held.pop(turn.serial) for turn in ready])
             with suppress(OutOfSpace):  # the lines are safe in the ledger and follow with the next call
                 self._appender.publish()
+        for one in held.values():  # they wait for what a supervisor had when it ended for good
+            self._give_back(one)
 
-    def _batch(self) -> tuple[list[tuple[Finished, float]], bool]:
+    def _batch(self) -> tuple[list[_Attempted], bool]:
         """What is finished by now or within a moment of the first, and whether it is the last."""
-        batch: list[tuple[Finished, float]] = []
+        batch: list[_Attempted] = []
         wait_s, until = TICK_S, 0.0
         with suppress(queue.Empty):
             while len(batch) < BATCH:
                 item = self._finished.get(timeout=wait_s)
-                if item is None:
-                    return batch, True
+                if not isinstance(item, _Attempted):
+                    return batch, item == "last"
                 batch.append(item)
                 until = until or time.monotonic() + GATHER_S
                 wait_s = max(until - time.monotonic(), 0.0)
         return batch, False
 
-    def _publish_batch(self, batch: list[tuple[Finished, float]]) -> None:
+    def _finish(self, one: _Attempted) -> Finished:
+        """What is published of an attempt, now that its relation is decided."""
+        duplicate = self._duplicate(one.turn) if one.has_asked else None
+        return Finished(one.turn.work, duplicate or one.outcome, one.folder, one.turn.relation)
+
+    def _publish_batch(self, batch: list[_Attempted]) -> None:
+        finished = [self._finish(one) for one in batch]
         pause_s = 1.0
         while True:
             try:
-                outcomes = self._publisher.publish([finished for finished, _ in batch])
+                outcomes = self._publisher.publish(finished)
             except OutOfSpace as condition:
                 self.waits_for_space = str(condition)
                 if self._give_up(pause_s):
-                    for finished, _ in batch:
-                        with suppress(OutOfSpace):  # where not even that can be written, the attempt counts
-                            self._ledger.withdraw(finished.work.name)
-                        self.results.put(Returned(finished.work, str(condition)))
+                    for one in batch:
+                        self._give_back(one, str(condition))
                     return
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
@@ -376,9 +426,15 @@ class Engine:
         with suppress(OutOfSpace):
             self._appender.publish()
         now = time.monotonic()
-        for (finished, started), outcome in zip(batch, outcomes, strict=True):
-            self._put_away(finished.folder)
-            self.results.put(Published(finished.work, outcome, now - started))
+        for one, outcome in zip(batch, outcomes, strict=True):
+            self._order.leave(one.turn)
+            self._put_away(one.folder)
+            self.results.put(Published(one.turn.work, outcome, now - one.started))
+
+    def _give_back(self, one: _Attempted, out_of_space: str | None = None) -> None:
+        with suppress(OutOfSpace):  # where not even that can be written, the attempt counts
+            self._ledger.withdraw(one.turn.work.name)
+        self._put_off(one.turn, Returned(one.turn.work, out_of_space))
 
     def _give_up(self, pause_s: float) -> bool:
         """Pause because the disk is full; whether the exporter stops instead."""

@@ -46,6 +46,8 @@ class Arrival:
     source: Source
     ae_title: str = ""
     """Our AE title whose settings count; empty: those of the top. Duplicates are looked for within it."""
+    number: int | None = None
+    """Number of its row, if it gets a new one, from `Ledger.reserve_number`; None: the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """How an instance relates to those that came before it."""
+    """How an instance relates to others; see `exporter.ledger.relations`."""
 
     duplicate_of: str | None = None
     """Name of the instance with the same SOP Instance UID and the same content."""
