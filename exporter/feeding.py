@@ -141,11 +141,13 @@ class Run:
 
         Raises:
             OutOfSpace: The disk is full; a rerun goes on from here.
+            LedgerUnusable: Its files were removed or replaced meanwhile.
         """
         threading.Thread(target=self._count, args=(reader,), daemon=True).start()
         entries = reader.entries(Remembered(ledger, settings_sha256, self._tally), self._scratch)
         more = True
         while not self._stop.is_set() and (more or self._later or self._under_way):
+            ledger.check()
             while more and self._has_room():
                 entry = next(entries, None)
                 more = entry is not None

@@ -29,6 +29,7 @@ from exporter.ledger.questions import Questions
 from exporter.ledger.relations import UNNUMBERED, IdentifiedInstance, relate
 from exporter.ledger.schema import LedgerUnusable, connect, stored, unusable
 from exporter.ledger.types import Arrival, Ending, Entry, Relation, Source, State
+from listener.sqlitefiles import DatabaseFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -59,8 +60,7 @@ class Ledger(Questions):
             if self._writer is not None:
                 self._writer.close()
             raise
-        status = path.stat()
-        self._file = (status.st_dev, status.st_ino)
+        self._files = DatabaseFiles(path)
         self._names = OutputNames(self._read)
         # Who is under way: instances whose identity and relations no row shows yet.
         self._flights = threading.Lock()
@@ -116,6 +116,8 @@ class Ledger(Questions):
         with self._reading:
             self._reader.close()  # first: the last connection moves the log into the database, if it may write
         if self._writer is not None:
+            if self._files.loss() is not None:
+                self._save()  # SQLite would not, while somebody else looks at what is left
             self._writer.close()
         if self._lock is not None:
             os.close(self._lock)
@@ -130,20 +132,26 @@ class Ledger(Questions):
         self.close()
 
     def check(self) -> None:
-        """Make sure that the file at the ledger's path is the one that is open.
+        """Make sure that the files of the ledger are those that are open: database, log, its index, and the lock.
+
+        What a removed log held is moved into the database first, where that is possible.
 
         Raises:
-            LedgerUnusable: It was deleted or replaced: what is written goes where nobody will find it.
+            LedgerUnusable: One was removed or replaced: what is written goes where nobody will find it.
         """
-        try:
-            now = self.path.stat()
-        except OSError as error:
-            cause = f"its file cannot be found any more ({error.strerror})"
-        else:
-            if (now.st_dev, now.st_ino) == self._file:
-                return
-            cause = "its file was replaced while an exporter worked with it"
-        raise LedgerUnusable(self.path, cause, "put it back, or run `exporter reconcile --rebuild`")
+        loss = self._files.loss()
+        if loss is not None:
+            hint = "put it back, or run `exporter reconcile --rebuild`"
+            if self._save():
+                loss = f"{loss}; what was in it is saved in the database"
+                hint = "start again; never remove exporter.db-wal or exporter.db-shm, SQLite does that itself"
+            raise LedgerUnusable(self.path, loss, hint)
+        if self._lock is not None and not lockfile.is_in_place(self.path, self._lock):
+            raise LedgerUnusable(self.path, "its lock file was removed: another exporter could start", "start again")
+
+    def _save(self) -> bool:
+        """Move the open log into the database; True where all of it was moved."""
+        return self._writer is not None and self._files.can_be_saved and self._writer.checkpoint()
 
     # -- attempts ------------------------------------------------------------------------------------------------
 

@@ -338,7 +338,7 @@ def test_a_full_disk_pauses_and_space_resumes(small_disk: Path) -> None:
     ward.spool.close()
 
 
-@pytest.mark.parametrize("harm", ["deleted", "replaced"])
+@pytest.mark.parametrize("harm", ["deleted", "replaced", "without its log", "without the index of its log"])
 def test_a_ledger_that_is_deleted_or_replaced_ends_the_exporter_and_loses_nothing(ward: Ward, harm: str) -> None:
     def live() -> None:
         with ward.running():
@@ -346,6 +346,10 @@ def test_a_ledger_that_is_deleted_or_replaced_ends_the_exporter_and_loses_nothin
             threads = threading.active_count()
             if harm == "deleted":
                 ward.data.ledger.unlink()
+            elif harm == "without its log":
+                Path(f"{ward.data.ledger}-wal").unlink()
+            elif harm == "without the index of its log":
+                Path(f"{ward.data.ledger}-shm").unlink()
             else:
                 copy = ward.data.root / "copy"
                 shutil.copy(ward.data.ledger, copy)
@@ -356,9 +360,12 @@ def test_a_ledger_that_is_deleted_or_replaced_ends_the_exporter_and_loses_nothin
                 time.sleep(0.05)
 
     ward.receive(CT)
-    with pytest.raises(LedgerUnusable, match=r"cannot be found|was replaced"):
+    with pytest.raises(LedgerUnusable, match=r"was removed|was replaced"):
         live()
-    rebuild(Folders(ward.data.ledger, ward.data.media, ward.data.metadata, ward.data.spool))
+    folders = Folders(ward.data.ledger, ward.data.media, ward.data.metadata, ward.data.spool)
+    if harm in {"deleted", "replaced"}:
+        rebuild(folders)
+    assert reconcile(folders).is_sound
     ward.receive(MR)
     with ward.running():
         ward.settled(2)
