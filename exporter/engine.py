@@ -28,7 +28,7 @@ from exporter.discovery import PARTIAL
 from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.input_order import InputOrder
 from exporter.job import Job, Stopped
-from exporter.ledger.types import State
+from exporter.ledger.types import LONGEST_WAIT_S, State
 from exporter.outcome import Failed, Skipped
 from exporter.promise import MediaFolderUnusable
 from exporter.publish import FULL, Finished
@@ -76,11 +76,12 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """It failed in a way that may pass and is to be tried again, not before Unix time `not_before`."""
+    """It failed in a way that may pass and is to be tried again when it is due."""
 
     work: Work
     outcome: Failed
-    not_before: float
+    due: float
+    """Monotonic time: a clock that is set while the exporter runs delays nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +139,18 @@ class Policy:
     attempts: int
     """Most attempts at one instance."""
     retry_after_s: float = 5.0
-    """Time until the second attempt; each further one waits four times longer."""
+    """Time until the second attempt; each further one waits four times longer, up to `LONGEST_WAIT_S`."""
     skip_duplicates: bool = True
     """Whether an instance that was exported before is skipped as soon as its identity is known."""
+
+    def wait_s(self, attempts: int) -> float:
+        """Time from a failed attempt to the next, after so many attempts."""
+        return min(self.retry_after_s * 4.0 ** min(max(attempts - 1, 0), 20), LONGEST_WAIT_S)
+
+    @property
+    def longest_wait_s(self) -> float:
+        """Longest time between two attempts at one instance."""
+        return self.wait_s(self.attempts - 1)
 
 
 class Engine:
@@ -304,8 +314,10 @@ class Engine:
             return
         if isinstance(outcome, Failed) and outcome.may_pass and entry.attempts < self._policy.attempts:
             self._put_away(folder)
-            not_before = self._defer(runner, work, outcome, entry.attempts)
-            self._put_off(turn, Deferred(work, outcome, not_before))
+            wait_s = self._policy.wait_s(entry.attempts)
+            due = time.monotonic() + wait_s
+            self._defer(runner, work, outcome, wait_s)
+            self._put_off(turn, Deferred(work, outcome, due))
             return
         self._order.identify(turn, outcome.identity)
         self._finished.put(_Attempted(turn, outcome, started, folder, has_asked))
@@ -353,10 +365,9 @@ class Engine:
     def _withdraw(self, runner: Runner, work: Work) -> None:
         self._insist(runner, lambda: self._ledger.withdraw(work.name))
 
-    def _defer(self, runner: Runner, work: Work, outcome: Failed, attempts: int) -> float:
-        not_before = time.time() + self._policy.retry_after_s * 4.0 ** (attempts - 1)
+    def _defer(self, runner: Runner, work: Work, outcome: Failed, wait_s: float) -> None:
+        not_before = time.time() + wait_s
         self._insist(runner, lambda: self._ledger.defer(work.name, outcome.reason, outcome.message, not_before))
-        return not_before
 
     def _insist(self, runner: Runner, write: Callable[[], None]) -> None:
         """Write to the ledger, and wait while the disk is full, unless the exporter stops (then the attempt counts)."""

@@ -127,6 +127,7 @@ class Run:
         self._stop = stop
         self._under_way = 0
         self._later: list[tuple[float, str, Work]] = []
+        """What is deferred, by the monotonic time when it is due."""
         self._contents: dict[str, Content] = {}
         """Of entries under way or deferred, by name."""
         self._members: dict[str, str] = {}
@@ -211,7 +212,7 @@ class Run:
 
     def _submit_later(self) -> None:
         """Try again what was deferred and is due."""
-        while self._later and self._later[0][0] <= time.time() and self._under_way < self._engine.room:
+        while self._later and self._later[0][0] <= time.monotonic() and self._under_way < self._engine.room:
             self._engine.submit(heapq.heappop(self._later)[2])
             self._under_way += 1
 
@@ -236,7 +237,7 @@ class Run:
                     self._end(result.work.name)
                     yield result
                 case Deferred():
-                    heapq.heappush(self._later, (result.not_before, result.work.name, result.work))
+                    heapq.heappush(self._later, (result.due, result.work.name, result.work))
                 case Returned():
                     self._let_go(result.work.name)
                     if result.out_of_space is not None and not self._stop.is_set():

@@ -15,7 +15,19 @@ from typing import TYPE_CHECKING
 from exporter.ledger import rows
 from exporter.ledger.relations import UNNUMBERED, IdentifiedInstance, relate
 from exporter.ledger.schema import connect, stored, unusable
-from exporter.ledger.types import FINAL, Counts, Entry, Finished, Inside, OutboxLine, Relation, SeriesMember, State
+from exporter.ledger.types import (
+    FINAL,
+    LONGEST_WAIT_S,
+    Counts,
+    Entry,
+    Finished,
+    Inside,
+    OutboxLine,
+    Overdue,
+    Relation,
+    SeriesMember,
+    State,
+)
 from exporter.outcome import Identity
 
 if TYPE_CHECKING:
@@ -152,6 +164,18 @@ class Questions:
             conflicts=flags[1],
             by_reason=by_reason,
         )
+
+    def overdue(self, now: float) -> Overdue:
+        """Deferred instances whose next attempt is late or too far ahead at Unix time `now`.
+
+        Those that are to be tried at once (interrupted, withdrawn, `retry`) are not among them.
+        """
+        late, too_far, furthest = self._read(
+            """SELECT coalesce(sum(not_before < ?1), 0), coalesce(sum(not_before > ?2), 0), max(not_before)
+            FROM instance WHERE state = 'deferred' AND not_before > 0""",
+            (now - LONGEST_WAIT_S, now + LONGEST_WAIT_S),
+        )[0]
+        return Overdue(late, too_far, furthest if too_far else None)
 
     def owns(self, path: str) -> bool:
         """Whether an instance owns the file at that path below the media folder, or a folder around it."""

@@ -21,6 +21,9 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
 
 from exporter import daemon
+from exporter.commands.failures import list_failures
+from exporter.commands.places import Places
+from exporter.commands.status import standing_of
 from exporter.daemon import Orders
 from exporter.ledger import Ledger, LedgerUnusable, State
 from exporter.rebuild import rebuild
@@ -249,6 +252,25 @@ def test_a_quarantine_that_was_committed_but_not_moved_is_moved(ward: Ward) -> N
     with ward.running():
         ward.settled(1)
     assert ward.quarantine() == {"not_dicom": [name]}
+
+
+def test_an_instance_that_a_wrong_clock_deferred_for_years_is_tried_soon_and_told_until_then(
+    ward: Ward, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (name,) = ward.receive(CT)
+    until = time.time() + 10 * 365 * 86400
+    with Ledger.open(ward.data.ledger) as ledger:
+        ledger.begin(name, size_bytes=CT.stat().st_size, mtime_ns=int(name[:20]), source="spool")
+        ledger.defer(name, "timeout", "took too long", not_before=until)
+    list_failures(Places(data=ward.data.root))
+    told = capsys.readouterr().out
+    assert "nothing failed\n1 to be tried again: timeout 1\n" in told
+    assert time.strftime("put off until %Y-%m-%d", time.gmtime(until)) in told
+    assert standing_of(ward.data.root).overdue == 1
+    with ward.running():
+        ward.settled(1)
+    assert len(ward.lines) == 1
+    assert standing_of(ward.data.root).overdue == 0
 
 
 def test_an_instance_that_took_two_exporters_down_is_quarantined_not_tried(ward: Ward) -> None:
