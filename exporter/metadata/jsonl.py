@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import threading
 import time
 import zlib
@@ -30,6 +31,7 @@ from exporter.ledger import LedgerUnusable
 from exporter.metadata.inspection import Finding, inspect
 from exporter.metadata.rotation import FACTS, START, facts, is_rotated
 from listener.durable import fsync_folder
+from listener.filekind import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,6 +151,7 @@ class Appender:
     def _refresh(self) -> None:
         """Make sure that the file is as we left it; otherwise find out what is in it, and mend it."""
         try:
+            self._refuse_what_is_no_file()
             now = self._look()
             if now == self._seen and now.get("size") == self._end:
                 if self._file < 0:
@@ -169,6 +172,21 @@ class Appender:
                 self._mend(tail_only=crashed)
         except OSError as error:
             raise self._verdict("it cannot be opened, examined or made", error) from error
+
+    def _refuse_what_is_no_file(self) -> None:
+        """Make sure that a regular file is at the path, or nothing: a pipe would wait for a reader when it is opened.
+
+        Raises:
+            MetadataFileUnusable: It is something else.
+            OSError: It cannot be looked at.
+        """
+        try:
+            mode = self.path.stat().st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(mode):
+            hint = "move it away, or choose another with `metadata.file`; lines need a regular file"
+            raise MetadataFileUnusable(self.path, f"it is {kind_of(mode)}", hint)
 
     def _look(self) -> dict[str, int]:
         """What the file looks like; nothing where there is none."""
@@ -273,7 +291,7 @@ class Appender:
         if error.errno in _FULL:
             return OutOfSpace(f"metadata file {self.path}: the disk or quota is full, or read-only")
         hint = "check that its folder exists, who may write in it, and the disk"
-        return MetadataFileUnusable(self.path, f"{what} ({error.strerror})", hint)
+        return MetadataFileUnusable(self.path, f"{what} ({error.strerror or type(error).__name__})", hint)
 
 
 def _warn(event: str, path: Path, **facts: int | str) -> None:
