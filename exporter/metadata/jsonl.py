@@ -29,6 +29,7 @@ from exporter import lockfile
 from exporter.errors import OutOfSpace
 from exporter.ledger import LedgerUnusable
 from exporter.metadata.inspection import Finding, inspect
+from exporter.metadata.line import is_line
 from exporter.metadata.rotation import FACTS, START, facts, is_rotated
 from listener.durable import fsync_folder
 from listener.filekind import kind_of
@@ -222,9 +223,29 @@ class Appender:
         if finding.seq < self._seq:
             _warn("metadata file is damaged: lines are written anew", self.path, lines=self._seq - finding.seq)
         if len(finding.foreign) > len(self._foreign):
-            _warn("metadata file has lines of others: they stay", self.path, bytes=finding.foreign[-1][1])
+            self._tell_of_foreign(finding)
         os.fsync(self._file)
         self._settle(finding)
+
+    def _tell_of_foreign(self, finding: Finding) -> None:
+        """Say that whole lines which the ledger does not know are in the file, and stay.
+
+        Lines are in the ledger before they are in the file: those that look like ours were lost there, by harm to its
+        log or an old copy of it.
+        """
+        length = finding.foreign[-1][1]
+        with self.path.open("rb") as file:
+            file.seek(finding.end - length)
+            first = file.readline()
+        if self._seen and is_line(first):
+            structlog.get_logger().error(
+                "the ledger has lost lines that the metadata file has: they stay",
+                file=self.path.name,
+                bytes=length,
+                hint="stop the exporter and run `exporter reconcile --rebuild`",
+            )
+        else:
+            _warn("metadata file has lines of others: they stay", self.path, bytes=length)
 
     def _joined(self, file: BinaryIO) -> Finding | None:
         """What is in the file, if somebody put rotated files and the present one together again."""

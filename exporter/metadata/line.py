@@ -93,6 +93,15 @@ def says_the_same(old: bytes, new: bytes) -> bool:
     return bool(told[0] == told[1])
 
 
+def is_line(text: bytes) -> bool:
+    """Whether a line of a metadata file has the form of ours."""
+    try:
+        said = orjson.loads(text)
+        return "dicom_file" in said and "settings_sha256" in said["export"] and "status" in said["export"]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return False
+
+
 def shown(name: str) -> str:
     r"""A file name as text: bytes that are not UTF-8 as ``\xff``, since JSON has no place for them."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -521,3 +521,21 @@ def test_a_pipe_that_takes_the_place_of_the_file_is_noticed_at_the_next_line(ben
         bench.commit()
         with pytest.raises(MetadataFileUnusable, match="FIFO"):
             appender.publish()
+
+
+def test_lines_that_only_the_file_has_are_told_apart_from_those_of_others(bench: Bench) -> None:
+    ours = json.dumps({"dicom_file": "a", "export": {"status": "exported", "settings_sha256": "s"}}).encode() + b"\n"
+    told = []
+    for text in (ours, b'{"somebody": "else"}\n'):
+        bench.commit()
+        with bench.appender(append=True) as appender:
+            appender.publish()
+        with bench.file.open("ab") as file:
+            file.write(text)
+        with structlog.testing.capture_logs() as logs, bench.appender(append=True):
+            told += [(entry["log_level"], entry["event"]) for entry in logs]
+        bench.check()
+    assert told == [
+        ("error", "the ledger has lost lines that the metadata file has: they stay"),
+        ("warning", "metadata file has lines of others: they stay"),
+    ]
