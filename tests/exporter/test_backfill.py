@@ -175,6 +175,22 @@ def test_two_files_of_one_instance_are_both_exported_and_the_later_is_flagged(tm
     assert flags["3.dcm"]["conflict_with"] is not None or flags["1.dcm"]["conflict_with"] == "3.dcm"
 
 
+def test_a_ledger_whose_log_is_removed_ends_the_run_and_the_next_one_goes_on(tmp_path: Path, out: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(40):  # more than are under way at once
+        shutil.copy(CT, folder / f"{number:02}")
+    results = backfill(Request(folder, out, Settings(), workers=1), Tally(), threading.Event())
+    next(results)
+    (out / "exporter.db-wal").unlink()
+    with pytest.raises(LedgerUnusable, match="was removed while it was in use; what was in it is saved"):
+        list(results)
+    tally, _ = run(folder, out)
+    assert tally.unchanged > 0
+    assert tally.unchanged + tally.exported == 40
+    assert len(lines(out)) == 40
+
+
 def test_names_that_are_no_text_are_exported_under_safe_ones(tmp_path: Path, out: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
