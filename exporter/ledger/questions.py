@@ -52,6 +52,14 @@ class Questions:
         for row in self._scan(f"{rows.ENTRY} {where} ORDER BY id", tuple(value for _, value in terms)):
             yield rows.entry_of(row)
 
+    def interrupted(self, least: int) -> dict[str, int]:
+        """Names of pending instances with at least so many interruptions, and how many each of them has."""
+        return dict(
+            self._read(
+                "SELECT name, interruptions FROM instance WHERE state = 'deferred' AND interruptions >= ?", (least,)
+            )
+        )
+
     def series_members(self, sop_class_uids: Iterable[str]) -> Iterator[SeriesMember]:
         """Exported files of folders that are of these classes, series by series; memory stays constant."""
         classes = tuple(sop_class_uids)

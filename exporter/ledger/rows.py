@@ -25,11 +25,15 @@ Row = tuple[Any, ...]
 NAMED = "WHERE name = CAST(? AS TEXT)"
 ENTRY = """SELECT name, source, size_bytes, mtime_ns, state, reason, message, attempts, not_before,
     sop_class_uid, sop_instance_uid, study_instance_uid, series_instance_uid, content_sha256,
-    source_sha256, settings_sha256, duplicate_of, conflict_with, base, ae_title, line_seq, id FROM instance """
+    source_sha256, settings_sha256, duplicate_of, conflict_with, base, ae_title, interruptions, line_seq, id
+    FROM instance """
 MEDIUM = """SELECT path, suffix, kind, bytes, sha256, codec, transcoded, width, height, frames, duration_s
     FROM medium WHERE instance_id = ? ORDER BY position"""
 
 _PENDING = (State.ACTIVE, State.DEFERRED)
+_INTERRUPTED = """SET state = 'deferred', reason = 'interrupted', message = ?, not_before = 0,
+    attempts = max(attempts - 1, 0), interruptions = interruptions + 1, updated_ns = ?"""
+"""What becomes of an attempt that something outside the instance ended: it says nothing about the instance."""
 
 
 def output_key(path: str) -> str:
@@ -58,8 +62,9 @@ def entry_of(row: Row) -> Entry:
         duplicate_of=row[16],
         conflict_with=row[17],
         base=row[18],
-        line_seq=row[20],
+        line_seq=row[21],
         ae_title=row[19],
+        interruptions=row[20],
     )
 
 
@@ -110,8 +115,15 @@ def begin(connection: sqlite3.Connection, arrival: Arrival) -> Entry:
         same = before.state in _PENDING and (before.size_bytes, before.mtime_ns) == facts[2:]
         connection.execute(
             """UPDATE instance SET source = ?, ae_title = ?, size_bytes = ?, mtime_ns = ?, state = 'active',
-            reason = NULL, message = '', attempts = ?, not_before = NULL, updated_ns = ? WHERE id = ?""",
-            (*facts, before.attempts + 1 if same else 1, time.time_ns(), row[-1]),
+            reason = NULL, message = '', attempts = ?, interruptions = ?, not_before = NULL, updated_ns = ?
+            WHERE id = ?""",
+            (
+                *facts,
+                before.attempts + 1 if same else 1,
+                before.interruptions if same else 0,
+                time.time_ns(),
+                row[-1],
+            ),
         )
     return entry_of(known(connection, arrival.name))
 
@@ -120,11 +132,22 @@ def recover(connection: sqlite3.Connection) -> list[Entry]:
     """Make every active instance deferred; see `Ledger.recover`."""
     rows = connection.execute(f"{ENTRY} WHERE state = 'active' ORDER BY id").fetchall()
     connection.execute(
-        """UPDATE instance SET state = 'deferred', reason = 'interrupted',
-        message = 'the exporter ended during the attempt', not_before = 0, updated_ns = ? WHERE state = 'active'""",
-        (time.time_ns(),),
+        f"UPDATE instance {_INTERRUPTED} WHERE state = 'active'",
+        ("the exporter ended during the attempt", time.time_ns()),
     )
     return [entry_of(known(connection, row[0])) for row in rows]
+
+
+def interrupt(connection: sqlite3.Connection, name: str, message: str) -> int:
+    """End the attempt under way as interrupted; see `Ledger.interrupt`."""
+    row = known(connection, name)
+    if row[4] not in _PENDING:
+        raise ValueError(f"an instance that is {row[4]} cannot be interrupted")
+    connection.execute(
+        f"UPDATE instance {_INTERRUPTED} WHERE id = ?",
+        (message, time.time_ns(), row[-1]),
+    )
+    return entry_of(row).interruptions + 1
 
 
 def defer(connection: sqlite3.Connection, name: str, reason: str, message: str, not_before: float) -> None:
@@ -133,7 +156,8 @@ def defer(connection: sqlite3.Connection, name: str, reason: str, message: str, 
     if row[4] not in _PENDING:
         raise ValueError(f"an instance that is {row[4]} cannot be deferred")
     connection.execute(
-        "UPDATE instance SET state = 'deferred', reason = ?, message = ?, not_before = ?, updated_ns = ? WHERE id = ?",
+        """UPDATE instance SET state = 'deferred', reason = ?, message = ?, not_before = ?, interruptions = 0,
+        updated_ns = ? WHERE id = ?""",
         (reason, message, not_before, time.time_ns(), row[-1]),
     )
 
@@ -157,7 +181,8 @@ def retry(connection: sqlite3.Connection, *, name: str | None, reason: str | Non
         where = where.replace("= ?", "= CAST(? AS TEXT)")
     names = [row[0] for row in connection.execute(f"SELECT name FROM instance WHERE {where} ORDER BY name", (value,))]  # noqa: S608 - constants only
     connection.execute(
-        f"UPDATE instance SET state = 'deferred', attempts = 0, not_before = 0, updated_ns = ? WHERE {where}",  # noqa: S608 - constants only
+        f"""UPDATE instance SET state = 'deferred', attempts = 0, interruptions = 0, not_before = 0, updated_ns = ?
+        WHERE {where}""",  # noqa: S608 - constants only
         (time.time_ns(), value),
     )
     return names
@@ -194,7 +219,7 @@ def finish(
     if line is not None and not _is_told(connection, line_seq, line):
         line_seq = _add_line(connection, instance_id, line)
     connection.execute(
-        """UPDATE instance SET state = ?, reason = ?, message = ?, not_before = NULL,
+        """UPDATE instance SET state = ?, reason = ?, message = ?, not_before = NULL, interruptions = 0,
         sop_class_uid = ?, sop_instance_uid = ?, study_instance_uid = ?, series_instance_uid = ?, content_sha256 = ?,
         source_sha256 = ?, settings_sha256 = ?, duplicate_of = CAST(? AS TEXT), conflict_with = CAST(? AS TEXT),
         line_seq = ?, updated_ns = ? WHERE id = ?""",

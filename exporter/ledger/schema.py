@@ -24,7 +24,7 @@ from listener.durable import fsync_folder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the tables (``PRAGMA user_version``); a higher one was written by a newer exporter."""
 
 NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
@@ -61,7 +61,8 @@ CREATE TABLE instance (
     base_key TEXT,
     line_seq INTEGER,
     updated_ns INTEGER NOT NULL,
-    ae_title TEXT NOT NULL DEFAULT ''
+    ae_title TEXT NOT NULL DEFAULT '',
+    interruptions INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX instance_state ON instance (state, reason);
 CREATE INDEX instance_uid ON instance (sop_instance_uid) WHERE sop_instance_uid IS NOT NULL;
@@ -116,8 +117,11 @@ CREATE TABLE progress (
 ) WITHOUT ROWID;
 """
 
-_UPGRADES = {1: "ALTER TABLE instance ADD COLUMN ae_title TEXT NOT NULL DEFAULT ''"}
-"""What makes the next schema of each earlier one."""
+_UPGRADES = {
+    1: ("ae_title", "TEXT NOT NULL DEFAULT ''"),
+    2: ("interruptions", "INTEGER NOT NULL DEFAULT 0"),
+}
+"""The column of `instance` that makes the next schema of each earlier one."""
 
 
 class LedgerUnusable(Exception):
@@ -333,8 +337,11 @@ def _upgrade(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
+        there = {row[1] for row in connection.execute("PRAGMA table_info(instance)")}
         for number in range(version, SCHEMA):
-            connection.execute(_UPGRADES[number])
+            column, kind = _UPGRADES[number]
+            if column not in there:
+                connection.execute(f"ALTER TABLE instance ADD COLUMN {column} {kind}")
         connection.execute(f"PRAGMA user_version={SCHEMA}")
         connection.execute("COMMIT")
     except BaseException:

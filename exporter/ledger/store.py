@@ -6,7 +6,7 @@ its metadata line are committed together or not at all. It must never hand one o
 never forget an attempt that was begun.
 
 Life of a row: `begin` (active), then `finish` (exported, skipped, failed, quarantined) or `defer` (deferred) and
-`begin` again. A crash leaves rows active; `recover`, called once at start, makes them deferred with their attempts.
+`begin` again. A crash leaves rows active; `recover`, called once at start, makes them deferred, as interrupted.
 """
 
 from __future__ import annotations
@@ -158,8 +158,22 @@ class Ledger(Questions):
         return self._write(lambda connection: [rows.begin(connection, arrival) for arrival in wanted])
 
     def recover(self) -> list[Entry]:
-        """Make every interrupted attempt deferred (it stays counted) and return their entries; once, at start."""
+        """Make every attempt that an earlier exporter did not end deferred and return their entries; once, at start.
+
+        Such an attempt is counted as an interruption, no longer as an attempt: that an exporter ended says nothing
+        about the instances that were under way.
+        """
         return self._write(rows.recover, must=True)
+
+    def interrupt(self, name: str, message: str) -> int:
+        """End an attempt that something outside the instance ended.
+
+        Returns:
+            Number of interruptions of this instance since an attempt last ended by itself.
+        """
+        interruptions = self._write(lambda connection: rows.interrupt(connection, name, message), must=True)
+        self._land(name)
+        return interruptions
 
     def defer(self, name: str, reason: str, message: str, not_before: float) -> None:
         """End an attempt that may be repeated, not before Unix time `not_before`; its reservations are given up."""

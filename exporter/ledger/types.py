@@ -60,7 +60,7 @@ class Entry:
     reason: str | None
     message: str
     attempts: int
-    """Attempts begun, this one included while it is active."""
+    """Attempts begun, this one included while it is active; interrupted ones are not counted here."""
     not_before: float | None
     """Unix time before which a deferred instance is not tried again."""
     identity: Identity | None
@@ -74,6 +74,8 @@ class Entry:
     """Its newest metadata line."""
     ae_title: str = ""
     """Our AE title whose settings count; empty: those of the top."""
+    interruptions: int = 0
+    """Attempts that something outside the instance ended; an attempt that ends by itself sets this to zero."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,13 +72,47 @@ def test_an_attempt_is_counted_before_it_is_made(path: Path, ledger: Ledger) -> 
     assert (entry.state, entry.attempts) == (State.ACTIVE, 1)
 
 
-def test_attempts_go_on_after_a_crash(path: Path) -> None:
+def test_the_end_of_an_exporter_is_an_interruption_and_no_attempt(path: Path) -> None:
+    for interruptions in (1, 2, 3):
+        with Ledger.open(path) as ledger:
+            assert begin(ledger, "a").attempts == 1
+        with Ledger.open(path) as ledger:
+            (entry,) = ledger.recover()
+            assert (entry.state, entry.attempts, entry.interruptions) == (State.DEFERRED, 0, interruptions)
+            assert ledger.interrupted(2) == ({"a": interruptions} if interruptions >= 2 else {})
+
+
+@pytest.mark.parametrize("how", ["defer", "retry", "finish", "changed"])
+def test_an_attempt_that_ends_by_itself_ends_the_count_of_interruptions(path: Path, how: str) -> None:
+    with Ledger.open(path) as ledger:
+        for _ in range(3):
+            begin(ledger, "a", source="folder")
+            assert ledger.interrupt("a", "the folder was gone") > 0
+        assert begin(ledger, "a", source="folder").interruptions == 3
+        match how:
+            case "defer":
+                ledger.defer("a", "timeout", "took too long", not_before=0)
+            case "retry":
+                ledger.finish("a", state=State.FAILED, reason="internal")
+                ledger.retry(name="a")
+            case "finish":
+                ledger.finish("a", state=State.FAILED, reason="internal")
+            case _:
+                begin(ledger, "a", source="folder", mtime_ns=99)
+        entry = ledger.entry("a")
+        assert entry is not None
+        assert entry.interruptions == 0
+
+
+def test_a_ledger_of_the_schema_before_is_brought_up_to_date(path: Path) -> None:
     with Ledger.open(path) as ledger:
         begin(ledger, "a")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE instance DROP COLUMN interruptions")
+        connection.execute("PRAGMA user_version=2")
+        connection.commit()
     with Ledger.open(path) as ledger:
-        assert [(entry.name, entry.attempts, entry.state) for entry in ledger.recover()] == [("a", 1, State.DEFERRED)]
-        assert begin(ledger, "a").attempts == 2
-        assert ledger.counts().active == 1
+        assert [entry.interruptions for entry in ledger.recover()] == [1]
 
 
 def test_a_deferred_instance_says_when_and_why(ledger: Ledger) -> None:
