@@ -15,7 +15,16 @@ import weakref
 import zlib
 from typing import TYPE_CHECKING, Protocol
 
-from exporter.errors import NotDicom, OutOfSpace, SkipInstance, SkipReason, TooLarge, Unreadable
+from exporter.errors import (
+    GONE,
+    NotDicom,
+    OutOfSpace,
+    SkipInstance,
+    SkipReason,
+    StorageUnavailable,
+    TooLarge,
+    Unreadable,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,6 +34,16 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 IN_MEMORY = 8 << 20
 """Largest inflated data set that is kept in memory."""
+
+
+class SourceUnread(Unreadable):
+    """The operating system did not let the file be read, which may be the disk's doing."""
+
+    may_pass = True
+
+
+class SourceGone(SourceUnread):
+    """The file is not there any more, which says nothing about what was in it."""
 
 
 class ByteSource(Protocol):
@@ -67,7 +86,7 @@ class FileBytes:
             try:
                 part = os.pread(self._descriptor, wanted, offset)
             except OSError as error:
-                raise Unreadable(f"reading the file failed: {errno.errorcode.get(error.errno or 0, 'EIO')}") from None
+                raise _unreadable("reading", error) from None
             if not part:
                 break  # the file was cut after it was opened; the caller sees a short read
             parts.append(part)
@@ -96,6 +115,11 @@ class MemoryBytes:
         return bytes(self._content[offset : offset + length])
 
 
+def _unreadable(operation: str, error: OSError) -> Unreadable:
+    kind = SourceGone if error.errno in GONE else SourceUnread
+    return kind(f"{operation} the file failed: {errno.errorcode.get(error.errno or 0, 'EIO')}")
+
+
 def open_file(path: Path, limits: LimitSettings) -> FileBytes:
     """The file at `path`, open for reading by position.
 
@@ -111,7 +135,7 @@ def open_file(path: Path, limits: LimitSettings) -> FileBytes:
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENXIO, errno.ENODEV}:
             raise SkipInstance(SkipReason.NOT_REGULAR, "not a regular file") from None
-        raise Unreadable(f"opening the file failed: {errno.errorcode.get(error.errno or 0, 'EIO')}") from None
+        raise _unreadable("opening", error) from None
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
@@ -135,6 +159,7 @@ def inflate(source: ByteSource, offset: int, limits: LimitSettings) -> ByteSourc
         TooLarge: More than ``limits.max_inflated_bytes``.
         Unreadable: The deflated stream is damaged or cut.
         OutOfSpace: No room for the temporary file.
+        StorageUnavailable: It cannot be made.
     """
     head = source.read_at(offset, 2)
     zlib_header = len(head) == 2 and head[0] & 0x0F == 8 and (head[0] << 8 | head[1]) % 31 == 0
@@ -190,7 +215,9 @@ class _Sink:
             self._discard()
             if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
                 raise OutOfSpace("no room for the temporary file of a deflated data set") from None
-            raise Unreadable("the temporary file of a deflated data set failed") from None
+            if error.errno == errno.EFBIG:
+                raise Unreadable("the temporary file of a deflated data set failed") from None
+            raise StorageUnavailable("the temporary file of a deflated data set", error) from None
 
     def source(self) -> ByteSource:
         if self._descriptor is None:

@@ -6,7 +6,8 @@ that was killed had claimed is claimed again, and what it had already finished i
 truth; a change of the folder only makes it come sooner. systemd's watchdog is fed while this loop, every worker's
 supervisor and the publisher show progress.
 
-Must never: delete an item before its outcome is durable, or take a full disk for a fault of an instance.
+Must never: delete an item before its outcome is durable, or take a full disk, or a folder of ours that is gone, for a
+fault of an instance or of this program.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import queue
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from exporter.engine import Deferred, Known, Policy, Published, Returned
+from exporter.engine import Deferred, Held, Known, Policy, Published, Returned
+from exporter.errors import MachineCondition, OutOfSpace, StorageUnavailable
 from exporter.ledger.types import State
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.pause import Pause
@@ -141,7 +143,7 @@ class _Loop:
             if entry.source == "spool"
         }
         self._unsettled: list[Published | Known] = []
-        self._unreleased: list[Work] = []
+        self._unreleased: list[str] = []
         self._pause_s = 0.0
         self._resume_at = 0.0
         self._counts = {"exported": 0, "skipped": 0, "quarantined": 0}
@@ -157,14 +159,15 @@ class _Loop:
             self._collect()
             self._engine.check()
             self._ledger.check()
-            if self._engine.waits_for_space is not None:
-                self._pause(self._engine.waits_for_space)
+            if self._engine.waits_for is not None:
+                self._pause(self._engine.waits_for)
             now = time.monotonic()
             if every_s is not None and now - fed_at >= min(every_s, 10.0) and self._engine.is_alive:
                 notify("WATCHDOG=1", f"STATUS={', '.join(f'{count} {what}' for what, count in self._counts.items())}")
                 fed_at = now
             if now - purged_at >= PURGE_S:
-                self._spool.purge(time.time())
+                with suppress(OSError):  # an hour later, then
+                    self._spool.purge(time.time())
                 purged_at = now
         notify("STOPPING=1", "STATUS=finishing instances under way")
         self._drain()
@@ -174,9 +177,7 @@ class _Loop:
         """Release what is still claimed; how many. A disk that refuses is no reason to end in disorder."""
         try:
             return self._spool.recover_exporter()
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
+        except OSError:
             return 0  # the next start does it
 
     def _drain(self) -> None:
@@ -198,9 +199,7 @@ class _Loop:
         try:
             self._claim_what_fits()
         except OSError as error:  # even a rename may need a block, and is refused on a disk that is read-only
-            if error.errno not in FULL:
-                raise
-            self._pause("the spool's file system is full or read-only")
+            self._pause(_condition(error))
 
     def _claim_what_fits(self) -> None:
         while len(self._items) < self._engine.room:
@@ -212,7 +211,17 @@ class _Loop:
                 claimed = self._spool.claim(item)
                 if claimed is not None:
                     self._items[item.name] = claimed
-                    self._engine.submit(self._work(claimed))
+                    self._submit(claimed)
+
+    def _submit(self, item: SpoolItem) -> None:
+        try:
+            work = self._work(item)
+        except OSError as error:  # under which settings it is exported is not to be guessed
+            log.warning("cannot be read now, tried again later", item=item.name, problem=str(_condition(error)))
+            self._deferred[item.name] = time.time() + LONGEST_PAUSE_S
+            self._put_back(item.name)
+        else:
+            self._engine.submit(work)
 
     def _work(self, item: SpoolItem) -> Work:
         arrived_ns = int(item.name[:20])
@@ -221,6 +230,7 @@ class _Loop:
 
     def _scan(self) -> bool:
         """Look through `new/` again, if there may be something; whether that was done."""
+        self._spool.refresh()
         changed_ns = self._spool.new.path.stat().st_mtime_ns
         now = time.monotonic()
         due = any(not_before <= time.time() for not_before in self._deferred.values())
@@ -253,8 +263,8 @@ class _Loop:
         for settled in unsettled:
             self._settle(settled)
         unreleased, self._unreleased = self._unreleased, []
-        for work in unreleased:
-            self._put_back(work)
+        for name in unreleased:
+            self._put_back(name)
         result = self._next(WAIT_S)
         while result is not None:
             match result:
@@ -262,13 +272,17 @@ class _Loop:
                     self._settle(result)
                 case Deferred():
                     self._deferred[result.work.name] = result.not_before
-                    self._put_back(result.work)
+                    self._put_back(result.work.name)
                     outcome = result.outcome
                     log.warning("deferred", item=result.work.name, reason=outcome.reason, problem=outcome.message)
+                case Held():
+                    self._deferred[result.work.name] = time.time() + result.wait_s
+                    self._put_back(result.work.name)
+                    log.warning("interrupted before, tried again later", item=result.work.name, seconds=result.wait_s)
                 case Returned():
-                    self._put_back(result.work)
-                    if result.out_of_space is not None:
-                        self._pause(result.out_of_space)
+                    self._put_back(result.work.name)
+                    if result.condition is not None:
+                        self._pause(result.condition)
             result = self._next(0.0)
 
     def _next(self, wait_s: float) -> Result | None:
@@ -277,18 +291,21 @@ class _Loop:
         except queue.Empty:
             return None
 
-    def _put_back(self, work: Work) -> None:
+    def _put_back(self, name: str) -> None:
         """Release an item; where the disk refuses, it stays claimed until it does not."""
-        item = self._items[work.name]
+        item = self._items[name]
         try:
-            self._spool.release(item)
+            if self._spool.release(item) is None:
+                self._spool.refresh()  # a folder that is not there now is no file that somebody took
+                if self._spool.release(item) is None:
+                    log.warning(
+                        "gone from the spool", item=item.name, hint="`exporter reconcile` tells what is missing"
+                    )
         except OSError as error:
-            if error.errno not in FULL:
-                raise
-            self._unreleased.append(work)
-            self._pause("the spool's file system is full or read-only")
+            self._unreleased.append(name)
+            self._pause(_condition(error))
         else:
-            del self._items[work.name]
+            del self._items[name]
 
     def _settle(self, result: Published | Known) -> None:
         """Move an item to where its outcome belongs; later, if the disk is full.
@@ -304,16 +321,26 @@ class _Loop:
                 if error.errno not in FULL or not self._reserve.release():
                     raise
                 self._move(item, result)
-        except FileNotFoundError:
-            log.warning("gone from the spool", item=item.name, hint="`exporter reconcile` tells what is missing")
-            del self._items[item.name]
+        except FileNotFoundError as error:
+            if self._is_whole() and not item.path.exists():
+                log.warning("gone from the spool", item=item.name, hint="`exporter reconcile` tells what is missing")
+                del self._items[item.name]
+            else:
+                self._unsettled.append(result)
+                self._pause(_condition(error))
         except OSError as error:
-            if error.errno not in FULL:
-                raise
             self._unsettled.append(result)
-            self._pause("the spool's file system is full or read-only")
+            self._pause(_condition(error))
         else:
             del self._items[result.work.name]
+
+    def _is_whole(self) -> bool:
+        """Whether every folder of the spool is there."""
+        try:
+            self._spool.refresh()
+        except OSError:
+            return False
+        return True
 
     def _move(self, item: SpoolItem, result: Published | Known) -> None:
         if _is_failed(result) and self._is_pending(item.name):
@@ -360,13 +387,21 @@ class _Loop:
     def _count(self, what: str) -> None:
         self._counts[what] += 1
 
-    def _pause(self, why: str) -> None:
+    def _pause(self, why: MachineCondition) -> None:
         now = time.monotonic()
         if now < self._resume_at:
             return
         self._pause_s = min(max(2 * self._pause_s, 1.0), LONGEST_PAUSE_S)
         self._resume_at = now + self._pause_s
-        log.error("paused: no space", problem=why, seconds=self._pause_s)
+        event = "paused: no space" if isinstance(why, OutOfSpace) else "paused: a folder cannot be used"
+        log.error(event, problem=str(why), seconds=self._pause_s)
+
+
+def _condition(error: OSError) -> MachineCondition:
+    """What an error of the spool's file system means."""
+    if error.errno in FULL:
+        return OutOfSpace("the spool's file system is full or read-only")
+    return StorageUnavailable("the spool", error)
 
 
 def _is_failed(result: Published | Known) -> bool:

@@ -3,8 +3,10 @@
     submit -> inbox -> supervisors: count the attempt, run it -> publisher: rename, commit, JSONL -> results
 
 Contract: every `Work` that is submitted comes back exactly once as a `Result`. The attempt is durable in the ledger
-before a worker sees the instance. What may pass is deferred as long as attempts are left; a full disk is no verdict and
-counts nothing. Supervisors do not wait for the disk of their neighbours: one thread publishes for all, in batches.
+before a worker sees the instance. What may pass is deferred as long as attempts are left. A condition of the machine (a
+full disk, a folder of ours that is gone) is no verdict and counts nothing. What was under way when an exporter ended is
+tried again, at last with nothing else under way (`exporter.isolation`). Supervisors do not wait for the disk of their
+neighbours: one thread publishes for all, in batches.
 
 Must never: let one instance end a thread. What ends a thread is fatal for the exporter and comes out of `check`.
 """
@@ -21,12 +23,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from exporter import isolation
 from exporter.discovery import PARTIAL
-from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter.errors import MachineCondition, OutOfSpace, Reason, SkipReason, StorageUnavailable
 from exporter.job import Job, Stopped
 from exporter.ledger.types import Relation, State
 from exporter.outcome import Failed, Skipped
-from exporter.promise import MediaFolderUnusable
 from exporter.publish import FULL, Finished
 from exporter.workers import Cancelled
 
@@ -79,15 +81,23 @@ class Deferred:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """No verdict: something outside the instance ended its attempts, and it is to be tried again after `wait_s`."""
+
+    work: Work
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Returned:
     """No verdict; the attempt does not count."""
 
     work: Work
-    out_of_space: str | None = None
-    """What was full; None where the exporter stops."""
+    condition: MachineCondition | None = None
+    """What kept it from a verdict; None where the exporter stops."""
 
 
-Result = Published | Known | Deferred | Returned
+Result = Published | Known | Deferred | Held | Returned
 
 
 class Runner(Protocol):
@@ -148,8 +158,10 @@ class Engine:
         self._folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[tuple[Finished, float] | None] = queue.SimpleQueue()
         self.results: queue.SimpleQueue[Result] = queue.SimpleQueue()
-        self.waits_for_space: str | None = None
-        """What is full, while outcomes wait for it."""
+        self.waits_for: MachineCondition | None = None
+        """Why outcomes wait, while they do."""
+        self._lines_wait_for: MachineCondition | None = None
+        self._isolation = isolation.Isolation(ledger.interrupted(isolation.TOGETHER))
         self._stopping = threading.Event()
         self._beat = time.monotonic()
         self._numbers = iter(range(1 << 62))
@@ -223,7 +235,7 @@ class Engine:
 
     def _supervise(self, runner: Runner) -> None:
         try:
-            with suppress(Cancelled):
+            with suppress(Cancelled, OSError):
                 runner.ensure_ready()
             while True:
                 runner.last_progress = time.monotonic()
@@ -240,8 +252,15 @@ class Engine:
     def _attempt(self, runner: Runner, work: Work) -> None:
         """One attempt at one instance; whatever comes of it is put into one of the two queues."""
         started = time.monotonic()
+        wait_s = self._isolation.wait_s(work.name)
+        if wait_s > 0:
+            self.results.put(Held(work, wait_s))
+            return
+        if not self._isolation.enter(work.name, lambda: self._go_on(runner)):
+            self.results.put(Returned(work))
+            return
         try:
-            runner.ensure_ready()  # before the attempt counts: a worker that cannot start is nobody's fault
+            _start(runner)  # before the attempt counts: a worker that cannot start is nobody's fault
             entry = self._ledger.begin(
                 work.name,
                 size_bytes=work.size_bytes,
@@ -249,19 +268,24 @@ class Engine:
                 source=work.source,
                 ae_title=work.ae_title,
             )
-        except Cancelled:
-            self.results.put(Returned(work))
-            return
-        except OutOfSpace as condition:
-            self.results.put(Returned(work, str(condition)))
+        except (Cancelled, MachineCondition) as why:
+            self._hand_out(Returned(work, why if isinstance(why, MachineCondition) else None))
             return
         if entry.state is not State.ACTIVE:
-            self.results.put(Known(work, entry))
-        elif entry.attempts > self._policy.attempts:
-            message = f"given up: the exporter ended during each of {self._policy.attempts} attempts"
-            self._finished.put((Finished(work, Failed(Reason.DECODER_CRASH, message, may_pass=False)), started))
+            self._hand_out(Known(work, entry))
+        elif isolation.is_given_up(entry.interruptions):
+            self._finished.put((Finished(work, _given_up(entry)), started))
         else:
             self._run(runner, work, entry, started)
+
+    def _go_on(self, runner: Runner) -> bool:
+        runner.last_progress = time.monotonic()  # who waits for its turn is not stuck
+        return not self._stopping.is_set()
+
+    def _hand_out(self, result: Result) -> None:
+        """Give a work back to whoever submitted it: it is not under way any more."""
+        self._isolation.leave(result.work.name)
+        self.results.put(result)
 
     def _run(self, runner: Runner, work: Work, entry: Entry, started: float) -> None:
         relation: Relation | None = None
@@ -277,23 +301,92 @@ class Engine:
         try:
             folder = self._take_folder()
             received = work.source == "spool"
-            job = Job(str(work.path), str(folder), self._policy.skip_duplicates, received, work.ae_title)
+            ours = received or work.path.is_relative_to(self._partial)
+            job = Job(str(work.path), str(folder), self._policy.skip_duplicates, received, work.ae_title, ours)
             outcome = runner.run(job, decide)
-        except (OutOfSpace, Cancelled) as condition:
-            self._put_away(folder)
-            self._withdraw(runner, work)
-            self.results.put(Returned(work, str(condition) if isinstance(condition, OutOfSpace) else None))
+        except (MachineCondition, Cancelled, OSError) as why:
+            self._without_verdict(runner, work, folder, why)
+        else:
+            trouble = self._trouble(work, folder) if isinstance(outcome, Failed) else None
+            if trouble is not None:
+                self._interrupted(runner, work, folder, trouble)
+            elif isinstance(outcome, Failed) and outcome.may_pass and entry.attempts < self._policy.attempts:
+                self._put_away(folder)
+                self._defer(runner, work, outcome, entry.attempts)
+            else:
+                self._finished.put((Finished(work, outcome, folder, relation), started))
+
+    def _without_verdict(
+        self, runner: Runner, work: Work, folder: Path | None, why: MachineCondition | Cancelled | OSError
+    ) -> None:
+        match why:
+            case StorageUnavailable():
+                self._interrupted(runner, work, folder, why)
+            case OSError():  # descriptors or processes are used up: the worker is not to blame
+                condition = MachineCondition(f"running a worker process: {why.strerror}")
+                self._give_back(runner, work, folder, condition)
+            case MachineCondition():
+                self._give_back(runner, work, folder, why)
+            case Cancelled():
+                self._give_back(runner, work, folder, None)
+
+    def _give_back(
+        self, runner: Runner | None, work: Work, folder: Path | None, condition: MachineCondition | None
+    ) -> None:
+        """End an attempt without a verdict and without counting it."""
+        self._put_away(folder)
+        self._insist(runner, lambda: self._ledger.withdraw(work.name))
+        self._hand_out(Returned(work, condition))
+
+    def _interrupted(
+        self, runner: Runner | None, work: Work, folder: Path | None, condition: StorageUnavailable
+    ) -> None:
+        """End an attempt for a folder that was not there: of no account while it is not, counted once all is well."""
+        lasting = self._lacking(work)
+        if lasting is not None:
+            self._give_back(runner, work, folder, lasting)
             return
-        if isinstance(outcome, Failed) and outcome.may_pass and entry.attempts < self._policy.attempts:
-            self._put_away(folder)
-            self._defer(runner, work, outcome, entry.attempts)
-            return
-        self._finished.put((Finished(work, outcome, folder, relation), started))
+        self._put_away(folder)
+        counts: list[int] = []
+        self._insist(runner, lambda: counts.append(self._ledger.interrupt(work.name, str(condition))))
+        wait_s = max([self._policy.retry_after_s, *(self._isolation.interrupted(work.name, count) for count in counts)])
+        self._hand_out(Held(work, wait_s))
+
+    def _trouble(self, work: Work, folder: Path) -> StorageUnavailable | None:
+        """What the machine lacks now that can have made an instance fail; None where all is well."""
+        if not folder.is_dir():
+            return StorageUnavailable(f"media folder {self._media}: a folder of partial files is gone")
+        return self._lacking(work)
+
+    def _lacking(self, work: Work) -> StorageUnavailable | None:
+        """What of our own folders cannot be used now; None where all can."""
+        probe = self._partial / f"probe-{threading.get_ident()}"
+        try:
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            probe.unlink()
+        except OSError as error:
+            if error.errno not in FULL:  # what is full says so itself
+                return StorageUnavailable(f"media folder {self._media}", error)
+        if work.source == "spool" or work.path.is_relative_to(self._partial):
+            try:
+                work.path.lstat()
+                with os.scandir(work.path.parent) as entries:
+                    next(entries, None)  # a disk that has failed may still know its names
+            except OSError as error:
+                return StorageUnavailable("the spool" if work.source == "spool" else "temporary copies", error)
+        return None
 
     def _take_folder(self) -> Path:
-        """An empty folder for partial files; one level below `.partial`, where `exporter.promise` looks."""
+        """An empty folder for partial files; one level below `.partial`, where `exporter.promise` looks.
+
+        Raises:
+            OutOfSpace, StorageUnavailable: It cannot be made.
+        """
         with suppress(queue.Empty):
-            return self._folders.get_nowait()
+            while True:
+                folder = self._folders.get_nowait()
+                if folder.is_dir():  # somebody may have emptied `.partial`
+                    return folder
         folder = self._partial / f"{os.getpid()}-{next(self._numbers)}"
         with _making(self._media):
             folder.mkdir(mode=0o700)
@@ -303,31 +396,36 @@ class Engine:
         """Keep a folder of partial files for the next instance, if it is empty; delete it otherwise."""
         if folder is None:
             return
-        if any(folder.iterdir()):
-            shutil.rmtree(folder, ignore_errors=True)
-        else:
+        try:
+            is_empty = not any(folder.iterdir())
+        except OSError:
+            return  # it is gone, or will be with the next start
+        if is_empty:
             self._folders.put(folder)
-
-    def _withdraw(self, runner: Runner, work: Work) -> None:
-        self._insist(runner, lambda: self._ledger.withdraw(work.name))
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _defer(self, runner: Runner, work: Work, outcome: Failed, attempts: int) -> None:
         not_before = time.time() + self._policy.retry_after_s * 4 ** (attempts - 1)
         self._insist(runner, lambda: self._ledger.defer(work.name, outcome.reason, outcome.message, not_before))
-        self.results.put(Deferred(work, outcome, not_before))
+        self._isolation.clear(work.name)
+        self._hand_out(Deferred(work, outcome, not_before))
 
-    def _insist(self, runner: Runner, write: Callable[[], None]) -> None:
+    def _insist(self, runner: Runner | None, write: Callable[[], None]) -> None:
         """Write to the ledger, and wait while the disk is full, unless the exporter stops (then the attempt counts)."""
         while True:
-            runner.last_progress = time.monotonic()  # who waits for space is not stuck
+            if runner is None:
+                self._beat = time.monotonic()
+            else:
+                runner.last_progress = time.monotonic()  # who waits for space is not stuck
             try:
                 write()
-            except OutOfSpace as condition:
-                self.waits_for_space = str(condition)
+            except MachineCondition as condition:
+                self.waits_for = condition
                 if self._stopping.wait(TICK_S):
                     return
             else:
-                self.waits_for_space = None
+                self.waits_for = None
                 return
 
     # -- publisher ---------------------------------------------------------------------------------------------------
@@ -339,8 +437,19 @@ class Engine:
             self._beat = time.monotonic()
             if batch:
                 self._publish_batch(batch)
-            with suppress(OutOfSpace):  # the lines are safe in the ledger and follow with the next call
-                self._appender.publish()
+            self._append()
+
+    def _append(self) -> None:
+        """Write the lines of what was committed; where that cannot be now, they are safe in the ledger and follow."""
+        try:
+            self._appender.publish()
+        except OutOfSpace:
+            return
+        except MachineCondition as condition:
+            self.waits_for = self._lines_wait_for = condition
+        else:
+            if self._lines_wait_for is not None:
+                self.waits_for = self._lines_wait_for = None
 
     def _batch(self) -> tuple[list[tuple[Finished, float]], bool]:
         """What is finished by now or within a moment of the first, and whether it is the last."""
@@ -362,23 +471,26 @@ class Engine:
             try:
                 outcomes = self._publisher.publish([finished for finished, _ in batch])
             except OutOfSpace as condition:
-                self.waits_for_space = str(condition)
+                self.waits_for = condition
                 if self._give_up(pause_s):
                     for finished, _ in batch:
-                        with suppress(OutOfSpace):  # where not even that can be written, the attempt counts
+                        with suppress(MachineCondition):  # where not even that can be written, the attempt counts
                             self._ledger.withdraw(finished.work.name)
-                        self.results.put(Returned(finished.work, str(condition)))
+                        self._hand_out(Returned(finished.work, condition))
                     return
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
-                self.waits_for_space = None
+                self.waits_for = None
                 break
-        with suppress(OutOfSpace):
-            self._appender.publish()
+        self._append()
         now = time.monotonic()
         for (finished, started), outcome in zip(batch, outcomes, strict=True):
-            self._put_away(finished.folder)
-            self.results.put(Published(finished.work, outcome, now - started))
+            if isinstance(outcome, StorageUnavailable):
+                self._interrupted(None, finished.work, finished.folder, outcome)
+            else:
+                self._put_away(finished.folder)
+                self._isolation.clear(finished.work.name)
+                self._hand_out(Published(finished.work, outcome, now - started))
 
     def _give_up(self, pause_s: float) -> bool:
         """Pause because the disk is full; whether the exporter stops instead."""
@@ -428,6 +540,27 @@ class InProcess:
         """Nothing to end."""
 
 
+def _start(runner: Runner) -> None:
+    """Have a runner ready.
+
+    Raises:
+        MachineCondition: The machine has no room for one more process.
+        Cancelled, WorkerUnstartable: As `Runner.ensure_ready`.
+    """
+    try:
+        runner.ensure_ready()
+    except OSError as error:
+        raise MachineCondition(f"starting a worker process: {error.strerror}") from error
+
+
+def _given_up(entry: Entry) -> Failed:
+    message = (
+        f"given up: each of {entry.interruptions} attempts was interrupted, as by the end of the exporter, the last "
+        f"{isolation.ALONE} with nothing else under way"
+    )
+    return Failed(Reason.DECODER_CRASH, message, may_pass=False)
+
+
 @contextmanager
 def _making(folder: Path) -> Iterator[None]:
     """Tell a full disk from a folder that cannot be used."""
@@ -436,4 +569,4 @@ def _making(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in FULL:
             raise OutOfSpace(f"media folder {folder}: {error.strerror}") from error
-        raise MediaFolderUnusable(folder, error) from error
+        raise StorageUnavailable(f"media folder {folder}", error) from error

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from exporter.engine import Deferred, Known, Published, Returned
-from exporter.errors import ExportError, OutOfSpace, Reason
+from exporter.engine import Deferred, Held, Known, Published, Returned
+from exporter.errors import ExportError, MachineCondition, OutOfSpace, Reason
 from exporter.ledger.types import State
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.publish import Work
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from exporter.volumes.found import SeriesTally
 
 WAIT_S: Final = 0.2
+PATIENCE_S: Final = 60.0
+"""Time that a folder of ours may be gone before the run ends for it; a full disk ends it at once."""
+AGAIN_S: Final = 1.0
 DRAIN_S: Final = 10.0
 """Time that work under way gets to finish when the run is told to stop."""
 
@@ -126,6 +129,8 @@ class Run:
         self._tally = tally
         self._stop = stop
         self._under_way = 0
+        self._trouble_since: float | None = None
+        """When a condition of the machine was met that has not passed yet."""
         self._later: list[tuple[float, str, Work]] = []
         self._contents: dict[str, Content] = {}
         """Of entries under way or deferred, by name."""
@@ -140,7 +145,7 @@ class Run:
         """Every entry's result, each counted in the tally first.
 
         Raises:
-            OutOfSpace: The disk is full; a rerun goes on from here.
+            MachineCondition: The disk is full, or a folder of ours has gone; a rerun goes on from here.
         """
         threading.Thread(target=self._count, args=(reader,), daemon=True).start()
         entries = reader.entries(Remembered(ledger, settings_sha256, self._tally), self._scratch)
@@ -151,7 +156,7 @@ class Run:
                 more = entry is not None
                 if entry is not None:
                     self._take(entry)
-            if not more or self._scratch.is_full:
+            if not more or self._scratch.is_full or self._trouble_since is not None:
                 self._submit_later()
             yield from self._collect(WAIT_S)
         if self._stop.is_set():
@@ -160,6 +165,8 @@ class Run:
     def _has_room(self) -> bool:
         """Whether another entry can usefully begin; copies that wait for a worker take room too."""
         idle = not self._under_way and not self._later
+        if self._trouble_since is not None:
+            return False
         return self._under_way < self._engine.room and (idle or not self._scratch.is_full) and not self._stop.is_set()
 
     def _count(self, reader: Reader) -> None:
@@ -217,34 +224,60 @@ class Run:
         """The results there are, waiting a moment for the first.
 
         Raises:
-            OutOfSpace: An instance came back because the disk is full, or cannot be committed for that reason.
+            MachineCondition: An instance came back because of it, or cannot be committed for that reason.
         """
         try:
             result: Result | None = self._engine.results.get(timeout=wait_s)
         except queue.Empty:
             self._engine.check()
-            if self._engine.waits_for_space is not None and not self._stop.is_set():
-                raise OutOfSpace(self._engine.waits_for_space) from None
+            if self._engine.waits_for is not None:
+                self._bear(self._engine.waits_for)
             return
         while result is not None:
             self._under_way -= 1
             match result:
                 case Published():
+                    self._trouble_since = None
                     self._tally.add(result.work, result.outcome)
                     self._end(result.work.name)
                     yield result
                 case Deferred():
+                    self._trouble_since = None
                     heapq.heappush(self._later, (result.not_before, result.work.name, result.work))
+                case Held():
+                    self._trouble_since = None
+                    self._again(result.work, result.wait_s)
                 case Returned():
-                    self._let_go(result.work.name)
-                    if result.out_of_space is not None and not self._stop.is_set():
-                        raise OutOfSpace(result.out_of_space)
+                    self._take_back(result)
                 case Known():
                     raise AssertionError("a folder's file begins anew")
             try:
                 result = self._engine.results.get_nowait()
             except queue.Empty:
                 result = None
+
+    def _take_back(self, result: Returned) -> None:
+        if result.condition is None or self._stop.is_set():
+            self._let_go(result.work.name)
+        else:
+            self._again(result.work, AGAIN_S)
+            self._bear(result.condition)
+
+    def _again(self, work: Work, wait_s: float) -> None:
+        heapq.heappush(self._later, (time.time() + wait_s, work.name, work))
+
+    def _bear(self, condition: MachineCondition) -> None:
+        """Go on in spite of a condition that may pass in a moment.
+
+        Raises:
+            MachineCondition: It is none of these, or has lasted for too long.
+        """
+        if self._stop.is_set():
+            return
+        now = time.monotonic()
+        self._trouble_since = self._trouble_since or now
+        if isinstance(condition, OutOfSpace) or now - self._trouble_since > PATIENCE_S:
+            raise condition
 
     def _let_go(self, name: str) -> None:
         content = self._contents.pop(name, None)

@@ -68,7 +68,7 @@ def opened(
 
     Raises:
         LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable: Why it cannot run, and what to do.
-        OutOfSpace: The disk is full.
+        MachineCondition: The disk is full, or a folder is gone.
     """
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:

@@ -9,7 +9,7 @@ what was its standard output; everything else that is printed goes to its standa
     {path, folder, ask, ...}    ->
                                 <-  identity {...}      only where the job asks
     "go" or "stop"              ->
-                                <-  outcome {...} | final {...} | stopped {} | space "message"
+                                <-  outcome {...} | final {...} | stopped {} | space "message" | unavailable "message"
 
 After `final`, an outcome too, the process ends: it holds more memory than at its start.
 
@@ -33,7 +33,7 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from exporter.errors import OutOfSpace
+from exporter.errors import OutOfSpace, StorageUnavailable
 from exporter.job import Job, Stopped
 from exporter.outcome import to_json
 
@@ -103,6 +103,8 @@ def _answer(channel: _Channel, export: Export, job: Job, ask: Ask, enough_bytes:
         outcome = export(job, ask if job.ask else _go_on)
     except OutOfSpace as condition:
         channel.send("space", json.dumps(str(condition)).encode("ascii"))
+    except StorageUnavailable as condition:
+        channel.send("unavailable", json.dumps(str(condition)).encode("ascii"))
     except Stopped:
         channel.send("stopped", b"{}")
     else:

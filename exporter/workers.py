@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.errors import OutOfSpace, Reason
+from exporter.errors import OutOfSpace, Reason, StorageUnavailable
 from exporter.outcome import Failed, Identity, Outcome, Skipped, from_json
 from exporter.worker import PARENT_VARIABLE
 from listener.children import own_environment
@@ -206,6 +206,7 @@ class Worker:
 
         Raises:
             OutOfSpace: The worker found the disk full.
+            StorageUnavailable: It found a folder of ours gone.
             Cancelled: `cancel` was called; there is no verdict.
             WorkerUnstartable: There is no process, and none starts.
         """
@@ -234,6 +235,8 @@ class Worker:
     def _verdict(self, word: str, text: bytes) -> Outcome:
         if word == "space":
             raise OutOfSpace(_text(text))
+        if word == "unavailable":
+            raise StorageUnavailable(_text(text))
         if word in {"outcome", "final"}:
             with suppress(ValueError):  # pydantic's ValidationError is one; its text would quote what was sent
                 outcome = from_json(text)

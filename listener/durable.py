@@ -78,6 +78,22 @@ class Folder:
         self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
+    def refresh(self) -> None:
+        """Make sure that the folder which is open is the one at its path; open another that took its place.
+
+        The descriptor keeps its number.
+
+        Raises:
+            OSError: There is no folder at the path now.
+        """
+        now, then = self.path.stat(follow_symlinks=False), os.fstat(self.fd)
+        if (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.dup2(fd, self.fd, inheritable=False)
+            finally:
+                os.close(fd)
+
     def entries(self, pattern: re.Pattern[str] | None = None) -> list[str]:
         """The names in this folder, unordered; only those that match `pattern` from end to end."""
         names = os.listdir(self.fd)  # noqa: PTH208 - pathlib cannot list an open folder

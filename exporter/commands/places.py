@@ -96,7 +96,7 @@ def existing(data: Path) -> Path:
 @contextmanager
 def in_words() -> Iterator[None]:
     """Turn the errors that the ledger, the spool and the system raise on purpose into sentences of the command."""
-    from exporter.errors import OutOfSpace
+    from exporter.errors import MachineCondition, OutOfSpace
     from exporter.ledger import LedgerUnusable
     from listener.spool import SpoolError
 
@@ -106,6 +106,8 @@ def in_words() -> Iterator[None]:
         raise CommandError(str(error)) from error
     except OutOfSpace as error:
         raise CommandError(f"the disk is full: {error}; free some space and start again") from error
+    except MachineCondition as error:
+        raise CommandError(f"{error}; nothing is judged for that, and the same command goes on from here") from error
     except PermissionError as error:
         raise CommandError(f"{error.filename}: permission denied; run as the user that owns the data folder") from error
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 import structlog
 
 from exporter import lockfile
-from exporter.errors import OutOfSpace
+from exporter.errors import GONE, MachineCondition, OutOfSpace, StorageUnavailable
 from exporter.ledger import LedgerUnusable
 from exporter.metadata.inspection import Finding, inspect
 from exporter.metadata.rotation import FACTS, START, facts, is_rotated
@@ -97,6 +97,7 @@ class Appender:
 
         Raises:
             OutOfSpace: The disk is full; nothing is torn, and a later call goes on.
+            StorageUnavailable: The folder of the file is gone; the lines stay in the ledger, and a later call goes on.
             MetadataFileUnusable: The file cannot be read or written.
             LedgerUnusable: The ledger cannot be read or written.
         """
@@ -115,7 +116,7 @@ class Appender:
         """Let go of the file and its lock; lines that were not published stay in the ledger."""
         with self._publishing:
             if self._file >= 0:
-                with suppress(LedgerUnusable, OutOfSpace):  # the file itself tells the next one what is in it
+                with suppress(LedgerUnusable, MachineCondition):  # the file itself tells the next one what is in it
                     self._ledger.wait()
             for descriptor in (self._file, self._lock):
                 if descriptor >= 0:
@@ -269,9 +270,11 @@ class Appender:
             self._file = -1
         self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def _verdict(self, what: str, error: OSError) -> OutOfSpace | MetadataFileUnusable:
+    def _verdict(self, what: str, error: OSError) -> MachineCondition | MetadataFileUnusable:
         if error.errno in _FULL:
             return OutOfSpace(f"metadata file {self.path}: the disk or quota is full, or read-only")
+        if error.errno in GONE:
+            return StorageUnavailable(f"metadata file {self.path}: {what}", error)
         hint = "check that its folder exists, who may write in it, and the disk"
         return MetadataFileUnusable(self.path, f"{what} ({error.strerror})", hint)
 

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from exporter.discovery import ae_title_component, uid_component
-from exporter.errors import ExportError, OutOfSpace
+from exporter.errors import ExportError, MachineCondition
 from exporter.outcome import Exported, Failed
-from exporter.publish import FULL
+from exporter.promise import MediaFolderUnusable
 from exporter.workers import Cancelled, WorkerUnstartable
 from listener.durable import fsync_folder
 
@@ -55,7 +55,7 @@ def series_volumes(root: Path, settings: Settings) -> Iterator[Keep]:
     """What to call with every exported instance; its series become volumes while the block runs, if they shall.
 
     Raises:
-        OSError: The folder of what waits cannot be made.
+        MediaFolderUnusable: The folder of what waits cannot be made.
     """
     with ExitStack() as stack:
         live: dict[str, LiveSeries] = {}
@@ -90,9 +90,12 @@ class LiveSeries:
         """Start the thread.
 
         Raises:
-            OSError: The folder of what waits cannot be made.
+            MediaFolderUnusable: The folder of what waits cannot be made.
         """
-        self._waiting.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._waiting.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise MediaFolderUnusable(self._root, error) from error
         self._thread = threading.Thread(target=self._run, name="series")
         self._thread.start()
 
@@ -109,7 +112,8 @@ class LiveSeries:
         """Keep an exported instance for its series, durably, if it is of one that can be a volume.
 
         Raises:
-            OSError: The disk is full. Any other error costs the series this instance, and is said.
+            OSError: The machine does not let it be kept now. That the file itself is gone costs the series this instance,
+                and is said.
         """
         from exporter.volumes.planes import SERIES_CLASSES
 
@@ -120,7 +124,7 @@ class LiveSeries:
             with self._folders_stay:
                 _keep(path, self._waiting / study / series)
         except OSError as error:
-            if error.errno in FULL:
+            if path.exists() or not path.parent.is_dir():
                 raise
             problem = errno.errorcode.get(error.errno or 0, "EIO")
             log.warning("an instance is not kept for its series", item=path.name, problem=problem)
@@ -146,7 +150,7 @@ class LiveSeries:
                 if self._stop.is_set():
                     return
                 self._look_at(folder)
-        except (OutOfSpace, ExportError, WorkerUnstartable) as error:
+        except (MachineCondition, ExportError, WorkerUnstartable) as error:
             self._trouble(str(error))
         except OSError as error:
             self._trouble(errno.errorcode.get(error.errno or 0, "EIO"))

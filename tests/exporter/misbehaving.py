@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter.errors import OutOfSpace, Reason, SkipReason, StorageUnavailable
 from exporter.outcome import Exported, Failed, Identity, MediaType, Medium, Outcome, Skipped
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def prepare(settings: dict[str, Any]) -> Export:
     return export
 
 
-def export(job: Job, ask: Ask) -> Outcome:
+def export(job: Job, ask: Ask) -> Outcome:  # noqa: PLR0911 - one for each word
     """Do what the file's name says."""
     word = Path(job.path).name.partition(".")[0]
     ask(identity(word))
@@ -76,6 +77,12 @@ def export(job: Job, ask: Ask) -> Outcome:
             return Failed(Reason.INTERNAL, str(os.getpid()), may_pass=False)
         case "export":
             return written(job)
+        case "vanish":
+            return vanishing(job)
+        case "unfold":
+            outcome = written(job)
+            shutil.rmtree(job.folder)
+            return outcome
         case _:
             pass
     return Skipped(SkipReason.NO_MEDIA, word, identity(word), "{}")
@@ -87,6 +94,18 @@ def written(job: Job) -> Exported:
     (Path(job.folder) / "0.part").write_bytes(data)
     medium = Medium("0.part", ".png", MediaType.IMAGE, len(data), "0" * 64, "png")
     return Exported(identity("export"), (medium,), "{}", "1" * 64, "2" * 64)
+
+
+def vanishing(job: Job) -> Exported:
+    """The same, once the folder that the file `vanish` names has been taken away, if there is that file."""
+    root = Path(job.path).parents[1]
+    order = root / "vanish"
+    if order.exists():
+        Path(order.read_text()).rename(root / "away")
+    try:
+        return written(job)
+    except FileNotFoundError:
+        raise StorageUnavailable("a folder of ours") from None
 
 
 def _write(path: Path, size: int) -> None:

@@ -134,7 +134,12 @@ def test_files_that_came_another_way_take_the_settings_of_the_top(tmp_path: Path
     (tmp_path / "link").symlink_to(tmp_path / "x.dcm")
     others = [path for path in tmp_path.iterdir() if path.name != "x.dcm"]
     assert len(others) == 10
-    assert {own_settings_title(path, {"A"}) for path in (*others, tmp_path, tmp_path / "absent")} == {""}
+    assert {own_settings_title(path, {"A"}) for path in (*others, tmp_path)} == {""}
+
+
+def test_the_settings_of_a_file_that_cannot_be_read_are_not_guessed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        own_settings_title(tmp_path / "absent", {"A"})
 
 
 def test_folders_of_two_ae_titles_are_two_whatever_the_file_system() -> None:

@@ -19,8 +19,9 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
+from structlog.testing import capture_logs
 
-from exporter import daemon
+from exporter import daemon, isolation
 from exporter.daemon import Orders
 from exporter.ledger import Ledger, LedgerUnusable, State
 from exporter.rebuild import rebuild
@@ -251,16 +252,59 @@ def test_a_quarantine_that_was_committed_but_not_moved_is_moved(ward: Ward) -> N
     assert ward.quarantine() == {"not_dicom": [name]}
 
 
-def test_an_instance_that_took_two_exporters_down_is_quarantined_not_tried(ward: Ward) -> None:
-    (name,) = ward.receive(CT)
-    for _ in range(2):
+@pytest.mark.parametrize("times", [isolation.TOGETHER, isolation.TOGETHER + isolation.ALONE])
+def test_an_instance_is_given_up_only_where_it_ended_every_exporter_that_tried_it_alone(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr(isolation, "QUIET_S", 1.0)
+    name, _ = ward.receive(CT, MR)
+    for _ in range(times):
         with Ledger.open(ward.data.ledger) as ledger:
             ledger.begin(name, size_bytes=CT.stat().st_size, mtime_ns=int(name[:20]), source="spool")
             ledger.recover()
     with ward.running():
+        ward.settled(2)
+    is_given_up = times > isolation.TOGETHER
+    assert ward.quarantine() == ({"decoder_crash": [name]} if is_given_up else {})
+    assert len(ward.lines) == (1 if is_given_up else 2)
+
+
+@pytest.mark.parametrize("place", ["media", "media/.partial", "spool/new", "spool/active", "lines"])
+def test_a_folder_that_vanishes_for_a_moment_pauses_is_told_and_judges_nobody(ward: Ward, place: str) -> None:
+    folder, away = ward.data.root / place, ward.data.root / "away"
+    lines = ward.data.root / "lines" / "metadata.jsonl"
+    lines.parent.mkdir()
+    ward.receive(CT)
+    with capture_logs() as said, ward.running(metadata={"file": str(lines)}):
         ward.settled(1)
-    assert ward.quarantine() == {"decoder_crash": [name]}
-    assert ward.lines == []
+        folder.rename(away)
+        ward.receive(MR, CINE)
+        deadline = time.monotonic() + 40
+        while not any(event["event"] == "paused: a folder cannot be used" for event in said):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.05)
+        away.rename(folder)
+        ward.settled(3)
+    assert ward.quarantine() == {}
+    assert len(ward.media) == 3
+    assert len(lines.read_text().splitlines()) == 3
+    with Ledger.open_read_only(ward.data.ledger) as ledger:
+        assert ledger.counts().exported == 3
+    folders = Folders(ward.data.ledger, ward.data.media, lines, ward.data.spool)
+    assert reconcile(folders, deep=True).faults == []
+
+
+def test_a_folder_of_the_spool_that_is_made_anew_is_taken_up(ward: Ward) -> None:
+    with ward.running():
+        ward.receive(CT)
+        ward.settled(1)
+        ward.data.spool.joinpath("new").rename(ward.data.root / "old")
+        ward.data.spool.joinpath("new").mkdir(mode=0o700)
+        with Spool.open(ward.data.spool) as spool:
+            incoming = spool.receive()
+            incoming.write([MR.read_bytes()])
+            incoming.commit()
+            ward.until(lambda ledger: ledger.counts().exported == 2)
 
 
 def test_a_retried_instance_is_exported(ward: Ward) -> None:

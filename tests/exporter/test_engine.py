@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exporter import engine as engine_module
-from exporter import promise
-from exporter.engine import Deferred, Engine, Known, Policy, Published, Result, Returned
-from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter import isolation, promise
+from exporter.engine import Deferred, Engine, Held, Known, Policy, Published, Result, Returned
+from exporter.errors import OutOfSpace, Reason, SkipReason, StorageUnavailable
 from exporter.ledger import Ledger, State
 from exporter.metadata.jsonl import Appender
 from exporter.outcome import Exported, Failed, Skipped
@@ -120,17 +120,111 @@ def test_a_crash_is_tried_once_more_and_then_final_and_harms_nobody_else(house: 
     assert one.ledger.counts().quarantined == 1
 
 
-def test_what_took_the_exporter_down_twice_is_not_tried_a_third_time(house: Callable[..., House]) -> None:
+def interrupted(root: Path, name: str, times: int) -> None:
+    """Leave behind what exporters that were killed so often over this instance leave."""
+    with Ledger.open(root / "exporter.db") as ledger:
+        for _ in range(times):
+            ledger.begin(name, size_bytes=6, mtime_ns=1, source="spool")
+            ledger.recover()
+
+
+def test_what_was_under_way_when_the_exporter_ended_is_tried_again_however_it_came(
+    tmp_path: Path, house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "QUIET_S", 0.0)
+    interrupted(tmp_path, "export.dcm", isolation.TOGETHER + isolation.ALONE - 1)
     one = house()
-    for _ in range(2):  # what an exporter that was killed twice over this instance leaves behind
-        one.ledger.begin("export.dcm", size_bytes=6, mtime_ns=1, source="spool")
-        one.ledger.recover()
+    one.submit("export.dcm")
+    result = one.next()
+    assert isinstance(result, Published)
+    assert isinstance(result.outcome, Exported)
+
+
+def test_what_ended_every_exporter_that_tried_it_alone_is_given_up(tmp_path: Path, house: Callable[..., House]) -> None:
+    interrupted(tmp_path, "export.dcm", isolation.TOGETHER + isolation.ALONE)
+    one = house()
     one.submit("export.dcm")
     result = one.next()
     assert isinstance(result, Published)
     assert isinstance(result.outcome, Failed)
-    assert "2 attempts" in result.outcome.message
+    assert result.outcome.reason is Reason.DECODER_CRASH
+    assert "5 attempts" in result.outcome.message
     assert list(one.media.glob("*.png")) == []
+
+
+def test_a_suspect_waits_until_the_exporter_has_lived_without_it(tmp_path: Path, house: Callable[..., House]) -> None:
+    interrupted(tmp_path, "export.dcm", isolation.TOGETHER)
+    one = house()
+    one.submit("export.dcm", "plain.dcm")
+    held = one.next()
+    assert isinstance(held, Held)
+    assert 0 < held.wait_s <= isolation.QUIET_S
+    assert isinstance(one.next(), Published), "others go on meanwhile"
+    assert one.attempts("export.dcm") == 0, "no attempt was begun"
+
+
+def test_a_suspect_is_under_way_alone() -> None:
+    house = isolation.Isolation({"suspect": isolation.TOGETHER + isolation.ALONE})
+    order: list[str] = []
+    entered = threading.Event()
+
+    def enter(name: str) -> None:
+        entered.set()
+        assert house.enter(name, lambda: True)
+        order.append(name)
+
+    assert house.enter("first", lambda: True)
+    suspect = threading.Thread(target=enter, args=("suspect",))
+    suspect.start()
+    entered.wait(5)
+    assert order == [], "it waits for what is under way"
+    house.leave("first")
+    suspect.join(5)
+    assert order == ["suspect"]
+    other = threading.Thread(target=enter, args=("other",))
+    other.start()
+    assert not house.enter("third", lambda: False), "nothing begins beside it"
+    house.leave("suspect")
+    other.join(5)
+    assert order == ["suspect", "other"]
+
+
+@pytest.mark.parametrize("gone", ["folder", "partial", "input"])
+def test_a_folder_of_ours_that_is_gone_for_a_moment_is_no_verdict(house: Callable[..., House], gone: str) -> None:
+    one = house()
+    work = one.work("vanish.export.dcm")
+    away = one.root / "away"
+    place = {"folder": one.media, "partial": one.media / ".partial", "input": work.path.parent}[gone]
+    (one.root / "vanish").write_text(str(place))  # the worker takes it away while the instance is under way
+    one.engine.submit(work)
+    result = one.next()
+    assert isinstance(result, Returned)
+    assert isinstance(result.condition, StorageUnavailable)
+    assert one.attempts(work.name) == 0
+    away.rename(place)
+    (one.root / "vanish").unlink()
+    one.engine.submit(work)
+    result = one.next()
+    assert isinstance(result, Published)
+    assert isinstance(result.outcome, Exported)
+
+
+def test_an_instance_whose_folder_of_partial_files_is_taken_away_each_time_is_given_up_in_the_end(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "QUIET_S", 0.0)
+    one = house()
+    work = one.work("unfold.dcm")
+    for number in range(1, isolation.TOGETHER + isolation.ALONE + 1):
+        one.engine.submit(work)
+        assert isinstance(one.next(), Held)
+        entry = one.ledger.entry(work.name)
+        assert entry is not None
+        assert (entry.attempts, entry.interruptions) == (0, number)
+    one.engine.submit(work)
+    result = one.next()
+    assert isinstance(result, Published)
+    assert isinstance(result.outcome, Failed)
 
 
 def test_what_was_final_before_a_crash_is_only_reported(house: Callable[..., House]) -> None:
@@ -165,7 +259,7 @@ def test_a_full_disk_gives_the_instance_back_and_counts_no_attempt(house: Callab
         one.submit("full.dcm")
         result = one.next()
         assert isinstance(result, Returned)
-        assert result.out_of_space
+        assert isinstance(result.condition, OutOfSpace)
     assert one.attempts("full.dcm") == 0
     assert list((one.media / ".partial").rglob("*.part")) == []
 
@@ -217,13 +311,13 @@ def test_stopping_while_the_disk_is_full_counts_no_attempt(
     one = house()
     one.submit("export.dcm")
     deadline = time.monotonic() + 20
-    while one.engine.waits_for_space is None:
+    while one.engine.waits_for is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     one.engine.stop(0.2)
     result = one.next(1)
     assert isinstance(result, Returned)
-    assert result.out_of_space is not None
+    assert result.condition is not None
     assert one.attempts("export.dcm") == 0
 
 
@@ -236,7 +330,7 @@ def test_stopping_gives_back_what_is_not_finished_without_counting_it(house: Cal
         time.sleep(0.01)
     one.engine.stop(0.2)
     results = [one.next(1), one.next(1)]
-    assert all(isinstance(result, Returned) and result.out_of_space is None for result in results)
+    assert all(isinstance(result, Returned) and result.condition is None for result in results)
     assert one.attempts("hang.dcm") == 0
     assert one.ledger.entry("plain.dcm") is None
 
@@ -294,7 +388,7 @@ def test_a_supervisor_that_waits_for_space_is_not_stuck(
     monkeypatch.setattr(Ledger, "defer", refuse)
     one.submit("crash.dcm")
     deadline = time.monotonic() + 20
-    while one.engine.waits_for_space is None:
+    while one.engine.waits_for is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     until = time.monotonic() + 3
