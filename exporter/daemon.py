@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from exporter.engine import Result
+    from exporter.ledger import Ledger
     from exporter.session import Session
     from exporter.settings import Settings
     from exporter.volumes.live import Keep
@@ -105,7 +106,8 @@ def run(settings: Settings, data: DataFolder, orders: Orders | None = None) -> i
         watched = {"output": places.media, "lines": places.metadata.parent, "ledger": places.ledger.parent}
         spool_reserve = Reserve(spool.root / "reserve", kept_bytes // 4)
         pause = Pause(settings.room, watched, spool.root, (reserve, spool_reserve))
-        _Loop(session, spool, told, _Around(keep, pause, spool_reserve), frozenset(settings.by_ae_title)).run()
+        around = _Around(keep, pause, spool_reserve, policy.longest_wait_s)
+        _Loop(session, spool, told, around, frozenset(settings.by_ae_title)).run()
     return 0
 
 
@@ -117,6 +119,8 @@ class _Around:
     pause: Pause
     spool_reserve: Reserve
     """Space in the spool for instances that go into quarantine."""
+    longest_wait_s: float
+    """Longest time that an instance is deferred for."""
 
 
 class _Loop:
@@ -137,11 +141,8 @@ class _Loop:
         self._waiting: Iterator[SpoolItem] = iter(())
         self._changed_ns = -1
         self._scanned_at = -SCAN_S
-        self._deferred = {
-            entry.name: entry.not_before or 0.0
-            for entry in session.ledger.entries(State.DEFERRED)
-            if entry.source == "spool"
-        }
+        self._deferred = _deferred(session.ledger, around.longest_wait_s)
+        """When what is deferred is due, in monotonic time."""
         self._unsettled: list[Published | Known] = []
         self._unreleased: list[str] = []
         self._pause_s = 0.0
@@ -218,7 +219,7 @@ class _Loop:
             work = self._work(item)
         except OSError as error:  # under which settings it is exported is not to be guessed
             log.warning("cannot be read now, tried again later", item=item.name, problem=str(_condition(error)))
-            self._deferred[item.name] = time.time() + LONGEST_PAUSE_S
+            self._deferred[item.name] = time.monotonic() + LONGEST_PAUSE_S
             self._put_back(item.name)
         else:
             self._engine.submit(work)
@@ -233,24 +234,20 @@ class _Loop:
         self._spool.refresh()
         changed_ns = self._spool.new.path.stat().st_mtime_ns
         now = time.monotonic()
-        due = any(not_before <= time.time() for not_before in self._deferred.values())
+        due = any(at <= now for at in self._deferred.values())
         if changed_ns == self._changed_ns and not due and now - self._scanned_at < SCAN_S:
             return False
         if now - self._scanned_at < WAIT_S:
             return False
         if due:  # what somebody took away by hand is not waited for
             folder = self._spool.new.path
-            self._deferred = {
-                name: not_before
-                for name, not_before in self._deferred.items()
-                if not_before > time.time() or (folder / name).exists()
-            }
+            self._deferred = {name: at for name, at in self._deferred.items() if at > now or (folder / name).exists()}
         self._changed_ns, self._scanned_at = changed_ns, now
         self._waiting = self._spool.pending(SCAN_ITEMS + len(self._deferred))
         return True
 
     def _is_due(self, name: str) -> bool:
-        if self._deferred.get(name, 0.0) > time.time():
+        if self._deferred.get(name, 0.0) > time.monotonic():
             return False
         self._deferred.pop(name, None)
         return True
@@ -271,12 +268,12 @@ class _Loop:
                 case Published() | Known():
                     self._settle(result)
                 case Deferred():
-                    self._deferred[result.work.name] = result.not_before
+                    self._deferred[result.work.name] = result.due
                     self._put_back(result.work.name)
                     outcome = result.outcome
                     log.warning("deferred", item=result.work.name, reason=outcome.reason, problem=outcome.message)
                 case Held():
-                    self._deferred[result.work.name] = time.time() + result.wait_s
+                    self._deferred[result.work.name] = time.monotonic() + result.wait_s
                     self._put_back(result.work.name)
                     log.warning("interrupted before, tried again later", item=result.work.name, seconds=result.wait_s)
                 case Returned():
@@ -408,6 +405,29 @@ def _is_failed(result: Published | Known) -> bool:
     if isinstance(result, Known):
         return result.entry.state is State.QUARANTINED
     return isinstance(result.outcome, Failed)
+
+
+def _deferred(ledger: Ledger, longest_wait_s: float) -> dict[str, float]:
+    """When the deferred instances of the spool are due, by name, in monotonic time: soon, whatever the clock says.
+
+    The ledger has Unix times. One that lies further ahead than an instance is ever deferred for comes from a clock that
+    was wrong, then or now.
+    """
+    now, monotonic = time.time(), time.monotonic()
+    due: dict[str, float] = {}
+    too_far = 0
+    for entry in ledger.entries(State.DEFERRED):
+        if entry.source == "spool":
+            wait_s = max((entry.not_before or 0.0) - now, 0.0)
+            too_far += wait_s > longest_wait_s
+            due[entry.name] = monotonic + min(wait_s, longest_wait_s)
+    if too_far:
+        log.warning(
+            "instances were deferred by a clock that was wrong: tried again soon",
+            instances=too_far,
+            within_s=longest_wait_s,
+        )
+    return due
 
 
 @contextmanager

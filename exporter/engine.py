@@ -2,6 +2,9 @@
 
     submit -> inbox -> supervisors: count the attempt, run it -> publisher: rename, commit, JSONL -> results
 
+Instances are worked on in parallel and in any order; what a result says of others, and its output name, follow the
+order of `submit` (`exporter.input_order`).
+
 Contract: every `Work` that is submitted comes back exactly once as a `Result`. The attempt is durable in the ledger
 before a worker sees the instance. What may pass is deferred as long as attempts are left. A condition of the machine (a
 full disk, a folder of ours that is gone) is no verdict and counts nothing. What was under way when an exporter ended is
@@ -21,13 +24,14 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from exporter import isolation
 from exporter.discovery import PARTIAL
 from exporter.errors import MachineCondition, OutOfSpace, Reason, SkipReason, StorageUnavailable
+from exporter.input_order import InputOrder
 from exporter.job import Job, Stopped
-from exporter.ledger.types import Relation, State
+from exporter.ledger.types import LONGEST_WAIT_S, State
 from exporter.outcome import Failed, Skipped
 from exporter.publish import FULL, Finished
 from exporter.workers import Cancelled
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from exporter.input_order import Turn
     from exporter.job import Export
     from exporter.ledger import Ledger
     from exporter.ledger.types import Entry
@@ -73,11 +78,12 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """It failed in a way that may pass and is to be tried again, not before Unix time `not_before`."""
+    """It failed in a way that may pass and is to be tried again when it is due."""
 
     work: Work
     outcome: Failed
-    not_before: float
+    due: float
+    """Monotonic time: a clock that is set while the exporter runs delays nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +104,20 @@ class Returned:
 
 
 Result = Published | Known | Deferred | Held | Returned
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempted:
+    """One attempt that has a final outcome, on its way to the publisher."""
+
+    turn: Turn
+    outcome: Outcome
+    started: float
+    """Monotonic time."""
+    folder: Path | None = None
+    """Its folder of partial files."""
+    has_asked: bool = False
+    """Whether the worker asked if the instance is wanted: one that failed before that is never a mere duplicate."""
 
 
 class Runner(Protocol):
@@ -129,9 +149,18 @@ class Policy:
     attempts: int
     """Most attempts at one instance."""
     retry_after_s: float = 5.0
-    """Time until the second attempt; each further one waits four times longer."""
+    """Time until the second attempt; each further one waits four times longer, up to `LONGEST_WAIT_S`."""
     skip_duplicates: bool = True
     """Whether an instance that was exported before is skipped as soon as its identity is known."""
+
+    def wait_s(self, attempts: int) -> float:
+        """Time from a failed attempt to the next, after so many attempts."""
+        return min(self.retry_after_s * 4.0 ** min(max(attempts - 1, 0), 20), LONGEST_WAIT_S)
+
+    @property
+    def longest_wait_s(self) -> float:
+        """Longest time between two attempts at one instance."""
+        return self.wait_s(self.attempts - 1)
 
 
 class Engine:
@@ -154,9 +183,11 @@ class Engine:
         self._appender = appender
         self._runners = runners
         self._policy = policy
-        self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Turn | None] = queue.SimpleQueue()
         self._folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
-        self._finished: queue.SimpleQueue[tuple[Finished, float] | None] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[_Attempted | Literal["look", "last"]] = queue.SimpleQueue()
+        """For the publisher; `look` makes it look again at what it holds, `last` ends it."""
+        self._order = InputOrder(ledger, publisher.wanted_base, lambda: self._finished.put("look"))
         self.results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         self.waits_for: MachineCondition | None = None
         """Why outcomes wait, while they do."""
@@ -182,13 +213,14 @@ class Engine:
         self._publishing = self._threads.submit(self._publish)
 
     def submit(self, work: Work) -> None:
-        """Hand in one instance; never waits. The caller keeps to `room`."""
-        self._inbox.put(work)
+        """Hand in one instance; never waits. The caller keeps to `room`, and calls from one thread only."""
+        self._inbox.put(self._order.enter(work))
 
     def submit_decided(self, work: Work, outcome: Outcome) -> None:
         """Hand in an instance whose outcome needs no worker."""
-        self._ledger.begin(work.name, size_bytes=work.size_bytes, mtime_ns=work.mtime_ns, source=work.source)
-        self._finished.put((Finished(work, outcome), time.monotonic()))
+        turn = self._order.pass_by(work)
+        self._begin(turn)
+        self._finished.put(_Attempted(turn, outcome, time.monotonic()))
 
     def check(self) -> None:
         """Raise what ended a thread, if anything did."""
@@ -207,18 +239,19 @@ class Engine:
         self._stopping.set()
         while True:
             try:
-                work = self._inbox.get_nowait()
+                turn = self._inbox.get_nowait()
             except queue.Empty:
                 break
-            if work is not None:
-                self.results.put(Returned(work))
+            if turn is not None:
+                self._order.leave(turn)
+                self.results.put(Returned(turn.work))
         for _ in self._runners:
             self._inbox.put(None)
         wait(self._supervisors, timeout=drain_s)
         for runner in self._runners:
             runner.cancel()
         wait(self._supervisors)
-        self._finished.put(None)
+        self._finished.put("last")
         if self._publishing is not None:
             wait([self._publishing])
         self._threads.shutdown()
@@ -240,117 +273,114 @@ class Engine:
             while True:
                 runner.last_progress = time.monotonic()
                 try:
-                    work = self._inbox.get(timeout=TICK_S)
+                    turn = self._inbox.get(timeout=TICK_S)
                 except queue.Empty:
                     continue
-                if work is None:
+                if turn is None:
                     return
-                self._attempt(runner, work)
+                self._attempt(runner, turn)
         finally:
             runner.close()
 
-    def _attempt(self, runner: Runner, work: Work) -> None:
+    def _attempt(self, runner: Runner, turn: Turn) -> None:
         """One attempt at one instance; whatever comes of it is put into one of the two queues."""
         started = time.monotonic()
-        wait_s = self._isolation.wait_s(work.name)
+        name = turn.work.name
+        wait_s = self._isolation.wait_s(name)
         if wait_s > 0:
-            self.results.put(Held(work, wait_s))
+            self._put_off(turn, Held(turn.work, wait_s))
             return
-        if not self._isolation.enter(work.name, lambda: self._go_on(runner)):
-            self.results.put(Returned(work))
+        if not self._isolation.enter(name, lambda: self._go_on(runner)):
+            self._put_off(turn, Returned(turn.work))
             return
         try:
             _start(runner)  # before the attempt counts: a worker that cannot start is nobody's fault
-            entry = self._ledger.begin(
-                work.name,
-                size_bytes=work.size_bytes,
-                mtime_ns=work.mtime_ns,
-                source=work.source,
-                ae_title=work.ae_title,
-            )
+            entry = self._begin(turn)
         except (Cancelled, MachineCondition) as why:
-            self._hand_out(Returned(work, why if isinstance(why, MachineCondition) else None))
+            self._put_off(turn, Returned(turn.work, why if isinstance(why, MachineCondition) else None))
             return
         if entry.state is not State.ACTIVE:
-            self._hand_out(Known(work, entry))
+            self._put_off(turn, Known(turn.work, entry))
         elif isolation.is_given_up(entry.interruptions):
-            self._finished.put((Finished(work, _given_up(entry)), started))
+            self._hand_on(_Attempted(turn, _given_up(entry), started))
         else:
-            self._run(runner, work, entry, started)
+            self._run(runner, turn, entry, started)
 
     def _go_on(self, runner: Runner) -> bool:
         runner.last_progress = time.monotonic()  # who waits for its turn is not stuck
         return not self._stopping.is_set()
 
-    def _hand_out(self, result: Result) -> None:
-        """Give a work back to whoever submitted it: it is not under way any more."""
-        self._isolation.leave(result.work.name)
-        self.results.put(result)
+    def _hand_on(self, attempted: _Attempted) -> None:
+        """Give an attempt that has an outcome to the publisher."""
+        self._order.identify(attempted.turn, attempted.outcome.identity)
+        self._isolation.pass_on(attempted.turn.work.name)
+        self._finished.put(attempted)
 
-    def _run(self, runner: Runner, work: Work, entry: Entry, started: float) -> None:
-        relation: Relation | None = None
+    def _run(self, runner: Runner, turn: Turn, entry: Entry, started: float) -> None:
+        work = turn.work
+        has_asked = False
 
         def decide(identity: Identity) -> Skipped | None:
-            nonlocal relation
-            relation = self._ledger.identify(work.name, identity, work.ae_title)
-            if relation.duplicate_of is None:
-                return None
-            return Skipped(SkipReason.DUPLICATE, "the same instance with the same content came before", identity)
+            nonlocal has_asked
+            has_asked = True
+            self._order.identify(turn, identity)
+            return self._duplicate(turn)
 
         folder: Path | None = None
         try:
             folder = self._take_folder()
             received = work.source == "spool"
             ours = received or work.path.is_relative_to(self._partial)
-            job = Job(str(work.path), str(folder), self._policy.skip_duplicates, received, work.ae_title, ours)
+            job = Job(str(work.path), str(folder), ask=True, received=received, ae_title=work.ae_title, ours=ours)
             outcome = runner.run(job, decide)
         except (MachineCondition, Cancelled, OSError) as why:
-            self._without_verdict(runner, work, folder, why)
+            self._without_verdict(runner, turn, folder, why)
         else:
             trouble = self._trouble(work, folder) if isinstance(outcome, Failed) else None
             if trouble is not None:
-                self._interrupted(runner, work, folder, trouble)
+                self._interrupted(runner, turn, folder, trouble)
             elif isinstance(outcome, Failed) and outcome.may_pass and entry.attempts < self._policy.attempts:
                 self._put_away(folder)
-                self._defer(runner, work, outcome, entry.attempts)
+                self._defer(runner, turn, outcome, self._policy.wait_s(entry.attempts))
             else:
-                self._finished.put((Finished(work, outcome, folder, relation), started))
+                self._hand_on(_Attempted(turn, outcome, started, folder, has_asked))
 
     def _without_verdict(
-        self, runner: Runner, work: Work, folder: Path | None, why: MachineCondition | Cancelled | OSError
+        self, runner: Runner, turn: Turn, folder: Path | None, why: MachineCondition | Cancelled | OSError
     ) -> None:
         match why:
             case StorageUnavailable():
-                self._interrupted(runner, work, folder, why)
+                self._interrupted(runner, turn, folder, why)
             case OSError():  # descriptors or processes are used up: the worker is not to blame
                 condition = MachineCondition(f"running a worker process: {why.strerror}")
-                self._give_back(runner, work, folder, condition)
+                self._give_back(runner, turn, folder, condition)
             case MachineCondition():
-                self._give_back(runner, work, folder, why)
+                self._give_back(runner, turn, folder, why)
             case Cancelled():
-                self._give_back(runner, work, folder, None)
+                self._give_back(runner, turn, folder, None)
 
     def _give_back(
-        self, runner: Runner | None, work: Work, folder: Path | None, condition: MachineCondition | None
+        self, runner: Runner | None, turn: Turn, folder: Path | None, condition: MachineCondition | None
     ) -> None:
         """End an attempt without a verdict and without counting it."""
         self._put_away(folder)
-        self._insist(runner, lambda: self._ledger.withdraw(work.name))
-        self._hand_out(Returned(work, condition))
+        self._insist(runner, lambda: self._ledger.withdraw(turn.work.name))
+        self._put_off(turn, Returned(turn.work, condition))
 
     def _interrupted(
-        self, runner: Runner | None, work: Work, folder: Path | None, condition: StorageUnavailable
+        self, runner: Runner | None, turn: Turn, folder: Path | None, condition: StorageUnavailable
     ) -> None:
         """End an attempt for a folder that was not there: of no account while it is not, counted once all is well."""
+        work = turn.work
         lasting = self._lacking(work)
         if lasting is not None:
-            self._give_back(runner, work, folder, lasting)
+            self._give_back(runner, turn, folder, lasting)
             return
         self._put_away(folder)
         counts: list[int] = []
         self._insist(runner, lambda: counts.append(self._ledger.interrupt(work.name, str(condition))))
         wait_s = max([self._policy.retry_after_s, *(self._isolation.interrupted(work.name, count) for count in counts)])
-        self._hand_out(Held(work, wait_s))
+        self._put_off(turn, Held(work, wait_s))
 
     def _trouble(self, work: Work, folder: Path) -> StorageUnavailable | None:
         """What the machine lacks now that can have made an instance fail; None where all is well."""
@@ -375,6 +405,29 @@ class Engine:
             except OSError as error:
                 return StorageUnavailable("the spool" if work.source == "spool" else "temporary copies", error)
         return None
+
+    def _begin(self, turn: Turn) -> Entry:
+        work = turn.work
+        return self._ledger.begin(
+            work.name,
+            size_bytes=work.size_bytes,
+            mtime_ns=work.mtime_ns,
+            source=work.source,
+            ae_title=work.ae_title,
+            number=turn.number,
+        )
+
+    def _duplicate(self, turn: Turn) -> Skipped | None:
+        """The outcome of an instance that is to be skipped because the same came before; None as long as unknown."""
+        if not self._policy.skip_duplicates or turn.relation is None or turn.relation.duplicate_of is None:
+            return None
+        return Skipped(SkipReason.DUPLICATE, "the same instance with the same content came before", turn.identity)
+
+    def _put_off(self, turn: Turn, result: Result) -> None:
+        """Hand back an instance that is not published now."""
+        self._order.leave(turn)
+        self._isolation.leave(turn.work.name)
+        self.results.put(result)
 
     def _take_folder(self) -> Path:
         """An empty folder for partial files; one level below `.partial`, where `exporter.promise` looks.
@@ -405,11 +458,11 @@ class Engine:
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _defer(self, runner: Runner, work: Work, outcome: Failed, attempts: int) -> None:
-        not_before = time.time() + self._policy.retry_after_s * 4 ** (attempts - 1)
+    def _defer(self, runner: Runner, turn: Turn, outcome: Failed, wait_s: float) -> None:
+        work, due, not_before = turn.work, time.monotonic() + wait_s, time.time() + wait_s
         self._insist(runner, lambda: self._ledger.defer(work.name, outcome.reason, outcome.message, not_before))
         self._isolation.clear(work.name)
-        self._hand_out(Deferred(work, outcome, not_before))
+        self._put_off(turn, Deferred(work, outcome, due))
 
     def _insist(self, runner: Runner | None, write: Callable[[], None]) -> None:
         """Write to the ledger, and wait while the disk is full, unless the exporter stops (then the attempt counts)."""
@@ -431,13 +484,17 @@ class Engine:
     # -- publisher ---------------------------------------------------------------------------------------------------
 
     def _publish(self) -> None:
+        held: dict[int, _Attempted] = {}
         last = False
         while not last:
-            batch, last = self._batch()
+            arrived, last = self._batch()
             self._beat = time.monotonic()
-            if batch:
-                self._publish_batch(batch)
+            held |= {one.turn.serial: one for one in arrived}
+            while ready := self._order.ready(one.turn for one in held.values()):
+                self._publish_batch([held.pop(turn.serial) for turn in ready])
             self._append()
+        for one in held.values():  # they wait for what a supervisor had when it ended for good
+            self._give_back_now(one)
 
     def _append(self) -> None:
         """Write the lines of what was committed; where that cannot be now, they are safe in the ledger and follow."""
@@ -451,32 +508,36 @@ class Engine:
             if self._lines_wait_for is not None:
                 self.waits_for = self._lines_wait_for = None
 
-    def _batch(self) -> tuple[list[tuple[Finished, float]], bool]:
+    def _batch(self) -> tuple[list[_Attempted], bool]:
         """What is finished by now or within a moment of the first, and whether it is the last."""
-        batch: list[tuple[Finished, float]] = []
+        batch: list[_Attempted] = []
         wait_s, until = TICK_S, 0.0
         with suppress(queue.Empty):
             while len(batch) < BATCH:
                 item = self._finished.get(timeout=wait_s)
-                if item is None:
-                    return batch, True
+                if not isinstance(item, _Attempted):
+                    return batch, item == "last"
                 batch.append(item)
                 until = until or time.monotonic() + GATHER_S
                 wait_s = max(until - time.monotonic(), 0.0)
         return batch, False
 
-    def _publish_batch(self, batch: list[tuple[Finished, float]]) -> None:
+    def _finish(self, one: _Attempted) -> Finished:
+        """What is published of an attempt, now that its relation is decided."""
+        duplicate = self._duplicate(one.turn) if one.has_asked else None
+        return Finished(one.turn.work, duplicate or one.outcome, one.folder, one.turn.relation)
+
+    def _publish_batch(self, batch: list[_Attempted]) -> None:
+        finished = [self._finish(one) for one in batch]
         pause_s = 1.0
         while True:
             try:
-                outcomes = self._publisher.publish([finished for finished, _ in batch])
+                outcomes = self._publisher.publish(finished)
             except OutOfSpace as condition:
                 self.waits_for = condition
                 if self._give_up(pause_s):
-                    for finished, _ in batch:
-                        with suppress(MachineCondition):  # where not even that can be written, the attempt counts
-                            self._ledger.withdraw(finished.work.name)
-                        self._hand_out(Returned(finished.work, condition))
+                    for one in batch:
+                        self._give_back_now(one, condition)
                     return
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
@@ -484,13 +545,20 @@ class Engine:
                 break
         self._append()
         now = time.monotonic()
-        for (finished, started), outcome in zip(batch, outcomes, strict=True):
+        for one, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, StorageUnavailable):
-                self._interrupted(None, finished.work, finished.folder, outcome)
-            else:
-                self._put_away(finished.folder)
-                self._isolation.clear(finished.work.name)
-                self._hand_out(Published(finished.work, outcome, now - started))
+                self._interrupted(None, one.turn, one.folder, outcome)
+                continue
+            self._order.leave(one.turn)
+            self._isolation.clear(one.turn.work.name)
+            self._isolation.leave(one.turn.work.name)
+            self._put_away(one.folder)
+            self.results.put(Published(one.turn.work, outcome, now - one.started))
+
+    def _give_back_now(self, one: _Attempted, condition: MachineCondition | None = None) -> None:
+        with suppress(MachineCondition):  # where not even that can be written, the attempt counts
+            self._ledger.withdraw(one.turn.work.name)
+        self._put_off(one.turn, Returned(one.turn.work, condition))
 
     def _give_up(self, pause_s: float) -> bool:
         """Pause because the disk is full; whether the exporter stops instead."""

@@ -132,6 +132,7 @@ class Run:
         self._trouble_since: float | None = None
         """When a condition of the machine was met that has not passed yet."""
         self._later: list[tuple[float, str, Work]] = []
+        """What is deferred, by the monotonic time when it is due."""
         self._contents: dict[str, Content] = {}
         """Of entries under way or deferred, by name."""
         self._members: dict[str, str] = {}
@@ -146,11 +147,13 @@ class Run:
 
         Raises:
             MachineCondition: The disk is full, or a folder of ours has gone; a rerun goes on from here.
+            LedgerUnusable: Its files were removed or replaced meanwhile.
         """
         threading.Thread(target=self._count, args=(reader,), daemon=True).start()
         entries = reader.entries(Remembered(ledger, settings_sha256, self._tally), self._scratch)
         more = True
         while not self._stop.is_set() and (more or self._later or self._under_way):
+            ledger.check()
             while more and self._has_room():
                 entry = next(entries, None)
                 more = entry is not None
@@ -216,7 +219,7 @@ class Run:
 
     def _submit_later(self) -> None:
         """Try again what was deferred and is due."""
-        while self._later and self._later[0][0] <= time.time() and self._under_way < self._engine.room:
+        while self._later and self._later[0][0] <= time.monotonic() and self._under_way < self._engine.room:
             self._engine.submit(heapq.heappop(self._later)[2])
             self._under_way += 1
 
@@ -243,7 +246,7 @@ class Run:
                     yield result
                 case Deferred():
                     self._trouble_since = None
-                    heapq.heappush(self._later, (result.not_before, result.work.name, result.work))
+                    heapq.heappush(self._later, (result.due, result.work.name, result.work))
                 case Held():
                     self._trouble_since = None
                     self._again(result.work, result.wait_s)
@@ -264,7 +267,7 @@ class Run:
             self._bear(result.condition)
 
     def _again(self, work: Work, wait_s: float) -> None:
-        heapq.heappush(self._later, (time.time() + wait_s, work.name, work))
+        heapq.heappush(self._later, (time.monotonic() + wait_s, work.name, work))
 
     def _bear(self, condition: MachineCondition) -> None:
         """Go on in spite of a condition that may pass in a moment.

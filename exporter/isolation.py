@@ -25,6 +25,8 @@ ALONE: Final = 3
 """Interruptions of attempts alone after which an instance is given up."""
 QUIET_S: Final = 5.0
 """Time that an exporter lives without a suspect before it tries it alone; four times longer before each further try."""
+ENDING_S: Final = 5.0
+"""Longest time that a suspect waits for the publication of others."""
 TICK_S: Final = 0.5
 
 
@@ -37,6 +39,9 @@ class Isolation:
         now = time.monotonic()
         self._due: dict[str, float] = {name: now + _quiet_s(count) for name, count in suspects.items()}
         self._under_way: set[str] = set()
+        """What workers are at."""
+        self._ending: set[str] = set()
+        """What has an outcome that is not published yet."""
         self._alone: str | None = None
 
     @property
@@ -81,13 +86,24 @@ class Isolation:
                     self._alone = None
                     self._turn.notify_all()
                     return False
+                # Not for ever: an outcome may wait for the suspect's own identity (`exporter.input_order`).
+                until = time.monotonic() + ENDING_S
+                self._wait_while(lambda: bool(self._ending) and time.monotonic() < until, go_on)
             self._under_way.add(name)
         return True
+
+    def pass_on(self, name: str) -> None:
+        """Note that the worker is done with an instance, and that its outcome is to be published."""
+        with self._turn:
+            self._under_way.discard(name)
+            self._ending.add(name)
+            self._turn.notify_all()
 
     def leave(self, name: str) -> None:
         """Note that an instance is no longer under way; harmless for one that is not."""
         with self._turn:
             self._under_way.discard(name)
+            self._ending.discard(name)
             if self._alone == name:
                 self._alone = None
             self._turn.notify_all()

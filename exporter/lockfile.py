@@ -37,3 +37,12 @@ def take(path: Path, busy: tuple[str, str], refused: Callable[[str, str], Except
         os.close(descriptor)
         raise refused(*busy) from error
     return descriptor
+
+
+def is_in_place(path: Path, descriptor: int) -> bool:
+    """Whether `<path>.lock` is the file that is locked: another process would lock another one."""
+    try:
+        there = path.with_name(f"{path.name}.lock").stat()
+    except OSError:
+        return False
+    return os.path.samestat(there, os.fstat(descriptor))

@@ -289,18 +289,21 @@ class Publisher:
 
     # -- names and folders -------------------------------------------------------------------------------------------
 
-    def _base(self, work: Work, identity: Identity, suffixes: Iterable[str]) -> str:
-        others: list[str] = []
+    def wanted_base(self, work: Work, identity: Identity) -> str:
+        """Output base of an instance, unless another has it."""
         if work.mirrors is not None:
-            wanted, *others = output_bases(work.mirrors)
-        else:
-            uids = {
-                "StudyInstanceUID": identity.study_instance_uid,
-                "SeriesInstanceUID": identity.series_instance_uid,
-                "SOPInstanceUID": identity.sop_instance_uid,
-                "SOPClassUID": identity.sop_class_uid,
-            }
-            wanted = identity_base(self._way(work).layout, uids)
+            return output_bases(work.mirrors)[0]
+        uids = {
+            "StudyInstanceUID": identity.study_instance_uid,
+            "SeriesInstanceUID": identity.series_instance_uid,
+            "SOPInstanceUID": identity.sop_instance_uid,
+            "SOPClassUID": identity.sop_class_uid,
+        }
+        return identity_base(self._way(work).layout, uids)
+
+    def _base(self, work: Work, identity: Identity, suffixes: Iterable[str]) -> str:
+        wanted = self.wanted_base(work, identity)
+        others = [] if work.mirrors is None else output_bases(work.mirrors)[1:]
         return self._ledger.reserve_base(
             wanted,
             work.name,
@@ -394,7 +397,7 @@ class Publisher:
         return StorageUnavailable(f"media folder {self._media}", error)
 
 
-def _alternatives(wanted: str, others: list[str], name: str) -> Iterator[str]:
+def _alternatives(wanted: str, others: Sequence[str], name: str) -> Iterator[str]:
     """What else an output may be called; the last one is free unless somebody made it so on purpose."""
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()
     return chain(

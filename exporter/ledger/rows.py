@@ -13,7 +13,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from exporter.ledger.schema import stored
-from exporter.ledger.types import FINAL, Entry, State
+from exporter.ledger.types import FINAL, Entry, Relation, State
 from exporter.metadata.line import says_the_same
 from exporter.outcome import Identity, MediaType, Medium
 
@@ -104,9 +104,10 @@ def begin(connection: sqlite3.Connection, arrival: Arrival) -> Entry:
     row = connection.execute(ENTRY + NAMED, (name,)).fetchone()
     if row is None:
         connection.execute(
-            """INSERT INTO instance (name, source, ae_title, size_bytes, mtime_ns, state, attempts, updated_ns)
-            VALUES (CAST(? AS TEXT), ?, ?, ?, ?, 'active', 1, ?)""",
-            (name, *facts, time.time_ns()),
+            """INSERT INTO instance (id, name, source, ae_title, size_bytes, mtime_ns, state, attempts, updated_ns)
+            SELECT CASE WHEN EXISTS (SELECT 1 FROM instance WHERE id = ?1) THEN NULL ELSE ?1 END,
+            CAST(? AS TEXT), ?, ?, ?, ?, 'active', 1, ?""",
+            (arrival.number, name, *facts, time.time_ns()),
         )
     else:
         before = entry_of(row)
@@ -138,7 +139,9 @@ def recover(connection: sqlite3.Connection) -> list[Entry]:
     return [entry_of(known(connection, row[0])) for row in rows]
 
 
-def interrupt(connection: sqlite3.Connection, name: str, message: str) -> int:
+def interrupt(
+    connection: sqlite3.Connection, name: str, message: str, decided: tuple[Identity, Relation] | None = None
+) -> int:
     """End the attempt under way as interrupted; see `Ledger.interrupt`."""
     row = known(connection, name)
     if row[4] not in _PENDING:
@@ -147,10 +150,19 @@ def interrupt(connection: sqlite3.Connection, name: str, message: str) -> int:
         f"UPDATE instance {_INTERRUPTED} WHERE id = ?",
         (message, time.time_ns(), row[-1]),
     )
+    _remember(connection, name, decided)
     return entry_of(row).interruptions + 1
 
 
-def defer(connection: sqlite3.Connection, name: str, reason: str, message: str, not_before: float) -> None:
+def defer(
+    connection: sqlite3.Connection,
+    name: str,
+    reason: str,
+    message: str,
+    not_before: float,
+    *,
+    decided: tuple[Identity, Relation] | None = None,
+) -> None:
     """End an attempt that may be repeated; see `Ledger.defer`."""
     row = known(connection, name)
     if row[4] not in _PENDING:
@@ -160,15 +172,46 @@ def defer(connection: sqlite3.Connection, name: str, reason: str, message: str, 
         updated_ns = ? WHERE id = ?""",
         (reason, message, not_before, time.time_ns(), row[-1]),
     )
+    _remember(connection, name, decided)
 
 
-def withdraw(connection: sqlite3.Connection, name: str) -> None:
+def withdraw(connection: sqlite3.Connection, name: str, decided: tuple[Identity, Relation] | None = None) -> None:
     """Take back the attempt under way; see `Ledger.withdraw`."""
     connection.execute(
         f"""UPDATE instance SET state = 'deferred', reason = 'withdrawn', message = '', not_before = 0,
         attempts = max(attempts - 1, 0), updated_ns = ? {NAMED} AND state = 'active'""",  # noqa: S608 - a constant
         (time.time_ns(), stored(name)),
     )
+    _remember(connection, name, decided)
+
+
+def _remember(connection: sqlite3.Connection, name: str, decided: tuple[Identity, Relation] | None) -> None:
+    """Keep identity and relations of an instance that is not finished: others were related to it already."""
+    if decided is None:
+        return
+    identity, relation = decided
+    connection.execute(
+        f"""UPDATE instance SET sop_class_uid = ?, sop_instance_uid = ?, study_instance_uid = ?,
+        series_instance_uid = ?, content_sha256 = ?, duplicate_of = CAST(? AS TEXT), conflict_with = CAST(? AS TEXT)
+        {NAMED} AND state = 'deferred'""",  # noqa: S608 - a constant
+        (*_identity_values(identity), _stored(relation.duplicate_of), _stored(relation.conflict_with), stored(name)),
+    )
+
+
+def _identity_values(identity: Identity | None) -> tuple[str | None, ...]:
+    if identity is None:
+        return (None,) * 5
+    return (
+        identity.sop_class_uid,
+        identity.sop_instance_uid,
+        identity.study_instance_uid,
+        identity.series_instance_uid,
+        identity.content_sha256,
+    )
+
+
+def _stored(name: str | None) -> bytes | None:
+    return None if name is None else stored(name)
 
 
 def retry(connection: sqlite3.Connection, *, name: str | None, reason: str | None) -> list[str]:
@@ -214,7 +257,6 @@ def finish(
     if row[4] not in _PENDING:
         raise ValueError(f"the instance is {row[4]} already")
     instance_id = row[-1]
-    identity = ending.identity
     line_seq = row[-2]
     if line is not None and not _is_told(connection, line_seq, line):
         line_seq = _add_line(connection, instance_id, line)
@@ -227,21 +269,11 @@ def finish(
             ending.state,
             ending.reason,
             ending.message,
-            *(
-                (
-                    identity.sop_class_uid,
-                    identity.sop_instance_uid,
-                    identity.study_instance_uid,
-                    identity.series_instance_uid,
-                    identity.content_sha256,
-                )
-                if identity is not None
-                else (None,) * 5
-            ),
+            *_identity_values(ending.identity),
             ending.source_sha256,
             ending.settings_sha256,
-            None if ending.duplicate_of is None else stored(ending.duplicate_of),
-            None if ending.conflict is None else stored(ending.conflict),
+            _stored(ending.duplicate_of),
+            _stored(ending.conflict),
             line_seq,
             time.time_ns(),
             instance_id,

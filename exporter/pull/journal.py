@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.pull.finding import Instance, Target
 from listener.durable import fsync_folder
+from listener.sqlitefiles import DatabaseFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -128,6 +129,7 @@ class Journal:
         self._path = path
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
+        self._files: DatabaseFiles | None = None
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -150,6 +152,7 @@ class Journal:
             raise _unusable(path, error) from error
         try:
             journal._prepare()
+            journal._files = DatabaseFiles(path)
         except sqlite3.Error as error:
             journal.close()
             raise _unusable(path, error) from error
@@ -379,6 +382,14 @@ class Journal:
             raise _unusable(self._path, error) from error
 
     def _write(self) -> _Transaction:
+        """A transaction.
+
+        Raises:
+            JournalUnusable: Files of the journal were removed or replaced while it was in use.
+        """
+        loss = None if self._files is None else self._files.loss()
+        if loss is not None:
+            raise JournalUnusable(f"the journal {self._path} cannot be used: {loss}; start again")
         return _Transaction(self._db, self._lock, self._path)
 
 

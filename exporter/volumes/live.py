@@ -112,8 +112,8 @@ class LiveSeries:
         """Keep an exported instance for its series, durably, if it is of one that can be a volume.
 
         Raises:
-            OSError: The machine does not let it be kept now. That the file itself is gone costs the series this instance,
-                and is said.
+            OSError: The machine does not let it be kept now. That the file itself is gone costs the series this
+                instance, and is said.
         """
         from exporter.volumes.planes import SERIES_CLASSES
 

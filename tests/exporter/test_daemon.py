@@ -22,6 +22,9 @@ from pydicom.uid import generate_uid
 from structlog.testing import capture_logs
 
 from exporter import daemon, isolation
+from exporter.commands.failures import list_failures
+from exporter.commands.places import Places
+from exporter.commands.status import standing_of
 from exporter.daemon import Orders
 from exporter.ledger import Ledger, LedgerUnusable, State
 from exporter.rebuild import rebuild
@@ -252,6 +255,25 @@ def test_a_quarantine_that_was_committed_but_not_moved_is_moved(ward: Ward) -> N
     assert ward.quarantine() == {"not_dicom": [name]}
 
 
+def test_an_instance_that_a_wrong_clock_deferred_for_years_is_tried_soon_and_told_until_then(
+    ward: Ward, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (name,) = ward.receive(CT)
+    until = time.time() + 10 * 365 * 86400
+    with Ledger.open(ward.data.ledger) as ledger:
+        ledger.begin(name, size_bytes=CT.stat().st_size, mtime_ns=int(name[:20]), source="spool")
+        ledger.defer(name, "timeout", "took too long", not_before=until)
+    list_failures(Places(data=ward.data.root))
+    told = capsys.readouterr().out
+    assert "nothing failed\n1 to be tried again: timeout 1\n" in told
+    assert time.strftime("put off until %Y-%m-%d", time.gmtime(until)) in told
+    assert standing_of(ward.data.root).overdue == 1
+    with ward.running():
+        ward.settled(1)
+    assert len(ward.lines) == 1
+    assert standing_of(ward.data.root).overdue == 0
+
+
 @pytest.mark.parametrize("times", [isolation.TOGETHER, isolation.TOGETHER + isolation.ALONE])
 def test_an_instance_is_given_up_only_where_it_ended_every_exporter_that_tried_it_alone(
     ward: Ward, monkeypatch: pytest.MonkeyPatch, times: int
@@ -382,7 +404,7 @@ def test_a_full_disk_pauses_and_space_resumes(small_disk: Path) -> None:
     ward.spool.close()
 
 
-@pytest.mark.parametrize("harm", ["deleted", "replaced"])
+@pytest.mark.parametrize("harm", ["deleted", "replaced", "without its log", "without the index of its log"])
 def test_a_ledger_that_is_deleted_or_replaced_ends_the_exporter_and_loses_nothing(ward: Ward, harm: str) -> None:
     def live() -> None:
         with ward.running():
@@ -390,6 +412,10 @@ def test_a_ledger_that_is_deleted_or_replaced_ends_the_exporter_and_loses_nothin
             threads = threading.active_count()
             if harm == "deleted":
                 ward.data.ledger.unlink()
+            elif harm == "without its log":
+                Path(f"{ward.data.ledger}-wal").unlink()
+            elif harm == "without the index of its log":
+                Path(f"{ward.data.ledger}-shm").unlink()
             else:
                 copy = ward.data.root / "copy"
                 shutil.copy(ward.data.ledger, copy)
@@ -400,9 +426,12 @@ def test_a_ledger_that_is_deleted_or_replaced_ends_the_exporter_and_loses_nothin
                 time.sleep(0.05)
 
     ward.receive(CT)
-    with pytest.raises(LedgerUnusable, match=r"cannot be found|was replaced"):
+    with pytest.raises(LedgerUnusable, match=r"was removed|was replaced"):
         live()
-    rebuild(Folders(ward.data.ledger, ward.data.media, ward.data.metadata, ward.data.spool))
+    folders = Folders(ward.data.ledger, ward.data.media, ward.data.metadata, ward.data.spool)
+    if harm in {"deleted", "replaced"}:
+        rebuild(folders)
+    assert reconcile(folders).is_sound
     ward.receive(MR)
     with ward.running():
         ward.settled(2)

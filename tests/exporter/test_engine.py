@@ -106,7 +106,7 @@ def test_a_crash_is_tried_once_more_and_then_final_and_harms_nobody_else(house: 
     one.submit("crash.dcm", "plain.dcm")
     deferred = one.next()
     assert isinstance(deferred, Deferred)
-    assert deferred.not_before <= time.time() + 1
+    assert deferred.due <= time.monotonic() + 1
     assert isinstance(one.next(), Published)
     entry = one.ledger.entry("crash.dcm")
     assert entry is not None
@@ -118,6 +118,30 @@ def test_a_crash_is_tried_once_more_and_then_final_and_harms_nobody_else(house: 
     assert final.outcome.reason is Reason.DECODER_CRASH
     assert one.attempts("crash.dcm") == 2
     assert one.ledger.counts().quarantined == 1
+
+
+def test_a_clock_that_is_set_while_it_runs_delays_no_attempt(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = house(retry_after_s=0.5)
+    ahead_s = 10 * 365 * 86400
+    wrong = time.time() + ahead_s
+    monkeypatch.setattr(time, "time", lambda: wrong)
+    one.submit("crash.dcm")
+    deferred = one.next()
+    assert isinstance(deferred, Deferred)
+    assert deferred.due <= time.monotonic() + 0.5
+    monkeypatch.undo()
+    overdue = one.ledger.overdue(time.time())
+    assert (overdue.late, overdue.too_far, overdue.furthest) == (0, 1, wrong + 0.5)
+    assert one.ledger.overdue(wrong + 7200).late == 1
+
+
+@pytest.mark.parametrize(("attempts", "longest_s"), [(1, 5), (2, 5), (3, 20), (9, 3600), (1000, 3600)])
+def test_an_instance_is_never_deferred_for_more_than_an_hour(attempts: int, longest_s: float) -> None:
+    policy = Policy(attempts)
+    assert policy.longest_wait_s == longest_s
+    assert policy.wait_s(attempts) <= 3600
 
 
 def interrupted(root: Path, name: str, times: int) -> None:

@@ -867,3 +867,44 @@ def test_a_reserve_holds_bytes_and_inodes_and_is_not_taken_back_at_once(tmp_path
     assert Reserve(tmp_path / "reserve", 1 << 20).fill()
     assert Reserve(tmp_path / "reserve", 0).fill()  # no longer wanted: what an earlier run kept is given up
     assert list((tmp_path / "reserve").iterdir()) == []
+
+
+# -- files that somebody removes while it is open ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_log_that_is_removed_under_a_ledger_is_noticed_and_what_it_held_is_saved(path: Path, suffix: str) -> None:
+    with Ledger.open(path) as ledger:
+        for number in range(20):
+            export(ledger, f"{number}", f"{number}.png")
+        ledger.check()
+        Path(f"{path}{suffix}").unlink()
+        export(ledger, "after", "after.png")
+        with pytest.raises(LedgerUnusable, match=f"exporter.db{suffix}.*removed.*saved in the database; start again"):
+            ledger.check()
+        with Ledger.open_read_only(path) as looking:  # who looks now keeps SQLite from saving anything at the end
+            assert looking.counts().exported == 21
+            export(ledger, "last", "last.png")
+            ledger.close()
+    with Ledger.open(path) as ledger:
+        assert ledger.counts().exported == 22
+        assert ledger.problem() is None
+
+
+def test_a_log_in_whose_place_is_another_is_noticed_and_not_written_over_it(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        export(ledger, "a", "a.png")
+        log = Path(f"{path}-wal")
+        log.unlink()
+        log.write_bytes(b"another's")
+        with pytest.raises(LedgerUnusable, match=r"exporter.db-wal.*replaced.*--rebuild"):
+            ledger.check()
+        assert log.read_bytes() == b"another's"
+
+
+def test_a_lock_that_is_removed_under_a_ledger_is_noticed(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        ledger.check()
+        path.with_name("exporter.db.lock").unlink()
+        with pytest.raises(LedgerUnusable, match="another exporter could start"):
+            ledger.check()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from listener.durable import fsync_folder
 from listener.sources.contract import SourceUnusable
+from listener.sqlitefiles import DatabaseFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -97,6 +98,7 @@ class Memory:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
         self._connection = connection
+        self._files = DatabaseFiles(path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -172,8 +174,11 @@ class Memory:
         """Remember outcomes, and how far the log is dealt with: all of it durably, or nothing.
 
         Raises:
-            sqlite3.Error: Nothing of it is remembered.
+            sqlite3.Error: Nothing of it is remembered; also where files of the data base were removed or replaced.
         """
+        loss = self._files.loss()
+        if loss is not None:
+            raise sqlite3.OperationalError(loss)
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
