@@ -56,6 +56,8 @@ class Target:
     settings: Settings
     workers: int | None = None
     """Worker processes; default: `num_workers` of the settings."""
+    take_over: bool = False
+    """Whether an exporter that has the media folder and cannot be asked is taken for dead."""
 
     @property
     def places(self) -> Places:
@@ -91,11 +93,13 @@ class Request:
     settings: Settings
     workers: int | None = None
     """Worker processes; default: `num_workers` of the settings."""
+    take_over: bool = False
+    """See `Target`."""
 
     @property
     def target(self) -> Target:
         """The part of it that is not the input."""
-        return Target(self.output, self.settings, self.workers)
+        return Target(self.output, self.settings, self.workers, self.take_over)
 
     @property
     def places(self) -> Places:
@@ -147,8 +151,9 @@ def _session(
     places, copies_bytes = target.places, target.settings.archives.copies_bytes
     with (  # copies go after the workers that read them
         Scratch(places.media.absolute() / PARTIAL / f"copies-{os.getpid()}", copies_bytes) as scratch,
-        opened(target.settings, places, workers=workers, policy=policy) as session,
+        opened(target.settings, places, workers=workers, policy=policy, take_over=target.take_over) as session,
     ):
+        scratch.mark(session.ledger.mark)  # before the first copy
         yield session, scratch
 
 

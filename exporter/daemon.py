@@ -76,8 +76,10 @@ class Orders:
         return cls(threading.Event(), threading.Event())
 
 
-def run(settings: Settings, data: DataFolder, orders: Orders | None = None) -> int:
+def run(settings: Settings, data: DataFolder, orders: Orders | None = None, *, take_over: bool = False) -> int:
     """Export until SIGTERM or SIGINT (twice: at once), or until `orders` say so; the exit code is 0 then.
+
+    With `take_over`, an exporter of another host that has the media folder is taken for dead.
 
     Raises:
         SpoolUnusable, SpoolBusy: The spool is not ours to use.
@@ -92,7 +94,14 @@ def run(settings: Settings, data: DataFolder, orders: Orders | None = None) -> i
         _signals(orders or Orders.none()) as told,
         Spool.open(data.spool, settings=settings.spool) as spool,
         spool.lock("exporter"),
-        opened(settings, places, workers=max(settings.workers, 1), policy=policy, reserve=reserve) as session,
+        opened(
+            settings,
+            places,
+            workers=max(settings.workers, 1),
+            policy=policy,
+            reserve=reserve,
+            take_over=take_over,
+        ) as session,
         series_volumes(data.root / "series", settings) as keep,
     ):
         claimed = spool.recover_exporter()

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from exporter.ledger.types import Entry
     from exporter.metadata.jsonl import Appender
     from exporter.outcome import Identity, Outcome
+    from exporter.ownership import Ownership
     from exporter.publish import Publisher, Work
     from exporter.workers import Decide
 
@@ -175,8 +176,11 @@ class Engine:
         *,
         runners: list[Runner],
         policy: Policy,
+        ownership: Ownership | None = None,
     ) -> None:
         self._media = media
+        self._ownership = ownership
+        self._mark = ledger.mark
         self._partial = media / PARTIAL
         self._ledger = ledger
         self._publisher = publisher
@@ -223,7 +227,9 @@ class Engine:
         self._finished.put(_Attempted(turn, outcome, time.monotonic()))
 
     def check(self) -> None:
-        """Raise what ended a thread, if anything did."""
+        """Raise what ended a thread, if anything did, and that the media folder is no longer ours."""
+        if self._ownership is not None:
+            self._ownership.check()
         for future in [*self._supervisors, *([self._publishing] if self._publishing else [])]:
             if future.done():
                 future.result()
@@ -390,7 +396,7 @@ class Engine:
 
     def _lacking(self, work: Work) -> StorageUnavailable | None:
         """What of our own folders cannot be used now; None where all can."""
-        probe = self._partial / f"probe-{threading.get_ident()}"
+        probe = self._partial / f"{self._mark}-probe-{threading.get_ident()}"
         try:
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             probe.unlink()
@@ -440,7 +446,7 @@ class Engine:
                 folder = self._folders.get_nowait()
                 if folder.is_dir():  # somebody may have emptied `.partial`
                     return folder
-        folder = self._partial / f"{os.getpid()}-{next(self._numbers)}"
+        folder = self._partial / f"{self._mark}-{os.getpid()}-{next(self._numbers)}"
         with _making(self._media):
             folder.mkdir(mode=0o700)
         return folder
@@ -532,8 +538,10 @@ class Engine:
         pause_s = 1.0
         while True:
             try:
+                if self._ownership is not None:
+                    self._ownership.confirm()
                 outcomes = self._publisher.publish(finished)
-            except OutOfSpace as condition:
+            except MachineCondition as condition:
                 self.waits_for = condition
                 if self._give_up(pause_s):
                     for one in batch:

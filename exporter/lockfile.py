@@ -33,9 +33,13 @@ def take(path: Path, busy: tuple[str, str], refused: Callable[[str, str], Except
         raise refused(f"its lock cannot be opened ({error.strerror})", hint) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(descriptor)
         raise refused(*busy) from error
+    except OSError as error:
+        os.close(descriptor)
+        hint = "use a file system that has locks (flock(2)), or mount this one with them"
+        raise refused(f"its lock cannot be taken ({error.strerror})", hint) from error
     return descriptor
 
 

@@ -2,20 +2,17 @@
 
 Contract: `opened` gives a session whose threads run, or raises and leaves things as they were. What an exporter that
 ended in between has left is repaired before the first instance is touched: uncommitted media, partial files, attempts
-under way, a torn metadata line. One process works on one ledger at a time.
+under way, a torn metadata line. One process works on one ledger and one media folder at a time.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from exporter import promise
+from exporter import ownership, promise
 from exporter.engine import Engine, InProcess, Policy, Runner
 from exporter.errors import OutOfSpace
 from exporter.ledger import Ledger
@@ -28,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from exporter.ownership import Owner
     from exporter.reserve import Reserve
     from exporter.settings import Settings
 
@@ -55,7 +53,13 @@ class Session:
 
 @contextmanager
 def opened(
-    settings: Settings, places: Places, *, workers: int, policy: Policy, reserve: Reserve | None = None
+    settings: Settings,
+    places: Places,
+    *,
+    workers: int,
+    policy: Policy,
+    reserve: Reserve | None = None,
+    take_over: bool = False,
 ) -> Iterator[Session]:
     """A session; its threads are stopped, and work under way is given up, when the block ends.
 
@@ -65,6 +69,7 @@ def opened(
         workers: Number of worker processes; 0 works in this process, without limits on memory and time.
         policy: How instances are treated.
         reserve: What the ledger gets of its disk where that is full.
+        take_over: Whether an exporter that has the media folder and cannot be asked is taken for dead.
 
     Raises:
         LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable: Why it cannot run, and what to do.
@@ -78,10 +83,11 @@ def opened(
             except OSError as error:
                 raise MediaFolderUnusable(folder, error) from error
         media = places.media.resolve()
-        stack.enter_context(_alone(media))
+        has_locks = stack.enter_context(ownership.locked(media))
         ledger = stack.enter_context(_ledger(places.ledger, reserve))
+        owns = stack.enter_context(ownership.owned(media, ledger, has_locks=has_locks, take_over=take_over))
         interrupted = len(ledger.recover())
-        removed = promise.recover(media, ledger)
+        removed = promise.recover(media, ledger, *_last_marks(owns.former, owner=owns.owner))
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
         appender.publish()
         publisher = Publisher(
@@ -94,7 +100,9 @@ def opened(
                 title: OwnWay(own.media.layout, own.settings_sha256) for title, own in settings.by_ae_title.items()
             },
         )
-        engine = Engine(media, ledger, publisher, appender, runners=runners(settings, workers), policy=policy)
+        engine = Engine(
+            media, ledger, publisher, appender, runners=runners(settings, workers), policy=policy, ownership=owns
+        )
         stack.callback(engine.stop)
         engine.start()
         yield Session(ledger, engine, interrupted, removed)
@@ -139,26 +147,15 @@ def own_version() -> str:
         return "unknown"
 
 
-@contextmanager
-def _alone(media: Path) -> Iterator[None]:
-    """Keep other exporters out of a media folder: at its start each one empties `.partial`.
+def _last_marks(former: Owner | None, owner: Owner) -> tuple[str | None, str | None]:
+    """Marks of the ledgers that had the media folder last and did not give it back: of another one, or of ours before.
 
-    (The ledger's own lock does not: two ledgers may name one `media.dir`.)
-
-    Raises:
-        MediaFolderUnusable: Another one works there.
+    Ours has another mark than before where it was lost and made anew.
     """
-    descriptor = os.open(media, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MediaFolderUnusable(media, OSError(errno.EBUSY, "another exporter works there")) from None
-        except OSError:
-            pass  # a network file system without locks on folders
-        yield
-    finally:
-        os.close(descriptor)
+    if former is None:
+        return None, None
+    is_ours = (former.host, former.ledger_file) == (owner.host, owner.ledger_file)
+    return (None, former.ledger) if is_ours else (former.ledger, None)
 
 
 def _refuse_foreign_lines(settings: Settings, places: Places) -> None:

@@ -36,6 +36,14 @@ WorkersOption = Annotated[
         help="Instances at once; default: `num_workers`. 0: in this process, without limits on memory and time.",
     ),
 ]
+TakeOverOption = Annotated[
+    bool,
+    Parameter(
+        name="--take-over",
+        negative="",
+        help="Take the media folder over from an exporter of another host that is dead, without waiting.",
+    ),
+]
 
 
 @Parameter(name="*")

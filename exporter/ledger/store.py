@@ -12,6 +12,7 @@ Life of a row: `begin` (active), then `finish` (exported, skipped, failed, quara
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import threading
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MARK = "mark"
 _REMEMBER = "INSERT OR REPLACE INTO progress VALUES (?, ?)"
 
 
@@ -152,6 +154,18 @@ class Ledger(Questions):
     def _save(self) -> bool:
         """Move the open log into the database; True where all of it was moved."""
         return self._writer is not None and self._files.can_be_saved and self._writer.checkpoint()
+
+    @property
+    def mark(self) -> str:
+        """Sixteen hexadecimal digits that tell this ledger from every other; made at random when first asked for."""
+        found = self.progress().get(_MARK)
+        if found is None:
+            number = secrets.randbits(63)
+            self._write(
+                lambda connection: connection.execute("INSERT OR IGNORE INTO progress VALUES (?, ?)", (_MARK, number))
+            )
+            found = self.progress()[_MARK]
+        return f"{found:016x}"
 
     # -- attempts ------------------------------------------------------------------------------------------------
 
