@@ -70,7 +70,8 @@ def backfill(
 
     Raises:
         InputUnusable: The folder cannot be read.
-        OutOfSpace, StorageUnavailable, LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable, WorkerUnstartable: As `export_file`.
+        OutOfSpace, StorageUnavailable, LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable, WorkerUnstartable: As
+            `export_file`.
     """
     from exporter import backfilling
 

@@ -25,7 +25,7 @@ ALONE: Final = 3
 """Interruptions of attempts alone after which an instance is given up."""
 QUIET_S: Final = 5.0
 """Time that an exporter lives without a suspect before it tries it alone; four times longer before each further try."""
-ENDING_S: Final = 5.0
+ENDING_S: Final = 0.5
 """Longest time that a suspect waits for the publication of others."""
 TICK_S: Final = 0.5
 

@@ -1,7 +1,7 @@
 """Which exporter a media folder belongs to, noted where every other exporter sees it: the owner file.
 
 Contract: one exporter works on a media folder, also where ledgers differ, hosts differ, or the file system has no
-locks. Its owner file, ``.partial/owner``, says which: host, boot, process and its start, ledger; it is made anew every
+locks. Its owner file, ``.partial/owner``, says which: host, boot, process and its start, ledger; it is touched every
 `BEAT_S`. An owner that is certainly dead (this kernel's and its process is gone, or this host has been started again
 since) is taken over at once. Of any other the owner file itself tells: no beat for `STALE_S`, by the clock of the file
 system, and none while one watches, is death as well; so is a person's word (`take_over`), but never against a process
@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote, unquote
 
 from exporter.discovery import PARTIAL
-from exporter.errors import StorageUnavailable
+from exporter.errors import OutOfSpace, StorageUnavailable
 from exporter.promise import MediaFolderUnusable
+from exporter.publish import FULL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -179,7 +180,7 @@ class Ownership:
                 self._lost = MediaFolderTaken(self._media, why, "stop one of the two, or give it another media.dir")
                 return
             else:
-                _replace(self._media, self.owner)
+                _touch(self._media, self.owner)
             self._gone_since = None
             self._beaten_at = _now()
 
@@ -227,12 +228,15 @@ def owned(media: Path, ledger: Ledger, *, has_locks: bool, take_over: bool = Fal
     Raises:
         MediaFolderTaken: Another exporter works there, or may.
         MediaFolderUnusable: The folder cannot be written.
+        OutOfSpace: The disk is full, and no lock keeps others out.
     """
     try:
         owner = Owner.here(media, ledger)
         (media / PARTIAL).mkdir(mode=0o700, parents=True, exist_ok=True)
         former = _claim(media, owner, has_locks=has_locks, take_over=take_over)
     except OSError as error:
+        if error.errno in FULL:
+            raise OutOfSpace(f"media folder {media}: {error.strerror}") from error
         raise MediaFolderUnusable(media, error) from error
     ownership = Ownership(media, owner, former)
     try:
@@ -248,13 +252,22 @@ def _claim(media: Path, owner: Owner, *, has_locks: bool, take_over: bool) -> Ow
         found = _read(media)
         if found is None:
             with suppress(FileExistsError):
-                _make(_path(media), owner)
+                _make_or_wait(_path(media), owner, has_locks=has_locks)
                 return former
             continue
         _refuse_the_living(media, found, has_locks=has_locks, take_over=take_over)
         if _put_aside(media, found, owner.token):
             former = found
     raise MediaFolderTaken(media, "several exporters want it at once", "start one of them only")
+
+
+def _make_or_wait(path: Path, owner: Owner, *, has_locks: bool) -> None:
+    """Make the owner file; where the disk is full and a lock keeps others out, leave that to a later beat."""
+    try:
+        _make(path, owner)
+    except OSError as error:
+        if error.errno not in FULL or not has_locks:
+            raise
 
 
 def _refuse_the_living(media: Path, found: Owner, *, has_locks: bool, take_over: bool) -> None:
@@ -375,6 +388,16 @@ def _make(path: Path, owner: Owner) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(text)
+
+
+def _touch(media: Path, owner: Owner) -> None:
+    """Give an owner file the time of now, by the file system's own clock; it takes no space."""
+    try:
+        os.utime(_path(media), follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _replace(media, owner)
 
 
 def _replace(media: Path, owner: Owner) -> None:

@@ -78,6 +78,16 @@ class Folder:
         self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the folder which is open is the one at its path."""
+        then = os.fstat(self.fd)
+        try:
+            now = self.path.stat(follow_symlinks=False)
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino) == (then.st_dev, then.st_ino)
+
     def refresh(self) -> None:
         """Make sure that the folder which is open is the one at its path; open another that took its place.
 
@@ -86,8 +96,7 @@ class Folder:
         Raises:
             OSError: There is no folder at the path now.
         """
-        now, then = self.path.stat(follow_symlinks=False), os.fstat(self.fd)
-        if (now.st_dev, now.st_ino) != (then.st_dev, then.st_ino):
+        if not self.is_in_place:
             fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 os.dup2(fd, self.fd, inheritable=False)

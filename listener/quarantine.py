@@ -36,6 +36,11 @@ class Quarantine:
         """Close the folder."""
         os.close(self._root.fd)
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the folder which is open is the one at its path."""
+        return self._root.is_in_place
+
     def refresh(self) -> None:
         """Make sure that the folder which is open is the one at its path; see `Folder.refresh`.
 

@@ -154,11 +154,12 @@ class SpaceGuard:
         """Free space of the spool at the last look."""
         return self.free["spool"].bytes if self.free else 0
 
-    def look(self, pending: int | None = None) -> Room:
+    def look(self, pending: int | None = None, *, is_in_place: bool = True) -> Room:
         """Measure, and say what follows.
 
         Args:
             pending: Items waiting for export, where the caller knows.
+            is_in_place: Whether the spool's folders are where the exporter looks; there is no room in any other.
 
         Raises:
             OSError: The spool's file system cannot be measured.
@@ -171,6 +172,8 @@ class SpaceGuard:
         rooms = {name: self._places.setdefault(name, self._place()).look(free) for name, free in self.free.items()}
         self.tightest = max(rooms, key=lambda name: rooms[name])  # of equals the first, which is the spool
         self.state = rooms[self.tightest]
+        if not is_in_place:
+            self.state, self.tightest = max(self.state, Room.REFUSE_INSTANCES), "spool"
         if pending is not None:
             self.queue_full = pending >= self._settings.max_pending
         return self.state

@@ -269,6 +269,12 @@ class Spool:
         except OSError as error:
             raise _unusable(self.root, error) from error
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the folders which are open are those at their paths: what is moved into others nobody would find."""
+        folders = (self.tmp, self.new, self.active, self.done, self._quarantine)
+        return all(folder.is_in_place for folder in folders)
+
     def refresh(self) -> None:
         """Make sure that the folders which are open are those at their paths; open others that took their place.
 

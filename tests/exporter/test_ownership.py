@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ from pydicom.data import get_testdata_file
 
 import exporter
 from exporter import ownership, promise
+from exporter.errors import OutOfSpace
 from exporter.ledger import Ledger
 from exporter.ownership import MediaFolderTaken, Owner, owned
 from exporter.settings import Settings
@@ -178,6 +179,42 @@ def test_a_beat_that_has_stood_still_is_made_up_for_before_anything_is_published
         mine._beaten_at -= ownership.STALE_S  # this process was stopped for so long
         with pytest.raises(MediaFolderTaken):
             mine.confirm()
+
+
+def test_a_full_disk_keeps_nobody_from_owning_what_is_locked_and_the_beat_takes_no_space(
+    small_disk: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ownership, "BEAT_S", 0.05)
+    folder = small_disk / "media"
+    (folder / ".partial").mkdir(parents=True)
+    ballast = small_disk / "ballast"
+    fill(ballast)
+    with pytest.raises(OutOfSpace), owned(folder, ledger, has_locks=False):
+        pass
+    with owned(folder, ledger, has_locks=True) as mine:
+        assert not os.path.lexists(file_of(folder))
+        empty(ballast)
+        until(lambda: os.path.lexists(file_of(folder)))
+        fill(ballast)
+        then = file_of(folder).lstat().st_mtime_ns
+        until(lambda: file_of(folder).lstat().st_mtime_ns > then)
+        mine.confirm()
+
+
+def empty(ballast: Path) -> None:
+    for path in (ballast, *ballast.parent.glob("[0-9]*")):
+        path.unlink()
+
+
+def fill(ballast: Path) -> None:
+    with ballast.open("wb", buffering=0) as file, suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+    for number in range(100_000):  # the inodes, too: small links take no block
+        try:
+            ballast.with_name(f"{number}").symlink_to("x" * 200)
+        except OSError:
+            return
 
 
 def test_an_owner_file_that_is_gone_is_made_anew(media: Path, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
+import sqlite3
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from exporter.ledger import Ledger, LedgerUnusable, State
+from exporter.ledger import Ledger, LedgerUnusable
+from exporter.ledger.types import FINAL
 from listener.spool import Spool
 from tests.faults.daemons import Late, daemons, wait_for
 from tests.faults.disks import disk
@@ -50,10 +52,21 @@ def _receive(data: Path, count: int, *, cines: int = 0) -> list[str]:
     return uids
 
 
-def _wait_for_work(data: Path) -> None:
-    """Wait until the exporter has something under way; not for long, since suspects may be all that is left."""
+def _wait_for_work(data: Path, since_ns: int) -> None:
+    """Wait until an exporter has something under way; not for long, since suspects may be all that is left."""
     with contextlib.suppress(Late):
-        wait_for(lambda: any((data / "spool" / "active").iterdir()), 15, "the exporter is at work")
+        wait_for(lambda: _begun(data / "exporter.db", since_ns), 15, "the exporter is at work")
+
+
+def _begun(ledger: Path, since_ns: int) -> list[str]:
+    """Names of the instances under way that were begun since then: what an earlier exporter left looks like them."""
+    with (
+        contextlib.suppress(sqlite3.Error),
+        contextlib.closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as db,
+    ):
+        found = db.execute("SELECT name FROM instance WHERE state = 'active' AND updated_ns > ?", (since_ns,))
+        return [name for (name,) in found]
+    return []
 
 
 def _judged(data: Path, allowed: int = 0) -> list[str]:
@@ -83,9 +96,10 @@ def kills_row(scratch: Path, kills: int) -> Row:
     with daemons(scratch / "data", scratch / "logs") as product:
         received = _receive(product.data, 40 + kills, cines=3)
         for _ in range(kills):
+            began_ns = time.time_ns()
             product.start("run")
             if rng.random() < 0.7:
-                _wait_for_work(product.data)
+                _wait_for_work(product.data, began_ns)
             time.sleep(rng.uniform(0, 1.0))
             if product.stop("run", signal.SIGKILL) != -signal.SIGKILL:
                 violations.append("it ended by itself")
@@ -115,8 +129,9 @@ def cuts_row(scratch: Path, kind: str, cuts: int) -> Row:
             received += _receive(data, 60, cines=2)
             for _ in range(min(CUTS_IN_A_SERIES, cuts - target.cuts)):
                 with daemons(data, scratch / "logs") as product:
+                    began_ns = time.time_ns()
                     product.start("run")
-                    _wait_for_work(data)
+                    _wait_for_work(data, began_ns)
                     time.sleep(rng.uniform(0, 0.5))
                     target.power_cut()
                     time.sleep(0.1)
@@ -140,9 +155,9 @@ def poison_row(scratch: Path) -> Row:
         with Spool.open(product.data / "spool") as spool:
             poison = next(item.name for item in spool.pending())
         while deaths < MOST_DEATHS:
+            began_ns = time.time_ns()
             process = product.start("run")
-            state = _watch(product.data / "exporter.db", poison)
-            if state is not State.ACTIVE:
+            if not _is_tried(product.data / "exporter.db", poison, began_ns):
                 break
             process.kill()
             product.stop("run", signal.SIGKILL)
@@ -152,7 +167,8 @@ def poison_row(scratch: Path) -> Row:
         with contextlib.suppress(Late):
             product.settled(120)
         violations += product.reconciled()
-        product.stop("run")
+        if deaths < MOST_DEATHS:
+            product.stop("run")
         violations += check_settled(product.data, received) + _judged(product.data, allowed=1)
         with Spool.open(product.data / "spool") as spool:
             held = [(reason, item.name) for reason, item in spool.quarantined()]
@@ -161,22 +177,22 @@ def poison_row(scratch: Path) -> Row:
     return Row(POISON, "spool of 1 such and 29 images", deaths, tuple(violations), figure)
 
 
-def _watch(ledger: Path, name: str) -> State | None:
-    """Wait until an instance is being tried, or final; which of the two."""
-
-    def look() -> State | None:
-        with contextlib.suppress(LedgerUnusable), Ledger.open_read_only(ledger) as opened:
-            entry = opened.entry(name)
-            if entry is not None and entry.state is not State.DEFERRED:
-                return entry.state
-        return None
-
+def _is_tried(ledger: Path, name: str, since_ns: int) -> bool:
+    """Wait until an instance is under way, or final; whether it is under way."""
     deadline = time.monotonic() + 300
-    while (state := look()) is None:
-        if time.monotonic() > deadline:
+    looked_at = 0.0
+    while name not in _begun(ledger, since_ns):
+        now = time.monotonic()
+        if now > deadline:
             raise Late("the instance is not tried")
-        time.sleep(0.005)
-    return state
+        if now - looked_at > 1:
+            looked_at = now
+            with contextlib.suppress(LedgerUnusable), Ledger.open_read_only(ledger) as opened:
+                entry = opened.entry(name)
+                if entry is not None and entry.state in FINAL:
+                    return False
+        time.sleep(0.002)
+    return True
 
 
 def rows(scratch: Path, scale: Scale) -> Iterator[Row]:
