@@ -33,8 +33,10 @@ if TYPE_CHECKING:
 KILLS: Final = "F55 kills in quick succession"
 CUTS: Final = "F56 cuts in quick succession"
 POISON: Final = "F61 an instance that ends exporters"
-LONG_FRAMES: Final = 300
+LONG_FRAMES: Final = 3000
 """Of a cine that takes as long to export as an exporter lives here."""
+TRIED_S: Final = 0.3
+"""An instance that is under way for so long is with a worker: one that is given up is under way for a moment, too."""
 CUTS_IN_A_SERIES: Final = 5
 MOST_DEATHS: Final = 12
 
@@ -181,7 +183,11 @@ def _is_tried(ledger: Path, name: str, since_ns: int) -> bool:
     """Wait until an instance is under way, or final; whether it is under way."""
     deadline = time.monotonic() + 300
     looked_at = 0.0
-    while name not in _begun(ledger, since_ns):
+    while True:
+        if name in _begun(ledger, since_ns):
+            time.sleep(TRIED_S)
+            if name in _begun(ledger, since_ns):
+                return True
         now = time.monotonic()
         if now > deadline:
             raise Late("the instance is not tried")
@@ -191,8 +197,7 @@ def _is_tried(ledger: Path, name: str, since_ns: int) -> bool:
                 entry = opened.entry(name)
                 if entry is not None and entry.state in FINAL:
                     return False
-        time.sleep(0.002)
-    return True
+        time.sleep(0.01)
 
 
 def rows(scratch: Path, scale: Scale) -> Iterator[Row]:
