@@ -81,7 +81,7 @@ class Target:
         files = [places.ledger, places.metadata]
         if self.settings.config.file is not None:
             files.append(self.settings.config.file)
-        return Outputs.of(tuple(one for one in folders if one.is_dir()), tuple(files))
+        return Outputs.of(tuple(folders), tuple(files))
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,10 +78,12 @@ class Outputs:
 
     @classmethod
     def of(cls, folders: tuple[Path, ...], files: tuple[Path, ...]) -> Outputs:
-        """The outputs among existing folders and possible files."""
-        found = (folder.stat() for folder in folders)
+        """The outputs: folders, also such that are yet to be made, and files that may be there."""
+        there = [folder for folder in folders if folder.is_dir()]
+        found = (folder.stat() for folder in there)
         paths = frozenset(str(file.resolve()) for file in files)
         beside = tuple(f"{path}{sign}" for path in sorted(paths) for sign in ".-")
+        beside += tuple(f"{folder.resolve()}/" for folder in folders if folder not in there)
         return cls(frozenset((one.st_dev, one.st_ino) for one in found), paths, beside)
 
     def has(self, path: str) -> bool:

@@ -20,6 +20,7 @@ from pydicom.data import get_testdata_file
 
 import exporter
 from exporter.backfilling import InputUnusable, Request, Tally, backfill, plan
+from exporter.discovery import count, walk
 from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.ledger import Ledger, LedgerUnusable, State
 from exporter.metadata.jsonl import MetadataFileUnusable
@@ -448,3 +449,15 @@ def test_an_iteration_that_is_given_up_leaves_no_process_and_no_lock(tree: Path,
     with Ledger.open_read_only(out / "exporter.db") as ledger:
         counts = ledger.counts()
     assert (counts.exported, counts.skipped, counts.failed) == (4, 3, 2)
+
+
+def test_an_output_folder_that_is_made_while_the_input_is_walked_is_no_input(tree: Path) -> None:
+    settings = Settings()
+    request = Request(tree, tree / "new", settings)
+    outputs = request.target.outputs_below(tree.resolve())  # before there is any output
+    before = [found.name for found in walk(tree.resolve(), outputs)]
+    (tree / "new" / "media" / ".partial").mkdir(parents=True)
+    (tree / "new" / "media" / ".partial" / "owner").symlink_to("nowhere")
+    (tree / "new" / "media" / "a.png").write_bytes(b"picture")
+    assert [found.name for found in walk(tree.resolve(), outputs)] == before
+    assert list(count(tree.resolve(), outputs))[-1] == len(before)
