@@ -56,6 +56,8 @@ SCAN_S: Final = 5.0
 SCAN_ITEMS: Final = 10_000
 DRAIN_S: Final = 30.0
 """Time that instances under way get to finish after SIGTERM; then they are put back."""
+PATIENCE_S: Final = 10.0
+"""Time that a received instance waits for the identity of one that came before it."""
 PURGE_S: Final = 3600.0
 LONGEST_PAUSE_S: Final = 5.0
 """A full disk is tried again after this time at the latest: with room, all is well again within as many seconds."""
@@ -87,7 +89,7 @@ def run(settings: Settings, data: DataFolder, orders: Orders | None = None, *, t
         OutOfSpace: The disk was full already at the start.
     """
     places = Places(settings.media_folder(data), settings.metadata_file(data), data.ledger)
-    policy = Policy(attempts=settings.limits.attempts)
+    policy = Policy(attempts=settings.limits.attempts, patience_s=PATIENCE_S)
     kept_bytes = settings.room.reserve_bytes
     reserve = Reserve(Path(f"{data.ledger}.reserve"), kept_bytes)
     with (

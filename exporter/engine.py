@@ -16,6 +16,7 @@ Must never: let one instance end a thread. What ends a thread is fatal for the e
 
 from __future__ import annotations
 
+import math
 import os
 import queue
 import shutil
@@ -154,6 +155,10 @@ class Policy:
     skip_duplicates: bool = True
     """Whether an instance that was exported before is skipped as soon as its identity is known."""
 
+    patience_s: float = math.inf
+    """Longest time that finished instances wait for the identity of one before them. Beyond it that one comes after
+    them: a relation then depends on time, and no slow input delays what others wait for."""
+
     def wait_s(self, attempts: int) -> float:
         """Time from a failed attempt to the next, after so many attempts."""
         return min(self.retry_after_s * 4.0 ** min(max(attempts - 1, 0), 20), LONGEST_WAIT_S)
@@ -191,7 +196,7 @@ class Engine:
         self._folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[_Attempted | Literal["look", "last"]] = queue.SimpleQueue()
         """For the publisher; `look` makes it look again at what it holds, `last` ends it."""
-        self._order = InputOrder(ledger, publisher.wanted_base, lambda: self._finished.put("look"))
+        self._order = InputOrder(ledger, publisher.wanted_base, lambda: self._finished.put("look"), policy.patience_s)
         self.results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         self.waits_for: MachineCondition | None = None
         """Why outcomes wait, while they do."""
@@ -290,7 +295,6 @@ class Engine:
 
     def _attempt(self, runner: Runner, turn: Turn) -> None:
         """One attempt at one instance; whatever comes of it is put into one of the two queues."""
-        started = time.monotonic()
         name = turn.work.name
         wait_s = self._isolation.wait_s(name)
         if wait_s > 0:
@@ -299,6 +303,7 @@ class Engine:
         if not self._isolation.enter(name, lambda: self._go_on(runner)):
             self._put_off(turn, Returned(turn.work))
             return
+        started = turn.begun_at = time.monotonic()
         try:
             _start(runner)  # before the attempt counts: a worker that cannot start is nobody's fault
             entry = self._begin(turn)

@@ -3,15 +3,18 @@
 Contract: relations (duplicate, conflict) are decided one after the other in the order of `enter`, each as soon as the
 identity of the instance and those of all before it are known; pixels may be under way in any order meanwhile. A
 finished instance is `ready` when its relation is decided and no earlier instance that may want the same output name is
-under way. An instance that fails before its identity is known, or that is put off, keeps nobody waiting.
+under way. An instance that fails before its identity is known, or that is put off, keeps nobody waiting; nor does one
+whose identity takes longer than the others have patience: its relation is decided when it comes, after theirs.
 
 Must never: wait for the pixels of an instance whose output name cannot meet the waiting one's.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -40,6 +43,8 @@ class Turn:
     number: int
     """Number of the instance's row in the ledger, should it get a new one: rows are numbered in the same order."""
     identity: Identity | None = None
+    begun_at: float | None = None
+    """Monotonic time when the attempt began."""
     is_known: bool = False
     """Whether `identity` is final; it stays None for an instance that failed before."""
     has_left: bool = False
@@ -53,16 +58,22 @@ class InputOrder:
     """The instances under way, in the order in which they were handed in; safe from many threads."""
 
     def __init__(
-        self, ledger: Ledger, wanted_base: Callable[[Work, Identity], str], when_decided: Callable[[], None]
+        self,
+        ledger: Ledger,
+        wanted_base: Callable[[Work, Identity], str],
+        when_decided: Callable[[], None],
+        patience_s: float = math.inf,
     ) -> None:
         """Decide with what `ledger` knows.
 
         Args:
             ledger: Relates instances, in the order in which it is asked.
             wanted_base: Output base that an instance wants.
-            when_decided: Called when relations were decided that `ready` had found missing.
+            when_decided: Called when what `ready` found missing may be there: a relation, or a free output name.
+            patience_s: Longest time that the others wait for the identity of one whose attempt has begun.
         """
         self._ledger = ledger
+        self._patience_s = patience_s
         self._wanted_base = wanted_base
         self._when_decided = when_decided
         self._lock = threading.Lock()
@@ -107,18 +118,30 @@ class InputOrder:
             self._under_way.pop(turn.serial, None)
             turn.has_left = turn.is_known = True
             self._decide()
+            self._wake()  # its output name is free
 
     def ready(self, turns: Iterable[Turn]) -> list[Turn]:
         """Those of some finished instances that can be published now, together and in this order."""
         chosen: list[Turn] = []
         with self._lock:
             self._is_awaited = False
+            self._pass_over()
             for turn in sorted(turns, key=lambda one: one.serial):
                 if turn.relation is None or self._meets_earlier(turn, chosen):
                     self._is_awaited = True
                 else:
                     chosen.append(turn)
         return chosen
+
+    def _pass_over(self) -> None:
+        """Let those that take too long to be identified come after the others."""
+        latest = time.monotonic() - self._patience_s
+        for _ in range(len(self._undecided)):
+            turn = self._undecided[0]
+            if turn.is_known or turn.begun_at is None or turn.begun_at > latest:
+                break
+            self._undecided.rotate(-1)
+        self._decide()
 
     def _decide(self) -> None:
         """Decide the relations that can be decided, in order."""
@@ -134,7 +157,11 @@ class InputOrder:
                     turn.name_key = _NUMBERED.sub("", key)
             self._undecided.popleft()
             has_decided = True
-        if has_decided and self._is_awaited:
+        if has_decided:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._is_awaited:
             self._is_awaited = False
             self._when_decided()
 

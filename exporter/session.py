@@ -10,12 +10,12 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from exporter import ownership, promise
+from exporter import damage, ownership, promise
 from exporter.engine import Engine, InProcess, Policy, Runner
 from exporter.errors import OutOfSpace
-from exporter.ledger import Ledger
+from exporter.ledger import Ledger, LedgerUnusable
 from exporter.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.promise import MediaFolderUnusable
 from exporter.publish import Names, OwnWay, Publisher
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from exporter.ownership import Owner
     from exporter.reserve import Reserve
     from exporter.settings import Settings
+
+
+TIMES_UNTIL_EXPLAINED: Final = 2
+"""After so many exporters that ended because the ledger is damaged, the next step is spelled out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ def opened(
     """
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:
+        stack.enter_context(_damage_explained(places))
         for folder in (places.ledger.parent, places.metadata.parent, places.media):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +111,28 @@ def opened(
         stack.callback(engine.stop)
         engine.start()
         yield Session(ledger, engine, interrupted, removed)
+
+
+@contextmanager
+def _damage_explained(places: Places) -> Iterator[None]:
+    """Say what would mend a damaged ledger, once it is plain that starting again does not.
+
+    Raises:
+        LedgerUnusable: The one that was raised inside, with a longer hint from the second time on.
+    """
+    try:
+        yield
+    except LedgerUnusable as error:
+        if not error.is_damaged or damage.count(error.path) < TIMES_UNTIL_EXPLAINED:
+            raise
+        from exporter.rebuild import prospect
+        from exporter.reconcile import Folders
+
+        spool = places.ledger.parent / "spool"
+        folders = Folders(places.ledger, places.media, places.metadata, spool if spool.is_dir() else None)
+        raise LedgerUnusable(error.path, error.cause, prospect(folders), is_damaged=True) from error
+    else:
+        damage.forget(places.ledger)
 
 
 def _ledger(path: Path, reserve: Reserve | None) -> Ledger:

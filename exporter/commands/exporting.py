@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from exporter.commands import ExitCode
 from exporter.commands.signals import stopped_by_signals
+from listener.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -50,8 +51,6 @@ def tell(steps: Iterable[Plan]) -> int:
     """Print what would be done with each entry, and how many of each there are."""
     from collections import Counter
 
-    from listener.printable import printable
-
     counts: Counter[str] = Counter()
     for step in steps:
         counts[step.action] += 1
@@ -70,7 +69,7 @@ def _summary(target: Target, tally: Tally, seconds: float) -> str:
     if tally.unchanged:
         before = f", {tally.failed_before} of them failed before" if tally.failed_before else ""
         parts.append(f"unchanged {tally.unchanged}{before}")
-    text = f"{'; '.join(parts)}; {seconds:.1f} s; output in {target.output}"
+    text = f"{'; '.join(parts)}; {seconds:.1f} s; output in {printable(str(target.output))}"
     if tally.failed or tally.failed_before:
         text += f"\n`exporter failures --data {target.output}` says what failed and why"
     return text

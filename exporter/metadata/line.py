@@ -7,19 +7,16 @@ all there, null where they do not apply. Must never hold NaN, Infinity or a raw 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from exporter.outcome import Exported, MediaType, Skipped
+from listener.printable import json_escaped
 
 if TYPE_CHECKING:
     from exporter.outcome import Medium, Rendering, Timing
-
-_OBEYED: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-
 
 _RELATIONS: Final = frozenset({"duplicate_of", "conflict_with"})
 
@@ -77,7 +74,7 @@ def line(
             "left_out": told.left_out,
         },
     }
-    return _escaped(orjson.dumps({**ours, **record, **ours}, option=orjson.OPT_APPEND_NEWLINE))
+    return json_escaped(orjson.dumps({**ours, **record, **ours}, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def says_the_same(old: bytes, new: bytes) -> bool:
@@ -94,6 +91,15 @@ def says_the_same(old: bytes, new: bytes) -> bool:
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         return old == new
     return bool(told[0] == told[1])
+
+
+def is_line(text: bytes) -> bool:
+    """Whether a line of a metadata file has the form of ours."""
+    try:
+        said = orjson.loads(text)
+        return "dicom_file" in said and "settings_sha256" in said["export"] and "status" in said["export"]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return False
 
 
 def shown(name: str) -> str:
@@ -128,13 +134,6 @@ def _told(value: object) -> _Told:
         [one for one in left_out if isinstance(one, dict)] if isinstance(left_out, list) else [],
         [one for one in warnings if isinstance(one, str)] if isinstance(warnings, list) else [],
     )
-
-
-def _escaped(text: bytes) -> bytes:
-    """The same JSON with control and direction characters escaped that JSON permits but terminals obey."""
-    if text.isascii() and b"\x7f" not in text:
-        return text
-    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
 
 
 def _clean(text: str) -> str:

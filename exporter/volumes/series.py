@@ -21,6 +21,7 @@ from exporter.errors import BadGeometry, ExportError, SkipInstance
 from exporter.geometry import Grid, grids
 from exporter.volumes.planes import SERIES_CLASSES, VolumeFrame, single_frame
 from exporter.volumes.voxels import disk_errors
+from listener.printable import json_escaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -250,7 +251,7 @@ def _replace_description(base: Path, told: dict[str, Any], names: Sequence[str])
     with disk_errors("write series"):
         earlier = _listed(description)
         with fresh.open("wb") as out:
-            out.write(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
+            out.write(json_escaped(orjson.dumps(told, option=orjson.OPT_INDENT_2)) + b"\n")
             out.flush()
             os.fsync(out.fileno())
         fresh.replace(description)

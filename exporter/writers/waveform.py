@@ -22,6 +22,7 @@ from exporter.writers.contract import Written
 from exporter.writers.drawing import draw, lay_out
 from exporter.writers.multiplex import groups_of, has_waveform
 from exporter.writers.sealing import seal, write_new, writing
+from listener.printable import csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,11 +128,9 @@ def _texts(values: NDArray[np.float64]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """A name as one CSV cell, without line breaks, and never a formula to a spreadsheet."""
-    flat = " ".join(text.split())
-    if flat[:1] in {"=", "+", "-", "@"}:
-        flat = f"'{flat}"
-    return '"' + flat.replace('"', '""') + '"' if any(mark in flat for mark in '",') else flat
+    """A name as one CSV cell."""
+    cell = csv_text(text)
+    return '"' + cell.replace('"', '""') + '"' if any(mark in cell for mark in '",') else cell
 
 
 def _verify(path: Path, group: Group) -> None:

@@ -255,6 +255,31 @@ def test_a_quarantine_that_was_committed_but_not_moved_is_moved(ward: Ward) -> N
     assert ward.quarantine() == {"not_dicom": [name]}
 
 
+def test_a_ledger_that_stays_damaged_says_from_the_second_start_on_what_would_mend_it(ward: Ward) -> None:
+    ward.receive(CT, MR)
+    with ward.running():
+        ward.settled(2)
+    ward.receive(CINE)
+    sound = ward.data.ledger.read_bytes()
+    ward.data.ledger.write_bytes(sound[:100] + bytes(len(sound) - 100))
+
+    def refused() -> str:
+        with pytest.raises(LedgerUnusable) as caught, ward.running():
+            pass
+        return str(caught.value)
+
+    assert "starting again" not in refused()
+    for _ in range(2):
+        told = refused()
+        assert "starting again does not mend it" in told
+        assert "a new one of 2 lines of metadata.jsonl, 0 files in quarantine; the 1 files that wait" in told
+    ward.data.ledger.write_bytes(sound)
+    with ward.running():
+        ward.settled(3)
+    ward.data.ledger.write_bytes(bytes(len(sound)))
+    assert "starting again" not in refused()
+
+
 def test_an_instance_that_a_wrong_clock_deferred_for_years_is_tried_soon_and_told_until_then(
     ward: Ward, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -203,6 +204,20 @@ def test_one_that_fails_early_or_is_put_off_keeps_nobody_waiting(ledger: Ledger)
     assert order.ready([last]) == []
     order.leave(put_off)
     assert order.ready([last]) == [last]
+
+
+def test_one_that_takes_too_long_to_be_identified_comes_after_the_others(ledger: Ledger) -> None:
+    order = InputOrder(ledger, lambda work, _: work.name, lambda: None, patience_s=30)
+    slow, other = order.enter(work("a")), order.enter(work("b"))
+    order.identify(other, identity(content="y"))
+    assert order.ready([other]) == []
+    slow.begun_at = time.monotonic() - 29
+    assert order.ready([other]) == []
+    slow.begun_at = time.monotonic() - 31
+    assert order.ready([other]) == [other]
+    order.identify(slow, identity(content="x"))
+    assert order.ready([slow]) == [slow]
+    assert (other.relation, slow.relation) == (Relation(), Relation(None, "b"))
 
 
 @pytest.mark.parametrize(

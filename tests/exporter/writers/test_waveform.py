@@ -204,14 +204,25 @@ def test_a_drawing_can_be_png_or_none(tmp_path: Path) -> None:
             assert dark.any(axis=0).all()
 
 
-def test_hostile_labels_stay_labels(tmp_path: Path) -> None:
-    raw = np.zeros((3, 3), np.int16)
-    labels = ['=HYPERLINK("x")', "<script>&", "a,b\r\nc"]
+@pytest.mark.parametrize("form", ["svg", "png"])
+def test_hostile_labels_stay_labels(tmp_path: Path, form: str) -> None:
+    labels = ['=HYPERLINK("x")', "<script>&", "a,b\r\nc", " @SUM(1)", "\x85[31m\x00\x9bz"]
+    raw = np.zeros((3, len(labels)), np.int16)
     group = multiplex_group(raw, "SS", 10, ChannelDefinitionSequence=[channel(label) for label in labels])
-    result = written(save_waveform(tmp_path / "in.dcm", [group]), tmp_path)
+    result = written(save_waveform(tmp_path / "in.dcm", [group]), tmp_path, drawing=form)
     names, _ = table(tmp_path / "out" / result.media[0].file)
-    assert names[1:] == ['\'=HYPERLINK("x") [1]', "<script>& [1]", "a,b c [1]"]
-    assert "<script>" not in (tmp_path / "out" / result.media[1].file).read_text()
+    assert names[1:] == [
+        '\'=HYPERLINK("x") [1]',
+        "<script>& [1]",
+        "a,b\\r\\nc [1]",
+        "'@SUM(1) [1]",
+        "\\x85[31m\\x00\\x9bz [1]",
+    ]
+    if form == "svg":
+        drawn = (tmp_path / "out" / result.media[1].file).read_text()
+        assert "<script>" not in drawn
+        assert all(line.isprintable() for line in drawn.split("\n"))
+        assert "\\x85[31m\\x00\\x9bz" in drawn
 
 
 @pytest.mark.parametrize(
