@@ -3,7 +3,8 @@
 Contract: an attempt that the exporter's own end has ended (kill -9, a power cut) says nothing about an instance: it is
 tried again among the others, `TOGETHER` times. An instance that is still under way at every such end is suspect. It
 waits until this exporter has lived for a while without it, longer each time, and is then tried alone; only after
-`ALONE` ends during attempts of its own there is a verdict. Exporters that are killed in quick succession never live
+`ALONE` ends during attempts of its own, and none in between while instances that are no suspects were under way, there
+is a verdict. Exporters that are killed in quick succession never live
 long enough to try a suspect, so that a sound instance is not judged for that; an instance that does end every exporter
 that tries it is judged after the last attempt, and does so no more.
 
@@ -16,10 +17,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from exporter.ledger.types import SUSPECT_AFTER
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-TOGETHER: Final = 2
+TOGETHER: Final = SUSPECT_AFTER
 """Interruptions after which an instance is tried alone."""
 ALONE: Final = 3
 """Interruptions of attempts alone after which an instance is given up."""

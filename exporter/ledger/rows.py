@@ -13,7 +13,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from exporter.ledger.schema import stored
-from exporter.ledger.types import FINAL, Entry, Relation, State
+from exporter.ledger.types import FINAL, SUSPECT_AFTER, Entry, Relation, State
 from exporter.metadata.line import says_the_same
 from exporter.outcome import Identity, MediaType, Medium
 
@@ -132,10 +132,25 @@ def begin(connection: sqlite3.Connection, arrival: Arrival) -> Entry:
 def recover(connection: sqlite3.Connection) -> list[Entry]:
     """Make every active instance deferred; see `Ledger.recover`."""
     rows = connection.execute(f"{ENTRY} WHERE state = 'active' ORDER BY id").fetchall()
-    connection.execute(
-        f"UPDATE instance {_INTERRUPTED} WHERE state = 'active'",
-        ("the exporter ended during the attempt", time.time_ns()),
-    )
+    message, now = "the exporter ended during the attempt", time.time_ns()
+    if any(entry_of(row).interruptions >= SUSPECT_AFTER for row in rows):
+        # It was alone with its worker: what else is active had its outcome, and waited for publication only.
+        connection.execute(
+            f"UPDATE instance {_INTERRUPTED} WHERE state = 'active' AND interruptions >= ?",
+            (message, now, SUSPECT_AFTER),
+        )
+        connection.execute(
+            """UPDATE instance SET state = 'deferred', reason = 'interrupted', message = ?, not_before = 0,
+            attempts = max(attempts - 1, 0), updated_ns = ? WHERE state = 'active'""",
+            (message, now),
+        )
+    elif rows:
+        connection.execute(f"UPDATE instance {_INTERRUPTED} WHERE state = 'active'", (message, now))
+        # Exporters end without the suspects, too: what their own attempts seemed to show counts no more.
+        connection.execute(
+            "UPDATE instance SET interruptions = ? WHERE state = 'deferred' AND interruptions > ? AND updated_ns <> ?",
+            (SUSPECT_AFTER, SUSPECT_AFTER, now),
+        )
     return [entry_of(known(connection, row[0])) for row in rows]
 
 

@@ -38,6 +38,8 @@ class State(StrEnum):
     """Failed for good; its bytes are kept in the spool's quarantine."""
 
 
+SUSPECT_AFTER: Final = 2
+"""Interruptions after which an instance is tried with nothing else under way."""
 FINAL = frozenset((State.EXPORTED, State.SKIPPED, State.FAILED, State.QUARANTINED))
 """States that end the work on an instance."""
 

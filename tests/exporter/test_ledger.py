@@ -82,6 +82,23 @@ def test_the_end_of_an_exporter_is_an_interruption_and_no_attempt(path: Path) ->
             assert ledger.interrupted(2) == ({"a": interruptions} if interruptions >= 2 else {})
 
 
+def test_only_ends_of_the_exporter_during_attempts_alone_speak_against_an_instance(path: Path) -> None:
+    def end_during(*names: str) -> dict[str, int]:
+        with Ledger.open(path) as ledger:
+            for name in names:
+                begin(ledger, name)
+            ledger.recover()
+            return {entry.name: entry.interruptions for entry in ledger.entries()}
+
+    assert end_during("a", "b") == {"a": 1, "b": 1}
+    assert end_during("a", "c") == {"a": 2, "b": 1, "c": 1}
+    assert end_during("a") == {"a": 3, "b": 1, "c": 1}
+    assert end_during("a", "b") == {"a": 4, "b": 1, "c": 1}, "the other one had its outcome and waited"
+    assert end_during("b") == {"a": 2, "b": 2, "c": 1}, "exporters end without it, too"
+    assert end_during("b") == {"a": 2, "b": 3, "c": 1}
+    assert end_during("a") == {"a": 3, "b": 3, "c": 1}, "two that each end every exporter come to an end, too"
+
+
 @pytest.mark.parametrize("how", ["defer", "retry", "finish", "changed"])
 def test_an_attempt_that_ends_by_itself_ends_the_count_of_interruptions(path: Path, how: str) -> None:
     with Ledger.open(path) as ledger:
