@@ -33,20 +33,22 @@ if TYPE_CHECKING:
 KILLS: Final = "F55 kills in quick succession"
 CUTS: Final = "F56 cuts in quick succession"
 POISON: Final = "F61 an instance that ends exporters"
-LONG_FRAMES: Final = 3000
+FRAMES: Final = 300
 """Of a cine that takes as long to export as an exporter lives here."""
+LONG_FRAMES: Final = 3000
+"""Of one that is still under way when `TRIED_S` are over."""
 TRIED_S: Final = 0.3
 """An instance that is under way for so long is with a worker: one that is given up is under way for a moment, too."""
 CUTS_IN_A_SERIES: Final = 5
 MOST_DEATHS: Final = 12
 
 
-def _receive(data: Path, count: int, *, cines: int = 0) -> list[str]:
+def _receive(data: Path, count: int, *, cines: int, frames: int = FRAMES) -> list[str]:
     """Commit so many new instances to the spool, the cines first; their UIDs."""
     uids = []
     with Spool.open(data / "spool") as spool:
         for number in range(count):
-            uid, content = instance(frames=LONG_FRAMES if number < cines else 1)
+            uid, content = instance(frames=frames if number < cines else 1)
             incoming = spool.receive()
             incoming.write([content])
             incoming.commit()
@@ -153,7 +155,7 @@ def poison_row(scratch: Path) -> Row:
     deaths = 0
     started = time.monotonic()
     with daemons(scratch / "data", scratch / "logs") as product:
-        received = _receive(product.data, 30, cines=1)
+        received = _receive(product.data, 30, cines=1, frames=LONG_FRAMES)
         with Spool.open(product.data / "spool") as spool:
             poison = next(item.name for item in spool.pending())
         while deaths < MOST_DEATHS:
