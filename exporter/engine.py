@@ -223,7 +223,9 @@ class Engine:
 
     def submit(self, work: Work) -> None:
         """Hand in one instance; never waits. The caller keeps to `room`, and calls from one thread only."""
-        self._inbox.put(self._order.enter(work))
+        # A suspect waits for its turn, and nobody may wait for it, or it for others: it is related when it is alone.
+        is_suspect = self._isolation.is_suspect(work.name)
+        self._inbox.put(self._order.pass_by(work) if is_suspect else self._order.enter(work))
 
     def submit_decided(self, work: Work, outcome: Outcome) -> None:
         """Hand in an instance whose outcome needs no worker."""
@@ -330,11 +332,15 @@ class Engine:
     def _run(self, runner: Runner, turn: Turn, entry: Entry, started: float) -> None:
         work = turn.work
         has_asked = False
+        is_suspect = self._isolation.is_suspect(work.name)
 
         def decide(identity: Identity) -> Skipped | None:
             nonlocal has_asked
             has_asked = True
             self._order.identify(turn, identity)
+            if is_suspect:
+                turn.identity = identity
+                turn.relation = self._ledger.identify(work.name, identity, work.ae_title)
             return self._duplicate(turn)
 
         folder: Path | None = None

@@ -64,6 +64,10 @@ class Isolation:
             self._due[name] = time.monotonic() + _quiet_s(interruptions)
         return self.wait_s(name)
 
+    def is_suspect(self, name: str) -> bool:
+        """Whether an instance is to be under way alone."""
+        return name in self._due
+
     def wait_s(self, name: str) -> float:
         """Seconds until an instance may be tried; 0 for whatever is no suspect."""
         due = self._due.get(name)

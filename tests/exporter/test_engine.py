@@ -213,6 +213,24 @@ def test_a_suspect_is_under_way_alone() -> None:
     assert order == ["suspect", "other"]
 
 
+def test_suspects_do_not_wait_for_each_other_and_are_related_all_the_same(
+    tmp_path: Path, house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "QUIET_S", 0.0)
+    names = [f"export.{number}.dcm" for number in range(6)]
+    for name in names[1:]:
+        interrupted(tmp_path, name, isolation.TOGETHER)
+    one = house(workers=3)
+    one.submit(*names)
+    outcomes = []
+    for _ in names:
+        result = one.next()
+        assert isinstance(result, Published)
+        outcomes.append(result.outcome)
+    assert sum(isinstance(outcome, Exported) for outcome in outcomes) == 1
+    assert one.ledger.counts().duplicates == len(names) - 1
+
+
 @pytest.mark.parametrize("gone", ["folder", "partial", "input"])
 def test_a_folder_of_ours_that_is_gone_for_a_moment_is_no_verdict(house: Callable[..., House], gone: str) -> None:
     one = house()
