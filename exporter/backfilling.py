@@ -200,8 +200,11 @@ def one_file(path: str | os.PathLike[str], output: str | os.PathLike[str], setti
     with _session(target, retry_after_s=0.0) as (session, scratch):
         run = Run(session, scratch, Tally(), threading.Event())
         reader = OneFile(_whole_path(Path(path)))
-        (published,) = run.results(reader, session.ledger, target.settings.settings_sha256)
-    return replace(published.outcome, name=published.work.name)
+        published = list(run.results(reader, session.ledger, target.settings.settings_sha256))
+    if published:
+        return replace(published[0].outcome, name=published[0].work.name)
+    ((name, outcome),) = run.pending.items()
+    return replace(outcome, name=name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,7 +161,7 @@ class _Loop:
                 self._pause(self._engine.waits_for_space)
             now = time.monotonic()
             if every_s is not None and now - fed_at >= min(every_s, 10.0) and self._engine.is_alive:
-                notify("WATCHDOG=1", f"STATUS={', '.join(f'{count} {what}' for what, count in self._counts.items())}")
+                notify("WATCHDOG=1", f"STATUS={self._status()}")
                 fed_at = now
             if now - purged_at >= PURGE_S:
                 self._spool.purge(time.time())
@@ -169,6 +169,11 @@ class _Loop:
         notify("STOPPING=1", "STATUS=finishing instances under way")
         self._drain()
         log.info("stopped", put_back=self._put_all_back(), **self._counts)
+
+    def _status(self) -> str:
+        counts = ", ".join(f"{count} {what}" for what, count in self._counts.items())
+        problem = self._engine.memory_problem
+        return counts if problem is None else f"{counts}; {problem}"
 
     def _put_all_back(self) -> int:
         """Release what is still claimed; how many. A disk that refuses is no reason to end in disorder."""
@@ -193,7 +198,7 @@ class _Loop:
 
     def _fill(self) -> None:
         """Claim and hand in as much as the engine takes, unless there is no room for more."""
-        if self._pausing.look() is not None or time.monotonic() < self._resume_at:
+        if self._pausing.look(self._engine.memory_problem) is not None or time.monotonic() < self._resume_at:
             return
         try:
             self._claim_what_fits()
@@ -263,8 +268,8 @@ class _Loop:
                 case Deferred():
                     self._deferred[result.work.name] = result.not_before
                     self._put_back(result.work)
-                    outcome = result.outcome
-                    log.warning("deferred", item=result.work.name, reason=outcome.reason, problem=outcome.message)
+                    problem = result.outcome.message
+                    log.warning("deferred", item=result.work.name, reason=result.reason, problem=problem)
                 case Returned():
                     self._put_back(result.work)
                     if result.out_of_space is not None:

@@ -1,10 +1,11 @@
 """The threads of an exporter: some supervise a worker process each, one publishes what they finish.
 
-    submit -> inbox -> supervisors: count the attempt, run it -> publisher: rename, commit, JSONL -> results
+    submit -> scheduler -> supervisors: count the attempt, run it -> publisher: rename, commit, JSONL -> results
 
 Contract: every `Work` that is submitted comes back exactly once as a `Result`. The attempt is durable in the ledger
-before a worker sees the instance. What may pass is deferred as long as attempts are left; a full disk is no verdict and
-counts nothing. Supervisors do not wait for the disk of their neighbours: one thread publishes for all, in batches.
+before a worker sees the instance. What may pass is deferred as long as attempts are left; a full disk or too little
+memory is no verdict and counts nothing. Supervisors do not wait for the disk of their neighbours: one thread publishes
+for all, in batches.
 
 Must never: let one instance end a thread. What ends a thread is fatal for the exporter and comes out of `check`.
 """
@@ -16,19 +17,22 @@ import queue
 import shutil
 import threading
 import time
+from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from exporter.discovery import PARTIAL
 from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.job import Job, Stopped
-from exporter.ledger.types import Relation, State
+from exporter.ledger.types import Arrival, Relation, State
 from exporter.outcome import Failed, Skipped
 from exporter.promise import MediaFolderUnusable
 from exporter.publish import FULL, Finished
-from exporter.workers import Cancelled
+from exporter.scheduling import Scheduler
+from exporter.workers import Cancelled, SetAside, WorkerKilled, WorkerUnstartable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,16 +44,23 @@ if TYPE_CHECKING:
     from exporter.metadata.jsonl import Appender
     from exporter.outcome import Identity, Outcome
     from exporter.publish import Publisher, Work
+    from exporter.scheduling import Turn
     from exporter.workers import Decide
 
 TICK_S: Final = 0.5
 BATCH: Final = 64
 """Most instances that are published together."""
+DECIDED_ROOM: Final = 4 * BATCH
+"""Most instances whose outcome needs no worker that can usefully be under way at once."""
 GATHER_S: Final = 0.03
 """So long the first of them waits for others: they share their fsyncs."""
 STALE_S: Final = 60.0
 """A thread that gave no sign of life for so long is stuck."""
 LONGEST_PAUSE_S: Final = 5.0
+LONGEST_DEFERRAL_S: Final = 3600.0
+"""Longest time until an instance is tried again for which memory was short."""
+MEMORY_SHORT: Final = "memory_short"
+"""Why an instance is pending: as the ledger and the log call it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,13 @@ class Deferred:
     work: Work
     outcome: Failed
     not_before: float
+    memory_short: bool = False
+    """Whether its worker was killed with nothing else under way; the attempt does not count."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is pending, in one word."""
+        return MEMORY_SHORT if self.memory_short else self.outcome.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +117,12 @@ class Runner(Protocol):
         """Be ready to run a job."""
         ...
 
-    def run(self, job: Job, decide: Decide) -> Outcome:
+    @property
+    def has_process(self) -> bool:
+        """Whether a process of its own holds memory."""
+        ...
+
+    def run(self, job: Job, decide: Decide, may_continue: Callable[[], bool]) -> Outcome:
         """Export one instance; see `Worker.run`."""
         ...
 
@@ -144,7 +167,9 @@ class Engine:
         self._appender = appender
         self._runners = runners
         self._policy = policy
-        self._inbox: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
+        self._scheduler = Scheduler(len(runners))
+        self._killed_alone: Counter[str] = Counter()
+        """Names of instances whose worker was killed with nothing else under way."""
         self._folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[tuple[Finished, float] | None] = queue.SimpleQueue()
         self.results: queue.SimpleQueue[Result] = queue.SimpleQueue()
@@ -160,7 +185,12 @@ class Engine:
     @property
     def room(self) -> int:
         """How many works can usefully be under way at once: enough that neither workers nor the disk wait."""
-        return 8 * len(self._runners) + 8
+        return 8 * len(self._runners) + 8 + self._scheduler.aside
+
+    @property
+    def memory_problem(self) -> str | None:
+        """Sentence for the operator while fewer workers run than there are; None otherwise."""
+        return self._scheduler.memory_problem
 
     def start(self) -> None:
         """Start the threads; workers start in parallel."""
@@ -171,12 +201,11 @@ class Engine:
 
     def submit(self, work: Work) -> None:
         """Hand in one instance; never waits. The caller keeps to `room`."""
-        self._inbox.put(work)
+        self._scheduler.submit(work, alone=work.name in self._killed_alone)
 
     def submit_decided(self, work: Work, outcome: Outcome) -> None:
-        """Hand in an instance whose outcome needs no worker."""
-        self._ledger.begin(work.name, size_bytes=work.size_bytes, mtime_ns=work.mtime_ns, source=work.source)
-        self._finished.put((Finished(work, outcome), time.monotonic()))
+        """Hand in an instance whose outcome needs no worker; its attempt is counted with those of its batch."""
+        self._finished.put((Finished(work, outcome, is_counted=False), time.monotonic()))
 
     def check(self) -> None:
         """Raise what ended a thread, if anything did."""
@@ -193,15 +222,8 @@ class Engine:
     def stop(self, drain_s: float = 0.0) -> None:
         """End the threads: work that waits comes back at once, work under way after `drain_s` at the latest."""
         self._stopping.set()
-        while True:
-            try:
-                work = self._inbox.get_nowait()
-            except queue.Empty:
-                break
-            if work is not None:
-                self.results.put(Returned(work))
-        for _ in self._runners:
-            self._inbox.put(None)
+        for work in self._scheduler.close():
+            self.results.put(Returned(work))
         wait(self._supervisors, timeout=drain_s)
         for runner in self._runners:
             runner.cancel()
@@ -223,25 +245,36 @@ class Engine:
 
     def _supervise(self, runner: Runner) -> None:
         try:
-            with suppress(Cancelled):
-                runner.ensure_ready()
-            while True:
+            self._prepare(runner)
+            while not self._scheduler.is_closed:
                 runner.last_progress = time.monotonic()
-                try:
-                    work = self._inbox.get(timeout=TICK_S)
-                except queue.Empty:
-                    continue
-                if work is None:
-                    return
-                self._attempt(runner, work)
+                turn = self._scheduler.acquire(TICK_S)
+                if turn is not None:
+                    try:
+                        self._attempt(runner, turn)
+                    finally:
+                        self._scheduler.release(turn)
+                elif self._scheduler.has_surplus:
+                    runner.close()
         finally:
             runner.close()
 
-    def _attempt(self, runner: Runner, work: Work) -> None:
-        """One attempt at one instance; whatever comes of it is put into one of the two queues."""
-        started = time.monotonic()
+    def _prepare(self, runner: Runner) -> None:
+        """Start the worker before there is work for it; where memory does not permit that, run fewer of them."""
         try:
-            runner.ensure_ready()  # before the attempt counts: a worker that cannot start is nobody's fault
+            runner.ensure_ready()
+        except Cancelled:
+            pass
+        except WorkerKilled:
+            self._scheduler.reduce()
+
+    def _attempt(self, runner: Runner, turn: Turn) -> None:
+        """One attempt at one instance; whatever comes of it is put into one of the queues."""
+        work, started = turn.work, time.monotonic()
+        if turn.is_exclusive:
+            runner.close()  # what the last instance left in its memory belongs to this one
+        try:
+            self._ensure_ready(runner)  # before the attempt counts: a worker that cannot start is nobody's fault
             entry = self._ledger.begin(
                 work.name,
                 size_bytes=work.size_bytes,
@@ -255,15 +288,37 @@ class Engine:
         except OutOfSpace as condition:
             self.results.put(Returned(work, str(condition)))
             return
+        except WorkerKilled:
+            self._scheduler.retry_alone(turn)
+            return
         if entry.state is not State.ACTIVE:
             self.results.put(Known(work, entry))
         elif entry.attempts > self._policy.attempts:
             message = f"given up: the exporter ended during each of {self._policy.attempts} attempts"
             self._finished.put((Finished(work, Failed(Reason.DECODER_CRASH, message, may_pass=False)), started))
         else:
-            self._run(runner, work, entry, started)
+            self._run(runner, turn, entry, started)
 
-    def _run(self, runner: Runner, work: Work, entry: Entry, started: float) -> None:
+    def _ensure_ready(self, runner: Runner) -> None:
+        """Have a worker.
+
+        Raises:
+            WorkerKilled: It is killed while it starts, and others hold memory.
+            WorkerUnstartable: None starts.
+            Cancelled: The exporter stops.
+        """
+        try:
+            runner.ensure_ready()
+        except WorkerKilled as killed:
+            if self._has_others(runner):
+                raise
+            raise WorkerUnstartable(f"worker processes do not start: {killed}; give the exporter more memory") from None
+
+    def _has_others(self, runner: Runner) -> bool:
+        return any(other.has_process for other in self._runners if other is not runner)
+
+    def _run(self, runner: Runner, turn: Turn, entry: Entry, started: float) -> None:
+        work = turn.work
         relation: Relation | None = None
 
         def decide(identity: Identity) -> Skipped | None:
@@ -278,17 +333,46 @@ class Engine:
             folder = self._take_folder()
             received = work.source == "spool"
             job = Job(str(work.path), str(folder), self._policy.skip_duplicates, received, work.ae_title)
-            outcome = runner.run(job, decide)
+            outcome = runner.run(job, decide, partial(self._scheduler.may_continue, turn))
         except (OutOfSpace, Cancelled) as condition:
             self._put_away(folder)
             self._withdraw(runner, work)
             self.results.put(Returned(work, str(condition) if isinstance(condition, OutOfSpace) else None))
             return
+        except SetAside:
+            self._put_away(folder)
+            self._withdraw(runner, work)
+            self._scheduler.set_aside(turn)
+            return
+        except WorkerKilled:
+            self._put_away(folder)
+            self._withdraw(runner, work)
+            self._handle_killed(runner, turn)
+            return
+        self._killed_alone.pop(work.name, None)
         if isinstance(outcome, Failed) and outcome.may_pass and entry.attempts < self._policy.attempts:
             self._put_away(folder)
             self._defer(runner, work, outcome, entry.attempts)
             return
         self._finished.put((Finished(work, outcome, folder, relation), started))
+
+    def _handle_killed(self, runner: Runner, turn: Turn) -> None:
+        """Run an instance again alone; where its worker was killed although it was alone, leave it pending."""
+        if not turn.is_alone or self._has_others(runner):
+            self._scheduler.retry_alone(turn)
+            return
+        work = turn.work
+        self._killed_alone[work.name] += 1
+        pause_s = self._policy.retry_after_s * 4 ** (self._killed_alone[work.name] - 1)
+        not_before = time.time() + min(pause_s, LONGEST_DEFERRAL_S)
+        message = (
+            "memory is short: its worker process was killed from outside with nothing else under way; pending. Give "
+            "the exporter more memory (MemoryMax of its service, the limit of its container), or lower "
+            "limits.memory_mb so that such instances are refused as too_large"
+        )
+        self._insist(runner, lambda: self._ledger.defer(work.name, MEMORY_SHORT, message, not_before))
+        outcome = Failed(Reason.TOO_LARGE, message, may_pass=True)
+        self.results.put(Deferred(work, outcome, not_before, memory_short=True))
 
     def _take_folder(self) -> Path:
         """An empty folder for partial files; one level below `.partial`, where `exporter.promise` looks."""
@@ -358,8 +442,14 @@ class Engine:
 
     def _publish_batch(self, batch: list[tuple[Finished, float]]) -> None:
         pause_s = 1.0
+        uncounted = [finished.work for finished, _ in batch if not finished.is_counted]
         while True:
             try:
+                if uncounted:
+                    self._ledger.begin_many(
+                        Arrival(work.name, work.size_bytes, work.mtime_ns, work.source) for work in uncounted
+                    )
+                    uncounted = []
                 outcomes = self._publisher.publish([finished for finished, _ in batch])
             except OutOfSpace as condition:
                 self.waits_for_space = str(condition)
@@ -403,7 +493,12 @@ class InProcess:
         if self._cancelled:
             raise Cancelled
 
-    def run(self, job: Job, decide: Decide) -> Outcome:
+    @property
+    def has_process(self) -> bool:
+        """None of its own."""
+        return False
+
+    def run(self, job: Job, decide: Decide, may_continue: Callable[[], bool]) -> Outcome:  # noqa: ARG002 - nobody else works
         """Export one instance here; a crash of native code ends everything."""
         refusal: Skipped | None = None
 

@@ -12,7 +12,7 @@ messages. Foreign exceptions (pydicom, imagecodecs, PyAV, OSError) are mapped at
     ├─ UnsupportedSyntax            unsupported_syntax no
     ├─ CorruptPixels                corrupt_pixels    no
     ├─ DecoderCrash                 decoder_crash     once
-    ├─ ExportTimeout                timeout           once
+    ├─ ExportTimeout                timeout           once (wall time)
     ├─ EncodeFailed                 encode_failed     once
     ├─ VerifyFailed                 verify_failed     once
     ├─ PrivacyUnknown               privacy_unknown   no

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from exporter.engine import Deferred, Known, Published, Returned
+from exporter.engine import DECIDED_ROOM, Deferred, Known, Published, Returned
 from exporter.errors import ExportError, OutOfSpace, Reason
 from exporter.ledger.types import State
 from exporter.outcome import Exported, Failed, Skipped
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 WAIT_S: Final = 0.2
 DRAIN_S: Final = 10.0
 """Time that work under way gets to finish when the run is told to stop."""
+MEMORY_TRIES: Final = 3
+"""Times that an entry is run alone, and its worker killed, before the run leaves it pending."""
 
 
 @dataclass(slots=True)
@@ -56,6 +58,8 @@ class Tally:
     exported: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
+    memory_short: int = 0
+    """Entries that are left pending because memory is short: a rerun tries them again."""
     bytes: int = 0
     """Of the input that was read."""
     series: SeriesTally | None = None
@@ -126,6 +130,8 @@ class Run:
         self._tally = tally
         self._stop = stop
         self._under_way = 0
+        self._decided: set[str] = set()
+        """Names of those under way that need no worker."""
         self._later: list[tuple[float, str, Work]] = []
         self._contents: dict[str, Content] = {}
         """Of entries under way or deferred, by name."""
@@ -135,6 +141,10 @@ class Run:
         """Members under way or deferred, by container."""
         self._closing: dict[str, Entry] = {}
         """Containers that wait for their members."""
+        self._short: Counter[str] = Counter()
+        """Times that an entry was run alone and its worker was killed."""
+        self.pending: dict[str, Failed] = {}
+        """Entries that the run leaves pending, and why."""
 
     def results(self, reader: Reader, ledger: Ledger, settings_sha256: str) -> Iterator[Published]:
         """Every entry's result, each counted in the tally first.
@@ -160,7 +170,12 @@ class Run:
     def _has_room(self) -> bool:
         """Whether another entry can usefully begin; copies that wait for a worker take room too."""
         idle = not self._under_way and not self._later
-        return self._under_way < self._engine.room and (idle or not self._scratch.is_full) and not self._stop.is_set()
+        has_room = self._for_workers < self._engine.room and len(self._decided) < DECIDED_ROOM
+        return has_room and (idle or not self._scratch.is_full) and not self._stop.is_set()
+
+    @property
+    def _for_workers(self) -> int:
+        return self._under_way - len(self._decided)
 
     def _count(self, reader: Reader) -> None:
         total = 0
@@ -205,11 +220,12 @@ class Run:
         if decided is None:
             self._engine.submit(work)
         else:
+            self._decided.add(work.name)
             self._engine.submit_decided(work, decided)
 
     def _submit_later(self) -> None:
         """Try again what was deferred and is due."""
-        while self._later and self._later[0][0] <= time.time() and self._under_way < self._engine.room:
+        while self._later and self._later[0][0] <= time.time() and self._for_workers < self._engine.room:
             self._engine.submit(heapq.heappop(self._later)[2])
             self._under_way += 1
 
@@ -228,13 +244,14 @@ class Run:
             return
         while result is not None:
             self._under_way -= 1
+            self._decided.discard(result.work.name)
             match result:
                 case Published():
                     self._tally.add(result.work, result.outcome)
                     self._end(result.work.name)
                     yield result
                 case Deferred():
-                    heapq.heappush(self._later, (result.not_before, result.work.name, result.work))
+                    self._repeat(result)
                 case Returned():
                     self._let_go(result.work.name)
                     if result.out_of_space is not None and not self._stop.is_set():
@@ -245,6 +262,17 @@ class Run:
                 result = self._engine.results.get_nowait()
             except queue.Empty:
                 result = None
+
+    def _repeat(self, result: Deferred) -> None:
+        """Try an entry again when it is due, unless the memory of this machine does not hold it."""
+        name = result.work.name
+        self._short[name] += result.memory_short
+        if self._short[name] < MEMORY_TRIES:
+            heapq.heappush(self._later, (result.not_before, name, result.work))
+            return
+        self._tally.memory_short += 1
+        self.pending[name] = result.outcome
+        self._let_go(name)  # its container stays open, so that a rerun looks into it again
 
     def _let_go(self, name: str) -> None:
         content = self._contents.pop(name, None)

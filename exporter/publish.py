@@ -73,6 +73,8 @@ class Finished:
     """Its folder of partial files."""
     relation: Relation | None = None
     """How it relates to others, where that was asked already."""
+    is_counted: bool = True
+    """Whether the ledger knows of the attempt."""
 
 
 @dataclass(frozen=True, slots=True)

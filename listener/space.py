@@ -198,19 +198,21 @@ class SpaceGuard:
         return read_told(told) if now - self._told_at < SILENT_S else {}
 
 
-def tell(root: Path, free: Mapping[str, Free], paused: str | None) -> None:
+def tell(root: Path, free: Mapping[str, Free], paused: str | None, memory: str | None = None) -> None:
     """Tell the listener of this spool how much room there is elsewhere; the exporter's side of `SpaceGuard`.
 
     Args:
         root: The spool's folder.
         free: What is free, by place.
         paused: Why the exporter pauses; None while it does not.
+        memory: Sentence of the exporter while memory is short; None while it is not.
 
     Raises:
         OSError: The file cannot be replaced.
     """
     places = {name: {"free_bytes": one.bytes, "free_files": one.files} for name, one in free.items()}
-    text = json.dumps({"pid": os.getpid(), "updated": round(time.time(), 3), "paused": paused, "places": places})
+    told = {"pid": os.getpid(), "updated": round(time.time(), 3), "paused": paused, "memory": memory, "places": places}
+    text = json.dumps(told)
     partial = root / f".{TOLD}.part"
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb", buffering=0) as file:

@@ -45,6 +45,8 @@ class Standing:
     receiving: int = 0
     paused: str | None = None
     """Why the exporter pauses."""
+    memory: str | None = None
+    """How many workers run, while memory is short."""
     listener: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -112,6 +114,7 @@ def _standing(spool: SpoolView | None, counts: Counts, active: Counter[Source], 
         reasons={state: dict(sorted(found.items())) for state, found in sorted(reasons.items())},
         receiving=0 if spool is None else spool.receiving,
         paused=None if spool is None else spool.paused,
+        memory=None if spool is None else spool.memory,
         listener=None if spool is None else spool.listener,
     )
 
@@ -124,6 +127,8 @@ def _table(standing: Standing) -> str:
         lines.append(f"{state:<12}{getattr(standing, state):>10}" + (f"   {why}" if why else ""))
     if standing.paused is not None:
         lines.append(f"exporter    pauses: {printable(standing.paused)}")
+    if standing.memory is not None:
+        lines.append(f"exporter    {printable(standing.memory)}")
     lines += _listener_lines(standing.listener or {})
     if standing.quarantined or standing.failed:
         lines.append("`exporter failures` says what failed and why.")

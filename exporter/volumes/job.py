@@ -21,7 +21,7 @@ from exporter.errors import ExportError, Reason
 from exporter.job import Job
 from exporter.outcome import Exported, Failed, Identity, MediaType, Medium, Outcome
 from exporter.volumes.voxels import disk_errors
-from exporter.workers import Worker, WorkerSetup
+from exporter.workers import Worker, WorkerKilled, WorkerSetup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -124,6 +124,8 @@ class SeriesWorker:
                 json.dump(told, file)
         try:
             return self._worker.run(Job(str(manifest), str(self.root), ask=False), lambda _: None)
+        except WorkerKilled as killed:
+            return Failed(Reason.DECODER_CRASH, str(killed), may_pass=True)
         finally:
             manifest.unlink(missing_ok=True)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,10 @@ def export(job: Job, ask: Ask) -> Outcome:
                 return Failed(Reason.INTERNAL, str(len(bytearray(4 << 30))), may_pass=False)
             except MemoryError:
                 return Failed(Reason.TOO_LARGE, "needs more than limits.memory_mb", may_pass=False)
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "shared":  # as if the memory did not hold two of them: the second one's start kills the first
+            _kill_the_other(Path(job.path).parent)
         case "grow":
             KEPT.append(os.urandom(40 << 20))
         case "babble":
@@ -79,6 +84,19 @@ def export(job: Job, ask: Ask) -> Outcome:
         case _:
             pass
     return Skipped(SkipReason.NO_MEDIA, word, identity(word), "{}")
+
+
+def _kill_the_other(folder: Path) -> None:
+    """Wait for the process that works on another file of this kind and kill it; nothing, once that has happened."""
+    mine, happened = folder / f"{os.getpid()}.shared", folder / "happened"
+    mine.touch()
+    deadline = time.monotonic() + 30
+    while not happened.exists() and time.monotonic() < deadline:
+        for other in set(folder.glob("*.shared")) - {mine}:
+            with suppress(FileExistsError):  # only one of the two
+                happened.touch(exist_ok=False)
+                os.kill(int(other.stem), signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def written(job: Job) -> Exported:

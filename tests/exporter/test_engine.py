@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exporter import engine as engine_module
-from exporter import promise
+from exporter import promise, scheduling
 from exporter.engine import Deferred, Engine, Known, Policy, Published, Result, Returned
 from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.ledger import Ledger, State
@@ -22,8 +22,10 @@ from exporter.publish import Names, Publisher, Work
 from exporter.workers import Worker, WorkerSetup, WorkerUnstartable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+
+    from exporter.ledger.types import Arrival, Entry
 
 
 class House:
@@ -118,6 +120,73 @@ def test_a_crash_is_tried_once_more_and_then_final_and_harms_nobody_else(house: 
     assert final.outcome.reason is Reason.DECODER_CRASH
     assert one.attempts("crash.dcm") == 2
     assert one.ledger.counts().quarantined == 1
+
+
+def test_workers_that_are_killed_beside_others_are_no_verdict_and_their_instances_run_alone(
+    house: Callable[..., House],
+) -> None:
+    one = house(workers=2, skip_duplicates=False)
+    names = [f"shared.{number}.dcm" for number in range(6)]
+    one.submit(*names)
+    results = [one.next(60) for _ in names]
+    assert [result.outcome.message for result in results if isinstance(result, Deferred)] == []
+    assert one.ledger.counts().skipped == 6
+    assert one.ledger.counts().quarantined == 0
+    assert one.engine.memory_problem == "memory is short: running 1 of 2 workers"
+    assert [one.attempts(name) for name in names] == [1] * 6
+
+
+def test_an_instance_whose_worker_is_killed_although_it_is_alone_stays_pending(house: Callable[..., House]) -> None:
+    one = house(workers=2)
+    one.submit("killed.dcm")
+    for _ in range(4):
+        result = one.next(60)
+        assert isinstance(result, Deferred)
+        assert result.memory_short
+        assert one.attempts("killed.dcm") == 0
+        entry = one.ledger.entry("killed.dcm")
+        assert entry is not None
+        assert (entry.state, entry.reason) == (State.DEFERRED, "memory_short")
+        assert "memory is short" in entry.message
+        one.engine.submit(result.work)
+    one.submit("plain.dcm")
+    found = [one.next(60), one.next(60)]
+    assert {type(result) for result in found} == {Deferred, Published}
+
+
+def test_two_instances_that_take_long_do_not_hold_both_workers(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "QUICK_S", 0.5)
+    one = house(workers=2, skip_duplicates=False)
+    one.submit("hang.1.dcm", "hang.2.dcm", "plain.1.dcm", "plain.2.dcm", "plain.3.dcm")
+    done = [one.next(60) for _ in range(3)]
+    assert sorted(result.work.name for result in done) == ["plain.1.dcm", "plain.2.dcm", "plain.3.dcm"]
+    assert {type(result) for result in done} == {Published}
+    one.engine.stop(0.2)
+    assert one.attempts("hang.1.dcm") == one.attempts("hang.2.dcm") == 0
+
+
+def test_what_needs_no_worker_is_counted_and_committed_in_batches(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    begin = Ledger.begin_many
+
+    def counted(self: Ledger, arrivals: Iterable[Arrival]) -> list[Entry]:
+        wanted = list(arrivals)
+        begun.append(len(wanted))
+        return begin(self, wanted)
+
+    monkeypatch.setattr(Ledger, "begin_many", counted)
+    one = house()
+    for number in range(256):
+        one.engine.submit_decided(one.work(f"{number}.fifo"), Skipped(SkipReason.NOT_REGULAR, "a pipe"))
+    for _ in range(256):
+        assert isinstance(one.next(60), Published)
+    assert sum(begun) == 256
+    assert len(begun) < 64, "a transaction for each costs a sync for each"
+    assert one.ledger.counts().skipped == 256
 
 
 def test_what_took_the_exporter_down_twice_is_not_tried_a_third_time(house: Callable[..., House]) -> None:
