@@ -14,6 +14,7 @@ Must never: put element values into messages or warnings, hold pixel data, write
 from __future__ import annotations
 
 import hashlib
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
@@ -42,6 +43,8 @@ class Instance:
     """A lazy view of one DICOM file; a context manager that closes the file."""
 
     def __init__(self, path: Path, file: FileBytes, start: Start, limits: LimitSettings) -> None:
+        self.begun_cpu_s = time.process_time()
+        """Processor time that this process had used before; see `exporter.cpulimit`."""
         self.path = path
         self.file_meta = _file_meta(file, start, limits)
         """The file meta information (group 0002); empty where the file has none."""

@@ -122,7 +122,14 @@ def runners(settings: Settings, workers: int) -> list[Runner]:
 
         return [InProcess(pipeline.prepare(values))]
     limits = settings.limits
-    setup = WorkerSetup(values, memory_bytes=limits.memory_mb << 20, cpu_s=limits.cpu_s, wall_s=limits.wall_s)
+    setup = WorkerSetup(
+        values,
+        memory_bytes=limits.memory_mb << 20,
+        cpu_s=limits.cpu_s,
+        cpu_base_s=limits.cpu_base_s,
+        cpu_s_per_mb=limits.cpu_s_per_mb,
+        wall_s=limits.wall_s,
+    )
     return [Worker(setup) for _ in range(workers)]
 
 

@@ -273,6 +273,11 @@ class LimitSettings(Section):
     """Largest rows x columns of one frame."""
     max_frames: PositiveInt = 100_000
     """Most frames of one instance."""
+    min_frame_bytes: Annotated[int, Field(ge=0)] = 64
+    """Least bytes of an instance per frame, beyond its first 1,000 frames: each frame costs time however small it is.
+    Video streams have any number; 0 permits it for all."""
+    max_jpeg_scans: PositiveInt = 100
+    """Most scans of one JPEG: each one passes over the whole picture."""
     max_inflated_bytes: PositiveInt = 1 << 30
     """Largest data set after inflating a deflated transfer syntax."""
     max_header_bytes: PositiveInt = 64 << 20
@@ -284,11 +289,22 @@ class LimitSettings(Section):
     memory_mb: PositiveInt = 2048
     """Address space of one worker process, in MiB."""
     cpu_s: PositiveFloat = 600.0
-    """Processor time that one instance may take, in seconds."""
+    """Processor time that any instance may take, in seconds; a small one may take less, as the next three say."""
+    cpu_base_s: PositiveFloat = 30.0
+    """Processor time that an instance may take however small it is, in seconds."""
+    cpu_s_per_mb: PositiveFloat = 5.0
+    """Further seconds per megabyte of the instance."""
+    cpu_s_per_megapixel: PositiveFloat = 2.0
+    """Further seconds per million pixels of all frames together."""
     wall_s: PositiveFloat = 900.0
     """Time that one instance may take, in seconds."""
     attempts: PositiveInt = 2
     """Most attempts at one instance, across restarts."""
+
+    def allowed_cpu_s(self, size_bytes: int, pixels: int = 0) -> float:
+        """Processor time that an instance of that size may take, in seconds; `pixels` are those of all its frames."""
+        by_size = self.cpu_base_s + size_bytes * self.cpu_s_per_mb / 1e6 + pixels * self.cpu_s_per_megapixel / 1e6
+        return min(self.cpu_s, by_size)
 
 
 class MediaSettings(Section):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exporter.cpulimit import extend_cpu
 from exporter.elements import text_of, value_of
 from exporter.errors import BadGeometry, UnsupportedSyntax
 from exporter.frames.colour import to_rgb
@@ -43,6 +44,7 @@ def open_frames(instance: Instance, limits: LimitSettings) -> Frames:
     pixels = instance.pixels
     if pixels is None:
         raise BadGeometry("the instance has no pixel data")
+    extend_cpu(instance.begun_cpu_s, limits.allowed_cpu_s(instance.size_bytes, pixels.frame_pixels * pixels.frames))
     return Frames(instance, pixels, limits)
 
 

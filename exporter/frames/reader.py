@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from exporter.pixels import PixelDescription
     from exporter.settings import LimitSettings
 
+FREE_FRAMES: Final = 1000
+"""Frames that any instance may have, however small it is."""
 _HEAD_BYTES: Final = 1 << 16
 _ENCODED_SLACK: Final = 16 << 20
 """Bytes a compressed frame may have beyond four times its native size: metadata segments, thumbnails."""
@@ -81,7 +83,9 @@ def open_reader(instance: Instance, pixels: PixelDescription, limits: LimitSetti
         UnsupportedSyntax: Nothing here reads it.
         CorruptPixels: Frames are missing, or cannot be told apart.
         BadGeometry: The header contradicts the length of the data.
+        TooLarge: There are more frames than are permitted for the size of the instance.
     """
+    _refuse_tiny_frames(instance, pixels, limits)
     family = family_of(instance.transfer_syntax)
     if family is Family.ELSEWHERE:
         raise UnsupportedSyntax("the pixels are not in the instance: it refers to a server or a stream")
@@ -109,6 +113,15 @@ def open_reader(instance: Instance, pixels: PixelDescription, limits: LimitSetti
     else:
         raise CorruptPixels("(7FE0,0010) Pixel Data is encapsulated and does not begin with an item")
     return _encapsulated(instance, pixels, frames, family, notes)
+
+
+def _refuse_tiny_frames(instance: Instance, pixels: PixelDescription, limits: LimitSettings) -> None:
+    size = instance.data.size
+    if limits.min_frame_bytes and pixels.frames > FREE_FRAMES + size // limits.min_frame_bytes:
+        raise TooLarge(
+            f"the instance has {pixels.frames} frames in {size} bytes: beyond {FREE_FRAMES}, permitted is one for each "
+            f"{limits.min_frame_bytes} bytes (limits.min_frame_bytes)"
+        )
 
 
 def _is_stream(head: bytes) -> bool:
@@ -226,7 +239,7 @@ def _encapsulated(
     sizes = {sum(span.length for span in frame) for frame in frames}
     native, width = cells.frame_bytes(pixels), max(1, pixels.bits_allocated // 8)
     if family is Family.CODESTREAM and sniffable(head):
-        return CodestreamReader(instance.data, pixels, frames, notes)
+        return CodestreamReader(instance.data, pixels, frames, notes, instance.limits.max_jpeg_scans)
     if family is Family.RLE and looks_like_rle(head, pixels.samples * width):
         return RleReader(instance.data, pixels, frames)
     if family is Family.DEFLATED_FRAMES and not sniffable(head) and not looks_like_rle(head, pixels.samples * width):
@@ -237,7 +250,7 @@ def _encapsulated(
         return EncapsulatedNativeReader(instance.data, pixels, frames)
     if sniffable(head):
         notes.append("(0002,0010) Transfer Syntax UID does not fit the pixel data: read as the codestream they are")
-        return CodestreamReader(instance.data, pixels, frames, notes)
+        return CodestreamReader(instance.data, pixels, frames, notes, instance.limits.max_jpeg_scans)
     if looks_like_rle(head, pixels.samples * width):
         notes.append("(0002,0010) Transfer Syntax UID does not fit the pixel data: read as the RLE they are")
         return RleReader(instance.data, pixels, frames)
@@ -272,10 +285,16 @@ class CodestreamReader(_EncapsulatedReader):
     """JPEG, JPEG-LS, JPEG 2000, HTJ2K, JPEG XL."""
 
     def __init__(
-        self, source: ByteSource, pixels: PixelDescription, frames: tuple[Frame, ...], notes: list[str]
+        self,
+        source: ByteSource,
+        pixels: PixelDescription,
+        frames: tuple[Frame, ...],
+        notes: list[str],
+        max_jpeg_scans: int,
     ) -> None:
         super().__init__(source, pixels, frames)
         self._notes = notes
+        self._max_jpeg_scans = max_jpeg_scans
         first = frames[0][0]
         head = source.read_at(first.offset, min(first.length, _HEAD_BYTES))
         try:
@@ -296,11 +315,22 @@ class CodestreamReader(_EncapsulatedReader):
         if header is None:
             raise CorruptPixels(f"frame {index + 1} does not begin as a codestream")
         self._check(header)
+        if header.codec in {Codec.JPEG, Codec.JPEG_LS}:
+            self._refuse_many_scans(data, header, index)
         decoded = decode(data, header, self._pixels.photometric, to_rgb=to_rgb)
         self._note_colour(header, decoded)
         if decoded.note is not None:
             self._notes.append(decoded.note)
         return self._stored(header, decoded)
+
+    def _refuse_many_scans(self, data: bytes, header: Codestream, index: int) -> None:
+        """Refuse a frame whose markers say SOS (T.81 B.1.1.3) too often: in entropy-coded data a zero follows FF."""
+        scans = data.count(b"\xff\xda")
+        if scans > self._max_jpeg_scans:
+            raise TooLarge(
+                f"the {header.codec} of frame {index + 1} has {scans} scans, permitted are {self._max_jpeg_scans} "
+                "(limits.max_jpeg_scans)"
+            )
 
     def _check(self, header: Codestream) -> None:
         pixels = self._pixels
