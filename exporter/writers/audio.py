@@ -65,7 +65,7 @@ class AudioWriter:
             VerifyFailed: The file, decoded, gives other samples.
             OutOfSpace: The disk is full.
         """
-        groups = groups_of(task.instance, task.settings.limits)
+        groups = groups_of(task.instance)
         media: list[Medium] = []
         warnings: list[str] = []
         for number, group in enumerate(groups, 1):

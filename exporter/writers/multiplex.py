@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from exporter.instance import Instance
-    from exporter.settings import LimitSettings
 
 INTERPRETATIONS: Final = {
     "SB": "i1",
@@ -39,6 +38,8 @@ INTERPRETATIONS: Final = {
 }
 """(5400,1006) Waveform Sample Interpretation and the type of one stored sample."""
 
+MOST_GROUPS: Final = 256
+"""Most multiplex groups of one instance: each becomes files of its own."""
 MOST_CHANNELS: Final = 4096
 _LABEL: Final = 64
 
@@ -138,7 +139,7 @@ def has_waveform(instance: Instance) -> bool:
         return False
 
 
-def groups_of(instance: Instance, limits: LimitSettings) -> tuple[Group, ...]:
+def groups_of(instance: Instance) -> tuple[Group, ...]:
     """Every multiplex group of the instance.
 
     Raises:
@@ -152,8 +153,8 @@ def groups_of(instance: Instance, limits: LimitSettings) -> tuple[Group, ...]:
             items = instance.header.get("WaveformSequence") or ()
             if not items:
                 raise BadGeometry(f"read waveform: {name_of('WaveformSequence')} is absent or empty")
-            if len(items) > limits.max_frames:
-                raise TooLarge(f"read waveform: more than {limits.max_frames} multiplex groups (limits.max_frames)")
+            if len(items) > MOST_GROUPS:
+                raise TooLarge(f"read waveform: {len(items)} multiplex groups, permitted are {MOST_GROUPS}")
             return tuple(_group(item, big_endian=instance.big_endian) for item in items)
     except READING_ERRORS as error:
         raise BadGeometry(f"read waveform: an element cannot be read ({type(error).__name__})") from None

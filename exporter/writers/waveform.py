@@ -58,7 +58,7 @@ class WaveformWriter:
             OutOfSpace: The disk is full.
         """
         wanted = task.settings.waveform
-        groups = groups_of(task.instance, task.settings.limits)
+        groups = groups_of(task.instance)
         media: list[Medium] = []
         warnings: list[str] = []
         for number, group in enumerate(groups, 1):
