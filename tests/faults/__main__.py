@@ -1,7 +1,8 @@
 """``python -m tests.faults [--quick] [PART ...]``: the fault report, row by row; exit code 1 on any violation.
 
-Parts: power-ext4, power-xfs, points, disks, errors, bad, privacy, attacks, network, soak, steady, connects, volume,
-members, lifecycle, watchdog, suites; all without any. ``--scale volume_bytes=2e9`` runs more or less of something.
+Parts: power-ext4, power-xfs, points, disks, errors, bad, costs, privacy, attacks, network, soak, steady, connects,
+volume, members, lifecycle, watchdog, suites; all without any. ``--scale volume_bytes=2e9`` runs more or less of
+something.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from tests.faults import (
     bad_dicom,
     connects,
+    costs,
     crash_points,
     errors,
     full_disk,
@@ -48,6 +50,7 @@ PARTS: Final[dict[str, Callable[[Path, Scale], Iterator[Row]]]] = {
     "disks": full_disk.rows,
     "errors": errors.rows,
     "bad": bad_dicom.rows,
+    "costs": costs.rows,
     "privacy": privacy.rows,
     "attacks": network.rows,
     "network": network_fuzz.rows,
