@@ -42,7 +42,7 @@ def export_file(
         Exported, Skipped or Failed; `Medium.file` is relative to the media folder.
 
     Raises:
-        OutOfSpace: The disk is full.
+        OutOfSpace, StorageUnavailable: The disk is full, or a folder of ours has gone; the same call goes on.
         LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable, WorkerUnstartable: Why nothing can be exported there.
     """
     from exporter import backfilling
@@ -70,7 +70,8 @@ def backfill(
 
     Raises:
         InputUnusable: The folder cannot be read.
-        OutOfSpace, LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable, WorkerUnstartable: As `export_file`.
+        OutOfSpace, StorageUnavailable, LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable, WorkerUnstartable: As
+            `export_file`.
     """
     from exporter import backfilling
 

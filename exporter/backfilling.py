@@ -56,6 +56,8 @@ class Target:
     settings: Settings
     workers: int | None = None
     """Worker processes; default: `num_workers` of the settings."""
+    take_over: bool = False
+    """Whether an exporter that has the media folder and cannot be asked is taken for dead."""
 
     @property
     def places(self) -> Places:
@@ -79,7 +81,7 @@ class Target:
         files = [places.ledger, places.metadata]
         if self.settings.config.file is not None:
             files.append(self.settings.config.file)
-        return Outputs.of(tuple(one for one in folders if one.is_dir()), tuple(files))
+        return Outputs.of(tuple(folders), tuple(files))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +93,13 @@ class Request:
     settings: Settings
     workers: int | None = None
     """Worker processes; default: `num_workers` of the settings."""
+    take_over: bool = False
+    """See `Target`."""
 
     @property
     def target(self) -> Target:
         """The part of it that is not the input."""
-        return Target(self.output, self.settings, self.workers)
+        return Target(self.output, self.settings, self.workers, self.take_over)
 
     @property
     def places(self) -> Places:
@@ -147,8 +151,9 @@ def _session(
     places, copies_bytes = target.places, target.settings.archives.copies_bytes
     with (  # copies go after the workers that read them
         Scratch(places.media.absolute() / PARTIAL / f"copies-{os.getpid()}", copies_bytes) as scratch,
-        opened(target.settings, places, workers=workers, policy=policy) as session,
+        opened(target.settings, places, workers=workers, policy=policy, take_over=target.take_over) as session,
     ):
+        scratch.mark(session.ledger.mark)  # before the first copy
         yield session, scratch
 
 
@@ -200,8 +205,11 @@ def one_file(path: str | os.PathLike[str], output: str | os.PathLike[str], setti
     with _session(target, retry_after_s=0.0) as (session, scratch):
         run = Run(session, scratch, Tally(), threading.Event())
         reader = OneFile(_whole_path(Path(path)))
-        (published,) = run.results(reader, session.ledger, target.settings.settings_sha256)
-    return replace(published.outcome, name=published.work.name)
+        published = list(run.results(reader, session.ledger, target.settings.settings_sha256))
+    if published:
+        return replace(published[0].outcome, name=published[0].work.name)
+    ((name, outcome),) = run.pending.items()
+    return replace(outcome, name=name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,16 @@ import weakref
 import zlib
 from typing import TYPE_CHECKING, Protocol
 
-from exporter.errors import NotDicom, OutOfSpace, SkipInstance, SkipReason, TooLarge, Unreadable
+from exporter.errors import (
+    GONE,
+    NotDicom,
+    OutOfSpace,
+    SkipInstance,
+    SkipReason,
+    StorageUnavailable,
+    TooLarge,
+    Unreadable,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +32,20 @@ if TYPE_CHECKING:
     from exporter.settings import LimitSettings
 
 CHUNK = 1 << 20
+_TRAILER = 8
+"""Bytes of check values that some writers leave behind the last block: Adler-32, or those of gzip (RFC 1952 2.3.1)."""
 IN_MEMORY = 8 << 20
 """Largest inflated data set that is kept in memory."""
+
+
+class SourceUnread(Unreadable):
+    """The operating system did not let the file be read, which may be the disk's doing."""
+
+    may_pass = True
+
+
+class SourceGone(SourceUnread):
+    """The file is not there any more, which says nothing about what was in it."""
 
 
 class ByteSource(Protocol):
@@ -67,7 +88,7 @@ class FileBytes:
             try:
                 part = os.pread(self._descriptor, wanted, offset)
             except OSError as error:
-                raise Unreadable(f"reading the file failed: {errno.errorcode.get(error.errno or 0, 'EIO')}") from None
+                raise _unreadable("reading", error) from None
             if not part:
                 break  # the file was cut after it was opened; the caller sees a short read
             parts.append(part)
@@ -96,6 +117,11 @@ class MemoryBytes:
         return bytes(self._content[offset : offset + length])
 
 
+def _unreadable(operation: str, error: OSError) -> Unreadable:
+    kind = SourceGone if error.errno in GONE else SourceUnread
+    return kind(f"{operation} the file failed: {errno.errorcode.get(error.errno or 0, 'EIO')}")
+
+
 def open_file(path: Path, limits: LimitSettings) -> FileBytes:
     """The file at `path`, open for reading by position.
 
@@ -111,7 +137,7 @@ def open_file(path: Path, limits: LimitSettings) -> FileBytes:
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.ENXIO, errno.ENODEV}:
             raise SkipInstance(SkipReason.NOT_REGULAR, "not a regular file") from None
-        raise Unreadable(f"opening the file failed: {errno.errorcode.get(error.errno or 0, 'EIO')}") from None
+        raise _unreadable("opening", error) from None
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
@@ -126,28 +152,47 @@ def open_file(path: Path, limits: LimitSettings) -> FileBytes:
     return source
 
 
-def inflate(source: ByteSource, offset: int, limits: LimitSettings) -> ByteSource:
+def inflate(source: ByteSource, offset: int, limits: LimitSettings, notes: list[str]) -> ByteSource:
     """The deflated data set that begins at `offset`, inflated (PS3.5 A.5, RFC 1951; a zlib header is tolerated).
 
-    Small results stay in memory, larger ones go to a file that has no name.
+    Small results stay in memory, larger ones go to a file that has no name. `notes` gets how many bytes follow the
+    deflated stream, where they are more than the padding of PS3.5 A.5.
 
     Raises:
         TooLarge: More than ``limits.max_inflated_bytes``.
         Unreadable: The deflated stream is damaged or cut.
         OutOfSpace: No room for the temporary file.
+        StorageUnavailable: It cannot be made.
     """
     head = source.read_at(offset, 2)
     zlib_header = len(head) == 2 and head[0] & 0x0F == 8 and (head[0] << 8 | head[1]) % 31 == 0
     # A raw stream may look like a zlib header by chance; then zlib refuses at once and the raw form is tried.
     for window in (zlib.MAX_WBITS, -zlib.MAX_WBITS) if zlib_header else (-zlib.MAX_WBITS,):
         try:
-            return _inflate(source, offset, window, limits.max_inflated_bytes)
+            found, end = _inflate(source, offset, window, limits.max_inflated_bytes)
         except zlib.error:
             continue
+        # Some writers keep what ends a gzip member (RFC 1952 2.3.1): CRC-32, and the size of what was deflated.
+        trailer = source.read_at(end, 8)
+        is_gzip = trailer[4:] == (found.size & 0xFFFFFFFF).to_bytes(4, "little")
+        if end_of_zeros(source, end + 8 * is_gzip) < source.size:
+            notes.append(f"{source.size - end} bytes behind the deflated data set are left out")
+        return found
     raise Unreadable("inflating the data set failed: the deflated stream is damaged")
 
 
-def _inflate(source: ByteSource, offset: int, window: int, most: int) -> ByteSource:
+def end_of_zeros(source: ByteSource, offset: int) -> int:
+    """Offset of the first byte from `offset` on that is not zero; the end of the source where there is none."""
+    while part := source.read_at(offset, CHUNK):
+        other = part.lstrip(b"\0")
+        if other:
+            return offset + len(part) - len(other)
+        offset += len(part)
+    return source.size
+
+
+def _inflate(source: ByteSource, offset: int, window: int, most: int) -> tuple[ByteSource, int]:
+    """What is inflated, and the offset behind the deflated stream."""
     stream = zlib.decompressobj(window)
     sink = _Sink(most)
     while not stream.eof:
@@ -159,7 +204,7 @@ def _inflate(source: ByteSource, offset: int, window: int, most: int) -> ByteSou
             sink.write(stream.decompress(packed, CHUNK))
             packed = stream.unconsumed_tail
     sink.write(stream.flush())
-    return sink.source()
+    return sink.source(), offset - len(stream.unused_data)
 
 
 class _Sink:
@@ -190,7 +235,9 @@ class _Sink:
             self._discard()
             if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
                 raise OutOfSpace("no room for the temporary file of a deflated data set") from None
-            raise Unreadable("the temporary file of a deflated data set failed") from None
+            if error.errno == errno.EFBIG:
+                raise Unreadable("the temporary file of a deflated data set failed") from None
+            raise StorageUnavailable("the temporary file of a deflated data set", error) from None
 
     def source(self) -> ByteSource:
         if self._descriptor is None:

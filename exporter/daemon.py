@@ -6,7 +6,8 @@ that was killed had claimed is claimed again, and what it had already finished i
 truth; a change of the folder only makes it come sooner. systemd's watchdog is fed while this loop, every worker's
 supervisor and the publisher show progress.
 
-Must never: delete an item before its outcome is durable, or take a full disk for a fault of an instance.
+Must never: delete an item before its outcome is durable, or take a full disk, or a folder of ours that is gone, for a
+fault of an instance or of this program.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import queue
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from exporter.engine import Deferred, Known, Policy, Published, Returned
+from exporter.engine import Deferred, Held, Known, Policy, Published, Returned
+from exporter.errors import MachineCondition, OutOfSpace, StorageUnavailable
 from exporter.ledger.types import State
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.pause import Pause
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from exporter.engine import Result
+    from exporter.ledger import Ledger
     from exporter.session import Session
     from exporter.settings import Settings
     from exporter.volumes.live import Keep
@@ -53,6 +56,8 @@ SCAN_S: Final = 5.0
 SCAN_ITEMS: Final = 10_000
 DRAIN_S: Final = 30.0
 """Time that instances under way get to finish after SIGTERM; then they are put back."""
+PATIENCE_S: Final = 10.0
+"""Time that a received instance waits for the identity of one that came before it."""
 PURGE_S: Final = 3600.0
 LONGEST_PAUSE_S: Final = 5.0
 """A full disk is tried again after this time at the latest: with room, all is well again within as many seconds."""
@@ -73,8 +78,10 @@ class Orders:
         return cls(threading.Event(), threading.Event())
 
 
-def run(settings: Settings, data: DataFolder, orders: Orders | None = None) -> int:
+def run(settings: Settings, data: DataFolder, orders: Orders | None = None, *, take_over: bool = False) -> int:
     """Export until SIGTERM or SIGINT (twice: at once), or until `orders` say so; the exit code is 0 then.
+
+    With `take_over`, an exporter of another host that has the media folder is taken for dead.
 
     Raises:
         SpoolUnusable, SpoolBusy: The spool is not ours to use.
@@ -82,14 +89,21 @@ def run(settings: Settings, data: DataFolder, orders: Orders | None = None) -> i
         OutOfSpace: The disk was full already at the start.
     """
     places = Places(settings.media_folder(data), settings.metadata_file(data), data.ledger)
-    policy = Policy(attempts=settings.limits.attempts)
+    policy = Policy(attempts=settings.limits.attempts, patience_s=PATIENCE_S)
     kept_bytes = settings.room.reserve_bytes
     reserve = Reserve(Path(f"{data.ledger}.reserve"), kept_bytes)
     with (
         _signals(orders or Orders.none()) as told,
         Spool.open(data.spool, settings=settings.spool) as spool,
         spool.lock("exporter"),
-        opened(settings, places, workers=max(settings.workers, 1), policy=policy, reserve=reserve) as session,
+        opened(
+            settings,
+            places,
+            workers=max(settings.workers, 1),
+            policy=policy,
+            reserve=reserve,
+            take_over=take_over,
+        ) as session,
         series_volumes(data.root / "series", settings) as keep,
     ):
         claimed = spool.recover_exporter()
@@ -103,7 +117,8 @@ def run(settings: Settings, data: DataFolder, orders: Orders | None = None) -> i
         watched = {"output": places.media, "lines": places.metadata.parent, "ledger": places.ledger.parent}
         spool_reserve = Reserve(spool.root / "reserve", kept_bytes // 4)
         pause = Pause(settings.room, watched, spool.root, (reserve, spool_reserve))
-        _Loop(session, spool, told, _Around(keep, pause, spool_reserve), frozenset(settings.by_ae_title)).run()
+        around = _Around(keep, pause, spool_reserve, policy.longest_wait_s)
+        _Loop(session, spool, told, around, frozenset(settings.by_ae_title)).run()
     return 0
 
 
@@ -115,6 +130,8 @@ class _Around:
     pause: Pause
     spool_reserve: Reserve
     """Space in the spool for instances that go into quarantine."""
+    longest_wait_s: float
+    """Longest time that an instance is deferred for."""
 
 
 class _Loop:
@@ -135,13 +152,10 @@ class _Loop:
         self._waiting: Iterator[SpoolItem] = iter(())
         self._changed_ns = -1
         self._scanned_at = -SCAN_S
-        self._deferred = {
-            entry.name: entry.not_before or 0.0
-            for entry in session.ledger.entries(State.DEFERRED)
-            if entry.source == "spool"
-        }
+        self._deferred = _deferred(session.ledger, around.longest_wait_s)
+        """When what is deferred is due, in monotonic time."""
         self._unsettled: list[Published | Known] = []
-        self._unreleased: list[Work] = []
+        self._unreleased: list[str] = []
         self._pause_s = 0.0
         self._resume_at = 0.0
         self._counts = {"exported": 0, "skipped": 0, "quarantined": 0}
@@ -157,26 +171,30 @@ class _Loop:
             self._collect()
             self._engine.check()
             self._ledger.check()
-            if self._engine.waits_for_space is not None:
-                self._pause(self._engine.waits_for_space)
+            if self._engine.waits_for is not None:
+                self._pause(self._engine.waits_for)
             now = time.monotonic()
             if every_s is not None and now - fed_at >= min(every_s, 10.0) and self._engine.is_alive:
-                notify("WATCHDOG=1", f"STATUS={', '.join(f'{count} {what}' for what, count in self._counts.items())}")
+                notify("WATCHDOG=1", f"STATUS={self._status()}")
                 fed_at = now
             if now - purged_at >= PURGE_S:
-                self._spool.purge(time.time())
+                with suppress(OSError):  # an hour later, then
+                    self._spool.purge(time.time())
                 purged_at = now
         notify("STOPPING=1", "STATUS=finishing instances under way")
         self._drain()
         log.info("stopped", put_back=self._put_all_back(), **self._counts)
 
+    def _status(self) -> str:
+        counts = ", ".join(f"{count} {what}" for what, count in self._counts.items())
+        problem = self._engine.memory_problem
+        return counts if problem is None else f"{counts}; {problem}"
+
     def _put_all_back(self) -> int:
         """Release what is still claimed; how many. A disk that refuses is no reason to end in disorder."""
         try:
             return self._spool.recover_exporter()
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
+        except OSError:
             return 0  # the next start does it
 
     def _drain(self) -> None:
@@ -193,14 +211,12 @@ class _Loop:
 
     def _fill(self) -> None:
         """Claim and hand in as much as the engine takes, unless there is no room for more."""
-        if self._pausing.look() is not None or time.monotonic() < self._resume_at:
+        if self._pausing.look(self._engine.memory_problem) is not None or time.monotonic() < self._resume_at:
             return
         try:
             self._claim_what_fits()
         except OSError as error:  # even a rename may need a block, and is refused on a disk that is read-only
-            if error.errno not in FULL:
-                raise
-            self._pause("the spool's file system is full or read-only")
+            self._pause(_condition(error))
 
     def _claim_what_fits(self) -> None:
         while len(self._items) < self._engine.room:
@@ -212,7 +228,17 @@ class _Loop:
                 claimed = self._spool.claim(item)
                 if claimed is not None:
                     self._items[item.name] = claimed
-                    self._engine.submit(self._work(claimed))
+                    self._submit(claimed)
+
+    def _submit(self, item: SpoolItem) -> None:
+        try:
+            work = self._work(item)
+        except OSError as error:  # under which settings it is exported is not to be guessed
+            log.warning("cannot be read now, tried again later", item=item.name, problem=str(_condition(error)))
+            self._deferred[item.name] = time.monotonic() + LONGEST_PAUSE_S
+            self._put_back(item.name)
+        else:
+            self._engine.submit(work)
 
     def _work(self, item: SpoolItem) -> Work:
         arrived_ns = int(item.name[:20])
@@ -221,26 +247,23 @@ class _Loop:
 
     def _scan(self) -> bool:
         """Look through `new/` again, if there may be something; whether that was done."""
+        self._spool.refresh()
         changed_ns = self._spool.new.path.stat().st_mtime_ns
         now = time.monotonic()
-        due = any(not_before <= time.time() for not_before in self._deferred.values())
+        due = any(at <= now for at in self._deferred.values())
         if changed_ns == self._changed_ns and not due and now - self._scanned_at < SCAN_S:
             return False
         if now - self._scanned_at < WAIT_S:
             return False
         if due:  # what somebody took away by hand is not waited for
             folder = self._spool.new.path
-            self._deferred = {
-                name: not_before
-                for name, not_before in self._deferred.items()
-                if not_before > time.time() or (folder / name).exists()
-            }
+            self._deferred = {name: at for name, at in self._deferred.items() if at > now or (folder / name).exists()}
         self._changed_ns, self._scanned_at = changed_ns, now
         self._waiting = self._spool.pending(SCAN_ITEMS + len(self._deferred))
         return True
 
     def _is_due(self, name: str) -> bool:
-        if self._deferred.get(name, 0.0) > time.time():
+        if self._deferred.get(name, 0.0) > time.monotonic():
             return False
         self._deferred.pop(name, None)
         return True
@@ -253,22 +276,26 @@ class _Loop:
         for settled in unsettled:
             self._settle(settled)
         unreleased, self._unreleased = self._unreleased, []
-        for work in unreleased:
-            self._put_back(work)
+        for name in unreleased:
+            self._put_back(name)
         result = self._next(WAIT_S)
         while result is not None:
             match result:
                 case Published() | Known():
                     self._settle(result)
                 case Deferred():
-                    self._deferred[result.work.name] = result.not_before
-                    self._put_back(result.work)
-                    outcome = result.outcome
-                    log.warning("deferred", item=result.work.name, reason=outcome.reason, problem=outcome.message)
+                    self._deferred[result.work.name] = result.due
+                    self._put_back(result.work.name)
+                    problem = result.outcome.message
+                    log.warning("deferred", item=result.work.name, reason=result.reason, problem=problem)
+                case Held():
+                    self._deferred[result.work.name] = time.monotonic() + result.wait_s
+                    self._put_back(result.work.name)
+                    log.warning("interrupted before, tried again later", item=result.work.name, seconds=result.wait_s)
                 case Returned():
-                    self._put_back(result.work)
-                    if result.out_of_space is not None:
-                        self._pause(result.out_of_space)
+                    self._put_back(result.work.name)
+                    if result.condition is not None:
+                        self._pause(result.condition)
             result = self._next(0.0)
 
     def _next(self, wait_s: float) -> Result | None:
@@ -277,18 +304,21 @@ class _Loop:
         except queue.Empty:
             return None
 
-    def _put_back(self, work: Work) -> None:
+    def _put_back(self, name: str) -> None:
         """Release an item; where the disk refuses, it stays claimed until it does not."""
-        item = self._items[work.name]
+        item = self._items[name]
         try:
-            self._spool.release(item)
+            if self._spool.release(item) is None:
+                self._spool.refresh()  # a folder that is not there now is no file that somebody took
+                if self._spool.release(item) is None:
+                    log.warning(
+                        "gone from the spool", item=item.name, hint="`exporter reconcile` tells what is missing"
+                    )
         except OSError as error:
-            if error.errno not in FULL:
-                raise
-            self._unreleased.append(work)
-            self._pause("the spool's file system is full or read-only")
+            self._unreleased.append(name)
+            self._pause(_condition(error))
         else:
-            del self._items[work.name]
+            del self._items[name]
 
     def _settle(self, result: Published | Known) -> None:
         """Move an item to where its outcome belongs; later, if the disk is full.
@@ -304,16 +334,26 @@ class _Loop:
                 if error.errno not in FULL or not self._reserve.release():
                     raise
                 self._move(item, result)
-        except FileNotFoundError:
-            log.warning("gone from the spool", item=item.name, hint="`exporter reconcile` tells what is missing")
-            del self._items[item.name]
+        except FileNotFoundError as error:
+            if self._is_whole() and not item.path.exists():
+                log.warning("gone from the spool", item=item.name, hint="`exporter reconcile` tells what is missing")
+                del self._items[item.name]
+            else:
+                self._unsettled.append(result)
+                self._pause(_condition(error))
         except OSError as error:
-            if error.errno not in FULL:
-                raise
             self._unsettled.append(result)
-            self._pause("the spool's file system is full or read-only")
+            self._pause(_condition(error))
         else:
             del self._items[result.work.name]
+
+    def _is_whole(self) -> bool:
+        """Whether every folder of the spool is there."""
+        try:
+            self._spool.refresh()
+        except OSError:
+            return False
+        return True
 
     def _move(self, item: SpoolItem, result: Published | Known) -> None:
         if _is_failed(result) and self._is_pending(item.name):
@@ -360,19 +400,50 @@ class _Loop:
     def _count(self, what: str) -> None:
         self._counts[what] += 1
 
-    def _pause(self, why: str) -> None:
+    def _pause(self, why: MachineCondition) -> None:
         now = time.monotonic()
         if now < self._resume_at:
             return
         self._pause_s = min(max(2 * self._pause_s, 1.0), LONGEST_PAUSE_S)
         self._resume_at = now + self._pause_s
-        log.error("paused: no space", problem=why, seconds=self._pause_s)
+        event = "paused: no space" if isinstance(why, OutOfSpace) else "paused: a folder cannot be used"
+        log.error(event, problem=str(why), seconds=self._pause_s)
+
+
+def _condition(error: OSError) -> MachineCondition:
+    """What an error of the spool's file system means."""
+    if error.errno in FULL:
+        return OutOfSpace("the spool's file system is full or read-only")
+    return StorageUnavailable("the spool", error)
 
 
 def _is_failed(result: Published | Known) -> bool:
     if isinstance(result, Known):
         return result.entry.state is State.QUARANTINED
     return isinstance(result.outcome, Failed)
+
+
+def _deferred(ledger: Ledger, longest_wait_s: float) -> dict[str, float]:
+    """When the deferred instances of the spool are due, by name, in monotonic time: soon, whatever the clock says.
+
+    The ledger has Unix times. One that lies further ahead than an instance is ever deferred for comes from a clock that
+    was wrong, then or now.
+    """
+    now, monotonic = time.time(), time.monotonic()
+    due: dict[str, float] = {}
+    too_far = 0
+    for entry in ledger.entries(State.DEFERRED):
+        if entry.source == "spool":
+            wait_s = max((entry.not_before or 0.0) - now, 0.0)
+            too_far += wait_s > longest_wait_s
+            due[entry.name] = monotonic + min(wait_s, longest_wait_s)
+    if too_far:
+        log.warning(
+            "instances were deferred by a clock that was wrong: tried again soon",
+            instances=too_far,
+            within_s=longest_wait_s,
+        )
+    return due
 
 
 @contextmanager

@@ -1,15 +1,25 @@
 """``python -m exporter.demo HOST PORT AE-TITLE``: send some of pydicom's bundled sample files, as a modality would.
 
-Contract: a real association; each file in its own transfer syntax; says what was sent. Nothing is downloaded.
+Contract: a real association; each file in its own transfer syntax, its bytes as they are; says what was sent. Nothing
+is downloaded.
 """
 
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from listener.sources.dimse.requesting import associate, release
+from listener.sources.dimse import command as dimse
+from listener.sources.dimse.scu import (
+    Proposal,
+    RequestedAssociation,
+    RequestError,
+    RequestorTimes,
+    contexts_of,
+    request_association,
+)
 
 SAMPLES: Final = (
     "CT_small.dcm",
@@ -22,28 +32,59 @@ SAMPLES: Final = (
     "waveform_ecg.dcm",
     "test-SR.dcm",
 )
+TIMES: Final = RequestorTimes(connect_s=10, pdu_s=30)
+ANSWER_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One file to send."""
+
+    sop_class: str
+    sop_instance: str
+    transfer_syntax: str
+    data_set: bytes
+
+    @classmethod
+    def read(cls, path: Path) -> Sample:
+        """The sample in a file."""
+        from pydicom import dcmread
+
+        from exporter.bytesource import MemoryBytes
+        from exporter.layout import find_data_set
+
+        content = path.read_bytes()
+        start = find_data_set(MemoryBytes(content))
+        header = dcmread(path, stop_before_pixels=True)
+        return cls(str(header.SOPClassUID), str(header.SOPInstanceUID), start.transfer_syntax, content[start.offset :])
 
 
 def main(host: str, port: int, ae_title: str) -> int:
     """Send the samples; 0 if all were taken."""
     import pydicom
-    from pydicom import dcmread
-    from pynetdicom import AE, _config
 
-    _config.UNRESTRICTED_STORAGE_SERVICE = True
     folder = Path(pydicom.__file__).parent / "data" / "test_files"
-    headers = [(folder / name, dcmread(folder / name, stop_before_pixels=True)) for name in SAMPLES]
-    entity = AE(ae_title="DEMO")
-    for context in {(header.SOPClassUID, header.file_meta.TransferSyntaxUID) for _, header in headers}:
-        entity.add_requested_context(*context)
-    association = associate(entity, host, port, ae_title=ae_title)
-    if not association.is_established:
-        sys.stderr.write("demo: the listener does not accept the association\n")
+    samples = [Sample.read(folder / name) for name in SAMPLES]
+    pairs = dict.fromkeys((one.sop_class, (one.transfer_syntax,)) for one in samples)
+    try:
+        with request_association(host, port, Proposal("DEMO", ae_title, contexts_of(pairs)), TIMES) as association:
+            taken = sum(_is_taken(association, one) for one in samples)
+    except RequestError as error:
+        sys.stderr.write(f"demo: the listener does not take the samples: {error}\n")
         return 1
-    taken = sum(association.send_c_store(path).get("Status") == 0 for path, _ in headers)
-    release(association)
-    sys.stdout.write(f"demo: {taken} of {len(headers)} sample instances sent; their media appear within seconds.\n")
-    return 0 if taken == len(headers) else 1
+    sys.stdout.write(f"demo: {taken} of {len(samples)} sample instances sent; their media appear within seconds.\n")
+    return 0 if taken == len(samples) else 1
+
+
+def _is_taken(association: RequestedAssociation, sample: Sample) -> bool:
+    """Whether the listener stores it (PS3.4 B.2)."""
+    context = association.context(sample.sop_class, sample.transfer_syntax)
+    if context is None:
+        return False
+    number = association.next_message_id()
+    store = dimse.request(dimse.Field.C_STORE_RQ, number, sample.sop_class, sop_instance_uid=sample.sop_instance)
+    association.send(context, store, sample.data_set)
+    return association.response(number, within_s=ANSWER_S).status == 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Find the files of a folder, and say what their output is called.
 
 Contract: `walk` yields every entry below a folder that is no folder itself, exactly once, in an order that does not
-depend on the file system (within ten thousand entries of one folder), in memory that does not grow with their number.
+depend on the file system, in memory that does not grow with their number.
 What is DICOM is decided by content, later, in a worker; here names mean nothing.
 
 Must never: follow a symbolic link, open anything, or enter the exporter's own output.
@@ -12,18 +12,22 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import dataclass
 from enum import Enum
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from exporter.errors import OutOfSpace
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 SORTED_ENTRIES: Final = 10_000
-"""So many entries of one folder are put in order at a time."""
+"""Names of one folder that are put in order in memory; more are sorted on the disk."""
 EXTENSIONS: Final = frozenset({".dcm", ".dicom", ".dic", ".dicm", ".ima", ".acr"})
 """Extensions that say DICOM and nothing else: they are left out of output names."""
 COMPONENT_BYTES: Final = 180
@@ -75,14 +79,21 @@ class Outputs:
     """Absolute paths that are left out: the ledger's, the metadata file's."""
     companions: tuple[str, ...] = ()
     """Beginnings of absolute paths of what is kept beside them (``exporter.db-wal``, ``metadata.jsonl.kept-1``)."""
+    planned: frozenset[str] = frozenset()
+    """Absolute paths of folders that were not there yet, and are made while the input is searched."""
 
     @classmethod
     def of(cls, folders: tuple[Path, ...], files: tuple[Path, ...]) -> Outputs:
-        """The outputs among existing folders and possible files."""
-        found = (folder.stat() for folder in folders)
+        """The outputs among folders and files that are there or will be made."""
+        found = [folder.stat() for folder in folders if folder.is_dir()]
+        planned = frozenset(str(folder.resolve()) for folder in folders if not folder.is_dir())
         paths = frozenset(str(file.resolve()) for file in files)
         beside = tuple(f"{path}{sign}" for path in sorted(paths) for sign in ".-")
-        return cls(frozenset((one.st_dev, one.st_ino) for one in found), paths, beside)
+        return cls(frozenset((one.st_dev, one.st_ino) for one in found), paths, beside, planned)
+
+    def is_entered(self, path: str, place: tuple[int, int] | None) -> bool:
+        """Whether a folder, with its device and inode, is input."""
+        return place not in self.folders and path not in self.planned
 
     def has(self, path: str) -> bool:
         """Whether a file is output."""
@@ -99,27 +110,29 @@ def walk(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[Fo
 
     Raises:
         OSError: `root` itself cannot be read.
+        OutOfSpace: There is no room on the disk for sorting a large folder.
     """
     folders = [""]
     while folders:
         folder = folders.pop()
         below: list[str] = []
         try:
-            for entry in _entries(root / folder):
-                name = f"{folder}{entry.name}"
+            for own_name in _sorted_names(root / folder):
+                name = f"{folder}{own_name}"
+                path = f"{root / folder}/{own_name}"
                 try:
-                    about = entry.stat(follow_symlinks=False)
+                    about = os.lstat(path)
                 except FileNotFoundError:
                     continue  # it is gone again
                 except OSError:
-                    yield Found(name, Path(entry.path), Kind.UNREADABLE, 0, 0)
+                    yield Found(name, Path(path), Kind.UNREADABLE, 0, 0)
                     continue
                 if stat.S_ISDIR(about.st_mode):
-                    if recursive and (about.st_dev, about.st_ino) not in outputs.folders:
+                    if recursive and outputs.is_entered(path, (about.st_dev, about.st_ino)):
                         below.append(f"{name}/")
-                elif not outputs.has(entry.path):
+                elif not outputs.has(path):
                     kind = Kind.REGULAR if stat.S_ISREG(about.st_mode) else Kind.OTHER
-                    yield Found(name, Path(entry.path), kind, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+                    yield Found(name, Path(path), kind, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
         except OSError:
             if not folder:
                 raise
@@ -141,7 +154,7 @@ def count(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[i
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
-                        if recursive and _place(entry) not in outputs.folders:
+                        if recursive and outputs.is_entered(entry.path, _place(entry)):
                             folders.append(entry.path)
                     elif not outputs.has(entry.path):
                         found += 1
@@ -162,10 +175,38 @@ def _place(entry: os.DirEntry[str]) -> tuple[int, int] | None:
     return about.st_dev, about.st_ino
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+def _sorted_names(folder: Path) -> Iterator[str]:
+    """Names in a folder, in the order of their bytes (which is that of code points, in UTF-8).
+
+    Raises:
+        OSError: The folder cannot be read.
+        OutOfSpace: There is no room for sorting.
+    """
     with os.scandir(folder) as entries:
-        while some := sorted(islice(entries, SORTED_ENTRIES), key=lambda entry: entry.name):
-            yield from some
+        names = [entry.name for entry in islice(entries, SORTED_ENTRIES)]
+        if len(names) < SORTED_ENTRIES:
+            yield from sorted(names, key=os.fsencode)
+            return
+        try:
+            yield from _sorted_on_disk(chain(names, (entry.name for entry in entries)))
+        except sqlite3.Error as error:
+            raise OutOfSpace(
+                f"sorting the names of a large folder in the folder for temporary files: {error}"
+            ) from error
+
+
+def _sorted_on_disk(names: Iterable[str]) -> Iterator[str]:
+    """The same in memory that does not grow: SQLite sorts in a file without a name."""
+    with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as sorter:
+        sorter.executescript(
+            """PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;
+            CREATE TABLE entry (name BLOB);"""
+        )
+        sorter.execute("BEGIN")
+        sorter.executemany("INSERT INTO entry VALUES (?)", ((os.fsencode(name),) for name in names))
+        sorter.execute("COMMIT")
+        for (name,) in sorter.execute("SELECT name FROM entry ORDER BY name"):
+            yield os.fsdecode(name)
 
 
 def output_bases(name: str) -> tuple[str, str]:

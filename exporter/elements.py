@@ -64,6 +64,20 @@ def read_elements(raw: bytes, *, implicit: bool, big_endian: bool) -> tuple[Data
     return dataset, file.tell()
 
 
+def put_elements(header: Dataset, found: Dataset, tags: list[int]) -> None:
+    """Put elements of one data set into another.
+
+    Raises:
+        Unreadable: pydicom cannot read one of them.
+    """
+    try:
+        with quiet_reading():
+            for tag in tags:
+                header[tag] = found.get_item(tag)
+    except READING_ERRORS as error:
+        raise Unreadable(f"pydicom cannot read the data set ({type(error).__name__})") from None
+
+
 _ONE_READER: Final = threading.RLock()
 """Warning filters and pydicom's configuration belong to the process: threads change them one after the other."""
 
@@ -114,6 +128,20 @@ def value_of(header: Dataset, keyword: str) -> Any:
     if value is None or (isinstance(value, str | bytes) and not value.strip()):
         return None
     return value
+
+
+def is_unreadable_sequence(dataset: Dataset, keyword: str) -> bool:
+    """Whether an element that must be a sequence is there, has a value, and is none that can be read."""
+    try:
+        value = value_of(dataset, keyword)
+        if value is None:
+            return False
+        if isinstance(value, bytes | str):
+            return True
+        list(value)
+    except READING_ERRORS:
+        return True
+    return False
 
 
 def text_of(header: Dataset, keyword: str) -> str:

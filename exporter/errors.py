@@ -12,12 +12,14 @@ messages. Foreign exceptions (pydicom, imagecodecs, PyAV, OSError) are mapped at
     ├─ UnsupportedSyntax            unsupported_syntax no
     ├─ CorruptPixels                corrupt_pixels    no
     ├─ DecoderCrash                 decoder_crash     once
-    ├─ ExportTimeout                timeout           once
+    ├─ ExportTimeout                timeout           once (wall time)
     ├─ EncodeFailed                 encode_failed     once
     ├─ VerifyFailed                 verify_failed     once
     ├─ PrivacyUnknown               privacy_unknown   no
     └─ Internal                     internal          once
-    OutOfSpace                      (not a verdict on the instance: the exporter pauses)
+    MachineCondition              (not a verdict on the instance: the exporter pauses)
+    ├─ OutOfSpace
+    └─ StorageUnavailable
     SkipInstance                    a `SkipReason`: nothing is wrong, there is nothing to do
 
 Messages name operation, ``(gggg,eeee) Name``, what was found and what was permitted; never a patient's value.
@@ -25,8 +27,14 @@ Messages name operation, ``(gggg,eeee) Name``, what was found and what was permi
 
 from __future__ import annotations
 
+import errno
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Final
+
+GONE: Final = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENFILE}
+)
+"""Errors that say of a file or folder of ours that it is not there, and nothing of what is in it."""
 
 
 class Reason(StrEnum):
@@ -90,6 +98,10 @@ class BadGeometry(ExportError):
     reason = Reason.BAD_GEOMETRY
 
 
+class FrameSizesDiffer(BadGeometry):
+    """One of several frames has another size, or another number of samples, than the header says."""
+
+
 class TooLarge(ExportError):
     """A limit of the configuration (bytes, pixels, frames, depth) would be exceeded."""
 
@@ -149,8 +161,19 @@ class Internal(ExportError):
     may_pass = True
 
 
-class OutOfSpace(Exception):
-    """A disk or quota is full: says nothing about the instance; the exporter pauses and tries again later."""
+class MachineCondition(Exception):
+    """A condition of the machine: says nothing about any instance; the exporter pauses and tries again later."""
+
+
+class OutOfSpace(MachineCondition):
+    """A disk or quota is full, or a disk read-only."""
+
+
+class StorageUnavailable(MachineCondition):
+    """A folder of ours cannot be used at the moment: it is gone, or its file system answers with errors."""
+
+    def __init__(self, what: str, error: OSError | None = None) -> None:
+        super().__init__(what if error is None else f"{what}: {error.strerror or type(error).__name__}")
 
 
 class SkipInstance(Exception):

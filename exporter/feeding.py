@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from exporter.engine import Deferred, Known, Published, Returned
-from exporter.errors import ExportError, OutOfSpace, Reason
+from exporter.engine import DECIDED_ROOM, Deferred, Held, Known, Published, Returned
+from exporter.errors import ExportError, MachineCondition, OutOfSpace, Reason
 from exporter.ledger.types import State
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.publish import Work
@@ -37,8 +37,13 @@ if TYPE_CHECKING:
     from exporter.volumes.found import SeriesTally
 
 WAIT_S: Final = 0.2
+PATIENCE_S: Final = 60.0
+"""Time that a folder of ours may be gone before the run ends for it; a full disk ends it at once."""
+AGAIN_S: Final = 1.0
 DRAIN_S: Final = 10.0
 """Time that work under way gets to finish when the run is told to stop."""
+MEMORY_TRIES: Final = 3
+"""Times that an entry is run alone, and its worker killed, before the run leaves it pending."""
 
 
 @dataclass(slots=True)
@@ -56,6 +61,8 @@ class Tally:
     exported: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
+    memory_short: int = 0
+    """Entries that are left pending because memory is short: a rerun tries them again."""
     bytes: int = 0
     """Of the input that was read."""
     series: SeriesTally | None = None
@@ -126,7 +133,12 @@ class Run:
         self._tally = tally
         self._stop = stop
         self._under_way = 0
+        self._trouble_since: float | None = None
+        """When a condition of the machine was met that has not passed yet."""
+        self._decided: set[str] = set()
+        """Names of those under way that need no worker."""
         self._later: list[tuple[float, str, Work]] = []
+        """What is deferred, by the monotonic time when it is due."""
         self._contents: dict[str, Content] = {}
         """Of entries under way or deferred, by name."""
         self._members: dict[str, str] = {}
@@ -135,23 +147,29 @@ class Run:
         """Members under way or deferred, by container."""
         self._closing: dict[str, Entry] = {}
         """Containers that wait for their members."""
+        self._short: Counter[str] = Counter()
+        """Times that an entry was run alone and its worker was killed."""
+        self.pending: dict[str, Failed] = {}
+        """Entries that the run leaves pending, and why."""
 
     def results(self, reader: Reader, ledger: Ledger, settings_sha256: str) -> Iterator[Published]:
         """Every entry's result, each counted in the tally first.
 
         Raises:
-            OutOfSpace: The disk is full; a rerun goes on from here.
+            MachineCondition: The disk is full, or a folder of ours has gone; a rerun goes on from here.
+            LedgerUnusable: Its files were removed or replaced meanwhile.
         """
         threading.Thread(target=self._count, args=(reader,), daemon=True).start()
         entries = reader.entries(Remembered(ledger, settings_sha256, self._tally), self._scratch)
         more = True
         while not self._stop.is_set() and (more or self._later or self._under_way):
+            ledger.check()
             while more and self._has_room():
                 entry = next(entries, None)
                 more = entry is not None
                 if entry is not None:
                     self._take(entry)
-            if not more or self._scratch.is_full:
+            if not more or self._scratch.is_full or self._trouble_since is not None:
                 self._submit_later()
             yield from self._collect(WAIT_S)
         if self._stop.is_set():
@@ -160,7 +178,14 @@ class Run:
     def _has_room(self) -> bool:
         """Whether another entry can usefully begin; copies that wait for a worker take room too."""
         idle = not self._under_way and not self._later
-        return self._under_way < self._engine.room and (idle or not self._scratch.is_full) and not self._stop.is_set()
+        if self._trouble_since is not None:
+            return False
+        has_room = self._for_workers < self._engine.room and len(self._decided) < DECIDED_ROOM
+        return has_room and (idle or not self._scratch.is_full) and not self._stop.is_set()
+
+    @property
+    def _for_workers(self) -> int:
+        return self._under_way - len(self._decided)
 
     def _count(self, reader: Reader) -> None:
         total = 0
@@ -205,11 +230,12 @@ class Run:
         if decided is None:
             self._engine.submit(work)
         else:
+            self._decided.add(work.name)
             self._engine.submit_decided(work, decided)
 
     def _submit_later(self) -> None:
         """Try again what was deferred and is due."""
-        while self._later and self._later[0][0] <= time.time() and self._under_way < self._engine.room:
+        while self._later and self._later[0][0] <= time.monotonic() and self._for_workers < self._engine.room:
             self._engine.submit(heapq.heappop(self._later)[2])
             self._under_way += 1
 
@@ -217,34 +243,72 @@ class Run:
         """The results there are, waiting a moment for the first.
 
         Raises:
-            OutOfSpace: An instance came back because the disk is full, or cannot be committed for that reason.
+            MachineCondition: An instance came back because of it, or cannot be committed for that reason.
         """
         try:
             result: Result | None = self._engine.results.get(timeout=wait_s)
         except queue.Empty:
             self._engine.check()
-            if self._engine.waits_for_space is not None and not self._stop.is_set():
-                raise OutOfSpace(self._engine.waits_for_space) from None
+            if self._engine.waits_for is not None:
+                self._bear(self._engine.waits_for)
             return
         while result is not None:
             self._under_way -= 1
+            self._decided.discard(result.work.name)
             match result:
                 case Published():
+                    self._trouble_since = None
                     self._tally.add(result.work, result.outcome)
                     self._end(result.work.name)
                     yield result
                 case Deferred():
-                    heapq.heappush(self._later, (result.not_before, result.work.name, result.work))
+                    self._trouble_since = None
+                    self._repeat(result)
+                case Held():
+                    self._trouble_since = None
+                    self._again(result.work, result.wait_s)
                 case Returned():
-                    self._let_go(result.work.name)
-                    if result.out_of_space is not None and not self._stop.is_set():
-                        raise OutOfSpace(result.out_of_space)
+                    self._take_back(result)
                 case Known():
                     raise AssertionError("a folder's file begins anew")
             try:
                 result = self._engine.results.get_nowait()
             except queue.Empty:
                 result = None
+
+    def _repeat(self, result: Deferred) -> None:
+        """Try an entry again when it is due, unless the memory of this machine does not hold it."""
+        name = result.work.name
+        self._short[name] += result.memory_short
+        if self._short[name] < MEMORY_TRIES:
+            heapq.heappush(self._later, (result.due, name, result.work))
+            return
+        self._tally.memory_short += 1
+        self.pending[name] = result.outcome
+        self._let_go(name)  # its container stays open, so that a rerun looks into it again
+
+    def _take_back(self, result: Returned) -> None:
+        if result.condition is None or self._stop.is_set():
+            self._let_go(result.work.name)
+        else:
+            self._again(result.work, AGAIN_S)
+            self._bear(result.condition)
+
+    def _again(self, work: Work, wait_s: float) -> None:
+        heapq.heappush(self._later, (time.monotonic() + wait_s, work.name, work))
+
+    def _bear(self, condition: MachineCondition) -> None:
+        """Go on in spite of a condition that may pass in a moment.
+
+        Raises:
+            MachineCondition: It is none of these, or has lasted for too long.
+        """
+        if self._stop.is_set():
+            return
+        now = time.monotonic()
+        self._trouble_since = self._trouble_since or now
+        if isinstance(condition, OutOfSpace) or now - self._trouble_since > PATIENCE_S:
+            raise condition
 
     def _let_go(self, name: str) -> None:
         content = self._contents.pop(name, None)

@@ -14,13 +14,25 @@ Must never: put element values into messages or warnings, hold pixel data, write
 from __future__ import annotations
 
 import hashlib
+import struct
+import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
-from exporter.bytesource import CHUNK, ByteSource, FileBytes, MemoryBytes, inflate, open_file
-from exporter.elements import READING_ERRORS, read_elements, text_of
+from exporter.bytesource import CHUNK, ByteSource, FileBytes, inflate, open_file
+from exporter.elements import READING_ERRORS, put_elements, read_elements, text_of
 from exporter.errors import SkipInstance, SkipReason, TooLarge, Unreadable
-from exporter.layout import DEFLATED_LE, PixelElement, Start, find_data_set, walk
+from exporter.layout import (
+    DEFLATED_LE,
+    UNDEFINED,
+    Layout,
+    PixelElement,
+    Start,
+    find_data_set,
+    pixel_element_at,
+    walk,
+    walk_behind,
+)
 from exporter.outcome import Identity
 from exporter.pixels import PixelDescription, describe_pixels
 
@@ -35,26 +47,34 @@ if TYPE_CHECKING:
 
 UNWALKED_BYTES: Final = 4 << 20
 """Most of a header that pydicom reads where the walk found its nesting to make no sense."""
+_FIRST_TAG: Final = 0x00080000
 MEDIA_STORAGE_DIRECTORY: Final = "1.2.840.10008.1.3.10"
+_DIRECTORY_GROUP: Final = frozenset({b"\x04\x00", b"\x00\x04", b""})
+"""What the data set of a DICOMDIR begins with, in either byte order: group 0004 (PS3.3 F.3.2), if it is there."""
 
 
 class Instance:
     """A lazy view of one DICOM file; a context manager that closes the file."""
 
     def __init__(self, path: Path, file: FileBytes, start: Start, limits: LimitSettings) -> None:
+        self.begun_cpu_s = time.process_time()
+        """Processor time that this process had used before; see `exporter.cpulimit`."""
         self.path = path
         self.file_meta = _file_meta(file, start, limits)
         """The file meta information (group 0002); empty where the file has none."""
+        self._notes = [*start.warnings]
         if text_of(self.file_meta, "MediaStorageSOPClassUID") == MEDIA_STORAGE_DIRECTORY:
-            raise SkipInstance(SkipReason.DICOMDIR, "a DICOMDIR lists instances and is none itself")
+            if file.read_at(start.offset, 2) in _DIRECTORY_GROUP:
+                raise SkipInstance(SkipReason.DICOMDIR, "a DICOMDIR lists instances and is none itself")
+            self._notes.append("the file meta information says that it is a DICOMDIR, its data set is none")
         deflated = start.transfer_syntax == DEFLATED_LE
-        self.data: ByteSource = inflate(file, start.offset, limits) if deflated else file
+        self.data: ByteSource = inflate(file, start.offset, limits, self._notes) if deflated else file
         """The data set's bytes by position: the file itself, or the inflated data set."""
         self.limits = limits
         self._file = file
         self._start = start
         self._layout = walk(self.data, self._data_start, limits)
-        self._notes = [*start.warnings, *self._layout.warnings]
+        self._notes += self._layout.warnings
 
     @classmethod
     def open(cls, path: Path, limits: LimitSettings) -> Self:
@@ -118,20 +138,78 @@ class Instance:
         Raises:
             Unreadable: pydicom cannot read it.
         """
-        start, layout = self._data_start, self._layout
-        end = layout.header_end
-        if not layout.sound:
-            most = min(UNWALKED_BYTES, self.limits.max_header_bytes)
-            end = min(self.data.size, max(end, start.offset + most))
-        raw = self.data.read_at(start.offset, end - start.offset)
-        header, read = read_elements(raw, implicit=start.implicit, big_endian=start.big_endian)
+        header = self._walked_header() if self._layout.sound else self._tolerant_header()
         header.file_meta = self.file_meta
-        if not layout.sound:
-            stopped = start.offset + read
-            self._tolerant_pixel = _pixel_element(self.data, start, stopped)
-            if self._tolerant_pixel is None and stopped < self.data.size:
-                raise Unreadable("the nesting of sequences is damaged: elements behind it cannot be found")
         return header
+
+    def _walked_header(self) -> Dataset:
+        """The header as the walk found it, the elements behind the pixel data included.
+
+        Raises:
+            Unreadable: pydicom finds other elements than the walk.
+        """
+        start, layout = self._data_start, self._layout
+        raw = self._runs(layout)
+        header, read = read_elements(raw, implicit=start.implicit, big_endian=start.big_endian)
+        self._read_little_endian_un(header, layout)
+        if read != len(raw) or len(header) != layout.top_elements:
+            raise Unreadable(
+                f"the data set holds {layout.top_elements} elements besides pixel data, pydicom reads {len(header)}"
+            )
+        return header
+
+    def _tolerant_header(self) -> Dataset:
+        """The header as pydicom reads it where the nesting makes no sense: believed if it leads to the pixel data.
+
+        Raises:
+            Unreadable: It does not, or its elements are in no order: they may have been anything.
+        """
+        start, layout = self._data_start, self._layout
+        most = min(UNWALKED_BYTES, self.limits.max_header_bytes)
+        walked = layout.header[-1][1] if layout.header else start.offset
+        end = min(self.data.size, max(walked, start.offset + most))
+        raw = self.data.read_at(start.offset, end - start.offset)
+        try:
+            header, read = read_elements(raw, implicit=start.implicit, big_endian=start.big_endian)
+        except Unreadable as error:
+            raise Unreadable(f"the nesting of sequences is damaged: {error}") from None
+        head = start.offset + read
+        pixel = pixel_element_at(self.data, start, head)
+        tags = [int(tag) for tag in header.keys()]  # noqa: SIM118 - a data set iterates over elements
+        if pixel is None or tags != sorted({*tags, pixel.tag})[:-1] or tags[:1] < [_FIRST_TAG]:
+            raise Unreadable("the nesting of sequences is damaged: elements behind it cannot be found")
+        behind = walk_behind(self.data, start, pixel, head, self.limits)
+        self._tolerant_pixel = behind.pixel
+        self._notes += behind.warnings
+        further, _ = read_elements(self._runs(behind), implicit=start.implicit, big_endian=start.big_endian)
+        put_elements(header, further, [int(tag) for tag in further.keys() if tag not in header])  # noqa: SIM118
+        return header
+
+    def _runs(self, layout: Layout) -> bytes:
+        """The bytes of the header's elements; see `Layout.little_endian_un`."""
+        if not layout.little_endian_un:
+            return b"".join([self.data.read_at(begin, end - begin) for begin, end in layout.header])
+        parts = [bytearray(self.data.read_at(begin, end - begin)) for begin, end in layout.header]
+        for element in layout.little_endian_un:
+            for (begin, end), part in zip(layout.header, parts, strict=True):
+                if begin <= element.offset < end:
+                    # As OB of a known length a reader that knows big endian alone passes over it.
+                    at = element.offset - begin
+                    part[at - 8 : at] = b"OB\0\0" + element.length.to_bytes(4, "big")
+        return b"".join(parts)
+
+    def _read_little_endian_un(self, header: Dataset, layout: Layout) -> None:
+        """Put the items of UN elements that are little endian in their places, at the top level.
+
+        Within sequences they stay bytes.
+        """
+        for element in layout.little_endian_un:
+            if element.tag is None or element.tag not in header:
+                continue
+            head = struct.pack("<HHI", element.tag >> 16, element.tag & 0xFFFF, UNDEFINED)
+            raw = head + self.data.read_at(element.offset, element.length)
+            found, _ = read_elements(raw, implicit=True, big_endian=False)
+            put_elements(header, found, [element.tag] if element.tag in found else [])
 
     @cached_property
     def sop_class_uid(self) -> str:
@@ -202,23 +280,6 @@ def _chunks(source: ByteSource, offset: int) -> Iterator[bytes]:
     while part := source.read_at(offset, CHUNK):
         yield part
         offset += len(part)
-
-
-def _pixel_element(source: ByteSource, start: Start, offset: int) -> PixelElement | None:
-    """The pixel data element at `offset`, where pydicom stopped."""
-    rest = source.read_at(offset, 1 << 10)
-    here = Start(None, 0, start.transfer_syntax, start.implicit, start.big_endian)
-    if not rest:
-        return None
-    from exporter.settings import LimitSettings
-
-    try:
-        found = walk(MemoryBytes(rest), here, LimitSettings()).pixel
-    except Unreadable:
-        return None
-    if found is None or found.offset > 12:
-        return None
-    return PixelElement(found.tag, found.vr, offset + found.offset, found.length)
 
 
 def _file_meta(file: FileBytes, start: Start, limits: LimitSettings) -> FileMetaDataset:

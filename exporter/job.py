@@ -44,6 +44,8 @@ class Job:
     announced."""
     ae_title: str = ""
     """Our AE title whose settings count; empty: the settings of the top."""
+    ours: bool = False
+    """Whether the file lies in a folder of the exporter: that it is not there is then no fault of the instance."""
 
 
 class Export(Protocol):
@@ -53,7 +55,7 @@ class Export(Protocol):
         """Export.
 
         Raises:
-            OutOfSpace: The disk is full; says nothing about the instance.
+            OutOfSpace, StorageUnavailable: A condition of the machine; says nothing about the instance.
             Stopped: The parent does not want it.
         """
         ...

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import re
 import struct
-from dataclasses import dataclass
+from array import array
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+from exporter.bytesource import end_of_zeros
 from exporter.errors import NotDicom, TooLarge, Unreadable
 
 if TYPE_CHECKING:
@@ -36,7 +38,19 @@ _LONG_VR: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
+_ITEM_BYTES: Final = b"\xfe\xff\x00\xe0"
+_DELIMITER_BYTES: Final = b"\xfe\xff\xdd\xe0"
+_PADDED: Final = "padding follows the last element"
+_ITEM_ORDER: Final = (
+    "the elements of a sequence item are not in ascending order (PS3.5 7.1): of two of one tag the last counts"
+)
+_MOST_RUNS: Final = 1000
+"""Most runs of elements that the header is put together from."""
+_MOST_NOTES: Final = 20
+"""Most warnings about the order of elements."""
 _WINDOW: Final = 1 << 16
+_SMALL_FRAGMENT: Final = 1 << 12
+"""Below this many bytes several heads of fragments are read at once."""
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
 
@@ -70,15 +84,34 @@ class PixelElement:
 
 
 @dataclass(frozen=True, slots=True)
+class LittleEndianUN:
+    """A UN element of undefined length whose items are little endian in a big endian data set (PS3.5 6.2.2).
+
+    A reader that knows one byte order cannot read its value.
+    """
+
+    tag: int | None
+    """Its tag where it lies at the top level; None within sequences."""
+    offset: int
+    """Offset of its value."""
+    length: int
+    """Bytes of its value, the delimiter included."""
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """What a walk over the data set found."""
 
-    header_end: int
-    """Offset behind the last element that is not pixel data."""
+    header: tuple[tuple[int, int], ...]
+    """(begin, end) of the runs of elements that are not pixel data, in the order of the file."""
     pixel: PixelElement | None
     elements: int
+    """Number of elements and items, nested ones included."""
+    top_elements: int
+    """Number of elements in `header`."""
     sound: bool
     """False where the nesting made no sense; a tolerant reader may still read the header."""
+    little_endian_un: tuple[LittleEndianUN, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
@@ -248,7 +281,7 @@ class _Walker:
         if vr in _LONG_VR:
             return (tag, vr, offset + 12, self._long(buffer, index + 8)[0]) if left >= 12 else None
         # A VR that is not known is read as pydicom reads it, with a short length.
-        if vr in _SHORT_VR or (vr.isalpha() and vr.isupper()):
+        if vr in _SHORT_VR or b"AA" <= vr <= b"ZZ":
             return tag, vr, offset + 8, short
         return tag, None, offset + 8, length  # a writer fell back to implicit VR in the middle
 
@@ -277,54 +310,177 @@ class _Found(Exception):
         self.note = note
 
 
+class _TopLevel:
+    """What a walk keeps of the top level: which bytes make up the header, and what is odd about its elements."""
+
+    def __init__(self, offset: int) -> None:
+        self.runs: list[tuple[int, int]] = []
+        """(begin, end) of elements that are read."""
+        self.notes: list[str] = []
+        self.last = 0
+        """Greatest tag so far, pixel data included."""
+        self.element = offset
+        """Where the latest element begins: all elements before it are whole."""
+        self._run = offset
+        self._noted = -1
+        self._tags = array("I")
+        self._seen: set[int] | None = None
+
+    @property
+    def count(self) -> int:
+        """Number of elements that are read."""
+        return len(self._tags)
+
+    def note_tag(self, tag: int) -> bool:
+        """Note the tag of the latest element.
+
+        Returns:
+            Whether it is the first of its tag: as for DCMTK and GDCM, that one counts.
+        """
+        if (tag <= self.last or self._seen is not None) and not self._is_new(tag):
+            self.say(f"({tag >> 16:04X},{tag & 0xFFFF:04X}) occurs more than once: the first one counts")
+            return False
+        self._tags.append(tag)
+        self._noted = self.element
+        self.last = max(self.last, tag)
+        return True
+
+    def _is_new(self, tag: int) -> bool:
+        """Whether a tag did not occur before, where tags do not ascend."""
+        if self._seen is None:
+            self._seen = set(self._tags)
+            self.say("the elements of the data set are not in ascending order (PS3.5 7.1)")
+        if tag in self._seen:
+            return False
+        self._seen.add(tag)
+        return True
+
+    def leave_out(self, begin: int, end: int) -> None:
+        """Leave the bytes from `begin` to `end` out of the header.
+
+        Raises:
+            Unreadable: That happened more often than any writer's mistake would explain.
+        """
+        if len(self.runs) >= _MOST_RUNS:
+            raise Unreadable(f"over {_MOST_RUNS} elements of the data set are out of place")
+        self.close(begin)
+        self._run = end
+
+    def close(self, end: int) -> None:
+        """End the run of elements at `end`."""
+        if end > self._run:
+            self.runs.append((self._run, end))
+        self._run = end
+
+    def close_before_last(self) -> None:
+        """Leave out the latest element, which is damaged, and what follows it."""
+        if self._noted == self.element:
+            self._tags.pop()
+        self.close(max(self.element, self._run))
+
+    def say(self, note: str) -> None:
+        """Add a warning, unless there are many already."""
+        if len(self.notes) < _MOST_NOTES and note not in self.notes:
+            self.notes.append(note)
+
+
 class _Walk:
     """One walk over a data set: an explicit stack of open sequences and items instead of recursion."""
 
     def __init__(self, source: ByteSource, start: Start, limits: LimitSettings) -> None:
         self.offset = start.offset
         self.elements = 0
+        self.top = _TopLevel(start.offset)
+        self.little_endian_un: list[LittleEndianUN] = []
+        self._source = source
         self._walker = _Walker(source, implicit=start.implicit, big_endian=start.big_endian)
+        self._big_endian = start.big_endian
         self._size = source.size
         self._start = start.offset
         self._limits = limits
-        # The open level: its kind, its end (None where undefined), whether its elements are implicit.
+        # The open level: its kind, its end (None where undefined), whether its elements are implicit, its byte order,
+        # the tag of its latest element.
         self._kind = _DATA_SET
         self._end: int | None = source.size
         self._implicit = start.implicit
-        self._stack: list[tuple[int, int | None, bool]] = []
+        self._stack: list[tuple[int, int | None, bool, _Walker, int]] = []
+        self._last = 0
+        self._drop_from: int | None = None
+        self._un: tuple[int | None, int] = (None, 0)
 
     def step(self) -> None:
         """Read one head and go behind it."""
         self._leave_finished_levels()
+        if self._drop_from is not None and not self._stack:
+            self.top.leave_out(self._drop_from, self.offset)
+            self._drop_from = None
+        if not self._stack:
+            self.top.element = self.offset
         head = self._walker.element(self.offset, self._kind != _DATA_SET or self._implicit)
         if head is None:
             if self._stack:
                 raise Unreadable("the data set ends inside a sequence")
             if any(self._walker.rest(self.offset)):
                 raise Unreadable("the data set ends inside the head of an element")
-            raise _Found(None, "padding follows the last element")
+            raise _Found(None, _PADDED)
         self._count(head[2])
         if self._kind == _DATA_SET:
             self._element(*head)
         else:
             self._item(*head)
 
+    def skip_pixels(self, pixel: PixelElement) -> None:
+        """Go behind a pixel data element of the top level, whose head is at `offset`; its value is not read."""
+        head = self.offset
+        if pixel.length is not None:
+            self.offset = min(self._size, pixel.offset + pixel.length)
+        else:
+            self.offset = min(self._size, self._behind_fragments(pixel.offset))
+        self._start += self.offset - head  # the limit on a header's bytes does not count pixel data
+        self.top.leave_out(head, self.offset)
+
+    def _behind_fragments(self, offset: int) -> int:
+        """Offset behind the sequence delimiter, or behind the last fragment where there is none.
+
+        Only heads of fragments are read, many at once where fragments are small; the reader of the frames says what is
+        missing.
+        """
+        buffer, base, length = b"", 0, _WINDOW
+        for _ in range(self._limits.max_elements):
+            at = offset - base
+            if at + 8 > len(buffer):
+                buffer, base, at = self._source.read_at(offset, _WINDOW if length < _SMALL_FRAGMENT else 8), offset, 0
+            tag = buffer[at : at + 4]
+            if tag == _DELIMITER_BYTES:
+                return offset + 8
+            if tag != _ITEM_BYTES:
+                break
+            length = int.from_bytes(buffer[at + 4 : at + 8], "little")
+            offset += 8 + length
+        return offset
+
     def _leave_finished_levels(self) -> None:
         while self._end is not None and self.offset >= self._end:
             if self.offset > self._end:
                 raise _UnsoundError("an element reaches beyond its sequence item")
             if not self._stack:
+                if self._drop_from is not None:
+                    self.top.leave_out(self._drop_from, self.offset)
                 raise _Found(None)
             self._leave()
 
     def _enter(self, kind: int, end: int | None, offset: int, *, implicit: bool) -> None:
-        self._stack.append((self._kind, self._end, self._implicit))
+        self._stack.append((self._kind, self._end, self._implicit, self._walker, self._last))
         if len(self._stack) > 2 * self._limits.max_depth:  # a sequence and its item are two levels
             raise TooLarge(f"sequences are nested deeper than {self._limits.max_depth} (limits.max_depth)")
-        self._kind, self._end, self._implicit, self.offset = kind, end, implicit, offset
+        self._kind, self._end, self._implicit, self.offset, self._last = kind, end, implicit, offset, 0
 
     def _leave(self) -> None:
-        self._kind, self._end, self._implicit = self._stack.pop()
+        inner = self._walker
+        self._kind, self._end, self._implicit, self._walker, self._last = self._stack.pop()
+        if inner is not self._walker:
+            tag, value = self._un
+            self.little_endian_un.append(LittleEndianUN(tag, value, self.offset - value))
 
     def _count(self, reached: int) -> None:
         self.elements += 1
@@ -349,19 +505,31 @@ class _Walk:
 
     def _element(self, tag: int, vr: bytes | None, value: int, length: int) -> None:
         """An element of a data set or item."""
-        if tag == _ITEM_END and self._stack and self._end is None:
-            self.offset = value
-            self._leave()
-        elif tag in PIXEL_TAGS and not self._stack:
-            declared = None if length == UNDEFINED else length
-            raise _Found(PixelElement(tag, (vr or b"").decode("ascii"), value, declared))
-        elif length == UNDEFINED:
+        if tag >> 16 == 0xFFFE:
+            self._delimiter(tag, value, length)
+            return
+        if not self._stack:
+            # Group 0000 is a command's, and first in any order: what has no VR either is padding, or no element at all.
+            if tag >> 16 == 0 and vr is None and (self.top.last >> 16 or tag == length == 0):
+                self._zeros(tag, length)
+                return
+            self._note_top_level(tag, vr, value, length)
+        elif tag <= self._last:
+            self.top.say(_ITEM_ORDER)
+        self._last = tag
+        if length == UNDEFINED:
             nested = tag not in PIXEL_TAGS and vr in {b"SQ", b"UN", None}
             # PS3.5 6.2.2: UN of undefined length is a sequence in implicit little endian.
             implicit = self._implicit or vr == b"UN"
             self._enter(_SEQUENCE if nested else _FRAGMENTS, None, value, implicit=implicit)
+            if self._is_little_endian_un(vr, value):
+                self._walker = _Walker(self._source, implicit=True, big_endian=False)
+                self._un = (tag if len(self._stack) == 1 else None, value)
         elif value + length > self._size:
-            self._refuse_short(tag, value, length)
+            raise Unreadable(
+                f"the data set ends inside ({tag >> 16:04X},{tag & 0xFFFF:04X}): "
+                f"{length} bytes declared, {self._size - value} there"
+            )
         elif self._is_sequence(tag, vr, value, length):
             self._enter(_SEQUENCE, value + length, value, implicit=self._implicit)
         else:
@@ -369,23 +537,55 @@ class _Walk:
             if self.offset - self._start > self._limits.max_header_bytes:
                 raise TooLarge(f"the header passes {self._limits.max_header_bytes} bytes (limits.max_header_bytes)")
 
+    def _delimiter(self, tag: int, value: int, length: int) -> None:
+        """A delimiter where an element is expected: the end of an item, or one that belongs to nothing."""
+        if self._stack and self._end is None and tag == _ITEM_END:
+            self.offset = value
+            self._leave()
+        elif length == 0 and tag in {_ITEM_END, _SEQUENCE_END} and (not self._stack or value == self._end):
+            if not self._stack:
+                self.top.say("a delimiter lies outside of any sequence: left out")
+                self.top.leave_out(self.offset, value)
+            self.offset = value
+        else:
+            raise _UnsoundError("a delimiter lies where an element belongs")
+
+    def _zeros(self, tag: int, length: int) -> None:
+        """Go behind zeros at the top level, to the end or to the next element."""
+        end = end_of_zeros(self._source, self.offset)
+        if end == self._size:
+            raise _Found(None, _PADDED)
+        if tag or length:
+            raise Unreadable("bytes that are no elements follow the last element")
+        self.top.say("zeros lie between elements: left out")
+        begin, self.offset = self.offset, end - (end - self.offset) % 8
+        self.top.leave_out(begin, self.offset)
+
+    def _note_top_level(self, tag: int, vr: bytes | None, value: int, length: int) -> None:
+        """An element of the top level: pixel data, or one more of its tag."""
+        if tag in PIXEL_TAGS:
+            self.top.last = max(self.top.last, tag)
+            raise _Found(
+                PixelElement(tag, (vr or b"").decode("latin-1"), value, None if length == UNDEFINED else length)
+            )
+        if not self.top.note_tag(tag):
+            self._drop_from = self.offset
+
+    def _is_little_endian_un(self, vr: bytes | None, value: int) -> bool:
+        """Whether a sequence is UN in little endian, as PS3.5 6.2.2 has it, within a big endian data set."""
+        return vr == b"UN" and self._big_endian and self._source.read_at(value, 4) in {_ITEM_BYTES, _DELIMITER_BYTES}
+
     def _is_sequence(self, tag: int, vr: bytes | None, value: int, length: int) -> bool:
         if vr is not None:
             return vr == b"SQ"
         # Without a VR: a public element that begins with an item; pydicom reads private ones of known length as bytes.
         return length >= 8 and not tag & 0x10000 and self._walker.peek_tag(value) == _ITEM
 
-    def _refuse_short(self, tag: int, value: int, length: int) -> None:
-        if not self._stack and tag == 0:
-            raise _UnsoundError("bytes that are no elements follow the last element")
-        raise Unreadable(
-            f"the data set ends inside ({tag >> 16:04X},{tag & 0xFFFF:04X}): "
-            f"{length} bytes declared, {self._size - value} there"
-        )
-
 
 def walk(source: ByteSource, start: Start, limits: LimitSettings) -> Layout:
-    """Walk the data set's elements up to its pixel data.
+    """Walk the data set's elements; pixel data are passed over by their length, or by the heads of their fragments.
+
+    What is wrong behind the pixel data costs no picture: it is left out, with a warning.
 
     Raises:
         TooLarge: A limit on elements, nesting or header bytes is passed.
@@ -396,7 +596,73 @@ def walk(source: ByteSource, start: Start, limits: LimitSettings) -> Layout:
         while True:
             state.step()
     except _Found as found:
-        notes = (found.note,) if found.note else ()
-        return Layout(state.offset, found.pixel, state.elements, sound=True, warnings=notes)
+        end = state.offset
+        state.top.close(end)
+        if found.note is not None:
+            state.top.say(found.note)
+        if found.pixel is not None:
+            return _layout(state, _walk_behind(state, found.pixel, source.size), sound=True)
+        return _layout(state, None, sound=True)
     except _UnsoundError as error:
-        return Layout(state.offset, None, state.elements, sound=False, warnings=(str(error),))
+        state.top.close(state.offset)
+        state.top.say(f"the nesting of sequences is damaged, elements in them may be missing: {error}")
+        return _layout(state, None, sound=False)
+
+
+def walk_behind(source: ByteSource, start: Start, pixel: PixelElement, head: int, limits: LimitSettings) -> Layout:
+    """Walk the elements behind a pixel data element whose head is at `head`; the header's runs are those behind it."""
+    state = _Walk(source, replace(start, offset=head), limits)
+    state.top.last = pixel.tag
+    return _layout(state, _walk_behind(state, pixel, source.size), sound=True)
+
+
+def _layout(state: _Walk, pixel: PixelElement | None, *, sound: bool) -> Layout:
+    return Layout(
+        tuple(state.top.runs),
+        pixel,
+        state.elements,
+        state.top.count,
+        sound,
+        tuple(state.little_endian_un),
+        tuple(dict.fromkeys(state.top.notes)),
+    )
+
+
+def _walk_behind(state: _Walk, pixel: PixelElement, size: int) -> PixelElement:
+    """Walk on behind the pixel data to the end of the data set; never raises for what is there.
+
+    Returns:
+        The pixel data: the first that are not empty.
+    """
+    top = state.top
+    try:
+        state.skip_pixels(pixel)
+        while state.offset < size:
+            try:
+                while True:
+                    state.step()
+            except _Found as found:
+                if found.note is not None:
+                    top.say(found.note)
+                if found.pixel is None:
+                    break
+                top.say(
+                    f"({found.pixel.tag >> 16:04X},{found.pixel.tag & 0xFFFF:04X}): the data set has pixel data more "
+                    "than once: the first that are not empty are exported"
+                )
+                state.skip_pixels(found.pixel)
+                pixel = found.pixel if pixel.length == 0 else pixel
+        top.close(state.offset)
+    except (Unreadable, TooLarge, _UnsoundError) as error:
+        top.close_before_last()
+        top.say(f"{size - top.element} bytes behind the pixel data are left out: {error}")
+    return pixel
+
+
+def pixel_element_at(source: ByteSource, start: Start, offset: int) -> PixelElement | None:
+    """The pixel data element whose head is at `offset`; None where there is none."""
+    head = _Walker(source, implicit=start.implicit, big_endian=start.big_endian).element(offset)
+    if head is None or head[0] not in PIXEL_TAGS:
+        return None
+    tag, vr, value, length = head
+    return PixelElement(tag, (vr or b"").decode("latin-1"), value, None if length == UNDEFINED else length)

@@ -33,7 +33,20 @@ def take(path: Path, busy: tuple[str, str], refused: Callable[[str, str], Except
         raise refused(f"its lock cannot be opened ({error.strerror})", hint) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(descriptor)
         raise refused(*busy) from error
+    except OSError as error:
+        os.close(descriptor)
+        hint = "use a file system that has locks (flock(2)), or mount this one with them"
+        raise refused(f"its lock cannot be taken ({error.strerror})", hint) from error
     return descriptor
+
+
+def is_in_place(path: Path, descriptor: int) -> bool:
+    """Whether `<path>.lock` is the file that is locked: another process would lock another one."""
+    try:
+        there = path.with_name(f"{path.name}.lock").stat()
+    except OSError:
+        return False
+    return os.path.samestat(there, os.fstat(descriptor))

@@ -67,6 +67,9 @@ class Rendering:
     voi: str | None = None
     """``LINEAR``, ``LINEAR_EXACT``, ``SIGMOID``, ``LUT``, ``automatic`` or None."""
     inverted: bool = False
+    inside_window: float | None = None
+    """Share (0 to 1) of the values that lie inside the instance's or the configured VOI transformation, over the
+    frames that were shown; None without one, or where the window is automatic."""
     colour: str | None = None
     """The path of the colours, such as ``YBR_FULL_422->RGB`` or ``PALETTE COLOR->RGB``."""
     notes: tuple[str, ...] = ()

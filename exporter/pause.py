@@ -55,12 +55,16 @@ class Pause:
         self.why: str | None = None
         """What there is too little of; None while there is enough."""
 
-    def look(self) -> str | None:
-        """Measure where it is time to, and say why to pause; None where there is room."""
+    def look(self, memory_problem: str | None = None) -> str | None:
+        """Measure where it is time to, and say why to pause; None where there is room.
+
+        Args:
+            memory_problem: Sentence for `exporter status` while fewer workers run than there are.
+        """
         now = time.monotonic()
         if now - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = now
-            self._measure()
+            self._measure(memory_problem)
             # Not while paused: the space belongs to what is under way.
             if self.why is None and now - self._filled_at >= FILL_EVERY_S:
                 self._filled_at = now
@@ -68,7 +72,7 @@ class Pause:
                     reserve.fill()
         return self.why
 
-    def _measure(self) -> None:
+    def _measure(self, memory_problem: str | None) -> None:
         found: dict[str, Free] = {}
         for name, path in self._places.items():
             with suppress(OSError):
@@ -82,4 +86,4 @@ class Pause:
             else:
                 log.info("goes on: there is space again", free=free)
         with suppress(OSError):  # the listener then takes the exporter for silent
-            tell(self._spool, found, self.why)
+            tell(self._spool, found, self.why, memory_problem)

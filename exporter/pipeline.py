@@ -1,8 +1,8 @@
 """Export one instance: open, identify, choose a writer, write, record. Glue only; it runs inside a worker process.
 
-Contract: `export` returns an `Outcome` for any file whatever, and raises only `OutOfSpace` (a condition of the machine)
-and `Stopped` (the parent does not want the instance). This is the one place around a job where any exception at all is
-caught: a defect becomes `Failed(internal)` with the exception's type and place.
+Contract: `export` returns an `Outcome` for any file whatever, and raises only `MachineCondition` (a full disk, a folder
+of ours that is gone) and `Stopped` (the parent does not want the instance). This is the one place around a job where
+any exception at all is caught: a defect becomes `Failed(internal)` with the exception's type and place.
 
 Must never: put an exception's text into an outcome unless it is an error of ours, since it may quote values.
 """
@@ -16,7 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.errors import ExportError, IdentityMismatch, OutOfSpace, Reason, SkipInstance, SkipReason
+from exporter.bytesource import SourceGone
+from exporter.errors import (
+    GONE,
+    ExportError,
+    IdentityMismatch,
+    MachineCondition,
+    OutOfSpace,
+    Reason,
+    SkipInstance,
+    SkipReason,
+    StorageUnavailable,
+)
 from exporter.job import Stopped
 from exporter.outcome import Exported, Failed, Identity, Outcome, Skipped
 from listener.sources.dimse.identity import IMPLEMENTATION_CLASS_UID
@@ -67,19 +78,21 @@ def export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask) ->
     known = _Known()
     try:
         return _export(settings, settings_sha256, job, ask, known)
-    except (OutOfSpace, Stopped):
+    except (MachineCondition, Stopped):
         raise
     except SkipInstance as skip:
         return Skipped(
             skip.reason, str(skip), known.identity, source_sha256=known.source_sha256, settings_sha256=settings_sha256
         )
     except ExportError as error:
+        if isinstance(error, SourceGone) and job.ours:
+            raise StorageUnavailable(str(error)) from None
         return Failed(error.reason, str(error), error.may_pass, known.identity, known.source_sha256)
     except MemoryError:
         message = f"needs more memory than limits.memory_mb permits ({settings.limits.memory_mb} MiB)"
         return Failed(Reason.TOO_LARGE, message, may_pass=False, identity=known.identity)
     except OSError as error:
-        return _of_system(error, known)
+        return _of_system(error, known, job)
     except Exception as error:  # noqa: BLE001 - the one place around a job: a defect costs one instance
         message = f"{type(error).__name__} at {place(error)}"
         return Failed(
@@ -95,9 +108,10 @@ class _Known:
 
 
 def _export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask, known: _Known) -> Outcome:
+    from exporter.absent import absent_media
     from exporter.instance import Instance
     from exporter.metadata.record import record_text
-    from exporter.writers import choose
+    from exporter.writers import choose_all
     from exporter.writers.contract import Task
 
     with Instance.open(Path(job.path), settings.limits) as instance:
@@ -106,7 +120,7 @@ def _export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask, k
             _check_command(instance)
         ask(known.identity)
         try:
-            writer = choose(instance, settings)
+            writers = choose_all(instance, settings)
         except SkipInstance as skip:
             if skip.reason is not SkipReason.NO_MEDIA:
                 raise
@@ -114,13 +128,13 @@ def _export(settings: MediaSettings, settings_sha256: str, job: Job, ask: Ask, k
                 skip.reason,
                 str(skip),
                 known.identity,
-                record=record_text(instance),
+                record=record_text(instance, private=settings.metadata.private),
                 source_sha256=known.source_sha256,
                 settings_sha256=settings_sha256,
-                warnings=tuple(instance.warnings),
+                warnings=(*instance.warnings, *absent_media(instance.header)),
             )
-        written = writer.write(Task(instance, Path(job.folder), settings))
-        record = record_text(instance)
+        written = writers.write(Task(instance, Path(job.folder), settings))
+        record = record_text(instance, private=settings.metadata.private)
         return Exported(
             known.identity,
             written.media,
@@ -159,15 +173,18 @@ def _uid(elements: Any, keyword: str) -> str:
     return str(value).strip("\0 ") if value is not None else ""
 
 
-def _of_system(error: OSError, known: _Known) -> Failed:
+def _of_system(error: OSError, known: _Known, job: Job) -> Failed:
     """What an error of the system means that no boundary has mapped.
 
     Raises:
         OutOfSpace: The output's file system takes no more.
+        StorageUnavailable: The folder for partial files is gone.
     """
     name = errno.errorcode.get(error.errno or 0, "unknown")
     if error.errno in FULL:
         raise OutOfSpace(f"writing media: {os.strerror(error.errno or 0)}") from None
+    if error.errno in GONE and str(error.filename).startswith(f"{job.folder}/"):
+        raise StorageUnavailable(f"writing media: {os.strerror(error.errno or 0)}") from None
     if error.errno == errno.EFBIG:
         message = "writing media: the file would pass the largest size that a worker may write"
         return Failed(Reason.TOO_LARGE, message, may_pass=False, identity=known.identity)

@@ -93,6 +93,8 @@ def describe_pixels(
     samples, photometric = _colours(header, notes)
     allocated, stored, high_bit = _bits(header, keyword, notes)
     available = max(0, size - element.offset)
+    if element.length is not None and element.length > available:
+        notes.append(f"the data set ends inside {keyword}: {element.length} bytes declared, {available} there")
     return PixelDescription(
         rows=rows,
         columns=columns,
@@ -151,13 +153,17 @@ def _bits(header: Dataset, keyword: str, notes: list[str]) -> tuple[int, int, in
             raise BadGeometry(f"{name_of('BitsAllocated')} must be {bits} for {keyword}")
         return bits, bits, bits - 1
     allocated = integer_of(header, "BitsAllocated")
-    if allocated not in {1, 8, 16, 32, 64}:
-        raise BadGeometry(f"{name_of('BitsAllocated')} is {allocated}, permitted are 1, 8, 16, 32 and 64")
+    if allocated not in {1, 8, 12, 16, 32, 64}:
+        raise BadGeometry(f"{name_of('BitsAllocated')} is {allocated}, permitted are 1, 8, 12, 16, 32 and 64")
     stored = integer_of(header, "BitsStored", allocated)
     if not 1 <= stored <= allocated:
         raise BadGeometry(f"{name_of('BitsStored')} is {stored}, permitted are 1 to {allocated} (Bits Allocated)")
-    high_bit = integer_of(header, "HighBit", stored - 1)
+    try:
+        high_bit = integer_of(header, "HighBit", stored - 1)
+    except BadGeometry:
+        high_bit = allocated
     if not stored - 1 <= high_bit < allocated:
+        # PS3.5 8.1.1 permits no other value; older editions did.
         notes.append(f"{name_of('HighBit')} contradicts Bits Stored: read as Bits Stored - 1")
         high_bit = stored - 1
     return allocated, stored, high_bit

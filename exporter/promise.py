@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 NOTE: Final = "promise"
 _LONGEST_LINK: Final = 4000
+_MARKED: Final = re.compile(r"(?:copies-)?([0-9a-f]{16})-")
+"""What the names in `.partial` begin with: the mark of the ledger whose exporter made them."""
 
 
 class MediaFolderUnusable(Exception):
@@ -65,7 +68,8 @@ def make(folder: Path, promise: Promise) -> None:
                 raise
         else:
             return
-    with note.open("x", encoding="ascii") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(note, flags, 0o600), "w", encoding="ascii") as file:
         try:
             file.write(text)
             file.flush()
@@ -84,16 +88,52 @@ def standing(media: Path) -> Iterator[Promise]:
     """Every promise that is noted below a media folder now."""
     partial = media / PARTIAL
     for folder in partial.iterdir() if partial.is_dir() else ():
-        note = folder / NOTE
-        with suppress(OSError, ValueError):  # none there, or half of one: then nothing was renamed
-            # Not Path.readlink: it would take a name's `//` (inside an archive) for one slash.
-            text = os.readlink(note) if note.is_symlink() else note.read_text(encoding="ascii")  # noqa: PTH115
-            name, *targets = json.loads(text)
-            yield Promise(name, tuple(targets))
+        promise = _noted(folder)
+        if promise is not None:
+            yield promise
 
 
-def recover(media: Path, ledger: Ledger) -> int:
-    """Remove what an exporter that ended in between had renamed and not committed, and all partial files; how many.
+def _noted(folder: Path) -> Promise | None:
+    """The promise in a folder of partial files; None where there is none, or half of one: then nothing was renamed."""
+    note = folder / NOTE
+    with suppress(OSError, ValueError):
+        # Not Path.readlink: it would take a name's `//` (inside an archive) for one slash.
+        text = os.readlink(note) if note.is_symlink() else note.read_text(encoding="ascii")  # noqa: PTH115
+        name, *targets = json.loads(text)
+        return Promise(name, tuple(targets))
+    return None
+
+
+def _is_ours(name: str, marks: set[str | None], other: str | None) -> bool:
+    """Whether something in `.partial` was made by an exporter of the ledger with one of these marks."""
+    if name.lstrip(".").startswith("owner"):
+        return False  # see `exporter.ownership`
+    marked = _MARKED.match(name)
+    return marked[1] in marks if marked is not None else other is None or other in marks
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def recover(media: Path, ledger: Ledger, other: str | None = None, lost: str | None = None) -> int:
+    """Remove what an exporter of this ledger had renamed and not committed when it ended, and its partial files.
+
+    What exporters with other ledgers have left stays as it is: their next start removes it. What has no ledger's mark
+    is of an earlier version; it is ours unless another ledger's exporter had the folder last. Media that were renamed
+    are ours only where the ledger knows the instance.
+
+    Args:
+        media: The media folder.
+        ledger: The ledger that is worked with.
+        other: Mark of another ledger whose exporter had the folder last and did not give it back.
+        lost: Mark that this ledger had before it was lost and made anew.
+
+    Returns:
+        Number of media that were renamed and not committed.
 
     Raises:
         MediaFolderUnusable: The media folder cannot be made or written.
@@ -102,12 +142,14 @@ def recover(media: Path, ledger: Ledger) -> int:
     try:
         partial.mkdir(mode=0o700, parents=True, exist_ok=True)
         orphans = []
-        for promise in standing(media):
-            owned = {medium.file for medium in ledger.media(promise.name)}
-            orphans += [target for target in promise.targets if target not in owned]
+        ours = [folder for folder in partial.iterdir() if _is_ours(folder.name, {ledger.mark, lost}, other)]
+        for promise in filter(None, map(_noted, ours)):
+            if lost is not None or ledger.entry(promise.name) is not None:
+                owned = {medium.file for medium in ledger.media(promise.name)}
+                orphans += [target for target in promise.targets if target not in owned]
         remove(media, orphans)
-        shutil.rmtree(partial)
-        partial.mkdir(mode=0o700)
+        for folder in ours:
+            _delete(folder)
     except OSError as error:
         raise MediaFolderUnusable(media, error) from error
     superseded = ledger.superseded()

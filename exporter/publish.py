@@ -1,9 +1,9 @@
 """Make finished media visible under their final names, and commit what happened: the last step of every export.
 
 Contract: in this order, each step durable before the next: media files (the writer fsynced them) -> rename to their
-final names -> fsync of the folders -> outcome, media and metadata line in one transaction of the ledger -> files of an
-earlier export deleted. A batch shares the fsyncs. What a crash between two of these steps leaves is repaired at the
-next start (`exporter.promise`).
+final names, with the permissions that the settings say -> fsync of the folders -> outcome, media and metadata line in
+one transaction of the ledger -> files of an earlier export deleted. A batch shares the fsyncs. What a crash between two
+of these steps leaves is repaired at the next start (`exporter.promise`).
 
 Must never: replace a file that is not the instance's own (unless `overwrite`), or trust a name that a worker gives.
 """
@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exporter import promise
-from exporter.discovery import identity_base, output_bases
-from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter.discovery import PARTIAL, identity_base, output_bases
+from exporter.errors import OutOfSpace, Reason, SkipReason, StorageUnavailable
 from exporter.ledger.types import Ending, Relation, State
 from exporter.metadata.line import BadRecordError, line
 from exporter.outcome import Exported, Failed, Outcome, Skipped
-from exporter.promise import MediaFolderUnusable, Promise
+from exporter.permissions import MediaPermissions
+from exporter.promise import Promise
 from listener.durable import fsync_folder
 
 if TYPE_CHECKING:
@@ -105,40 +106,79 @@ class Publisher:
         settings_sha256: str,
         version: str,
         own_ways: Mapping[str, OwnWay] | None = None,
+        permissions: MediaPermissions | None = None,
     ) -> None:
         """Publish below `media`; `own_ways` tells by AE title what differs from `names` and `settings_sha256`."""
         self._media = media
+        self._partial = media / PARTIAL
         self._ledger = ledger
         self._names = names
         self._default_way = OwnWay(names.layout, settings_sha256)
         self._own_ways = own_ways or {}
         self._version = version
+        self._permissions = permissions or MediaPermissions()
         self._folders: set[Path] = set()
         self._unsynced: set[Path] = set()
         self._placed: dict[str, tuple[Ending, Outcome]] = {}
         self._half_done: dict[str, list[tuple[Path, Path]]] = {}
         """By instance, the renames of a try that the file system ended half-way: (partial, final) of each."""
+        self._renamed: dict[str, dict[str, tuple[int, int]]] = {}
+        """By instance, what was renamed and is not committed: final path, and (device, inode) of the file."""
+        self._stray: dict[str, tuple[int, int]] = {}
+        """Files that were renamed and given up while they could not be removed: path, and (device, inode)."""
 
-    def publish(self, batch: Sequence[Finished]) -> list[Outcome]:
-        """Rename, sync and commit; the outcomes as they are now, with final names. May be repeated after `OutOfSpace`.
+    def publish(self, batch: Sequence[Finished]) -> list[Outcome | StorageUnavailable]:
+        """Rename, sync and commit. May be repeated after `OutOfSpace`.
+
+        Returns:
+            For each instance its outcome as it is now, with final names; or why it could not be published, while the
+            media folder cannot be used: nothing of it is committed then, and it has to be exported again.
 
         Raises:
             OutOfSpace: Disk or quota are full; what was done stays done, and the same batch can be published later.
             LedgerUnusable: The ledger cannot be written.
-            MediaFolderUnusable: The media folder cannot.
         """
+        conditions: dict[str, StorageUnavailable] = {}
+        self._remove_strays()
+        for finished in batch:
+            name = finished.work.name
+            if name not in self._placed:
+                try:
+                    self._placed[name] = self._place(finished)
+                except OSError as error:
+                    conditions[name] = self._condition(error)
+                    self._folders.clear()  # one that is known may be the one that is gone
         try:
-            for finished in batch:
-                if finished.work.name not in self._placed:
-                    self._placed[finished.work.name] = self._place(finished)
             self._sync()
         except OSError as error:
-            raise self._verdict(error) from error
-        settled = [self._placed[finished.work.name] for finished in batch]
-        superseded = self._ledger.finish_many(ending for ending, _ in settled)
-        self._placed.clear()
-        self._tidy(superseded, [one.folder for (ending, _), one in zip(settled, batch, strict=True) if ending.media])
-        return [outcome for _, outcome in settled]
+            condition = self._condition(error)
+            conditions.update(dict.fromkeys((one.work.name for one in batch), condition))
+            self._unsynced.clear()
+            self._folders.clear()
+        for name in conditions:
+            self._abandon(name)
+        kept = [finished for finished in batch if finished.work.name not in conditions]
+        superseded = self._ledger.finish_many(self._placed[one.work.name][0] for one in kept) if kept else ()
+        placed, self._placed = self._placed, {}
+        self._renamed.clear()
+        self._tidy(superseded, [one.folder for one in kept if placed[one.work.name][0].media])
+        return [conditions.get(one.work.name) or placed[one.work.name][1] for one in batch]
+
+    def _abandon(self, name: str) -> None:
+        """Forget what was renamed for an instance that is given up, and remove it, now or before the next batch."""
+        self._placed.pop(name, None)
+        self._half_done.pop(name, None)
+        self._stray.update(self._renamed.pop(name, {}))
+        self._remove_strays()
+
+    def _remove_strays(self) -> None:
+        for path, file in list(self._stray.items()):
+            with suppress(OSError):  # the folder is not there yet
+                self._partial.stat()
+                with suppress(FileNotFoundError):
+                    if _identity_of(self._media / path) == file:  # still the one that was renamed here
+                        promise.remove(self._media, [path])
+                del self._stray[path]
 
     def _tidy(self, superseded: Sequence[str], folders: Iterable[Path | None]) -> None:
         """Remove what the commit has made needless; what cannot be removed now is removed at the next start.
@@ -252,18 +292,21 @@ class Publisher:
 
     # -- names and folders -------------------------------------------------------------------------------------------
 
-    def _base(self, work: Work, identity: Identity, suffixes: Iterable[str]) -> str:
-        others: list[str] = []
+    def wanted_base(self, work: Work, identity: Identity) -> str:
+        """Output base of an instance, unless another has it."""
         if work.mirrors is not None:
-            wanted, *others = output_bases(work.mirrors)
-        else:
-            uids = {
-                "StudyInstanceUID": identity.study_instance_uid,
-                "SeriesInstanceUID": identity.series_instance_uid,
-                "SOPInstanceUID": identity.sop_instance_uid,
-                "SOPClassUID": identity.sop_class_uid,
-            }
-            wanted = identity_base(self._way(work).layout, uids)
+            return output_bases(work.mirrors)[0]
+        uids = {
+            "StudyInstanceUID": identity.study_instance_uid,
+            "SeriesInstanceUID": identity.series_instance_uid,
+            "SOPInstanceUID": identity.sop_instance_uid,
+            "SOPClassUID": identity.sop_class_uid,
+        }
+        return identity_base(self._way(work).layout, uids)
+
+    def _base(self, work: Work, identity: Identity, suffixes: Iterable[str]) -> str:
+        wanted = self.wanted_base(work, identity)
+        others = [] if work.mirrors is None else output_bases(work.mirrors)[1:]
         return self._ledger.reserve_base(
             wanted,
             work.name,
@@ -293,14 +336,18 @@ class Publisher:
         except FileExistsError:
             raise _BadMediaError("the worker process left files that it was not asked for") from None
         done = self._half_done[work.name] = []
+        renamed = self._renamed[work.name] = {}
         try:
             for number, (before, after) in enumerate(zip(partial, final, strict=True)):
                 source, target = folder / before.file, self._media / after.file
                 self._make_folder(target.parent)
+                self._permissions.apply(source)
                 if after.suffix.endswith("/") and target.is_dir():
                     target.rename(folder / f"{number}.old")  # a folder with files cannot be replaced at once
+                renamed[after.file] = _identity_of(source)
                 source.rename(target)
                 done.append((source, target))
+                self._stray.pop(after.file, None)
                 self._unsynced.add(target.parent)
         except OSError:
             self._undo(work, folder)
@@ -330,7 +377,7 @@ class Publisher:
         if folder != self._media:
             self._make_folder(folder.parent)
             with suppress(FileExistsError):
-                folder.mkdir()
+                self._permissions.make_folder(folder)
                 self._unsynced |= {folder, folder.parent}
         if len(self._folders) >= _KNOWN_FOLDERS:
             self._folders.clear()
@@ -343,13 +390,18 @@ class Publisher:
             fsync_folder(folder)
             self._unsynced.remove(folder)  # not `pop`: a set may give another one than its iterator does
 
-    def _verdict(self, error: OSError) -> OutOfSpace | MediaFolderUnusable:
+    def _condition(self, error: OSError) -> StorageUnavailable:
+        """What an error of the media folder means.
+
+        Raises:
+            OutOfSpace: Disk or quota are full.
+        """
         if error.errno in FULL:
-            return OutOfSpace(f"media folder {self._media}: {error.strerror}")
-        return MediaFolderUnusable(self._media, error)
+            raise OutOfSpace(f"media folder {self._media}: {error.strerror}") from error
+        return StorageUnavailable(f"media folder {self._media}", error)
 
 
-def _alternatives(wanted: str, others: list[str], name: str) -> Iterator[str]:
+def _alternatives(wanted: str, others: Sequence[str], name: str) -> Iterator[str]:
     """What else an output may be called; the last one is free unless somebody made it so on purpose."""
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()
     return chain(
@@ -362,6 +414,7 @@ def _check(media: Sequence[Medium], folder: Path) -> None:
 
     Raises:
         _BadMediaError: It cannot be so.
+        OSError: The folder cannot be looked at.
     """
     if not media:
         raise _BadMediaError("the worker process named no media")
@@ -373,9 +426,16 @@ def _check(media: Sequence[Medium], folder: Path) -> None:
         try:
             there = (folder / medium.file).lstat()
         except FileNotFoundError:
+            folder.stat()  # where the folder itself is gone, the worker is not to blame
             raise _BadMediaError("the worker process named a medium that is not there") from None
         if medium.suffix.endswith("/"):
             if not stat.S_ISDIR(there.st_mode):
                 raise _BadMediaError("the worker process named a folder that is none")
         elif not stat.S_ISREG(there.st_mode) or there.st_size != medium.bytes:
             raise _BadMediaError("the worker process named a file of another size or kind")
+
+
+def _identity_of(path: Path) -> tuple[int, int]:
+    """(device, inode) of what is at a path."""
+    there = path.lstat()
+    return there.st_dev, there.st_ino

@@ -128,6 +128,43 @@ def rebuild(folders: Folders) -> Rebuilt:
     return rebuilt
 
 
+def prospect(folders: Folders) -> str:
+    """What `rebuild` would do, as the end of a sentence about a damaged ledger; looks only."""
+    lines = _count_lines(folders.metadata)
+    rotated = len(rotated_files(folders.metadata))
+    parts = [f"{lines} lines of {folders.metadata.name}"]
+    if rotated:
+        parts.append(f"the lines of {rotated} rotated files")
+    stays = "what failed or was skipped is looked at again"
+    if folders.spool is not None:
+        parts.append(f"{sum(1 for _ in _quarantined(folders.spool))} files in quarantine")
+        waiting = sum(_count_files(folders.spool / name) for name in ("new", "active"))
+        stays = f"the {waiting} files that wait in the spool stay and are exported then"
+    return (
+        "starting again does not mend it. Stop the exporter and run `exporter reconcile --rebuild`: it keeps the"
+        f" damaged database under another name and makes a new one of {', '.join(parts)}; {stays}; no media is touched"
+        " and no line is written twice"
+    )
+
+
+def _count_lines(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    try:
+        with path.open("rb") as file:
+            return sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
+    except OSError:
+        return 0
+
+
+def _count_files(folder: Path) -> int:
+    try:
+        with os.scandir(folder) as entries:
+            return sum(1 for entry in entries if NAME.fullmatch(entry.name))
+    except OSError:
+        return 0
+
+
 def _set_aside(ledger: Path) -> Path | None:
     """Move the database and its log away, together."""
     stamp = f"lost-{time.time_ns()}"

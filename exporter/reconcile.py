@@ -39,6 +39,7 @@ from exporter.metadata.line import shown
 from exporter.metadata.rotation import FACTS, START, is_rotated
 from exporter.outcome import MediaType
 from exporter.promise import standing
+from listener.filekind import kind_of
 from listener.quarantine import REASON
 from listener.spoolnames import NAME
 
@@ -334,6 +335,10 @@ def _lines(metadata: Path, ledger: Ledger, report: Report) -> int:
         report.notes["the metadata file was rotated; the exporter goes on in a new one"] += 1
         return published
     try:
+        mode = metadata.stat().st_mode
+        if not stat.S_ISREG(mode):
+            report.fault("damaged_lines", metadata.name, f"it is {kind_of(mode)}; the exporter refuses to start")
+            return 0
         file = metadata.open("rb")
     except FileNotFoundError:
         if published > start:

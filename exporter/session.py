@@ -2,34 +2,39 @@
 
 Contract: `opened` gives a session whose threads run, or raises and leaves things as they were. What an exporter that
 ended in between has left is repaired before the first instance is touched: uncommitted media, partial files, attempts
-under way, a torn metadata line. One process works on one ledger at a time.
+under way, a torn metadata line. One process works on one ledger and one media folder at a time.
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import os
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from exporter import promise
+from exporter import damage, ownership, promise
+from exporter.discovery import PARTIAL
 from exporter.engine import Engine, InProcess, Policy, Runner
 from exporter.errors import OutOfSpace
-from exporter.ledger import Ledger
+from exporter.ledger import Ledger, LedgerUnusable
 from exporter.metadata.jsonl import Appender, MetadataFileUnusable
+from exporter.permissions import MediaPermissions
 from exporter.promise import MediaFolderUnusable
 from exporter.publish import Names, OwnWay, Publisher
 from exporter.workers import Worker, WorkerSetup
+from listener.durable import make_private_folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from exporter.ownership import Owner
     from exporter.reserve import Reserve
     from exporter.settings import Settings
+
+
+TIMES_UNTIL_EXPLAINED: Final = 2
+"""After so many exporters that ended because the ledger is damaged, the next step is spelled out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,13 @@ class Session:
 
 @contextmanager
 def opened(
-    settings: Settings, places: Places, *, workers: int, policy: Policy, reserve: Reserve | None = None
+    settings: Settings,
+    places: Places,
+    *,
+    workers: int,
+    policy: Policy,
+    reserve: Reserve | None = None,
+    take_over: bool = False,
 ) -> Iterator[Session]:
     """A session; its threads are stopped, and work under way is given up, when the block ends.
 
@@ -65,23 +76,24 @@ def opened(
         workers: Number of worker processes; 0 works in this process, without limits on memory and time.
         policy: How instances are treated.
         reserve: What the ledger gets of its disk where that is full.
+        take_over: Whether an exporter that has the media folder and cannot be asked is taken for dead.
 
     Raises:
         LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable: Why it cannot run, and what to do.
-        OutOfSpace: The disk is full.
+        MachineCondition: The disk is full, or a folder is gone.
     """
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:
-        for folder in (places.ledger.parent, places.metadata.parent, places.media):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise MediaFolderUnusable(folder, error) from error
+        stack.enter_context(_damage_explained(places))
+        permissions = MediaPermissions.of(settings.media)
+        _make_folders(places, permissions)
         media = places.media.resolve()
-        stack.enter_context(_alone(media))
+        has_locks = stack.enter_context(ownership.locked(media))
         ledger = stack.enter_context(_ledger(places.ledger, reserve))
+        owns = stack.enter_context(ownership.owned(media, ledger, has_locks=has_locks, take_over=take_over))
         interrupted = len(ledger.recover())
-        removed = promise.recover(media, ledger)
+        removed = promise.recover(media, ledger, *_last_marks(owns.former, owner=owns.owner))
+        _check_group(media, permissions)
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
         appender.publish()
         publisher = Publisher(
@@ -93,11 +105,66 @@ def opened(
             own_ways={
                 title: OwnWay(own.media.layout, own.settings_sha256) for title, own in settings.by_ae_title.items()
             },
+            permissions=permissions,
         )
-        engine = Engine(media, ledger, publisher, appender, runners=runners(settings, workers), policy=policy)
+        engine = Engine(
+            media, ledger, publisher, appender, runners=runners(settings, workers), policy=policy, ownership=owns
+        )
         stack.callback(engine.stop)
         engine.start()
         yield Session(ledger, engine, interrupted, removed)
+
+
+@contextmanager
+def _damage_explained(places: Places) -> Iterator[None]:
+    """Say what would mend a damaged ledger, once it is plain that starting again does not.
+
+    Raises:
+        LedgerUnusable: The one that was raised inside, with a longer hint from the second time on.
+    """
+    try:
+        yield
+    except LedgerUnusable as error:
+        if not error.is_damaged or damage.count(error.path) < TIMES_UNTIL_EXPLAINED:
+            raise
+        from exporter.rebuild import prospect
+        from exporter.reconcile import Folders
+
+        spool = places.ledger.parent / "spool"
+        folders = Folders(places.ledger, places.media, places.metadata, spool if spool.is_dir() else None)
+        raise LedgerUnusable(error.path, error.cause, prospect(folders), is_damaged=True) from error
+    else:
+        damage.forget(places.ledger)
+
+
+def _make_folders(places: Places, permissions: MediaPermissions) -> None:
+    """Make the folders of one exporter; what it writes in the data folder itself is for its owner alone.
+
+    Raises:
+        MediaFolderUnusable: One cannot be made.
+    """
+    folder = places.ledger.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder = places.metadata.parent
+        make_private_folders(folder)
+        folder = places.media
+        permissions.make_folders(folder)
+    except OSError as error:
+        raise MediaFolderUnusable(folder, error) from error
+
+
+def _check_group(media: Path, permissions: MediaPermissions) -> None:
+    """See that `media.group` can be given.
+
+    Raises:
+        MediaFolderUnusable: It cannot.
+    """
+    try:
+        permissions.check(media / PARTIAL)
+    except OSError as error:
+        words = "its files cannot be given to `media.group`: make the user of this exporter a member of that group"
+        raise MediaFolderUnusable(media, OSError(error.errno, words)) from error
 
 
 def _ledger(path: Path, reserve: Reserve | None) -> Ledger:
@@ -122,7 +189,14 @@ def runners(settings: Settings, workers: int) -> list[Runner]:
 
         return [InProcess(pipeline.prepare(values))]
     limits = settings.limits
-    setup = WorkerSetup(values, memory_bytes=limits.memory_mb << 20, cpu_s=limits.cpu_s, wall_s=limits.wall_s)
+    setup = WorkerSetup(
+        values,
+        memory_bytes=limits.memory_mb << 20,
+        cpu_s=limits.cpu_s,
+        cpu_base_s=limits.cpu_base_s,
+        cpu_s_per_mb=limits.cpu_s_per_mb,
+        wall_s=limits.wall_s,
+    )
     return [Worker(setup) for _ in range(workers)]
 
 
@@ -139,26 +213,15 @@ def own_version() -> str:
         return "unknown"
 
 
-@contextmanager
-def _alone(media: Path) -> Iterator[None]:
-    """Keep other exporters out of a media folder: at its start each one empties `.partial`.
+def _last_marks(former: Owner | None, owner: Owner) -> tuple[str | None, str | None]:
+    """Marks of the ledgers that had the media folder last and did not give it back: of another one, or of ours before.
 
-    (The ledger's own lock does not: two ledgers may name one `media.dir`.)
-
-    Raises:
-        MediaFolderUnusable: Another one works there.
+    Ours has another mark than before where it was lost and made anew.
     """
-    descriptor = os.open(media, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise MediaFolderUnusable(media, OSError(errno.EBUSY, "another exporter works there")) from None
-        except OSError:
-            pass  # a network file system without locks on folders
-        yield
-    finally:
-        os.close(descriptor)
+    if former is None:
+        return None, None
+    is_ours = (former.host, former.ledger_file) == (owner.host, owner.ledger_file)
+    return (None, former.ledger) if is_ours else (former.ledger, None)
 
 
 def _refuse_foreign_lines(settings: Settings, places: Places) -> None:

@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from exporter.permissions import group_id_of
 from exporter.pull.settings import PullPeers
 from listener.configuration import FilePath, ReservedSection, Section, Spelling, load, not_available
 from listener.fields import AETitle
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Percentage = Annotated[float, Field(ge=0, le=100)]
 Extension = Annotated[str, Spelling(r"^\.[A-Za-z0-9]{1,8}$", "a dot and up to 8 letters or digits", prefix=".")]
 LAYOUT_FIELDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 """What the output name of a received instance can be made of."""
@@ -63,6 +65,25 @@ def _layout(value: Any) -> Any:
         raise PydanticCustomError("layout", "is not a template of output names", permitted)
     if "{" not in value:
         raise PydanticCustomError("layout", "gives every instance the same name", permitted)
+    return value
+
+
+def _mode(value: Any) -> Any:
+    """Permission bits of media files: an octal number as text, for `0640` without quotes is 416 in YAML 1.1."""
+    if not isinstance(value, str) or not re.fullmatch(r"06[0-7][0-7]", value) or int(value, 8) & 0o013:
+        permitted = {"permitted": 'a quoted octal number without execution or writing by others, such as "0640"'}
+        raise PydanticCustomError("mode", "are no permissions of a file", permitted)
+    return value
+
+
+def _group(value: Any) -> Any:
+    """A group of this system: its name, or its number as text."""
+    if isinstance(value, str):
+        try:
+            group_id_of(value)
+        except KeyError:
+            permitted = {"permitted": "a group of this system (getent group), by its name or its quoted number"}
+            raise PydanticCustomError("group", "is no group here", permitted) from None
     return value
 
 
@@ -97,6 +118,17 @@ class MediaFolderSettings(Section):
     """Whether a media file that is there but that no ledger knows of is replaced; otherwise its name is not taken."""
     layout: Annotated[str, BeforeValidator(_layout)] = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
     """Output name of a received instance, without extension."""
+    mode: Annotated[str, BeforeValidator(_mode)] = "0600"
+    """Permissions of media files, as a quoted octal number such as `"0640"`, whatever the umask; who may read them may
+    enter the folders that are made for them."""
+    group: Annotated[str | None, BeforeValidator(_group)] = None
+    """Group of media files and of the folders that are made for them, which pass it on; `mode` must let it in."""
+
+    @model_validator(mode="after")
+    def _lets_its_group_in(self) -> Self:
+        if self.group is not None and not int(self.mode, 8) & 0o040:
+            raise ValueError(f'`media.mode: "{self.mode}"` keeps out `media.group`: permit it to read, as "0640" does')
+        return self
 
 
 class MetadataSettings(Section):
@@ -106,6 +138,8 @@ class MetadataSettings(Section):
     """JSON Lines file; default: ``metadata.jsonl`` below the data or output folder."""
     append: bool = False
     """Whether lines may be added to a file that this ledger did not write."""
+    private: bool = True
+    """Whether lines hold private elements; otherwise they are left out, nested ones too, and counted."""
 
 
 class ConfigCopySettings(Section):
@@ -162,11 +196,22 @@ class DisplaySettings(Section):
     """Which of an instance's VOI transformations: its tables first, then its windows; 0 is the first."""
     window: tuple[float, PositiveFloat] | None = None
     """Centre and width in modality units, such as Hounsfield units, instead of the instance's own windows."""
-    automatic: Literal["instance", "frame"] = "instance"
+    automatic: Literal["instance", "frame", "always"] = "instance"
     """Range of the window of instances without one: the least to the greatest value of all frames, or of each frame.
-    For all frames they are decoded twice. Values of up to 8 bits keep their full range."""
+    For all frames they are decoded twice. Values of up to 8 bits keep their full range. `always`: as `instance`, also
+    for instances that have windows of their own (`window` still wins)."""
+    automatic_percentiles: tuple[Percentage, Percentage] = (0.0, 100.0)
+    """Robust automatic windows: from the first to the second percentile of the values, such as `[0.5, 99.5]`, so that a
+    few extreme ones do not matter; then also for values of up to 8 bits. Padding is left out."""
     overlays: bool = False
     """Whether overlay planes are drawn, in white."""
+
+    @model_validator(mode="after")
+    def _percentiles_are_in_order(self) -> Self:
+        low, high = self.automatic_percentiles
+        if low >= high:
+            raise ValueError("`automatic_percentiles` must rise: the lower one comes first")
+        return self
 
 
 class VideoSettings(Section):
@@ -174,7 +219,8 @@ class VideoSettings(Section):
 
     preset: Literal["default", "lossless", "lossless-h264", "small", "echonet-112", "echoprime-224"] = "default"
     """A named choice of container, encoder and framing; `extension`, `save_method_kwargs` and `framing` win over it
-    where they are not at their defaults. `default`: those keys alone. `lossless`: FFV1 in Matroska. `lossless-h264`:
+    where they are not at their defaults. `default`: those keys alone, but lossless H.264 for palette colours and
+    labels while `save_method_kwargs` is at its default. `lossless`: FFV1 in Matroska. `lossless-h264`:
     lossless H.264 in MP4. `small`: AV1 in MP4. `echonet-112`, `echoprime-224`: for these models (docs/media.md)."""
 
     extension: Extension = ".mp4"
@@ -182,7 +228,10 @@ class VideoSettings(Section):
     save_method_kwargs: VideoEncoding = VideoEncoding()
     """Encoder and its options."""
     default_rate_hz: PositiveFloat = 30.0
-    """Frames per second of an instance that does not tell its timing."""
+    """Frames per second of a cine whose elements do not say when its frames are shown."""
+    untimed: Literal["frames", "video"] = "frames"
+    """What multi-frame instances become that are no cines, such as tiles of a slide, segments, pages and views
+    (docs/media.md says which): `frames`, a folder of images; `video`, a video at `default_rate_hz`."""
     threads: PositiveInt = 1
     """Threads of one encoder. One per worker and a worker per core is faster than threads inside the encoder."""
     psnr_floor_db: PositiveFloat = 28.0
@@ -211,7 +260,8 @@ class ImageSettings(Section):
     """Lowest peak signal-to-noise ratio that a lossy image may have when decoded back; below it: `verify_failed`."""
     outputs: Annotated[tuple[Literal["view8", "raw16"], ...], Field(min_length=1, max_length=2)] = ("view8",)
     """`view8`: display values of 8 bits. `raw16`: stored values as they are, in a PNG of 16 bits (or a NumPy array
-    where 16 bits are not enough), with slope and intercept in the record. Colour has `view8` alone."""
+    where 16 bits are not enough), with slope and intercept in the record; of palette colours, the numbers of the
+    colours. Colour of three samples has `view8` alone."""
     copy_jpeg: bool = False
     """Whether JPEG baseline becomes `.jpg` bit by bit where its display values are the JPEG's own."""
     framing: FramingSettings = FramingSettings()
@@ -222,14 +272,14 @@ class FramesSettings(Section):
     """Multi-frame instances as a folder of numbered images and `frames.jsonl` with their times."""
 
     enabled: bool = False
-    """Whether multi-frame instances become a folder of images instead of a video; the images as `image` says."""
+    """Whether cines, too, become a folder of images instead of a video; the images as `image` says."""
 
 
 class VolumeSettings(Section):
     """Enhanced multi-frame CT, MR and PET, segmentations, RT doses, parametric maps; and whole series."""
 
     enabled: bool = True
-    """Whether instances that are volumes become volumes; otherwise they become video or frames like any multi-frame."""
+    """Whether instances that are volumes become volumes; otherwise they become frames, or video if they are cines."""
     format: Literal["nii.gz", "nii", "nrrd"] = "nii.gz"
     """NIfTI-1, compressed or not, or NRRD."""
     series: bool = False
@@ -273,6 +323,11 @@ class LimitSettings(Section):
     """Largest rows x columns of one frame."""
     max_frames: PositiveInt = 100_000
     """Most frames of one instance."""
+    min_frame_bytes: Annotated[int, Field(ge=0)] = 64
+    """Least bytes of an instance per frame, beyond its first 1,000 frames: each frame costs time however small it is.
+    Video streams have any number; 0 permits it for all."""
+    max_jpeg_scans: PositiveInt = 100
+    """Most scans of one JPEG: each one passes over the whole picture."""
     max_inflated_bytes: PositiveInt = 1 << 30
     """Largest data set after inflating a deflated transfer syntax."""
     max_header_bytes: PositiveInt = 64 << 20
@@ -284,15 +339,26 @@ class LimitSettings(Section):
     memory_mb: PositiveInt = 2048
     """Address space of one worker process, in MiB."""
     cpu_s: PositiveFloat = 600.0
-    """Processor time that one instance may take, in seconds."""
+    """Processor time that any instance may take, in seconds; a small one may take less, as the next three say."""
+    cpu_base_s: PositiveFloat = 30.0
+    """Processor time that an instance may take however small it is, in seconds."""
+    cpu_s_per_mb: PositiveFloat = 5.0
+    """Further seconds per megabyte of the instance."""
+    cpu_s_per_megapixel: PositiveFloat = 2.0
+    """Further seconds per million pixels of all frames together."""
     wall_s: PositiveFloat = 900.0
     """Time that one instance may take, in seconds."""
     attempts: PositiveInt = 2
     """Most attempts at one instance, across restarts."""
 
+    def allowed_cpu_s(self, size_bytes: int, pixels: int = 0) -> float:
+        """Processor time that an instance of that size may take, in seconds; `pixels` are those of all its frames."""
+        by_size = self.cpu_base_s + size_bytes * self.cpu_s_per_mb / 1e6 + pixels * self.cpu_s_per_megapixel / 1e6
+        return min(self.cpu_s, by_size)
+
 
 class MediaSettings(Section):
-    """What decides the content of media: its hash tells whether an export is still up to date."""
+    """What decides the content of media and of their lines: its hash tells whether an export is still up to date."""
 
     video: VideoSettings = VideoSettings()
     image: ImageSettings = ImageSettings()
@@ -302,12 +368,15 @@ class MediaSettings(Section):
     audio: AudioSettings = AudioSettings()
     waveform: WaveformSettings = WaveformSettings()
     report: ReportSettings = ReportSettings()
+    metadata: MetadataSettings = MetadataSettings()
+    """Metadata lines."""
     limits: LimitSettings = LimitSettings()
 
     @cached_property
     def settings_sha256(self) -> str:
-        """Hash of every setting that decides what media look like; limits only decide whether there are any."""
-        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - {"limits"})
+        """Hash of every setting that decides what media and lines hold; limits only decide whether there are any."""
+        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - {"limits", "metadata"})
+        content["metadata"] = self.metadata.model_dump(mode="json", include={"private"})
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -318,6 +387,13 @@ class AETitleMediaSection(Section):
     layout: Annotated[str, BeforeValidator(_layout)] = MediaFolderSettings.model_fields["layout"].default
     """Their output name, without extension; not said: as `media.layout`. A folder of their own, as in
     `research/{StudyInstanceUID}/{SOPInstanceUID}`, keeps them apart."""
+
+
+class AETitleMetadataSection(Section):
+    """Metadata lines of instances that call this AE title."""
+
+    private: bool = MetadataSettings.model_fields["private"].default
+    """Whether they hold private elements; not said: as `metadata.private`."""
 
 
 class AETitleSection(Section):
@@ -343,6 +419,8 @@ class AETitleSection(Section):
     """Sampled curves."""
     report: ReportSettings = ReportSettings()
     """Structured reports."""
+    metadata: AETitleMetadataSection = AETitleMetadataSection()
+    """Metadata lines."""
 
 
 def _is_ours(entry: AETitleSection, info: ValidationInfo) -> AETitleSection:
@@ -417,8 +495,6 @@ class Settings(MediaSettings):
     """Archives among what `backfill` reads."""
     media: MediaFolderSettings = MediaFolderSettings()
     """Where media go."""
-    metadata: MetadataSettings = MetadataSettings()
-    """Where metadata lines go."""
     config: ConfigCopySettings = ConfigCopySettings()
     """Where a copy of this file goes."""
     privacy: PrivacySettings = PrivacySettings()
@@ -491,7 +567,8 @@ class Settings(MediaSettings):
     @property
     def media_settings(self) -> MediaSettings:
         """The part that travels to worker processes."""
-        return MediaSettings(**{name: getattr(self, name) for name in MediaSettings.model_fields})
+        parts = {name: getattr(self, name) for name in MediaSettings.model_fields}
+        return MediaSettings(**parts | {"metadata": MetadataSettings(private=self.metadata.private)})
 
     @property
     def listener_settings(self) -> ListenerSettings:

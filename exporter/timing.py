@@ -54,6 +54,8 @@ _DATE_TIME = re.compile(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(?:\.(\d{1,6}))?(
 
 _FRAME_TIME = 0x00181063
 _FRAME_TIME_VECTOR = 0x00181065
+TIME_POINTERS = frozenset({_FRAME_TIME, _FRAME_TIME_VECTOR})
+"""Tags of the elements with times that Frame Increment Pointer may name (PS3.3 C.7.6.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +165,19 @@ def schedule_of(header: Dataset, frames: int, *, default_rate_hz: float = DEFAUL
     )
 
 
+def default_rate_warning(schedule: Schedule) -> tuple[str, ...]:
+    """A warning where no element gives the times of a cine and the default rate stands in for them."""
+    if schedule.source != "default":
+        return ()
+    return ("timing: no element says when frames are shown; they play at video.default_rate_hz",)
+
+
 def _rungs(header: Dataset) -> Iterator[Callable[[Dataset, int, list[str]], Schedule | None]]:
     """The rungs in order: what Frame Increment Pointer names comes first (PS3.3 C.7.6.6)."""
     pointed = [
         {_FRAME_TIME: _frame_time, _FRAME_TIME_VECTOR: _frame_time_vector}[tag]
-        for tag in _pointed_tags(header)
-        if tag in (_FRAME_TIME, _FRAME_TIME_VECTOR)
+        for tag in pointed_tags(header)
+        if tag in TIME_POINTERS
     ]
     yield from pointed
     yield from (rung for rung in (_frame_time_vector, _frame_time) if rung not in pointed)
@@ -178,7 +187,8 @@ def _rungs(header: Dataset) -> Iterator[Callable[[Dataset, int, list[str]], Sche
     yield _actual_frame_duration
 
 
-def _pointed_tags(header: Dataset) -> list[int]:
+def pointed_tags(header: Dataset) -> list[int]:
+    """The tags that (0028,0009) Frame Increment Pointer names; none where it is absent or unreadable."""
     value = _value(header, "FrameIncrementPointer")
     values: Iterable[Any] = value if isinstance(value, (list, tuple)) or _is_multi(value) else (value,)
     tags = []

@@ -9,7 +9,7 @@ what was its standard output; everything else that is printed goes to its standa
     {path, folder, ask, ...}    ->
                                 <-  identity {...}      only where the job asks
     "go" or "stop"              ->
-                                <-  outcome {...} | final {...} | stopped {} | space "message"
+                                <-  outcome {...} | final {...} | stopped {} | space "message" | unavailable "message"
 
 After `final`, an outcome too, the process ends: it holds more memory than at its start.
 
@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import math
 import os
 import resource
 import signal
@@ -31,9 +30,11 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from exporter.errors import OutOfSpace
+from exporter.cpulimit import limit_cpu
+from exporter.errors import OutOfSpace, StorageUnavailable
 from exporter.job import Job, Stopped
 from exporter.outcome import to_json
 
@@ -76,10 +77,11 @@ def main() -> int:
     """Serve jobs until the parent closes the pipe."""
     channel = _Channel()
     _die_with_parent()
+    os.umask(0o077)  # of what libraries write, too: the exporter gives media the permissions of the settings
     hello = channel.receive()
     if hello is None:
         return 0
-    cpu_s = _set_limits(hello["limits"])
+    _set_limits(hello["limits"])
     module, _, name = hello["target"].partition(":")
     export: Export = getattr(import_module(module), name)(hello["settings"])
 
@@ -91,8 +93,9 @@ def main() -> int:
     channel.send("ready", b"{}")
     enough_bytes = _resident_bytes() + hello["limits"]["growth_bytes"]
     while (message := channel.receive()) is not None:
-        _allow_cpu(cpu_s)
-        if not _answer(channel, export, Job(**message), ask, enough_bytes):
+        job = Job(**message)
+        _allow_cpu(hello["limits"], job.path)
+        if not _answer(channel, export, job, ask, enough_bytes):
             break
     return 0
 
@@ -103,6 +106,8 @@ def _answer(channel: _Channel, export: Export, job: Job, ask: Ask, enough_bytes:
         outcome = export(job, ask if job.ask else _go_on)
     except OutOfSpace as condition:
         channel.send("space", json.dumps(str(condition)).encode("ascii"))
+    except StorageUnavailable as condition:
+        channel.send("unavailable", json.dumps(str(condition)).encode("ascii"))
     except Stopped:
         channel.send("stopped", b"{}")
     else:
@@ -135,8 +140,8 @@ def _die_with_parent() -> None:
         knob.write("500")  # when memory is short, this process goes first
 
 
-def _set_limits(limits: Mapping[str, float]) -> float:
-    """Apply the limits of the whole process; returns the processor time of one job, in seconds."""
+def _set_limits(limits: Mapping[str, float]) -> None:
+    """Apply the limits of the whole process."""
     for kind, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_AS, int(limits["memory_bytes"])),
@@ -145,15 +150,15 @@ def _set_limits(limits: Mapping[str, float]) -> float:
         hard = resource.getrlimit(kind)[1]
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
         resource.setrlimit(kind, (bound, bound))
-    return float(limits["cpu_s"])
 
 
-def _allow_cpu(cpu_s: float) -> None:
-    """Let the next job use `cpu_s` seconds more than what is used up; beyond it the kernel sends SIGXCPU."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    soft = math.ceil(used.ru_utime + used.ru_stime + cpu_s)
-    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
-    resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+def _allow_cpu(limits: Mapping[str, float], path: str) -> None:
+    """Limit the processor time of the next job, by the size of its file."""
+    try:
+        size_bytes = Path(path).stat().st_size
+    except OSError:
+        size_bytes = 0  # the job says why it cannot be read
+    limit_cpu(min(limits["cpu_s"], limits["cpu_base_s"] + size_bytes * limits["cpu_s_per_mb"] / 1e6))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ Must never: trust what a worker sends beyond its form, show what a worker printe
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import signal
@@ -22,7 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.errors import OutOfSpace, Reason
+from exporter.errors import OutOfSpace, Reason, StorageUnavailable
 from exporter.outcome import Failed, Identity, Outcome, Skipped, from_json
 from exporter.worker import PARENT_VARIABLE
 from listener.children import own_environment
@@ -57,12 +58,25 @@ class Cancelled(Exception):
     """The exporter stops; the job was given up without a verdict."""
 
 
+class WorkerKilled(Exception):
+    """The process was killed from outside, most likely because memory is short: no verdict on the instance."""
+
+
+class SetAside(Exception):
+    """The job took long and others wait: it was given up without a verdict."""
+
+
 class _Gone(Exception):
     """The process is dead, or was killed for what it did; holds the outcome of its job."""
 
-    def __init__(self, reason: Reason, message: str) -> None:
+    def __init__(self, reason: Reason, message: str, *, may_pass: bool = True) -> None:
         super().__init__(message)
         self.reason = reason
+        self.may_pass = may_pass
+
+
+def _always() -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +89,10 @@ class WorkerSetup:
     file_bytes: int = 64 << 30
     """Largest file that a worker may write."""
     cpu_s: float = 600.0
+    """Processor time that any job may take."""
+    cpu_base_s: float = math.inf
+    """Processor time that a job may take however small its file is, and seconds for each megabyte."""
+    cpu_s_per_mb: float = 0.0
     wall_s: float = 900.0
     target: str = PIPELINE
     """``module:function`` that makes the export function from the settings."""
@@ -90,6 +108,8 @@ class WorkerSetup:
                 "memory_bytes": self.memory_bytes,
                 "file_bytes": self.file_bytes,
                 "cpu_s": self.cpu_s,
+                "cpu_base_s": min(self.cpu_s, self.cpu_base_s),
+                "cpu_s_per_mb": self.cpu_s_per_mb,
                 "growth_bytes": self.growth_bytes,
             },
         }
@@ -103,12 +123,18 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()  # between `cancel` and the end of a process
         self._cancelled = False
+        self._may_continue: Callable[[], bool] = _always
         self._received = bytearray()
         self._last_words = b""
         self.starts = 0
         """How many processes were started so far."""
         self.last_progress = time.monotonic()
         """When this was last seen to do its duty: the watchdog looks at it."""
+
+    @property
+    def has_process(self) -> bool:
+        """Whether there is a process, working or not."""
+        return self._process is not None
 
     # -- life of the process -----------------------------------------------------------------------------------------
 
@@ -117,6 +143,7 @@ class Worker:
 
         Raises:
             WorkerUnstartable: It ends or says nothing before it is ready, several times in a row.
+            WorkerKilled: It is killed before it is ready, several times in a row.
             Cancelled: `cancel` was called.
         """
         if self._process is not None and self._process.poll() is not None:
@@ -125,7 +152,7 @@ class Worker:
         while self._process is None:
             try:
                 self._try_start()
-            except WorkerUnstartable:
+            except (WorkerUnstartable, WorkerKilled):
                 tries += 1
                 if tries == START_TRIES:
                     raise
@@ -201,16 +228,25 @@ class Worker:
 
     # -- one job -----------------------------------------------------------------------------------------------------
 
-    def run(self, job: Job, decide: Decide) -> Outcome:
+    def run(self, job: Job, decide: Decide, may_continue: Callable[[], bool] = _always) -> Outcome:
         """Export one instance; the time that `decide` takes does not count against its limit.
+
+        Args:
+            job: What to export.
+            decide: Called once the identity is known, where the job asks.
+            may_continue: Asked every `TICK_S`; where it says no, the job is given up.
 
         Raises:
             OutOfSpace: The worker found the disk full.
+            StorageUnavailable: It found a folder of ours gone.
             Cancelled: `cancel` was called; there is no verdict.
+            SetAside: `may_continue` said no; there is no verdict.
+            WorkerKilled: Something else killed the process; there is no verdict.
             WorkerUnstartable: There is no process, and none starts.
         """
         self.ensure_ready()
         identity: Identity | None = None
+        self._may_continue = may_continue
         try:
             deadline = time.monotonic() + self._setup.wall_s
             self._send(asdict(job))
@@ -227,13 +263,16 @@ class Worker:
                     return skipped
             return self._verdict(word, text)
         except _Gone as gone:
-            return Failed(gone.reason, str(gone), may_pass=True, identity=identity)
+            return Failed(gone.reason, str(gone), gone.may_pass, identity)
         finally:
+            self._may_continue = _always
             self.last_progress = time.monotonic()
 
     def _verdict(self, word: str, text: bytes) -> Outcome:
         if word == "space":
             raise OutOfSpace(_text(text))
+        if word == "unavailable":
+            raise StorageUnavailable(_text(text))
         if word in {"outcome", "final"}:
             with suppress(ValueError):  # pydantic's ValidationError is one; its text would quote what was sent
                 outcome = from_json(text)
@@ -273,6 +312,9 @@ class Worker:
             if left_s <= 0:
                 self._end()
                 raise _Gone(Reason.TIMEOUT, f"{operation}: took longer than limits.wall_s permits; stopped")
+            if not self._may_continue():
+                self._end()
+                raise SetAside
             if len(self._received) > LONGEST_MESSAGE_BYTES:
                 raise self._nonsense()
             for fd, _ in poll.poll(min(left_s, TICK_S) * 1000):
@@ -296,6 +338,7 @@ class Worker:
 
         Raises:
             Cancelled: It was `cancel`.
+            WorkerKilled: It was somebody else: the kernel, when memory is short, or a person.
         """
         process = self._process
         if process is not None:
@@ -304,9 +347,13 @@ class Worker:
         if self._cancelled:
             raise Cancelled
         if code == -signal.SIGXCPU:
-            return _Gone(Reason.TIMEOUT, "used more processor time than limits.cpu_s permits; stopped")
+            message = (
+                "used more processor time than is permitted for its size (limits.cpu_s, limits.cpu_base_s, "
+                "limits.cpu_s_per_mb, limits.cpu_s_per_megapixel); stopped"
+            )
+            return _Gone(Reason.TIMEOUT, message, may_pass=False)  # it would again
         if code == -signal.SIGKILL:
-            return _Gone(Reason.DECODER_CRASH, "the worker process was killed from outside (memory may be short)")
+            raise WorkerKilled("a worker process was killed from outside (memory may be short)")
         if code < 0:
             return _Gone(Reason.DECODER_CRASH, f"the worker process died of {_signal_name(-code)}")
         return _Gone(Reason.DECODER_CRASH, f"the worker process ended with code {code}")

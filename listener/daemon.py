@@ -48,6 +48,7 @@ class ListenerDaemon:
         self._looks_stop = threading.Event()
         self._looks = threading.Thread(target=self._look_around, name="look-around", daemon=True)
         self._last_look = 0.0
+        self._was_in_place = True
         self.counters = Counters()
         self.opened: list[str] = []
         """What is open to whom, in a few words per source."""
@@ -126,14 +127,23 @@ class ListenerDaemon:
             self.counters.write(self._spool.root)
 
     def _look(self, pending: int | None = None) -> None:
-        was = self._space.state
+        was, is_in_place = self._space.state, self._spool.is_in_place
         try:
-            now = self._space.look(pending)
+            now = self._space.look(pending, is_in_place=is_in_place)
         except OSError as error:
             log.error("spool cannot be measured", problem=error.strerror)  # noqa: TRY400 - no traceback
             return
         self._last_look = time.monotonic()
         self._gauge_room(now)
+        if is_in_place is not self._was_in_place:
+            self._was_in_place = is_in_place
+            if is_in_place:
+                log.info("the folders of the spool are back")
+            else:
+                log.error(
+                    "a folder of the spool is gone: instances are refused",
+                    hint="put it back, or start the listener again",
+                )
         if now is not was:
             level = log.info if now is Room.ENOUGH else log.error
             place = self._space.tightest

@@ -78,6 +78,31 @@ class Folder:
         self.path = path
         self.fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the folder which is open is the one at its path."""
+        then = os.fstat(self.fd)
+        try:
+            now = self.path.stat(follow_symlinks=False)
+        except OSError:
+            return False
+        return (now.st_dev, now.st_ino) == (then.st_dev, then.st_ino)
+
+    def refresh(self) -> None:
+        """Make sure that the folder which is open is the one at its path; open another that took its place.
+
+        The descriptor keeps its number.
+
+        Raises:
+            OSError: There is no folder at the path now.
+        """
+        if not self.is_in_place:
+            fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.dup2(fd, self.fd, inheritable=False)
+            finally:
+                os.close(fd)
+
     def entries(self, pattern: re.Pattern[str] | None = None) -> list[str]:
         """The names in this folder, unordered; only those that match `pattern` from end to end."""
         names = os.listdir(self.fd)  # noqa: PTH208 - pathlib cannot list an open folder
@@ -176,6 +201,16 @@ def write_out(fd: int) -> None:
     if SYNC_FILE_RANGE(fd, ctypes.c_int64(0), ctypes.c_int64(0), _WAIT_WRITE_WAIT) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def make_private_folders(path: Path) -> None:
+    """Make a folder and those above it that are missing, all of them for their owner alone.
+
+    `Path.mkdir` with `parents` gives the mode to the last one only.
+    """
+    for folder in (*reversed(path.parents), path):
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)  # another process may be quicker
 
 
 def fsync_folder(path: Path) -> None:

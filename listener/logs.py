@@ -42,7 +42,6 @@ QUIET_S = 60.0
 """A library that says the same thing from the same line is repeated after this time at the earliest."""
 
 LIBRARIES = (
-    "pynetdicom",
     "pydicom",
     "PIL",
     "libav",

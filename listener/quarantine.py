@@ -36,6 +36,19 @@ class Quarantine:
         """Close the folder."""
         os.close(self._root.fd)
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the folder which is open is the one at its path."""
+        return self._root.is_in_place
+
+    def refresh(self) -> None:
+        """Make sure that the folder which is open is the one at its path; see `Folder.refresh`.
+
+        Raises:
+            OSError: There is no folder at the path now.
+        """
+        self._root.refresh()
+
     def take(self, name: str, source: Folder, reason: str, report: Mapping[str, object]) -> Path:
         """Move a file here from another folder of the spool; its path now."""
         with self._made(reason) as folder:

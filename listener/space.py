@@ -154,11 +154,12 @@ class SpaceGuard:
         """Free space of the spool at the last look."""
         return self.free["spool"].bytes if self.free else 0
 
-    def look(self, pending: int | None = None) -> Room:
+    def look(self, pending: int | None = None, *, is_in_place: bool = True) -> Room:
         """Measure, and say what follows.
 
         Args:
             pending: Items waiting for export, where the caller knows.
+            is_in_place: Whether the spool's folders are where the exporter looks; there is no room in any other.
 
         Raises:
             OSError: The spool's file system cannot be measured.
@@ -171,6 +172,8 @@ class SpaceGuard:
         rooms = {name: self._places.setdefault(name, self._place()).look(free) for name, free in self.free.items()}
         self.tightest = max(rooms, key=lambda name: rooms[name])  # of equals the first, which is the spool
         self.state = rooms[self.tightest]
+        if not is_in_place:
+            self.state, self.tightest = max(self.state, Room.REFUSE_INSTANCES), "spool"
         if pending is not None:
             self.queue_full = pending >= self._settings.max_pending
         return self.state
@@ -198,19 +201,21 @@ class SpaceGuard:
         return read_told(told) if now - self._told_at < SILENT_S else {}
 
 
-def tell(root: Path, free: Mapping[str, Free], paused: str | None) -> None:
+def tell(root: Path, free: Mapping[str, Free], paused: str | None, memory: str | None = None) -> None:
     """Tell the listener of this spool how much room there is elsewhere; the exporter's side of `SpaceGuard`.
 
     Args:
         root: The spool's folder.
         free: What is free, by place.
         paused: Why the exporter pauses; None while it does not.
+        memory: Sentence of the exporter while memory is short; None while it is not.
 
     Raises:
         OSError: The file cannot be replaced.
     """
     places = {name: {"free_bytes": one.bytes, "free_files": one.files} for name, one in free.items()}
-    text = json.dumps({"pid": os.getpid(), "updated": round(time.time(), 3), "paused": paused, "places": places})
+    told = {"pid": os.getpid(), "updated": round(time.time(), 3), "paused": paused, "memory": memory, "places": places}
+    text = json.dumps(told)
     partial = root / f".{TOLD}.part"
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb", buffering=0) as file:

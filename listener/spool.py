@@ -269,6 +269,22 @@ class Spool:
         except OSError as error:
             raise _unusable(self.root, error) from error
 
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the folders which are open are those at their paths: what is moved into others nobody would find."""
+        folders = (self.tmp, self.new, self.active, self.done, self._quarantine)
+        return all(folder.is_in_place for folder in folders)
+
+    def refresh(self) -> None:
+        """Make sure that the folders which are open are those at their paths; open others that took their place.
+
+        Raises:
+            OSError: One of them is not there now.
+        """
+        for folder in (self.tmp, self.new, self.active, self.done):
+            folder.refresh()
+        self._quarantine.refresh()
+
     @contextmanager
     def lock(self, role: str) -> Iterator[None]:
         """Hold the spool for one role (``listener``, ``exporter``) until the block ends or the process dies.
@@ -288,6 +304,8 @@ class Spool:
             except BlockingIOError as error:
                 holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
                 raise SpoolBusy(role, path, f"process {holder}" if holder.isdigit() else "unknown process") from error
+            except OSError as error:
+                raise _unusable(path, error) from error
             with suppress(OSError):  # who holds it is a help to people; a full disk must not stop a start
                 os.ftruncate(fd, 0)
                 os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)

@@ -30,6 +30,7 @@ WRITERS_MAY_IMPORT = (
     "exporter.ultrasound",
     "exporter.volumes",
     "exporter.writers",
+    "listener.printable",
 )
 
 

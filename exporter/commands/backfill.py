@@ -5,6 +5,7 @@ Contract: stopped at any point, the same command goes on where it stopped; what 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -16,6 +17,7 @@ from exporter.commands.places import (
     DEFAULT_DATA,
     ConfigOption,
     OutputOption,
+    TakeOverOption,
     WorkersOption,
     running_in_words,
     settings_of,
@@ -45,6 +47,7 @@ def backfill(
         Literal["local", "slurm", "dask"], Parameter(help="Where the work is done; only `local` is available yet.")
     ] = "local",
     dry_run: Annotated[bool, Parameter(negative="", help="Only say what would be done; nothing is written.")] = False,
+    take_over: TakeOverOption = False,
 ) -> int:
     """Export every DICOM file below a folder that is new or changed since the last run.
 
@@ -54,7 +57,7 @@ def backfill(
     if engine in NOT_YET:
         raise CommandError(f"--engine {engine} is not available yet; use --engine local", ExitCode.USAGE)
     settings = settings_of(config)
-    request = _request(directory, output, settings, workers)
+    request = replace(_request(directory, output, settings, workers), take_over=take_over)
     with running_in_words():
         from exporter.backfilling import export, plan, reader_of
         from exporter.commands.exporting import run, tell

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 
 from exporter.commands import CommandError, ConfigurationRefused, ExitCode
 from exporter.commands.places import ConfigOption, settings_of
+from listener.durable import make_private_folders
 
 if TYPE_CHECKING:
     from exporter.settings import Settings
@@ -108,10 +109,12 @@ def keep_copy(settings: Settings, path: Path | None) -> None:
     try:
         if target.exists() and (target.samefile(path) or target.read_bytes() == content):
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folders(target.parent)
         beside = target.with_name(f".{target.name}.{os.getpid()}")
         try:
-            beside.write_bytes(content)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+            with os.fdopen(os.open(beside, flags, 0o600), "wb") as file:
+                file.write(content)
             beside.replace(target)
         finally:
             beside.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from exporter.commands.config import keep_copy, refuse_untried
-from exporter.commands.places import Places, running_in_words
+from exporter.commands.places import Places, TakeOverOption, running_in_words
 
 if TYPE_CHECKING:
     from exporter.settings import Settings
@@ -35,7 +35,7 @@ def serve(
         return run_both(settings, places.folder(), config=places.config, log_level=log_level, demo=demo)
 
 
-def run(places: Places | None = None, *, log_level: LogLevelOption = None) -> int:
+def run(places: Places | None = None, *, log_level: LogLevelOption = None, take_over: TakeOverOption = False) -> int:
     """Export what the daemon `listener` puts into the data folder's spool, until SIGTERM or Ctrl-C."""
     places = places or Places()
     settings = _ready(places, log_level)
@@ -44,7 +44,7 @@ def run(places: Places | None = None, *, log_level: LogLevelOption = None) -> in
     with running_in_words():
         from exporter.daemon import run as run_daemon
 
-        return run_daemon(settings, places.folder())
+        return run_daemon(settings, places.folder(), take_over=take_over)
 
 
 def _ready(places: Places, log_level: Level | None) -> Settings:

@@ -109,19 +109,20 @@ def _be_child(work: Callable[[], ExitCode], limits: LimitSettings) -> NoReturn:
 def _explain(path: Path, settings: Settings, tell: Callable[[dict[str, object]], None]) -> ExitCode:
     from exporter.errors import ExportError, SkipInstance
     from exporter.instance import Instance
-    from exporter.writers import choose
+    from exporter.writers import choose_all
 
     facts: dict[str, object] = {}
     code = ExitCode.DONE
     try:
         with Instance.open(path, settings.limits) as instance:
             _describe(instance, facts)
-            writer = choose(instance, settings.media_settings)
-            facts["writer"] = str(writer.kind)
+            writers = choose_all(instance, settings.media_settings)
+            facts["writer"] = str(writers.main.kind)
             _describe_frames(instance, settings, facts)
-            facts["verdict"] = f"would be exported: {writer.kind}"
-            if instance.warnings:
-                facts["warnings"] = instance.warnings
+            kinds = ", ".join(writer.kind for writer in (writers.main, *writers.further))
+            facts["verdict"] = f"would be exported: {kinds}"
+            if warnings := [*instance.warnings, *writers.warnings]:
+                facts["warnings"] = warnings
     except SkipInstance as skip:
         facts["verdict"] = f"would be skipped: {skip.reason}: {skip}"
     except ExportError as error:
@@ -162,8 +163,10 @@ def _uid(text: str) -> str:
 
 def _describe_frames(instance: Instance, settings: Settings, facts: dict[str, object]) -> None:
     """When frames are shown, and how the first one becomes a picture."""
-    from exporter.frames import DisplayOptions, open_frames
-    from exporter.timing import schedule_of
+    from exporter.frames import open_frames
+    from exporter.timing import default_rate_warning, schedule_of
+    from exporter.writers.cine import has_times
+    from exporter.writers.pictures import still_pictures
     from exporter.writers.remux import is_video_stream
 
     if (pixels := instance.pixels) is None:
@@ -175,17 +178,21 @@ def _describe_frames(instance: Instance, settings: Settings, facts: dict[str, ob
         count = frames.count
     if count > 1:
         schedule = schedule_of(instance.header, count, default_rate_hz=settings.video.default_rate_hz)
-        timing = schedule.timing
-        rate = "variable" if timing.variable else f"{timing.rate_hz:g} frames per second"
-        facts["timing"] = f"{timing.source}: {rate}, {float(schedule.duration):g} s in all"
-        if schedule.warnings:
-            facts["timing_warnings"] = list(schedule.warnings)
+        timing, warnings = schedule.timing, list(schedule.warnings)
+        if has_times(instance, schedule):
+            rate = "variable" if timing.variable else f"{timing.rate_hz:g} frames per second"
+            facts["timing"] = f"{timing.source}: {rate}, {float(schedule.duration):g} s in all"
+            warnings += default_rate_warning(schedule)
+        else:
+            facts["timing"] = "none: a set of pictures, not a cine"
+        if warnings:
+            facts["timing_warnings"] = warnings
     if streams:
         facts["rendering"] = "none: the stream is copied as it is"
         return
     if facts["writer"] not in {"image", "video", "frames"}:
         return
-    next(iter(frames.display(DisplayOptions())), None)
+    next(still_pictures(frames, settings.display), None)
     facts["rendering"] = _rendering(frames.rendering)
 
 
@@ -200,6 +207,8 @@ def _rendering(rendering: Rendering | None) -> str:
         parts.append(f"window centre {rendering.window[0]:g} width {rendering.window[1]:g}")
     if rendering.voi:
         parts.append(f"VOI {rendering.voi}")
+    if rendering.inside_window is not None:
+        parts.append(f"{rendering.inside_window:.2%} of the values inside the window")
     if rendering.inverted:
         parts.append("inverted")
     if rendering.colour:

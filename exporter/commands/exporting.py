@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from exporter.commands import ExitCode
 from exporter.commands.signals import stopped_by_signals
+from listener.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -43,14 +44,12 @@ def run(start: Start, target: Target) -> int:
     if stop.is_set():
         print("stopped; the same command goes on where it stopped", file=sys.stderr)
         return ExitCode.INTERRUPTED
-    return ExitCode.SOME_FAILED if tally.failed or tally.failed_before else ExitCode.DONE
+    return ExitCode.SOME_FAILED if tally.failed or tally.failed_before or tally.memory_short else ExitCode.DONE
 
 
 def tell(steps: Iterable[Plan]) -> int:
     """Print what would be done with each entry, and how many of each there are."""
     from collections import Counter
-
-    from listener.printable import printable
 
     counts: Counter[str] = Counter()
     for step in steps:
@@ -70,7 +69,12 @@ def _summary(target: Target, tally: Tally, seconds: float) -> str:
     if tally.unchanged:
         before = f", {tally.failed_before} of them failed before" if tally.failed_before else ""
         parts.append(f"unchanged {tally.unchanged}{before}")
-    text = f"{'; '.join(parts)}; {seconds:.1f} s; output in {target.output}"
+    text = f"{'; '.join(parts)}; {seconds:.1f} s; output in {printable(str(target.output))}"
+    if tally.memory_short:
+        text += (
+            f"\n{tally.memory_short} left pending: memory is short, their worker processes were killed with nothing "
+            "else under way; with more memory the same command exports them"
+        )
     if tally.failed or tally.failed_before:
         text += f"\n`exporter failures --data {target.output}` says what failed and why"
     return text

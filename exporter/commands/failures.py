@@ -8,6 +8,7 @@ of a failure is its name in the spool, or its path relative to the folder that w
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -61,6 +62,9 @@ def list_failures(places: Places | None = None, *, reason: ReasonOption = None, 
     for failure in found:
         print(f"{failure.reason:<18} {printable(failure.id)}   {printable(failure.message)}")
     print(f"{len(found)} failed" if found else "nothing failed")
+    with in_words():
+        for sentence in _waiting(data):
+            print(sentence)
     return ExitCode.DONE
 
 
@@ -109,6 +113,21 @@ def retry(
     hint = "" if (data / "spool").is_dir() else ": run the same `exporter backfill` once more"
     print(f"{count} to be tried again{hint if count else ''}")
     return ExitCode.DONE
+
+
+def _waiting(data: Path) -> Iterator[str]:
+    """What waits for another attempt after a failure: no failure yet, and not well either."""
+    from exporter.ledger import Ledger, State
+    from exporter.ledger.types import overdue_sentences
+
+    if not (data / "exporter.db").is_file():
+        return
+    with Ledger.open_read_only(data / "exporter.db") as ledger:
+        reasons = {reason: n for (state, reason), n in ledger.counts().by_reason.items() if state == State.DEFERRED}
+        if reasons:
+            told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+            yield f"{sum(reasons.values())} to be tried again: {told}"
+        yield from overdue_sentences(ledger.overdue(time.time()))
 
 
 def failures_of(data: Path) -> Iterator[Failure]:

@@ -15,6 +15,7 @@ from exporter.commands.places import (
     DEFAULT_DATA,
     ConfigOption,
     OutputOption,
+    TakeOverOption,
     WorkersOption,
     running_in_words,
     settings_of,
@@ -44,6 +45,7 @@ def orthanc_storage(
     without_index: Annotated[
         bool, Parameter(negative="", help="Tell attachments by their content, as where the index is lost.")
     ] = False,
+    take_over: TakeOverOption = False,
 ) -> int:
     """Export every instance of an Orthanc storage folder that is new since the last run.
 
@@ -55,7 +57,7 @@ def orthanc_storage(
         from exporter.commands.exporting import run, tell
         from exporter.readers.orthanc.storage import Request, opened_storage
 
-        target = Target((output or settings.media.dir or DEFAULT_DATA).expanduser(), settings, workers)
+        target = Target((output or settings.media.dir or DEFAULT_DATA).expanduser(), settings, workers, take_over)
         request = Request(directory.expanduser(), index.expanduser() if index else None, without_index)
         with opened_storage(request, target, list_orphans=not dry_run) as storage:
             _warn(storage)

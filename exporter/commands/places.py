@@ -36,6 +36,14 @@ WorkersOption = Annotated[
         help="Instances at once; default: `num_workers`. 0: in this process, without limits on memory and time.",
     ),
 ]
+TakeOverOption = Annotated[
+    bool,
+    Parameter(
+        name="--take-over",
+        negative="",
+        help="Take the media folder over from an exporter of another host that is dead, without waiting.",
+    ),
+]
 
 
 @Parameter(name="*")
@@ -96,7 +104,7 @@ def existing(data: Path) -> Path:
 @contextmanager
 def in_words() -> Iterator[None]:
     """Turn the errors that the ledger, the spool and the system raise on purpose into sentences of the command."""
-    from exporter.errors import OutOfSpace
+    from exporter.errors import MachineCondition, OutOfSpace
     from exporter.ledger import LedgerUnusable
     from listener.spool import SpoolError
 
@@ -106,6 +114,8 @@ def in_words() -> Iterator[None]:
         raise CommandError(str(error)) from error
     except OutOfSpace as error:
         raise CommandError(f"the disk is full: {error}; free some space and start again") from error
+    except MachineCondition as error:
+        raise CommandError(f"{error}; nothing is judged for that, and the same command goes on from here") from error
     except PermissionError as error:
         raise CommandError(f"{error.filename}: permission denied; run as the user that owns the data folder") from error
 

@@ -18,6 +18,7 @@ from exporter.commands import CommandError, ExitCode
 from exporter.commands.daemons import LogLevelOption  # noqa: TC001 - cyclopts reads the annotations at run time
 from exporter.commands.places import Places, in_words
 from exporter.commands.signals import stopped_by_signals
+from listener.printable import printable
 
 if TYPE_CHECKING:
     from exporter.pull.cohort import Cohort
@@ -139,7 +140,7 @@ def _find(request: Request, stop: threading.Event, place: Path, path: Path) -> i
     found = request.cohort.count - len(problems)
     print(f"{path.name}: {request.cohort.count} rows, {found} found; nothing was fetched; what was found is in {place}")
     for line in _rows_told(problems):
-        print(line)
+        print(printable(line))
     return ExitCode.SOME_FAILED if problems else ExitCode.DONE
 
 
@@ -176,7 +177,7 @@ def _tell(request: Request, summary: Summary, path: Path, report: Path) -> None:
         f"{path.name}: {request.cohort.count} rows: {states}; {named} instances, {missing} missing; report in {report}"
     )
     for line in _rows_told({one.number: one.problem for one in summary.outcomes if one.problem}):
-        print(line)
+        print(printable(line))
     print(f"`exporter run --data {request.data.root}` exports what waits in the spool")
 
 

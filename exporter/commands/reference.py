@@ -114,7 +114,7 @@ def _permitted(rule: dict[str, Any]) -> str:
     kind = "keys" if "$ref" in rule else rule.get("type", "any")
     bounds = (("exclusiveMinimum", "above"), ("minimum", "from"), ("maximum", "to"))
     words = [f"{word} {rule[key]}" for key, word in bounds if key in rule]
-    items = _permitted(rule["items"]) if "items" in rule else ""
+    items = " and ".join(map(_permitted, rule.get("prefixItems", [rule["items"]] if "items" in rule else [])))
     return " ".join([_TYPES.get(rule.get("format", kind), kind), items, *words]).replace("  ", " ").strip()
 
 

@@ -45,6 +45,8 @@ class SpoolView:
     """What the listener counts."""
     paused: str | None = None
     """Why the exporter pauses; None while it does not, or does not run."""
+    memory: str | None = None
+    """Sentence of the exporter while memory is short; None while it is not, or it does not run."""
 
     @classmethod
     def of(cls, root: Path) -> SpoolView | None:
@@ -53,13 +55,15 @@ class SpoolView:
             return None
         reasons = sorted(name for name in _names(root / "quarantine") if REASON.fullmatch(name))
         counts = {reason: _count(root / "quarantine" / reason) for reason in reasons}
+        told = _object(root / TOLD) or {}
         return cls(
             root=root,
             receiving=_count(root / "tmp"),
             waiting=_count(root / "new") + _count(root / "active"),
             quarantined={reason: count for reason, count in counts.items() if count},
             listener=_object(root / "listener.json"),
-            paused=_paused(_object(root / TOLD) or {}),
+            paused=_news(told, "paused"),
+            memory=_news(told, "memory"),
         )
 
     def refused(self) -> Iterator[Refused]:
@@ -85,8 +89,9 @@ def _count(folder: Path) -> int:
     return sum(1 for name in _names(folder) if NAME.fullmatch(name))
 
 
-def _paused(told: dict[str, Any]) -> str | None:
-    why, updated = told.get("paused"), told.get("updated")
+def _news(told: dict[str, Any], name: str) -> str | None:
+    """A sentence of an exporter that runs."""
+    why, updated = told.get(name), told.get("updated")
     is_news = isinstance(updated, int | float) and abs(time.time() - updated) < SILENT_S
     return why if isinstance(why, str) and is_news else None
 

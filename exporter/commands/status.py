@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.ledger import Counts
-    from exporter.ledger.types import Source
+    from exporter.ledger.types import Overdue, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,13 @@ class Standing:
     """Same SOP Instance UID as another instance, other content; also counted in their state."""
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)
     """By state and reason: skipped, quarantined, failed and (waiting for another attempt) pending."""
+    overdue: int = 0
+    """Pending instances whose next attempt is late, or put off until a time that cannot be right."""
     receiving: int = 0
     paused: str | None = None
     """Why the exporter pauses."""
+    memory: str | None = None
+    """How many workers run, while memory is short."""
     listener: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -75,20 +79,23 @@ def standing_of(data: Path) -> Standing:
         LedgerUnusable: The ledger cannot be read.
     """
     from exporter.ledger import Counts, Ledger, State
+    from exporter.ledger.types import Overdue
 
     spool = SpoolView.of(data / "spool")
     path = data / "exporter.db"
     if not path.is_file():
-        return _standing(spool, Counts(), Counter(), Counter())
+        return _standing(spool, Counts(), Counter(), Counter(), Overdue())
     with Ledger.open_read_only(path) as ledger:
         # The spool first: an instance that ends meanwhile is then counted once more rather than missed.
         active, deferred = (
             Counter(entry.source for entry in ledger.entries(state)) for state in (State.ACTIVE, State.DEFERRED)
         )
-        return _standing(spool, ledger.counts(), active, deferred)
+        return _standing(spool, ledger.counts(), active, deferred, ledger.overdue(time.time()))
 
 
-def _standing(spool: SpoolView | None, counts: Counts, active: Counter[Source], deferred: Counter[Source]) -> Standing:
+def _standing(
+    spool: SpoolView | None, counts: Counts, active: Counter[Source], deferred: Counter[Source], overdue: Overdue
+) -> Standing:
     """The standing; `active` and `deferred` are instances of those states by where they came from."""
     waiting = deferred.total() if spool is None else deferred["folder"]
     if spool is not None:
@@ -110,8 +117,10 @@ def _standing(spool: SpoolView | None, counts: Counts, active: Counter[Source], 
         duplicates=counts.duplicates,
         conflicts=counts.conflicts,
         reasons={state: dict(sorted(found.items())) for state, found in sorted(reasons.items())},
+        overdue=overdue.late + overdue.too_far,
         receiving=0 if spool is None else spool.receiving,
         paused=None if spool is None else spool.paused,
+        memory=None if spool is None else spool.memory,
         listener=None if spool is None else spool.listener,
     )
 
@@ -122,8 +131,12 @@ def _table(standing: Standing) -> str:
     for state in ("pending", "active", "exported", "skipped", "quarantined", "failed", "duplicates", "conflicts"):
         why = ", ".join(f"{reason} {count}" for reason, count in standing.reasons.get(state, {}).items())
         lines.append(f"{state:<12}{getattr(standing, state):>10}" + (f"   {why}" if why else ""))
+    if standing.overdue:
+        lines.append(f"overdue     {standing.overdue:>10}   of the pending: `exporter failures` says why")
     if standing.paused is not None:
         lines.append(f"exporter    pauses: {printable(standing.paused)}")
+    if standing.memory is not None:
+        lines.append(f"exporter    {printable(standing.memory)}")
     lines += _listener_lines(standing.listener or {})
     if standing.quarantined or standing.failed:
         lines.append("`exporter failures` says what failed and why.")

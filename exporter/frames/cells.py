@@ -1,5 +1,8 @@
 """Pixel cells to stored values: bits, sign, byte order and planes of one frame (PS3.5 8.1.1, 8.2; PS3.3 C.7.6.3.1).
 
+Cells of 12 bits, as ACR-NEMA 300 and the first editions of PS3.5 (annex D) have them, lie one behind the other in
+words of 16 bits, the first in the lowest bits: two cells in three bytes.
+
 Contract: every function returns a new or read-only array of exactly one frame: ``(rows, columns)`` for one sample
 per pixel, ``(rows, columns, 3)`` for three; unsigned or signed integers of 8, 16, 32 or 64 bits, or floats. Bits
 outside Bits Stored are removed, the sign is extended. Input of the wrong length is refused before an array is made.
@@ -9,7 +12,7 @@ Must never: read beyond the bytes of the frame, or return memory that was not wr
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from exporter.pixels import PixelDescription
 
 Array = np.ndarray
+PACKED: Final = 12
+"""Bits Allocated of cells that begin within bytes."""
 
 
 def is_422(pixels: PixelDescription) -> bool:
@@ -46,8 +51,26 @@ def unpack_bits(raw: bytes, skip: int, pixels: PixelDescription) -> Array:
     return _shaped(bits, pixels)
 
 
-def from_native(raw: bytes, pixels: PixelDescription, *, big_endian: bool = False) -> Array:
-    """One native frame of whole bytes per cell, as stored values.
+def packed_cells(raw: bytes, skip: int, pixels: PixelDescription) -> Array:
+    """The 12-bit cells of one frame; the first `skip` bits (0 or 4) belong to the frame before.
+
+    Raises:
+        CorruptPixels: `raw` is shorter than a frame.
+    """
+    first, count = skip // 4, frame_bits(pixels) // PACKED
+    if 2 * len(raw) < first + 3 * count:
+        raise CorruptPixels(f"a frame has {8 * len(raw) - skip} of {PACKED * count} bits")
+    octets = np.frombuffer(raw, np.uint8)
+    nibbles = np.empty(2 * len(octets), np.uint16)
+    nibbles[0::2] = octets & 0xF
+    nibbles[1::2] = octets >> 4
+    low, middle, high = nibbles[first : first + 3 * count].reshape(count, 3).T
+    cells: Array = low | middle << 4 | high << 8
+    return cells
+
+
+def from_native(raw: bytes, pixels: PixelDescription, *, big_endian: bool = False, skip: int = 0) -> Array:
+    """One native frame, as stored values; only packed cells do not begin at a byte (`skip` bits behind it).
 
     Raises:
         CorruptPixels: `raw` is shorter than a frame.
@@ -58,7 +81,10 @@ def from_native(raw: bytes, pixels: PixelDescription, *, big_endian: bool = Fals
     expected = frame_bytes(pixels)
     if len(raw) < expected:
         raise CorruptPixels(f"a frame has {len(raw)} of {expected} bytes")
-    cells = np.frombuffer(raw, _dtype(pixels, big_endian=big_endian), count=expected * 8 // pixels.bits_allocated)
+    if pixels.bits_allocated == PACKED:
+        cells: Array = packed_cells(raw, skip, pixels)
+    else:
+        cells = np.frombuffer(raw, _dtype(pixels, big_endian=big_endian), count=expected * 8 // pixels.bits_allocated)
     if is_422(pixels):
         return _from_422(cells, pixels)
     return stored_values(_shaped(cells, pixels), pixels)
@@ -67,7 +93,7 @@ def from_native(raw: bytes, pixels: PixelDescription, *, big_endian: bool = Fals
 def _dtype(pixels: PixelDescription, *, big_endian: bool) -> np.dtype[np.generic]:
     kind = "u" if pixels.keyword == "PixelData" else "f"
     if pixels.bits_allocated not in {8, 16, 32, 64}:
-        raise BadGeometry(f"(0028,0100) Bits Allocated is {pixels.bits_allocated}, read are 1, 8, 16, 32 and 64")
+        raise BadGeometry(f"(0028,0100) Bits Allocated is {pixels.bits_allocated}, read are 1, 8, 12, 16, 32 and 64")
     return np.dtype(f"{'>' if big_endian else '<'}{kind}{pixels.bits_allocated // 8}")
 
 

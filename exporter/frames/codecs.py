@@ -13,11 +13,12 @@ The decoders release the GIL. They run in a worker process with limits: a crash 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import CorruptPixels, TooLarge, UnsupportedSyntax
 from exporter.frames.codestream import Codec, Codestream, without_trailing_segments
-from exporter.frames.integrity import refuse_damaged
+from exporter.frames.integrity import check_extent, note_misplaced_ends, refuse_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,15 +93,34 @@ def _jpeg(data: bytes, header: Codestream, label: str, to_rgb: bool) -> Decoded:
     import imagecodecs
 
     _require_one_image(data, header.frame_header)
-    if header.precision == 8 and not header.lossless_process:
+    if not header.lossless_process:
         refuse_damaged(data)
     if header.components == 1:
-        return Decoded(imagecodecs.jpeg8_decode(data), "MONOCHROME")
+        samples = imagecodecs.jpeg8_decode(data)
+        return Decoded(samples, "MONOCHROME", note=_extent_note(data, header, samples, imagecodecs.jpeg8_decode))
     colour = jpeg_colour(header, label)
     space = "RGB" if colour == "RGB" else "YCBCR"
     convert = to_rgb and not header.lossless_process
-    samples = imagecodecs.jpeg8_decode(data, colorspace=space, outcolorspace="RGB" if convert else space)
-    return Decoded(samples, "RGB" if convert else colour, proven=colour)
+    decoder = partial(imagecodecs.jpeg8_decode, colorspace=space, outcolorspace="RGB" if convert else space)
+    samples = decoder(data)
+    note = _extent_note(data, header, samples, decoder)
+    return Decoded(samples, "RGB" if convert else colour, proven=colour, note=note)
+
+
+def _extent_note(
+    data: bytes, header: Codestream, samples: np.ndarray, decoder: Callable[[bytes], np.ndarray]
+) -> str | None:
+    """What `check_extent` finds in a lossless JPEG, which `refuse_damaged` does not judge."""
+    if not header.lossless_process:
+        return None
+
+    def decode_again(changed: bytes) -> np.ndarray | None:
+        try:
+            return decoder(changed)
+        except DECODER_ERRORS:
+            return None
+
+    return check_extent(data, header, samples, decode_again)
 
 
 def _require_one_image(data: bytes, frame_header: int) -> None:
@@ -131,7 +151,7 @@ def _jpeg_2000(data: bytes, header: Codestream, label: str, _to_rgb: bool) -> De
         raise UnsupportedSyntax("JPEG 2000 with components of different size is not decoded")
     if not header.uniform:
         raise UnsupportedSyntax("JPEG 2000 with components of different precision is not decoded")
-    note = None
+    note = note_misplaced_ends(data) if header.tiles > 1 else None
     try:
         samples = imagecodecs.jpeg2k_decode(data, planar=False)
     except imagecodecs.Jpeg2kError:

@@ -54,6 +54,8 @@ class Codestream:
     """JP2: EnumCS of the colour specification box: 16 sRGB, 17 gray, 18 sYCC."""
     uniform: bool = True
     """Whether all components have one precision and one sign."""
+    tiles: int = 1
+    """JPEG 2000: number of tiles by the tile grid, 0 where there is none."""
     frame_header: int = 0
     """JPEG: offset of the frame header's content."""
 
@@ -157,10 +159,15 @@ def _jpeg_frame(data: bytes, body: int, length: int, marker: int, *, jfif: bool,
     )
 
 
-def _boxes(data: bytes, offset: int, end: int) -> list[tuple[bytes, int, int]]:
-    """(type, beginning of the content, end) of the boxes in `data`; a last box may reach beyond the data."""
-    found: list[tuple[bytes, int, int]] = []
-    while offset + 8 <= end and len(found) < 256:
+def boxes_of(data: bytes, offset: int, end: int, *, most: int = 256) -> list[tuple[bytes, int, int, int]]:
+    """Boxes in `data`, at most `most`.
+
+    Returns:
+        (type, beginning of the content, end of what is there, end that the box states); a last box may state an end
+        beyond the data.
+    """
+    found: list[tuple[bytes, int, int, int]] = []
+    while offset + 8 <= end and len(found) < most:
         length, kind = _u32(data, offset), data[offset + 4 : offset + 8]
         content = offset + 8
         if length == 1:
@@ -169,7 +176,7 @@ def _boxes(data: bytes, offset: int, end: int) -> list[tuple[bytes, int, int]]:
         stop = end if length == 0 else offset + length
         if stop < content:
             raise CorruptPixels("the box structure of the codestream's container is damaged")
-        found.append((kind, content, min(stop, end)))
+        found.append((kind, content, min(stop, end), stop))
         offset = stop
     return found
 
@@ -177,9 +184,9 @@ def _boxes(data: bytes, offset: int, end: int) -> list[tuple[bytes, int, int]]:
 def _jp2(data: bytes) -> Codestream:
     """The codestream in a JP2 file (T.800 I.4); DICOM wants it bare, and some writers keep the boxes."""
     colour_space: int | None = None
-    for kind, content, end in _boxes(data, 0, len(data)):
+    for kind, content, end, _ in boxes_of(data, 0, len(data)):
         if kind == b"jp2h":
-            for inner, at, _ in _boxes(data, content, end):
+            for inner, at, _, _ in boxes_of(data, content, end):
                 if inner == b"colr" and colour_space is None and data[at : at + 1] == b"\x01":
                     colour_space = _u32(data, at + 3)
         elif kind == b"jp2c":
@@ -217,7 +224,14 @@ def _jpeg_2000(data: bytes, offset: int, colour_space: int | None) -> Codestream
         multiple_component_transform=_has_component_transform(data, offset + 4 + _u16(data, offset + 4)),
         colour_space=colour_space,
         uniform=len(set(depths)) == 1,
+        tiles=_tiles(data, siz),
     )
+
+
+def _tiles(data: bytes, siz: int) -> int:
+    """Number of tiles (T.800 equation B-5)."""
+    right, bottom, _, _, width, height, left, top = (_u32(data, siz + 2 + 4 * i) for i in range(8))
+    return -(-(right - left) // width) * -(-(bottom - top) // height) if width and height else 0
 
 
 def _has_component_transform(data: bytes, offset: int) -> bool:
@@ -254,7 +268,7 @@ def without_trailing_segments(data: bytes) -> bytes | None:
 
 def _jpeg_xl_container(data: bytes) -> Codestream:
     """The codestream header in a JPEG XL container (ISO/IEC 18181-2): box ``jxlc``, or the first ``jxlp``."""
-    for kind, content, end in _boxes(data, 0, len(data)):
+    for kind, content, end, _ in boxes_of(data, 0, len(data)):
         if kind in {b"jxlc", b"jxlp"}:
             start = content + (4 if kind == b"jxlp" else 0)
             if data[start : start + 2] == b"\xff\x0a":

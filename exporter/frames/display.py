@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from exporter.elements import READING_ERRORS, integer_of, name_of, text_of, value_of
+from exporter.elements import READING_ERRORS, integer_of, is_unreadable_sequence, name_of, text_of, value_of
+from exporter.errors import BadGeometry, CorruptPixels
 from exporter.frames.lookup import look_up
 from exporter.frames.tables import Table, read_table
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _BLOCK: Final = 1 << 18
+_MOST_TABLES: Final = 64
 _IDENTITY: Final = np.arange(256, dtype=np.uint8)
 _XRAY_CLASSES: Final = frozenset(
     {"1.2.840.10008.5.1.4.1.1.12.1", "1.2.840.10008.5.1.4.1.1.12.2", "1.2.840.10008.5.1.4.1.1.12.1.1"}
@@ -45,8 +47,11 @@ class DisplayOptions:
     """Which of several VOI transformations: VOI tables first, then windows, in the instance's order."""
     window: tuple[float, float] | None = None
     """Centre and width in modality units, instead of the instance's."""
-    automatic: Literal["instance", "frame"] = "instance"
-    """Range of the automatic window: one for all frames (they are decoded twice), or each frame its own."""
+    automatic: Literal["instance", "frame", "always"] = "instance"
+    """Range of the automatic window: one for all frames (they are decoded twice), or each frame its own; `always`: one
+    for all frames, also where the instance has VOI transformations of its own."""
+    automatic_percentiles: tuple[float, float] = (0.0, 100.0)
+    """From which to which percentile of the values the automatic window reaches."""
     overlays: bool = False
     """Whether overlay planes are drawn, in white."""
 
@@ -100,6 +105,14 @@ class Voi:
     width: float = 0.0
     table: Table | None = None
 
+    @property
+    def edges(self) -> tuple[float, float]:
+        """Least and greatest modality value that is told apart from those beyond it; nominal for SIGMOID."""
+        if self.table is not None:
+            return float(self.table.first), float(self.table.first + len(self.table.entries) - 1)
+        shift, width = (0.5, max(self.width - 1, 0.0)) if self.function == "LINEAR" else (0.0, self.width)
+        return self.centre - shift - width / 2, self.centre - shift + width / 2
+
     def __call__(self, values: Floats) -> Floats:
         """Values between 0 and 1; what is no number becomes 0."""
         if self.table is not None:
@@ -152,6 +165,7 @@ class GrayscalePipeline:
         self._signed = signed
         self._notes = notes
         self._tables: dict[tuple[object, ...], NDArray[np.uint8]] = {}
+        self._insides: dict[tuple[object, ...], _StoredRange] = {}
         self._modalities: dict[int, Modality] = {}
         self._vois: dict[int, Voi | None] = {}
         self.inverted = self._is_inverted()
@@ -168,7 +182,7 @@ class GrayscalePipeline:
         """The VOI transformation of one frame; None where it has none that can be used."""
         if self._options.window is not None:
             return Voi("LINEAR_EXACT", *self._options.window)
-        if not self.modality(index).usable:
+        if self._options.automatic == "always" or not self.modality(index).usable:
             return None
         item = self._elements.item(index, "FrameVOILUTSequence")
         if id(item) not in self._vois:
@@ -192,6 +206,25 @@ class GrayscalePipeline:
             frame[top : top + step] = self._map(values[top : top + step], modality, voi)
         return frame
 
+    def count_inside(self, values: np.ndarray, bits: int, modality: Modality, voi: Voi) -> int:
+        """Number of stored values of one frame that lie inside the edges of its VOI transformation.
+
+        Arguments as of `render`.
+        """
+        step = max(1, _BLOCK // values.shape[1])  # blocks stay in the processor's cache
+        blocks = (values[top : top + step] for top in range(0, values.shape[0], step))
+        if values.dtype.kind not in "iu" or bits > 16:
+            return sum(int(np.count_nonzero(_inside(block, modality, voi))) for block in blocks)
+        key = (values.dtype.kind, bits, *_transformation_key(modality, voi))
+        found = self._insides.get(key)
+        if found is None:
+            if len(self._insides) >= _MOST_TABLES:
+                self._insides.clear()
+            lowest = -(1 << bits - 1) if values.dtype.kind == "i" else 0
+            stored = np.arange(lowest, lowest + (1 << bits), dtype=np.int32)
+            found = self._insides[key] = _StoredRange(lowest, _inside(stored, modality, voi))
+        return sum(map(found.count, blocks))
+
     def _map(self, values: np.ndarray, modality: Modality, voi: Voi) -> NDArray[np.uint8]:
         with np.errstate(all="ignore"):  # floats of the data set may be infinite or no numbers
             shown = voi(modality(values))
@@ -203,16 +236,13 @@ class GrayscalePipeline:
     def _through_table(self, values: np.ndarray, bits: int, modality: Modality, voi: Voi) -> NDArray[np.uint8]:
         signed = values.dtype.kind == "i"
         width = 8 if bits <= 8 and values.dtype.itemsize == 1 else 16 if signed else bits
-        key = (
-            (signed, width, modality.slope, modality.intercept, id(modality.table)),
-            (voi.function, voi.centre, voi.width, id(voi.table)),
-        )
+        key = (signed, width, *_transformation_key(modality, voi))
         table = self._tables.get(key)
         if table is None:
             stored = np.arange(1 << width, dtype=np.uint8 if width <= 8 else np.uint16)
             if signed:
                 stored = stored.view(np.int8 if width == 8 else np.int16)
-            if len(self._tables) >= 64:  # frames with windows of their own: keep the tables of the latest
+            if len(self._tables) >= _MOST_TABLES:  # frames with windows of their own: keep the tables of the latest
                 self._tables.clear()
             table = self._tables[key] = self._map(stored, modality, voi)
         if values.dtype == np.uint8 and np.array_equal(table, _IDENTITY):
@@ -236,10 +266,16 @@ class GrayscalePipeline:
         return shape == "INVERSE"
 
     def _read_modality(self, item: Dataset) -> Modality:
-        tables = items_of(self._header, "ModalityLUTSequence")
-        if tables and not self._skips_modality_table():
-            table = self._table(tables[0])
-            return Modality(table=table)
+        if not self._skips_modality_table():
+            try:
+                table = self._modality_table()
+            except (BadGeometry, CorruptPixels) as error:
+                self._notes.append(
+                    f"{name_of('ModalityLUTSequence')} is damaged: neither it nor a window is applied ({error})"
+                )
+                return Modality(usable=False)
+            if table is not None:
+                return Modality(table=table)
         slope, intercept = number_of(item, "RescaleSlope"), number_of(item, "RescaleIntercept")
         if slope is None and intercept is None:
             return Modality()
@@ -252,6 +288,27 @@ class GrayscalePipeline:
             )
             return Modality(usable=False)
         return Modality(slope, intercept)
+
+    def _modality_table(self) -> Table | None:
+        """The modality table; None where the instance has none, or one without anything in it."""
+        tables = self._items(self._header, "ModalityLUTSequence")
+        if not tables:
+            return None
+        if not holds_table(tables[0]):
+            self._notes.append(f"{name_of('ModalityLUTSequence')} holds no table: not applied")
+            return None
+        return self._table(tables[0])
+
+    def _items(self, dataset: Dataset, keyword: str) -> list[Dataset]:
+        """The items of a sequence.
+
+        Raises:
+            BadGeometry: The element is there and cannot be read as a sequence.
+        """
+        items = items_of(dataset, keyword)
+        if not items and is_unreadable_sequence(dataset, keyword):
+            raise BadGeometry(f"{name_of(keyword)} cannot be read")
+        return items
 
     def _skips_modality_table(self) -> bool:
         """X-ray angiography stores for display: its table leads back to intensities (PS3.3 C.8.7.1.1.2 with C.11.1)."""
@@ -278,8 +335,27 @@ class GrayscalePipeline:
         reached = below.first + len(below.entries) > levels.min()
         return below if reached and (written or table.first > levels.max()) else table
 
+    def _read_voi_tables(self, item: Dataset, modality: Modality) -> list[Voi]:
+        """The VOI tables that can be used."""
+        name = name_of("VOILUTSequence")
+        try:
+            tables = self._items(item, "VOILUTSequence")
+        except BadGeometry as error:
+            self._notes.append(f"{error}: not applied")
+            return []
+        found: list[Voi] = []
+        for table in tables:
+            if not holds_table(table):
+                self._notes.append(f"{name} holds an item without a table: not applied")
+                continue
+            try:
+                found.append(Voi("LUT", table=self._voi_table(table, modality)))
+            except (BadGeometry, CorruptPixels) as error:
+                self._notes.append(f"{name} holds a damaged table: not applied ({error})")
+        return found
+
     def _read_voi(self, item: Dataset, modality: Modality) -> Voi | None:
-        choices: list[Voi] = [Voi("LUT", table=self._voi_table(t, modality)) for t in items_of(item, "VOILUTSequence")]
+        choices = self._read_voi_tables(item, modality)
         centres, widths = numbers_of(item, "WindowCenter"), numbers_of(item, "WindowWidth")
         function = text_of(item, "VOILUTFunction") or "LINEAR"
         if function not in _WINDOWS or function == "automatic":
@@ -308,6 +384,44 @@ class GrayscalePipeline:
         return Voi(function, centre, width)
 
 
+class _StoredRange:
+    """Which stored values lie inside the edges of a VOI transformation: a range, or any set of them."""
+
+    def __init__(self, lowest: int, inside: NDArray[np.bool_]) -> None:
+        """For stored values from `lowest` on; `inside` says of each whether it is inside."""
+        self._lowest = lowest
+        self._inside = inside
+        found = np.flatnonzero(inside)
+        self._ends = (lowest + int(found[0]), lowest + int(found[-1])) if found.size else (0, -1)
+        self._is_range = found.size == self._ends[1] - self._ends[0] + 1
+
+    def count(self, values: np.ndarray) -> int:
+        """Number of values that are inside."""
+        low, high = self._ends
+        if high < low:
+            return 0
+        if self._is_range:
+            return int(np.count_nonzero((values >= low) & (values <= high)))
+        return int(np.count_nonzero(self._inside.take(values.astype(np.int64) - self._lowest, mode="clip")))
+
+
+def _inside(values: np.ndarray, modality: Modality, voi: Voi) -> NDArray[np.bool_]:
+    low, high = voi.edges
+    with np.errstate(all="ignore"):
+        found = modality(values)
+        inside: NDArray[np.bool_] = (found >= low) & (found <= high)
+        return inside
+
+
+def _transformation_key(modality: Modality, voi: Voi) -> tuple[object, ...]:
+    return (modality.slope, modality.intercept, id(modality.table)), (
+        voi.function,
+        voi.centre,
+        voi.width,
+        id(voi.table),
+    )
+
+
 def items_of(dataset: Dataset, keyword: str) -> list[Dataset]:
     """The items of a sequence; none where it is absent or no sequence."""
     try:
@@ -315,6 +429,17 @@ def items_of(dataset: Dataset, keyword: str) -> list[Dataset]:
         return [] if value is None or isinstance(value, bytes | str) else list(value)
     except READING_ERRORS:
         return []
+
+
+def holds_table(item: Dataset) -> bool:
+    """Whether an item of a LUT sequence has a descriptor or data at all; some writers leave it empty."""
+    for keyword in ("LUTDescriptor", "LUTData"):
+        try:
+            if value_of(item, keyword) is not None:
+                return True
+        except ValueError:
+            return True
+    return False
 
 
 def numbers_of(dataset: Dataset, keyword: str) -> list[float]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exporter.elements import text_of, value_of
-from exporter.errors import BadGeometry, UnsupportedSyntax
+from exporter.cpulimit import extend_cpu
+from exporter.elements import name_of, text_of, value_of
+from exporter.errors import BadGeometry, CorruptPixels, UnsupportedSyntax
 from exporter.frames.colour import to_rgb
 from exporter.frames.display import Applied, DisplayOptions, GrayscalePipeline, Modality, Voi, items_of, numbers_of
 from exporter.frames.groups import FrameElements
@@ -21,7 +23,7 @@ from exporter.outcome import Rendering
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -29,6 +31,13 @@ if TYPE_CHECKING:
     from exporter.instance import Instance
     from exporter.pixels import PixelDescription
     from exporter.settings import LimitSettings
+
+
+_ALL_VALUES: Final = (0.0, 100.0)
+_MOST_RANKS: Final = 1 << 20
+"""Values of all frames that stand for the distribution of their values ..."""
+_FEWEST_RANKS: Final = 16
+"""... and fewest of one frame."""
 
 
 def open_frames(instance: Instance, limits: LimitSettings) -> Frames:
@@ -43,6 +52,7 @@ def open_frames(instance: Instance, limits: LimitSettings) -> Frames:
     pixels = instance.pixels
     if pixels is None:
         raise BadGeometry("the instance has no pixel data")
+    extend_cpu(instance.begun_cpu_s, limits.allowed_cpu_s(instance.size_bytes, pixels.frame_pixels * pixels.frames))
     return Frames(instance, pixels, limits)
 
 
@@ -57,6 +67,9 @@ class Frames:
         self._applied: list[Applied] = []
         self._colour_path: str | None = None
         self._varies = False
+        self.indices: Sequence[int] = range(pixels.frames)
+        """The frames that are given, from 0."""
+        self._seen = _Seen()
         self.is_video_stream = family_of(instance.transfer_syntax) is Family.VIDEO
         """Whether the pixel data are one MPEG-2, H.264 or HEVC stream: `open_stream` gives its bytes."""
         self._reader: Reader | None = None
@@ -65,8 +78,19 @@ class Frames:
 
     @property
     def count(self) -> int:
-        """Number of frames."""
+        """Number of frames that the instance has."""
         return self._pixels.frames
+
+    def keep_fitting(self) -> None:
+        """Give only the frames that have the size that the header says.
+
+        Raises:
+            BadGeometry: There is none.
+        """
+        reader = self._still_reader()
+        self.indices = [index for index in range(self.count) if reader.fits(index)]
+        if not self.indices:
+            raise BadGeometry("no frame has the size that (0028,0010) Rows and (0028,0011) Columns say")
 
     @property
     def is_colour(self) -> bool:
@@ -77,12 +101,19 @@ class Frames:
     def _is_supplemented(self) -> bool:
         """Whether values from a palette's first on are colours, smaller ones gray (PS3.3 C.7.6.19)."""
         header = self._instance.header
-        return (
-            self._pixels.samples == 1
-            and self._pixels.photometric == "MONOCHROME2"
-            and "RedPaletteColorLookupTableDescriptor" in header
-            and text_of(header, "PixelPresentation") in {"COLOR", "MIXED"}
-        )
+        if (
+            self._pixels.samples != 1
+            or self._pixels.photometric != "MONOCHROME2"
+            or "RedPaletteColorLookupTableDescriptor" not in header
+            or text_of(header, "PixelPresentation") not in {"COLOR", "MIXED"}
+        ):
+            return False
+        try:
+            _ = self._palette
+        except (BadGeometry, CorruptPixels) as error:
+            self._notes.append(f"the supplemental palette is damaged: all values are shown in gray ({error})")
+            return False
+        return True
 
     @property
     def codec(self) -> Codec | None:
@@ -92,7 +123,7 @@ class Frames:
     @property
     def warnings(self) -> list[str]:
         """What was odd and got decoded nevertheless; complete when the frames were read."""
-        return list(dict.fromkeys(self._notes))
+        return list(dict.fromkeys((*self._notes, *self._seen.warnings())))
 
     @property
     def rendering(self) -> Rendering:
@@ -101,7 +132,15 @@ class Frames:
         notes = self.warnings
         if self._varies:
             notes.append("each frame by its own window and rescale; the first frame's are stated")
-        return Rendering(first.modality, first.window, first.voi, first.inverted, self._colour_path, tuple(notes))
+        return Rendering(
+            first.modality,
+            first.window,
+            first.voi,
+            first.inverted,
+            self._seen.share_inside,
+            self._colour_path,
+            tuple(notes),
+        )
 
     @cached_property
     def icc_profile(self) -> bytes | None:
@@ -111,10 +150,15 @@ class Frames:
             try:
                 profile = value_of(item, "ICCProfile")
             except ValueError:
+                profile = b""
+            if profile is None:
                 continue
             # An ICC profile says its own length and has a signature (ICC.1 7.2).
             if isinstance(profile, bytes) and len(profile) >= 128 and profile[36:40] == b"acsp":
-                return profile[: max(128, int.from_bytes(profile[:4], "big"))]
+                length = int.from_bytes(profile[:4], "big")
+                if 128 <= length <= len(profile):
+                    return profile[:length]
+            self._notes.append(f"{name_of('ICCProfile')} is damaged: left out")
         return None
 
     @cached_property
@@ -138,17 +182,24 @@ class Frames:
         ratio = numbers_of(self._instance.header, "PixelAspectRatio")
         if len(ratio) == 2 and all(np.isfinite(v) and v > 0 for v in ratio):
             return ratio[0] / ratio[1]
+        if ratio:
+            self._notes.append(f"{name_of('PixelAspectRatio')} is not two positive numbers: not applied")
         spacing = self.pixel_spacing_mm
         return spacing[0] / spacing[1] if spacing else 1.0
 
     @cached_property
     def _elements(self) -> FrameElements:
-        return FrameElements(self._instance.header)
+        elements = FrameElements(self._instance.header, self._notes)
+        if elements.vary and elements.count != self.count:
+            self._notes.append(
+                f"{name_of('PerFrameFunctionalGroupsSequence')} has {elements.count} items for {self.count} frames"
+            )
+        return elements
 
     def encoded(self) -> Iterator[bytes]:
         """The encoded frames, one after the other; for encapsulated codestreams."""
         reader = self._still_reader()
-        return (reader.encoded(index) for index in range(self.count))
+        return (reader.encoded(index) for index in self.indices)
 
     def open_stream(self) -> io.BufferedReader:
         """The video stream as a seekable binary file: the fragments joined, nothing copied.
@@ -161,19 +212,19 @@ class Frames:
     def stored(self) -> Iterator[np.ndarray]:
         """Stored values, frame by frame: ``(rows, columns[, 3])``, with their sign; colours as they are stored."""
         reader = self._still_reader()
-        return (reader.samples(index, to_rgb=False).values for index in range(self.count))
+        return (reader.samples(index, to_rgb=False).values for index in self.indices)
 
     def display(self, options: DisplayOptions | None = None) -> Iterator[NDArray[np.uint8]]:
         """Display values, frame by frame: ``(rows, columns)`` gray or ``(rows, columns, 3)`` RGB."""
         options = options or DisplayOptions()
-        self._applied, self._varies, self._colour_path = [], False, None
+        self._applied, self._varies, self._colour_path, self._seen = [], False, None, _Seen()
         gray = not self.is_colour or self._is_supplemented
         frames = self._display_gray(options) if gray else self._display_colour()
         return self._overlaid(frames) if options.overlays else frames
 
     def _overlaid(self, frames: Iterator[NDArray[np.uint8]]) -> Iterator[NDArray[np.uint8]]:
         overlays = read_overlays(self._instance.header, big_endian=self._instance.big_endian, notes=self._notes)
-        for index, frame in enumerate(frames):
+        for index, frame in zip(self.indices, frames, strict=True):
             yield draw(frame, overlays, index)
 
     def _still_reader(self) -> Reader:
@@ -192,7 +243,7 @@ class Frames:
 
     def _display_colour(self) -> Iterator[NDArray[np.uint8]]:
         reader = self._still_reader()
-        for index in range(self.count):
+        for index in self.indices:
             samples = reader.samples(index, to_rgb=True)
             if self._colour_path is None:
                 self._colour_path = f"{self._pixels.photometric}->RGB"
@@ -216,13 +267,17 @@ class Frames:
             signed=self._pixels.signed,
             notes=self._notes,
         )
-        for index in range(self.count):
+        for index in self.indices:
             modality, voi = pipeline.modality(index), pipeline.voi(index)
             samples = reader.samples(index, to_rgb=False)
             if voi is None:
                 voi = self._automatic(pipeline, samples, modality, options)
             self._record(pipeline, modality, voi)
             shown = pipeline.render(samples.values, samples.bits, modality, voi)
+            inside = None
+            if voi.function != "automatic":
+                inside = pipeline.count_inside(samples.values, samples.bits, modality, voi)
+            self._seen.add(shown, inside)
             yield self._supplemented(shown, samples) if self._is_supplemented else shown
 
     def _supplemented(self, gray: NDArray[np.uint8], samples: Samples) -> NDArray[np.uint8]:
@@ -244,40 +299,49 @@ class Frames:
     def _automatic(
         self, pipeline: GrayscalePipeline, samples: Samples, modality: Modality, options: DisplayOptions
     ) -> Voi:
-        """The window of frames that have none: the full range of up to 8 bits, else their least to greatest value."""
-        if samples.values.dtype.kind in "iu" and self._pixels.bits_stored <= 8 and samples.bits <= 8:
+        """The window of frames that have none: the full range of up to 8 bits, else that of their values."""
+        narrow = samples.values.dtype.kind in "iu" and self._pixels.bits_stored <= 8 and samples.bits <= 8
+        if narrow and options.automatic_percentiles == _ALL_VALUES:
             bits = self._pixels.bits_stored
             low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if self._pixels.signed else (0, (1 << bits) - 1)
             return _over(modality(np.array([low, high])))
         if options.automatic == "frame" or self.count == 1:
-            return _over(self._range(samples.values, modality))
-        return self._over_all_frames(pipeline)
+            return _over(self._spread(samples.values, modality, options), options.automatic_percentiles)
+        return self._over_all_frames(pipeline, options)
 
-    def _over_all_frames(self, pipeline: GrayscalePipeline) -> Voi:
-        if self._instance_range is None:
+    def _over_all_frames(self, pipeline: GrayscalePipeline, options: DisplayOptions) -> Voi:
+        if self._instance_spread is None:
             reader = self._still_reader()
-            ranges = [
-                self._range(reader.samples(index, to_rgb=False).values, pipeline.modality(index))
-                for index in range(self.count)
+            spreads = [
+                self._spread(reader.samples(index, to_rgb=False).values, pipeline.modality(index), options)
+                for index in self.indices
             ]
-            self._instance_range = np.concatenate(ranges)
-        return _over(self._instance_range)
+            self._instance_spread = np.concatenate(spreads)
+        return _over(self._instance_spread, options.automatic_percentiles)
 
-    _instance_range: NDArray[np.float64] | None = None
+    _instance_spread: NDArray[np.float64] | None = None
 
-    def _range(self, values: np.ndarray, modality: Modality) -> NDArray[np.float64]:
-        """Least and greatest modality value of a frame, without padding and what is no finite number."""
-        return modality(self._extremes(values))
+    def _spread(self, values: np.ndarray, modality: Modality, options: DisplayOptions) -> NDArray[np.float64]:
+        """Modality values that stand for a frame's, without padding and what is no finite number.
 
-    def _extremes(self, values: np.ndarray) -> np.ndarray:
+        These are the least and the greatest; where percentiles are asked for, values at even distances of rank.
+        """
+        values = self._without_padding(values)
+        if options.automatic_percentiles == _ALL_VALUES:
+            return modality(np.array([values.min(), values.max()]))
+        ordered = np.sort(values, axis=None)
+        count = min(ordered.size, max(_FEWEST_RANKS, _MOST_RANKS // self.count))
+        return modality(ordered[np.linspace(0, ordered.size - 1, count).round().astype(np.int64)])
+
+    def _without_padding(self, values: np.ndarray) -> np.ndarray:
         if values.dtype.kind == "f":
             finite = values[np.isfinite(values)]
-            values = finite if finite.size else np.zeros(1)
-        elif self._padding is not None:
+            return finite if finite.size else np.zeros(1)
+        if self._padding is not None:
             low, high = self._padding
             kept = values[(values < low) | (values > high)]
-            values = kept if kept.size else values
-        return np.array([values.min(), values.max()])
+            return kept if kept.size else values
+        return values
 
     @cached_property
     def _padding(self) -> tuple[int, int] | None:
@@ -294,7 +358,46 @@ class Frames:
         return low, high
 
 
-def _over(values: NDArray[np.float64]) -> Voi:
-    """A window from the least to the greatest of `values`."""
-    low, high = float(values.min()), float(values.max())
+def _over(values: NDArray[np.float64], percentiles: tuple[float, float] = (0.0, 100.0)) -> Voi:
+    """A window from one percentile of `values` to another; over all of them where the two are one value."""
+    low, high = (float(value) for value in np.percentile(values, percentiles, method="nearest"))
+    if low == high:
+        low, high = float(values.min()), float(values.max())
     return Voi("automatic", (low + high) / 2, high - low)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What was seen of the gray frames that were shown."""
+
+    frames: int = 0
+    windowed: int = 0
+    """Frames shown by a VOI transformation of the instance or the settings."""
+    flat: int = 0
+    """Of these, frames that are all black or all white."""
+    values: int = 0
+    inside: int = 0
+
+    def add(self, shown: NDArray[np.uint8], inside: int | None) -> None:
+        """One frame; `inside` is the number of its values inside the window, None for an automatic one."""
+        self.frames += 1
+        if inside is None:
+            return
+        self.windowed += 1
+        self.values += shown.size
+        self.inside += inside
+        first = int(shown.flat[0])
+        self.flat += first in {0, 255} and bool((shown == first).all())
+
+    @property
+    def share_inside(self) -> float | None:
+        """Share of values inside the window, None where no frame has one."""
+        return round(self.inside / self.values, 6) if self.values else None
+
+    def warnings(self) -> tuple[str, ...]:
+        """A warning where pictures show nothing."""
+        if not self.flat:
+            return ()
+        pictures = f"{self.flat} of {self.frames} pictures all black or all white under the instance's window"
+        share = f"{self.inside / self.values:.2%} of the values lie inside it"
+        return (f"display: {pictures}; {share} (display.automatic: always shows them by their own values)",)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from exporter.elements import READING_ERRORS, value_of
+from exporter.elements import READING_ERRORS, is_unreadable_sequence, name_of, value_of
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -16,10 +16,19 @@ if TYPE_CHECKING:
 class FrameElements:
     """The elements that hold for each frame."""
 
-    def __init__(self, header: Dataset) -> None:
+    def __init__(self, header: Dataset, notes: list[str] | None = None) -> None:
+        """Find them in `header`; `notes` gets what cannot be read."""
         self._header = header
+        self._notes = notes
+        for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+            self._note_unreadable(header, keyword)
         self._shared = _items(header, "SharedFunctionalGroupsSequence")
         self._per_frame = _items(header, "PerFrameFunctionalGroupsSequence")
+
+    @property
+    def count(self) -> int:
+        """Number of frames that have functional groups of their own."""
+        return len(self._per_frame)
 
     @property
     def vary(self) -> bool:
@@ -36,7 +45,14 @@ class FrameElements:
             found = _items(group, macro)
             if found:
                 return found[0]
+            self._note_unreadable(group, macro)
         return self._header
+
+    def _note_unreadable(self, dataset: Dataset, keyword: str) -> None:
+        if self._notes is not None and is_unreadable_sequence(dataset, keyword):
+            note = f"{name_of(keyword)} cannot be read: what it says of frames is not applied"
+            if note not in self._notes:
+                self._notes.append(note)
 
     def of(self, index: int, macro: str, keyword: str) -> Any:
         """The value of an element for one frame, None where it is absent.

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 import numpy as np
 
 from exporter.elements import value_of
-from exporter.errors import BadGeometry, CorruptPixels, TooLarge, UnsupportedSyntax
+from exporter.errors import BadGeometry, CorruptPixels, FrameSizesDiffer, TooLarge, UnsupportedSyntax
 from exporter.frames import cells
 from exporter.frames.codecs import Decoded, decode
 from exporter.frames.codestream import Codec, Codestream, sniff, starts_codestream
+from exporter.frames.completeness import check_completeness
 from exporter.frames.fragments import (
     ITEM,
     ExtendedOffsets,
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from exporter.pixels import PixelDescription
     from exporter.settings import LimitSettings
 
+FREE_FRAMES: Final = 1000
+"""Frames that any instance may have, however small it is."""
 _HEAD_BYTES: Final = 1 << 16
 _ENCODED_SLACK: Final = 16 << 20
 """Bytes a compressed frame may have beyond four times its native size: metadata segments, thumbnails."""
@@ -73,6 +76,10 @@ class Reader(Protocol):
         """The codestream of the frames, where they have one."""
         ...
 
+    def fits(self, index: int) -> bool:
+        """Whether one frame has the size that the header says."""
+        ...
+
 
 def open_reader(instance: Instance, pixels: PixelDescription, limits: LimitSettings, notes: list[str]) -> Reader:
     """The reader that fits the pixel data; by the transfer syntax, and by the bytes where it is provably wrong.
@@ -81,7 +88,9 @@ def open_reader(instance: Instance, pixels: PixelDescription, limits: LimitSetti
         UnsupportedSyntax: Nothing here reads it.
         CorruptPixels: Frames are missing, or cannot be told apart.
         BadGeometry: The header contradicts the length of the data.
+        TooLarge: There are more frames than are permitted for the size of the instance.
     """
+    _refuse_tiny_frames(instance, pixels, limits)
     family = family_of(instance.transfer_syntax)
     if family is Family.ELSEWHERE:
         raise UnsupportedSyntax("the pixels are not in the instance: it refers to a server or a stream")
@@ -109,6 +118,15 @@ def open_reader(instance: Instance, pixels: PixelDescription, limits: LimitSetti
     else:
         raise CorruptPixels("(7FE0,0010) Pixel Data is encapsulated and does not begin with an item")
     return _encapsulated(instance, pixels, frames, family, notes)
+
+
+def _refuse_tiny_frames(instance: Instance, pixels: PixelDescription, limits: LimitSettings) -> None:
+    size = instance.data.size
+    if limits.min_frame_bytes and pixels.frames > FREE_FRAMES + size // limits.min_frame_bytes:
+        raise TooLarge(
+            f"the instance has {pixels.frames} frames in {size} bytes: beyond {FREE_FRAMES}, permitted is one for each "
+            f"{limits.min_frame_bytes} bytes (limits.min_frame_bytes)"
+        )
 
 
 def _is_stream(head: bytes) -> bool:
@@ -156,10 +174,11 @@ class NativeReader:
         self._source = instance.data
         self._pixels = _as_long_as_there(pixels, notes)
         self._big_endian = instance.big_endian or instance.transfer_syntax == GE_PRIVATE_BE
-        # PS3.5 annex A.3: OW are 16-bit words; cells of at most a byte lie swapped in them.
-        self._swapped = self._big_endian and pixels.vr == "OW" and pixels.bits_allocated in {1, 8}
+        # PS3.5 annex A.3: OW are 16-bit words; cells of at most a byte, and packed ones, lie swapped in them.
+        within_words = self._pixels.bits_allocated in {1, 8, cells.PACKED}
+        self._swapped = self._big_endian and pixels.vr == "OW" and within_words
         if instance.transfer_syntax == GE_PRIVATE_BE:
-            self._swapped = pixels.bits_allocated in {1, 8}
+            self._swapped = within_words
 
     def samples(self, index: int, *, to_rgb: bool) -> Samples:  # noqa: ARG002 - native cells convert elsewhere
         """One frame."""
@@ -170,12 +189,16 @@ class NativeReader:
         if pixels.bits_allocated == 1:
             values = cells.unpack_bits(raw, skip, pixels)
         else:
-            values = cells.from_native(raw, pixels, big_endian=self._big_endian)
+            values = cells.from_native(raw, pixels, big_endian=self._big_endian, skip=skip)
         return Samples(values, _native_colour(pixels), pixels.bits_stored)
 
     def encoded(self, index: int) -> bytes:  # noqa: ARG002 - the protocol's
         """Native frames are not encoded."""
         raise UnsupportedSyntax("native frames have no encoded form")
+
+    def fits(self, index: int) -> bool:  # noqa: ARG002 - the protocol's
+        """Native frames have no size of their own."""
+        return True
 
     def _bytes(self, first: int, length: int) -> bytes:
         offset = self._pixels.offset
@@ -195,6 +218,10 @@ def _as_long_as_there(pixels: PixelDescription, notes: list[str]) -> PixelDescri
         CorruptPixels: It is shorter.
     """
     expected = native_bytes(pixels)
+    whole = 2 * pixels.frame_pixels * pixels.samples * pixels.frames
+    if pixels.bits_allocated == cells.PACKED and whole <= pixels.length <= whole + 1:
+        notes.append("(0028,0100) Bits Allocated is 12, the pixel data have 16 bits per cell: read as 16")
+        return replace(pixels, bits_allocated=16)
     full = 3 * pixels.frame_pixels * pixels.frames * pixels.bits_allocated // 8
     if cells.is_422(pixels) and full <= pixels.length <= full + 1:
         notes.append("(0028,0004) Photometric Interpretation says 4:2:2, the pixel data are not subsampled")
@@ -226,21 +253,21 @@ def _encapsulated(
     sizes = {sum(span.length for span in frame) for frame in frames}
     native, width = cells.frame_bytes(pixels), max(1, pixels.bits_allocated // 8)
     if family is Family.CODESTREAM and sniffable(head):
-        return CodestreamReader(instance.data, pixels, frames, notes)
+        return CodestreamReader(instance.data, pixels, frames, notes, instance.limits.max_jpeg_scans)
     if family is Family.RLE and looks_like_rle(head, pixels.samples * width):
-        return RleReader(instance.data, pixels, frames)
+        return RleReader(instance.data, pixels, frames, notes)
     if family is Family.DEFLATED_FRAMES and not sniffable(head) and not looks_like_rle(head, pixels.samples * width):
-        return DeflatedReader(instance.data, pixels, frames)
+        return DeflatedReader(instance.data, pixels, frames, notes)
     if family in {Family.ENCAPSULATED_NATIVE, Family.NATIVE} and sizes <= {native, native + native % 2}:
         if family is Family.NATIVE:
             notes.append("the pixel data are encapsulated although (0002,0010) Transfer Syntax UID says native")
-        return EncapsulatedNativeReader(instance.data, pixels, frames)
+        return EncapsulatedNativeReader(instance.data, pixels, frames, notes)
     if sniffable(head):
         notes.append("(0002,0010) Transfer Syntax UID does not fit the pixel data: read as the codestream they are")
-        return CodestreamReader(instance.data, pixels, frames, notes)
+        return CodestreamReader(instance.data, pixels, frames, notes, instance.limits.max_jpeg_scans)
     if looks_like_rle(head, pixels.samples * width):
         notes.append("(0002,0010) Transfer Syntax UID does not fit the pixel data: read as the RLE they are")
-        return RleReader(instance.data, pixels, frames)
+        return RleReader(instance.data, pixels, frames, notes)
     if family in {Family.NATIVE, Family.UNKNOWN}:
         raise UnsupportedSyntax(f"no decoder for encapsulated pixel data in transfer syntax {instance.transfer_syntax}")
     raise CorruptPixels("the first frame does not begin as its transfer syntax demands")
@@ -256,10 +283,13 @@ class _EncapsulatedReader:
 
     codec: Codec | None = None
 
-    def __init__(self, source: ByteSource, pixels: PixelDescription, frames: tuple[Frame, ...]) -> None:
+    def __init__(
+        self, source: ByteSource, pixels: PixelDescription, frames: tuple[Frame, ...], notes: list[str]
+    ) -> None:
         self._source = source
         self._pixels = pixels
         self._frames = frames
+        self._notes = notes
 
     def encoded(self, index: int) -> bytes:
         """The bytes of one frame, as they are."""
@@ -267,15 +297,24 @@ class _EncapsulatedReader:
         _refuse_huge(sum(span.length for span in frame), self._pixels)
         return read_frame(self._source, frame)
 
+    def fits(self, index: int) -> bool:  # noqa: ARG002 - the protocol's
+        """Frames without a codestream have no size of their own."""
+        return True
+
 
 class CodestreamReader(_EncapsulatedReader):
     """JPEG, JPEG-LS, JPEG 2000, HTJ2K, JPEG XL."""
 
     def __init__(
-        self, source: ByteSource, pixels: PixelDescription, frames: tuple[Frame, ...], notes: list[str]
+        self,
+        source: ByteSource,
+        pixels: PixelDescription,
+        frames: tuple[Frame, ...],
+        notes: list[str],
+        max_jpeg_scans: int,
     ) -> None:
-        super().__init__(source, pixels, frames)
-        self._notes = notes
+        super().__init__(source, pixels, frames, notes)
+        self._max_jpeg_scans = max_jpeg_scans
         first = frames[0][0]
         head = source.read_at(first.offset, min(first.length, _HEAD_BYTES))
         try:
@@ -289,6 +328,16 @@ class CodestreamReader(_EncapsulatedReader):
         data = super().encoded(index)
         return data[:-1] if data.endswith(b"\xff\xd9\0") else data
 
+    def fits(self, index: int) -> bool:
+        """Whether the codestream of one frame has the size that the header says."""
+        header = sniff(self.encoded(index))
+        if header is not None:
+            try:
+                self._check(header)
+            except FrameSizesDiffer:
+                return False
+        return True
+
     def samples(self, index: int, *, to_rgb: bool) -> Samples:
         """One frame; its codestream's size is checked first."""
         data = self.encoded(index)
@@ -296,21 +345,34 @@ class CodestreamReader(_EncapsulatedReader):
         if header is None:
             raise CorruptPixels(f"frame {index + 1} does not begin as a codestream")
         self._check(header)
+        if header.codec in {Codec.JPEG, Codec.JPEG_LS}:
+            self._refuse_many_scans(data, header, index)
+        self._notes.extend(check_completeness(data, header))
         decoded = decode(data, header, self._pixels.photometric, to_rgb=to_rgb)
         self._note_colour(header, decoded)
         if decoded.note is not None:
             self._notes.append(decoded.note)
         return self._stored(header, decoded)
 
+    def _refuse_many_scans(self, data: bytes, header: Codestream, index: int) -> None:
+        """Refuse a frame whose markers say SOS (T.81 B.1.1.3) too often: in entropy-coded data a zero follows FF."""
+        scans = data.count(b"\xff\xda")
+        if scans > self._max_jpeg_scans:
+            raise TooLarge(
+                f"the {header.codec} of frame {index + 1} has {scans} scans, permitted are {self._max_jpeg_scans} "
+                "(limits.max_jpeg_scans)"
+            )
+
     def _check(self, header: Codestream) -> None:
         pixels = self._pixels
+        differs = BadGeometry if pixels.frames == 1 else FrameSizesDiffer
         if (header.rows, header.columns) != (pixels.rows, pixels.columns):
-            raise BadGeometry(
+            raise differs(
                 f"the codestream has {header.rows} rows x {header.columns} columns, "
                 f"(0028,0010) Rows x (0028,0011) Columns are {pixels.rows} x {pixels.columns}"
             )
         if header.components != pixels.samples:
-            raise BadGeometry(
+            raise differs(
                 f"the codestream has {header.components} components, (0028,0002) Samples per Pixel is {pixels.samples}"
             )
         if header.precision > 32 or (header.precision > 16 and header.codec is not Codec.JPEG_2000):
@@ -348,7 +410,7 @@ class RleReader(_EncapsulatedReader):
     def samples(self, index: int, *, to_rgb: bool) -> Samples:  # noqa: ARG002 - native cells convert elsewhere
         """One frame."""
         pixels = self._pixels
-        planes = rle_planes(self.encoded(index), pixels)
+        planes = rle_planes(self.encoded(index), pixels, self._notes)
         if pixels.bits_allocated == 1:
             values = cells.unpack_bits(planes.tobytes(), 0, pixels)
         else:
@@ -380,6 +442,10 @@ class DeflatedReader(_EncapsulatedReader):
             raise CorruptPixels("a deflated frame is damaged") from None
         if not expected <= len(raw) <= expected + 1:
             raise CorruptPixels(f"a deflated frame inflates to {len(raw)} or more bytes, {expected} are needed")
+        if not stream.eof:
+            raise CorruptPixels("a deflated frame ends before its last block")
+        if any(stream.unused_data):
+            self._notes.append("bytes follow the last block of a deflated frame: left out")
         values = cells.from_native(raw, self._pixels)
         return Samples(values, _native_colour(self._pixels), self._pixels.bits_stored)
 

@@ -34,8 +34,10 @@ def looks_like_rle(data: bytes, segments: int) -> bool:
     return count == segments and offsets[0] == 64 and used == sorted(used) and not any(unused)
 
 
-def rle_planes(data: bytes, pixels: PixelDescription) -> np.ndarray:
+def rle_planes(data: bytes, pixels: PixelDescription, notes: list[str]) -> np.ndarray:
     """The decoded frame: for 1-bit cells the packed bytes, else unsigned cells of shape (samples, rows x columns).
+
+    `notes` gets what segments hold beyond their plane.
 
     Raises:
         CorruptPixels: The header or a segment is damaged, or a segment is too short.
@@ -64,6 +66,8 @@ def rle_planes(data: bytes, pixels: PixelDescription) -> np.ndarray:
             raise CorruptPixels("an RLE segment is damaged") from None
         if len(decoded) < length:
             raise CorruptPixels(f"an RLE segment has {len(decoded)} of {length} bytes")
+        if len(decoded) > length:
+            notes.append("an RLE segment holds more bytes than its plane has: the rest is left out")
         # Segments hold the most significant byte first; cells are made little endian.
         planes[index // width, :, width - 1 - index % width] = decoded[:length]
     return planes.view(f"<u{width}").reshape(pixels.samples, length)

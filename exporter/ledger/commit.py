@@ -45,6 +45,8 @@ class _Ticket(Generic[T]):
     settled: threading.Event = field(default_factory=threading.Event)
     results: list[T] = field(default_factory=list)
     error: BaseException | None = None
+    is_alone: bool = False
+    """Whether the operation runs between two transactions."""
 
     def settle(self, error: BaseException | None = None) -> None:
         self.error = error
@@ -81,6 +83,16 @@ class GroupCommit:
         """Run `operation` with the next transaction, without waiting: only for what can be found out again."""
         self._enqueue(_Ticket(operation))
 
+    def checkpoint(self) -> bool:
+        """Move the log into the database; True where all of it was moved."""
+        ticket = _Ticket(_checkpoint, is_alone=True)
+        try:
+            self._enqueue(ticket)
+        except WriterStoppedError:
+            return False
+        ticket.settled.wait()
+        return ticket.error is None and ticket.results[0]
+
     def close(self) -> None:
         """Write what is queued, end the thread, close the connection."""
         with self._arrived:
@@ -105,7 +117,10 @@ class GroupCommit:
                     batch, self._queue = self._queue, []
                 if not batch:
                     return
-                self._commit(batch)
+                self._commit([ticket for ticket in batch if not ticket.is_alone])
+                for ticket in batch:
+                    if ticket.is_alone:
+                        self._run_alone(ticket)
         finally:  # reached early only by a defect: whoever waits is told, and whoever comes later too
             with self._arrived:
                 self._closing = True
@@ -115,7 +130,17 @@ class GroupCommit:
                     ticket.settle(WriterStoppedError("the ledger's writer stopped unexpectedly"))
             self._connection.close()
 
+    def _run_alone(self, ticket: _Ticket[object]) -> None:
+        error: sqlite3.Error | None = None
+        try:
+            ticket.results.append(ticket.operation(self._connection))
+        except sqlite3.Error as failure:
+            error = failure
+        ticket.settle(error)
+
     def _commit(self, batch: list[_Ticket[object]]) -> None:
+        if not batch:
+            return
         error = self._transact(batch)
         if _is_full(error) and self._shrink():
             for ticket in batch:
@@ -171,6 +196,11 @@ class GroupCommit:
             return error
         connection.execute("RELEASE one")
         return None
+
+
+def _checkpoint(connection: sqlite3.Connection) -> bool:
+    busy, in_log, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    return not busy and in_log == moved
 
 
 def _is_full(error: sqlite3.Error | None) -> bool:

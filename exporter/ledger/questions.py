@@ -13,14 +13,28 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from exporter.ledger import rows
+from exporter.ledger.relations import UNNUMBERED, IdentifiedInstance, relate
 from exporter.ledger.schema import connect, stored, unusable
-from exporter.ledger.types import FINAL, Counts, Entry, Finished, Inside, OutboxLine, Relation, SeriesMember, State
+from exporter.ledger.types import (
+    FINAL,
+    LONGEST_WAIT_S,
+    Counts,
+    Entry,
+    Finished,
+    Inside,
+    OutboxLine,
+    Overdue,
+    Relation,
+    SeriesMember,
+    State,
+)
+from exporter.outcome import Identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from exporter.outcome import Identity, Medium
+    from exporter.outcome import Medium
 
 _LINES = "SELECT seq, position, length, crc32, text FROM line WHERE seq > ? ORDER BY seq"
 
@@ -51,6 +65,14 @@ class Questions:
         where = "WHERE " + " AND ".join(term for term, _ in terms) if terms else ""
         for row in self._scan(f"{rows.ENTRY} {where} ORDER BY id", tuple(value for _, value in terms)):
             yield rows.entry_of(row)
+
+    def interrupted(self, least: int) -> dict[str, int]:
+        """Names of pending instances with at least so many interruptions, and how many each of them has."""
+        return dict(
+            self._read(
+                "SELECT name, interruptions FROM instance WHERE state = 'deferred' AND interruptions >= ?", (least,)
+            )
+        )
 
     def series_members(self, sop_class_uids: Iterable[str]) -> Iterator[SeriesMember]:
         """Exported files of folders that are of these classes, series by series; memory stays constant."""
@@ -151,6 +173,18 @@ class Questions:
             by_reason=by_reason,
         )
 
+    def overdue(self, now: float) -> Overdue:
+        """Deferred instances whose next attempt is late or too far ahead at Unix time `now`.
+
+        Those that are to be tried at once (interrupted, withdrawn, `retry`) are not among them.
+        """
+        late, too_far, furthest = self._read(
+            """SELECT coalesce(sum(not_before < ?1), 0), coalesce(sum(not_before > ?2), 0), max(not_before)
+            FROM instance WHERE state = 'deferred' AND not_before > 0""",
+            (now - LONGEST_WAIT_S, now + LONGEST_WAIT_S),
+        )[0]
+        return Overdue(late, too_far, furthest if too_far else None)
+
     def owns(self, path: str) -> bool:
         """Whether an instance owns the file at that path below the media folder, or a folder around it."""
         key = rows.output_key(path)
@@ -176,30 +210,37 @@ class Questions:
         return [row[0] for row in self._read("SELECT path FROM superseded ORDER BY path")]
 
     def duplicate_of(self, identity: Identity, *, name: str = "", ae_title: str = "") -> Entry | None:
-        """The finished instance with the same SOP Instance UID, content and AE title, other than `name`."""
-        found = self._finished_relation(identity, name, ae_title).duplicate_of
+        """The instance with the same SOP Instance UID, content and AE title, other than `name`."""
+        found = relate(identity, name, UNNUMBERED, ae_title, self._others(identity, UNNUMBERED, ae_title)).duplicate_of
         return self.entry(found) if found is not None else None
 
     def conflict_with(self, identity: Identity, *, name: str = "") -> Entry | None:
-        """A finished instance with the same SOP Instance UID and other content, other than `name`."""
-        found = self._finished_relation(identity, name, "").conflict_with
+        """An instance with the same SOP Instance UID and other content, other than `name`."""
+        found = relate(identity, name, UNNUMBERED, "", self._others(identity, UNNUMBERED, "")).conflict_with
         return self.entry(found) if found is not None else None
 
-    def _finished_relation(self, identity: Identity, name: str, ae_title: str) -> Relation:
-        # A row that is a duplicate itself is no original: two copies must not point at each other.
-        duplicate = conflict = None
-        for other, content, their_title in self._read(
-            """SELECT name, content_sha256, ae_title FROM instance WHERE sop_instance_uid = ? AND duplicate_of IS NULL
-            AND state IN ('exported', 'skipped', 'quarantined', 'failed') ORDER BY id""",
-            (identity.sop_instance_uid,),
-        ):
-            if other == name:
-                continue
-            if content == identity.content_sha256:
-                duplicate = duplicate or (other if their_title == ae_title else None)
-            elif identity.sop_instance_uid:
-                conflict = conflict or other
-        return Relation(duplicate, conflict)
+    def _others(self, identity: Identity, number: int, ae_title: str, *, enough: int = 2) -> list[IdentifiedInstance]:
+        """The first instances that may be original or conflict of the one with that identity and row number.
+
+        They are of any state: what is tried again was known before. At most `enough` of each kind, so that ten
+        thousand copies of one instance cost no more than two.
+        """
+        chosen = "SELECT id, name, content_sha256, ae_title, duplicate_of, conflict_with FROM instance"
+        uid, content = identity.sop_instance_uid, identity.content_sha256
+        found = self._read(
+            f"""{chosen} WHERE sop_instance_uid = ? AND content_sha256 = ? AND ae_title = ? AND duplicate_of IS NULL
+            ORDER BY id LIMIT ?""",
+            (uid, content, ae_title, enough),
+        )
+        found += self._read(
+            f"""{chosen} WHERE sop_instance_uid = ? AND content_sha256 <> ? AND (id < ? OR conflict_with IS NULL)
+            ORDER BY id LIMIT ?""",
+            (uid, content, number, enough),
+        )
+        return [
+            IdentifiedInstance(row[1], row[0], Identity("", uid, "", "", row[2]), row[3], Relation(row[4], row[5]))
+            for row in found
+        ]
 
     def finished_instances(self, uids: Iterable[str]) -> set[str]:
         """Those SOP Instance UIDs of which the ledger has an instance in a final state."""

@@ -13,7 +13,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 from exporter.ledger.schema import stored
-from exporter.ledger.types import FINAL, Entry, State
+from exporter.ledger.types import FINAL, SUSPECT_AFTER, Entry, Relation, State
 from exporter.metadata.line import says_the_same
 from exporter.outcome import Identity, MediaType, Medium
 
@@ -25,11 +25,15 @@ Row = tuple[Any, ...]
 NAMED = "WHERE name = CAST(? AS TEXT)"
 ENTRY = """SELECT name, source, size_bytes, mtime_ns, state, reason, message, attempts, not_before,
     sop_class_uid, sop_instance_uid, study_instance_uid, series_instance_uid, content_sha256,
-    source_sha256, settings_sha256, duplicate_of, conflict_with, base, ae_title, line_seq, id FROM instance """
+    source_sha256, settings_sha256, duplicate_of, conflict_with, base, ae_title, interruptions, line_seq, id
+    FROM instance """
 MEDIUM = """SELECT path, suffix, kind, bytes, sha256, codec, transcoded, width, height, frames, duration_s
     FROM medium WHERE instance_id = ? ORDER BY position"""
 
 _PENDING = (State.ACTIVE, State.DEFERRED)
+_INTERRUPTED = """SET state = 'deferred', reason = 'interrupted', message = ?, not_before = 0,
+    attempts = max(attempts - 1, 0), interruptions = interruptions + 1, updated_ns = ?"""
+"""What becomes of an attempt that something outside the instance ended: it says nothing about the instance."""
 
 
 def output_key(path: str) -> str:
@@ -58,8 +62,9 @@ def entry_of(row: Row) -> Entry:
         duplicate_of=row[16],
         conflict_with=row[17],
         base=row[18],
-        line_seq=row[20],
+        line_seq=row[21],
         ae_title=row[19],
+        interruptions=row[20],
     )
 
 
@@ -99,9 +104,10 @@ def begin(connection: sqlite3.Connection, arrival: Arrival) -> Entry:
     row = connection.execute(ENTRY + NAMED, (name,)).fetchone()
     if row is None:
         connection.execute(
-            """INSERT INTO instance (name, source, ae_title, size_bytes, mtime_ns, state, attempts, updated_ns)
-            VALUES (CAST(? AS TEXT), ?, ?, ?, ?, 'active', 1, ?)""",
-            (name, *facts, time.time_ns()),
+            """INSERT INTO instance (id, name, source, ae_title, size_bytes, mtime_ns, state, attempts, updated_ns)
+            SELECT CASE WHEN EXISTS (SELECT 1 FROM instance WHERE id = ?1) THEN NULL ELSE ?1 END,
+            CAST(? AS TEXT), ?, ?, ?, ?, 'active', 1, ?""",
+            (arrival.number, name, *facts, time.time_ns()),
         )
     else:
         before = entry_of(row)
@@ -110,8 +116,15 @@ def begin(connection: sqlite3.Connection, arrival: Arrival) -> Entry:
         same = before.state in _PENDING and (before.size_bytes, before.mtime_ns) == facts[2:]
         connection.execute(
             """UPDATE instance SET source = ?, ae_title = ?, size_bytes = ?, mtime_ns = ?, state = 'active',
-            reason = NULL, message = '', attempts = ?, not_before = NULL, updated_ns = ? WHERE id = ?""",
-            (*facts, before.attempts + 1 if same else 1, time.time_ns(), row[-1]),
+            reason = NULL, message = '', attempts = ?, interruptions = ?, not_before = NULL, updated_ns = ?
+            WHERE id = ?""",
+            (
+                *facts,
+                before.attempts + 1 if same else 1,
+                before.interruptions if same else 0,
+                time.time_ns(),
+                row[-1],
+            ),
         )
     return entry_of(known(connection, arrival.name))
 
@@ -119,32 +132,101 @@ def begin(connection: sqlite3.Connection, arrival: Arrival) -> Entry:
 def recover(connection: sqlite3.Connection) -> list[Entry]:
     """Make every active instance deferred; see `Ledger.recover`."""
     rows = connection.execute(f"{ENTRY} WHERE state = 'active' ORDER BY id").fetchall()
-    connection.execute(
-        """UPDATE instance SET state = 'deferred', reason = 'interrupted',
-        message = 'the exporter ended during the attempt', not_before = 0, updated_ns = ? WHERE state = 'active'""",
-        (time.time_ns(),),
-    )
+    message, now = "the exporter ended during the attempt", time.time_ns()
+    if any(entry_of(row).interruptions >= SUSPECT_AFTER for row in rows):
+        # It was alone with its worker: what else is active had its outcome, and waited for publication only.
+        connection.execute(
+            f"UPDATE instance {_INTERRUPTED} WHERE state = 'active' AND interruptions >= ?",
+            (message, now, SUSPECT_AFTER),
+        )
+        connection.execute(
+            """UPDATE instance SET state = 'deferred', reason = 'interrupted', message = ?, not_before = 0,
+            attempts = max(attempts - 1, 0), updated_ns = ? WHERE state = 'active'""",
+            (message, now),
+        )
+    elif rows:
+        connection.execute(f"UPDATE instance {_INTERRUPTED} WHERE state = 'active'", (message, now))
+        # Exporters end without the suspects, too: what their own attempts seemed to show counts no more.
+        connection.execute(
+            "UPDATE instance SET interruptions = ? WHERE state = 'deferred' AND interruptions > ? AND updated_ns <> ?",
+            (SUSPECT_AFTER, SUSPECT_AFTER, now),
+        )
     return [entry_of(known(connection, row[0])) for row in rows]
 
 
-def defer(connection: sqlite3.Connection, name: str, reason: str, message: str, not_before: float) -> None:
+def interrupt(
+    connection: sqlite3.Connection, name: str, message: str, decided: tuple[Identity, Relation] | None = None
+) -> int:
+    """End the attempt under way as interrupted; see `Ledger.interrupt`."""
+    row = known(connection, name)
+    if row[4] not in _PENDING:
+        raise ValueError(f"an instance that is {row[4]} cannot be interrupted")
+    connection.execute(
+        f"UPDATE instance {_INTERRUPTED} WHERE id = ?",
+        (message, time.time_ns(), row[-1]),
+    )
+    _remember(connection, name, decided)
+    return entry_of(row).interruptions + 1
+
+
+def defer(
+    connection: sqlite3.Connection,
+    name: str,
+    reason: str,
+    message: str,
+    not_before: float,
+    *,
+    decided: tuple[Identity, Relation] | None = None,
+) -> None:
     """End an attempt that may be repeated; see `Ledger.defer`."""
     row = known(connection, name)
     if row[4] not in _PENDING:
         raise ValueError(f"an instance that is {row[4]} cannot be deferred")
     connection.execute(
-        "UPDATE instance SET state = 'deferred', reason = ?, message = ?, not_before = ?, updated_ns = ? WHERE id = ?",
+        """UPDATE instance SET state = 'deferred', reason = ?, message = ?, not_before = ?, interruptions = 0,
+        updated_ns = ? WHERE id = ?""",
         (reason, message, not_before, time.time_ns(), row[-1]),
     )
+    _remember(connection, name, decided)
 
 
-def withdraw(connection: sqlite3.Connection, name: str) -> None:
+def withdraw(connection: sqlite3.Connection, name: str, decided: tuple[Identity, Relation] | None = None) -> None:
     """Take back the attempt under way; see `Ledger.withdraw`."""
     connection.execute(
         f"""UPDATE instance SET state = 'deferred', reason = 'withdrawn', message = '', not_before = 0,
         attempts = max(attempts - 1, 0), updated_ns = ? {NAMED} AND state = 'active'""",  # noqa: S608 - a constant
         (time.time_ns(), stored(name)),
     )
+    _remember(connection, name, decided)
+
+
+def _remember(connection: sqlite3.Connection, name: str, decided: tuple[Identity, Relation] | None) -> None:
+    """Keep identity and relations of an instance that is not finished: others were related to it already."""
+    if decided is None:
+        return
+    identity, relation = decided
+    connection.execute(
+        f"""UPDATE instance SET sop_class_uid = ?, sop_instance_uid = ?, study_instance_uid = ?,
+        series_instance_uid = ?, content_sha256 = ?, duplicate_of = CAST(? AS TEXT), conflict_with = CAST(? AS TEXT)
+        {NAMED} AND state = 'deferred'""",  # noqa: S608 - a constant
+        (*_identity_values(identity), _stored(relation.duplicate_of), _stored(relation.conflict_with), stored(name)),
+    )
+
+
+def _identity_values(identity: Identity | None) -> tuple[str | None, ...]:
+    if identity is None:
+        return (None,) * 5
+    return (
+        identity.sop_class_uid,
+        identity.sop_instance_uid,
+        identity.study_instance_uid,
+        identity.series_instance_uid,
+        identity.content_sha256,
+    )
+
+
+def _stored(name: str | None) -> bytes | None:
+    return None if name is None else stored(name)
 
 
 def retry(connection: sqlite3.Connection, *, name: str | None, reason: str | None) -> list[str]:
@@ -157,7 +239,8 @@ def retry(connection: sqlite3.Connection, *, name: str | None, reason: str | Non
         where = where.replace("= ?", "= CAST(? AS TEXT)")
     names = [row[0] for row in connection.execute(f"SELECT name FROM instance WHERE {where} ORDER BY name", (value,))]  # noqa: S608 - constants only
     connection.execute(
-        f"UPDATE instance SET state = 'deferred', attempts = 0, not_before = 0, updated_ns = ? WHERE {where}",  # noqa: S608 - constants only
+        f"""UPDATE instance SET state = 'deferred', attempts = 0, interruptions = 0, not_before = 0, updated_ns = ?
+        WHERE {where}""",  # noqa: S608 - constants only
         (time.time_ns(), value),
     )
     return names
@@ -189,12 +272,11 @@ def finish(
     if row[4] not in _PENDING:
         raise ValueError(f"the instance is {row[4]} already")
     instance_id = row[-1]
-    identity = ending.identity
     line_seq = row[-2]
     if line is not None and not _is_told(connection, line_seq, line):
         line_seq = _add_line(connection, instance_id, line)
     connection.execute(
-        """UPDATE instance SET state = ?, reason = ?, message = ?, not_before = NULL,
+        """UPDATE instance SET state = ?, reason = ?, message = ?, not_before = NULL, interruptions = 0,
         sop_class_uid = ?, sop_instance_uid = ?, study_instance_uid = ?, series_instance_uid = ?, content_sha256 = ?,
         source_sha256 = ?, settings_sha256 = ?, duplicate_of = CAST(? AS TEXT), conflict_with = CAST(? AS TEXT),
         line_seq = ?, updated_ns = ? WHERE id = ?""",
@@ -202,21 +284,11 @@ def finish(
             ending.state,
             ending.reason,
             ending.message,
-            *(
-                (
-                    identity.sop_class_uid,
-                    identity.sop_instance_uid,
-                    identity.study_instance_uid,
-                    identity.series_instance_uid,
-                    identity.content_sha256,
-                )
-                if identity is not None
-                else (None,) * 5
-            ),
+            *_identity_values(ending.identity),
             ending.source_sha256,
             ending.settings_sha256,
-            None if ending.duplicate_of is None else stored(ending.duplicate_of),
-            None if ending.conflict is None else stored(ending.conflict),
+            _stored(ending.duplicate_of),
+            _stored(ending.conflict),
             line_seq,
             time.time_ns(),
             instance_id,

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import sqlite3
+import stat
 import threading
 import time
 from contextlib import closing, suppress
@@ -20,11 +21,12 @@ from urllib.parse import quote
 
 from exporter.errors import OutOfSpace
 from listener.durable import fsync_folder
+from listener.filekind import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the tables (``PRAGMA user_version``); a higher one was written by a newer exporter."""
 
 NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
@@ -61,7 +63,8 @@ CREATE TABLE instance (
     base_key TEXT,
     line_seq INTEGER,
     updated_ns INTEGER NOT NULL,
-    ae_title TEXT NOT NULL DEFAULT ''
+    ae_title TEXT NOT NULL DEFAULT '',
+    interruptions INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX instance_state ON instance (state, reason);
 CREATE INDEX instance_uid ON instance (sop_instance_uid) WHERE sop_instance_uid IS NOT NULL;
@@ -116,18 +119,23 @@ CREATE TABLE progress (
 ) WITHOUT ROWID;
 """
 
-_UPGRADES = {1: "ALTER TABLE instance ADD COLUMN ae_title TEXT NOT NULL DEFAULT ''"}
-"""What makes the next schema of each earlier one."""
+_UPGRADES = {
+    1: ("ae_title", "TEXT NOT NULL DEFAULT ''"),
+    2: ("interruptions", "INTEGER NOT NULL DEFAULT 0"),
+}
+"""The column of `instance` that makes the next schema of each earlier one."""
 
 
 class LedgerUnusable(Exception):
     """The ledger cannot be read or written; says why and what to do."""
 
-    def __init__(self, path: Path, cause: str, hint: str) -> None:
+    def __init__(self, path: Path, cause: str, hint: str, *, is_damaged: bool = False) -> None:
         super().__init__(f"ledger {path}: {cause}; {hint}")
         self.path = path
         self.cause = cause
         self.hint = hint
+        self.is_damaged = is_damaged
+        """Whether it stays so, however often an exporter is started again."""
 
 
 def unusable(path: Path, error: sqlite3.Error) -> LedgerUnusable | OutOfSpace:
@@ -144,7 +152,8 @@ def unusable(path: Path, error: sqlite3.Error) -> LedgerUnusable | OutOfSpace:
             "the file is damaged or is not an SQLite database",
             "keep a copy, move it away and run `exporter reconcile --rebuild`",
         )
-    elif primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return LedgerUnusable(path, cause, hint, is_damaged=True)
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         cause, hint = "another process keeps it locked", "end that process or its transaction, then try again"
     elif primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH):
         cause, hint = "it cannot be opened for this use", "check that the folder exists and who may write in it"
@@ -181,6 +190,9 @@ def _connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     try:
         if not path.exists():
             _make(path)
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise LedgerUnusable(path, f"it is {kind_of(mode)}", "move it away: a ledger is a regular file")
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         hint = "check that the folder exists and who may write in it"
@@ -262,6 +274,9 @@ def _put_log_aside(path: Path) -> None:
 
 
 def _connect_read_only(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    if path.exists() and not path.is_file():
+        mode = path.stat().st_mode
+        raise LedgerUnusable(path, f"it is {kind_of(mode)}", "move it away: a ledger is a regular file")
     if not path.is_file():
         raise LedgerUnusable(path, "there is none", "check the data or output folder; nothing was exported here yet")
     address = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro"
@@ -333,8 +348,11 @@ def _upgrade(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
+        there = {row[1] for row in connection.execute("PRAGMA table_info(instance)")}
         for number in range(version, SCHEMA):
-            connection.execute(_UPGRADES[number])
+            column, kind = _UPGRADES[number]
+            if column not in there:
+                connection.execute(f"ALTER TABLE instance ADD COLUMN {column} {kind}")
         connection.execute(f"PRAGMA user_version={SCHEMA}")
         connection.execute("COMMIT")
     except BaseException:

@@ -6,16 +6,19 @@ its metadata line are committed together or not at all. It must never hand one o
 never forget an attempt that was begun.
 
 Life of a row: `begin` (active), then `finish` (exported, skipped, failed, quarantined) or `defer` (deferred) and
-`begin` again. A crash leaves rows active; `recover`, called once at start, makes them deferred with their attempts.
+`begin` again. A crash leaves rows active; `recover`, called once at start, makes them deferred, as interrupted.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import sqlite3
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING, Self, TypeVar
 
 from exporter import lockfile
@@ -24,8 +27,10 @@ from exporter.ledger import rows
 from exporter.ledger.commit import GroupCommit, WriterStoppedError
 from exporter.ledger.names import OutputNames
 from exporter.ledger.questions import Questions
+from exporter.ledger.relations import UNNUMBERED, IdentifiedInstance, relate
 from exporter.ledger.schema import LedgerUnusable, connect, stored, unusable
 from exporter.ledger.types import Arrival, Ending, Entry, Relation, Source, State
+from listener.sqlitefiles import DatabaseFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_MARK = "mark"
 _REMEMBER = "INSERT OR REPLACE INTO progress VALUES (?, ?)"
 
 
@@ -56,12 +62,12 @@ class Ledger(Questions):
             if self._writer is not None:
                 self._writer.close()
             raise
-        status = path.stat()
-        self._file = (status.st_dev, status.st_ino)
+        self._files = DatabaseFiles(path)
         self._names = OutputNames(self._read)
-        # Who is under way: identity and AE title of instances that no final row shows yet.
+        # Who is under way: instances whose identity and relations no row shows yet.
         self._flights = threading.Lock()
-        self._identities: dict[str, tuple[Identity, str]] = {}
+        self._decided: dict[str, IdentifiedInstance | None] = {}
+        self._numbers = count(int(self._read("SELECT coalesce(max(id), 0) + 1 FROM instance")[0][0]))
 
     @classmethod
     def open(cls, path: Path, *, exclusive: bool = True, busy_timeout_s: float = 10.0) -> Self:
@@ -112,6 +118,8 @@ class Ledger(Questions):
         with self._reading:
             self._reader.close()  # first: the last connection moves the log into the database, if it may write
         if self._writer is not None:
+            if self._files.loss() is not None:
+                self._save()  # SQLite would not, while somebody else looks at what is left
             self._writer.close()
         if self._lock is not None:
             os.close(self._lock)
@@ -126,26 +134,53 @@ class Ledger(Questions):
         self.close()
 
     def check(self) -> None:
-        """Make sure that the file at the ledger's path is the one that is open.
+        """Make sure that the files of the ledger are those that are open: database, log, its index, and the lock.
+
+        What a removed log held is moved into the database first, where that is possible.
 
         Raises:
-            LedgerUnusable: It was deleted or replaced: what is written goes where nobody will find it.
+            LedgerUnusable: One was removed or replaced: what is written goes where nobody will find it.
         """
-        try:
-            now = self.path.stat()
-        except OSError as error:
-            cause = f"its file cannot be found any more ({error.strerror})"
-        else:
-            if (now.st_dev, now.st_ino) == self._file:
-                return
-            cause = "its file was replaced while an exporter worked with it"
-        raise LedgerUnusable(self.path, cause, "put it back, or run `exporter reconcile --rebuild`")
+        loss = self._files.loss()
+        if loss is not None:
+            hint = "put it back, or run `exporter reconcile --rebuild`"
+            if self._save():
+                loss = f"{loss}; what was in it is saved in the database"
+                hint = "start again; never remove exporter.db-wal or exporter.db-shm, SQLite does that itself"
+            raise LedgerUnusable(self.path, loss, hint)
+        if self._lock is not None and not lockfile.is_in_place(self.path, self._lock):
+            raise LedgerUnusable(self.path, "its lock file was removed: another exporter could start", "start again")
+
+    def _save(self) -> bool:
+        """Move the open log into the database; True where all of it was moved."""
+        return self._writer is not None and self._files.can_be_saved and self._writer.checkpoint()
+
+    @property
+    def mark(self) -> str:
+        """Sixteen hexadecimal digits that tell this ledger from every other; made at random when first asked for."""
+        found = self.progress().get(_MARK)
+        if found is None:
+            number = secrets.randbits(63)
+            self._write(
+                lambda connection: connection.execute("INSERT OR IGNORE INTO progress VALUES (?, ?)", (_MARK, number))
+            )
+            found = self.progress()[_MARK]
+        return f"{found:016x}"
 
     # -- attempts ------------------------------------------------------------------------------------------------
 
-    def begin(self, name: str, *, size_bytes: int, mtime_ns: int, source: Source, ae_title: str = "") -> Entry:
+    def begin(
+        self,
+        name: str,
+        *,
+        size_bytes: int,
+        mtime_ns: int,
+        source: Source,
+        ae_title: str = "",
+        number: int | None = None,
+    ) -> Entry:
         """Count an attempt, durably, before it is made; see `begin_many`."""
-        return self.begin_many([Arrival(name, size_bytes, mtime_ns, source, ae_title)])[0]
+        return self.begin_many([Arrival(name, size_bytes, mtime_ns, source, ae_title, number)])[0]
 
     def begin_many(self, arrivals: Iterable[Arrival]) -> list[Entry]:
         """Count an attempt at each input, durably, before it is made.
@@ -154,21 +189,44 @@ class Ledger(Questions):
         between the outcome and the move in the spool, so only that move is left to do. A folder's file begins anew
         (attempt 1) when it was final or has changed; whether that is wanted, `unchanged` tells before.
         """
-        wanted = list(arrivals)
+        wanted = [one if one.number is not None else replace(one, number=self.reserve_number()) for one in arrivals]
         return self._write(lambda connection: [rows.begin(connection, arrival) for arrival in wanted])
 
+    def reserve_number(self) -> int:
+        """Number for the row of the next instance: rows are numbered in the order in which instances came."""
+        return next(self._numbers)
+
     def recover(self) -> list[Entry]:
-        """Make every interrupted attempt deferred (it stays counted) and return their entries; once, at start."""
+        """Make every attempt that an earlier exporter did not end deferred and return their entries; once, at start.
+
+        Such an attempt is counted as an interruption, no longer as an attempt: that an exporter ended says nothing
+        about the instances that were under way.
+        """
         return self._write(rows.recover, must=True)
+
+    def interrupt(self, name: str, message: str) -> int:
+        """End an attempt that something outside the instance ended.
+
+        Returns:
+            Number of interruptions of this instance since an attempt last ended by itself.
+        """
+        decided = self._decision(name)
+        interruptions = self._write(lambda connection: rows.interrupt(connection, name, message, decided), must=True)
+        self._land(name)
+        return interruptions
 
     def defer(self, name: str, reason: str, message: str, not_before: float) -> None:
         """End an attempt that may be repeated, not before Unix time `not_before`; its reservations are given up."""
-        self._write(lambda connection: rows.defer(connection, name, reason, message, not_before), must=True)
+        decided = self._decision(name)
+        self._write(
+            lambda connection: rows.defer(connection, name, reason, message, not_before, decided=decided), must=True
+        )
         self._land(name)
 
     def withdraw(self, name: str) -> None:
         """Take back an attempt that says nothing about the instance (a full disk, an orderly stop)."""
-        self._write(lambda connection: rows.withdraw(connection, name), must=True)
+        decided = self._decision(name)
+        self._write(lambda connection: rows.withdraw(connection, name, decided), must=True)
         self._land(name)
 
     def retry(self, *, name: str | None = None, reason: str | None = None) -> list[str]:
@@ -250,31 +308,39 @@ class Ledger(Questions):
 
     # -- identities ----------------------------------------------------------------------------------------------
 
-    def identify(self, name: str, identity: Identity, ae_title: str = "") -> Relation:
-        """How the instance under way relates to those finished or under way; from now on it is known to others.
+    def identify(self, name: str, identity: Identity | None, ae_title: str = "") -> Relation:
+        """How an instance relates to the others; from now on its identity counts for them.
+
+        Called in the order of the instances, whatever the order in which they are finished: a relation depends on
+        that order alone. One that failed before its identity was known has none (`identity` is None), whatever an
+        earlier attempt knew.
 
         A duplicate is one within the AE title whose settings count: for another's, the same instance is exported
         anew. Other content under the same SOP Instance UID is a conflict wherever it came.
 
-        Of two equal instances under way at once, the second to ask is the duplicate. The first may still fail: its
-        bytes are kept, so nothing is lost.
+        The instance that another is a duplicate of may still fail: its bytes are kept, so nothing is lost.
         """
         with self._flights:
-            relation = self._related(identity, name, ae_title)
-            self._identities[name] = (identity, ae_title)
+            if identity is None:
+                self._decided[name] = None
+                return Relation()
+            numbered = self._read("SELECT id FROM instance WHERE name = CAST(? AS TEXT)", (stored(name),))
+            number = numbered[0][0] if numbered else UNNUMBERED
+            finished = self._others(identity, number, ae_title, enough=len(self._decided) + 2)
+            others = [other for other in finished if other.name not in self._decided]
+            others += [
+                other
+                for other in self._decided.values()
+                if other is not None and other.identity.sop_instance_uid == identity.sop_instance_uid
+            ]
+            relation = relate(identity, name, number, ae_title, others)
+            self._decided[name] = IdentifiedInstance(name, number, identity, ae_title, relation)
         return relation
 
-    def _related(self, identity: Identity, name: str, ae_title: str) -> Relation:
-        finished = self._finished_relation(identity, name, ae_title)
-        duplicate, conflict = finished.duplicate_of, finished.conflict_with
-        for other, (theirs, their_title) in self._identities.items():
-            if other == name or theirs.sop_instance_uid != identity.sop_instance_uid:
-                continue
-            if theirs.content_sha256 == identity.content_sha256:
-                duplicate = duplicate or (other if their_title == ae_title else None)
-            elif identity.sop_instance_uid:
-                conflict = conflict or other
-        return Relation(duplicate, conflict)
+    def _decision(self, name: str) -> tuple[Identity, Relation] | None:
+        with self._flights:
+            known = self._decided.get(name)
+        return None if known is None else (known.identity, known.relation)
 
     # -- output names --------------------------------------------------------------------------------------------
 
@@ -302,7 +368,7 @@ class Ledger(Questions):
 
     def _land(self, name: str) -> None:
         with self._flights:
-            self._identities.pop(name, None)
+            self._decided.pop(name, None)
         self._names.release(name)
 
     # -- outbox --------------------------------------------------------------------------------------------------

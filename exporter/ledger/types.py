@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from exporter.errors import SkipReason
 
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from exporter.outcome import Identity, Medium
 
 Source = Literal["spool", "folder"]
+
+_LAST_TIME: Final = 253402300799.0
+"""End of the year 9999: later ones cannot be written."""
+
+LONGEST_WAIT_S: Final = 3600.0
+"""Longest time between two attempts at one instance."""
 
 
 class State(StrEnum):
@@ -31,6 +38,8 @@ class State(StrEnum):
     """Failed for good; its bytes are kept in the spool's quarantine."""
 
 
+SUSPECT_AFTER: Final = 2
+"""Interruptions after which an instance is tried with nothing else under way."""
 FINAL = frozenset((State.EXPORTED, State.SKIPPED, State.FAILED, State.QUARANTINED))
 """States that end the work on an instance."""
 
@@ -46,6 +55,8 @@ class Arrival:
     source: Source
     ae_title: str = ""
     """Our AE title whose settings count; empty: those of the top. Duplicates are looked for within it."""
+    number: int | None = None
+    """Number of its row, if it gets a new one, from `Ledger.reserve_number`; None: the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +71,9 @@ class Entry:
     reason: str | None
     message: str
     attempts: int
-    """Attempts begun, this one included while it is active."""
+    """Attempts begun, this one included while it is active; interrupted ones are not counted here."""
     not_before: float | None
-    """Unix time before which a deferred instance is not tried again."""
+    """Unix time before which a deferred instance is not tried again, as far as the clock was right; 0: at once."""
     identity: Identity | None
     source_sha256: str | None
     settings_sha256: str | None
@@ -74,6 +85,8 @@ class Entry:
     """Its newest metadata line."""
     ae_title: str = ""
     """Our AE title whose settings count; empty: those of the top."""
+    interruptions: int = 0
+    """Attempts that something outside the instance ended; an attempt that ends by itself sets this to zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +146,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """How an instance relates to those that came before it."""
+    """How an instance relates to others; see `exporter.ledger.relations`."""
 
     duplicate_of: str | None = None
     """Name of the instance with the same SOP Instance UID and the same content."""
@@ -156,6 +169,32 @@ class Counts:
     conflicts: int = 0
     by_reason: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Instances by (state, reason)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Deferred instances whose next attempt is not when it should be: late, or put off longer than ever is right."""
+
+    late: int = 0
+    """Due for longer than `LONGEST_WAIT_S`: no exporter runs, or it cannot get at them."""
+    too_far: int = 0
+    """Put off for longer than `LONGEST_WAIT_S`: the clock was wrong then, or is now."""
+    furthest: float | None = None
+    """Unix time that the last of those is put off until."""
+
+
+def overdue_sentences(overdue: Overdue) -> list[str]:
+    """What an operator is to know of them; empty where all is well."""
+    sentences = []
+    if overdue.late:
+        sentences.append(f"{overdue.late} of them have been due for over an hour: is the exporter running?")
+    if overdue.too_far and overdue.furthest is not None:
+        until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(min(overdue.furthest, _LAST_TIME)))
+        sentences.append(
+            f"{overdue.too_far} of them are put off until {until}: a clock was wrong;"
+            " the exporter tries them soon after its next start, a backfill at once"
+        )
+    return sentences
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import threading
 import time
 import zlib
@@ -25,11 +26,13 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 import structlog
 
 from exporter import lockfile
-from exporter.errors import OutOfSpace
+from exporter.errors import GONE, MachineCondition, OutOfSpace, StorageUnavailable
 from exporter.ledger import LedgerUnusable
 from exporter.metadata.inspection import Finding, inspect
+from exporter.metadata.line import is_line
 from exporter.metadata.rotation import FACTS, START, facts, is_rotated
 from listener.durable import fsync_folder
+from listener.filekind import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +100,7 @@ class Appender:
 
         Raises:
             OutOfSpace: The disk is full; nothing is torn, and a later call goes on.
+            StorageUnavailable: The folder of the file is gone; the lines stay in the ledger, and a later call goes on.
             MetadataFileUnusable: The file cannot be read or written.
             LedgerUnusable: The ledger cannot be read or written.
         """
@@ -115,7 +119,7 @@ class Appender:
         """Let go of the file and its lock; lines that were not published stay in the ledger."""
         with self._publishing:
             if self._file >= 0:
-                with suppress(LedgerUnusable, OutOfSpace):  # the file itself tells the next one what is in it
+                with suppress(LedgerUnusable, MachineCondition):  # the file itself tells the next one what is in it
                     self._ledger.wait()
             for descriptor in (self._file, self._lock):
                 if descriptor >= 0:
@@ -149,6 +153,7 @@ class Appender:
     def _refresh(self) -> None:
         """Make sure that the file is as we left it; otherwise find out what is in it, and mend it."""
         try:
+            self._refuse_what_is_no_file()
             now = self._look()
             if now == self._seen and now.get("size") == self._end:
                 if self._file < 0:
@@ -169,6 +174,21 @@ class Appender:
                 self._mend(tail_only=crashed)
         except OSError as error:
             raise self._verdict("it cannot be opened, examined or made", error) from error
+
+    def _refuse_what_is_no_file(self) -> None:
+        """Make sure that a regular file is at the path, or nothing: a pipe would wait for a reader when it is opened.
+
+        Raises:
+            MetadataFileUnusable: It is something else.
+            OSError: It cannot be looked at.
+        """
+        try:
+            mode = self.path.stat().st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISREG(mode):
+            hint = "move it away, or choose another with `metadata.file`; lines need a regular file"
+            raise MetadataFileUnusable(self.path, f"it is {kind_of(mode)}", hint)
 
     def _look(self) -> dict[str, int]:
         """What the file looks like; nothing where there is none."""
@@ -204,9 +224,29 @@ class Appender:
         if finding.seq < self._seq:
             _warn("metadata file is damaged: lines are written anew", self.path, lines=self._seq - finding.seq)
         if len(finding.foreign) > len(self._foreign):
-            _warn("metadata file has lines of others: they stay", self.path, bytes=finding.foreign[-1][1])
+            self._tell_of_foreign(finding)
         os.fsync(self._file)
         self._settle(finding)
+
+    def _tell_of_foreign(self, finding: Finding) -> None:
+        """Say that whole lines which the ledger does not know are in the file, and stay.
+
+        Lines are in the ledger before they are in the file: those that look like ours were lost there, by harm to its
+        log or an old copy of it.
+        """
+        length = finding.foreign[-1][1]
+        with self.path.open("rb") as file:
+            file.seek(finding.end - length)
+            first = file.readline()
+        if self._seen and is_line(first):
+            structlog.get_logger().error(
+                "the ledger has lost lines that the metadata file has: they stay",
+                file=self.path.name,
+                bytes=length,
+                hint="stop the exporter and run `exporter reconcile --rebuild`",
+            )
+        else:
+            _warn("metadata file has lines of others: they stay", self.path, bytes=length)
 
     def _joined(self, file: BinaryIO) -> Finding | None:
         """What is in the file, if somebody put rotated files and the present one together again."""
@@ -269,11 +309,13 @@ class Appender:
             self._file = -1
         self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def _verdict(self, what: str, error: OSError) -> OutOfSpace | MetadataFileUnusable:
+    def _verdict(self, what: str, error: OSError) -> MachineCondition | MetadataFileUnusable:
         if error.errno in _FULL:
             return OutOfSpace(f"metadata file {self.path}: the disk or quota is full, or read-only")
+        if error.errno in GONE:
+            return StorageUnavailable(f"metadata file {self.path}: {what}", error)
         hint = "check that its folder exists, who may write in it, and the disk"
-        return MetadataFileUnusable(self.path, f"{what} ({error.strerror})", hint)
+        return MetadataFileUnusable(self.path, f"{what} ({error.strerror or type(error).__name__})", hint)
 
 
 def _warn(event: str, path: Path, **facts: int | str) -> None:

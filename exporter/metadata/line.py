@@ -7,19 +7,16 @@ all there, null where they do not apply. Must never hold NaN, Infinity or a raw 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from exporter.outcome import Exported, MediaType, Skipped
+from listener.printable import json_escaped
 
 if TYPE_CHECKING:
     from exporter.outcome import Medium, Rendering, Timing
-
-_OBEYED: Final = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-
 
 _RELATIONS: Final = frozenset({"duplicate_of", "conflict_with"})
 
@@ -75,9 +72,10 @@ def line(
             "conflict_with": None if conflict_with is None else shown(conflict_with),
             "transfer_syntax_uid": told.transfer_syntax_uid,
             "left_out": told.left_out,
+            "private_left_out": told.private_left_out,
         },
     }
-    return _escaped(orjson.dumps({**ours, **record, **ours}, option=orjson.OPT_APPEND_NEWLINE))
+    return json_escaped(orjson.dumps({**ours, **record, **ours}, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def says_the_same(old: bytes, new: bytes) -> bool:
@@ -96,6 +94,15 @@ def says_the_same(old: bytes, new: bytes) -> bool:
     return bool(told[0] == told[1])
 
 
+def is_line(text: bytes) -> bool:
+    """Whether a line of a metadata file has the form of ours."""
+    try:
+        said = orjson.loads(text)
+        return "dicom_file" in said and "settings_sha256" in said["export"] and "status" in said["export"]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return False
+
+
 def shown(name: str) -> str:
     r"""A file name as text: bytes that are not UTF-8 as ``\xff``, since JSON has no place for them."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -107,6 +114,7 @@ class _Told:
 
     transfer_syntax_uid: str | None
     left_out: list[dict[str, Any]]
+    private_left_out: int | None
     warnings: list[str]
 
 
@@ -123,18 +131,13 @@ def _record(text: str | None) -> dict[str, Any]:
 def _told(value: object) -> _Told:
     told = value if isinstance(value, dict) else {}
     syntax, left_out, warnings = (told.get(key) for key in ("transfer_syntax_uid", "left_out", "warnings"))
+    private = told.get("private_left_out")
     return _Told(
         syntax if isinstance(syntax, str) and syntax else None,
         [one for one in left_out if isinstance(one, dict)] if isinstance(left_out, list) else [],
+        private if type(private) is int else None,
         [one for one in warnings if isinstance(one, str)] if isinstance(warnings, list) else [],
     )
-
-
-def _escaped(text: bytes) -> bytes:
-    """The same JSON with control and direction characters escaped that JSON permits but terminals obey."""
-    if text.isascii() and b"\x7f" not in text:
-        return text
-    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text.decode()).encode()
 
 
 def _clean(text: str) -> str:
@@ -178,6 +181,7 @@ def _rendering(rendering: Rendering | None) -> dict[str, Any] | None:
         "window": rendering.window,
         "voi": rendering.voi,
         "inverted": rendering.inverted,
+        "inside_window": rendering.inside_window,
         "colour": rendering.colour,
         "notes": [_clean(note) for note in rendering.notes],
     }

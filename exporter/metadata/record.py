@@ -7,7 +7,8 @@ Contract: `record_text` gives one JSON object in valid UTF-8 for whatever a head
 - IS and binary integers: integers; DS, FL, FD: floats; what is no finite number: null, with a warning;
 - attribute tags: ``(gggg,eeee)``;
 - several values: arrays; none: null; sequences: arrays of objects;
-- binary values (OB, OD, OF, OL, OV, OW, UN that nobody can read) are left out and told with their length.
+- binary values (OB, OD, OF, OL, OV, OW, UN that nobody can read) are left out and told with their length;
+- private elements, where they are not wanted, are left out and counted.
 
 What is told goes under the one key `export`, from where `exporter.metadata.line` takes it. Pixel data are not part of
 a header; neither, as in the seed, is the file meta information, of which only the transfer syntax is told.
@@ -77,6 +78,8 @@ class Told:
     """Sentences without values, in order, each once."""
     unlisted: int = 0
     """Elements left out that are not listed one by one."""
+    private: int = 0
+    """Private elements left out because they are not wanted; what is nested in them is not counted."""
 
     def leave_out(self, path: tuple[str, ...], vr: str, size_bytes: int) -> None:
         """Note a binary element."""
@@ -91,23 +94,29 @@ class Told:
             self.warnings[f"{told_name(tag)}: {what}"] = None
 
 
-def record_text(instance: Instance) -> str:
-    """The record of an instance as `exporter.outcome` carries it: one JSON object."""
-    values, told = elements(instance.header, most_elements=instance.limits.max_elements)
+def record_text(instance: Instance, *, private: bool = True) -> str:
+    """The record of an instance as `exporter.outcome` carries it: one JSON object.
+
+    Args:
+        instance: The instance.
+        private: Whether private elements are part of it.
+    """
+    values, told = elements(instance.header, most_elements=instance.limits.max_elements, private=private)
     notes = list(told.warnings)
     if told.unlisted:
         notes.append(f"{told.unlisted} more elements are left out of the metadata")
     values["export"] = {
         "transfer_syntax_uid": instance.transfer_syntax,
         "left_out": told.left_out,
+        "private_left_out": None if private else told.private,
         "warnings": notes,
     }
     return orjson.dumps(values).decode()
 
 
-def elements(header: Dataset, *, most_elements: int = 400_000) -> tuple[dict[str, Any], Told]:
+def elements(header: Dataset, *, most_elements: int = 400_000, private: bool = True) -> tuple[dict[str, Any], Told]:
     """The elements of a data set as what JSON can hold, and what has to be told about them."""
-    walk = _Walk(most_elements)
+    walk = _Walk(most_elements, private=private)
     with quiet_reading():
         return walk.data_set(header, ()), walk.told
 
@@ -115,8 +124,9 @@ def elements(header: Dataset, *, most_elements: int = 400_000) -> tuple[dict[str
 class _Walk:
     """One pass over a data set, with what bounds it."""
 
-    def __init__(self, most_elements: int) -> None:
+    def __init__(self, most_elements: int, *, private: bool) -> None:
         self.told = Told()
+        self._private = private
         self._elements_left = most_elements
         self._text_left = MOST_TEXT
 
@@ -131,6 +141,9 @@ class _Walk:
                 self.told.unlisted += 1
                 continue
             tag = int(base_tag)
+            if tag & 0x10000 and not self._private:
+                self.told.private += 1
+                continue
             key = keys.of(tag)
             if key in values:
                 key = keys.told_apart(tag, values)

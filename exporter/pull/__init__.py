@@ -3,6 +3,7 @@
     cohort      the CSV file: columns, rows, and what is wrong with them
     keys        which keyword belongs to which level, and how its values are written
     matching    whether an answer is what was asked for
+    identifiers what we ask and what is answered, as bytes and as values
     peer        associations with the peer: asking, and what can go wrong
     finding     rows to targets, targets to the instances they consist of
     moving      C-MOVE to our own listener         getting    C-GET on the asking association

@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
-from exporter.pull.fetching import Stopped
 from exporter.pull.finding import Finder
 from exporter.pull.journal import Question, QuestionState
 from exporter.pull.keys import Rank
-from exporter.pull.peer import FIND, AssociationLost, Peer, PeerError, PeerUnreachable, Refused
+from exporter.pull.peer import (
+    FIND,
+    AssociationLost,
+    Peer,
+    PeerError,
+    PeerUnreachable,
+    Refused,
+    StopOrder,
+    Stopped,
+)
 from exporter.pull.request import PullEnded
 from exporter.pull.statuses import Verdict
 
@@ -83,7 +91,8 @@ class Asking:
         self._stop = stop
         self._pace = pace
         try:
-            self.peer = Peer(request.peer, request.calling)
+            order = StopOrder(stop, request.settings.listener.deadlines.drain_s)
+            self.peer = Peer(request.peer, request.calling, order)
         except PeerUnreachable as error:
             raise PullEnded(str(error)) from error
         self._finder = Finder(request.peer, request.level, self._open)

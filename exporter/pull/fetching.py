@@ -15,7 +15,16 @@ import structlog
 
 from exporter.pull.finding import CHUNK, Finder, Target
 from exporter.pull.journal import TargetState
-from exporter.pull.peer import FIND, GET, MOVE, AssociationLost, Refused, TooSlow, identifier
+from exporter.pull.peer import (
+    FIND,
+    GET,
+    MOVE,
+    AssociationLost,
+    PeerError,
+    PeerUnreachable,
+    Stopped,
+    identifier,
+)
 from exporter.pull.statuses import Verdict, verdict, words
 
 if TYPE_CHECKING:
@@ -36,10 +45,6 @@ FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 60.0
 SHORT_SETTLE_S: Final = 1.0
 """Instead of `settle_s` where the peer itself says that something failed."""
-
-
-class Stopped(Exception):
-    """We are to stop, and the target stays as it is."""
 
 
 class DestinationUnknown(Exception):
@@ -72,6 +77,7 @@ class Fetch:
         self._settings = tools.peer.settings
         self._problem = ""
         self._is_begun = False
+        self._is_too_large = False
         self._may_come = True
         """Whether the last answer leaves open that more comes by itself."""
 
@@ -128,7 +134,9 @@ class Fetch:
                 raise Stopped
             try:
                 contents = self._list()
-            except (Refused, AssociationLost, TooSlow) as error:
+            except PeerUnreachable:
+                raise
+            except PeerError as error:
                 self._problem = f"what it consists of cannot be found out: {error}"
             else:
                 if contents.count == 0:
@@ -186,7 +194,7 @@ class Fetch:
             try:
                 sent = self._request(target, contents)
             except AssociationLost as error:
-                self._problem = str(error)
+                self._problem = str(error) + self._too_large
                 return True
             self._may_come = not sent.status and not sent.failed
             if self._may_come:
@@ -194,6 +202,7 @@ class Fetch:
             else:
                 operation = "C-GET" if self._tools.getter is not None else "C-MOVE"
                 self._problem = f"{operation} was answered {words(sent.status)}, {sent.failed} instances failed"
+                self._problem += self._too_large
             match verdict(sent.status):
                 case Verdict.DESTINATION:
                     raise DestinationUnknown(self._tools.move_to)
@@ -222,17 +231,19 @@ class Fetch:
             with self._tools.peer.converse(MOVE) as line:
                 self._begin(contents)
                 return line.move(asked, self._tools.move_to)
-        storage, reception = self._tools.getter.storage(one.sop_class for one in contents.instances or ())
+        classes = (one.sop_class for one in contents.instances or ())
+        storage, reception = self._tools.getter.storage(classes, contents.count)
         try:
             with self._tools.peer.converse(GET, storage=storage) as line:
                 self._begin(contents)
                 return line.get(asked)
-        except AssociationLost:
-            if reception.is_too_large:
-                raise AssociationLost("an instance is longer than `max_get_bytes`: use the method `move`") from None
-            raise
         finally:
             reception.close()
+            self._is_too_large = reception.is_too_large
+
+    @property
+    def _too_large(self) -> str:
+        return "; an instance is longer than `max_get_bytes`" if self._is_too_large else ""
 
     def _begin(self, contents: Contents) -> None:
         """Count the attempt, once, when there is an association to make it on."""

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from exporter.pull.cohort import Row
+    from exporter.pull.identifiers import Answer
     from exporter.pull.keys import Key
-    from exporter.pull.peer import Answer, Conversation
+    from exporter.pull.peer import Conversation
     from exporter.pull.settings import Level, PullPeerSection
 
 RETURNED: Final[dict[Rank, tuple[str, ...]]] = {

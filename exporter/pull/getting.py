@@ -4,7 +4,7 @@ Contract: judged and written by the same code as what the listener receives (`li
 data set's bytes as they came, a status of the same table, success only once the spool has committed. Contexts are
 proposed for the classes that are to come, one for each transfer syntax, so that a peer need not convert what it has.
 
-A message is in memory until it is whole: one that grows beyond `max_get_bytes` ends the association. The folder
+An instance goes to the spool as it comes; one that is longer than `max_get_bytes` is refused. The folder
 `tmp/` may be emptied by a listener that starts beside us: an instance under way is then not committed, answered
 0xA700 and asked for again.
 """
@@ -12,28 +12,32 @@ A message is in memory until it is whole: one that grows beyond `max_get_bytes` 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final
+import re
+from typing import TYPE_CHECKING, Final
 
 from exporter.pull.peer import GET, Storage
 from listener.sources.dimse import statuses
 from listener.sources.dimse import storage as service
-from listener.sources.dimse.command import Command, Field
 from listener.sources.dimse.file_meta import Parties
 from listener.sources.dimse.gathering import Seat
-from listener.sources.dimse.negotiation import AcceptedContext
+from listener.sources.dimse.pdu import AbortReason, InvalidPDU
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pynetdicom import evt
-    from pynetdicom.presentation import PresentationContext
-
     from exporter.pull.settings import PullPeerSection
     from listener.settings import ListenerSection
     from listener.sources.contract import Surroundings
+    from listener.sources.dimse.command import Command
+    from listener.sources.dimse.negotiation import AcceptedContext
+    from listener.sources.dimse.statuses import Situation
 
 MOST_CONTEXTS: Final = 126
 """An association has 128 (PS3.8 7.1.1.13); one is for C-GET itself."""
+MOST_INSTANCES: Final = 65_535
+"""Sub-operations of one C-GET: they are counted in 16 bits (PS3.7 Table E.1-1)."""
+SPARE_INSTANCES: Final = 1000
+"""Instances more than the peer named before: others may have come there meanwhile."""
 UNCOMPRESSED: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 COMPRESSED: Final = tuple(
     "1.2.840.10008.1.2." + end
@@ -47,6 +51,19 @@ COMPRESSED: Final = tuple(
 """By how often they are met: where there are many classes, the last ones are not proposed."""
 
 
+_UID: Final = re.compile(r"[0-9.]{1,64}", re.ASCII)
+_COMMON: Final = (
+    "1 1.1 1.1.1 1.2 1.2.1 1.3 1.3.1 10 104.1 104.2 11 11.1 11.2 11.3 11.4 11.5 12.1 12.1.1 12.2 12.2.1 12.3 128 128.1 "
+    "129 13.1.1 13.1.2 13.1.3 130 131 14.1 14.2 2 2.1 2.2 20 3 3.1 30 4 4.1 4.2 4.3 4.4 481.1 481.2 481.3 481.4 481.5 "
+    "481.6 481.7 481.8 481.9 5 6 6.1 6.2 66 66.1 66.2 66.3 66.4 66.5 67 68.1 68.2 7 7.1 7.2 7.3 7.4 77.1 77.1.1 "
+    "77.1.1.1 77.1.2 77.1.2.1 77.1.3 77.1.4 77.1.4.1 77.1.5.1 77.1.5.2 77.1.5.3 77.1.5.4 77.1.6 77.2 78.1 78.2 78.3 "
+    "78.4 78.5 78.6 78.7 78.8 79.1 8 80.1 81.1 88.11 88.22 88.33 88.34 88.40 88.50 88.59 88.65 88.67 88.68 88.69 88.70 "
+    "9 9.1.1 9.1.2 9.1.3 9.2.1 9.3.1 9.4.1 9.4.2 9.5.1 9.6.1"
+)
+COMMON_CLASSES: Final = tuple("1.2.840.10008.5.1.4.1.1." + end for end in _COMMON.split())
+"""What is proposed where nobody says which classes are to come (PS3.4 Table B.5-1, retired ones among them)."""
+
+
 class Getter:
     """Takes what the C-GETs of one peer bring."""
 
@@ -54,17 +71,22 @@ class Getter:
         self, settings: PullPeerSection, listener: ListenerSection, surroundings: Surroundings, ours: str
     ) -> None:
         self._settings = settings
-        self._listener = listener
+        longest = settings.max_get_bytes or listener.limits.max_instance_bytes
+        limits = listener.limits.model_copy(update={"max_instance_bytes": longest})
+        self._listener = listener.model_copy(update={"limits": limits})
         self._surroundings = surroundings
         self._ours = ours
 
-    def storage(self, classes: Iterable[str]) -> tuple[Storage, Reception]:
-        """What one association needs to take instances of these classes (of common ones, where there are none)."""
-        from pynetdicom import evt
+    def storage(self, classes: Iterable[str], count: int | None) -> tuple[Storage, GetReception]:
+        """What one association needs to take instances.
 
-        reception = Reception(self._storage_service(), self._settings.max_get_bytes)
-        handlers = ((evt.EVT_C_STORE, reception.take), (evt.EVT_PDU_RECV, reception.measure))
-        return Storage(contexts_for(classes), handlers), reception
+        Args:
+            classes: What is to come (common ones, where there are none).
+            count: How much is to come, where somebody says so.
+        """
+        most = 2 * count + SPARE_INSTANCES if count is not None else MOST_INSTANCES
+        reception = GetReception(self._storage_service(), most)
+        return Storage(syntaxes_for(classes), reception), reception
 
     def _storage_service(self) -> service.Storage:
         settings = self._settings
@@ -73,68 +95,50 @@ class Getter:
         return service.Storage(self._surroundings, self._listener, parties, Seat(os.getpid()))
 
 
-class Reception:
+class GetReception:
     """The instances that come by one association."""
 
-    def __init__(self, storage: service.Storage, max_bytes: int) -> None:
+    def __init__(self, storage: service.Storage, most: int) -> None:
         self._storage = storage
-        self._max_bytes = max_bytes
-        self._message_bytes = 0
+        self._left = most
+        self._reception: service.Reception | None = None
         self.is_too_large = False
-        """Whether an instance was longer than may be held in memory."""
+        """Whether an instance was longer than it may be."""
 
-    def take(self, event: evt.Event) -> int:
-        """One C-STORE request: into the spool, and the status it is answered."""
-        self._message_bytes = 0
-        request: Any = event.request  # a C-STORE-RQ
-        context_id, abstract_syntax, transfer_syntax = event.context
-        command = Command(
-            field=Field.C_STORE_RQ,
-            message_id=int(request.MessageID or 0),
-            has_data_set=request.DataSet is not None,
-            sop_class_uid=_ascii(request.AffectedSOPClassUID),
-            sop_instance_uid=_ascii(request.AffectedSOPInstanceUID),
-            type_id=None,
-            status=None,
-        )
-        if request.DataSet is None:
-            return statuses.NO_DATA_SET.status
-        # The class of the context, not what pynetdicom says of it.
-        context = AcceptedContext(int(context_id or 0), str(abstract_syntax), str(transfer_syntax))
-        reception = self._storage.begin(context, command)
-        reception.write(request.DataSet.getbuffer())
-        return reception.finish().status
+    def begin(self, context: AcceptedContext, command: Command) -> service.Reception:
+        """Take up one C-STORE-RQ whose data set is about to come.
 
-    def measure(self, event: evt.Event) -> None:
-        """Every PDU that comes: ends the association where a message is longer than may be held."""
-        from pynetdicom.pdu import P_DATA_TF
+        Raises:
+            InvalidPDU: More come than can have been asked for: the association ends.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise InvalidPDU("more instances than were asked for", AbortReason.NOT_SPECIFIED)
+        self._reception = self._storage.begin(context, command)
+        return self._reception
 
-        if not isinstance(event.pdu, P_DATA_TF):
-            return
-        self._message_bytes += event.pdu.pdu_length
-        if self._message_bytes > self._max_bytes:
-            self.is_too_large = True
-            event.assoc.abort(block=False)
-            event.assoc.dimse.msg_queue.put((None, None))  # wakes who waits for the next message
+    def ended(self, reception: service.Reception) -> Situation:
+        """Judge and keep an instance that is complete."""
+        situation = reception.finish()
+        self.is_too_large |= situation is statuses.TOO_LARGE
+        self._storage.prepare(reception.size_bytes)
+        return situation
 
     def close(self) -> None:
         """Nothing more will come."""
+        self.is_too_large |= self._reception is not None and self._reception.is_endless
         self._storage.close()
 
 
-def contexts_for(classes: Iterable[str]) -> tuple[PresentationContext, ...]:
-    """Presentation contexts for what is to come, `MOST_CONTEXTS` at most."""
-    from pynetdicom import StoragePresentationContexts, build_context
-
-    wanted = [uid for uid in dict.fromkeys(classes) if uid and uid != GET][:MOST_CONTEXTS]
-    if not wanted:
-        wanted = [str(context.abstract_syntax) for context in StoragePresentationContexts][:MOST_CONTEXTS]
+def syntaxes_for(classes: Iterable[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Classes with transfer syntaxes, for a presentation context each: `MOST_CONTEXTS` at most."""
+    # They are what the peer said.
+    wanted = [uid for uid in dict.fromkeys(classes) if _UID.fullmatch(uid) and uid != GET][:MOST_CONTEXTS]
+    wanted = wanted or list(COMMON_CLASSES)
     room = (MOST_CONTEXTS - len(wanted)) // len(wanted)
-    contexts = [build_context(uid, list(UNCOMPRESSED)) for uid in wanted]
     if room == 0:  # too many classes for a context each: one for all transfer syntaxes
-        return tuple(build_context(uid, [*UNCOMPRESSED, *COMPRESSED]) for uid in wanted)
-    return (*contexts, *(build_context(uid, syntax) for uid in wanted for syntax in COMPRESSED[:room]))
-
-
-def _ascii(uid: Any) -> bytes:
-    return str(uid or "").encode("ascii", "replace")
+        return tuple((uid, (*UNCOMPRESSED, *COMPRESSED)) for uid in wanted)
+    return (
+        *((uid, UNCOMPRESSED) for uid in wanted),
+        *((uid, (syntax,)) for uid in wanted for syntax in COMPRESSED[:room]),
+    )

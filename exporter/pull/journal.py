@@ -19,7 +19,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.pull.finding import Instance, Target
-from listener.durable import fsync_folder
+from listener.durable import fsync_folder, make_private_folders
+from listener.sqlitefiles import DatabaseFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -128,6 +129,7 @@ class Journal:
         self._path = path
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
+        self._files: DatabaseFiles | None = None
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -137,7 +139,7 @@ class Journal:
             JournalUnusable: It cannot be used, or it is not one.
         """
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folders(path.parent)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             fsync_folder(path.parent)
             fsync_folder(path.parent.parent)
@@ -150,6 +152,7 @@ class Journal:
             raise _unusable(path, error) from error
         try:
             journal._prepare()
+            journal._files = DatabaseFiles(path)
         except sqlite3.Error as error:
             journal.close()
             raise _unusable(path, error) from error
@@ -379,6 +382,14 @@ class Journal:
             raise _unusable(self._path, error) from error
 
     def _write(self) -> _Transaction:
+        """A transaction.
+
+        Raises:
+            JournalUnusable: Files of the journal were removed or replaced while it was in use.
+        """
+        loss = None if self._files is None else self._files.loss()
+        if loss is not None:
+            raise JournalUnusable(f"the journal {self._path} cannot be used: {loss}; start again")
         return _Transaction(self._db, self._lock, self._path)
 
 

@@ -74,6 +74,7 @@ def text_of(value: Any) -> tuple[str, ...]:
     """The values of an element as pydicom gives them, as text."""
     if value is None:
         return ()
-    if isinstance(value, str) or not hasattr(value, "__iter__"):
+    # A person's name is no string to pydicom, and goes through its letters.
+    if isinstance(value, str) or hasattr(value, "family_name") or not hasattr(value, "__iter__"):
         return (str(value),)
     return tuple(str(one) for one in value)

@@ -1,32 +1,41 @@
 """Associations with a peer: asking (C-FIND), having it send (C-MOVE, C-GET), and what can go wrong (PS3.4 Annex C).
 
 Contract: every operation ends: with its answers, or with one of the errors here, within the times that the settings
-give. What the library raises or returns for a peer that breaks the protocol is one of them, too. Nothing of an
-identifier is ever part of a message.
+give and soon after the order to stop. Nothing of an identifier is ever part of a message.
 """
 
 from __future__ import annotations
 
-import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from exporter.pull.matching import text_of
+from exporter.pull.identifiers import Answer, UnreadableAnswer, encode, read_answer
 from exporter.pull.statuses import Verdict, verdict, words
-from listener.sources.dimse.requesting import associate, release
+from listener.sources.dimse import command as dimse
+from listener.sources.dimse.pdu import ExtendedNegotiation, RoleSelection
+from listener.sources.dimse.scu import (
+    AssociationBroken,
+    NotAccepted,
+    NotConnected,
+    Proposal,
+    RequestError,
+    RequestorTimes,
+    contexts_of,
+    request_association,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    import threading
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from pydicom import Dataset
-    from pynetdicom.association import Association
-    from pynetdicom.presentation import PresentationContext
 
     from exporter.pull.settings import PullPeerSection, PullTLSSection
+    from listener.sources.dimse.negotiation import AcceptedContext
+    from listener.sources.dimse.scu import InstanceStorage, RequestedAssociation, Response
 
 FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 """Study Root Query/Retrieve Information Model - FIND (PS3.4 C.6.2.3)."""
@@ -37,12 +46,17 @@ RELATIONAL: Final = b"\1"
 UNCOMPRESSED: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
 MAX_PDU_BYTES: Final = 131_072
 ENDING_S: Final = 0.5
+"""So long after the time of an operation its next answer is waited for: then it can be cancelled, not aborted."""
 DRAIN_S: Final = 5.0
-"""Time that a peer has to end a C-FIND that was cancelled."""
-
-Responses = Iterator[tuple["Dataset", "Dataset | None"]]
-Answer = dict[str, tuple[str, ...]]
-"""One answer to a C-FIND: values by keyword."""
+"""Time that a peer has to end an operation that was cancelled."""
+LONGEST_ANSWER_BYTES: Final = 1 << 20
+"""One identifier; they have some hundred bytes."""
+MOST_ANSWER_BYTES: Final = 64 << 20
+"""All identifiers of one C-FIND: 200,000 of 335 bytes."""
+MOST_RESPONSES: Final = 131_072
+"""To one C-MOVE or C-GET: it counts its sub-operations in 16 bits (PS3.7 Table E.1-1), and may say each once more."""
+STANDSTILL: Final = 10
+"""So many times `answer_s` a C-MOVE or C-GET may say that it goes on while its numbers stand still."""
 
 
 class PeerError(Exception):
@@ -62,7 +76,36 @@ class AssociationLost(PeerError):
 
 
 class TooSlow(PeerError):
-    """A C-FIND had no end within its time, and was cancelled."""
+    """A C-FIND had no end within its time, and was given up."""
+
+
+class AnswersUnusable(PeerError):
+    """What a C-FIND brought cannot be read as a whole, or is too much: what is there cannot be known."""
+
+
+class Stopped(Exception):
+    """We are to stop, and what was under way stays as it is."""
+
+
+class StopOrder:
+    """When operations are cut: at once, or some time after the order to stop, so that they may end by themselves."""
+
+    def __init__(self, stop: threading.Event, grace_s: float) -> None:
+        self._stop = stop
+        self._grace_s = grace_s
+        self._since: float | None = None
+
+    def at_once(self) -> bool:
+        """Whether a question is to end: it is asked again anyway."""
+        return self._stop.is_set()
+
+    def after_grace(self) -> bool:
+        """Whether what brings instances is to end."""
+        if not self._stop.is_set():
+            return False
+        if self._since is None:
+            self._since = time.monotonic()
+        return time.monotonic() - self._since >= self._grace_s
 
 
 class Refused(PeerError):
@@ -99,18 +142,19 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Storage:
-    """What a C-GET brings to the association: contexts for what comes, and who takes it."""
+    """What a C-GET brings to the association: classes and transfer syntaxes of what comes, and where it goes."""
 
-    contexts: tuple[PresentationContext, ...]
-    handlers: tuple[tuple[Any, Callable[..., Any]], ...]
+    syntaxes: tuple[tuple[str, tuple[str, ...]], ...]
+    instances: InstanceStorage
 
 
 class Peer:
     """How a peer is reached."""
 
-    def __init__(self, settings: PullPeerSection, calling_ae_title: str) -> None:
+    def __init__(self, settings: PullPeerSection, calling_ae_title: str, stop: StopOrder) -> None:
         self.settings = settings
         self._calling = calling_ae_title
+        self._stop = stop
         self._tls = None if settings.tls is None else _client_context(settings.tls)
 
     def __str__(self) -> str:
@@ -121,89 +165,93 @@ class Peer:
 
         Raises:
             PeerUnreachable: There is none, or it does not offer a model.
+            Stopped: We are to stop.
         """
-        from pynetdicom import AE, build_context
-
-        settings = self.settings
-        entity = AE(ae_title=self._calling)
-        entity.maximum_pdu_size = MAX_PDU_BYTES
-        entity.connection_timeout = entity.acse_timeout = settings.times.connect_s
-        entity.dimse_timeout = settings.times.answer_s
-        entity.network_timeout = None  # silence is judged message by message
-        contexts = [build_context(model, list(UNCOMPRESSED)) for model in models]
-        association = associate(
-            entity,
-            settings.host,
-            settings.port,
-            contexts=[*contexts, *(storage.contexts if storage else ())],
-            ae_title=settings.ae_title,
-            max_pdu=MAX_PDU_BYTES,
-            ext_neg=[*_roles(storage), *(_relational(models) if relational else ())],
-            tls_args=None if self._tls is None else (self._tls, settings.host),
-            evt_handlers=list(storage.handlers) if storage else [],
+        settings, times = self.settings, self.settings.times
+        syntaxes = storage.syntaxes if storage else ()
+        proposal = Proposal(
+            self._calling,
+            settings.ae_title,
+            contexts_of([*((model, UNCOMPRESSED) for model in models), *syntaxes]),
+            roles=tuple(RoleSelection(uid, scu=False, scp=True) for uid in dict.fromkeys(uid for uid, _ in syntaxes)),
+            extended=tuple(ExtendedNegotiation(model, RELATIONAL) for model in models if relational),
+            max_pdu_bytes=MAX_PDU_BYTES,
         )
-        if not association.is_established:
-            raise self._unreachable(association)
-        conversation = Conversation(association, settings)
-        offered = {str(context.abstract_syntax) for context in association.accepted_contexts}
-        if missing := [_NAMES[model] for model in models if model not in offered]:
-            conversation.close()
-            raise PeerUnreachable(f"{self} does not offer {' and '.join(missing)} (Study Root)", may_pass=False)
-        return conversation
-
-    def _unreachable(self, association: Association) -> PeerUnreachable:
-        answer = association.acceptor.primitive
-        if association.is_rejected and answer is not None:
-            reason = (answer.result, answer.result_source, answer.diagnostic)
-            meaning = _REJECTIONS.get((reason[1] or 0, reason[2] or 0), "")
-            sentence = (
-                f"{self} rejects the association{meaning} (result {reason[0]}, source {reason[1]}, reason {reason[2]})"
-            )
-            return PeerUnreachable(sentence, may_pass=reason[0] != 1)
-        obstacle, may_pass = self._obstacle()
-        return PeerUnreachable(f"{self} cannot be reached: {obstacle}", may_pass=may_pass)
-
-    def _obstacle(self) -> tuple[str, bool]:
-        """Why there is no association, found out by trying the connection alone; and whether that may pass."""
-        settings = self.settings
         try:
-            with socket.create_connection((settings.host, settings.port), settings.times.connect_s) as plain:
-                if self._tls is not None:
-                    self._tls.wrap_socket(plain, server_hostname=settings.host).close()
-        except ssl.SSLError as error:
-            return f"TLS fails ({getattr(error, 'verify_message', '') or error.reason or 'no handshake'})", False
-        except OSError as error:
-            return error.strerror or "no answer", True
-        return "it takes the connection and gives no answer to the request for an association", True
+            association = request_association(
+                settings.host,
+                settings.port,
+                proposal,
+                RequestorTimes(times.connect_s, times.pdu_s),
+                tls=self._tls,
+                stopping=self._stop.at_once if FIND in models else self._stop.after_grace,
+                storage=storage.instances if storage else None,
+            )
+        except RequestError as error:
+            raise self._unreachable(error) from error
+        contexts = {model: context for model in models if (context := association.context(model)) is not None}
+        if missing := [_NAMES[model] for model in models if model not in contexts]:
+            association.release()
+            raise PeerUnreachable(f"{self} does not offer {' and '.join(missing)} (Study Root)", may_pass=False)
+        return Conversation(association, contexts, settings)
+
+    def _unreachable(self, error: RequestError) -> PeerUnreachable:
+        """The same in our terms.
+
+        Raises:
+            Stopped: We are to stop.
+        """
+        match error:
+            case NotAccepted():
+                meaning = _REJECTIONS.get((error.source, error.reason), "")
+                numbers = f"result {error.result}, source {error.source}, reason {error.reason}"
+                sentence = f"{self} rejects the association{meaning} ({numbers})"
+                return PeerUnreachable(sentence, may_pass=error.result != 1)
+            case NotConnected():
+                return PeerUnreachable(f"{self} cannot be reached: {error}", may_pass=error.may_pass)
+            case AssociationBroken(ended="stopped"):
+                raise Stopped from error
+            case AssociationBroken(ended="deadline_missed" | "connection_lost"):
+                obstacle = "it takes the connection and gives no answer to the request for an association"
+                return PeerUnreachable(f"{self} cannot be reached: {obstacle}", may_pass=True)
+            case _:
+                return PeerUnreachable(f"{self} cannot be reached: {error}", may_pass=True)
 
 
 class Conversation:
     """One established association; used by one thread."""
 
-    def __init__(self, association: Association, settings: PullPeerSection) -> None:
+    def __init__(
+        self,
+        association: RequestedAssociation,
+        contexts: Mapping[str, AcceptedContext],
+        settings: PullPeerSection,
+    ) -> None:
         self._association = association
+        self._contexts = contexts
         self._times = settings.times
-        self._messages = 0
 
     @property
     def is_open(self) -> bool:
         """Whether it can still be used."""
-        return bool(self._association.is_established)
+        return self._association.is_idle
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
 
     def close(self) -> None:
         """Release it, where it is still there."""
-        release(self._association)
+        self._association.release()
 
     def abort(self) -> None:
         """End it at once."""
-        with suppress(RuntimeError):
-            self._association.abort()
+        self._association.abort()
 
     def find(self, identifier: Dataset, keywords: Iterable[str], *, limit: int) -> Answers:
         """The answers to one C-FIND, as text.
@@ -216,92 +264,124 @@ class Conversation:
         Raises:
             Refused: It ended with a failure.
             TooSlow: It did not end in time.
+            AnswersUnusable: An answer cannot be read, or they are too long together.
             AssociationLost: The association ended first.
+            Stopped: We are to stop.
         """
         until = time.monotonic() + self._times.find_s
         wanted = tuple(keywords)
         entries: list[Answer] = []
-        responses = self._send("C-FIND", lambda number: self._association.send_c_find(identifier, FIND, msg_id=number))
-        for status, found in self._within(responses, until):
-            match verdict(status):
-                case Verdict.PENDING:
-                    if found is not None:
-                        entries.append(_plain(found, wanted))
-                    if len(entries) > limit:
-                        self._cancel(responses)
-                        return Answers(tuple(entries[:limit]), is_cut=True)
-                case Verdict.DONE:
-                    return Answers(tuple(entries))
-                case _:
-                    raise Refused("C-FIND", status)
-        raise AssociationLost(f"C-FIND did not end: {self._ending()}")
+        size_bytes = 0
+        number = self._send("C-FIND", FIND, dimse.Field.C_FIND_RQ, identifier)
+        while True:
+            if time.monotonic() >= until:
+                self._cancel(FIND, number)
+                raise TooSlow(f"C-FIND did not end within {self._times.find_s:g} s; it was cancelled")
+            try:
+                response = self._response("C-FIND", number, until, LONGEST_ANSWER_BYTES)
+            except AssociationLost as error:
+                if time.monotonic() < until:
+                    raise
+                raise TooSlow(f"C-FIND did not end within {self._times.find_s:g} s; it was given up") from error
+            if verdict(response.status) is Verdict.DONE:
+                return Answers(tuple(entries))
+            if verdict(response.status) is not Verdict.PENDING:
+                raise Refused("C-FIND", response.status)
+            size_bytes += len(response.data)
+            if size_bytes > MOST_ANSWER_BYTES:
+                self._cancel(FIND, number)
+                raise AnswersUnusable(f"the answers to C-FIND are longer than {MOST_ANSWER_BYTES >> 20} MiB together")
+            entries.append(self._read(response, wanted))
+            if len(entries) > limit:
+                self._cancel(FIND, number)
+                return Answers(tuple(entries[:limit]), is_cut=True)
+
+    def _read(self, response: Response, wanted: Sequence[str]) -> Answer:
+        """One answer; one that is empty lacks its unique key, and is left out and counted for that."""
+        try:
+            return read_answer(response.data, response.transfer_syntax, wanted)
+        except UnreadableAnswer as error:
+            self.abort()
+            raise AnswersUnusable(f"an answer to C-FIND cannot be read ({error.cause})") from error
 
     def move(self, identifier: Dataset, to: str) -> Sent:
         """Have the peer send what the identifier names to an AE title.
 
         Raises:
             AssociationLost: It did not end.
+            Stopped: We are to stop.
         """
-        return self._retrieve(
-            "C-MOVE", lambda number: self._association.send_c_move(identifier, to, MOVE, msg_id=number)
-        )
+        return self._retrieve("C-MOVE", MOVE, dimse.Field.C_MOVE_RQ, identifier, to)
 
     def get(self, identifier: Dataset) -> Sent:
         """Have the peer send what the identifier names on this association.
 
         Raises:
             AssociationLost: It did not end.
+            Stopped: We are to stop.
         """
-        return self._retrieve("C-GET", lambda number: self._association.send_c_get(identifier, GET, msg_id=number))
+        return self._retrieve("C-GET", GET, dimse.Field.C_GET_RQ, identifier)
 
-    def _retrieve(self, operation: str, send: Callable[[int], Responses]) -> Sent:
-        self._association.dimse_timeout = self._times.answer_s
-        for status, _ in self._send(operation, send):
-            if "Status" not in status:
+    def _retrieve(self, operation: str, model: str, field: dimse.Field, identifier: Dataset, to: str = "") -> Sent:
+        started = moved = time.monotonic()
+        until = started + self._times.retrieve_s
+        number = self._send(operation, model, field, identifier, to)
+        most = 0
+        for _ in range(MOST_RESPONSES):
+            status, counts, *_ = self._response(operation, number, until)
+            if verdict(status) is not Verdict.PENDING:
+                return Sent(status, counts.completed, counts.failed, counts.warning)
+            now = time.monotonic()
+            done = counts.completed + counts.failed + counts.warning
+            if done > most:
+                most, moved = done, now
+            standstill = now - max(moved, self._association.last_instance)
+            if now >= until or standstill > STANDSTILL * self._times.answer_s:
                 break
-            sent = Sent(int(status.Status), *(_count(status, name) for name in ("Completed", "Failed", "Warning")))
-            if verdict(sent.status) is not Verdict.PENDING:
-                return sent
-        raise AssociationLost(f"{operation} did not end: {self._ending()}")
+        self._cancel(model, number)
+        raise AssociationLost(f"{operation} did not end: the peer says that it goes on, and does not; it was cancelled")
 
-    def _send(self, operation: str, send: Callable[[int], Responses]) -> Responses:
-        self._messages = self._messages % 65_535 + 1
+    def _send(self, operation: str, model: str, field: dimse.Field, identifier: Dataset, to: str = "") -> int:
+        """Send a request; its message ID."""
+        context = self._contexts[model]
+        number = self._association.next_message_id()
         try:
-            return send(self._messages)
-        except (RuntimeError, ValueError, AttributeError, TypeError) as error:
-            raise AssociationLost(f"{operation} could not be sent: {self._ending()}") from error
+            data = encode(identifier, context.transfer_syntax)
+            self._association.send(context, dimse.request(field, number, model, move_destination=to), data)
+        except RequestError as error:
+            raise self._lost(operation, error) from error
+        return number
 
-    def _within(self, responses: Responses, until: float) -> Iterator[tuple[int, Dataset | None]]:
-        """Statuses and identifiers, until the last or until the time is over."""
-        while (left := until - time.monotonic()) > 0:
-            self._association.dimse_timeout = left + ENDING_S
-            status, found = next(responses, (None, None))
-            if status is None or "Status" not in status:
-                if time.monotonic() < until:
-                    return
-                break
-            yield int(status.Status), found
-        if self.is_open:
-            self._cancel(responses)
-        raise TooSlow(f"C-FIND did not end within {self._times.find_s:g} s; it was cancelled")
+    def _response(self, operation: str, number: int, until: float, longest_data_bytes: int | None = None) -> Response:
+        within_s = float("inf") if operation == "C-FIND" else self._times.answer_s
+        try:
+            return self._association.response(
+                number, within_s=within_s, until=until + ENDING_S, longest_data_bytes=longest_data_bytes
+            )
+        except RequestError as error:
+            raise self._lost(operation, error) from error
 
-    def _cancel(self, responses: Responses) -> None:
+    @staticmethod
+    def _lost(operation: str, error: RequestError) -> AssociationLost:
+        """The same in our terms.
+
+        Raises:
+            Stopped: We are to stop.
+        """
+        if isinstance(error, AssociationBroken) and error.ended == "stopped":
+            raise Stopped from error
+        return AssociationLost(f"{operation} did not end: {error}")
+
+    def _cancel(self, model: str, number: int) -> None:
         """Ask the peer to stop answering (PS3.7 9.3.2.3), and go where it does not."""
         until = time.monotonic() + DRAIN_S
-        with suppress(RuntimeError, ValueError):
-            self._association.send_c_cancel(self._messages, query_model=FIND)
-            while (left := until - time.monotonic()) > 0:
-                self._association.dimse_timeout = left
-                status, _ = next(responses, (None, None))
-                if status is None or "Status" not in status or verdict(int(status.Status)) is not Verdict.PENDING:
+        with suppress(RequestError):
+            self._association.cancel(self._contexts[model], number)
+            while time.monotonic() < until:
+                response = self._association.response(number, within_s=DRAIN_S, until=until)
+                if verdict(response.status) is not Verdict.PENDING:
                     return
         self.abort()
-
-    def _ending(self) -> str:
-        self._association.join(ENDING_S)  # its own thread may not have noticed yet
-        if self._association.is_aborted:
-            return "the association was aborted (a peer that does not know our AE title may do that)"
-        return "the peer gave no answer in time" if self._association.is_established else "the association is gone"
 
 
 _NUMBER: Final[dict[str, Callable[[str], Any]]] = {
@@ -342,47 +422,6 @@ def identifier(
         element = DataElement(tag_for_keyword(keyword) or 0, vr, value, validation_mode=config.IGNORE)
         asked.add(element)
     return asked
-
-
-def _plain(found: Dataset, keywords: Sequence[str]) -> Answer:
-    """What an answer says, as text; an element that cannot be read says nothing."""
-    from exporter.elements import READING_ERRORS, quiet_reading
-
-    answer: Answer = {}
-    with quiet_reading():
-        for keyword in keywords:
-            try:
-                values = text_of(found.get(keyword))
-            except READING_ERRORS:
-                continue
-            values = tuple(value.strip(" \0") for value in values if value.strip(" \0"))
-            if values:
-                answer[keyword] = values
-    return answer
-
-
-def _count(status: Dataset, name: str) -> int:
-    value = status.get(f"NumberOf{name}Suboperations")
-    return value if isinstance(value, int) else 0
-
-
-def _roles(storage: Storage | None) -> list[Any]:
-    from pynetdicom import build_role
-
-    classes = dict.fromkeys(str(context.abstract_syntax) for context in storage.contexts) if storage else {}
-    return [build_role(uid, scp_role=True) for uid in classes]
-
-
-def _relational(models: Iterable[str]) -> list[Any]:
-    from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
-
-    items = []
-    for model in models:
-        item = SOPClassExtendedNegotiation()
-        item.sop_class_uid = model
-        item.service_class_application_information = RELATIONAL
-        items.append(item)
-    return items
 
 
 def _client_context(settings: PullTLSSection) -> ssl.SSLContext:

@@ -2,8 +2,7 @@
 
 Contract: they may hold identifiers, for the cohort is the user's own: mode 0600, written beside their place and
 renamed, so that a file is complete or not there. Columns whose name begins with `#` are for people; the others are
-unique keys, so that either file is a cohort again. Text that a spreadsheet would take for a formula gets an
-apostrophe before it.
+unique keys, so that either file is a cohort again. Text of others is written as `listener.printable.csv_text` says.
 """
 
 from __future__ import annotations
@@ -15,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from exporter.pull.keys import UIDS
 from listener.durable import fsync_folder
+from listener.printable import csv_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from exporter.pull.finding import Target
+    from exporter.pull.identifiers import Answer
     from exporter.pull.journal import Journal
     from exporter.pull.outcome import RowOutcome
-    from exporter.pull.peer import Answer
 
 FACTS: Final = (
     "PatientID",
@@ -37,7 +37,6 @@ FACTS: Final = (
     "NumberOfSeriesRelatedInstances",
 )
 """What a dry run tells of what it found, beside unique keys and the cohort's own columns."""
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 class FoundFile:
@@ -46,13 +45,16 @@ class FoundFile:
     def __init__(self, file: TextIO, columns: tuple[str, ...]) -> None:
         self._facts = tuple(dict.fromkeys([*(c for c in columns if c not in UIDS), *FACTS]))
         self._writer = csv.writer(file, lineterminator="\n")
-        self._writer.writerow(["#row", *UIDS, *(f"#{name}" for name in self._facts)])
+        self._write(["#row", *UIDS, *(f"#{name}" for name in self._facts)])
 
     def add(self, number: int, target: Target, answer: Answer) -> None:
         """One target of a row; of instances one line each."""
-        facts = [_safe("\\".join(answer.get(name, ()))) for name in self._facts]
+        facts = ["\\".join(answer.get(name, ())) for name in self._facts]
         for instance in target.instances or ("",):
-            self._writer.writerow([number, target.study, target.series, instance, *facts])
+            self._write([number, target.study, target.series, instance, *facts])
+
+    def _write(self, cells: Iterable[object]) -> None:
+        self._writer.writerow(map(_cell, cells))
 
 
 def write_report(path: Path, outcomes: list[RowOutcome], journal: Journal) -> None:
@@ -66,14 +68,15 @@ def write_report(path: Path, outcomes: list[RowOutcome], journal: Journal) -> No
         writer.writerow(["#row", "#status", "#problem", "#instances", "#missing", *UIDS])
         for outcome in outcomes:
             if not outcome.tasks:
-                writer.writerow([outcome.number, outcome.state, outcome.problem, "", "", "", "", ""])
+                writer.writerow(map(_cell, [outcome.number, outcome.state, outcome.problem, "", "", "", "", ""]))
             for task in outcome.tasks:
                 target = task.target
                 single = target.instances[0] if len(target.instances) == 1 else ""
                 line: list[Any] = [outcome.number, task.state, task.problem, task.expected, task.missing]
-                writer.writerow([*line, target.study, target.series, single])
+                writer.writerow(map(_cell, [*line, target.study, target.series, single]))
                 for lost in journal.missing(task) if task.missing else ():
-                    writer.writerow([outcome.number, "missing", "", "", "", target.study, lost.series, lost.uid])
+                    place = [target.study, lost.series, lost.uid]
+                    writer.writerow(map(_cell, [outcome.number, "missing", "", "", "", *place]))
 
 
 @contextmanager
@@ -98,6 +101,6 @@ def private_file(path: Path) -> Iterator[TextIO]:
     fsync_folder(path.parent)
 
 
-def _safe(text: str) -> str:
-    text = text.replace("\n", " ").replace("\r", " ")
-    return f"'{text}" if text.startswith(_FORMULA) else text
+def _cell(value: object) -> object:
+    """A value for the CSV writer; numbers stay numbers, text of others cannot act."""
+    return csv_text(value) if isinstance(value, str) else value

@@ -19,11 +19,12 @@ from exporter.errors import OutOfSpace
 from exporter.ledger import LedgerUnusable
 from exporter.pull.arrivals import Arrivals
 from exporter.pull.asking import Asking, Reach
-from exporter.pull.fetching import DestinationUnknown, Fetch, Stopped, Tools
+from exporter.pull.fetching import DestinationUnknown, Fetch, Tools
 from exporter.pull.getting import Getter
 from exporter.pull.journal import Journal, JournalUnusable, QuestionState, TargetState
 from exporter.pull.outcome import summarize
 from exporter.pull.pace import Pace
+from exporter.pull.peer import Stopped
 from exporter.pull.receiver import Receiver, ReceiverGone
 from exporter.pull.report import FoundFile, private_file, write_report
 from exporter.pull.request import PullEnded

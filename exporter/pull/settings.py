@@ -60,10 +60,15 @@ class PullTimeSection(Section):
 
     connect_s: PositiveSeconds = 15.0
     """For a connection, and for the answer to the request for an association."""
+    pdu_s: PositiveSeconds = 30.0
+    """From the first byte of a PDU to its last."""
     find_s: PositiveSeconds = 300.0
     """For all answers to one C-FIND; after that it is cancelled."""
     answer_s: PositiveSeconds = 600.0
-    """Between two messages while a C-MOVE or C-GET is under way: archives may fetch from tape."""
+    """Between two messages while a C-MOVE or C-GET is under way: archives may fetch from tape. Ten times that where the
+    peer says that it goes on and its numbers of sub-operations stand still."""
+    retrieve_s: PositiveSeconds = 43_200.0
+    """For one C-MOVE or C-GET in all; after that it is cancelled, and what is missing is asked for again."""
     settle_s: PositiveSeconds = 15.0
     """After the end of a C-MOVE, without another instance, until what is not here counts as missing."""
 
@@ -100,8 +105,8 @@ class PullPeerSection(Section):
     """How often a target is asked for until what is then not here counts as missing."""
     max_matches: PositiveInt = 1000
     """Most answers to one row; a row that has more is not fetched, for it is rarely what was meant."""
-    max_get_bytes: PositiveInt = 1 << 30
-    """Longest instance taken by C-GET, which is held in memory while it comes; `move` has no such limit."""
+    max_get_bytes: PositiveInt | None = None
+    """Longest instance taken by C-GET; default: `listener.limits.max_instance_bytes`."""
     character_set: CharacterSet = "ISO_IR 192"
     """Character set of keys that are not ASCII; `ISO_IR 192` is UTF-8, `ISO_IR 100` Latin-1."""
     times: PullTimeSection = PullTimeSection()

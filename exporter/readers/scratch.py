@@ -37,6 +37,10 @@ class Scratch:
         self.used_bytes = 0
         """What the copies take that are not yet released."""
 
+    def mark(self, mark: str) -> None:
+        """Put the mark of the ledger into the folder's name, by which a later start knows whose it is."""
+        self._folder = self._folder.with_name(f"copies-{mark}-{os.getpid()}")
+
     @property
     def is_full(self) -> bool:
         """Whether copies take all the room that is permitted."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,8 +21,9 @@ from exporter.discovery import uid_component
 from exporter.errors import ExportError, Reason
 from exporter.job import Job
 from exporter.outcome import Exported, Failed, Identity, MediaType, Medium, Outcome
+from exporter.permissions import MediaPermissions
 from exporter.volumes.voxels import disk_errors
-from exporter.workers import Worker, WorkerSetup
+from exporter.workers import Worker, WorkerKilled, WorkerSetup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -85,6 +87,7 @@ class SeriesWorker:
 
     def __init__(self, root: Path, settings: Settings) -> None:
         self.root = root
+        self._permissions = MediaPermissions.of(settings.media)
         limits = settings.limits
         values = {"media": settings.media_settings.model_dump(mode="json"), "settings_sha256": settings.settings_sha256}
         self._worker = Worker(
@@ -109,23 +112,38 @@ class SeriesWorker:
             Cancelled, WorkerUnstartable: As `Worker.run`.
             EncodeFailed: The manifest cannot be written.
         """
+        base = self.base(study, series)
         manifest = self.root / f".{os.getpid()}.manifest"
         told = {
             "paths": [str(path.absolute()) for path in paths],
-            "base": str(self.base(study, series).absolute()),
+            "base": str(base.absolute()),
             "study": study,
             "series": series,
             "of": of,
         }
         with disk_errors("write series"):
-            self.root.mkdir(parents=True, exist_ok=True)
+            self._permissions.make_folders(base.parent)
             fd = os.open(manifest, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "w", encoding="ascii") as file:
                 json.dump(told, file)
         try:
-            return self._worker.run(Job(str(manifest), str(self.root), ask=False), lambda _: None)
+            outcome = self._worker.run(Job(str(manifest), str(self.root), ask=False), lambda _: None)
+        except WorkerKilled as killed:
+            return Failed(Reason.DECODER_CRASH, str(killed), may_pass=True)
         finally:
             manifest.unlink(missing_ok=True)
+        with disk_errors("write series"):
+            self._permit(base, outcome)
+        return outcome
+
+    def _permit(self, base: Path, outcome: Outcome) -> None:
+        """Give what the process has written, private until then, the permissions of the settings."""
+        from exporter.volumes.series import description_of
+
+        files = [base.parent / medium.file for medium in outcome.media] if isinstance(outcome, Exported) else []
+        for path in (*files, description_of(base)):
+            with suppress(FileNotFoundError):
+                self._permissions.apply(path)
 
     def cancel(self) -> None:
         """Give up; from any thread."""

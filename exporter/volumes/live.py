@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from exporter.discovery import ae_title_component, uid_component
-from exporter.errors import ExportError, OutOfSpace
+from exporter.errors import ExportError, MachineCondition
 from exporter.outcome import Exported, Failed
-from exporter.publish import FULL
+from exporter.permissions import MediaPermissions
+from exporter.promise import MediaFolderUnusable
 from exporter.workers import Cancelled, WorkerUnstartable
-from listener.durable import fsync_folder
+from listener.durable import fsync_folder, make_private_folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,7 +56,7 @@ def series_volumes(root: Path, settings: Settings) -> Iterator[Keep]:
     """What to call with every exported instance; its series become volumes while the block runs, if they shall.
 
     Raises:
-        OSError: The folder of what waits cannot be made.
+        MediaFolderUnusable: The folder of what waits cannot be made.
     """
     with ExitStack() as stack:
         live: dict[str, LiveSeries] = {}
@@ -90,9 +91,13 @@ class LiveSeries:
         """Start the thread.
 
         Raises:
-            OSError: The folder of what waits cannot be made.
+            MediaFolderUnusable: The folder of what waits cannot be made.
         """
-        self._waiting.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            MediaPermissions.of(self._settings.media).make_folders(self._root)
+            self._waiting.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise MediaFolderUnusable(self._root, error) from error
         self._thread = threading.Thread(target=self._run, name="series")
         self._thread.start()
 
@@ -109,7 +114,8 @@ class LiveSeries:
         """Keep an exported instance for its series, durably, if it is of one that can be a volume.
 
         Raises:
-            OSError: The disk is full. Any other error costs the series this instance, and is said.
+            OSError: The machine does not let it be kept now. That the file itself is gone costs the series this
+                instance, and is said.
         """
         from exporter.volumes.planes import SERIES_CLASSES
 
@@ -120,7 +126,7 @@ class LiveSeries:
             with self._folders_stay:
                 _keep(path, self._waiting / study / series)
         except OSError as error:
-            if error.errno in FULL:
+            if path.exists() or not path.parent.is_dir():
                 raise
             problem = errno.errorcode.get(error.errno or 0, "EIO")
             log.warning("an instance is not kept for its series", item=path.name, problem=problem)
@@ -146,7 +152,7 @@ class LiveSeries:
                 if self._stop.is_set():
                     return
                 self._look_at(folder)
-        except (OutOfSpace, ExportError, WorkerUnstartable) as error:
+        except (MachineCondition, ExportError, WorkerUnstartable) as error:
             self._trouble(str(error))
         except OSError as error:
             self._trouble(errno.errorcode.get(error.errno or 0, "EIO"))
@@ -193,7 +199,7 @@ class LiveSeries:
 
 def _keep(path: Path, folder: Path) -> None:
     """Link a file into a folder, or copy it there; durably."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private_folders(folder)
     target = folder / path.name
     try:
         target.hardlink_to(path)
@@ -209,7 +215,8 @@ def _keep(path: Path, folder: Path) -> None:
 def _copy(path: Path, target: Path) -> None:
     """Copy a file durably under its final name."""
     partial = target.with_name(f".{target.name}")
-    with path.open("rb") as source, partial.open("wb") as copy:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with path.open("rb") as source, os.fdopen(os.open(partial, flags, 0o600), "wb") as copy:
         shutil.copyfileobj(source, copy, 1 << 20)
         copy.flush()
         os.fsync(copy.fileno())

@@ -21,6 +21,7 @@ from exporter.errors import BadGeometry, ExportError, SkipInstance
 from exporter.geometry import Grid, grids
 from exporter.volumes.planes import SERIES_CLASSES, VolumeFrame, single_frame
 from exporter.volumes.voxels import disk_errors
+from listener.printable import json_escaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -201,7 +202,7 @@ def described_as(base: Path) -> str | None:
     import orjson
 
     try:
-        return str(orjson.loads(_description(base).read_bytes())["of"])
+        return str(orjson.loads(description_of(base).read_bytes())["of"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -237,7 +238,8 @@ def _publish(finished: _Finished, partial: Path, base: Path) -> WrittenSeries:
     return WrittenSeries(tuple(base.parent / name for name in names), description, warnings)
 
 
-def _description(base: Path) -> Path:
+def description_of(base: Path) -> Path:
+    """Where the description of a series is."""
     return base.parent / f"{base.name}.series.json"
 
 
@@ -245,12 +247,12 @@ def _replace_description(base: Path, told: dict[str, Any], names: Sequence[str])
     """Write the description, durably, and remove the files that the one before it listed and this one does not."""
     import orjson
 
-    description = _description(base)
+    description = description_of(base)
     fresh = base.parent / f".{hashlib.sha256(base.name.encode()).hexdigest()[:16]}.series.part"
     with disk_errors("write series"):
         earlier = _listed(description)
         with fresh.open("wb") as out:
-            out.write(orjson.dumps(told, option=orjson.OPT_INDENT_2) + b"\n")
+            out.write(json_escaped(orjson.dumps(told, option=orjson.OPT_INDENT_2)) + b"\n")
             out.flush()
             os.fsync(out.fileno())
         fresh.replace(description)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from exporter.errors import EncodeFailed, OutOfSpace, VerifyFailed
+from exporter.errors import GONE, EncodeFailed, OutOfSpace, StorageUnavailable, VerifyFailed
 from exporter.volumes.formats import NIFTI_BYTES, code_of, nifti_header, nrrd_header, read_nifti_header
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def disk_errors(operation: str) -> Iterator[None]:
 
     Raises:
         OutOfSpace: The disk or quota is full.
+        StorageUnavailable: The folder to write in is gone.
         EncodeFailed: Any other error of the file system.
     """
     try:
@@ -50,6 +51,8 @@ def disk_errors(operation: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
             raise OutOfSpace(f"{operation}: no space left") from None
+        if error.errno in GONE:
+            raise StorageUnavailable(operation, error) from None
         raise EncodeFailed(f"{operation}: {errno.errorcode.get(error.errno or 0, 'EIO')}") from None
 
 

@@ -2,18 +2,58 @@
 
 A new kind of media is one module with a writer object and one entry in `registry`; the contract suite in the tests runs
 over this tuple. Writers are stateless, so one object each serves every worker.
+
+An instance may hold several parts that media are made of (`contract.InstancePart`). Its SOP class names the main one
+(PS3.4 B.5: a class stands for one IOD); what else is in it becomes further media beside the main one.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import shutil
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
-from exporter.errors import SkipInstance, SkipReason
+from exporter.errors import ExportError, FrameSizesDiffer, SkipInstance, SkipReason
+from exporter.writers.contract import InstancePart, Written
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from exporter.instance import Instance
+    from exporter.outcome import Medium
     from exporter.settings import MediaSettings
-    from exporter.writers.contract import Writer
+    from exporter.writers.contract import Task, Writer
+
+_STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
+_MAIN_PARTS: Final = (
+    (_STORAGE + "9.", InstancePart.WAVEFORM),
+    (_STORAGE + "88.", InstancePart.CONTENT),
+    (_STORAGE + "104.", InstancePart.DOCUMENT),
+)
+"""SOP classes, by the beginning of their UID, whose instances are no pictures (PS3.4 B.5)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenWriters:
+    """The writers of one instance."""
+
+    main: Writer
+    further: tuple[Writer, ...] = ()
+    """Writers of the other parts that the instance holds."""
+    warnings: tuple[str, ...] = ()
+    """Parts beside the main one that contradict themselves."""
+
+    def write(self, task: Task) -> Written:
+        """Write the main medium, then the further ones; a further one that cannot be written is a warning.
+
+        Raises:
+            ExportError: The main medium cannot be written.
+            OutOfSpace: The disk is full.
+        """
+        written = _write_fitting(self.main, task)
+        for number, writer in enumerate(self.further, 1):
+            written = _with_further(task, written, writer, number)
+        return replace(written, warnings=(*written.warnings, *self.warnings))
 
 
 def registry() -> tuple[Writer, ...]:
@@ -40,18 +80,111 @@ def registry() -> tuple[Writer, ...]:
 
 
 def choose(instance: Instance, settings: MediaSettings) -> Writer:
-    """The writer that fits an instance best.
+    """The writer of the instance's main medium.
 
     Raises:
         SkipInstance: No writer fits: there is no medium in this instance.
         ExportError: The header contradicts itself.
     """
+    return choose_all(instance, settings).main
+
+
+def choose_all(instance: Instance, settings: MediaSettings) -> ChosenWriters:
+    """The best writer of each part of the instance, the one of its main part first.
+
+    Raises:
+        SkipInstance: No writer fits: there is no medium in this instance.
+        ExportError: The description of the main part contradicts itself.
+    """
+    best: dict[InstancePart, Writer | ExportError] = {}
+    writers = registry()
+    for part in InstancePart:
+        try:
+            found = _best([writer for writer in writers if writer.part is part], instance, settings)
+        except ExportError as error:
+            best[part] = error
+            continue
+        if found is not None:
+            best[part] = found
+    if not best:
+        raise SkipInstance(SkipReason.NO_MEDIA, "no writer knows a medium for instances of this kind")
+    named = _named_part(instance)
+    main = best.pop(named) if named in best else best.pop(next(iter(best)))
+    if isinstance(main, ExportError):
+        raise main
+    further = tuple(one for one in best.values() if not isinstance(one, ExportError))
+    faults = (_not_written(part, one) for part, one in best.items() if isinstance(one, ExportError))
+    return ChosenWriters(main, further, tuple(faults))
+
+
+def _best(writers: Sequence[Writer], instance: Instance, settings: MediaSettings) -> Writer | None:
     best: Writer | None = None
     highest = 0
-    for writer in registry():
+    for writer in writers:
         score = writer.score(instance, settings)
         if score is not None and (best is None or score > highest):
             best, highest = writer, score
-    if best is None:
-        raise SkipInstance(SkipReason.NO_MEDIA, "no writer knows a medium for instances of this kind")
     return best
+
+
+def _named_part(instance: Instance) -> InstancePart | None:
+    """The part that the SOP class names; None for pictures, for other classes, and for a report without content."""
+    for beginning, part in _MAIN_PARTS:
+        if instance.sop_class_uid.startswith(beginning):
+            return None if part is InstancePart.CONTENT and "ContentSequence" not in instance.header else part
+    return None
+
+
+def _with_further(task: Task, written: Written, writer: Writer, number: int) -> Written:
+    """`written` with the media of one more writer, or with a warning."""
+    from exporter.writers.sealing import writing
+
+    folder = task.folder / f"further-{number}"
+    with writing("making a folder for further media"):
+        folder.mkdir()
+    try:
+        more = _write_fitting(writer, replace(task, folder=folder))
+    except ExportError as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        return replace(written, warnings=(*written.warnings, _not_written(writer.part, error)))
+    media = list(written.media)
+    with writing("moving further media"):
+        for medium in more.media:
+            moved = replace(medium, file=f"{number}-{medium.file}", suffix=_free_suffix(medium, media))
+            (folder / medium.file).rename(task.folder / moved.file)
+            media.append(moved)
+        folder.rmdir()
+    return Written(
+        tuple(media),
+        timing=written.timing or more.timing,
+        rendering=written.rendering or more.rendering,
+        warnings=(*written.warnings, *more.warnings),
+    )
+
+
+def _write_fitting(writer: Writer, task: Task) -> Written:
+    """What `writer` makes of an instance; where frames have other sizes than the header says, the frames that fit.
+
+    A video or a volume has one size: the frames that fit become a folder of images, and a warning names the others.
+
+    Raises:
+        ExportError: The instance cannot be written; its class says why.
+        OutOfSpace: The disk is full.
+    """
+    from exporter.writers.frames_folder import FramesWriter
+
+    try:
+        return writer.write(task)
+    except FrameSizesDiffer:
+        for entry in task.folder.iterdir():
+            shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        return FramesWriter().write_fitting(task)
+
+
+def _free_suffix(medium: Medium, taken: Sequence[Medium]) -> str:
+    """The suffix of a further medium: its own, or with its kind before it where another medium has that."""
+    return f".{medium.kind}{medium.suffix}" if medium.suffix in {one.suffix for one in taken} else medium.suffix
+
+
+def _not_written(part: InstancePart, error: ExportError) -> str:
+    return f"the instance also holds a part ({part}) that cannot be written: {error.reason}: {error}"

@@ -19,7 +19,7 @@ import numpy as np
 from exporter.elements import name_of
 from exporter.errors import BadGeometry, EncodeFailed, TooLarge, UnsupportedSyntax, VerifyFailed
 from exporter.outcome import MediaType, Medium
-from exporter.writers.contract import Written
+from exporter.writers.contract import InstancePart, Written
 from exporter.writers.multiplex import groups_of, has_waveform
 from exporter.writers.sealing import seal, write_error, write_new
 
@@ -50,6 +50,7 @@ class AudioWriter:
     """WAV or FLAC files."""
 
     kind = MediaType.AUDIO
+    part = InstancePart.WAVEFORM
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for an audio waveform, else None."""
@@ -65,7 +66,7 @@ class AudioWriter:
             VerifyFailed: The file, decoded, gives other samples.
             OutOfSpace: The disk is full.
         """
-        groups = groups_of(task.instance, task.settings.limits)
+        groups = groups_of(task.instance)
         media: list[Medium] = []
         warnings: list[str] = []
         for number, group in enumerate(groups, 1):

@@ -57,6 +57,11 @@ def read_tree(instance: Instance, most_depth: int) -> tuple[Item, list[str]]:
     return tree, sorted(reader.warnings)
 
 
+def has_tree(header: Dataset) -> bool:
+    """Whether a data set holds the root of a content tree: a container with content (PS3.3 C.17.3)."""
+    return "ContentSequence" in header and text_of(header, "ValueType") == "CONTAINER"
+
+
 def _template(item: Dataset) -> str | None:
     template = _first(item, "ContentTemplateSequence")
     if template is None:

@@ -8,6 +8,7 @@ raises only `exporter.errors`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -16,6 +17,15 @@ if TYPE_CHECKING:
     from exporter.instance import Instance
     from exporter.outcome import MediaType, Medium, Rendering, Timing
     from exporter.settings import MediaSettings
+
+
+class InstancePart(StrEnum):
+    """The parts of an instance that media are made of; where the SOP class names none, the first there is the main."""
+
+    PIXELS = "pixel data"
+    WAVEFORM = "waveform"
+    CONTENT = "content tree"
+    DOCUMENT = "encapsulated document"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +53,11 @@ class Writer(Protocol):
     """One kind of media."""
 
     kind: MediaType
+    part: InstancePart
+    """What it is made of; of the writers of one part, the best writes."""
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
-        """How well this writer fits the instance: None for not at all; the highest writes.
+        """How well this writer fits the instance: None for not at all; the highest of its part writes.
 
         Must be cheap: it looks at header elements only, never at pixels.
         """

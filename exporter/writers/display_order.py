@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, BinaryIO
 
 from exporter.errors import CorruptPixels, TooLarge
+from exporter.writers.hevc_slices import HevcSlices
 from exporter.writers.stream import Kind, opened, reading, video_of
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def _decoded(container: InputContainer, kind: Kind, limits: LimitSettings) -> Di
     context = stream.codec_context
     context.flags |= Flags.output_corrupt
     context.flags2 |= Flags2.show_all
+    slices = HevcSlices(context, start_codes=kind.start_codes)
     shown: list[int] = []
     times: list[Fraction | None] = []
     last = Fraction(0)
@@ -98,6 +100,7 @@ def _decoded(container: InputContainer, kind: Kind, limits: LimitSettings) -> Di
             if frame.pts is not None:
                 shown.append(frame.pts)
                 damaged += bool(frame.is_corrupt)
+                slices.add_picture(frame)
 
     with reading("reading packets"):
         for packet in container.demux(stream):
@@ -108,6 +111,8 @@ def _decoded(container: InputContainer, kind: Kind, limits: LimitSettings) -> Di
             unit = packet.time_base
             times.append(None if packet.pts is None else packet.pts * unit)
             last = (packet.duration or 0) * unit
+            damaged += bool(packet.is_corrupt)  # a transport stream lost packets (ISO/IEC 13818-1 2.4.3.3)
+            slices.add(packet)
             packet.pts = packet.dts = len(times) - 1  # the decoder hands them on with the picture
             try:
                 take(context.decode(packet))
@@ -126,7 +131,7 @@ def _decoded(container: InputContainer, kind: Kind, limits: LimitSettings) -> Di
         starts=starts,
         last=last,
         origin=min((time for time in times if time is not None), default=Fraction(0)),
-        damaged=damaged + len(times) - len(set(shown)),
+        damaged=damaged + len(times) - len(set(shown)) + slices.damaged,
         width=stream.width,
         height=stream.height,
         rate=_stated_rate(context.framerate),

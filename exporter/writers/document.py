@@ -1,13 +1,15 @@
 """Encapsulated documents (PDF, CDA, STL, OBJ, MTL) as the files they are.
 
 Contract: the file holds exactly the bytes of (0042,0011) Encapsulated Document, without the byte that padded it to even
-length; its extension is what its first bytes say, never what (0042,0012) MIME Type claims (a contradiction is a
-warning). Bytes that are none of the known kinds are refused as `unsupported_syntax`: a media folder is no place for
-programs that call themselves a report. The original stays where it was (quarantine, or the input folder).
+length; its extension is what its bytes are, from the first one on (a mark found somewhere within says nothing), never
+what (0042,0012) MIME Type claims (a contradiction is a warning). Bytes that are none of the known kinds are refused as
+`unsupported_syntax`: a media folder is no place for programs that call themselves a report. The original stays where it
+was (quarantine, or the input folder).
 
-Must never: parse, repair or render a document.
+Must never: repair or render a document, or read anything that it refers to.
 
-Source: PS3.3 C.24 (encapsulated document module), ISO 32000-1 7.5 (PDF), HL7 CDA R2 (root element ClinicalDocument).
+Source: PS3.3 C.24 (encapsulated document module), ISO 32000-1 7.5 (PDF), HL7 CDA R2 (root element ClinicalDocument),
+STL, OBJ and MTL as PS3.3 A.85 and A.104 name them.
 """
 
 from __future__ import annotations
@@ -16,15 +18,18 @@ import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from xml.parsers import expat
 
 from exporter.elements import integer_of, name_of, text_of, value_of
-from exporter.errors import ExportError, Unreadable, UnsupportedSyntax, VerifyFailed
+from exporter.errors import BadGeometry, ExportError, Unreadable, UnsupportedSyntax, VerifyFailed
 from exporter.outcome import MediaType, Medium
-from exporter.writers.contract import Written
+from exporter.writers.contract import InstancePart, Written
 from exporter.writers.sealing import seal, write_new
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from pydicom.dataset import Dataset
 
     from exporter.instance import Instance
     from exporter.settings import MediaSettings
@@ -33,7 +38,6 @@ if TYPE_CHECKING:
 SCORE: Final = 50
 _PIECE: Final = 1 << 20
 _WIDE_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
-_LOOKED_AT: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,33 +55,94 @@ STL: Final = DocumentKind(".stl", frozenset({"model/stl", "model/x.stl-binary", 
 OBJ: Final = DocumentKind(".obj", frozenset({"model/obj"}))
 MTL: Final = DocumentKind(".mtl", frozenset({"model/mtl"}))
 
-_STATEMENT = re.compile(rb"^[ \t]*([A-Za-z_]+)[ \t]+\S", re.MULTILINE)
-_OBJ_WORDS: Final = frozenset(b"v vt vn vp f l p g o s usemtl mtllib".split())
-_MTL_WORDS: Final = frozenset(b"Ka Kd Ks Ke Ns Ni d Tr Tf illum map_Ka map_Kd map_Ks map_d bump disp".split())
-_CDA_ROOT = re.compile(rb"<(?:[A-Za-z_][\w.-]*:)?ClinicalDocument[\s>]")
-_XML_START = re.compile(rb"\s*<(?:\?xml|!--|[A-Za-z_])")
+_PDF_START: Final = re.compile(rb"(?:\xef\xbb\xbf)?[\t\n\f\r ]{0,1024}%PDF-[0-9]\.[0-9]")
+"""The first line of a PDF (ISO 32000-1 7.5.2); space before it harms nothing and is common."""
+_STL_START: Final = re.compile(
+    rb"[ \t\r\n]{0,64}solid(?:[ \t][^\r\n]*)?[\r\n]\s*(?:facet\s+normal\s|endsolid\b)", re.IGNORECASE
+)
+_NO_TEXT: Final = re.compile(rb"[\0-\x08\x0e-\x1f\x7f]")
+_OBJ_WORDS: Final = (
+    b"v vt vn vp f fo l p g o s mg usemtl mtllib maplib usemap cstype deg bmat step curv curv2 surf parm trim hole "
+    b"scrv sp end con bevel c_interp d_interp lod ctech stech shadow_obj trace_obj"
+).split()
+"""Statements of OBJ but for ``call`` and ``csh``, which run other files and commands."""
+_NO_OBJ_LINE: Final = re.compile(rb"^(?![ \t]*(?:#.*|(?:" + b"|".join(_OBJ_WORDS) + rb")(?:[ \t].*)?)?$)", re.MULTILINE)
+_OBJ_VERTEX: Final = re.compile(rb"^[ \t]*v(?:[ \t]+[-+]?[0-9.][-+0-9.eE]*){3}", re.MULTILINE)
+_MTL_START: Final = re.compile(rb"(?:[ \t]*(?:#.*)?\n)*+[ \t]*newmtl[ \t]+\S")
+_NO_MTL_LINE: Final = re.compile(rb"^(?![ \t]*(?:#.*|[A-Za-z_]\w*(?:[ \t].*)?)?$)", re.MULTILINE)
+_CDA_ROOTS: Final = frozenset({"urn:hl7-org:v3 ClinicalDocument", "ClinicalDocument"})
+"""Namespace and local name of the root element of HL7 CDA R2; some writers leave the namespace out."""
 
 
 def kind_of(document: bytes) -> DocumentKind | None:
-    """What the bytes are; None where they are nothing known."""
-    head = document[:_LOOKED_AT]
-    if b"%PDF-" in head[:1024]:  # ISO 32000-1 implementation note 13: readers accept it within the first 1024 bytes
+    """What the bytes are from their first one on; None where they are nothing known."""
+    if _PDF_START.match(document):
         return PDF
-    if _binary_stl_length(document) is not None or (head[:64].lstrip().startswith(b"solid") and b"facet" in head):
+    if _binary_stl_length(document) is not None:
         return STL
-    if _XML_START.match(_plain(head)):
-        return CDA if _CDA_ROOT.search(_plain(head)) else None
-    words = set(_STATEMENT.findall(head))
-    if b"newmtl" in words and words & _MTL_WORDS:
+    if _xml_root(document) in _CDA_ROOTS:
+        return CDA
+    text = document.rstrip(b"\0")
+    return None if _NO_TEXT.search(text) else _kind_of_text(text)
+
+
+def _kind_of_text(text: bytes) -> DocumentKind | None:
+    """What a text is whose statements are one per line."""
+    if text.startswith(b"#!"):  # a script, though OBJ and MTL take its first line as a comment
+        return None
+    if _STL_START.match(text):
+        return STL
+    lines = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\\\n", b" ")
+    if _MTL_START.match(lines) and not _NO_MTL_LINE.search(lines):
         return MTL
-    return OBJ if b"v" in words and words <= _OBJ_WORDS else None
+    return OBJ if _OBJ_VERTEX.search(lines) and not _NO_OBJ_LINE.search(lines) else None
 
 
-def _plain(head: bytes) -> bytes:
-    """XML as bytes of ASCII, whatever its width and byte order mark."""
-    return (
-        head.removeprefix(_WIDE_MARKS[0]).removeprefix(_WIDE_MARKS[1]).removeprefix(b"\xef\xbb\xbf").replace(b"\0", b"")
-    )
+class _RootFoundError(Exception):
+    """The first start tag was parsed; the argument is its name."""
+
+
+def _xml_root(document: bytes) -> str | None:
+    """Namespace and local name of the root element, with a space between; None where a parser finds none."""
+
+    def found(name: str, _: object) -> None:
+        raise _RootFoundError(name)
+
+    try:
+        _parse_xml(document, found)
+    except _RootFoundError as root:
+        return str(root)
+    except _XML_ERRORS:
+        return None
+    return None
+
+
+def _is_whole_xml(document: bytes) -> bool:
+    try:
+        _parse_xml(document)
+    except _XML_ERRORS:
+        return False
+    return True
+
+
+class _HasEntitiesError(ValueError):
+    """A document type declares entities: those are not expanded here."""
+
+
+_XML_ERRORS: Final = (expat.ExpatError, ValueError, LookupError, AssertionError)
+"""What expat and its table of encodings raise."""
+
+
+def _parse_xml(document: bytes, at_element: Callable[[str, object], None] | None = None) -> None:
+    """Parse a document; nothing outside of it is read."""
+
+    def refuse(*_: object) -> None:
+        raise _HasEntitiesError
+
+    parser = expat.ParserCreate(namespace_separator=" ")
+    parser.StartElementHandler = at_element
+    parser.EntityDeclHandler = refuse
+    parser.Parse(document, True)
 
 
 def _binary_stl_length(document: bytes) -> int | None:
@@ -92,12 +157,14 @@ class DocumentWriter:
     """The encapsulated file."""
 
     kind = MediaType.DOCUMENT
+    part = InstancePart.DOCUMENT
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for an instance with an encapsulated document, else None."""
         del settings
         try:
-            return SCORE if "EncapsulatedDocument" in instance.header else None
+            header = instance.header
+            return SCORE if "EncapsulatedDocument" in header and not is_empty_document(header) else None
         except ExportError:
             return None
 
@@ -122,8 +189,7 @@ class DocumentWriter:
                 f"document: {name_of('MIMETypeOfEncapsulatedDocument')} claims something else; "
                 f"the bytes are written as {found.suffix}"
             )
-        if found is PDF and b"%%EOF" not in document[-2048:]:
-            warnings.append("document: the PDF has no end mark; it may be cut")
+        warnings += _oddities(found, document)
         path = task.folder / "0.part"
         digest = hashlib.sha256()
         for piece in _pieces(document):
@@ -144,6 +210,31 @@ class DocumentWriter:
         return Written((medium,), warnings=tuple(warnings))
 
 
+def is_empty_document(header: Dataset) -> bool:
+    """Whether (0042,0011) Encapsulated Document is there without a byte, and nothing says that it had any.
+
+    It is of type 2 (PS3.3 C.24.2): an instance may have been made without its document.
+    """
+    if "EncapsulatedDocument" not in header:
+        return False
+    try:
+        document = value_of(header, "EncapsulatedDocument")
+        is_empty = document is None or (isinstance(document, bytes) and document in {b"\0", b"\0\0"})
+        return is_empty and integer_of(header, "EncapsulatedDocumentLength", 0) == 0
+    except (ValueError, BadGeometry):
+        return False
+
+
+def _oddities(kind: DocumentKind, document: bytes) -> Iterator[str]:
+    """Warnings about a document whose kind is certain."""
+    if kind is PDF and not document.startswith(b"%PDF-"):
+        yield "document: there is white space before the first line of the PDF"
+    if kind is PDF and b"%%EOF" not in document[-2048:]:
+        yield "document: the PDF has no end mark; it may be cut"
+    if kind is CDA and not _is_whole_xml(document):
+        yield "document: the XML is not well-formed or declares entities; it may be cut"
+
+
 def _pieces(document: bytes) -> Iterator[bytes]:
     view = memoryview(document)
     for start in range(0, len(document), _PIECE):
@@ -158,7 +249,10 @@ def _document(instance: Instance) -> tuple[bytes, list[str]]:
         raise Unreadable(f"write document: {error}") from None
     if not isinstance(document, bytes) or not document.strip(b"\0"):
         raise Unreadable(f"write document: {name_of('EncapsulatedDocument')} is empty")
-    length = integer_of(instance.header, "EncapsulatedDocumentLength", len(document))
+    try:
+        length = integer_of(instance.header, "EncapsulatedDocumentLength", len(document))
+    except BadGeometry as error:
+        return document[: _unpadded_length(document)], [f"document: {error}"]
     if length > len(document):
         raise Unreadable(
             f"write document: {name_of('EncapsulatedDocument')} has {len(document)} of the {length} bytes that "

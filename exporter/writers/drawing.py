@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
-from xml.sax.saxutils import escape
 
 import numpy as np
 
 from exporter.elements import name_of
 from exporter.errors import BadGeometry, VerifyFailed
 from exporter.writers.sealing import write_new, writing
+from listener.printable import text_line, xml_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -179,14 +179,9 @@ def svg(drawing: Drawing) -> bytes:
     parts.append('</g>\n<g font-family="sans-serif" font-size="3.5" fill="#000">\n')
     for curve in drawing.curves:
         x, y = curve.label_mm
-        parts.append(f'<text x="{x:g}" y="{y:g}">{_text(curve.label)}</text>\n')
-    parts.append(f'<text x="{_MARGIN_MM + 1:g}" y="{height - 3:g}">{_text(drawing.caption)}</text>\n</g>\n</svg>\n')
+        parts.append(f'<text x="{x:g}" y="{y:g}">{xml_text(curve.label)}</text>\n')
+    parts.append(f'<text x="{_MARGIN_MM + 1:g}" y="{height - 3:g}">{xml_text(drawing.caption)}</text>\n</g>\n</svg>\n')
     return "".join(parts).encode()
-
-
-def _text(text: str) -> str:
-    """Text without the control characters that XML 1.0 forbids."""
-    return escape("".join(mark for mark in text if mark.isprintable()))
 
 
 def _verify_svg(path: Path, drawing: Drawing) -> None:
@@ -227,7 +222,8 @@ def _draw_png(path: Path, drawing: Drawing) -> None:
             corners = [(x * scale, y * scale) for x, y in points.tolist()]
             pen.line(corners if len(corners) > 1 else corners * 2, fill="black", width=2)
         x, y = curve.label_mm
-        pen.text((x * scale, (y - 3) * scale), curve.label.encode("ascii", "replace").decode(), fill="black")
+        label = text_line(curve.label).encode("ascii", "replace").decode()
+        pen.text((x * scale, (y - 3) * scale), label, fill="black")
     pen.text(((_MARGIN_MM + 1) * scale, (drawing.height_mm - 5) * scale), drawing.caption, fill="black")
     with writing("writing a drawing"), path.open("xb") as file:
         image.save(file, format="PNG", compress_level=6, dpi=(scale * 25.4, scale * 25.4))

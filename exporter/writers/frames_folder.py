@@ -5,7 +5,8 @@ as the `image` settings say. The folder is complete, every file in it verified a
 becomes visible by one rename, like any medium.
 
 `frames.jsonl` has one object per frame, in order: `frame`, `file` (of `view8`), `raw` (of `raw16`), `time_ms` from the
-first frame, `duration_ms`, and of raw values `offset`, `slope`, `intercept`, `linear` as in the record.
+first frame, `duration_ms`, and of raw values `offset`, `slope`, `intercept`, `linear` as in the record. Times are null
+where no element gives any and the frames are no cine (`exporter.writers.cine`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.errors import CorruptPixels
 from exporter.outcome import Geometry, MediaType, Medium, Rendering
-from exporter.timing import Schedule, schedule_of
-from exporter.writers.contract import Task, Written
+from exporter.timing import Schedule, default_rate_warning, schedule_of
+from exporter.writers.cine import has_times
+from exporter.writers.contract import InstancePart, Task, Written
 from exporter.writers.framing import framing_of
-from exporter.writers.image import View
+from exporter.writers.image import NO_RAW, View, lossy_warnings
 from exporter.writers.jpeg_copy import bare_jpegs, same_jpegs
 from exporter.writers.pictures import peek, still_pictures, stream_pictures
 from exporter.writers.presentation import pixel_aspect
@@ -31,7 +33,7 @@ from exporter.writers.sealing import write_new, writing
 from exporter.writers.still import Still, write_still
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import numpy as np
@@ -43,8 +45,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCORE = 60
-"""Above the video writer: it is asked only where the settings want frames."""
+SCORE_WANTED = 60
+"""Above the video writer, where the settings want frames."""
+SCORE_UNTIMED = 40
+"""Below the video writer, which takes cines, and whatever the settings want as video."""
 INDEX = "frames.jsonl"
 _FEWEST_DIGITS = 5
 
@@ -53,10 +57,13 @@ class FramesWriter:
     """Writes every frame of an instance as an image of its own."""
 
     kind = MediaType.FRAMES
+    part = InstancePart.PIXELS
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
-        """Fits instances of several frames, where the settings want folders of frames."""
-        return SCORE if settings.frames.enabled and is_moving(instance) else None
+        """Fits instances of several frames: best where the settings want folders, else where no video is fitting."""
+        if not is_moving(instance):
+            return None
+        return SCORE_WANTED if settings.frames.enabled else SCORE_UNTIMED
 
     def write(self, task: Task) -> Written:
         """Write the folder.
@@ -72,12 +79,37 @@ class FramesWriter:
             with frames.open_stream() as source:
                 found = study(task, source)
             images = stream_pictures(frames, found.kind, found.rate, task.settings.limits)
-            return _write(task, Numbered(frames, images, found.schedule, measures=False, warnings=found.warnings))
-        rate = task.settings.video.default_rate_hz
-        schedule = schedule_of(task.instance.header, frames.count, default_rate_hz=rate)
-        measures = task.instance.pixels is not None and has_raw(task.instance.pixels)
-        images = still_pictures(frames, task.settings.display)
-        return _write(task, Numbered(frames, images, schedule, measures=measures, warnings=schedule.warnings))
+            count, schedule = found.schedule.frames, found.schedule
+            return _write(task, Numbered(frames, count, images, schedule, measures=False, warnings=found.warnings))
+        return _write(task, _stills(task, frames))
+
+    def write_fitting(self, task: Task) -> Written:
+        """Write the frames that have the size that the header says, and name the others.
+
+        Raises:
+            ExportError: There is none, a frame cannot be decoded, or its image not written.
+            OutOfSpace: The disk is full.
+        """
+        from exporter.frames import open_frames
+
+        frames = open_frames(task.instance, task.settings.limits)
+        frames.keep_fitting()
+        left_out = _ranges(sorted(set(range(frames.count)) - set(frames.indices)))
+        note = f"of {frames.count} frames these have another size than the header says and are left out: {left_out}"
+        numbered = _stills(task, frames)
+        return _write(task, replace(numbered, warnings=(*numbered.warnings, note)))
+
+
+def _ranges(indices: list[int]) -> str:
+    """Frame numbers from 1, runs of them joined: ``2, 5-9``; the first twenty runs."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    texts = [str(a + 1) if a == b else f"{a + 1}-{b + 1}" for a, b in runs[:20]]
+    return ", ".join((*texts, "...") if len(runs) > len(texts) else texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +117,32 @@ class Numbered:
     """Frames to be written, one by one."""
 
     frames: Frames
+    count: int
+    """Number of frames announced."""
     images: Iterator[NDArray[np.uint8]]
-    schedule: Schedule
+    schedule: Schedule | None
+    """When frames are shown; None where they are no cine and no element gives times."""
     measures: bool
-    """Whether there are stored values that measure something."""
+    """Whether there are stored values that mean something."""
     warnings: tuple[str, ...]
+
+    @property
+    def numbers(self) -> Sequence[int]:
+        """Number of each image among the frames of the instance, from 1."""
+        if self.frames.is_video_stream:
+            return range(1, self.count + 1)
+        return [index + 1 for index in self.frames.indices]
+
+
+def _stills(task: Task, frames: Frames) -> Numbered:
+    """The frames of an instance that is no video stream; with times where they are a cine or an element gives any."""
+    rate = task.settings.video.default_rate_hz
+    schedule = schedule_of(task.instance.header, frames.count, default_rate_hz=rate)
+    timed = has_times(task.instance, schedule)
+    warnings = (*schedule.warnings, *(default_rate_warning(schedule) if timed else ()))
+    measures = task.instance.pixels is not None and has_raw(task.instance.pixels)
+    images = still_pictures(frames, task.settings.display)
+    return Numbered(frames, frames.count, images, schedule if timed else None, measures=measures, warnings=warnings)
 
 
 @dataclass(slots=True)
@@ -126,12 +179,16 @@ def _write(task: Task, numbered: Numbered) -> Written:
     outputs = task.settings.image.outputs
     warnings = list(numbered.warnings)
     if "raw16" in outputs and not numbered.measures:
-        warnings.append("raw16: colour has no stored values that measure something; view8 alone is written")
+        warnings.append(NO_RAW)
     if "view8" in outputs or not numbered.measures:
         _write_views(task, numbered, folder)
+        warnings += lossy_warnings(task)
     if "raw16" in outputs and numbered.measures:
         _write_raws(task, numbered, folder)
-    _write_index(numbered.schedule, folder)
+    schedule = numbered.schedule
+    if schedule is None:
+        folder.notes += ("no element says when frames are shown: they are a set of pictures, not a cine",)
+    _write_index(schedule, folder)
     with writing("sealing a folder of frames"):
         descriptor = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -149,14 +206,14 @@ def _write(task: Task, numbered: Numbered) -> Written:
         transcoded=not folder.copied,
         width=folder.size[0],
         height=folder.size[1],
-        frames=numbered.schedule.frames,
-        duration_s=float(numbered.schedule.duration),
+        frames=len(numbered.numbers),
+        duration_s=float(schedule.duration) if schedule is not None else None,
         geometry=folder.geometry,
     )
     rendering: Rendering = numbered.frames.rendering
     return Written(
         media=(medium,),
-        timing=numbered.schedule.timing,
+        timing=schedule.timing if schedule is not None else None,
         rendering=replace(rendering, notes=(*rendering.notes, *folder.notes)),
         warnings=(*numbered.frames.warnings, *warnings),
     )
@@ -170,14 +227,14 @@ def _write_views(task: Task, numbered: Numbered, folder: _Folder) -> None:
     folder.size, folder.geometry, folder.notes = framing.size, framing.geometry(), framing.notes
     view = View(settings, frames, framing)
     if not frames.is_video_stream and view.may_copy and same_jpegs(frames, task.settings.display) is not None:
-        for number, jpeg in _counted(bare_jpegs(frames, framing.aspect), numbered.schedule):
-            name = f"{_stem(number, numbered.schedule)}.jpg"
+        for number, jpeg in _counted(bare_jpegs(frames, framing.aspect), numbered.numbers):
+            name = f"{_stem(number, numbered.count)}.jpg"
             folder.line(number)["file"] = folder.add(name, Still(write_new(folder.path / name, (jpeg,)), "jpeg"))
         folder.copied = True
         folder.notes += ("the instance's own JPEGs, copied; segments of text left out",)
         return
-    for number, image in _counted(images, numbered.schedule):
-        name = f"{_stem(number, numbered.schedule)}{settings.extension}"
+    for number, image in _counted(images, numbered.numbers):
+        name = f"{_stem(number, numbered.count)}{settings.extension}"
         shown = framing.apply(image)
         still = write_still(folder.path / name, shown, view.plan(gray=shown.ndim == 2))
         folder.line(number)["file"] = folder.add(name, still)
@@ -186,40 +243,42 @@ def _write_views(task: Task, numbered: Numbered, folder: _Folder) -> None:
 def _write_raws(task: Task, numbered: Numbered, folder: _Folder) -> None:
     """Stored values of every frame, with what they mean."""
     rescale = RescaleElements(task.instance.header)
-    for number, stored in _counted(numbered.frames.stored(), numbered.schedule):
+    for number, stored in _counted(numbered.frames.stored(), numbered.numbers):
         form = raw_form(stored)
-        name = f"{_stem(number, numbered.schedule)}{form.suffix}"
+        name = f"{_stem(number, numbered.count)}{form.suffix}"
         line = folder.line(number)
         line["raw"] = folder.add(name, write_raw(folder.path / name, stored, form))
         line |= asdict(rescale.values(number - 1, form))
         folder.size = (stored.shape[1], stored.shape[0]) if folder.size == (0, 0) else folder.size
 
 
-def _counted(frames: Iterable[T], schedule: Schedule) -> Iterator[tuple[int, T]]:
+def _counted(frames: Iterable[T], numbers: Sequence[int]) -> Iterator[tuple[int, T]]:
     """Frames with their number, exactly as many as announced.
 
     Raises:
         CorruptPixels: There are more or fewer.
     """
-    number = 0
-    for number, frame in enumerate(frames, start=1):
-        if number > schedule.frames:
-            raise CorruptPixels(f"more frames than the {schedule.frames} announced")
-        yield number, frame
-    if number != schedule.frames:
-        raise CorruptPixels(f"{number} frames where {schedule.frames} were announced")
+    count = 0
+    for count, frame in enumerate(frames, start=1):
+        if count > len(numbers):
+            raise CorruptPixels(f"more frames than the {len(numbers)} announced")
+        yield numbers[count - 1], frame
+    if count != len(numbers):
+        raise CorruptPixels(f"{count} frames where {len(numbers)} were announced")
 
 
-def _stem(number: int, schedule: Schedule) -> str:
-    return f"frame-{number:0{max(_FEWEST_DIGITS, len(str(schedule.frames)))}d}"
+def _stem(number: int, count: int) -> str:
+    return f"frame-{number:0{max(_FEWEST_DIGITS, len(str(count)))}d}"
 
 
-def _write_index(schedule: Schedule, folder: _Folder) -> None:
-    ticks, unit = schedule.ticks(), schedule.time_base
+def _write_index(schedule: Schedule | None, folder: _Folder) -> None:
+    ticks, unit = (schedule.ticks(), schedule.time_base) if schedule is not None else ((), 0)
     rows = []
     for number, line in sorted(folder.lines.items()):
-        start, end = ticks[number - 1] * unit, ticks[number] * unit
-        times = {"time_ms": float(start * 1000), "duration_ms": float((end - start) * 1000)}
+        times: dict[str, float | None] = {"time_ms": None, "duration_ms": None}
+        if ticks:
+            start, end = ticks[number - 1] * unit, ticks[number] * unit
+            times = {"time_ms": float(start * 1000), "duration_ms": float((end - start) * 1000)}
         rows.append(json.dumps({"frame": number} | line | times).encode() + b"\n")
     sealed = write_new(folder.path / INDEX, rows)
     folder.hashes[INDEX] = sealed.sha256

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from exporter.errors import CorruptPixels
 from exporter.outcome import MediaType, Medium, Rendering
-from exporter.writers.contract import Task, Written
+from exporter.writers.cine import keeps_values, lossy_warning
+from exporter.writers.contract import InstancePart, Task, Written
 from exporter.writers.framing import Framing, framing_of
 from exporter.writers.jpeg_copy import bare_jpeg, shows
 from exporter.writers.pictures import still_pictures
@@ -15,7 +16,7 @@ from exporter.writers.presentation import icc_profile, pixel_aspect
 from exporter.writers.raw import RescaleElements, has_raw, raw_form, write_raw
 from exporter.writers.remux import is_video_stream
 from exporter.writers.sealing import write_new
-from exporter.writers.still import Still, StillPlan, write_still
+from exporter.writers.still import Still, StillPlan, is_lossless, write_still
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,12 +29,14 @@ if TYPE_CHECKING:
     from exporter.settings import ImageSettings, MediaSettings
 
 SCORE = 50
+NO_RAW = "raw16: colour has no stored values that measure something; view8 alone is written"
 
 
 class ImageWriter:
     """Writes the only frame of an instance."""
 
     kind = MediaType.IMAGE
+    part = InstancePart.PIXELS
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """Fits instances with pixel data of one frame that are not video streams."""
@@ -61,8 +64,9 @@ class ImageWriter:
         if "view8" in settings.outputs or not measures:
             view, rendering = _view(task, frames, settings, task.folder / "0.part")
             media.append(view)
+            warnings += lossy_warnings(task)
         if "raw16" in settings.outputs and not measures:
-            warnings.append("raw16: colour has no stored values that measure something; view8 alone is written")
+            warnings.append(NO_RAW)
         elif "raw16" in settings.outputs:
             stored = next(iter(frames.stored()))
             form = raw_form(stored)
@@ -106,13 +110,8 @@ class View:
 
     def plan(self, *, gray: bool) -> StillPlan:
         """For the encoder of images."""
-        return StillPlan(
-            extension=self.settings.extension,
-            parameters=tuple(sorted(self.settings.save_method_kwargs.pil_writer_params.items())),
-            psnr_floor_db=self.settings.psnr_floor_db,
-            icc_profile=icc_profile(self.frames, gray=gray),
-            aspect=self.framing.aspect,
-        )
+        plan = _plan(self.settings)
+        return replace(plan, icc_profile=icc_profile(self.frames, gray=gray), aspect=self.framing.aspect)
 
     @property
     def may_copy(self) -> bool:
@@ -123,6 +122,24 @@ class View:
         """The JPEG to copy; None where it is not baseline, or does not show the display values."""
         jpeg = bare_jpeg(encoded, self.framing.aspect)
         return jpeg if jpeg is not None and shows(jpeg, display) else None
+
+
+def _plan(settings: ImageSettings) -> StillPlan:
+    return StillPlan(
+        extension=settings.extension,
+        parameters=tuple(sorted(settings.save_method_kwargs.pil_writer_params.items())),
+        psnr_floor_db=settings.psnr_floor_db,
+    )
+
+
+def lossy_warnings(task: Task) -> list[str]:
+    """A warning where the settings ask for lossy images of what must keep its values.
+
+    Raises:
+        EncodeFailed: The extension selects no format.
+    """
+    lossy = keeps_values(task.instance) and not is_lossless(_plan(task.settings.image))
+    return [lossy_warning("image")] if lossy else []
 
 
 def image_medium(path: Path, suffix: str, still: Still, size: tuple[int, int]) -> Medium:

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from exporter.errors import CorruptPixels, VerifyFailed
+from exporter.frames.codestream import sniff
+from exporter.frames.completeness import check_completeness
+from exporter.frames.integrity import refuse_damaged
 from exporter.writers.encoder import closing, container_options, foreign
 from exporter.writers.pictures import still_pictures
 from exporter.writers.verify import TIME_TOLERANCE_S, channel_means, psnr
@@ -160,14 +163,19 @@ def same_jpegs(frames: Frames, display: DisplaySettings) -> tuple[int, int] | No
 
     Colours have one path for all frames, so the first is judged by its pixels; gray may have a window per frame, so
     each is judged.
+
+    Raises:
+        CorruptPixels: A frame is incomplete or damaged.
     """
     if display.overlays:
         return None
     codings = set()
-    for encoded in frames.encoded():
+    for index, encoded in enumerate(frames.encoded()):
         jpeg = bare_jpeg(encoded)
         if jpeg is None:
             return None
+        if index and frames.is_colour:
+            _refuse_incomplete(jpeg)
         codings.add(coding_of(jpeg))
         if len(codings) > 1:
             return None
@@ -180,6 +188,18 @@ def same_jpegs(frames: Frames, display: DisplaySettings) -> tuple[int, int] | No
         if image.ndim == 3:
             break
     return size
+
+
+def _refuse_incomplete(jpeg: bytes) -> None:
+    """Refuse a frame that is copied without having been decoded, as decoding it would.
+
+    Raises:
+        CorruptPixels: Scans or restart intervals are missing, or the entropy-coded data are damaged.
+    """
+    header = sniff(jpeg)
+    if header is not None:
+        check_completeness(jpeg, header)
+    refuse_damaged(jpeg)
 
 
 def bare_jpegs(frames: Frames, aspect: tuple[int, int] | None) -> Iterator[bytes]:

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from exporter.elements import READING_ERRORS, integer_of, name_of, quiet_reading, text_of, value_of
-from exporter.errors import BadGeometry, CorruptPixels, ExportError, TooLarge, UnsupportedSyntax
+from exporter.errors import BadGeometry, CorruptPixels, TooLarge, UnsupportedSyntax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
 
     from exporter.instance import Instance
-    from exporter.settings import LimitSettings
 
 INTERPRETATIONS: Final = {
     "SB": "i1",
@@ -39,6 +38,8 @@ INTERPRETATIONS: Final = {
 }
 """(5400,1006) Waveform Sample Interpretation and the type of one stored sample."""
 
+MOST_GROUPS: Final = 256
+"""Most multiplex groups of one instance: each becomes files of its own."""
 MOST_CHANNELS: Final = 4096
 _LABEL: Final = 64
 
@@ -123,22 +124,15 @@ def expansion(interpretation: str) -> NDArray[np.int16]:
 
 
 def has_waveform(instance: Instance) -> bool:
-    """Whether the header holds (5400,0100) Waveform Sequence with at least one item, and there are no pixels.
-
-    A cine with an ECG beside it is a cine.
-    """
+    """Whether the header holds (5400,0100) Waveform Sequence with at least one item."""
     try:
         with quiet_reading():
-            found = bool(instance.header.get("WaveformSequence"))
+            return bool(instance.header.get("WaveformSequence"))
     except READING_ERRORS:
         return False
-    try:
-        return found and instance.pixels is None
-    except ExportError:
-        return False
 
 
-def groups_of(instance: Instance, limits: LimitSettings) -> tuple[Group, ...]:
+def groups_of(instance: Instance) -> tuple[Group, ...]:
     """Every multiplex group of the instance.
 
     Raises:
@@ -152,8 +146,8 @@ def groups_of(instance: Instance, limits: LimitSettings) -> tuple[Group, ...]:
             items = instance.header.get("WaveformSequence") or ()
             if not items:
                 raise BadGeometry(f"read waveform: {name_of('WaveformSequence')} is absent or empty")
-            if len(items) > limits.max_frames:
-                raise TooLarge(f"read waveform: more than {limits.max_frames} multiplex groups (limits.max_frames)")
+            if len(items) > MOST_GROUPS:
+                raise TooLarge(f"read waveform: {len(items)} multiplex groups, permitted are {MOST_GROUPS}")
             return tuple(_group(item, big_endian=instance.big_endian) for item in items)
     except READING_ERRORS as error:
         raise BadGeometry(f"read waveform: an element cannot be read ({type(error).__name__})") from None

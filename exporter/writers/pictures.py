@@ -29,7 +29,7 @@ _UNSPECIFIED = 2
 
 def still_pictures(frames: Frames, display: DisplaySettings) -> Iterator[NDArray[np.uint8]]:
     """Display values of frames that are encoded one by one."""
-    return frames.display(DisplayOptions(display.voi, display.window, display.automatic, display.overlays))
+    return frames.display(DisplayOptions(**display.model_dump()))
 
 
 def peek(images: Iterator[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], Iterator[NDArray[np.uint8]]]:

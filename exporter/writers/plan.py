@@ -109,8 +109,13 @@ class VideoPlan:
         return self.lossless and self.pix_fmt in _EXACT_FORMATS and (gray or self.pix_fmt != "gray")
 
 
-def plan_of(settings: VideoSettings, *, gray: bool) -> VideoPlan:
+def plan_of(settings: VideoSettings, *, gray: bool, keeps_values: bool = False) -> VideoPlan:
     """The plan that the `video` settings describe, for gray or for colour frames.
+
+    Args:
+        settings: The `video` section.
+        gray: Whether the frames are gray.
+        keeps_values: Whether the encoding should be lossless where the settings choose none of their own.
 
     Raises:
         EncodeFailed: The extension selects no container we write, or a stream attribute is not one we set.
@@ -131,6 +136,8 @@ def plan_of(settings: VideoSettings, *, gray: bool) -> VideoPlan:
     name = settings.save_method_kwargs.encoding_format
     encoder, pix_fmt = _ENCODERS.get(name.lower(), name), arguments.pix_fmt
     options = {key: str(value) for key, value in arguments.options.items()}
+    if keeps_values and settings.preset == default.preset:
+        preset = PRESETS["lossless-h264"]
     if preset is not None and settings.save_method_kwargs == default.save_method_kwargs:
         encoder, pix_fmt = preset.gray if gray else preset.colour
         options = dict(preset.options)

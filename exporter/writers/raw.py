@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exporter.elements import is_unreadable_sequence, text_of
 from exporter.errors import VerifyFailed
-from exporter.frames.display import items_of, number_of
+from exporter.frames.display import holds_table, items_of, number_of
 from exporter.frames.groups import FrameElements
 from exporter.outcome import Values
 from exporter.writers.sealing import write_new
@@ -46,8 +47,8 @@ class RawForm:
 
 
 def has_raw(pixels: PixelDescription) -> bool:
-    """Whether stored values measure something; those of colour do not."""
-    return pixels.samples == 1 and pixels.photometric != "PALETTE COLOR"
+    """Whether stored values mean something of their own: they measure, label or number a palette's colour."""
+    return pixels.samples == 1
 
 
 def raw_form(stored: NDArray[Any]) -> RawForm:
@@ -84,10 +85,15 @@ class RescaleElements:
 
     def __init__(self, header: Dataset) -> None:
         self._elements = FrameElements(header)
-        self._linear = not items_of(header, "ModalityLUTSequence")
+        self._labels = text_of(header, "PhotometricInterpretation") == "PALETTE COLOR"
+        tables = items_of(header, "ModalityLUTSequence")
+        is_damaged = is_unreadable_sequence(header, "ModalityLUTSequence")
+        self._linear = not is_damaged and not (tables and holds_table(tables[0]))
 
     def values(self, index: int, form: RawForm) -> Values:
-        """What the samples of frame `index` mean."""
+        """What the samples of frame `index` mean; those of a palette are the numbers that they are."""
+        if self._labels:
+            return Values(offset=form.offset, slope=1.0, intercept=0.0)
         item = self._elements.item(index, "PixelValueTransformationSequence")
         slope, intercept = number_of(item, "RescaleSlope"), number_of(item, "RescaleIntercept")
         slope = 1.0 if slope is None else slope

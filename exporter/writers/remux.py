@@ -12,20 +12,20 @@ Source: PS3.5 8.2.5-8.2.14 and A.4.5-A.4.10 (video in pixel data), ISO/IEC 14496
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from exporter.errors import CorruptPixels, VerifyFailed
+from exporter.errors import BadGeometry, CorruptPixels, VerifyFailed
 from exporter.frames.syntaxes import Family, family_of
 from exporter.outcome import MediaType, Medium, Rendering
 from exporter.settings import FramingSettings
-from exporter.timing import Schedule, schedule_of
+from exporter.timing import Schedule, default_rate_warning, schedule_of
 from exporter.writers.contract import Task, Written
 from exporter.writers.display_order import DisplayOrder, display_order
 from exporter.writers.encoder import closing, container_options, foreign
 from exporter.writers.framing import framing_of
+from exporter.writers.nal_units import nal_units
 from exporter.writers.plan import CONTAINERS
 from exporter.writers.sealing import seal
 from exporter.writers.soundtrack import Sound, write_tracks
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 _COPY_CONTAINERS: Final = frozenset({"mp4", "mov", "matroska"})
 _AUDIO_IN_MP4: Final = frozenset({"aac", "mp2", "mp3", "ac3", "eac3", "alac", "flac", "opus"})
-_START_CODE: Final = re.compile(b"\0\0\1")
+_MACROBLOCK: Final = 16
 _DECODED_BACK: Final = 8
 """Pictures of the output that are decoded once more: the stream itself was decoded whole to learn its order."""
 
@@ -89,6 +89,7 @@ def study(task: Task, source: BinaryIO) -> Study:
     """Find out what a stream is, how many pictures it holds, in which order, and when they are shown.
 
     Raises:
+        BadGeometry: Its pictures have another size than the instance states.
         CorruptPixels: Nothing in it can be decoded.
         TooLarge: Its pictures, or their number, pass the limits.
     """
@@ -98,13 +99,33 @@ def study(task: Task, source: BinaryIO) -> Study:
     default_rate = task.settings.video.default_rate_hz
     rate = schedule_of(instance.header, announced, default_rate_hz=default_rate).rate
     kind, order = _recognised(source, instance.transfer_syntax, rate, limits, warnings)
+    _check_size(instance, order, warnings)
     count = len(order.ranks)
     if count != announced:
         warnings.append(f"the stream holds {count} pictures, (0028,0008) Number of Frames says {announced}")
     if order.damaged:
         warnings.append(f"{order.damaged} or more of {count} pictures are damaged or cannot be decoded")
     schedule = _schedule(task, order, warnings, sound=_has_sound(source, kind, rate, limits))
-    return Study(kind, order, schedule, rate, (*schedule.warnings, *dict.fromkeys(warnings)))
+    said = (*schedule.warnings, *default_rate_warning(schedule), *dict.fromkeys(warnings))
+    return Study(kind, order, schedule, rate, said)
+
+
+def _check_size(instance: Instance, order: DisplayOrder, warnings: list[str]) -> None:
+    """Compare the stream's pictures with Rows and Columns, the unit of regions and masks (PS3.5 8.2.5 to 8.2.8).
+
+    Encoders code whole macroblocks, and some do not state that the last ones are to be cut: 1088 rows for 1080.
+    """
+    pixels = instance.pixels
+    if pixels is None or (order.height, order.width) == (pixels.rows, pixels.columns):
+        return
+    sizes = (
+        f"the pictures of the video stream have {order.height} rows x {order.width} columns, "
+        f"(0028,0010) Rows x (0028,0011) Columns are {pixels.rows} x {pixels.columns}"
+    )
+    surplus = (order.height - pixels.rows, order.width - pixels.columns)
+    if not all(0 <= more < _MACROBLOCK for more in surplus):
+        raise BadGeometry(sizes)
+    warnings.append(f"{sizes}: whole macroblocks, which the stream does not say to cut")
 
 
 def remux(task: Task, extension: str) -> Written:
@@ -308,23 +329,10 @@ def picture_digest(data: bytes, *, start_codes: bool, codec: str) -> bytes:
     annex B) when a container stores lengths.
     """
     sha = hashlib.blake2b(digest_size=16)
-    for unit in _units(data, start_codes=start_codes) if codec in {"h264", "hevc"} else (data,):
+    for unit in nal_units(data, start_codes=start_codes) if codec in {"h264", "hevc"} else (data,):
         sha.update(len(unit).to_bytes(4, "big"))
         sha.update(unit)
     return sha.digest()
-
-
-def _units(data: bytes, *, start_codes: bool) -> list[bytes]:
-    if start_codes:
-        ends = [match.end() for match in _START_CODE.finditer(data)]
-        borders = [*(end - 3 for end in ends[1:]), len(data)]
-        return [data[start:stop].rstrip(b"\0") for start, stop in zip(ends, borders, strict=True)]
-    units, position = [], 0
-    while position + 4 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        units.append(data[position + 4 : position + 4 + length].rstrip(b"\0"))
-        position += 4 + length
-    return units
 
 
 def _check(copy: Copy, digest: Digest) -> None:

@@ -1,10 +1,10 @@
 """Structured reports and key object selections as a JSON tree and as text.
 
-Contract: every content item of the document, in order, with its relationship, concept name, value type and value: codes
-with scheme and meaning, numbers with unit and qualifier, references with class and instance UID (frames, segments,
-channels), coordinates, names, dates and texts. Numbers are JSON numbers next to the decimal text that was stored. The
-text file shows the same tree for reading. Nothing is interpreted, translated or left out; what an item cannot tell is
-null, with a warning.
+Contract: instances of the report classes, and others that hold the root of a content tree. Every content item of the
+document, in order, with its relationship, concept name, value type and value: codes with scheme and meaning, numbers
+with unit and qualifier, references with class and instance UID (frames, segments, channels), coordinates, names, dates
+and texts. Numbers are JSON numbers next to the decimal text that was stored. The text file shows the same tree for
+reading. Nothing is interpreted, translated or left out; what an item cannot tell is null, with a warning.
 
 Must never: follow a reference to another instance, or recurse deeper than `limits.max_depth`.
 
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.errors import VerifyFailed
 from exporter.outcome import MediaType, Medium
-from exporter.writers.content_tree import read_tree
-from exporter.writers.contract import Written
+from exporter.writers.content_tree import has_tree, read_tree
+from exporter.writers.contract import InstancePart, Written
 from exporter.writers.sealing import seal, write_new, writing
+from listener.printable import json_escaped, text_line, text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,13 @@ if TYPE_CHECKING:
     from exporter.writers.contract import Task
 
 SCORE: Final = 50
+_FLAGS: Final = {
+    "completion": frozenset({"PARTIAL", "COMPLETE"}),
+    "verification": frozenset({"UNVERIFIED", "VERIFIED"}),
+}
+"""Defined terms of (0040,A491) Completion Flag and (0040,A493) Verification Flag (PS3.3 C.17.2)."""
+_OF_SEVERAL_LINES: Final = frozenset({"TEXT"})
+"""Value types whose value is UT, which may have lines (PS3.5 6.2)."""
 _REPORT_CLASSES: Final = "1.2.840.10008.5.1.4.1.1.88."
 
 
@@ -38,11 +46,12 @@ class ReportWriter:
     """JSON and text files."""
 
     kind = MediaType.REPORT
+    part = InstancePart.CONTENT
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
-        """`SCORE` for any structured report class (key object selections included), else None."""
+        """`SCORE` for structured report classes (key object selections included), and for any content tree."""
         del settings
-        return SCORE if instance.sop_class_uid.startswith(_REPORT_CLASSES) else None
+        return SCORE if instance.sop_class_uid.startswith(_REPORT_CLASSES) or has_tree(instance.header) else None
 
     def write(self, task: Task) -> Written:
         """The content tree as JSON, and as text where `report.text` is set.
@@ -57,7 +66,7 @@ class ReportWriter:
 
         tree, warnings = read_tree(task.instance, task.settings.limits.max_depth)
         path = task.folder / "0.part"
-        write_new(path, [orjson.dumps(tree, option=orjson.OPT_INDENT_2), b"\n"])
+        write_new(path, [json_escaped(orjson.dumps(tree, option=orjson.OPT_INDENT_2)), b"\n"])
         with writing("reading a report back"):
             back = path.read_bytes()
         if orjson.loads(back) != tree:
@@ -65,7 +74,7 @@ class ReportWriter:
         media = [_medium(path, ".json", "json")]
         if task.settings.report.text:
             text = task.folder / "1.part"
-            write_new(text, (line.encode() + b"\n" for line in text_lines(tree)))
+            write_new(text, (line.encode() + b"\n" for line in tree_lines(tree)))
             media.append(_medium(text, ".txt", "text"))
         return Written(tuple(media), warnings=tuple(warnings))
 
@@ -77,12 +86,14 @@ def _medium(path: Path, suffix: str, codec: str) -> Medium:
     )
 
 
-def text_lines(tree: Item) -> Iterator[str]:
-    """The tree for reading: one item per line, indented below its parent."""
+def tree_lines(tree: Item) -> Iterator[str]:
+    """The tree for reading: one item per line, indented below its parent, further lines of its text behind ``|``.
+
+    The first line is always the state of the document. No text of the document begins a line.
+    """
     document = tree["document"]
-    flags = [document[key] for key in ("completion", "verification") if document[key]]
-    if flags:
-        yield f"[{', '.join(flags)}]"
+    flags = [_flag(document[key], terms) for key, terms in _FLAGS.items() if document[key]]
+    yield f"[{', '.join(flags) or 'no completion or verification flag'}]"
     stack: list[tuple[Item, int]] = [(tree["content"], 0)]
     while stack:
         item, depth = stack.pop()
@@ -90,17 +101,23 @@ def text_lines(tree: Item) -> Iterator[str]:
         stack.extend((child, depth + 1) for child in reversed(item.get("children", ())))
 
 
+def _flag(value: str, terms: frozenset[str]) -> str:
+    """A flag of the document; what is no defined term cannot pass for one."""
+    return value if value in terms else f"unknown flag {text_line(value)!r}"
+
+
 def _item_lines(item: Item, indent: str) -> Iterator[str]:
-    relationship = item.get("relationship", "").lower().replace("_", " ")
+    relationship = text_line(item.get("relationship", "").lower().replace("_", " "))
     lead = f"{indent}{relationship} " if relationship else indent
     if "refers_to" in item:
         yield f"{lead}-> item {item['refers_to']}"
         return
-    name = _code_text(item["concept"]) or (item["type"] or "item").lower()
-    lines = _value_text(item).splitlines()
+    name = text_line(_code_text(item["concept"]) or (item["type"] or "item").lower())
+    value = _value_text(item)
+    lines = text_lines(value) if item["type"] in _OF_SEVERAL_LINES else [text_line(value)] if value else []
     yield f"{lead}{name}{': ' + lines[0] if lines else ''}"
     for line in lines[1:]:
-        yield f"{indent}    {line}"
+        yield f"{indent}    | {line}"
 
 
 def _code_text(code: Item | None) -> str:

@@ -1,7 +1,8 @@
 """A written file, made durable and hashed; and what the operating system says when it cannot be.
 
 Contract: a file that was sealed is on the disk, byte for byte what its hash says. Every `OSError` of writing leaves
-here as `OutOfSpace` or `EncodeFailed`; a failed fsync is never tried again (Linux reports an I/O error once).
+here as `OutOfSpace`, `StorageUnavailable` or `EncodeFailed`; a failed fsync is never tried again (Linux reports an I/O
+error once).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from exporter.errors import EncodeFailed, OutOfSpace
+from exporter.errors import GONE, EncodeFailed, OutOfSpace, StorageUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,6 +39,7 @@ def writing(operation: str) -> Iterator[None]:
 
     Raises:
         OutOfSpace: The disk or a quota is full, or the disk read-only.
+        StorageUnavailable: The folder to write in is gone.
         EncodeFailed: Anything else the operating system refuses.
     """
     try:
@@ -51,6 +53,8 @@ def write_error(operation: str, error: OSError) -> Exception:
     if error.errno in _NO_SPACE:
         return OutOfSpace(f"{operation}: {'read-only' if error.errno == errno.EROFS else 'no space left'}")
     name = errno.errorcode.get(error.errno or 0, type(error).__name__)
+    if error.errno in GONE:
+        return StorageUnavailable(f"{operation}: the folder for partial files is gone ({name})")
     return EncodeFailed(f"{operation}: the operating system refused ({name})")
 
 

@@ -127,6 +127,15 @@ def _pillow(image: NDArray[np.uint8] | NDArray[np.uint16], plan: StillPlan, form
     return encoded
 
 
+def is_lossless(plan: StillPlan) -> bool:
+    """Whether the image file gives back every sample.
+
+    Raises:
+        EncodeFailed: The extension selects no format.
+    """
+    return _lossless(plan, plan.format)
+
+
 def _lossless(plan: StillPlan, form: str) -> bool:
     parameters = dict(plan.parameters) or dict(_DEFAULTS.get(form, {}))
     if form == "WEBP":

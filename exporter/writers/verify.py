@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -230,11 +231,16 @@ def _mean_colour(frame: VideoFrame, planes: list[NDArray[np.uint8]]) -> NDArray[
 def _grid(plane: NDArray[np.uint8], cells: int) -> NDArray[np.float16]:
     """Means of about `cells` square blocks of samples (the last ones cover what is left)."""
     plane = plane[:: max(1, plane.shape[0] // _GRID_ROWS)]
-    side = max(1, math.ceil(math.sqrt(plane.size / cells)))
-    rows = np.arange(0, plane.shape[0], side)
-    columns = np.arange(0, plane.shape[1], side)
+    rows, columns, areas = _blocks(*plane.shape, cells)
     sums = np.add.reduceat(np.add.reduceat(plane, rows, axis=0, dtype=np.uint32), columns, axis=1)
-    heights = np.diff(np.append(rows, plane.shape[0]))
-    widths = np.diff(np.append(columns, plane.shape[1]))
-    means: NDArray[np.float16] = (sums / np.outer(heights, widths)).astype(np.float16)
+    means: NDArray[np.float16] = (sums / areas).astype(np.float16)
     return means
+
+
+@lru_cache(maxsize=16)
+def _blocks(height: int, width: int, cells: int) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.intp]]:
+    """First row and first column of each block, and the samples in each: the same for all frames of a video."""
+    side = max(1, math.ceil(math.sqrt(height * width / cells)))
+    rows, columns = np.arange(0, height, side), np.arange(0, width, side)
+    heights, widths = np.diff(np.append(rows, height)), np.diff(np.append(columns, width))
+    return rows, columns, np.outer(heights, widths)

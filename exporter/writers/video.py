@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from exporter.errors import EncodeFailed
 from exporter.outcome import MediaType, Medium, Rendering
 from exporter.settings import FramingSettings
-from exporter.timing import Schedule, schedule_of
-from exporter.writers.contract import Task, Written
+from exporter.timing import Schedule, default_rate_warning, schedule_of
+from exporter.writers.cine import is_cine, keeps_values, lossy_warning
+from exporter.writers.contract import InstancePart, Task, Written
 from exporter.writers.encoder import X264, Job, encode
 from exporter.writers.framing import Framing, framing_of
 from exporter.writers.jpeg_copy import CONTAINERS as JPEG_CONTAINERS
@@ -50,11 +51,13 @@ class VideoWriter:
     """Writes the frames of an instance as one video."""
 
     kind = MediaType.VIDEO
+    part = InstancePart.PIXELS
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
-        """Fits instances with pixel data of several frames, and video streams of any length."""
-        del settings
-        return SCORE if is_moving(instance) else None
+        """`SCORE` for cines and video streams, and for any several frames where the settings want that."""
+        if not is_moving(instance):
+            return None
+        return SCORE if settings.video.untimed == "video" or is_cine(instance) else None
 
     def write(self, task: Task) -> Written:
         """Write the video.
@@ -77,9 +80,8 @@ class VideoWriter:
             copied = _copied(task, frames, schedule)
             if copied is not None:
                 return copied
-        return _encoded(
-            task, Shown(frames, still_pictures(frames, task.settings.display), schedule, framed, schedule.warnings)
-        )
+        warnings = (*schedule.warnings, *default_rate_warning(schedule))
+        return _encoded(task, Shown(frames, still_pictures(frames, task.settings.display), schedule, framed, warnings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,10 @@ def _encoded(task: Task, shown: Shown) -> Written:
     framing = framing_of(shown.framing, task.instance, shown.frames, first.shape, pixel_aspect(shown.frames))
     gray = first.ndim == 2 or framing.gray
     columns, rows = framing.size
-    plan, more = _fitting(plan_of(task.settings.video, gray=gray), rows, columns)
+    exact = keeps_values(task.instance)
+    plan, more = _fitting(plan_of(task.settings.video, gray=gray, keeps_values=exact), rows, columns)
+    if exact and not plan.exact(gray=gray):
+        more = (*more, lossy_warning("video"))
     converter = Converter(plan.pix_fmt, rows, columns, gray=gray)
     schedule = shown.schedule.within(_MPEG4_TICKS) if plan.encoder == "mpeg4" else shown.schedule
     job = Job(task.folder / "0.part", plan, converter, schedule, framing.aspect)
@@ -168,7 +173,7 @@ def _copied(task: Task, frames: Frames, schedule: Schedule) -> Written | None:
         media=(medium,),
         timing=schedule.timing,
         rendering=replace(frames.rendering, notes=notes),
-        warnings=(*frames.warnings, *schedule.warnings),
+        warnings=(*frames.warnings, *schedule.warnings, *default_rate_warning(schedule)),
     )
 
 

@@ -1,7 +1,8 @@
 """Volumes: enhanced multi-frame CT, MR and PET, segmentations, RT doses and parametric maps to NIfTI or NRRD.
 
-Contract: an instance is a volume if its SOP class is one of `exporter.volumes.planes.VOLUME_CLASSES` and its planes
-form regular grids; a cine (many frames at one place) and tiles of a slide are not, and stay with the other writers.
+Contract: an instance is a volume if its SOP class is one of `exporter.volumes.planes.VOLUME_CLASSES`, or it has still
+frames with functional groups, and its planes form regular grids; a cine (many frames at one place) and tiles of a slide
+are not, and stay with the other writers.
 Voxels are the stored values, read with the header's slope and intercept (NIfTI), or the real values where one slope
 cannot say it; nothing is resampled. Frames apart from the others (another stack, orientation, or beyond a gap) become
 further files. Repetitions (time points, echoes, ...) are the fourth axis, in the order of their dimension indices.
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.errors import BadGeometry, ExportError, UnsupportedSyntax
 from exporter.outcome import MediaType, Medium
-from exporter.writers.contract import Written
+from exporter.writers.cine import CINE_CLASSES, is_tiled
+from exporter.writers.contract import InstancePart, Written
 
 if TYPE_CHECKING:
     from exporter.instance import Instance
@@ -35,18 +37,17 @@ class VolumeWriter:
     """NIfTI-1 (``.nii.gz``, ``.nii``) or NRRD files."""
 
     kind = MediaType.VOLUME
+    part = InstancePart.PIXELS
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for an instance whose header describes a volume, else None."""
-        from exporter.volumes.planes import VOLUME_CLASSES
-
-        if not settings.volume.enabled or instance.sop_class_uid not in VOLUME_CLASSES:
+        if not settings.volume.enabled:
             return None
         try:
-            pixels = instance.pixels
-            if pixels is None or pixels.samples != 1 or _is_tiled(instance):
+            kind, pixels = _kind(instance), instance.pixels
+            if kind is None or pixels is None or pixels.samples != 1 or is_tiled(instance):
                 return None
-            _check_stackable(_frames(instance, pixels), VOLUME_CLASSES[instance.sop_class_uid])
+            _check_stackable(_frames(instance, kind, pixels), kind)
         except ExportError:
             return None
         return SCORE
@@ -62,14 +63,14 @@ class VolumeWriter:
         """
         from exporter.frames import open_frames
         from exporter.volumes.build import Target, build, build_segmentation
-        from exporter.volumes.planes import VOLUME_CLASSES, Kind
+        from exporter.volumes.planes import Kind
 
         instance, volume = task.instance, task.settings.volume
-        kind = VOLUME_CLASSES.get(instance.sop_class_uid)
+        kind = _kind(instance)
         pixels = instance.pixels
         if kind is None or pixels is None or pixels.samples != 1:
             raise UnsupportedSyntax("write volume: the instance is of no class that can be a volume")
-        frames = _frames(instance, pixels)
+        frames = _frames(instance, kind, pixels)
         target = Target(task.folder, volume.format)
         source = open_frames(instance, task.settings.limits)
         if kind is Kind.SEGMENTATION:
@@ -82,19 +83,30 @@ class VolumeWriter:
         return Written(media, rendering=_rendering(frames, kind), warnings=tuple(warnings))
 
 
-def _frames(instance: Instance, pixels: PixelDescription) -> tuple[VolumeFrame, ...]:
-    from exporter.volumes.planes import VOLUME_CLASSES, frames_of
+def _kind(instance: Instance) -> Kind | None:
+    """How the instance's planes are told; None where it cannot be a volume.
 
-    kind = VOLUME_CLASSES[instance.sop_class_uid]
+    Beside the classes that are volumes by their nature, any still frames with functional groups may be one (breast
+    tomosynthesis, optical coherence tomography, secondary captures): their planes decide.
+
+    Raises:
+        ExportError: The description of the pixels contradicts itself.
+    """
+    from exporter.volumes.planes import VOLUME_CLASSES, Kind
+
+    known = VOLUME_CLASSES.get(instance.sop_class_uid)
+    if known is not None or instance.sop_class_uid in CINE_CLASSES:
+        return known
+    pixels = instance.pixels
+    if pixels is None or pixels.frames < 2 or pixels.photometric == "PALETTE COLOR":
+        return None
+    return Kind.ENHANCED if "PerFrameFunctionalGroupsSequence" in instance.header else None
+
+
+def _frames(instance: Instance, kind: Kind, pixels: PixelDescription) -> tuple[VolumeFrame, ...]:
+    from exporter.volumes.planes import frames_of
+
     return frames_of(instance.header, kind, pixels.rows, pixels.columns, pixels.frames)
-
-
-def _is_tiled(instance: Instance) -> bool:
-    """Whether frames are tiles of one large picture (PS3.3 C.7.6.17.3)."""
-    from exporter.elements import text_of
-
-    header = instance.header
-    return "TotalPixelMatrixColumns" in header or text_of(header, "DimensionOrganizationType").startswith("TILED")
 
 
 def _check_stackable(frames: tuple[VolumeFrame, ...], kind: Kind) -> None:

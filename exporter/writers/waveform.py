@@ -18,10 +18,11 @@ import numpy as np
 
 from exporter.errors import VerifyFailed
 from exporter.outcome import MediaType, Medium
-from exporter.writers.contract import Written
+from exporter.writers.contract import InstancePart, Written
 from exporter.writers.drawing import draw, lay_out
 from exporter.writers.multiplex import groups_of, has_waveform
 from exporter.writers.sealing import seal, write_new, writing
+from listener.printable import csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,6 +44,7 @@ class WaveformWriter:
     """CSV and SVG (or PNG) files."""
 
     kind = MediaType.WAVEFORM
+    part = InstancePart.WAVEFORM
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """`SCORE` for an instance with a waveform sequence, else None."""
@@ -58,7 +60,7 @@ class WaveformWriter:
             OutOfSpace: The disk is full.
         """
         wanted = task.settings.waveform
-        groups = groups_of(task.instance, task.settings.limits)
+        groups = groups_of(task.instance)
         media: list[Medium] = []
         warnings: list[str] = []
         for number, group in enumerate(groups, 1):
@@ -127,11 +129,9 @@ def _texts(values: NDArray[np.float64]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """A name as one CSV cell, without line breaks, and never a formula to a spreadsheet."""
-    flat = " ".join(text.split())
-    if flat[:1] in {"=", "+", "-", "@"}:
-        flat = f"'{flat}"
-    return '"' + flat.replace('"', '""') + '"' if any(mark in flat for mark in '",') else flat
+    """A name as one CSV cell."""
+    cell = csv_text(text)
+    return '"' + cell.replace('"', '""') + '"' if any(mark in cell for mark in '",') else cell
 
 
 def _verify(path: Path, group: Group) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter.errors import OutOfSpace, Reason, SkipReason, StorageUnavailable
 from exporter.outcome import Exported, Failed, Identity, MediaType, Medium, Outcome, Skipped
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def prepare(settings: dict[str, Any]) -> Export:
     return export
 
 
-def export(job: Job, ask: Ask) -> Outcome:
+def export(job: Job, ask: Ask) -> Outcome:  # noqa: PLR0911 - one for each word
     """Do what the file's name says."""
     word = Path(job.path).name.partition(".")[0]
     ask(identity(word))
@@ -58,6 +60,10 @@ def export(job: Job, ask: Ask) -> Outcome:
                 return Failed(Reason.INTERNAL, str(len(bytearray(4 << 30))), may_pass=False)
             except MemoryError:
                 return Failed(Reason.TOO_LARGE, "needs more than limits.memory_mb", may_pass=False)
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "shared":  # as if the memory did not hold two of them: the second one's start kills the first
+            _kill_the_other(Path(job.path).parent)
         case "grow":
             KEPT.append(os.urandom(40 << 20))
         case "babble":
@@ -76,9 +82,28 @@ def export(job: Job, ask: Ask) -> Outcome:
             return Failed(Reason.INTERNAL, str(os.getpid()), may_pass=False)
         case "export":
             return written(job)
+        case "vanish":
+            return vanishing(job)
+        case "unfold":
+            outcome = written(job)
+            shutil.rmtree(job.folder)
+            return outcome
         case _:
             pass
     return Skipped(SkipReason.NO_MEDIA, word, identity(word), "{}")
+
+
+def _kill_the_other(folder: Path) -> None:
+    """Wait for the process that works on another file of this kind and kill it; nothing, once that has happened."""
+    mine, happened = folder / f"{os.getpid()}.shared", folder / "happened"
+    mine.touch()
+    deadline = time.monotonic() + 30
+    while not happened.exists() and time.monotonic() < deadline:
+        for other in set(folder.glob("*.shared")) - {mine}:
+            with suppress(FileExistsError):  # only one of the two
+                happened.touch(exist_ok=False)
+                os.kill(int(other.stem), signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def written(job: Job) -> Exported:
@@ -87,6 +112,18 @@ def written(job: Job) -> Exported:
     (Path(job.folder) / "0.part").write_bytes(data)
     medium = Medium("0.part", ".png", MediaType.IMAGE, len(data), "0" * 64, "png")
     return Exported(identity("export"), (medium,), "{}", "1" * 64, "2" * 64)
+
+
+def vanishing(job: Job) -> Exported:
+    """The same, once the folder that the file `vanish` names has been taken away, if there is that file."""
+    root = Path(job.path).parents[1]
+    order = root / "vanish"
+    if order.exists():
+        Path(order.read_text()).rename(root / "away")
+    try:
+        return written(job)
+    except FileNotFoundError:
+        raise StorageUnavailable("a folder of ours") from None
 
 
 def _write(path: Path, size: int) -> None:

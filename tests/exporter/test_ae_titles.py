@@ -46,12 +46,14 @@ video:
   psnr_floor_db: 20
   save_method_kwargs: {encoding_format: hevc, encoding_args: {gop_size: 12, options: {crf: 20, preset: slow}}}
 image: {framing: {size: [100, 100], zoom: 0.1}}
+metadata: {append: true}
 volume: {series: true}
 ae_titles:
   - ae_title: A
     media: {layout: "a/{SOPInstanceUID}"}
     video: {save_method_kwargs: {encoding_args: {options: {crf: 30}}}}
     image: {framing: {size: null}}
+    metadata: {private: false}
     display:
   - ae_title: B
 """)
@@ -68,6 +70,7 @@ ae_titles:
     assert encoding.encoding_args.options == {"crf": 30}  # options of an encoder belong together
     assert (a.image.framing.size, a.image.framing.zoom) == (None, 0.1)
     assert a.volume.series
+    assert (a.metadata.append, a.metadata.private, found.metadata.private) == (True, False, True)
     assert a.settings_sha256 != top_hash
     assert a.limits == found.limits
 
@@ -134,7 +137,12 @@ def test_files_that_came_another_way_take_the_settings_of_the_top(tmp_path: Path
     (tmp_path / "link").symlink_to(tmp_path / "x.dcm")
     others = [path for path in tmp_path.iterdir() if path.name != "x.dcm"]
     assert len(others) == 10
-    assert {own_settings_title(path, {"A"}) for path in (*others, tmp_path, tmp_path / "absent")} == {""}
+    assert {own_settings_title(path, {"A"}) for path in (*others, tmp_path)} == {""}
+
+
+def test_the_settings_of_a_file_that_cannot_be_read_are_not_guessed(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        own_settings_title(tmp_path / "absent", {"A"})
 
 
 def test_folders_of_two_ae_titles_are_two_whatever_the_file_system() -> None:

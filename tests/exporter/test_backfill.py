@@ -20,6 +20,7 @@ from pydicom.data import get_testdata_file
 
 import exporter
 from exporter.backfilling import InputUnusable, Request, Tally, backfill, plan
+from exporter.discovery import count, walk
 from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.ledger import Ledger, LedgerUnusable, State
 from exporter.metadata.jsonl import MetadataFileUnusable
@@ -173,6 +174,22 @@ def test_two_files_of_one_instance_are_both_exported_and_the_later_is_flagged(tm
     assert sum(flag["duplicate_of"] is not None for flag in flags.values()) == 1
     assert flags["3.dcm"]["duplicate_of"] is None
     assert flags["3.dcm"]["conflict_with"] is not None or flags["1.dcm"]["conflict_with"] == "3.dcm"
+
+
+def test_a_ledger_whose_log_is_removed_ends_the_run_and_the_next_one_goes_on(tmp_path: Path, out: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(40):  # more than are under way at once
+        shutil.copy(CT, folder / f"{number:02}")
+    results = backfill(Request(folder, out, Settings(), workers=1), Tally(), threading.Event())
+    next(results)
+    (out / "exporter.db-wal").unlink()
+    with pytest.raises(LedgerUnusable, match="was removed while it was in use; what was in it is saved"):
+        list(results)
+    tally, _ = run(folder, out)
+    assert tally.unchanged > 0
+    assert tally.unchanged + tally.exported == 40
+    assert len(lines(out)) == 40
 
 
 def test_names_that_are_no_text_are_exported_under_safe_ones(tmp_path: Path, out: Path) -> None:
@@ -448,3 +465,15 @@ def test_an_iteration_that_is_given_up_leaves_no_process_and_no_lock(tree: Path,
     with Ledger.open_read_only(out / "exporter.db") as ledger:
         counts = ledger.counts()
     assert (counts.exported, counts.skipped, counts.failed) == (4, 3, 2)
+
+
+def test_an_output_folder_that_is_made_while_the_input_is_walked_is_no_input(tree: Path) -> None:
+    settings = Settings()
+    request = Request(tree, tree / "new", settings)
+    outputs = request.target.outputs_below(tree.resolve())  # before there is any output
+    before = [found.name for found in walk(tree.resolve(), outputs)]
+    (tree / "new" / "media" / ".partial").mkdir(parents=True)
+    (tree / "new" / "media" / ".partial" / "owner").symlink_to("nowhere")
+    (tree / "new" / "media" / "a.png").write_bytes(b"picture")
+    assert [found.name for found in walk(tree.resolve(), outputs)] == before
+    assert list(count(tree.resolve(), outputs))[-1] == len(before)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 from pydicom import examples
+from pydicom.data import get_testdata_file
 
 from exporter.cli import COMMANDS, application, main
 from exporter.commands import ExitCode
@@ -290,6 +291,9 @@ def test_explain_says_what_would_be_done_and_why(tmp_path: Path) -> None:
     assert still.returncode == ExitCode.DONE
     assert "window centre 600 width 1600" in json.loads(still.stdout)["rendering"]
     (tmp_path / "x").write_text("no DICOM")
+    pictures = json.loads(run("explain", "--json", str(get_testdata_file("SC_rgb_rle_2frame.dcm"))).stdout)
+    assert (pictures["writer"], pictures["timing"]) == ("frames", "none: a set of pictures, not a cine")
+
     bad = run("explain", tmp_path / "x")
     assert bad.returncode == ExitCode.SOME_FAILED
     assert bad.stdout.startswith("verdict         would fail: not_dicom: ")

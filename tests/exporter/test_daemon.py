@@ -19,8 +19,12 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.uid import generate_uid
+from structlog.testing import capture_logs
 
-from exporter import daemon
+from exporter import daemon, isolation
+from exporter.commands.failures import list_failures
+from exporter.commands.places import Places
+from exporter.commands.status import standing_of
 from exporter.daemon import Orders
 from exporter.ledger import Ledger, LedgerUnusable, State
 from exporter.rebuild import rebuild
@@ -251,16 +255,103 @@ def test_a_quarantine_that_was_committed_but_not_moved_is_moved(ward: Ward) -> N
     assert ward.quarantine() == {"not_dicom": [name]}
 
 
-def test_an_instance_that_took_two_exporters_down_is_quarantined_not_tried(ward: Ward) -> None:
-    (name,) = ward.receive(CT)
+def test_a_ledger_that_stays_damaged_says_from_the_second_start_on_what_would_mend_it(ward: Ward) -> None:
+    ward.receive(CT, MR)
+    with ward.running():
+        ward.settled(2)
+    ward.receive(CINE)
+    sound = ward.data.ledger.read_bytes()
+    ward.data.ledger.write_bytes(sound[:100] + bytes(len(sound) - 100))
+
+    def refused() -> str:
+        with pytest.raises(LedgerUnusable) as caught, ward.running():
+            pass
+        return str(caught.value)
+
+    assert "starting again" not in refused()
     for _ in range(2):
+        told = refused()
+        assert "starting again does not mend it" in told
+        assert "a new one of 2 lines of metadata.jsonl, 0 files in quarantine; the 1 files that wait" in told
+    ward.data.ledger.write_bytes(sound)
+    with ward.running():
+        ward.settled(3)
+    ward.data.ledger.write_bytes(bytes(len(sound)))
+    assert "starting again" not in refused()
+
+
+def test_an_instance_that_a_wrong_clock_deferred_for_years_is_tried_soon_and_told_until_then(
+    ward: Ward, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (name,) = ward.receive(CT)
+    until = time.time() + 10 * 365 * 86400
+    with Ledger.open(ward.data.ledger) as ledger:
+        ledger.begin(name, size_bytes=CT.stat().st_size, mtime_ns=int(name[:20]), source="spool")
+        ledger.defer(name, "timeout", "took too long", not_before=until)
+    list_failures(Places(data=ward.data.root))
+    told = capsys.readouterr().out
+    assert "nothing failed\n1 to be tried again: timeout 1\n" in told
+    assert time.strftime("put off until %Y-%m-%d", time.gmtime(until)) in told
+    assert standing_of(ward.data.root).overdue == 1
+    with ward.running():
+        ward.settled(1)
+    assert len(ward.lines) == 1
+    assert standing_of(ward.data.root).overdue == 0
+
+
+@pytest.mark.parametrize("times", [isolation.TOGETHER, isolation.TOGETHER + isolation.ALONE])
+def test_an_instance_is_given_up_only_where_it_ended_every_exporter_that_tried_it_alone(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr(isolation, "QUIET_S", 1.0)
+    name, _ = ward.receive(CT, MR)
+    for _ in range(times):
         with Ledger.open(ward.data.ledger) as ledger:
             ledger.begin(name, size_bytes=CT.stat().st_size, mtime_ns=int(name[:20]), source="spool")
             ledger.recover()
     with ward.running():
+        ward.settled(2)
+    is_given_up = times > isolation.TOGETHER
+    assert ward.quarantine() == ({"decoder_crash": [name]} if is_given_up else {})
+    assert len(ward.lines) == (1 if is_given_up else 2)
+
+
+@pytest.mark.parametrize("place", ["media", "media/.partial", "spool/new", "spool/active", "lines"])
+def test_a_folder_that_vanishes_for_a_moment_pauses_is_told_and_judges_nobody(ward: Ward, place: str) -> None:
+    folder, away = ward.data.root / place, ward.data.root / "away"
+    lines = ward.data.root / "lines" / "metadata.jsonl"
+    lines.parent.mkdir()
+    ward.receive(CT)
+    with capture_logs() as said, ward.running(metadata={"file": str(lines)}):
         ward.settled(1)
-    assert ward.quarantine() == {"decoder_crash": [name]}
-    assert ward.lines == []
+        folder.rename(away)
+        ward.receive(MR, CINE)
+        deadline = time.monotonic() + 40
+        while not any(event["event"] == "paused: a folder cannot be used" for event in said):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.05)
+        away.rename(folder)
+        ward.settled(3)
+    assert ward.quarantine() == {}
+    assert len(ward.media) == 3
+    assert len(lines.read_text().splitlines()) == 3
+    with Ledger.open_read_only(ward.data.ledger) as ledger:
+        assert ledger.counts().exported == 3
+    folders = Folders(ward.data.ledger, ward.data.media, lines, ward.data.spool)
+    assert reconcile(folders, deep=True).faults == []
+
+
+def test_a_folder_of_the_spool_that_is_made_anew_is_taken_up(ward: Ward) -> None:
+    with ward.running():
+        ward.receive(CT)
+        ward.settled(1)
+        ward.data.spool.joinpath("new").rename(ward.data.root / "old")
+        ward.data.spool.joinpath("new").mkdir(mode=0o700)
+        with Spool.open(ward.data.spool) as spool:
+            incoming = spool.receive()
+            incoming.write([MR.read_bytes()])
+            incoming.commit()
+            ward.until(lambda ledger: ledger.counts().exported == 2)
 
 
 def test_a_retried_instance_is_exported(ward: Ward) -> None:
@@ -338,7 +429,7 @@ def test_a_full_disk_pauses_and_space_resumes(small_disk: Path) -> None:
     ward.spool.close()
 
 
-@pytest.mark.parametrize("harm", ["deleted", "replaced"])
+@pytest.mark.parametrize("harm", ["deleted", "replaced", "without its log", "without the index of its log"])
 def test_a_ledger_that_is_deleted_or_replaced_ends_the_exporter_and_loses_nothing(ward: Ward, harm: str) -> None:
     def live() -> None:
         with ward.running():
@@ -346,6 +437,10 @@ def test_a_ledger_that_is_deleted_or_replaced_ends_the_exporter_and_loses_nothin
             threads = threading.active_count()
             if harm == "deleted":
                 ward.data.ledger.unlink()
+            elif harm == "without its log":
+                Path(f"{ward.data.ledger}-wal").unlink()
+            elif harm == "without the index of its log":
+                Path(f"{ward.data.ledger}-shm").unlink()
             else:
                 copy = ward.data.root / "copy"
                 shutil.copy(ward.data.ledger, copy)
@@ -356,9 +451,12 @@ def test_a_ledger_that_is_deleted_or_replaced_ends_the_exporter_and_loses_nothin
                 time.sleep(0.05)
 
     ward.receive(CT)
-    with pytest.raises(LedgerUnusable, match=r"cannot be found|was replaced"):
+    with pytest.raises(LedgerUnusable, match=r"was removed|was replaced"):
         live()
-    rebuild(Folders(ward.data.ledger, ward.data.media, ward.data.metadata, ward.data.spool))
+    folders = Folders(ward.data.ledger, ward.data.media, ward.data.metadata, ward.data.spool)
+    if harm in {"deleted", "replaced"}:
+        rebuild(folders)
+    assert reconcile(folders).is_sound
     ward.receive(MR)
     with ward.running():
         ward.settled(2)

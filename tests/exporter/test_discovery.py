@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from exporter import discovery
 from exporter.discovery import Kind, Outputs, count, identity_base, output_bases, uid_component, walk
+from exporter.errors import OutOfSpace
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,6 +55,16 @@ def test_links_and_what_is_no_file_are_named_and_never_entered(tmp_path: Path) -
         kinds = {found.name: found.kind for found in walk(root, NOTHING)}
     assert kinds == dict.fromkeys(("folder", "file", "loop", "fifo", "socket"), Kind.OTHER)
     assert [*count(root, NOTHING)][-1] == 5
+
+
+def test_an_output_that_is_made_while_the_input_is_searched_is_not_input(tmp_path: Path) -> None:
+    outputs = Outputs.of((tmp_path / "media",), ())
+    (tmp_path / "media" / ".partial").mkdir(parents=True)
+    (tmp_path / "media" / ".partial" / "0.part").touch()
+    (tmp_path / "media.old").mkdir()
+    (tmp_path / "media.old" / "a").touch()
+    assert names(tmp_path, outputs) == ["media.old/a"]
+    assert [*count(tmp_path, outputs)][-1] == 1
 
 
 def test_the_output_inside_the_input_is_not_input(tmp_path: Path) -> None:
@@ -99,11 +111,29 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
         names(tmp_path / "absent")
 
 
-def test_a_folder_larger_than_one_sorted_part_is_found_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(discovery, "SORTED_ENTRIES", 7)
-    for number in range(50):
-        (tmp_path / f"{number:03d}").touch()
-    assert sorted(names(tmp_path)) == [f"{number:03d}" for number in range(50)]
+@pytest.mark.parametrize("in_memory", [7, 50, 51, 10_000])
+def test_a_folder_of_any_size_has_one_order_whatever_the_file_system_lists_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory: int
+) -> None:
+    monkeypatch.setattr(discovery, "SORTED_ENTRIES", in_memory)
+    wanted = [f"{number:03d}" for number in range(46)] + ["Z", "a", "\xff", "\U00010000"]
+    for name in sorted(wanted, key=hash):
+        (tmp_path / name).touch()
+    assert names(tmp_path) == wanted
+
+
+def test_without_room_for_sorting_a_large_folder_the_disk_is_called_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discovery, "SORTED_ENTRIES", 1)
+    (tmp_path / "a").touch()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(sqlite3, "connect", refuse)
+    with pytest.raises(OutOfSpace, match="large folder"):
+        names(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exporter import engine as engine_module
-from exporter import promise
-from exporter.engine import Deferred, Engine, Known, Policy, Published, Result, Returned
-from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter import isolation, promise, scheduling
+from exporter.engine import Deferred, Engine, Held, Known, Policy, Published, Result, Returned
+from exporter.errors import OutOfSpace, Reason, SkipReason, StorageUnavailable
 from exporter.ledger import Ledger, State
 from exporter.metadata.jsonl import Appender
 from exporter.outcome import Exported, Failed, Skipped
@@ -22,8 +22,10 @@ from exporter.publish import Names, Publisher, Work
 from exporter.workers import Worker, WorkerSetup, WorkerUnstartable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+
+    from exporter.ledger.types import Arrival, Entry
 
 
 class House:
@@ -106,7 +108,7 @@ def test_a_crash_is_tried_once_more_and_then_final_and_harms_nobody_else(house: 
     one.submit("crash.dcm", "plain.dcm")
     deferred = one.next()
     assert isinstance(deferred, Deferred)
-    assert deferred.not_before <= time.time() + 1
+    assert deferred.due <= time.monotonic() + 1
     assert isinstance(one.next(), Published)
     entry = one.ledger.entry("crash.dcm")
     assert entry is not None
@@ -120,17 +122,220 @@ def test_a_crash_is_tried_once_more_and_then_final_and_harms_nobody_else(house: 
     assert one.ledger.counts().quarantined == 1
 
 
-def test_what_took_the_exporter_down_twice_is_not_tried_a_third_time(house: Callable[..., House]) -> None:
+def test_workers_that_are_killed_beside_others_are_no_verdict_and_their_instances_run_alone(
+    house: Callable[..., House],
+) -> None:
+    one = house(workers=2, skip_duplicates=False)
+    names = [f"shared.{number}.dcm" for number in range(6)]
+    one.submit(*names)
+    results = [one.next(60) for _ in names]
+    assert [result.outcome.message for result in results if isinstance(result, Deferred)] == []
+    assert one.ledger.counts().skipped == 6
+    assert one.ledger.counts().quarantined == 0
+    assert one.engine.memory_problem == "memory is short: running 1 of 2 workers"
+    assert [one.attempts(name) for name in names] == [1] * 6
+
+
+def test_an_instance_whose_worker_is_killed_although_it_is_alone_stays_pending(house: Callable[..., House]) -> None:
+    one = house(workers=2)
+    one.submit("killed.dcm")
+    for _ in range(4):
+        result = one.next(60)
+        assert isinstance(result, Deferred)
+        assert result.memory_short
+        assert one.attempts("killed.dcm") == 0
+        entry = one.ledger.entry("killed.dcm")
+        assert entry is not None
+        assert (entry.state, entry.reason) == (State.DEFERRED, "memory_short")
+        assert "memory is short" in entry.message
+        one.engine.submit(result.work)
+    one.submit("plain.dcm")
+    found = [one.next(60), one.next(60)]
+    assert {type(result) for result in found} == {Deferred, Published}
+
+
+def test_two_instances_that_take_long_do_not_hold_both_workers(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduling, "QUICK_S", 0.5)
+    one = house(workers=2, skip_duplicates=False)
+    one.submit("hang.1.dcm", "hang.2.dcm", "plain.1.dcm", "plain.2.dcm", "plain.3.dcm")
+    done = [one.next(60) for _ in range(3)]
+    assert sorted(result.work.name for result in done) == ["plain.1.dcm", "plain.2.dcm", "plain.3.dcm"]
+    assert {type(result) for result in done} == {Published}
+    one.engine.stop(0.2)
+    assert one.attempts("hang.1.dcm") == one.attempts("hang.2.dcm") == 0
+
+
+def test_what_needs_no_worker_is_counted_and_committed_in_batches(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[int] = []
+    begin = Ledger.begin_many
+
+    def counted(self: Ledger, arrivals: Iterable[Arrival]) -> list[Entry]:
+        wanted = list(arrivals)
+        begun.append(len(wanted))
+        return begin(self, wanted)
+
+    monkeypatch.setattr(Ledger, "begin_many", counted)
     one = house()
-    for _ in range(2):  # what an exporter that was killed twice over this instance leaves behind
-        one.ledger.begin("export.dcm", size_bytes=6, mtime_ns=1, source="spool")
-        one.ledger.recover()
+    for number in range(256):
+        one.engine.submit_decided(one.work(f"{number}.fifo"), Skipped(SkipReason.NOT_REGULAR, "a pipe"))
+    for _ in range(256):
+        assert isinstance(one.next(60), Published)
+    assert sum(begun) == 256
+    assert len(begun) < 64, "a transaction for each costs a sync for each"
+    assert one.ledger.counts().skipped == 256
+
+
+def test_a_clock_that_is_set_while_it_runs_delays_no_attempt(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = house(retry_after_s=0.5)
+    ahead_s = 10 * 365 * 86400
+    wrong = time.time() + ahead_s
+    monkeypatch.setattr(time, "time", lambda: wrong)
+    one.submit("crash.dcm")
+    deferred = one.next()
+    assert isinstance(deferred, Deferred)
+    assert deferred.due <= time.monotonic() + 0.5
+    monkeypatch.undo()
+    overdue = one.ledger.overdue(time.time())
+    assert (overdue.late, overdue.too_far, overdue.furthest) == (0, 1, wrong + 0.5)
+    assert one.ledger.overdue(wrong + 7200).late == 1
+
+
+@pytest.mark.parametrize(("attempts", "longest_s"), [(1, 5), (2, 5), (3, 20), (9, 3600), (1000, 3600)])
+def test_an_instance_is_never_deferred_for_more_than_an_hour(attempts: int, longest_s: float) -> None:
+    policy = Policy(attempts)
+    assert policy.longest_wait_s == longest_s
+    assert policy.wait_s(attempts) <= 3600
+
+
+def interrupted(root: Path, name: str, times: int) -> None:
+    """Leave behind what exporters that were killed so often over this instance leave."""
+    with Ledger.open(root / "exporter.db") as ledger:
+        for _ in range(times):
+            ledger.begin(name, size_bytes=6, mtime_ns=1, source="spool")
+            ledger.recover()
+
+
+def test_what_was_under_way_when_the_exporter_ended_is_tried_again_however_it_came(
+    tmp_path: Path, house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "QUIET_S", 0.0)
+    interrupted(tmp_path, "export.dcm", isolation.TOGETHER + isolation.ALONE - 1)
+    one = house()
+    one.submit("export.dcm")
+    result = one.next()
+    assert isinstance(result, Published)
+    assert isinstance(result.outcome, Exported)
+
+
+def test_what_ended_every_exporter_that_tried_it_alone_is_given_up(tmp_path: Path, house: Callable[..., House]) -> None:
+    interrupted(tmp_path, "export.dcm", isolation.TOGETHER + isolation.ALONE)
+    one = house()
     one.submit("export.dcm")
     result = one.next()
     assert isinstance(result, Published)
     assert isinstance(result.outcome, Failed)
-    assert "2 attempts" in result.outcome.message
+    assert result.outcome.reason is Reason.DECODER_CRASH
+    assert "5 attempts" in result.outcome.message
     assert list(one.media.glob("*.png")) == []
+
+
+def test_a_suspect_waits_until_the_exporter_has_lived_without_it(tmp_path: Path, house: Callable[..., House]) -> None:
+    interrupted(tmp_path, "export.dcm", isolation.TOGETHER)
+    one = house()
+    one.submit("export.dcm", "plain.dcm")
+    held = one.next()
+    assert isinstance(held, Held)
+    assert 0 < held.wait_s <= isolation.QUIET_S
+    assert isinstance(one.next(), Published), "others go on meanwhile"
+    assert one.attempts("export.dcm") == 0, "no attempt was begun"
+
+
+def test_a_suspect_is_under_way_alone() -> None:
+    house = isolation.Isolation({"suspect": isolation.TOGETHER + isolation.ALONE})
+    order: list[str] = []
+    entered = threading.Event()
+
+    def enter(name: str) -> None:
+        entered.set()
+        assert house.enter(name, lambda: True)
+        order.append(name)
+
+    assert house.enter("first", lambda: True)
+    suspect = threading.Thread(target=enter, args=("suspect",))
+    suspect.start()
+    entered.wait(5)
+    assert order == [], "it waits for what is under way"
+    house.leave("first")
+    suspect.join(5)
+    assert order == ["suspect"]
+    other = threading.Thread(target=enter, args=("other",))
+    other.start()
+    assert not house.enter("third", lambda: False), "nothing begins beside it"
+    house.leave("suspect")
+    other.join(5)
+    assert order == ["suspect", "other"]
+
+
+def test_suspects_do_not_wait_for_each_other_and_are_related_all_the_same(
+    tmp_path: Path, house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "QUIET_S", 0.0)
+    names = [f"export.{number}.dcm" for number in range(6)]
+    for name in names[1:]:
+        interrupted(tmp_path, name, isolation.TOGETHER)
+    one = house(workers=3)
+    one.submit(*names)
+    outcomes = []
+    for _ in names:
+        result = one.next()
+        assert isinstance(result, Published)
+        outcomes.append(result.outcome)
+    assert sum(isinstance(outcome, Exported) for outcome in outcomes) == 1
+    assert one.ledger.counts().duplicates == len(names) - 1
+
+
+@pytest.mark.parametrize("gone", ["folder", "partial", "input"])
+def test_a_folder_of_ours_that_is_gone_for_a_moment_is_no_verdict(house: Callable[..., House], gone: str) -> None:
+    one = house()
+    work = one.work("vanish.export.dcm")
+    away = one.root / "away"
+    place = {"folder": one.media, "partial": one.media / ".partial", "input": work.path.parent}[gone]
+    (one.root / "vanish").write_text(str(place))  # the worker takes it away while the instance is under way
+    one.engine.submit(work)
+    result = one.next()
+    assert isinstance(result, Returned)
+    assert isinstance(result.condition, StorageUnavailable)
+    assert one.attempts(work.name) == 0
+    away.rename(place)
+    (one.root / "vanish").unlink()
+    one.engine.submit(work)
+    result = one.next()
+    assert isinstance(result, Published)
+    assert isinstance(result.outcome, Exported)
+
+
+def test_an_instance_whose_folder_of_partial_files_is_taken_away_each_time_is_given_up_in_the_end(
+    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "QUIET_S", 0.0)
+    one = house()
+    work = one.work("unfold.dcm")
+    for number in range(1, isolation.TOGETHER + isolation.ALONE + 1):
+        one.engine.submit(work)
+        assert isinstance(one.next(), Held)
+        entry = one.ledger.entry(work.name)
+        assert entry is not None
+        assert (entry.attempts, entry.interruptions) == (0, number)
+    one.engine.submit(work)
+    result = one.next()
+    assert isinstance(result, Published)
+    assert isinstance(result.outcome, Failed)
 
 
 def test_what_was_final_before_a_crash_is_only_reported(house: Callable[..., House]) -> None:
@@ -165,7 +370,7 @@ def test_a_full_disk_gives_the_instance_back_and_counts_no_attempt(house: Callab
         one.submit("full.dcm")
         result = one.next()
         assert isinstance(result, Returned)
-        assert result.out_of_space
+        assert isinstance(result.condition, OutOfSpace)
     assert one.attempts("full.dcm") == 0
     assert list((one.media / ".partial").rglob("*.part")) == []
 
@@ -217,13 +422,13 @@ def test_stopping_while_the_disk_is_full_counts_no_attempt(
     one = house()
     one.submit("export.dcm")
     deadline = time.monotonic() + 20
-    while one.engine.waits_for_space is None:
+    while one.engine.waits_for is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     one.engine.stop(0.2)
     result = one.next(1)
     assert isinstance(result, Returned)
-    assert result.out_of_space is not None
+    assert result.condition is not None
     assert one.attempts("export.dcm") == 0
 
 
@@ -236,7 +441,7 @@ def test_stopping_gives_back_what_is_not_finished_without_counting_it(house: Cal
         time.sleep(0.01)
     one.engine.stop(0.2)
     results = [one.next(1), one.next(1)]
-    assert all(isinstance(result, Returned) and result.out_of_space is None for result in results)
+    assert all(isinstance(result, Returned) and result.condition is None for result in results)
     assert one.attempts("hang.dcm") == 0
     assert one.ledger.entry("plain.dcm") is None
 
@@ -294,7 +499,7 @@ def test_a_supervisor_that_waits_for_space_is_not_stuck(
     monkeypatch.setattr(Ledger, "defer", refuse)
     one.submit("crash.dcm")
     deadline = time.monotonic() + 20
-    while one.engine.waits_for_space is None:
+    while one.engine.waits_for is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     until = time.monotonic() + 3

@@ -186,6 +186,17 @@ class TestDeflated:
             Instance.open(path, LimitSettings(max_inflated_bytes=64 << 20))
         assert psutil.Process().memory_info().rss - before < 64 << 20
 
+    @pytest.mark.parametrize(("tail", "told"), [(b"", 0), (b"\0", 0), (b"\0more", 1)])
+    def test_bytes_behind_the_stream_are_told(self, make: Any, tail: bytes, told: int) -> None:
+        instance = Instance.open(make(part10(self.deflate(bare()) + tail, self.SYNTAX)), LIMITS)
+        warned = [warning for warning in instance.warnings if "5 bytes behind the deflated data set" in warning]
+        assert len(warned) == told
+
+    def test_the_end_of_a_gzip_member_is_nothing_odd(self, make: Any) -> None:
+        trailer = struct.pack("<II", zlib.crc32(bare()), len(bare()))
+        instance = Instance.open(make(part10(self.deflate(bare()) + trailer + b"\0", self.SYNTAX)), LIMITS)
+        assert instance.warnings == []
+
     @pytest.mark.parametrize("damage", ["cut", "garbled"])
     def test_a_damaged_stream_is_unreadable(self, make: Any, damage: str) -> None:
         packed = self.deflate(bare() * 50)
@@ -266,6 +277,219 @@ class TestHostileHeaders:
             _ = Instance.open(path, LimitSettings(max_header_bytes=1 << 20)).identity
 
 
+def item(content: bytes, *, order: str = "<", undefined: bool = False) -> bytes:
+    length = UNDEFINED if undefined else len(content)
+    end = struct.pack(f"{order}HHI", 0xFFFE, 0xE00D, 0) if undefined else b""
+    return struct.pack(f"{order}HHI", 0xFFFE, 0xE000, length) + content + end
+
+
+def image(*, rows: int = 4, columns: int = 4) -> bytes:
+    """The elements of an image of 16 bits, without its pixels."""
+    numbers = {2: 1, 0x10: rows, 0x11: columns, 0x100: 16, 0x101: 16, 0x102: 15, 0x103: 0}
+    parts = {number: element(0x28, number, "US", struct.pack("<H", value)) for number, value in numbers.items()}
+    parts[4] = element(0x28, 4, "CS", b"MONOCHROME2 ")
+    return b"".join(parts[number] for number in sorted(parts))
+
+
+NATIVE = element(0x7FE0, 0x10, "OW", bytes(32))
+FRAGMENTS = element(0x7FE0, 0x10, "OB", item(b"") + item(bytes(40)) + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0), UNDEFINED)
+SEQUENCE_END = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+
+class TestBehindPixelData:
+    SIGNATURES = element(0xFFFA, 0xFFFA, "SQ", item(element(0x400, 5, "US", b"\1\0")))
+    BEHIND = element(0x7FE1, 0x10, "LO", b"GEMS") + element(0x7FE1, 0x1001, "LO", b"told") + SIGNATURES
+    PADDING = element(0xFFFC, 0xFFFC, "OB", bytes(10))
+
+    @pytest.mark.parametrize("pixels", [NATIVE, FRAGMENTS], ids=["native", "encapsulated"])
+    def test_elements_behind_pixel_data_are_part_of_the_header(self, make: Any, pixels: bytes) -> None:
+        instance = Instance.open(make(part10(bare() + image() + pixels + self.BEHIND + self.PADDING)), LIMITS)
+        assert instance.header[0x7FE11001].value == "told"
+        assert instance.header[0xFFFAFFFA].value[0][0x04000005].value == 1
+        assert 0xFFFCFFFC in instance.header
+        assert instance.warnings == []
+        assert instance.pixels is not None
+        assert instance.pixels.offset < instance.size_bytes - len(self.BEHIND)
+
+    def test_they_are_found_without_reading_the_pixels(self, tmp_path: Path) -> None:
+        path, size = tmp_path / "huge", 5 << 30
+        head = part10(bare() + image()) + struct.pack("<HH2s2xI", 0x7FE0, 0x10, b"OW", 0xFFFFFFF0)
+        with path.open("wb") as file:
+            file.write(head)
+            file.truncate(len(head) + 0xFFFFFFF0)
+            file.seek(0, os.SEEK_END)
+            file.write(self.BEHIND)
+        assert path.stat().st_size > size - (2 << 30)
+        started, before = time.process_time(), psutil.Process().memory_info().rss
+        with Instance.open(path, LIMITS) as instance:
+            assert instance.header[0x7FE11001].value == "told"
+        assert time.process_time() - started < 1
+        assert psutil.Process().memory_info().rss - before < 16 << 20
+
+    @pytest.mark.parametrize(
+        ("tail", "says"),
+        [
+            (b"\0" * 5, "padding follows"),
+            (b"\0" * 4096, "padding follows"),
+            (b"\0" * 8 + b"x" * 100, "100 bytes behind the pixel data are left out"),
+            (b"\0\0\0\0\x10\0\0\0zz", "10 bytes behind the pixel data are left out"),
+            (b"no elements at all!!", "20 bytes behind the pixel data are left out"),
+            (element(0x7FE1, 0x10, "LO", b"GEMS", 500), "12 bytes behind the pixel data are left out"),
+        ],
+        ids=["few zeros", "zeros", "zeros and more", "tag 0", "garbage", "a cut element"],
+    )
+    def test_what_is_damaged_there_is_told_and_costs_no_picture(self, make: Any, tail: bytes, says: str) -> None:
+        further = element(0x7FE1, 0x11, "LO", b"OTHER ")
+        for behind in (b"", further):
+            instance = Instance.open(make(part10(bare() + image() + NATIVE + behind + tail)), LIMITS)
+            assert any(warning.startswith(says) for warning in instance.warnings)
+            assert instance.pixels is not None
+            assert instance.pixels.length == 32
+            assert (0x7FE10011 in instance.header) == bool(behind)
+            assert "Group Length" not in str(instance.header)
+
+    def test_limits_hold_behind_pixel_data_too(self, make: Any) -> None:
+        tail = element(0x7FE1, 0x1001, "OB", bytes(5000)) + element(0x7FE1, 0x1002, "OB", bytes(5000))
+        limits = LimitSettings(max_header_bytes=8000)
+        instance = Instance.open(make(part10(bare() + image() + NATIVE + tail)), limits)
+        assert 0x7FE11001 in instance.header
+        assert 0x7FE11002 not in instance.header
+        assert any("limits.max_header_bytes" in warning for warning in instance.warnings)
+
+    def test_a_second_pixel_data_element_is_told(self, make: Any) -> None:
+        second = element(0x7FE0, 0x10, "OW", bytes(64)) + self.BEHIND
+        instance = Instance.open(make(part10(bare() + image() + NATIVE + second)), LIMITS)
+        assert instance.pixels is not None
+        assert instance.pixels.length == 32
+        assert any("pixel data more than once" in warning for warning in instance.warnings)
+        empty = element(0x7FE0, 0x10, "OW", b"")
+        instance = Instance.open(make(part10(bare() + image() + empty + NATIVE + self.BEHIND)), LIMITS)
+        assert instance.pixels is not None
+        assert instance.pixels.length == 32
+        assert instance.header[0x7FE11001].value == "told"
+
+
+class TestNoElementIsPassedOver:
+    """An element counts or is told; an instance without media has no bytes that nobody has read."""
+
+    PIXELS = image(rows=256, columns=256) + element(0x7FE0, 0x10, "OW", bytes(131_072))
+    UID = element(8, 0x1150, "UI", b"1.2\0")
+
+    @pytest.mark.parametrize(
+        "open_sequence",
+        [
+            element(8, 0x1140, "SQ", item(UID), 12),
+            element(8, 0x1140, "SQ", item(UID, undefined=True), UNDEFINED),
+            element(8, 0x1140, "SQ", item(UID)[:4] + b"\xff\xff\xff\xff" + UID, UNDEFINED),
+            element(8, 0x1140, "SQ", b"", UNDEFINED),
+        ],
+        ids=["too short", "without its end", "an item without its end", "nothing"],
+    )
+    def test_pixel_data_behind_a_sequence_that_is_not_closed_are_never_missed(
+        self, make: Any, open_sequence: bytes
+    ) -> None:
+        with pytest.raises(Unreadable):
+            _ = Instance.open(make(part10(bare() + open_sequence + self.PIXELS)), LIMITS).header
+
+    @pytest.mark.parametrize("tail", [b"\0\0\0\0\x10\0\0\0zz", b"\0" * 8 + b"x" * 100], ids=["tag 0", "zeros and more"])
+    def test_bytes_that_are_no_elements_are_no_harmless_end(self, make: Any, tail: bytes) -> None:
+        with pytest.raises(Unreadable, match=r"no elements follow|ends inside"):
+            Instance.open(make(part10(bare() + tail)), LIMITS)
+
+    def test_an_element_of_group_0000_is_one_where_it_has_a_representation(self, make: Any) -> None:
+        odd = element(0, 0x60, "CS", b"CT")
+        instance = Instance.open(make(part10(bare() + odd + image() + NATIVE)), LIMITS)
+        assert instance.pixels is not None
+        assert instance.header[0x00000060].value == "CT"
+        assert any("ascending order" in warning for warning in instance.warnings)
+
+    def test_zeros_between_elements_hide_none_of_them(self, make: Any) -> None:
+        instance = Instance.open(make(part10(bare() + bytes(8) + image() + bytes(16) + NATIVE)), LIMITS)
+        assert instance.pixels is not None
+        assert len(instance.header) == 12
+        assert instance.warnings == ["zeros lie between elements: left out"]
+
+    def test_very_many_zeros_are_passed_over_once(self, make: Any) -> None:
+        started = time.process_time()
+        with pytest.raises((Unreadable, TooLarge)):
+            Instance.open(make(part10(bare() + bytes(100 << 20) + b"x" * 100)), LIMITS)
+        assert time.process_time() - started < 3
+
+    def test_pixel_data_of_an_impossible_representation_are_found(self, make: Any) -> None:
+        odd = struct.pack("<HH", 0x7FE0, 0x10) + b"O\xf0" + struct.pack("<H", 32) + bytes(32)
+        instance = Instance.open(make(part10(bare() + image() + odd)), LIMITS)
+        assert instance.pixels is not None
+        assert instance.pixels.length == 32
+
+    def test_zeros_at_the_end_make_no_element(self, make: Any) -> None:
+        instance = Instance.open(make(part10(bare() + bytes(4096))), LIMITS)
+        assert len(instance.header) == 4
+        assert instance.warnings == ["padding follows the last element"]
+
+    def test_of_elements_that_occur_twice_the_first_counts_and_it_is_told(self, make: Any) -> None:
+        twice = bare() + image() + element(0x28, 0x10, "US", b"\x09\0") + NATIVE + element(0x28, 0x11, "US", b"\7\0")
+        instance = Instance.open(make(part10(twice)), LIMITS)
+        assert (instance.header.Rows, instance.header.Columns) == (4, 4)
+        assert sum("occurs more than once" in warning for warning in instance.warnings) == 2
+
+    def test_a_data_set_in_pieces_without_number_is_refused_quickly(self, make: Any) -> None:
+        stray = struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
+        pieces = b"".join(element(0x8001, 0x1000 + number, "CS", b"CT") + stray for number in range(50_000))
+        started = time.process_time()
+        with pytest.raises(Unreadable, match="out of place"):
+            Instance.open(make(part10(bare() + pieces)), LIMITS)
+        instance = Instance.open(make(part10(bare() + image() + NATIVE + pieces)), LIMITS)
+        assert instance.header[0x80011000].value == "CT"
+        assert any("out of place" in warning for warning in instance.warnings)
+        assert time.process_time() - started < 3
+
+    def test_an_order_in_items_that_may_cost_elements_is_told(self, make: Any) -> None:
+        for inner, told in ((self.UID + self.UID, True), (self.UID, False)):
+            nested = element(8, 0x1140, "SQ", item(inner) + item(inner))
+            warnings = Instance.open(make(part10(nested)), LIMITS).warnings
+            assert any("sequence item are not in ascending order" in warning for warning in warnings) == told
+
+    def test_pixel_data_that_declare_more_than_is_there_are_told(self, make: Any) -> None:
+        longer = element(0x7FE0, 0x10, "OW", bytes(32), 40)
+        instance = Instance.open(make(part10(bare() + image() + longer)), LIMITS)
+        assert instance.pixels is not None
+        assert any("40 bytes declared, 32 there" in warning for warning in instance.warnings)
+
+    def test_elements_behind_a_delimiter_that_belongs_to_nothing_are_read(self, make: Any) -> None:
+        stray = struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
+        instance = Instance.open(make(part10(bare() + stray + image() + NATIVE)), LIMITS)
+        assert instance.pixels is not None
+        assert any("delimiter" in warning for warning in instance.warnings)
+
+    def test_an_image_that_its_meta_information_calls_a_dicomdir_is_read(self, make: Any) -> None:
+        directory = element(2, 2, "UI", b"1.2.840.10008.1.3.10") + element(2, 0x10, "UI", EXPLICIT_LE + b"\0")
+        content = bytes(128) + b"DICM" + directory + bare() + image() + NATIVE
+        instance = Instance.open(make(content), LIMITS)
+        assert instance.pixels is not None
+        assert any("DICOMDIR" in warning for warning in instance.warnings)
+
+    @pytest.mark.parametrize("order", ["<", ">"], ids=["little endian items", "big endian items"])
+    def test_un_sequences_of_undefined_length_in_big_endian_are_read(self, make: Any, order: str) -> None:
+        def big(group: int, number: int, vr: str, value: bytes, length: int | None = None) -> bytes:
+            head = element(group, number, vr, value, length)
+            order_of = ">HH2s2xI" if vr in {"UN", "SQ", "OW"} else ">HH2sH"
+            return (
+                struct.pack(order_of, group, number, vr.encode(), len(value) if length is None else length)
+                + head[len(head) - len(value) :]
+            )
+
+        rows = struct.pack(f"{order}HHIH", 0x28, 0x10, 2, 7)
+        delimiter = struct.pack(f"{order}HHI", 0xFFFE, 0xE0DD, 0)
+        unknown = big(9, 0x1001, "UN", item(rows, order=order, undefined=True) + delimiter, UNDEFINED)
+        nested = big(9, 0x1140, "SQ", item(unknown, order=">"))
+        content = big(8, 0x18, "UI", b"1.2.3\0") + big(9, 0x10, "LO", b"ACME") + unknown + nested
+        content += big(0x28, 0x10, "US", b"\0\4") + big(0x7FE0, 0x10, "OW", bytes(32))
+        instance = Instance.open(make(part10(content, b"1.2.840.10008.1.2.2")), LIMITS)
+        assert instance.header.Rows == 4
+        assert instance.header[0x00091001].value[0].Rows == 7
+        assert 0x00091001 in instance.header[0x00091140].value[0]
+
+
 class TestPixelDescription:
     def described(self, make: Any, **values: Any) -> Any:
         numbers = {"rows": (0x10, 4), "columns": (0x11, 4), "allocated": (0x100, 16), "stored": (0x101, 12)}
@@ -294,7 +518,8 @@ class TestPixelDescription:
             {"columns": 0},
             {"rows": None},
             {"allocated": None},
-            {"allocated": 12},
+            {"allocated": 11},
+            {"allocated": 24},
             {"stored": 17},
             {"frames": "-1"},
             {"frames": "1A"},

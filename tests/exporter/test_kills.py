@@ -63,19 +63,21 @@ def done(ledger: Path) -> int:
     return counts.exported + counts.failed + counts.quarantined
 
 
-def kill_at_random(start_one: object, ledger: Path, rng: random.Random) -> collections.Counter[str]:
-    """Start, kill, start again; the kinds of victims."""
+def kill_at_random(
+    start_one: object, ledger: Path, rng: random.Random, workers_share: float
+) -> collections.Counter[str]:
+    """Start, kill, start again; the kinds of victims, of which so large a share are workers."""
     killed: collections.Counter[str] = collections.Counter()
     process = start_one()  # type: ignore[operator]  # a function without arguments
     try:
         while killed.total() < KILLS and done(ledger) < COUNT:
             before = done(ledger)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 120  # starting takes most of it on a busy machine
             while process.poll() is None and done(ledger) < min(before + rng.randint(1, 8), COUNT):
                 assert time.monotonic() < deadline, "no progress"
             time.sleep(rng.uniform(0, 0.05))
             workers = workers_of(process.pid)
-            if rng.random() < 0.4 and workers:
+            if rng.random() < workers_share and workers:
                 with suppress(ProcessLookupError):
                     os.kill(rng.choice(workers), signal.SIGKILL)
                 killed["worker"] += 1
@@ -90,8 +92,8 @@ def kill_at_random(start_one: object, ledger: Path, rng: random.Random) -> colle
     return killed
 
 
-def check(data: DataFolder) -> None:
-    """Media, lines and ledger tell the same, each once, and every medium is whole."""
+def check(data: DataFolder, *, is_sound: bool) -> None:
+    """Media, lines and ledger tell the same, each once, and every medium is whole; with `is_sound`, nothing failed."""
     text = data.metadata.read_bytes()
     assert text.endswith(b"\n")
     lines = [json.loads(line) for line in text.splitlines()]
@@ -107,9 +109,9 @@ def check(data: DataFolder) -> None:
         counts = ledger.counts()
         attempts = [entry.attempts for entry in ledger.entries()]
     assert counts.exported == len(lines)
-    # An instance that was in hand at two kills may end as a failure with a reason; it is never lost.
-    assert counts.exported + counts.failed + counts.quarantined == COUNT
-    assert max(attempts) <= 3, "two attempts, and the look that finds both used up"
+    # An instance whose worker was killed twice may end as a failure with a reason; it is never lost.
+    assert counts.exported + (0 if is_sound else counts.failed + counts.quarantined) == COUNT
+    assert max(attempts) <= (1 if is_sound else 2), "what the exporter's end cut short is no attempt"
 
 
 @pytest.mark.slow
@@ -120,15 +122,15 @@ def test_a_backfill_that_is_killed_again_and_again_ends_whole(tmp_path: Path) ->
         (folder / f"{number:03d}").write_bytes(content)
     data = DataFolder(out)
     rng = random.Random(4711)  # noqa: S311 - which process dies is no secret
-    killed = kill_at_random(lambda: start("backfill", folder, "--output", out), data.ledger, rng)
+    killed = kill_at_random(lambda: start("backfill", folder, "--output", out), data.ledger, rng, 0.4)
     assert killed.total() == KILLS
     last = start("backfill", folder, "--output", out)
     assert last.wait(120) in {0, 3}
-    check(data)
+    check(data, is_sound=False)
 
 
 @pytest.mark.slow
-def test_a_daemon_that_is_killed_again_and_again_loses_nothing(tmp_path: Path) -> None:
+def test_a_daemon_that_is_killed_again_and_again_loses_nothing_and_judges_nothing(tmp_path: Path) -> None:
     data = DataFolder(tmp_path / "data")
     with Spool.open(data.spool) as spool:
         for content in instances():
@@ -136,8 +138,8 @@ def test_a_daemon_that_is_killed_again_and_again_loses_nothing(tmp_path: Path) -
             incoming.write([content])
             incoming.commit()
         rng = random.Random(815)  # noqa: S311 - as above
-        killed = kill_at_random(lambda: start("run", "--data", data.root), data.ledger, rng)
-        assert killed.total() == KILLS
+        killed = kill_at_random(lambda: start("run", "--data", data.root), data.ledger, rng, 0.0)
+        assert killed["exporter"] == KILLS
         process = start("run", "--data", data.root)
         try:
             deadline = time.monotonic() + 120
@@ -148,10 +150,8 @@ def test_a_daemon_that_is_killed_again_and_again_loses_nothing(tmp_path: Path) -
         finally:
             process.terminate()
             process.wait(60)
-        quarantined = spool.counts().quarantined
-    check(data)
-    with Ledger.open_read_only(data.ledger) as ledger:
-        assert ledger.counts().quarantined == quarantined
+        assert spool.counts().quarantined == 0
+    check(data, is_sound=True)
     assert (
         subprocess.run(
             [sys.executable, "-m", "exporter", "reconcile", "--data", str(data.root)], cwd=ROOT, check=False

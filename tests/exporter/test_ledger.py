@@ -72,13 +72,64 @@ def test_an_attempt_is_counted_before_it_is_made(path: Path, ledger: Ledger) -> 
     assert (entry.state, entry.attempts) == (State.ACTIVE, 1)
 
 
-def test_attempts_go_on_after_a_crash(path: Path) -> None:
+def test_the_end_of_an_exporter_is_an_interruption_and_no_attempt(path: Path) -> None:
+    for interruptions in (1, 2, 3):
+        with Ledger.open(path) as ledger:
+            assert begin(ledger, "a").attempts == 1
+        with Ledger.open(path) as ledger:
+            (entry,) = ledger.recover()
+            assert (entry.state, entry.attempts, entry.interruptions) == (State.DEFERRED, 0, interruptions)
+            assert ledger.interrupted(2) == ({"a": interruptions} if interruptions >= 2 else {})
+
+
+def test_only_ends_of_the_exporter_during_attempts_alone_speak_against_an_instance(path: Path) -> None:
+    def end_during(*names: str) -> dict[str, int]:
+        with Ledger.open(path) as ledger:
+            for name in names:
+                begin(ledger, name)
+            ledger.recover()
+            return {entry.name: entry.interruptions for entry in ledger.entries()}
+
+    assert end_during("a", "b") == {"a": 1, "b": 1}
+    assert end_during("a", "c") == {"a": 2, "b": 1, "c": 1}
+    assert end_during("a") == {"a": 3, "b": 1, "c": 1}
+    assert end_during("a", "b") == {"a": 4, "b": 1, "c": 1}, "the other one had its outcome and waited"
+    assert end_during("b") == {"a": 2, "b": 2, "c": 1}, "exporters end without it, too"
+    assert end_during("b") == {"a": 2, "b": 3, "c": 1}
+    assert end_during("a") == {"a": 3, "b": 3, "c": 1}, "two that each end every exporter come to an end, too"
+
+
+@pytest.mark.parametrize("how", ["defer", "retry", "finish", "changed"])
+def test_an_attempt_that_ends_by_itself_ends_the_count_of_interruptions(path: Path, how: str) -> None:
+    with Ledger.open(path) as ledger:
+        for _ in range(3):
+            begin(ledger, "a", source="folder")
+            assert ledger.interrupt("a", "the folder was gone") > 0
+        assert begin(ledger, "a", source="folder").interruptions == 3
+        match how:
+            case "defer":
+                ledger.defer("a", "timeout", "took too long", not_before=0)
+            case "retry":
+                ledger.finish("a", state=State.FAILED, reason="internal")
+                ledger.retry(name="a")
+            case "finish":
+                ledger.finish("a", state=State.FAILED, reason="internal")
+            case _:
+                begin(ledger, "a", source="folder", mtime_ns=99)
+        entry = ledger.entry("a")
+        assert entry is not None
+        assert entry.interruptions == 0
+
+
+def test_a_ledger_of_the_schema_before_is_brought_up_to_date(path: Path) -> None:
     with Ledger.open(path) as ledger:
         begin(ledger, "a")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE instance DROP COLUMN interruptions")
+        connection.execute("PRAGMA user_version=2")
+        connection.commit()
     with Ledger.open(path) as ledger:
-        assert [(entry.name, entry.attempts, entry.state) for entry in ledger.recover()] == [("a", 1, State.DEFERRED)]
-        assert begin(ledger, "a").attempts == 2
-        assert ledger.counts().active == 1
+        assert [entry.interruptions for entry in ledger.recover()] == [1]
 
 
 def test_a_deferred_instance_says_when_and_why(ledger: Ledger) -> None:
@@ -833,3 +884,44 @@ def test_a_reserve_holds_bytes_and_inodes_and_is_not_taken_back_at_once(tmp_path
     assert Reserve(tmp_path / "reserve", 1 << 20).fill()
     assert Reserve(tmp_path / "reserve", 0).fill()  # no longer wanted: what an earlier run kept is given up
     assert list((tmp_path / "reserve").iterdir()) == []
+
+
+# -- files that somebody removes while it is open ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["-wal", "-shm"])
+def test_a_log_that_is_removed_under_a_ledger_is_noticed_and_what_it_held_is_saved(path: Path, suffix: str) -> None:
+    with Ledger.open(path) as ledger:
+        for number in range(20):
+            export(ledger, f"{number}", f"{number}.png")
+        ledger.check()
+        Path(f"{path}{suffix}").unlink()
+        export(ledger, "after", "after.png")
+        with pytest.raises(LedgerUnusable, match=f"exporter.db{suffix}.*removed.*saved in the database; start again"):
+            ledger.check()
+        with Ledger.open_read_only(path) as looking:  # who looks now keeps SQLite from saving anything at the end
+            assert looking.counts().exported == 21
+            export(ledger, "last", "last.png")
+            ledger.close()
+    with Ledger.open(path) as ledger:
+        assert ledger.counts().exported == 22
+        assert ledger.problem() is None
+
+
+def test_a_log_in_whose_place_is_another_is_noticed_and_not_written_over_it(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        export(ledger, "a", "a.png")
+        log = Path(f"{path}-wal")
+        log.unlink()
+        log.write_bytes(b"another's")
+        with pytest.raises(LedgerUnusable, match=r"exporter.db-wal.*replaced.*--rebuild"):
+            ledger.check()
+        assert log.read_bytes() == b"another's"
+
+
+def test_a_lock_that_is_removed_under_a_ledger_is_noticed(path: Path) -> None:
+    with Ledger.open(path) as ledger:
+        ledger.check()
+        path.with_name("exporter.db.lock").unlink()
+        with pytest.raises(LedgerUnusable, match="another exporter could start"):
+            ledger.check()

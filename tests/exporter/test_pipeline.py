@@ -18,7 +18,7 @@ from exporter import pipeline
 from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.job import Job, Stopped
 from exporter.outcome import Exported, Failed, Identity, MediaType, Outcome, Skipped
-from exporter.settings import LimitSettings, MediaSettings
+from exporter.settings import LimitSettings, MediaSettings, MetadataSettings
 from listener.sources.dimse.identity import IMPLEMENTATION_CLASS_UID
 
 if TYPE_CHECKING:
@@ -50,6 +50,24 @@ def test_an_instance_becomes_media_a_record_and_an_identity(folder: Path) -> Non
     assert outcome.identity.sop_instance_uid == pydicom.dcmread(CT).SOPInstanceUID
     assert outcome.settings_sha256 == "s" * 64
     assert len(outcome.source_sha256) == 64
+
+
+def test_private_elements_are_in_the_record_unless_they_are_not_wanted(folder: Path) -> None:
+    folder.mkdir()
+    records = []
+    for private in (True, False):
+        settings = MediaSettings(metadata=MetadataSettings(private=private))
+        outcome = pipeline.export(settings, "s" * 64, Job(str(CT), str(folder), ask=True), lambda _: None)
+        assert isinstance(outcome, Exported)
+        records.append(json.loads(outcome.record))
+        shutil.rmtree(folder)
+        folder.mkdir()
+    everything, public = records
+    assert everything["[Suite id] (0009,xx02 GEMS_IDEN_01)"] == "CT01"
+    assert everything["export"]["private_left_out"] is None
+    private_keys = {key for key in everything if "GEMS_" in key or key.startswith("Private")}
+    assert set(everything) - set(public) == private_keys
+    assert public["export"]["private_left_out"] >= len(private_keys)
 
 
 def test_the_parent_is_asked_before_anything_is_written(folder: Path) -> None:

@@ -547,3 +547,9 @@ def test_a_backfill_after_a_rebuild_adds_no_line(tmp_path: Path) -> None:
     assert reconcile(folders, deep=True).is_sound
     os.utime(folder / "no-media.dcm")
     assert export() == lines
+
+
+def test_a_metadata_file_that_is_a_pipe_is_a_fault_and_nothing_waits_for_it(house: House) -> None:
+    house.folders.metadata.unlink()
+    os.mkfifo(house.folders.metadata)
+    assert "damaged_lines" in {fault.kind for fault in reconcile(house.folders).faults}

@@ -246,7 +246,7 @@ def test_the_hash_changes_with_what_decides_media_and_with_nothing_else(loaded: 
         "limits: {wall_s: 5}",
         "num_workers: 1",
         "media: {dir: x, overwrite: true}",
-        "metadata: {file: x}",
+        "metadata: {file: x, append: true}",
         "listener: {port: 1}",
         "log: {level: debug}",
         SEED,
@@ -256,6 +256,7 @@ def test_the_hash_changes_with_what_decides_media_and_with_nothing_else(loaded: 
         "video: {save_method_kwargs: {encoding_args: {gop_size: 1}}}",
         "video: {default_rate_hz: 25}",
         "image: {extension: .jpg}",
+        "metadata: {private: false}",
         "image: {save_method_kwargs: {pil_writer_params: {quality: 3}}}",
     ]
     assert {loaded(text).settings_sha256 for text in same} == {default}
@@ -268,8 +269,11 @@ def test_the_hash_is_the_same_in_every_process_and_in_a_worker() -> None:
     program = "from exporter.settings import Settings; print(Settings().settings_sha256)"
     there = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
     assert there == own
-    travelled = MediaSettings.model_validate(Settings().media_settings.model_dump(mode="json"))
-    assert travelled.settings_sha256 == own
+    whole = Settings.model_validate({"metadata": {"file": "lines.jsonl", "private": False}})
+    for one in (Settings(), whole):
+        travelled = MediaSettings.model_validate(one.media_settings.model_dump(mode="json"))
+        assert travelled.settings_sha256 == one.settings_sha256
+        assert travelled.metadata.private == one.metadata.private
 
 
 def test_settings_never_change() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.job import Job
 from exporter.outcome import Failed, Identity, Outcome, Skipped
-from exporter.workers import Cancelled, Worker, WorkerSetup, WorkerUnstartable
+from exporter.workers import Cancelled, SetAside, Worker, WorkerKilled, WorkerSetup, WorkerUnstartable
 from tests.exporter.misbehaving import identity
 
 if TYPE_CHECKING:
@@ -85,6 +86,37 @@ def test_a_job_that_spins_is_stopped_at_its_own_processor_time_not_at_that_of_th
             assert isinstance(outcome, Failed)
             assert outcome.reason is Reason.TIMEOUT
             assert "cpu_s" in outcome.message
+
+
+def test_a_small_file_may_use_less_processor_time_than_a_large_one(tmp_path: Path) -> None:
+    (tmp_path / "spin.small.dcm").write_bytes(b"")
+    (tmp_path / "spin.large.dcm").write_bytes(bytes(1_000_000))
+    with worker(cpu_s=60.0, cpu_base_s=1.0, cpu_s_per_mb=2.0) as made:
+        spent = []
+        for name in ("spin.small", "spin.large"):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            made.ensure_ready()
+            outcome = made.run(Job(str(tmp_path / f"{name}.dcm"), ".", ask=True), go)
+            spent.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
+            assert isinstance(outcome, Failed)
+            assert (outcome.reason, outcome.may_pass) == (Reason.TIMEOUT, False)
+            assert "cpu_s_per_mb" in outcome.message
+    assert spent[0] < 3 < spent[1] + 1
+    assert spent[1] - spent[0] > 1
+
+
+def test_a_process_that_is_killed_from_outside_gives_no_verdict() -> None:
+    with worker() as made:
+        with pytest.raises(WorkerKilled, match="memory may be short"):
+            run(made, "killed")
+        assert isinstance(run(made, "plain"), Skipped)
+
+
+def test_a_job_that_may_not_go_on_is_given_up() -> None:
+    with worker() as made:
+        with pytest.raises(SetAside):
+            made.run(Job(path="x/hang.dcm", folder=".", ask=True), go, lambda: False)
+        assert isinstance(run(made, "plain"), Skipped)
 
 
 def test_a_job_that_wants_too_much_memory_does_not_get_it() -> None:

@@ -1,7 +1,8 @@
 """``python -m tests.faults [--quick] [PART ...]``: the fault report, row by row; exit code 1 on any violation.
 
-Parts: power-ext4, power-xfs, points, disks, errors, bad, privacy, attacks, network, soak, steady, connects, volume,
-members, lifecycle, watchdog, suites; all without any. ``--scale volume_bytes=2e9`` runs more or less of something.
+Parts: power-ext4, power-xfs, interruptions, points, disks, errors, bad, costs, privacy, attacks, network, soak, steady,
+connects, volume, members, lifecycle, watchdog, suites; all without any. ``--scale volume_bytes=2e9`` runs more or less
+of something.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from typing import TYPE_CHECKING, Final
 from tests.faults import (
     bad_dicom,
     connects,
+    costs,
     crash_points,
     errors,
     full_disk,
+    interruptions,
     lifecycle,
     members,
     network,
@@ -44,10 +47,12 @@ if TYPE_CHECKING:
 PARTS: Final[dict[str, Callable[[Path, Scale], Iterator[Row]]]] = {
     "power-ext4": partial(power_cut.rows, kinds=("ext4",)),
     "power-xfs": partial(power_cut.rows, kinds=("xfs",)),
+    "interruptions": interruptions.rows,
     "points": crash_points.rows,
     "disks": full_disk.rows,
     "errors": errors.rows,
     "bad": bad_dicom.rows,
+    "costs": costs.rows,
     "privacy": privacy.rows,
     "attacks": network.rows,
     "network": network_fuzz.rows,

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.elements import quiet_reading
 from exporter.errors import Reason, SkipReason
-from listener.sources.dimse.requesting import associate, release
 from tests.faults.daemons import SMALL_MARKS, daemons, run
 from tests.faults.invariants import media_files, opens, raw_lines
 from tests.faults.report import Row, Scale, attempt
@@ -29,6 +28,7 @@ from tests.faults.seeds import seeds
 from tests.faults.senders import Canary
 from tests.product.hostile import write_hostile_files
 from tests.product.running import family, peak_resident_mb
+from tests.pynetdicom_requestor import associate, release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from listener.sources.dimse.requesting import associate, release
 from tests.faults.daemons import ONE_PROCESS, Daemons, daemons, run, wait_for
 from tests.faults.instances import STORAGE, instance
 from tests.faults.invariants import check_settled, check_visible, spool_files, whole_spool_files
@@ -25,6 +24,7 @@ from tests.faults.report import Row, Scale, attempt
 from tests.faults.senders import program
 from tests.faults.tracing import WRITING, attached, reached, wrapped
 from tests.product.running import family
+from tests.pynetdicom_requestor import associate, release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

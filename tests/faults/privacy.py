@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from listener.sources.dimse.requesting import associate, release
 from tests.faults.daemons import COMMANDS, SMALL_MARKS, daemons, run, wait_for
 from tests.faults.instances import SIDE, new_uid
 from tests.faults.invariants import media_files
@@ -33,6 +32,7 @@ from tests.faults.senders import program
 from tests.ports import free_port
 from tests.product.hostile import SOP_CLASS, element, meta
 from tests.product.running import family
+from tests.pynetdicom_requestor import associate, release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from listener.sources.dimse.requesting import associate, release
 from tests.faults.instances import STORAGE, instance, write_instances
 from tests.faults.report import NotPermitted
+from tests.pynetdicom_requestor import associate, release
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -20,6 +20,7 @@ from tests.faults import (
     crash_points,
     errors,
     full_disk,
+    interruptions,
     members,
     network,
     network_fuzz,
@@ -79,6 +80,11 @@ def test_f54_a_listener_killed_at_a_call_loses_nothing_it_acknowledged(tmp_path:
 def test_f54_an_exporter_killed_between_rename_and_commit_leaves_no_medium_that_nobody_owns(tmp_path: Path) -> None:
     row = hold(lambda: crash_points.exporter_points(tmp_path, FEW, frames=1, calls=("fsync",)))
     assert row.injected == 1
+
+
+def test_f55_an_exporter_that_is_killed_in_quick_succession_judges_no_instance(tmp_path: Path) -> None:
+    row = hold(lambda: interruptions.kills_row(tmp_path, 3))
+    assert row.injected == 3
 
 
 def test_f50_a_full_disk_under_everything_is_told_and_recovered_from(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import exporter
+from tests.exporter.frames import streams
 from tests.fidelity.cines import CINE_CLASS, INLINE, STREAM_FRAMES, VIDEO_CLASS, data_set, made_stream
 
 if TYPE_CHECKING:
@@ -147,6 +148,25 @@ def _video_ends_early() -> Dataset | None:
     return made
 
 
+def _unit_missing(name: str, *, form: str = "") -> Callable[[], Dataset]:
+    """A frame of `tests.exporter.frames.streams` without its second unit, or in another damaged form."""
+
+    def make() -> Dataset:
+        stream: streams.Stream = getattr(streams, name)()
+        forms = dict(stream.damaged())
+        made = data_set(stream.syntax, CINE_CLASS, 1, streams.ROWS, streams.COLUMNS, colour=False)
+        return _with(made, [forms[form or "unit 1 removed"]])
+
+    return make
+
+
+def _video_of_another_size() -> Dataset | None:
+    made = _video_ends_early()
+    if made is not None:
+        made.Rows, made.Columns = 2400, 3200
+    return made
+
+
 CASES: dict[str, Callable[[], Dataset | None]] = {
     "frames missing, native": _frames_missing,
     "frames missing, encapsulated": _encoded_frames_missing,
@@ -160,6 +180,9 @@ CASES: dict[str, Callable[[], Dataset | None]] = {
     "slope NaN": _element("RescaleSlope", "NaN", RescaleIntercept="0"),
     "NumberOfFrames is no number": _element("NumberOfFrames", "one"),
     "video stream ends early": _video_ends_early,
+    "JPEG 2000 tile missing": _unit_missing("jpeg_2000_tiles"),
+    "JPEG 2000 of another tile size": _unit_missing("jpeg_2000_tiles", form="XTsiz 1"),
+    "Rows x Columns are not the video's": _video_of_another_size,
 }
 
 

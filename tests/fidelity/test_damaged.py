@@ -11,8 +11,10 @@ REFUSED = {
     "frames missing, encapsulated": "corrupt_pixels",
     "fragment short": "corrupt_pixels",
     "Rows x Columns are not the codestream's": "bad_geometry",
-    "frames of mixed size": "bad_geometry",
     "NumberOfFrames is no number": "bad_geometry",
+    "JPEG 2000 tile missing": "corrupt_pixels",
+    "JPEG 2000 of another tile size": "corrupt_pixels",
+    "Rows x Columns are not the video's": "bad_geometry",
 }
 
 
@@ -26,6 +28,12 @@ def test_nothing_is_silently_wrong(name: str) -> None:
     assert found.same
     if name in REFUSED:
         assert found.told.startswith(REFUSED[name])
+
+
+def test_frames_of_other_sizes_are_named() -> None:
+    found = damaged.verdict("frames of mixed size")
+    assert found is not None
+    assert found.told.startswith("of 3 frames these have another size")
 
 
 def test_a_stream_that_ends_early_says_how_many_pictures_are_missing() -> None:

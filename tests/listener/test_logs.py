@@ -149,7 +149,7 @@ def test_what_libraries_say_is_reduced_to_who_where_and_which_tags(
     for name in logs.LIBRARIES:
         logging.getLogger(name).setLevel(logging.DEBUG)
     lines(level)
-    for name in ("pynetdicom.acse", "pydicom", "PIL.PngImagePlugin", "av", "libav.h264", "urllib3.x", "other"):
+    for name in ("pydicom.config", "pydicom", "PIL.PngImagePlugin", "av", "libav.h264", "urllib3.x", "other"):
         log = logging.getLogger(name)
         log.debug("(0010,0010) PN [%s]", SECRET)
         log.info("%s", SECRET)
@@ -214,9 +214,9 @@ def test_handlers_that_a_library_brings_are_removed(
     lines: Callable[..., list[dict[str, Any]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    logging.getLogger("pynetdicom").addHandler(handler)
+    logging.getLogger("pydicom").addHandler(handler)
     lines("info")
-    logging.getLogger("pynetdicom").error(SECRET)
+    logging.getLogger("pydicom").error(SECRET)
     assert len(lines()) == 1
     assert capsys.readouterr().err == ""
 

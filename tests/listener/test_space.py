@@ -11,6 +11,7 @@ import pytest
 from listener.counters import Counters, read_counters
 from listener.settings import SpoolSection
 from listener.space import SILENT_S, TOLD, Free, Room, SpaceGuard, tell
+from listener.spool import Spool
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +45,21 @@ def test_room_changes_with_hysteresis(disk: Disk, tmp_path: Path) -> None:
         seen.append(guard.look())
     enough, refuse, reject = Room.ENOUGH, Room.REFUSE_INSTANCES, Room.REJECT_ASSOCIATIONS
     assert seen == [enough, enough, refuse, refuse, reject, reject, refuse, refuse, enough, enough]
+
+
+@pytest.mark.parametrize("folder", ["tmp", "new", "active", "done", "quarantine"])
+def test_nothing_is_taken_while_a_folder_of_the_spool_is_not_where_it_was(tmp_path: Path, folder: str) -> None:
+    with Spool.open(tmp_path / "spool") as spool:
+        guard = SpaceGuard(spool.root, SpoolSection(refuse_below_bytes=0, reject_below_bytes=0, refuse_below_files=0))
+        assert guard.look(is_in_place=spool.is_in_place) is Room.ENOUGH
+        place, away = spool.root / folder, tmp_path / "away"
+        place.rename(away)
+        assert guard.look(is_in_place=spool.is_in_place) is Room.REFUSE_INSTANCES
+        place.mkdir()
+        assert guard.look(is_in_place=spool.is_in_place) is Room.REFUSE_INSTANCES, "another folder of that name"
+        place.rmdir()
+        away.rename(place)
+        assert guard.look(is_in_place=spool.is_in_place) is Room.ENOUGH
 
 
 def test_few_inodes_refuse_instances_where_there_is_a_table_of_them(disk: Disk, tmp_path: Path) -> None:

@@ -249,12 +249,210 @@ def hostile_files() -> dict[str, Callable[[], bytes]]:
     return made
 
 
-def write_hostile_files(folder: Path) -> list[Path]:
-    """Write all of them below a folder."""
+def write_hostile_files(folder: Path, files: dict[str, Callable[[], bytes]] | None = None) -> list[Path]:
+    """Write all of them below a folder, or `files`."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, make in hostile_files().items():
+    for name, make in (hostile_files() if files is None else files).items():
         path = folder / f"{name}.dcm"
         path.write_bytes(make())
         written.append(path)
     return written
+
+
+# -- small files that take long --------------------------------------------------------------------------------------
+
+
+def fragments(syntax: str, parts: list[bytes], table: bytes = b"", **changed: bytes) -> bytes:
+    """A made file of these fragments, and a basic offset table."""
+    uid = generate_uid()
+    items = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(part)) + part for part in (table, *parts))
+    pixels = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 0xFFFFFFFF) + items
+    return meta(syntax, uid) + header(uid, **changed) + pixels + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+
+def tiny_frames(count: int, side: int = 1) -> bytes:
+    """Very many uncompressed frames of `side` x `side` pixels."""
+    uid = generate_uid()
+    size = {"rows": US(side), "columns": US(side), "frames": str(count).encode()}
+    pixels = element(0x7FE0, 0x0010, b"OW", bytes(number % 256 for number in range(count * side * side)))
+    return meta(ExplicitVRLittleEndian, uid) + header(uid, **size) + pixels
+
+
+def jpeg_scans(count: int, side: int = 512) -> bytes:
+    """A progressive JPEG whose last scan comes `count` times more."""
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((side, side), np.uint8)).save(buffer, "JPEG", progressive=True)
+    stream = buffer.getvalue()
+    return stream[:-2] + stream[stream.rindex(b"\xff\xda") : -2] * count + stream[-2:]
+
+
+def jpeg_markers(count: int) -> bytes:
+    """A JPEG with very many empty comments."""
+    stream = jpeg(64, 64)
+    return stream[:2] + b"\xff\xfe\0\2" * count + stream[2:]
+
+
+def jpeg_2000_tiles(side: int, tile: int) -> bytes:
+    """A JPEG 2000 codestream of tiny tiles."""
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    picture = Image.fromarray(np.zeros((side, side), np.uint8))
+    picture.save(buffer, "JPEG2000", no_jp2=True, tile_size=(tile, tile), num_resolutions=1)
+    return buffer.getvalue()
+
+
+def jpeg_2000_layers(layers: int) -> bytes:
+    """A JPEG 2000 codestream whose COD marker claims very many layers."""
+    stream = bytearray(jpeg_2000(64, 64))
+    struct.pack_into(">H", stream, stream.index(b"\xff\x52") + 6, layers)
+    return bytes(stream)
+
+
+def sequence_of(items: list[bytes], group: int = 0x0008, number: int = 0x1115) -> bytes:
+    """One sequence of these items."""
+    return element(
+        group, number, b"SQ", b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item for item in items)
+    )
+
+
+def with_elements(extra: bytes) -> bytes:
+    """A plain image with elements behind its own."""
+    return native(extra=extra)
+
+
+def report(items: bytes) -> bytes:
+    """A structured report of these content items."""
+    uid = generate_uid()
+    sop_class = b"1.2.840.10008.5.1.4.1.1.88.33"
+    head = b"".join(
+        (
+            element(0x0008, 0x0016, b"UI", sop_class),
+            element(0x0008, 0x0018, b"UI", uid.encode()),
+            element(0x0020, 0x000D, b"UI", b"1.2.3"),
+            element(0x0020, 0x000E, b"UI", b"1.2.3.4"),
+            element(0x0040, 0xA040, b"CS", b"CONTAINER "),
+        )
+    )
+    return meta(ExplicitVRLittleEndian, uid) + head + items
+
+
+TEXT_ITEM = (
+    element(0x0040, 0xA010, b"CS", b"CONTAINS")
+    + element(0x0040, 0xA040, b"CS", b"TEXT")
+    + element(0x0040, 0xA160, b"UT", b"x ")
+)
+
+
+def waveform(channels: int, groups: int) -> bytes:
+    """An ECG of very many multiplex groups and channels, without samples."""
+    uid = generate_uid()
+    channel = sequence_of([element(0x003A, 0x021A, b"US", US(16))] * channels, 0x003A, 0x0200)
+    group = (
+        element(0x003A, 0x0005, b"US", US(min(channels, 65535)))
+        + element(0x003A, 0x0010, b"UL", struct.pack("<I", 1))
+        + element(0x003A, 0x001A, b"DS", b"500 ")
+        + channel
+        + element(0x5400, 0x1004, b"US", US(16))
+        + element(0x5400, 0x1006, b"CS", b"SS")
+        + element(0x5400, 0x1010, b"OW", bytes(2 * channels))
+    )
+    head = element(0x0008, 0x0016, b"UI", b"1.2.840.10008.5.1.4.1.1.9.1.1") + element(
+        0x0008, 0x0018, b"UI", uid.encode()
+    )
+    return meta(ExplicitVRLittleEndian, uid) + head + sequence_of([group] * groups, 0x5400, 0x0100)
+
+
+def elements(count: int) -> bytes:
+    """Very many private elements of no value."""
+    return b"".join(
+        element(0x0009 + 2 * (number >> 14), 0x1000 + (number & 0x3FFF), b"LO", b"") for number in range(count)
+    )
+
+
+def overlays(count: int) -> bytes:
+    """Overlay planes that claim the largest size."""
+    planes = []
+    for group in range(0x6000, 0x6000 + 2 * count, 2):
+        planes += [
+            element(group, 0x0010, b"US", US(65535)),
+            element(group, 0x0011, b"US", US(65535)),
+            element(group, 0x0040, b"CS", b"G "),
+            element(group, 0x0050, b"SS", struct.pack("<hh", 1, 1)),
+            element(group, 0x0100, b"US", US(1)),
+            element(group, 0x0102, b"US", US(0)),
+            element(group, 0x3000, b"OW", bytes(64)),
+        ]
+    return b"".join(planes)
+
+
+def costly_files() -> dict[str, Callable[[], bytes]]:
+    """Names and makers of files whose parts are many: each part costs, however small it is."""
+    rgb = {"samples": US(3), "photometric": b"RGB "}
+    large = {"rows": US(512), "columns": US(512)}
+    many = b"100000"
+    return {
+        "frames-1-pixel": lambda: tiny_frames(100_000),
+        "frames-1-pixel-permitted": lambda: tiny_frames(1_040),
+        "frames-8x8": lambda: tiny_frames(20_000, 8),
+        "frames-rle-1-pixel": lambda: fragments(
+            RLE, [struct.pack("<16I", 1, 64, *[0] * 14) + b"\0\1"] * 20_000, rows=US(1), columns=US(1), frames=b"20000 "
+        ),
+        "frames-jpeg-8x8": lambda: fragments(
+            JPEG_BASELINE, [_even(jpeg_of(8))] * 10_000, rows=US(8), columns=US(8), frames=b"10000 "
+        ),
+        "jpeg-20000-scans": lambda: encapsulated(JPEG_BASELINE, jpeg_scans(20_000), **large),
+        "jpeg-90-scans": lambda: encapsulated(JPEG_BASELINE, jpeg_scans(90), **large),
+        "jpeg-100000-comments": lambda: encapsulated(JPEG_BASELINE, jpeg_markers(100_000)),
+        "jpeg-2000-tiles": lambda: encapsulated(JPEG_2000, jpeg_2000_tiles(512, 4), **large),
+        "jpeg-2000-65535-layers": lambda: encapsulated(JPEG_2000, jpeg_2000_layers(65535)),
+        "fragments-empty": lambda: fragments(JPEG_BASELINE, [b""] * 200_000 + [_even(jpeg(64, 64))]),
+        "offsets-many": lambda: fragments(JPEG_BASELINE, [_even(jpeg(64, 64))], table=bytes(4 * 200_000)),
+        "offsets-many-frames": lambda: fragments(
+            JPEG_BASELINE, [_even(jpeg(64, 64))] * 2, table=bytes(4 * 100_000), frames=many
+        ),
+        "items-empty": lambda: with_elements(sequence_of([b""] * 100_000)),
+        "items-of-one-element": lambda: with_elements(
+            sequence_of([element(0x0008, 0x1155, b"UI", b"1.2.3\0")] * 50_000)
+        ),
+        "elements-private": lambda: with_elements(elements(100_000)),
+        "values-decimal": lambda: with_elements(element(0x0018, 0x1065, b"UT", b"1\\" * 300_000)),
+        "values-text": lambda: with_elements(element(0x0010, 0x4000, b"UC", b"a\\" * 300_000)),
+        "values-uid": lambda: with_elements(element(0x0008, 0x001A, b"UN", b"1\\" * 300_000)),
+        "values-numbers": lambda: with_elements(element(0x0009, 0x1001, b"OW", bytes(1 << 20))),
+        "frame-groups": lambda: with_elements(sequence_of([b""] * 100_000, 0x5200, 0x9230)),
+        "overlays": lambda: with_elements(overlays(16)),
+        "report-items": lambda: report(sequence_of([TEXT_ITEM] * 30_000, 0x0040, 0xA730)),
+        "waveform-channels": lambda: waveform(20_000, 1),
+        "waveform-groups": lambda: waveform(1, 10_000),
+        "waveform-groups-permitted": lambda: waveform(1, 256),
+        "deflate-frames": _deflated_frames,
+        "rle-runs": lambda: encapsulated(RLE, struct.pack("<16I", 1, 64, *[0] * 14) + b"\0\1" * 262_144, **large),
+        "rgb-1-row": lambda: encapsulated(RLE, bytes(64) + b"\x80" * 400_000, **large, **rgb),
+    }
+
+
+def jpeg_of(side: int) -> bytes:
+    """A JPEG of that many rows and columns."""
+    import imagecodecs
+
+    return bytes(imagecodecs.jpeg8_encode(np.zeros((side, side), np.uint8)))
+
+
+def _even(part: bytes) -> bytes:
+    return part + b"\0" * (len(part) % 2)
+
+
+def _deflated_frames() -> bytes:
+    """A deflated data set of very many frames of one pixel."""
+    whole = tiny_frames(100_000)
+    start = whole.index(b"\x08\x00\x16\x00UI")
+    squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return meta(DEFLATED, generate_uid()) + squeezer.compress(whole[start:]) + squeezer.flush()

@@ -62,15 +62,25 @@ def test_an_instance_that_is_sent_again_is_a_duplicate_and_is_not_exported_again
 
 
 def check_media(product: Product, ffprobe: str) -> None:
-    """Every PNG opens, every MP4 plays with the frames and the duration its line tells, every medium has one line."""
+    """Every PNG opens, every MP4 plays with the frames and the duration its line tells, every medium has one line.
+
+    Files of a folder of frames are told by the folder, which holds as many images as its line says.
+    """
     told = {}
     for line in product.lines:
         for medium in line["export"]["media"]:
             assert medium["path"] not in told, "two lines tell of one file"
             told[medium["path"]] = medium
-    for path in product.media:
-        name = path.relative_to(product.data / "media").as_posix()
-        medium = told.pop(name)
+    files = {path.relative_to(product.data / "media").as_posix(): path for path in product.media}
+    folders = {name: medium for name, medium in told.items() if name.endswith("/")}
+    for name, medium in folders.items():
+        del told[name]
+        images = [file for file in files if file.startswith(name) and file.endswith(".png")]
+        assert len(images) == medium["frames"], name
+        assert files.pop(f"{name}frames.jsonl").read_text().count("\n") == medium["frames"], name
+    for name, path in files.items():
+        folder = f"{name.rpartition('/')[0]}/"
+        medium = folders[folder] if folder in folders else told.pop(name)
         if path.suffix == ".png":
             with Image.open(path) as image:
                 image.load()

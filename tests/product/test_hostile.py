@@ -11,9 +11,11 @@ from pynetdicom import AE, _config
 from pynetdicom.presentation import build_context
 
 from exporter.errors import Reason, SkipReason
-from listener.sources.dimse.requesting import associate, release
-from tests.product.hostile import write_hostile_files
+from exporter.settings import LimitSettings
+from tests.product.costing import costs_of
+from tests.product.hostile import costly_files, write_hostile_files
 from tests.product.running import Product, run
+from tests.pynetdicom_requestor import associate, release
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,6 +47,19 @@ def test_backfill_names_a_reason_for_each_and_goes_on(hostile: list[Path], tmp_p
     listed = json.loads(run("failures", "list", "--json", "--data", out).stdout)
     assert {row["reason"] for row in listed} <= {*Reason, *SkipReason}
     assert Reason.INTERNAL not in {row["reason"] for row in listed}, listed
+
+
+@pytest.mark.slow
+def test_small_files_of_many_parts_cost_little_for_each_byte(tmp_path: Path) -> None:
+    """Seconds of processor time per megabyte, of a loaded machine: what is refused for its parts costs next to none."""
+    costs = costs_of(write_hostile_files(tmp_path, costly_files()), LimitSettings())
+    assert len(costs) == len(costly_files())
+    assert {cost.verdict for cost in costs} <= {"exported", Reason.TOO_LARGE, Reason.CORRUPT_PIXELS}, costs
+    worst = max(costs, key=lambda cost: cost.s_per_mb)
+    assert worst.s_per_mb < 20, worst
+    too_large = {cost.name for cost in costs if cost.verdict == Reason.TOO_LARGE}
+    assert {"frames-1-pixel", "jpeg-20000-scans", "waveform-groups", "deflate-frames"} <= too_large
+    assert max(cost.cpu_s for cost in costs if cost.name in too_large) < 5
 
 
 @pytest.mark.slow

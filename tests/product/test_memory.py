@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,11 +20,11 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from tests.listener.requestor import Requestor, data_set, pdu, pdv
-from tests.product.running import family, peak_resident_mb
+from tests.product.hostile import US, element, header, meta
+from tests.product.running import family, peak_resident_mb, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from tests.product.running import Product
 
@@ -128,3 +133,81 @@ def test_large_instances_one_alone_and_eight_at_once_are_received_in_under_150_m
     sizes = sorted(path.stat().st_size for path in (product.data / "spool" / "new").iterdir())
     assert len(sizes) == 9
     assert sizes[-1] > alone * 1_000_000
+
+
+MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
+"""Control groups of version 1; those of version 2 have their limit at the top."""
+SHORT_MB = 170
+
+
+@contextmanager
+def memory_group(limit_mb: int) -> Iterator[Path]:
+    """A control group of so much memory: a process is in it once its number is written into the file."""
+    top = MEMORY_GROUPS if MEMORY_GROUPS.is_dir() else MEMORY_GROUPS.parent
+    group = top / f"exporter-test-{os.getpid()}"
+    try:
+        group.mkdir()
+        limit = group / ("memory.limit_in_bytes" if MEMORY_GROUPS.is_dir() else "memory.max")
+        limit.write_text(str(limit_mb << 20))
+    except OSError as error:
+        with suppress(OSError):
+            group.rmdir()
+        pytest.skip(f"no control group for memory can be made ({error.strerror})")
+    try:
+        yield group / "cgroup.procs"
+    finally:
+        deadline = time.monotonic() + 30
+        while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        group.rmdir()
+
+
+def backfill_within(procs: Path, folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """Export with two workers, within the memory of a control group."""
+    script = 'echo $$ > "$0" && exec "$@"'
+    exporter = (sys.executable, "-m", "exporter", "backfill", folder, "--output", out, "--workers", "2")
+    command = ["sh", "-c", script, *map(str, (procs, *exporter))]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+
+
+def sound(path: Path, frames: int, side: int) -> None:
+    """An instance of 16 bits of so many frames."""
+    ramp = (np.add.outer(np.arange(side), np.arange(side)) % 4096).astype("<u2")
+    uid = generate_uid()
+    values = {"allocated": US(16), "stored": US(12), "high": US(11), "frames": f"{frames} ".encode()}
+    head = header(uid, rows=US(side), columns=US(side), **values)
+    with path.open("wb") as file:
+        file.write(meta(ExplicitVRLittleEndian, uid) + head)
+        file.write(element(0x7FE0, 0x0010, b"OW", b"", length=ramp.nbytes * frames))
+        for number in range(frames):
+            file.write(np.roll(ramp, number).tobytes())
+
+
+@pytest.mark.slow
+def test_eight_sound_instances_of_64_mb_are_exported_where_memory_holds_only_one_at_a_time(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for number in range(8):
+        sound(folder / f"{number}.dcm", frames=128, side=512)
+    with memory_group(SHORT_MB) as procs:
+        done = backfill_within(procs, folder, out)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "exported 8;" in done.stdout
+    assert "memory is short: running 1 of 2 workers" in done.stderr
+
+
+@pytest.mark.slow
+def test_what_memory_does_not_hold_at_all_stays_pending_and_is_exported_with_more(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    sound(folder / "large.dcm", frames=1, side=5792)
+    (folder / "small.dcm").write_bytes(Path(str(pydicom.data.get_testdata_file("CT_small.dcm"))).read_bytes())
+    with memory_group(SHORT_MB) as procs:
+        done = backfill_within(procs, folder, out)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "exported 1;" in done.stdout
+    assert "1 left pending: memory is short" in done.stdout
+    status = json.loads(run("status", "--json", "--data", out).stdout)
+    assert (status["pending"], status["failed"]) == (1, 0)
+    assert status["reasons"]["pending"] == {"memory_short": 1}
+    assert run("backfill", folder, "--output", out).returncode == 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from exporter.errors import ExportError, NotDicom, SkipReason, TooLarge, Unreadable
 from exporter.layout import find_data_set
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from exporter.readers.scratch import Copy, Scratch
 
 
+FREE_MEMBERS: Final = 10_000
+"""Members that any archive may have, however small it is."""
+BYTES_PER_MEMBER: Final = 16
+"""Bytes of the archive for each further member: an entry of a zip file takes 76 or more, but a tar file packs well."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
     """What one archive may cost."""
@@ -39,6 +45,10 @@ class ArchiveLimits:
     max_members: int
     max_member_bytes: int
     max_ratio: int
+
+    def members_of(self, archive_bytes: int) -> int:
+        """Most members of an archive of that size."""
+        return min(self.max_members, FREE_MEMBERS + archive_bytes // BYTES_PER_MEMBER)
 
 
 class _Content:
@@ -145,7 +155,7 @@ class ArchiveMembers:
         outcome: Skipped | Failed
         archive = file.archive(self._limits.max_ratio, self._limits.max_member_bytes)
         try:
-            for name, path, member in self._members(archive):
+            for name, path, member in self._members(archive, about.st_size):
                 count += 1
                 if memory.done(name, member.size_bytes, about.st_mtime_ns):
                     continue
@@ -172,12 +182,18 @@ class ArchiveMembers:
             outcome = Failed(error.reason, message, may_pass=False)
         yield Entry(self._name, about.st_size, about.st_mtime_ns, decided=outcome)
 
-    def _members(self, archive: Archive) -> Iterator[tuple[str, str, Member]]:
-        """Name, path and member of everything that is no folder."""
+    def _members(self, archive: Archive, archive_bytes: int) -> Iterator[tuple[str, str, Member]]:
+        """Name, path and member of everything that is no folder.
+
+        Raises:
+            TooLarge: There are more than are permitted, folders included.
+        """
         names = Names(self._name)
+        most = self._limits.members_of(archive_bytes)
         for number, member in enumerate(archive.members()):
-            if number >= self._limits.max_members:
-                raise TooLarge(f"the archive has more than {self._limits.max_members} members (archives.max_members)")
+            if number >= most:
+                why = "archives.max_members" if most == self._limits.max_members else f"for its {archive_bytes} bytes"
+                raise TooLarge(f"the archive has more than {most} members ({why})")
             if member.kind is not MemberKind.FOLDER:
                 path = path_of(member)
                 yield names.of(path), path, member
@@ -211,7 +227,7 @@ class ArchiveMembers:
         left = set(wanted)
         archive = file.archive(self._limits.max_ratio, self._limits.max_member_bytes)
         try:
-            for name, _, member in self._members(archive):
+            for name, _, member in self._members(archive, file.about.st_size):
                 if not left or scratch.is_full:
                     break
                 if name not in left:

@@ -107,6 +107,7 @@ class StoreApp:
             log.info("store request broken off", peer=request.peer, bytes=request.received)
 
     async def _store(self, request: _Request) -> list[Answer] | None:
+        request.check_framing()
         study = request.study()
         request.authorize()
         boundary, request.media_type = request.negotiate()
@@ -202,6 +203,18 @@ class _Request:
         self._headers: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             self._headers.setdefault(name, []).append(value)
+
+    def check_framing(self) -> None:
+        """Refuse what two readers could see end at different places; the connection is closed after the answer.
+
+        Source: RFC 9112 6.1: Transfer-Encoding together with Content-Length, or in a message of HTTP/1.0.
+        """
+        if b"transfer-encoding" not in self._headers:
+            return
+        if b"content-length" in self._headers:
+            raise Refusal(400, "Content-Length and Transfer-Encoding exclude each other")
+        if self._scope["http_version"] == "1.0":
+            raise Refusal(400, "HTTP/1.0 has no Transfer-Encoding")
 
     def study(self) -> bytes | None:
         """The study that the address names."""

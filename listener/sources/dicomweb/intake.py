@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from listener.sources.dimse.statuses import Situation
 
 DICOM: Final = "application/dicom"
+MOST_KEPT: Final = 16
+"""Most parts of one request that are kept in quarantine although they are no DICOM files: each costs a sync."""
 PLAIN_ENCODINGS: Final = frozenset({"", "binary", "8bit", "7bit", "identity"})
 
 
@@ -36,6 +38,7 @@ class Intake:
         self._most = most
         self._multipart = Multipart(boundary, self)
         self._upload: Upload | None = None
+        self._malformed = 0
         self._lock = threading.Lock()
         self._given_up = False
         self.answers: list[Answer] = []
@@ -75,7 +78,8 @@ class Intake:
         """A part begins."""
         if len(self.answers) >= self._most:
             raise TooManyInstances
-        self._upload = Upload(self._terms, _refusal(header))
+        keeps = self._malformed < MOST_KEPT
+        self._upload = Upload(self._terms, _refusal(header), keeps_malformed=keeps)
 
     def data(self, piece: memoryview) -> None:
         """Bytes of the part."""
@@ -88,6 +92,7 @@ class Intake:
         upload, self._upload = self._upload, None
         try:
             self.answers.append(upload.finish())
+            self._malformed += upload.is_malformed
         finally:
             upload.discard()
 

@@ -4,6 +4,9 @@ Contract: the bytes go to the spool as they came; beside that, the file meta inf
 syntax and the UIDs, and the data set is walked over. `Upload.finish` ends in exactly one `Situation`, success only
 once the spool has committed. Trouble with the spool becomes a situation: nothing here raises for it.
 
+A file is made in the spool once the file meta information is complete: a part that is no DICOM file costs no disk,
+unless it is to be kept in quarantine.
+
 Must never: decode a value other than UIDs, or hold more than the file meta information.
 """
 
@@ -118,38 +121,75 @@ class Terms:
 class Upload:
     """One instance on its way."""
 
-    def __init__(self, terms: Terms, refusal: Situation | None = None) -> None:
+    def __init__(self, terms: Terms, refusal: Situation | None = None, *, keeps_malformed: bool = True) -> None:
+        """Begin with no bytes.
+
+        Args:
+            terms: What holds for all instances of the request.
+            refusal: Why it is refused already.
+            keeps_malformed: Whether it goes into quarantine where it turns out to be no DICOM file.
+        """
         self._terms = terms
+        self._keeps_malformed = keeps_malformed
+        self._held: list[bytes] = []
+        """The bytes, until there is a file for them."""
         self._meta = FileMeta()
         self._walk: Walk | None = None
         self._inflate: _Inflated | None = None
         self._situation = refusal or _no_room(terms.surroundings)
         self._incoming: Incoming | None = None
         self.size_bytes = 0
-        if self._situation is None:
-            try:
-                self._incoming = terms.surroundings.spool.receive()
-            except SpoolWriteFailed as error:
-                self._situation = failed(error)
+
+    @property
+    def is_malformed(self) -> bool:
+        """Whether it was kept although it is no DICOM file."""
+        return self._situation in {situations.NOT_PART_10, situations.BAD_META}
 
     def write(self, piece: memoryview) -> None:
         """Take the next bytes of the file."""
         self.size_bytes += len(piece)
         self._look(piece)
-        if self._situation is not None or self._incoming is None:
+        if self._situation is not None:
             return
         if self.size_bytes > self._terms.settings.limits.max_instance_bytes:
             self._give_up(statuses.TOO_LARGE)
             return
+        if self._incoming is not None:
+            self._write([piece])
+        elif self._meta.is_complete:
+            self._held.append(bytes(piece))
+            self._open()
+        elif self._meta.fault is None or self._keeps_malformed:
+            self._held.append(bytes(piece))
+            if self._meta.fault is not None:
+                self._open()
+
+    def _open(self) -> None:
+        """Make a file in the spool, and write what was held."""
+        held, self._held = self._held, []
         try:
-            self._incoming.write([piece])
+            self._incoming = self._terms.surroundings.spool.receive()
+        except SpoolWriteFailed as error:
+            self._give_up(failed(error))
+        else:
+            self._write([memoryview(piece) for piece in held])
+
+    def _write(self, pieces: list[memoryview]) -> None:
+        if self._incoming is None:
+            return
+        try:
+            self._incoming.write(pieces)
         except SpoolWriteFailed as error:
             self._give_up(failed(error))
 
     def finish(self) -> Answer:
         """The file is complete: judge it, and make it durable where it is kept."""
+        if self._situation is None and self._incoming is None and self._keeps_malformed:
+            self._open()
         if self._situation is None:
             self._situation = self._judge()
+        if self.is_malformed and not self._keeps_malformed:
+            self.discard()
         if self._incoming is not None:
             try:
                 keep(self._terms.surroundings.spool, self._incoming, self._situation, self._walk)

@@ -8,7 +8,8 @@
     services      what each message is answered                     file_meta    group 0002
     storage       one data set into the spool                       identity     who we are
     statuses      the table of answers                              account      counts, the log line
-    commitment, commitment_messages, reporting                      tls          contexts, expiry
+    commitment, commitment_index, commitment_messages, reporting    tls          contexts, expiry
+    scu           associations that we request                      connecting   connections that we open
 
 Nothing here decodes a data set, and nothing that a peer sends becomes a path.
 """

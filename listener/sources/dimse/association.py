@@ -11,6 +11,7 @@ timer beside it: every wait is a read with a deadline.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol
@@ -70,6 +71,8 @@ class Common:
     stopping: Callable[[], bool]
     number: int = field(default_factory=os.getpid)
     """Of this process; those of one listener have different ones in a row."""
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    """Of the peers that send tiny pieces: together they get the processor time of one."""
 
 
 class Place(Protocol):
@@ -172,7 +175,8 @@ class Association:
             sock = self._terms.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
             self._connection.place.uses(sock)
             sock.do_handshake()
-        return Wire(sock, pdu_s=self._settings.deadlines.pdu_s, stopping=self._common.stopping)
+        common, deadlines = self._common, self._settings.deadlines
+        return Wire(sock, pdu_s=deadlines.pdu_s, stopping=common.stopping, turn=common.turn)
 
     def _establish(self) -> Rejection | None:
         """State 2 and 3: read the request and answer it."""

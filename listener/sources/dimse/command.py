@@ -21,6 +21,9 @@ class Field(IntEnum):
     """(0000,0100) Command Field of the messages we know (PS3.7 E.1); a response has bit 15 set."""
 
     C_STORE_RQ = 0x0001
+    C_GET_RQ = 0x0010
+    C_FIND_RQ = 0x0020
+    C_MOVE_RQ = 0x0021
     C_ECHO_RQ = 0x0030
     C_CANCEL_RQ = 0x0FFF
     N_EVENT_REPORT_RQ = 0x0100
@@ -63,7 +66,34 @@ def parse_command(content: bytes | bytearray) -> Command:
     Raises:
         InvalidCommand: It is cut off, has elements outside group 0000, or lacks the field or the message ID.
     """
-    content = bytes(content)
+    return _command(_elements(bytes(content)))
+
+
+class Suboperations(NamedTuple):
+    """How far a C-MOVE or C-GET is, by the peer's own account (PS3.7 9.1.3, 9.1.4); 0 where it does not say so."""
+
+    remaining: int
+    completed: int
+    failed: int
+    warning: int
+
+
+def parse_response(content: bytes | bytearray) -> tuple[Command, Suboperations]:
+    """The command set in `content`, and its numbers of sub-operations, (0000,1020) to (0000,1023).
+
+    Raises:
+        InvalidCommand: As `parse_command`.
+    """
+    elements = _elements(bytes(content))
+    return _command(elements), Suboperations(*(_number(elements, tag) or 0 for tag in range(0x1020, 0x1024)))
+
+
+def _elements(content: bytes) -> dict[int, bytes]:
+    """Values by element number.
+
+    Raises:
+        InvalidCommand: It is cut off, or has elements outside group 0000.
+    """
     elements: dict[int, bytes] = {}
     offset, end = 0, len(content)
     while offset + 8 <= end:
@@ -73,8 +103,14 @@ def parse_command(content: bytes | bytearray) -> Command:
         if group or offset > end:
             raise InvalidCommand("command set is cut off or leaves group 0000")
         elements[element] = content[value:offset]
+    if offset != end:
+        raise InvalidCommand("command set is cut off or has no Command Field")
+    return elements
+
+
+def _command(elements: dict[int, bytes]) -> Command:
     field = _number(elements, 0x0100)
-    if offset != end or field is None:
+    if field is None:
         raise InvalidCommand("command set is cut off or has no Command Field")
     message_id = _number(elements, 0x0120 if field & RESPONSE or field == Field.C_CANCEL_RQ else 0x0110)
     if message_id is None:
@@ -116,6 +152,42 @@ def response(request: Command, status: int, *, comment: str = "") -> bytes:
     if request.field == Field.N_ACTION_RQ and request.type_id is not None:
         elements.append(_us(0x1008, request.type_id))
     return _with_group_length(elements)
+
+
+def request(
+    field: Field,
+    message_id: int,
+    sop_class_uid: str,
+    *,
+    has_data_set: bool = True,
+    sop_instance_uid: str = "",
+    move_destination: str = "",
+) -> bytes:
+    """The command set of a DIMSE-C request of medium priority (PS3.7 9.3.1.1 to 9.3.5.1).
+
+    Args:
+        field: Which request.
+        message_id: Of the request, 1 to 65535.
+        sop_class_uid: (0000,0002) Affected SOP Class UID.
+        has_data_set: Whether a data set follows.
+        sop_instance_uid: (0000,1000) Affected SOP Instance UID of a C-STORE.
+        move_destination: (0000,0600) AE title that a C-MOVE sends to.
+    """
+    elements = [_uid(0x0002, sop_class_uid.encode("ascii")), _us(0x0100, field), _us(0x0110, message_id)]
+    if move_destination:
+        title = move_destination.encode("ascii")
+        elements.append(_element(0x0600, title + b" " * (len(title) & 1)))
+    if field != Field.C_ECHO_RQ:
+        elements.append(_us(0x0700, 0))
+    elements.append(_us(0x0800, 0x0102 if has_data_set else NO_DATA_SET))
+    if sop_instance_uid:
+        elements.append(_uid(0x1000, sop_instance_uid.encode("ascii")))
+    return _with_group_length(elements)
+
+
+def cancel_request(message_id: int) -> bytes:
+    """A C-CANCEL-RQ for the operation of that message ID (PS3.7 9.3.2.3)."""
+    return _with_group_length([_us(0x0100, Field.C_CANCEL_RQ), _us(0x0120, message_id), _us(0x0800, NO_DATA_SET)])
 
 
 def event_report_request(message_id: int, sop_class_uid: bytes, sop_instance_uid: bytes, type_id: int) -> bytes:

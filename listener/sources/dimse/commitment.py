@@ -4,15 +4,20 @@ Contract: a request is answered with success only once it is in the durable queu
 the requester has confirmed it, or after `give_up_days`. *Committed* means: acknowledged here, so durable in the spool,
 exported from it, or in quarantine with its bytes. What we cannot prove we report as 0x0112, never the other way.
 
+The queue is a folder with one file for each report, `<name>.held` while the association that asked for it delivers it
+and `<name>.json` when it is to be delivered on a new one; a rename is the only transition. No descriptor and no lock
+belongs to a report. What a process that ended still held is released by name: a name carries the mark of its process.
+
 The proof is a journal of acknowledged instances, one file per day. It is not synced for every instance: a power cut may
 cost its last lines, and then a sender keeps an instance that it could have deleted.
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
 import os
+import re
 import threading
 import time
 from contextlib import suppress
@@ -23,9 +28,11 @@ import structlog
 
 from listener.durable import Folder, fsync_folder, write_all
 from listener.sources.dimse import statuses
+from listener.sources.dimse.commitment_index import AcknowledgedIndex
+from listener.spoolnames import TIME_DIGITS, Names, is_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from listener.settings import CommitmentSection
@@ -40,7 +47,17 @@ SOME_FAILED: Final = 2
 """(0000,1002) Event Type ID: failures exist (PS3.4 J.3.3)."""
 LONGEST_REQUEST_BYTES: Final = 8 << 20
 LONGEST_PAUSE_S: Final = 3600.0
+MOST_COLLECTED_BYTES: Final = 32 << 20
+"""Of requests that one process is receiving, all associations together; more are refused with 0x0213."""
 REMEMBER_DAYS: Final = 90
+MOST_REPORTS: Final = 50_000
+"""Reports in the queue; a further request is refused with 0x0213."""
+MOST_REPORTS_OF_ONE: Final = 10_000
+"""Reports in the queue for one requester."""
+_WAITING: Final = ".json"
+_HELD: Final = ".held"
+_PARTIAL: Final = ".part"
+_LINE: Final = re.compile(rb"[0-9.]{1,64} [0-9.]{1,64}\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +75,7 @@ class Report:
     """One request for commitment, until its report is delivered."""
 
     name: str
+    """Unique and lasting, unlike the message ID that it gets on an association."""
     transaction_uid: str
     requester: str
     """Its AE title."""
@@ -75,6 +93,31 @@ class Report:
         return SOME_FAILED if any(reference.failure is not None for reference in self.references) else ALL_COMMITTED
 
 
+class RequestMemory:
+    """Memory for the requests that are being received: a bound for all associations of a process together."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left_bytes = MOST_COLLECTED_BYTES
+
+    def reserve(self, size_bytes: int) -> bool:
+        """Take so much of it; False where there is not so much left."""
+        with self._lock:
+            if size_bytes > self._left_bytes:
+                return False
+            self._left_bytes -= size_bytes
+            return True
+
+    def release(self, size_bytes: int) -> None:
+        """Give back what was reserved."""
+        with self._lock:
+            self._left_bytes += size_bytes
+
+
+class QueueFull(Exception):
+    """There are too many reports that were not confirmed yet."""
+
+
 class Journal:
     """The instances that were acknowledged, by day."""
 
@@ -84,30 +127,52 @@ class Journal:
         self._lock = threading.Lock()
         self._fd = -1
         self._day = ""
+        self._is_torn = False
+        self._index = AcknowledgedIndex(folder)
 
     def note(self, sop_class_uid: bytes, sop_instance_uid: bytes) -> None:
-        """An instance is about to be acknowledged."""
+        """An instance is about to be acknowledged.
+
+        What is no UID is left out: nobody can ask for it, and a peer chooses it, line breaks included.
+        """
         line = b"%s %s\n" % (sop_class_uid, sop_instance_uid)
+        if _LINE.fullmatch(line) is None:
+            return
         try:
             with self._lock:
-                write_all(self._today(), [line])
+                fd = self._today()
+                if self._is_torn:
+                    write_all(fd, [b"!\n"])  # what is left of a line must not become one of another instance
+                self._is_torn = True
+                write_all(fd, [line])
+                self._is_torn = False
         except OSError as error:
             log.error("commitment journal cannot be written", problem=error.strerror)  # noqa: TRY400 - no traceback
 
     def judge(self, references: tuple[Reference, ...]) -> tuple[Reference, ...]:
-        """The same references, each with its failure reason or none."""
-        wanted = {reference.sop_instance_uid.encode("ascii") for reference in references}
-        known: dict[str, set[str]] = {}
-        for path in sorted(self._folder.glob("*.log")):
-            with path.open("rb") as file:
-                for line in file:
-                    sop_class_uid, _, uid = line.rstrip(b"\n").partition(b" ")
-                    if uid in wanted:
-                        known.setdefault(uid.decode(), set()).add(sop_class_uid.decode())
+        """The same references, each with its failure reason or none.
+
+        Raises:
+            IndexUnusable: Nothing can be said of any of them at present.
+        """
+        known = self._index.find({reference.sop_instance_uid for reference in references})
         return tuple(replace(r, failure=_failure(r, known.get(r.sop_instance_uid))) for r in references)
 
+    def catch_up(self, stopping: Callable[[], bool]) -> None:
+        """Prepare for the next `judge`.
+
+        Raises:
+            IndexUnusable: The disk is full, or cannot be read.
+        """
+        self._index.catch_up(stopping)
+
     def close(self) -> None:
-        """Close today's file."""
+        """Close today's file and the index."""
+        with self._lock:
+            self._close_day()
+        self._index.close()
+
+    def _close_day(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -115,96 +180,177 @@ class Journal:
     def _today(self) -> int:
         day = time.strftime("%Y%m%d", time.gmtime())
         if day != self._day:
-            self.close()
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._close_day()
+            self._day = ""
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
             self._fd = os.open(self._folder / f"{day}.log", flags, 0o600)
             self._day = day
+            size = os.fstat(self._fd).st_size
+            self._is_torn = size > 0 and os.pread(self._fd, 1, size - 1) != b"\n"
             for old in sorted(self._folder.glob("*.log"))[:-REMEMBER_DAYS]:
                 old.unlink(missing_ok=True)
         return self._fd
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduledReport:
+    """A report that waits for a new association, without what it is about."""
+
+    name: str
+    requester: str
+    responder: str
+    asked: float
+    not_before: float
+    """In seconds since 1970."""
+
+    @classmethod
+    def of(cls, report: Report) -> ScheduledReport:
+        """The report without its references."""
+        return cls(report.name, report.requester, report.responder, report.asked, report.not_before)
+
+    def is_due(self) -> bool:
+        """Whether its pause is over; one that is longer than any was written while the clock was wrong."""
+        return not 0 < self.not_before - time.time() <= LONGEST_PAUSE_S
+
+
 class Commitments:
     """The queue of reports, one file each, and the journal they are judged by."""
 
-    def __init__(self, spool_root: Path, settings: CommitmentSection) -> None:
+    def __init__(self, spool_root: Path, settings: CommitmentSection, mark: int | None = None) -> None:
+        """Open the queue below a spool.
+
+        Args:
+            spool_root: The spool's folder.
+            settings: Targets and pauses.
+            mark: Of the names that are made here, as in the spool; processes of one listener have different ones.
+        """
         self.settings = settings
         self.journal = Journal(spool_root / "received")
         path = spool_root / "commitment"
         path.mkdir(mode=0o700, exist_ok=True)
         fsync_folder(spool_root)
         self._folder = Folder(path)
-        self._lock = threading.Lock()
-        self._on_association: dict[str, int] = {}
-        """Reports of ours that are being delivered on the association they were asked for on: a descriptor of each,
-        locked (flock(2)) as long as that is so, which every process sees and no process can forget."""
+        self._names = Names(mark)
+        self._scheduled: dict[str, ScheduledReport] = {}
+        """What was read of the reports that wait; of the process that delivers them."""
+        self._foreign: set[str] = set()
+        """Files that are no reports, each logged once."""
+        self.memory = RequestMemory()
         self.wake = threading.Event()
         """Set when there may be something to deliver."""
+
+    def recover(self, mark: int | None = None) -> None:
+        """Release what processes that have ended still held.
+
+        Args:
+            mark: Of the one process that has ended; without, no process works on this queue yet.
+        """
+        for entry in self._folder.entries():
+            name, end = os.path.splitext(entry)  # noqa: PTH122 - names in an open folder are no paths
+            if end == _PARTIAL and (mark is None or is_of(mark, name.lstrip("."))):
+                with suppress(FileNotFoundError):
+                    os.unlink(entry, dir_fd=self._folder.fd)
+            elif end == _HELD and (mark is None or is_of(mark, name)):
+                self.let_go(name)
 
     def accept(self, transaction_uid: str, requester: str, responder: str, references: tuple[Reference, ...]) -> Report:
         """Queue a request, durably, as being reported on the association it came by.
 
         Raises:
             OSError: It could not be made durable.
+            QueueFull: Too many reports were not confirmed yet.
         """
-        name = f"{time.time_ns():020d}-{os.urandom(8).hex()}.json"
+        of_requester = hashlib.sha256(requester.encode("utf-8", "replace")).hexdigest()[:8]
+        waiting = self._folder.entries()
+        same = sum(name[TIME_DIGITS + 5 : TIME_DIGITS + 13] == of_requester for name in waiting)
+        if len(waiting) >= MOST_REPORTS or same >= MOST_REPORTS_OF_ONE:
+            raise QueueFull
+        made = self._names.make()  # time, mark, 48 random bits
+        name = f"{made[: TIME_DIGITS + 5]}{of_requester}{made[TIME_DIGITS + 13 : TIME_DIGITS + 17]}"
         report = Report(name, transaction_uid, requester, responder, references, asked=time.time())
-        descriptor = self._put(report, lock=True)
-        with self._lock:
-            self._on_association[name] = descriptor
+        self._put(report, _HELD)
         return report
 
     def judged(self, report: Report) -> Report:
-        """The report with what is true now."""
+        """The report with what is true now.
+
+        Raises:
+            IndexUnusable: Nothing can be said at present.
+        """
         return replace(report, references=self.journal.judge(report.references))
 
-    def delivered(self, report: Report) -> None:
+    def delivered(self, name: str) -> None:
         """The requester has confirmed."""
-        with suppress(FileNotFoundError):
-            os.unlink(report.name, dir_fd=self._folder.fd)
+        for end in (_HELD, _WAITING):
+            with suppress(FileNotFoundError):
+                os.unlink(f"{name}{end}", dir_fd=self._folder.fd)
         os.fsync(self._folder.fd)
-        self.let_go(report)
 
-    def let_go(self, report: Report) -> None:
-        """The association the request came by is over."""
-        with self._lock:
-            descriptor = self._on_association.pop(report.name, None)
-        if descriptor is not None:
-            os.close(descriptor)
+    def let_go(self, name: str) -> None:
+        """The association the request came by is over, or the report was refused there; harmless a second time."""
+        with suppress(FileNotFoundError):
+            folder = self._folder.fd
+            os.rename(f"{name}{_HELD}", f"{name}{_WAITING}", src_dir_fd=folder, dst_dir_fd=folder)
         self.wake.set()
 
     def failed(self, report: Report) -> None:
         """A try to deliver failed: later again, with longer and longer pauses, or never."""
-        now = time.time()
-        if now - report.asked > self.settings.give_up_days * 86_400:
-            log.error("commitment report given up", report=report.name, attempts=report.attempts)
-            self.delivered(report)
+        if self.give_up(ScheduledReport.of(report)):
             return
-        pause_s = min(self.settings.retry_s * 2**report.attempts, LONGEST_PAUSE_S)
-        self._write(replace(report, attempts=report.attempts + 1, not_before=now + pause_s))
+        not_before = time.time() + self.pause_s(report.attempts)
+        again = replace(report, attempts=report.attempts + 1, not_before=not_before)
+        self._put(again, _WAITING)
+        self._scheduled[report.name] = ScheduledReport.of(again)
 
-    def due(self) -> Iterator[Report]:
-        """The reports to deliver now on a new association."""
-        now = time.time()
-        for name in sorted(self._folder.entries()):
-            report = self._read(name) if name.endswith(".json") else None
-            if report is not None and report.not_before <= now:
-                yield report
+    def give_up(self, report: ScheduledReport) -> bool:
+        """Drop a report that could not be delivered for too long; False where it is not that old, or delivered."""
+        is_waiting = self._folder.size_of(f"{report.name}{_WAITING}") is not None
+        if not is_waiting or time.time() - report.asked <= self.settings.give_up_days * 86_400:
+            return False
+        log.error("commitment report given up", report=report.name)
+        self.delivered(report.name)
+        return True
+
+    def pause_s(self, attempts: int) -> float:
+        """Pause after so many tries before the last one."""
+        return float(min(self.settings.retry_s * 2 ** min(attempts, 32), LONGEST_PAUSE_S))
+
+    def due(self) -> Iterator[ScheduledReport]:
+        """The reports to deliver now on a new association, the oldest first; each file is read once for that."""
+        names = {name.removesuffix(_WAITING) for name in self._folder.entries() if name.endswith(_WAITING)}
+        for gone in set(self._scheduled) - names:
+            del self._scheduled[gone]
+        for name in sorted(names):
+            if name not in self._scheduled:
+                report = self.read(name)
+                if report is None:
+                    continue
+                self._scheduled[name] = ScheduledReport.of(report)
+            if self._scheduled[name].is_due():
+                yield self._scheduled[name]
+
+    def read(self, name: str) -> Report | None:
+        """A report that waits; None where it is delivered meanwhile."""
+        try:
+            found = json.loads((self._folder.path / f"{name}{_WAITING}").read_bytes())
+            references = tuple(Reference(str(c), str(i)) for c, i in found.pop("references"))
+            return Report(name=name, references=references, **found)
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError, AttributeError):
+            if name not in self._foreign:
+                self._foreign.add(name)
+                log.error("commitment queue holds a file that is no report: move it away", name=name)  # noqa: TRY400 - no traceback
+            return None
 
     def close(self) -> None:
         """Close the folder and the journal."""
-        for descriptor in self._on_association.values():
-            os.close(descriptor)
-        self._on_association.clear()
         self.journal.close()
         os.close(self._folder.fd)
 
-    def _write(self, report: Report) -> None:
-        os.close(self._put(report))
-
-    def _put(self, report: Report, *, lock: bool = False) -> int:
-        """Replace a report's file, durably; its descriptor, where asked for locked before anybody can see the file."""
-        partial = f".{report.name}.part"
+    def _put(self, report: Report, end: str) -> None:
+        """Replace a report's file, durably."""
+        partial = f".{report.name}{_PARTIAL}"
         content = {
             "transaction_uid": report.transaction_uid,
             "requester": report.requester,
@@ -217,30 +363,16 @@ class Commitments:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         fd = os.open(partial, flags, 0o600, dir_fd=self._folder.fd)
         try:
-            if lock:
-                fcntl.flock(fd, fcntl.LOCK_EX)
             write_all(fd, [json.dumps(content).encode("ascii")])
             os.fsync(fd)
-            os.rename(partial, report.name, src_dir_fd=self._folder.fd, dst_dir_fd=self._folder.fd)
+            os.rename(partial, f"{report.name}{end}", src_dir_fd=self._folder.fd, dst_dir_fd=self._folder.fd)
             os.fsync(self._folder.fd)
         except OSError:
-            os.close(fd)
+            with suppress(OSError):
+                os.unlink(partial, dir_fd=self._folder.fd)
             raise
-        return fd
-
-    def _read(self, name: str) -> Report | None:
-        """A report of the queue; None where it is delivered meanwhile, or being delivered on its association."""
-        try:
-            with (self._folder.path / name).open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                found = json.loads(file.read())
-            references = tuple(Reference(str(c), str(i)) for c, i in found.pop("references"))
-            return Report(name=name, references=references, **found)
-        except (FileNotFoundError, BlockingIOError):
-            return None
-        except (ValueError, TypeError, KeyError):
-            log.error("commitment queue holds a file that is none of ours", name=name)  # noqa: TRY400 - no traceback
-            return None
+        finally:
+            os.close(fd)
 
 
 def _failure(reference: Reference, classes: set[str] | None) -> int | None:

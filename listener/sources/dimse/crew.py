@@ -58,6 +58,7 @@ class Crew:
         *,
         on_leave: Callable[[], None],
         on_declined: Callable[[Place], None],
+        on_ended: Callable[[int], None],
     ) -> None:
         """Nothing is started yet.
 
@@ -66,11 +67,12 @@ class Crew:
             surroundings: Ours; theirs are made like them.
             on_leave: Called whenever associations that were handed over have ended.
             on_declined: Called with a connection that was handed over and came back, for want of threads.
+            on_ended: Called with the mark of a process that ended by itself, once nothing of it runs.
         """
         self._counters = surroundings.counters
         self._on_leave = on_leave
         self._on_declined = on_declined
-        self._members = [_Member(number, surroundings) for number in range(1, size + 1)]
+        self._members = [_Member(number, surroundings, on_ended) for number in range(1, size + 1)]
         self._stopping = threading.Event()
         self._hearing = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="crew", daemon=True)
@@ -175,8 +177,9 @@ class _Heard:
 class _Member:
     """One process, over all its lives, as we see it."""
 
-    def __init__(self, number: int, surroundings: Surroundings) -> None:
+    def __init__(self, number: int, surroundings: Surroundings, on_ended: Callable[[int], None]) -> None:
         self._number = number
+        self._on_ended = on_ended
         self._surroundings = surroundings
         self._lock = threading.Lock()
         self._mark = (surroundings.spool.mark + number) % (1 << MARK_BITS)
@@ -371,6 +374,7 @@ class _Member:
         if process.poll() is not None:
             with suppress(OSError):
                 self._surroundings.spool.recover_process(self._mark)
+                self._on_ended(self._mark)
             self._postpone()
 
     def _leave_all(self, declined: Iterable[Place] = ()) -> None:

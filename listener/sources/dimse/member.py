@@ -87,7 +87,7 @@ class Member:
         self._terms: Terms = terms_of(settings.listener, self._key)
         spool = Spool.open(root, settings=settings.spool, mark=start["mark"])
         commitment = settings.listener.commitment
-        commitments = Commitments(root, commitment) if commitment.enabled else None
+        commitments = Commitments(root, commitment, start["mark"]) if commitment.enabled else None
         surroundings = Surroundings(spool, self._room, self._counters, Path(start["state"]))
         self._serving = Serving(Common(surroundings, commitments, self._stopping.is_set, start["number"]))
 

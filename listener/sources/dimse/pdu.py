@@ -223,6 +223,76 @@ def associate_accept(request: AssociateRequest, answer: AssociateAccept) -> byte
     return _pdu(PDUType.ASSOCIATE_AC, b"".join(parts))
 
 
+def associate_request(request: AssociateRequest) -> bytes:
+    """A-ASSOCIATE-RQ (PS3.8 9.3.2); `titles` is not looked at.
+
+    Raises:
+        ValueError: An AE title is longer than 16 characters, or no ASCII.
+    """
+    titles = []
+    for title in (request.called_ae_title, request.calling_ae_title):
+        if len(title) > 16:
+            raise ValueError("an AE title has 16 characters at most (PS3.5 6.2)")
+        titles.append(title.encode("ascii").ljust(16))
+    parts = [struct.pack(">HH", request.protocol_version, 0), *titles, bytes(32)]
+    parts.append(_item(0x10, request.application_context.encode("ascii")))
+    for context in request.contexts:
+        syntaxes = b"".join(_item(0x40, uid.encode("ascii")) for uid in context.transfer_syntaxes)
+        proposed = bytes((context.context_id, 0, 0, 0)) + _item(0x30, context.abstract_syntax.encode("ascii"))
+        parts.append(_item(0x20, proposed + syntaxes))
+    user = [
+        _item(0x51, struct.pack(">I", request.max_pdu_bytes)),
+        _item(0x52, request.implementation_class_uid.encode("ascii")),
+    ]
+    for role in request.roles:
+        uid = role.sop_class_uid.encode("ascii")
+        user.append(_item(0x54, struct.pack(">H", len(uid)) + uid + bytes((role.scu, role.scp))))
+    user.append(_item(0x55, request.implementation_version.encode("ascii")))
+    for extended in request.extended:
+        uid = extended.sop_class_uid.encode("ascii")
+        user.append(_item(0x56, struct.pack(">H", len(uid)) + uid + extended.information))
+    parts.append(_item(0x50, b"".join(user)))
+    return _pdu(PDUType.ASSOCIATE_RQ, b"".join(parts))
+
+
+def parse_associate_accept(body: bytes) -> AssociateAccept:
+    """The A-ASSOCIATE-AC whose bytes after the 6-byte PDU header are `body`.
+
+    The transfer syntax of a context that was not accepted is not significant (PS3.8 9.3.3.2) and not looked at.
+
+    Raises:
+        InvalidPDU: A field is missing, twice, or longer than what holds it.
+    """
+    if len(body) < 68:
+        raise InvalidPDU("A-ASSOCIATE-AC shorter than its fixed fields")
+    contexts: dict[int, ContextAnswer] = {}
+    user: _UserInformation | None = None
+    for kind, value in _items(body, 68):
+        if kind == 0x21:
+            answer = _context_answer(value)
+            if answer.context_id in contexts:
+                raise InvalidPDU("presentation context ID answered twice")
+            contexts[answer.context_id] = answer
+        elif kind == 0x50:
+            user = _user_information(value)
+    if user is None:
+        raise InvalidPDU("A-ASSOCIATE-AC without user information")
+    return AssociateAccept(
+        contexts=tuple(contexts.values()),
+        max_pdu_bytes=user.max_pdu_bytes,
+        implementation_class_uid=user.implementation_class_uid,
+        implementation_version=user.implementation_version,
+        async_window=user.async_window,
+        roles=tuple(user.roles),
+        extended=tuple(user.extended),
+    )
+
+
+def release_request() -> bytes:
+    """A-RELEASE-RQ (PS3.8 9.3.6)."""
+    return _pdu(PDUType.RELEASE_RQ, bytes(4))
+
+
 def associate_reject(result: int, source: int, reason: int) -> bytes:
     """A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
     return _pdu(PDUType.ASSOCIATE_RJ, bytes((0, result, source, reason)))
@@ -315,6 +385,17 @@ def _proposed_context(value: memoryview) -> ProposedContext:
     if len(abstract_syntaxes) != 1 or not transfer_syntaxes:
         raise InvalidPDU("presentation context without one abstract syntax and a transfer syntax")
     return ProposedContext(context_id, abstract_syntaxes[0], tuple(transfer_syntaxes))
+
+
+def _context_answer(value: memoryview) -> ContextAnswer:
+    _needs(value, 4)
+    if value[2] != ContextResult.ACCEPTANCE:
+        known = value[2] in ContextResult._value2member_map_
+        return ContextAnswer(value[0], ContextResult(value[2]) if known else ContextResult.NO_REASON, "")
+    syntaxes = [_uid(uid) for kind, uid in _items(value, 4) if kind == 0x40]
+    if len(syntaxes) != 1:
+        raise InvalidPDU("accepted presentation context without one transfer syntax")
+    return ContextAnswer(value[0], ContextResult.ACCEPTANCE, syntaxes[0])
 
 
 def _items(content: bytes | memoryview, start: int) -> Iterator[tuple[int, memoryview]]:

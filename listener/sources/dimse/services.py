@@ -15,14 +15,15 @@ import structlog
 
 from listener.sources.dimse import command as dimse
 from listener.sources.dimse import pdu, statuses
-from listener.sources.dimse.commitment import ACTION_REQUEST, LONGEST_REQUEST_BYTES
+from listener.sources.dimse.commitment import ACTION_REQUEST, LONGEST_REQUEST_BYTES, QueueFull
+from listener.sources.dimse.commitment_index import IndexUnusable
 from listener.sources.dimse.pdu import AbortReason, InvalidPDU
 from listener.sources.dimse.storage import Reception
 from listener.sources.dimse.syntaxes import STORAGE_COMMITMENT_INSTANCE, STORAGE_COMMITMENT_PUSH, VERIFICATION
 
 if TYPE_CHECKING:
     from listener.sources.dimse.account import Account
-    from listener.sources.dimse.commitment import Commitments, Report
+    from listener.sources.dimse.commitment import Commitments, Report, RequestMemory
     from listener.sources.dimse.negotiation import AcceptedContext
     from listener.sources.dimse.storage import Storage
     from listener.sources.dimse.wire import Wire
@@ -68,11 +69,20 @@ class Sink(Protocol):
 class Collected:
     """A small data set that is read as a whole, or one that nobody wants."""
 
-    def __init__(self, context: AcceptedContext, command: dimse.Command, *, keep: bool) -> None:
+    def __init__(self, context: AcceptedContext, command: dimse.Command, memory: RequestMemory | None) -> None:
+        """Begin with nothing.
+
+        Args:
+            context: That it comes on.
+            command: That it belongs to.
+            memory: What it may be kept in; None forgets it.
+        """
         self.context = context
         self.command = command
         self.content = bytearray()
-        self.is_wanted = keep
+        self.is_too_much = False
+        """Whether it was forgotten because other requests take all memory there is for them."""
+        self._memory = memory
         self._size_bytes = 0
 
     @property
@@ -83,14 +93,22 @@ class Collected:
     def write(self, piece: memoryview) -> None:
         """Copy, or forget."""
         self._size_bytes += len(piece)
-        if self.is_wanted and not self.is_endless:
+        if self._memory is None or self.is_endless or self.is_too_much:
+            return
+        if self._memory.reserve(len(piece)):
             self.content += piece
+        else:
+            self.is_too_much = True
+            self.discard()
 
     def flush(self) -> None:
         """No views are held."""
 
     def discard(self) -> None:
-        """Nothing is held outside."""
+        """Forget what was kept; harmless a second time."""
+        content, self.content = self.content, bytearray()
+        if self._memory is not None:
+            self._memory.release(len(content))
 
 
 class Services:
@@ -101,7 +119,9 @@ class Services:
         self._storage = storage
         self._commitments = commitments
         self._account = account
-        self._reported: dict[int, Report] = {}
+        self._unconfirmed: dict[int, str] = {}
+        """Names of the reports that were sent on this association and not yet answered, by message ID."""
+        self._last_message_id = 0
 
     def begin(self, context: AcceptedContext, command: dimse.Command) -> Sink | None:
         """A command set is complete: a sink where a data set follows, else it is answered."""
@@ -114,14 +134,18 @@ class Services:
         if is_store:
             self._peer.wire.enlarge()
             return self._storage.begin(context, command)
-        return Collected(context, command, keep=command.field == dimse.Field.N_ACTION_RQ)
+        commitments = self._commitments if self._is_commitment(context, command) else None
+        return Collected(context, command, commitments.memory if commitments is not None else None)
 
     def end(self, sink: Sink) -> None:
         """A data set is complete: answer its message."""
         if isinstance(sink, Reception):
             self._stored(sink)
         elif isinstance(sink, Collected) and self._is_commitment(sink.context, sink.command):
-            self._commit(sink)
+            try:
+                self._commit(sink)
+            finally:
+                sink.discard()
         elif not sink.command.is_response:
             self._respond(sink.context, sink.command, statuses.UNRECOGNIZED_OPERATION)
 
@@ -129,8 +153,8 @@ class Services:
         """The association is over."""
         self._storage.close()
         if self._commitments is not None:
-            for report in self._reported.values():
-                self._commitments.let_go(report)
+            for name in self._unconfirmed.values():
+                self._commitments.let_go(name)
 
     # -- storage and verification ------------------------------------------------------------------------------------
 
@@ -176,6 +200,9 @@ class Services:
         if command.sop_instance_uid != STORAGE_COMMITMENT_INSTANCE.encode("ascii"):
             self._respond(context, command, statuses.NO_SUCH_OBJECT_INSTANCE)
             return
+        if sink.is_too_much:
+            self._respond(context, command, statuses.RESOURCE_LIMITATION)
+            return
         try:
             transaction_uid, references = parse_request(bytes(sink.content), context.transfer_syntax)
             peer = self._peer
@@ -183,15 +210,33 @@ class Services:
         except InvalidRequest:
             self._respond(context, command, statuses.INVALID_ARGUMENT)
             return
+        except QueueFull:
+            log.warning("commitment request refused: too many reports were not confirmed yet")
+            self._respond(context, command, statuses.RESOURCE_LIMITATION)
+            return
         except OSError as error:
             log.error("commitment request cannot be queued", problem=error.strerror)  # noqa: TRY400 - no traceback
             self._respond(context, command, statuses.PROCESSING_FAILURE)
             return
         self._account.counters.add("commitment_requests")
-        message_id = len(self._reported) + 1
-        self._reported[message_id] = report
+        self._unconfirmed[message_id := self._next_message_id()] = report.name
         self._respond(context, command, 0x0000)
-        self._report(context, message_id, commitments.judged(report))
+        try:
+            self._report(context, message_id, commitments.judged(report))
+        except IndexUnusable as error:
+            log.error("commitment request is judged later", problem=str(error))  # noqa: TRY400 - no traceback
+            del self._unconfirmed[message_id]
+            commitments.let_go(report.name)
+
+    def _next_message_id(self) -> int:
+        """A message ID that no unanswered report has (PS3.7 9.1, 10.1: distinguishable from others in progress).
+
+        The numbers rise and begin anew after 65,535, so that a late or second answer finds its own report or none.
+        """
+        while True:
+            self._last_message_id = self._last_message_id % 0xFFFF + 1
+            if self._last_message_id not in self._unconfirmed:
+                return self._last_message_id
 
     def _report(self, context: AcceptedContext, message_id: int, report: Report) -> None:
         """N-EVENT-REPORT-RQ on the association the request came by."""
@@ -202,14 +247,16 @@ class Services:
         self._send(context, encode_report(report, context.transfer_syntax), is_command=False)
 
     def _confirmed(self, response: dimse.Command) -> None:
-        """A response to a report of ours; a failure leaves it in the queue."""
-        report = self._reported.get(response.message_id)
-        if response.field != dimse.Field.N_EVENT_REPORT_RSP or report is None or self._commitments is None:
+        """A response to a report of ours; a failure leaves it in the queue, for a new association."""
+        name = self._unconfirmed.get(response.message_id)
+        if response.field != dimse.Field.N_EVENT_REPORT_RSP or name is None or self._commitments is None:
             raise InvalidPDU("response to nothing we asked", AbortReason.UNEXPECTED_PARAMETER)
+        del self._unconfirmed[response.message_id]
         if response.status == 0x0000:
-            del self._reported[response.message_id]
-            self._commitments.delivered(report)
+            self._commitments.delivered(name)
             self._account.counters.add("commitment_reports_delivered")
+        else:
+            self._commitments.let_go(name)
 
     # -- sending -----------------------------------------------------------------------------------------------------
 

@@ -54,13 +54,16 @@ class DimseSource:
         self._turned_away = TurnedAway(surroundings.counters)
         self._places = Places()
         commitment = settings.listener.commitment
-        self._commitments = Commitments(surroundings.spool.root, commitment) if commitment.enabled else None
+        spool = surroundings.spool
+        self._commitments = Commitments(spool.root, commitment, spool.mark) if commitment.enabled else None
         self._reporting: Reporting | None = None
         if self._commitments is not None:
             self._reporting = Reporting(self._commitments, settings.listener, surroundings.counters, self._terms.names)
         self._serving = Serving(Common(surroundings, self._commitments, self._stopping.is_set), self._left)
         others = settings.listener.receiving_processes - 1
-        self._crew = Crew(others, surroundings, on_leave=self._left, on_declined=self._serve_here)
+        self._crew = Crew(
+            others, surroundings, on_leave=self._left, on_declined=self._serve_here, on_ended=self._process_ended
+        )
         self._last_tick = 0.0
         self._spare_fd = -1
         self._next_look_at_certificate = 0.0
@@ -73,6 +76,8 @@ class DimseSource:
     def start(self) -> str:
         """Bind the port and accept; raises `SourceUnusable` where that cannot be done."""
         settings = self._terms.settings
+        if self._commitments is not None:
+            self._commitments.recover()
         self._crew.start(self._started_with)
         self._crew.wait(CREW_READY_S)
         try:
@@ -124,11 +129,12 @@ class DimseSource:
             self._spare_fd = -1
         self._turned_away.stop()
         until = time.monotonic() + within_s
+        if self._reporting is not None:
+            self._reporting.begin_to_stop()
         self._crew.tell_to_stop(within_s)
         cut_off = self._serving.join(within_s) + self._crew.join(until)
-        if self._reporting is not None:
-            self._reporting.stop()
-        if self._commitments is not None and not cut_off:
+        is_over = self._reporting is None or self._reporting.stop(until - time.monotonic())
+        if self._commitments is not None and is_over and not cut_off:
             self._commitments.close()
         return cut_off
 
@@ -197,6 +203,11 @@ class DimseSource:
         if not self._serving.begin(place, terms):
             place.leave()
             self._turned_away.take(place.sock, place.host, "too_many_threads", encrypted=terms.tls is not None)
+
+    def _process_ended(self, mark: int) -> None:
+        """A receiving process ended by itself: the reports it held are delivered on new associations."""
+        if self._commitments is not None:
+            self._commitments.recover(mark)
 
     def _left(self) -> None:
         """Associations are over, here or in another process: what they leave to be reported is reported."""

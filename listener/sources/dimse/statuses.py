@@ -120,6 +120,8 @@ INVALID_ARGUMENT: Final = 0x0115
 """PS3.7 C.5.5."""
 PROCESSING_FAILURE: Final = 0x0110
 """PS3.7 C.5.22."""
+RESOURCE_LIMITATION: Final = 0x0213
+"""PS3.7 Annex C.5: the queue of reports is full; the requester may ask again later."""
 NO_SUCH_OBJECT_INSTANCE: Final = 0x0112
 """PS3.7 C.5.16; in a storage commitment report: we do not have it (PS3.3 C.14.1.1)."""
 CLASS_INSTANCE_CONFLICT: Final = 0x0119

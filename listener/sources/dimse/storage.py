@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+MOST_VIEWS: Final = 256
+"""Pieces held until they are written: a buffer full of PDVs of one byte would be 37,000 views of 200 bytes each."""
 _UID: Final = re.compile(rb"[0-9]+(?:\.[0-9]+)*")
 
 
@@ -160,6 +162,8 @@ class Reception:
                 self._give_up(statuses.TOO_LARGE)
                 return
             self._views.append(piece)
+            if len(self._views) >= MOST_VIEWS:
+                self.flush()
 
     def flush(self, *, is_complete: bool = False) -> None:
         """Write to the spool what came since the last time; views into buffers are free after that.

@@ -66,6 +66,10 @@ class _Level:
     end: int | None
     """Offset where it ends; None where a delimiter says so."""
     explicit: bool
+    heads: struct.Struct
+    """Reads tag and 32-bit length in the byte order of this level."""
+    may_be_little: bool = False
+    """Whether its first item tells the byte order: UN in a big endian data set."""
 
 
 class Walk:
@@ -75,7 +79,10 @@ class Walk:
         self._short, self._long, self._implicit = _LITTLE_ENDIAN if encoding.little_endian else _BIG_ENDIAN
         self._max_depth = max_depth
         self._elements_left = max_elements
-        self._levels = [_Level(items=False, fragments=False, end=None, explicit=encoding.explicit_vr)]
+        self._big_endian = not encoding.little_endian
+        self._levels = [
+            _Level(items=False, fragments=False, end=None, explicit=encoding.explicit_vr, heads=self._implicit)
+        ]
         self._skip = 0
         self._carry = b""
         self._offset = 0
@@ -183,7 +190,12 @@ class Walk:
         return self._element(piece, position, level)
 
     def _item(self, piece: memoryview, position: int, level: _Level) -> int:
-        group, element, length = self._implicit.unpack_from(piece, position)
+        group, element, length = level.heads.unpack_from(piece, position)
+        if level.may_be_little:
+            level.may_be_little = False
+            if group != DELIMITERS:
+                level.heads = _LITTLE_ENDIAN[2]
+                group, element, length = level.heads.unpack_from(piece, position)
         tag = group << 16 | element
         if tag == SEQUENCE_END and level.end is None:
             self._levels.pop()
@@ -210,7 +222,7 @@ class Walk:
             elif vr not in SHORT_VRS:
                 return self._odd_element(piece, position, level)
         else:
-            group, element, length = self._implicit.unpack_from(piece, position)
+            group, element, length = level.heads.unpack_from(piece, position)
             if group == DELIMITERS:
                 return self._odd_element(piece, position, level)
         tag = group << 16 | element
@@ -228,16 +240,17 @@ class Walk:
         return header + int(length)
 
     def _note(self, tag: int, uid: bytes) -> None:
+        """Keep the first UID of its tag, as readers do where an element occurs more than once."""
         if tag == SOP_CLASS_UID:
-            self.sop_class_uid = uid
+            self.sop_class_uid = self.sop_class_uid or uid
         elif tag == SOP_INSTANCE_UID:
-            self.sop_instance_uid = uid
+            self.sop_instance_uid = self.sop_instance_uid or uid
         else:
-            self.study_instance_uid = uid
+            self.study_instance_uid = self.study_instance_uid or uid
 
     def _odd_element(self, piece: memoryview, position: int, level: _Level) -> int:
         """An element whose VR is none of explicit VR encoding: a delimiter, padding, or not explicit at all."""
-        group, element, length = self._implicit.unpack_from(piece, position)
+        group, element, length = level.heads.unpack_from(piece, position)
         tag = group << 16 | element
         if tag == ITEM_END and len(self._levels) > 1 and level.end is None:
             self._levels.pop()
@@ -260,6 +273,8 @@ class Walk:
             self._fault = Fault("undefined_length", self._offset)
             return header
         self._open(items=True, fragments=fragments, length=length, header=header, explicit=explicit)
+        # Its items are little endian by PS3.5 6.2.2, in a big endian data set too; some writers keep big endian.
+        self._levels[-1].may_be_little = self._big_endian and vr == b"UN" and length == UNDEFINED
         return header
 
     def _open(self, *, items: bool, fragments: bool, length: int, header: int, explicit: bool) -> None:
@@ -271,4 +286,5 @@ class Walk:
         if end is not None and outer is not None and end > outer:
             self._fault = Fault("length_lie", self._offset)
             return
-        self._levels.append(_Level(items=items, fragments=fragments, end=end, explicit=explicit))
+        heads = self._levels[-1].heads
+        self._levels.append(_Level(items=items, fragments=fragments, end=end, explicit=explicit, heads=heads))

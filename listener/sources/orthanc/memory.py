@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Self
 
-from listener.durable import fsync_folder
+from listener.durable import fsync_folder, make_private_folders
 from listener.sources.contract import SourceUnusable
+from listener.sqlitefiles import DatabaseFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -97,6 +98,7 @@ class Memory:
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self._path = path
         self._connection = connection
+        self._files = DatabaseFiles(path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -106,7 +108,7 @@ class Memory:
             SourceUnusable: It cannot be opened, or is none.
         """
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folders(path.parent)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
@@ -172,8 +174,11 @@ class Memory:
         """Remember outcomes, and how far the log is dealt with: all of it durably, or nothing.
 
         Raises:
-            sqlite3.Error: Nothing of it is remembered.
+            sqlite3.Error: Nothing of it is remembered; also where files of the data base were removed or replaced.
         """
+        loss = self._files.loss()
+        if loss is not None:
+            raise sqlite3.OperationalError(loss)
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from listener.sources.watch.folder import Signature
+from listener.sqlitefiles import DatabaseFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -96,6 +97,7 @@ class Memory:
                     with suppress(FileNotFoundError):
                         path.with_name(f"{path.name}{end}").replace(path.with_name(f"{path.name}.damaged{end}"))
                 self._db = _connect(path)
+            self._files = DatabaseFiles(path)
         except (OSError, sqlite3.Error) as error:
             raise MemoryFailed(_said(error)) from error
 
@@ -127,6 +129,7 @@ class Memory:
             for c, known, not_before in files
             for s in (c.signature,)
         ]
+        self._check()
         sql = "REPLACE INTO files (name, size, mtime_ns, inode, ctime_ns, state, not_before) VALUES (?,?,?,?,?,?,?)"
         try:
             with self._db:
@@ -140,6 +143,7 @@ class Memory:
         Raises:
             MemoryFailed: They are not dropped.
         """
+        self._check()
         try:
             with self._db:
                 self._db.executemany("DELETE FROM files WHERE name = ?", [(os.fsencode(name),) for name in names])
@@ -177,6 +181,16 @@ class Memory:
         except sqlite3.Error as error:
             raise MemoryFailed(_said(error)) from error
         self._cursor = rows[-1][0] if len(rows) == STEP else b""
+
+    def _check(self) -> None:
+        """Make sure that what is remembered will be found again.
+
+        Raises:
+            MemoryFailed: Files of the data base were removed or replaced while it was in use.
+        """
+        loss = self._files.loss()
+        if loss is not None:
+            raise MemoryFailed(f"{loss}; start the listener again")
 
     def count(self) -> int:
         """Files remembered."""

@@ -52,6 +52,57 @@ def test_bytes_in_big_endian_ob_are_not_swapped(build: Build) -> None:
     np.testing.assert_array_equal(frames[0], values)
 
 
+def packed(values: np.ndarray) -> bytes:
+    """12-bit cells one behind the other, the first in the lowest bits, as one great number."""
+    number = sum(int(value & 0xFFF) << 12 * index for index, value in enumerate(values.ravel()))
+    length = -(-12 * values.size // 16) * 2
+    return number.to_bytes(length, "little")
+
+
+def test_packed_cells_known_by_hand(build: Build) -> None:
+    raw = bytes((0x01, 0x23, 0x45, 0x67, 0x89, 0xAB))
+    instance = build(raw, Rows=2, Columns=2, BitsAllocated=12)
+    assert stored(instance)[0].tolist() == [[0x301, 0x452], [0x967, 0xAB8]]
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("shape", [(1, 16, 12), (5, 3, 3), (3, 1, 5)], ids=str)
+def test_cells_of_twelve_bits_are_unpacked_wherever_their_frame_begins(
+    build: Build, shape: tuple[int, int, int], signed: bool, big_endian: bool
+) -> None:
+    low = -2048 if signed else 0
+    values = np.random.default_rng(3).integers(low, low + 4096, shape)
+    raw = packed(values)
+    if big_endian:  # the same words of 16 bits
+        raw = np.frombuffer(raw, "<u2").byteswap().tobytes()
+    syntax = {"syntax": EXPLICIT_BE} if big_endian else {}
+    frames, rows, columns = shape
+    instance = build(
+        raw,
+        **syntax,
+        Rows=rows,
+        Columns=columns,
+        NumberOfFrames=frames,
+        BitsAllocated=12,
+        PixelRepresentation=int(signed),
+    )
+    np.testing.assert_array_equal(np.stack(stored(instance)), values)
+
+
+def test_cells_that_only_say_twelve_bits_are_read_as_the_words_they_are(build: Build) -> None:
+    values = np.random.default_rng(3).integers(0, 4096, (16, 12))
+    instance = build(values.astype("<u2").tobytes(), **SHAPE, BitsAllocated=12)
+    frames = open_frames(instance, instance.limits)
+    np.testing.assert_array_equal(next(frames.stored()), values)
+    assert any("read as 16" in warning for warning in frames.warnings)
+
+
+def test_packed_cells_that_are_cut_are_refused(build: Build) -> None:
+    with pytest.raises(CorruptPixels):
+        stored(build(bytes(16 * 12 * 3 // 2 - 2), **SHAPE, BitsAllocated=12))
+
+
 @pytest.mark.parametrize(("bits", "high"), [(12, 11), (12, 15), (10, 12), (9, 8), (16, 15), (1, 4)])
 @pytest.mark.parametrize("signed", [False, True])
 def test_bits_outside_the_stored_ones_are_removed_and_signs_extended(

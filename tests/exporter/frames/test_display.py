@@ -256,6 +256,108 @@ class TestAutomaticWindow:
         assert window is not None
         assert window[1] == pytest.approx(values[0, 3] - values[0, 4])
 
+    def test_one_is_taken_in_spite_of_windows_where_asked_for(self, build: Build) -> None:
+        windowed = build(raw(gray(12) // 2, 16), **stored(12), WindowCenter=3000, WindowWidth=10)
+        found, frames = shown(windowed, DisplayOptions(automatic="always"))
+        plain, _ = shown(build(raw(gray(12) // 2, 16), **stored(12)))
+        np.testing.assert_array_equal(found, plain)
+        assert (frames.rendering.voi, frames.rendering.inside_window) == ("automatic", None)
+        chosen = shown(windowed, DisplayOptions(automatic="always", window=(500, 100)))[1].rendering
+        assert chosen.window == (500, 100)
+
+    @pytest.mark.parametrize("signed", [False, True])
+    def test_a_robust_one_reaches_from_percentile_to_percentile_without_padding(
+        self, build: Build, signed: bool
+    ) -> None:
+        values = np.random.default_rng(1).normal(300, 50, (64, 64)).round().astype(np.int64)
+        values[0, :3] = 2000, 2047, 1  # a marker of metal, and a dead pixel
+        values[32:] = 0  # padding, half of the picture
+        instance = build(raw(values, 16), **stored(12, signed=signed), PixelPaddingValue=0)
+        rendering = shown(instance, DisplayOptions(automatic_percentiles=(1, 99)))[1].rendering
+        low, high = np.percentile(values[:32], (1, 99), method="nearest")
+        assert rendering.window == ((low + high) / 2, high - low)
+
+    def test_a_robust_one_is_over_all_frames_and_over_few_bits_too(self, build: Build) -> None:
+        both = np.stack([gray(8) // 4, gray(8) // 2])
+        instance = build(raw(both, 8), **stored(8), NumberOfFrames=2)
+        rendering = shown(instance, DisplayOptions(automatic_percentiles=(2, 98)))[1].rendering
+        low, high = np.percentile(both, (2, 98), method="nearest")
+        assert rendering.window == ((low + high) / 2, high - low)
+
+    def test_a_robust_one_of_a_picture_with_little_in_it_is_not_black(self, build: Build) -> None:
+        values = np.zeros((64, 64), np.int64)
+        values[0, :4] = [100, 200, 300, 400]
+        found, frames = shown(build(raw(values, 16), **stored(12)), DisplayOptions(automatic_percentiles=(1, 99)))
+        assert found.max() == 255
+        assert frames.rendering.window == (200, 400)
+
+
+class TestValuesInsideTheWindow:
+    """`inside_window`, for people who filter."""
+
+    @pytest.mark.parametrize(
+        ("function", "centre", "width"),
+        [("LINEAR", 300, 100), ("LINEAR", 2000.5, 1), ("LINEAR_EXACT", 300, 100), ("SIGMOID", 300, 100)],
+    )
+    @pytest.mark.parametrize("bits", [8, 12, 16, 32])
+    def test_their_share_is_that_of_the_formulas_range(
+        self, build: Build, bits: int, function: str, centre: float, width: float
+    ) -> None:
+        stored_values = np.random.default_rng(2).integers(0, min(1 << bits, 600), (64, 64))
+        elements = {**stored(min(bits, 16)), "BitsStored": bits, "BitsAllocated": 8 if bits == 8 else max(16, bits)}
+        instance = build(
+            raw(stored_values, elements["BitsAllocated"]),
+            **elements,
+            RescaleSlope=2,
+            RescaleIntercept=-10,
+            WindowCenter=centre,
+            WindowWidth=width,
+            VOILUTFunction=function,
+        )
+        values = stored_values * 2.0 - 10
+        if function == "LINEAR":
+            low, high = centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
+        else:
+            low, high = centre - width / 2, centre + width / 2
+        expected = np.mean((values >= low) & (values <= high))
+        assert shown(instance)[1].rendering.inside_window == pytest.approx(expected, abs=1e-6)
+
+    def test_their_share_is_that_of_a_tables_domain_also_through_a_modality_table(self, build: Build) -> None:
+        modality = lut([5, 0, 7, 1, 6, 2], 0, 16)  # no line: inside is no range of stored values
+        values = np.tile(np.arange(6), 64 * 64 // 6 + 1)[: 64 * 64].reshape(64, 64)
+        instance = build(
+            raw(values, 16),
+            **stored(12),
+            ModalityLUTSequence=Sequence([modality]),
+            VOILUTSequence=Sequence([lut([0, 100, 255], 5, 8)]),
+        )
+        expected = np.isin(values, [0, 2, 4]).mean()
+        assert shown(instance)[1].rendering.inside_window == pytest.approx(expected, abs=1e-6)
+
+    @pytest.mark.parametrize(("centre", "colour"), [(3000, 0), (-3000, 255)])
+    def test_pictures_that_show_nothing_are_a_warning_with_the_share(
+        self, build: Build, centre: int, colour: int
+    ) -> None:
+        values = np.stack([gray(8), gray(8) + 1])
+        instance = build(
+            raw(values, 16), **stored(12), NumberOfFrames=2, WindowCenter=centre, WindowWidth=100, Modality="CT"
+        )
+        found, frames = shown(instance)
+        assert (found == colour).all()
+        assert frames.rendering.inside_window == 0
+        (warning,) = (warning for warning in frames.warnings if warning.startswith("display:"))
+        assert "2 of 2 pictures" in warning
+        assert "0.00% of the values" in warning
+
+    def test_pictures_that_show_something_are_none(self, build: Build) -> None:
+        instance = build(raw(gray(12), 16), **stored(12), WindowCenter=2048, WindowWidth=4096)
+        _, frames = shown(instance)
+        assert frames.rendering.inside_window == pytest.approx(1, abs=0.001)
+        assert not frames.warnings
+        automatic = shown(build(raw(np.zeros((64, 64), np.int64), 16), **stored(12)))[1]
+        assert automatic.rendering.inside_window is None
+        assert not automatic.warnings
+
 
 def lut(entries: list[int], first: int, bits: int, *, data: bytes | None = None) -> Dataset:
     item = Dataset()
@@ -352,7 +454,7 @@ class TestTables:
         assert frames.rendering.notes
 
     @pytest.mark.parametrize("damage", ["short", "missing", "descriptor"])
-    def test_damaged_tables_are_refused(self, build: Build, damage: str) -> None:
+    def test_damaged_voi_tables_are_passed_over_and_named(self, build: Build, damage: str) -> None:
         item = lut(list(range(4096)), 0, 12)
         if damage == "short":
             item.LUTData = bytes(100)
@@ -360,9 +462,33 @@ class TestTables:
             del item.LUTData
         else:
             item.LUTDescriptor = [4096, 0]
-        instance = build(raw(gray(12), 16), **stored(12), VOILUTSequence=Sequence([item]))
-        with pytest.raises((BadGeometry, CorruptPixels)):
-            shown(instance)
+        sound = lut([4095 - v for v in range(4096)], 0, 12)
+        for others, voi in (([], "automatic"), ([sound], "LUT")):
+            tables = Sequence([Dataset(), item, *others])
+            found, frames = shown(build(raw(gray(12), 16), **stored(12), VOILUTSequence=tables))
+            assert frames.rendering.voi == voi
+            assert any("VOI LUT Sequence holds a damaged table" in note for note in frames.rendering.notes)
+            assert any("VOI LUT Sequence holds an item without a table" in note for note in frames.rendering.notes)
+            close(found[0], (4095 - gray(12) if others else gray(12)) / 4095 * 255)
+
+    def test_an_empty_modality_table_leaves_slope_and_window_in_force(self, build: Build) -> None:
+        elements = {"RescaleSlope": 2, "RescaleIntercept": -100, "WindowCenter": 1000, "WindowWidth": 500}
+        plain, _ = shown(build(raw(gray(12), 16), **stored(12), **elements))
+        empty = build(raw(gray(12), 16), **stored(12), **elements, ModalityLUTSequence=Sequence([Dataset()]))
+        found, frames = shown(empty)
+        np.testing.assert_array_equal(found, plain)
+        assert frames.rendering.modality == "RescaleSlope/Intercept"
+        assert any("Modality LUT Sequence holds no table" in note for note in frames.rendering.notes)
+
+    def test_where_a_modality_table_is_damaged_no_window_is_applied(self, build: Build) -> None:
+        item = lut(list(range(4096)), 0, 12, data=bytes(100))
+        instance = build(
+            raw(gray(12), 16), **stored(12), ModalityLUTSequence=Sequence([item]), WindowCenter=10, WindowWidth=5
+        )
+        found, frames = shown(instance)
+        assert (frames.rendering.modality, frames.rendering.voi) == (None, "automatic")
+        close(found[0], gray(12) / 4095 * 255)
+        assert any("Modality LUT Sequence is damaged" in note for note in frames.rendering.notes)
 
 
 def functional_groups(windows: list[tuple[float, float]], slopes: list[float]) -> Sequence:
@@ -564,6 +690,14 @@ class TestPalette:
         close(found[0][~coloured], np.repeat(reference(values, "LINEAR", 2000, 4000)[~coloured][:, None], 3, axis=1))
         close(found[0][coloured][:, 2], (values[coloured] - 4000) * 600 / 65535 * 255)
         assert (found[0][coloured][:, 0] == 255).all()
+
+    def test_where_a_supplemental_palette_is_damaged_the_picture_is_gray_and_says_so(self, build: Build) -> None:
+        elements = self.palette([np.zeros(96, int)] * 3, 4000, 16, PixelPresentation="MIXED")
+        elements |= {"PhotometricInterpretation": "MONOCHROME2", "GreenPaletteColorLookupTableData": bytes(10)}
+        instance = build(raw(gray(12), 16), **{**stored(12), **elements}, WindowCenter=2000, WindowWidth=4000)
+        found, frames = shown(instance)
+        close(found[0], reference(gray(12), "LINEAR", 2000, 4000))
+        assert any("supplemental palette is damaged" in note for note in frames.rendering.notes)
 
 
 class TestOverlays:

@@ -11,6 +11,12 @@ from typing import Any
 import pytest
 from pydicom.data import get_testdata_file
 
+from exporter.errors import TooLarge
+from exporter.frames import open_frames
+from exporter.instance import Instance
+from exporter.settings import LimitSettings
+from tests.product.hostile import JPEG_BASELINE, costly_files, encapsulated, jpeg_scans, tiny_frames
+
 # Small files of every kind of pixel data that pydicom carries with it.
 SEEDS = (
     *("CT_small.dcm", "MR_small_RLE.dcm", "JPEG2000.dcm", "JPGExtended.dcm", "JPEGLSNearLossless_16.dcm"),
@@ -125,3 +131,27 @@ def test_mutants_end_in_a_picture_or_a_named_reason(tmp_path: Path, seed: int, c
     assert {"decoded", "unreadable", "corrupt_pixels"} <= found["outcomes"].keys()
     assert found["slowest_s"] < 10
     assert found["peak_kib"] < 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("frames-1-pixel", "limits.min_frame_bytes"),
+        ("deflate-frames", "limits.min_frame_bytes"),
+        ("jpeg-20000-scans", "limits.max_jpeg_scans"),
+    ],
+)
+def test_small_files_of_very_many_parts_are_refused_for_them(name: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "many.dcm"
+    path.write_bytes(costly_files()[name]())
+    with Instance.open(path, LimitSettings()) as instance, pytest.raises(TooLarge, match=said):
+        next(open_frames(instance, LimitSettings()).display())
+
+
+def test_honest_counts_of_frames_and_scans_pass(tmp_path: Path) -> None:
+    """Ten thousand frames of a cine, a hundred thousand tiles of a slide, a progressive JPEG."""
+    path = tmp_path / "honest.dcm"
+    for content in (tiny_frames(10_000, 16), tiny_frames(100_000, 8), encapsulated(JPEG_BASELINE, jpeg_scans(9, 64))):
+        path.write_bytes(content)
+        with Instance.open(path, LimitSettings()) as instance:
+            assert next(open_frames(instance, LimitSettings()).display()).size

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import select
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -492,3 +494,48 @@ def killed_writer(folder: Path, after_s: float) -> set[str]:
         said = process.stdout.read()
     process.wait(30)
     return {name.decode() for name in said.splitlines(keepends=True) if name.endswith(b"\n") for name in [name.strip()]}
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (os.mkfifo, "a named pipe (FIFO)"),
+        (os.mkdir, "a folder"),
+        (lambda path: path.symlink_to(os.devnull), "a character device"),
+        (lambda path: socket.socket(socket.AF_UNIX).bind(str(path)), "a socket"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_what_is_no_regular_file_is_called_what_it_is(bench: Bench, make: Callable[[Path], object], kind: str) -> None:
+    make(bench.file)
+    with pytest.raises(MetadataFileUnusable, match=re.escape(f"metadata.jsonl: it is {kind}; move it away")):
+        bench.appender()
+
+
+def test_a_pipe_that_takes_the_place_of_the_file_is_noticed_at_the_next_line(bench: Bench) -> None:
+    with bench.appender() as appender:
+        bench.commit()
+        appender.publish()
+        bench.file.unlink()
+        os.mkfifo(bench.file)
+        bench.commit()
+        with pytest.raises(MetadataFileUnusable, match="FIFO"):
+            appender.publish()
+
+
+def test_lines_that_only_the_file_has_are_told_apart_from_those_of_others(bench: Bench) -> None:
+    ours = json.dumps({"dicom_file": "a", "export": {"status": "exported", "settings_sha256": "s"}}).encode() + b"\n"
+    told = []
+    for text in (ours, b'{"somebody": "else"}\n'):
+        bench.commit()
+        with bench.appender(append=True) as appender:
+            appender.publish()
+        with bench.file.open("ab") as file:
+            file.write(text)
+        with structlog.testing.capture_logs() as logs, bench.appender(append=True):
+            told += [(entry["log_level"], entry["event"]) for entry in logs]
+        bench.check()
+    assert told == [
+        ("error", "the ledger has lost lines that the metadata file has: they stay"),
+        ("warning", "metadata file has lines of others: they stay"),
+    ]

@@ -237,11 +237,61 @@ def test_private_elements_are_told_apart_by_creator_and_tag() -> None:
         "Private Creator (0009,0010)": "GEMS_IDEN_01",
         "Private Creator (0009,0011)": "ACME",
         "Private Creator (0009,0012)": "ACME",
-        "[Suite id]": "CT01",
+        "[Suite id] (0009,xx02 GEMS_IDEN_01)": "CT01",
         "Private tag data (0009,xx01 ACME)": "first",
-        "Private tag data (0009,xx01 ACME) (0009,1201)": "second",
+        "Private tag data (0009,xx01 ACME) 2": "second",
         "Private tag data (0009,1301)": "nobody's",
     }
+
+
+@pytest.mark.parametrize("block", [0x10, 0x11, 0xF7])
+@pytest.mark.parametrize("beside", [(), ((0x00090030, "LO", b"OTHER "), (0x00093001, "LO", b"other "))])
+def test_the_key_of_a_private_element_is_the_same_in_every_file(
+    block: int, beside: tuple[tuple[int, str, bytes], ...]
+) -> None:
+    mine = ((0x00090000 | block, "LO", b"SIEMENS MED "), (0x00090001 | block << 8, "LO", b"mine"))
+    found = values(raw(*sorted((*mine, *beside))))
+    assert found["Private tag data (0009,xx01 SIEMENS MED)"] == "mine"
+
+
+def test_keys_of_private_elements_of_different_creators_never_meet() -> None:
+    long = b"A" * 100
+    creators = [b"ACME", b"ACME 2", b"ACME) 2", b"ACME (0009,1001)", b"acme", long, long + b"B", b"A\\B", b"[Suite id]"]
+    keys = []
+    for creator in creators:
+        even = creator + b" " * (len(creator) % 2)
+        header = raw(
+            (0x00090010, "LO", even), (0x00090011, "LO", even), (0x00091001, "LO", b"x "), (0x00091101, "LO", b"y ")
+        )
+        keys += [key for key, value in values(header).items() if value in ("x", "y")]
+    assert len(set(keys)) == 2 * len(creators)
+    assert all("0009,xx01" in key for key in keys)
+
+
+def test_a_name_that_says_nothing_still_tells_the_elements_apart() -> None:
+    header = raw((0x00190010, "LO", b"SIEMENS CM VA0  CMS "), (0x00191050, "IS", b"1 "), (0x00191056, "IS", b"2 "))
+    names = [key for key in values(header) if key.startswith("[")]
+    assert all(key.endswith(" SIEMENS CM VA0  CMS)") for key in names)
+
+
+@pytest.mark.parametrize("read_before", [False, True])
+def test_the_creator_in_a_key_is_text_however_the_element_was_read(*, read_before: bool) -> None:
+    header = raw(
+        (0x00080005, "CS", b"ISO_IR 192"), (0x00090010, "LO", "F\u00fcrth ".encode()), (0x00091001, "LO", b"x ")
+    )
+    if read_before:
+        list(header.iterall())
+    assert values(header)["Private tag data (0009,xx01 F\u00fcrth)"] == "x"
+
+
+def test_private_elements_are_left_out_where_they_are_not_wanted_and_counted() -> None:
+    header = raw((0x00090010, "LO", b"ACME"), (0x00091001, "LO", b"Doe "), (0x00091002, "OB", b"Doe "))
+    header.Rows = 7
+    header.ContentSequence = [raw((0x00090010, "LO", b"ACME"), (0x00091001, "LO", b"Doe "), (0x00100020, "LO", b"1 "))]
+    found, told = elements(header, private=False)
+    assert found == {"Rows": 7, "Content Sequence": [{"Patient ID": "1"}]}
+    assert (told.private, told.left_out) == (5, [])
+    assert elements(header)[1].private == 0
 
 
 def test_elements_without_a_name_have_their_tag() -> None:
@@ -445,7 +495,7 @@ def test_the_seeds_keys_are_ours_and_say_the_same(name: str) -> None:
         }
     with Instance.open(path, LimitSettings()) as instance:
         found = json.loads(record_text(instance))
-    unclear = ("Private", "Group Length")
+    unclear = ("Private", "Group Length", "[")
     for key, text in seed.items():
         if key.startswith(unclear):
             assert any(ours.startswith(key) for ours in found)

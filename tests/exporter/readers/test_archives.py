@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -19,9 +20,10 @@ from pydicom.data import get_testdata_file
 
 from exporter import promise
 from exporter.backfilling import Request, Tally, backfill, plan
-from exporter.errors import OutOfSpace
+from exporter.errors import OutOfSpace, Reason
 from exporter.ledger import Ledger, State
 from exporter.outcome import Exported, Failed, Skipped
+from exporter.readers.archives.members import BYTES_PER_MEMBER, FREE_MEMBERS
 from exporter.reconcile import Folders, reconcile
 from exporter.settings import Settings
 from tests.exporter.readers.making import CT, EVERY_KIND, MR, STUDY, header, lines, media, run, tarred, zipped
@@ -369,3 +371,22 @@ def test_what_is_promised_for_a_member_is_found_again(tmp_path: Path) -> None:
     promised = promise.Promise("a.zip//./b//2", ("a.zip/b.png",))
     promise.make(folder, promised)
     assert list(promise.standing(tmp_path)) == [promised]
+
+
+def test_an_archive_has_members_in_proportion_to_its_size(tmp_path: Path, out: Path) -> None:
+    """Empty members pack so well that a small file would hold a machine for minutes."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:xz") as archive:
+        for number in range(12_000):
+            archive.addfile(tarfile.TarInfo(str(number)))
+    root = tmp_path / "in"
+    root.mkdir()
+    (root / "many.tar.xz").write_bytes(buffer.getvalue())
+    most = FREE_MEMBERS + len(buffer.getvalue()) // BYTES_PER_MEMBER
+    assert most < 12_000
+    tally, results = run(root, out)
+    outcome = results["many.tar.xz"].outcome
+    assert isinstance(outcome, Failed)
+    assert outcome.reason is Reason.TOO_LARGE
+    assert str(most) in outcome.message
+    assert tally.failed["not_dicom"] == most, "those before have outcomes of their own"

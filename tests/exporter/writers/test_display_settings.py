@@ -37,3 +37,17 @@ def test_overlays_are_drawn_only_where_the_settings_say_so(tmp_path: Path) -> No
 @pytest.mark.parametrize(("centre", "value"), [(-100_000.0, 255), (100_000.0, 0)])
 def test_a_window_of_the_settings_wins(tmp_path: Path, centre: float, value: int) -> None:
     assert (picture(tmp_path / "out", DisplaySettings(window=(centre, 10.0))) == value).all()
+
+
+def test_an_automatic_window_instead_of_the_instances_is_one_of_the_settings(tmp_path: Path) -> None:
+    own = picture(tmp_path / "own", DisplaySettings())
+    always = picture(tmp_path / "always", DisplaySettings(automatic="always"))
+    robust = picture(tmp_path / "robust", DisplaySettings(automatic="always", automatic_percentiles=(1, 99)))
+    assert (own != always).any()
+    assert robust.mean() > always.mean()  # a few bright pixels no longer hold the others down
+
+
+@pytest.mark.parametrize("percentiles", [(99, 1), (50, 50), (-1, 99), (1, 101)])
+def test_percentiles_out_of_order_are_refused(percentiles: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="percentiles"):
+        DisplaySettings(automatic_percentiles=percentiles)

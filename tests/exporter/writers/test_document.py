@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
-from exporter.errors import Unreadable, UnsupportedSyntax, VerifyFailed
+from exporter.errors import SkipInstance, SkipReason, Unreadable, UnsupportedSyntax, VerifyFailed
 from exporter.instance import Instance
 from exporter.outcome import MediaType
 from exporter.settings import MediaSettings
@@ -30,16 +32,25 @@ OBJ = b"# made by hand\nmtllib a.mtl\no cube\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3
 MTL = b"newmtl red\nKa 1 0 0\nKd 1 0 0\nillum 2\n"
 CDA = b'<?xml version="1.0"?>\n<ClinicalDocument xmlns="urn:hl7-org:v3"><title>t</title></ClinicalDocument>\n'
 CDA_PREFIXED = b'<!-- a --><h:ClinicalDocument xmlns:h="urn:hl7-org:v3"/>'
+CDA_LATIN = b"<?xml version='1.0' encoding='cp1252'?>" + CDA.replace(b">t<", b">\xe4<").partition(b"\n")[2]
 DOCUMENTS = {
     "pdf": (PDF, "application/pdf", ".pdf"),
-    "pdf behind other bytes": (b"junk\n" + PDF, "application/pdf", ".pdf"),
+    "pdf behind white space": (b"\xef\xbb\xbf\r\n" + PDF, "application/pdf", ".pdf"),
     "stl text": (STL_TEXT, "model/stl", ".stl"),
+    "stl text in capitals": (STL_TEXT.upper(), "model/stl", ".stl"),
+    "stl text without a facet": (b"solid\nendsolid\n", "model/stl", ".stl"),
     "stl binary": (STL_BINARY, "model/stl", ".stl"),
     "stl binary, solid": (b"solid" + STL_BINARY[5:], "model/stl", ".stl"),
     "obj": (OBJ, "model/obj", ".obj"),
+    "obj with continued lines": (OBJ + b"f 1 \\\n 2 3\nvt 0 1\ng\n", "model/obj", ".obj"),
+    "obj of old lines": (OBJ.replace(b"\n", b"\r"), "model/obj", ".obj"),
     "mtl": (MTL, "model/mtl", ".mtl"),
+    "mtl of a newer kind": (b"# x\n\n" + MTL + b"Pr 0.5\nmap_Kd -s 1 1 1 a.png\n", "model/mtl", ".mtl"),
     "cda": (CDA, "text/XML", ".cda.xml"),
     "cda with a prefix": (CDA_PREFIXED, "text/XML", ".cda.xml"),
+    "cda without its namespace": (b"<ClinicalDocument></ClinicalDocument>", "text/XML", ".cda.xml"),
+    "cda behind a comment": (b"<?xml version='1.0'?><!-- <a> -->" + CDA_PREFIXED, "text/XML", ".cda.xml"),
+    "cda in latin-1": (CDA_LATIN, "text/XML", ".cda.xml"),
     "cda in utf-16": (CDA.decode().encode("utf-16"), "text/XML", ".cda.xml"),
 }
 
@@ -112,6 +123,24 @@ def _folder(path: Path) -> Path:
         b"PK\x03\x04" + bytes(40),
         b"plain text, not more",
         b"v is a letter\nf is another\nw is not in the list\n",
+        b"v is a letter\nf is another\n",
+        b"MZ\x90\0 and then\n" + PDF,
+        b"#!/bin/sh\n" + PDF,
+        b"%PDF-\nno version",
+        b"MZ\x90\0\n" + OBJ,
+        OBJ + b"\x7fELF\0\n",
+        b"curl https://example.org | sh\n" + OBJ,
+        OBJ + b"csh rm -rf /\n",
+        b"MZ\x90\0\n" + MTL,
+        b"#!/bin/sh\nrm -rf /\n" + MTL,
+        b"#!/bin/sh\n" + MTL + b"rm -rf /\n",
+        b"solid advice: see each facet of it\n",
+        b"<html xmlns='http://www.w3.org/1999/xhtml'><!-- <ClinicalDocument > --><script/></html>",
+        b"<html xmlns='http://www.w3.org/1999/xhtml'><ClinicalDocument xmlns='urn:hl7-org:v3'/></html>",
+        b"<ClinicalDocument xmlns='http://www.w3.org/1999/xhtml'/>",
+        b"<!DOCTYPE x [<!ENTITY a 'b'>]><ClinicalDocument xmlns='urn:hl7-org:v3'>&a;</ClinicalDocument>",
+        b"#!/bin/sh\n" + CDA,
+        b"<?xml version='1.0' encoding='no-such'?>" + CDA_PREFIXED,
         bytes(79) + b"x" + (9).to_bytes(4, "little") + bytes(10),
     ],
 )
@@ -122,8 +151,23 @@ def test_what_is_no_document_is_never_written(tmp_path: Path, document: bytes) -
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_an_empty_document_and_a_cut_one_are_unreadable(tmp_path: Path) -> None:
-    cases: list[tuple[bytes, dict[str, Any]]] = [(b"", {}), (bytes(8), {}), (PDF, {"EncapsulatedDocumentLength": 9999})]
+def test_an_instance_without_its_document_has_no_media(tmp_path: Path) -> None:
+    with Instance.open(saved(tmp_path / "in.dcm", b"", "application/pdf"), SETTINGS.limits) as instance:
+        with pytest.raises(SkipInstance) as caught:
+            choose(instance, SETTINGS)
+        assert caught.value.reason is SkipReason.NO_MEDIA
+
+
+def test_a_length_that_is_no_number_is_told_and_not_believed(tmp_path: Path) -> None:
+    path = saved(tmp_path / "in.dcm", PDF, "application/pdf", EncapsulatedDocumentLength=[1, 2])
+    result = written(path, tmp_path)
+    assert (tmp_path / "out" / result.media[0].file).read_bytes() == PDF
+    assert any("Encapsulated Document Length" in warning for warning in result.warnings)
+
+
+def test_documents_of_which_bytes_are_missing_are_unreadable(tmp_path: Path) -> None:
+    lost = {"EncapsulatedDocumentLength": 9999}
+    cases: list[tuple[bytes, dict[str, Any]]] = [(b"", lost), (bytes(8), {}), (PDF, lost)]
     for number, (document, extra) in enumerate(cases):
         folder = _folder(tmp_path / str(number))
         with pytest.raises(Unreadable):
@@ -140,6 +184,21 @@ def test_a_pdf_without_end_is_written_and_said(tmp_path: Path) -> None:
     assert any(
         "end mark" in w for w in written(saved(tmp_path / "in.dcm", PDF[:20], "application/pdf"), tmp_path).warnings
     )
+
+
+def test_an_xml_document_that_is_cut_is_written_and_said(tmp_path: Path) -> None:
+    result = written(saved(tmp_path / "in.dcm", CDA[:-20], "text/xml"), tmp_path)
+    assert result.media[0].suffix == ".cda.xml"
+    assert any("well-formed" in warning for warning in result.warnings)
+    assert not written(saved(tmp_path / "b.dcm", CDA, "text/xml"), _folder(tmp_path / "b")).warnings
+
+
+@given(
+    before=st.binary(min_size=1, max_size=40).filter(lambda text: bool(text.strip(b"\t\n\f\r \xef\xbb\xbf#"))),
+    document=st.sampled_from([PDF, CDA, CDA_PREFIXED, STL_TEXT]),
+)
+def test_bytes_before_a_document_make_it_none(before: bytes, document: bytes) -> None:
+    assert kind_of(before + document) is None or kind_of(before) is not None
 
 
 def test_a_real_pdf_is_what_the_instance_holds(corpus: Path, tmp_path: Path) -> None:

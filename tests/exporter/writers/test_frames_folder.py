@@ -9,8 +9,11 @@ import imagecodecs
 import numpy as np
 import pytest
 
+from exporter import pipeline
+from exporter.errors import Reason
 from exporter.instance import Instance
-from exporter.outcome import MediaType
+from exporter.job import Job
+from exporter.outcome import Exported, Failed, MediaType
 from exporter.settings import MediaSettings
 from exporter.writers import choose
 from tests.exporter.writers.media import waves
@@ -18,6 +21,8 @@ from tests.exporter.writers.media import waves
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 
 
 def frames_settings(**image: Any) -> MediaSettings:
@@ -109,3 +114,69 @@ def test_single_frames_stay_images_and_frames_are_off_by_default(make_instance: 
     ):
         with Instance.open(path, settings.limits) as instance:
             assert choose(instance, settings).kind is kind
+
+
+def jpegs(*sizes: tuple[int, int]) -> tuple[list[np.ndarray], list[bytes]]:
+    """Gray frames of these (rows, columns), and their lossless JPEGs."""
+    frames = [np.random.default_rng(i).integers(0, 256, size, dtype=np.uint8) for i, size in enumerate(sizes)]
+    encoded = [imagecodecs.ljpeg_encode(frame, bitspersample=8) for frame in frames]
+    return frames, [code + b"\0" * (len(code) % 2) for code in encoded]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"frames": {"enabled": True}},
+        {"video": {"preset": "lossless"}},
+        {"video": {"copy_jpeg": True}, "image": {"copy_jpeg": True}},
+        {"image": {"outputs": ["raw16", "view8"]}},
+    ],
+    ids=str,
+)
+def test_where_later_frames_have_other_sizes_those_that_fit_become_a_folder(
+    make_instance: Callable[..., Path], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    frames, encoded = jpegs((24, 32), (24, 32), (12, 32), (12, 16), (24, 32), (24, 33))
+    path = make_instance(
+        encoded=encoded,
+        syntax=JPEG_LOSSLESS,
+        rows=24,
+        columns=32,
+        frames=6,
+        FrameTime="40",
+        SamplesPerPixel=1,
+        PhotometricInterpretation="MONOCHROME2",
+        RescaleSlope="1",
+        RescaleIntercept="0",
+    )
+    folder = tmp_path / "out"
+    folder.mkdir()
+    whole = MediaSettings.model_validate(settings)
+    outcome = pipeline.export(whole, "s" * 64, Job(str(path), str(folder), ask=False), lambda _: None)
+    assert isinstance(outcome, Exported), outcome
+    (medium,) = outcome.media
+    assert (medium.kind, medium.frames, medium.width, medium.height) == (MediaType.FRAMES, 3, 32, 24)
+    assert [entry.name for entry in folder.iterdir()] == [medium.file]
+    lines = lines_of(folder / medium.file)
+    assert [(line["frame"], line["time_ms"]) for line in lines] == [(1, 0), (2, 40), (5, 160)]
+    for line in lines:
+        shown = imagecodecs.png_decode((folder / medium.file / line["file"]).read_bytes())
+        np.testing.assert_array_equal(shown, frames[line["frame"] - 1])
+        if "raw" in line:
+            raw = imagecodecs.png_decode((folder / medium.file / line["raw"]).read_bytes())
+            np.testing.assert_array_equal(raw, frames[line["frame"] - 1])
+    assert any(warning.startswith("of 6 frames") and warning.endswith(": 3-4, 6") for warning in outcome.warnings)
+
+
+def test_where_no_frame_has_the_size_of_the_header_the_geometry_is_bad(
+    make_instance: Callable[..., Path], tmp_path: Path
+) -> None:
+    _, encoded = jpegs((24, 32), (24, 32))
+    gray = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"}
+    path = make_instance(encoded=encoded, syntax=JPEG_LOSSLESS, rows=48, columns=32, frames=2, **gray)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    outcome = pipeline.export(MediaSettings(), "s" * 64, Job(str(path), str(folder), ask=False), lambda _: None)
+    assert isinstance(outcome, Failed)
+    assert outcome.reason is Reason.BAD_GEOMETRY

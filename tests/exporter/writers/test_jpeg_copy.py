@@ -206,3 +206,30 @@ def test_the_shape_of_pixels_never_changes_the_colours(options: dict[str, Any]) 
             np.asarray(Image.open(io.BytesIO(stated))), np.asarray(Image.open(io.BytesIO(source)))
         )
         assert options or Image.open(io.BytesIO(stated)).info["jfif_density"] == (4, 5)
+
+
+@pytest.mark.parametrize("gray", [False, True])
+def test_a_later_frame_that_lost_a_restart_interval_is_not_copied(
+    make_instance: Callable[..., Path], export: Callable[..., Any], gray: bool
+) -> None:
+    """Colours are judged by the pixels of the first frame: the others are copied without being decoded."""
+    first, second = (jpeg(image, restart_marker_rows=1, subsampling=0) for image in waves(2, 64, 96, gray=gray))
+    cut = second[: second.index(b"\xff\xd2")] + second[second.index(b"\xff\xd3") :]
+    elements = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2"} if gray else {}
+    photometric = {} if gray else {"PhotometricInterpretation": "YBR_FULL_422"}
+    whole, damaged = (
+        make_instance(
+            encoded=[data + b"\0" * (len(data) % 2) for data in (first, last)],
+            syntax=BASELINE,
+            rows=64,
+            columns=96,
+            frames=2,
+            **elements,
+            **photometric,
+        )
+        for last in (second, cut)
+    )
+    result, _ = export(whole, COPY)
+    assert result.media[0].codec == "mjpeg"
+    with pytest.raises(CorruptPixels, match="restart intervals"):
+        export(damaged, COPY)

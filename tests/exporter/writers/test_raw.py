@@ -8,7 +8,9 @@ import imagecodecs
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
+from pydicom.sequence import Sequence
 
 from exporter.errors import ExportError, SkipInstance
 from exporter.settings import MediaSettings
@@ -42,6 +44,21 @@ def test_every_stored_value_comes_back(
     np.testing.assert_array_equal(read_back(folder / raw.file, raw), stored)
     assert (raw.values.slope, raw.values.intercept, raw.values.linear) == (2.0, -1000.0, True)
     assert view.values is None
+
+
+@pytest.mark.parametrize(("descriptor", "linear"), [(None, True), ([256, 0, 8], False)])
+def test_an_empty_modality_table_leaves_the_line(
+    make_instance: Callable[..., Path], export: Callable[..., Any], descriptor: list[int] | None, linear: bool
+) -> None:
+    item = Dataset()
+    if descriptor is not None:
+        item.add_new("LUTDescriptor", "US", descriptor)
+    path = make_instance(
+        np.zeros((8, 8), "<u2"), RescaleSlope="2", RescaleIntercept="-5", ModalityLUTSequence=Sequence([item])
+    )
+    result, _ = export(path, BOTH)
+    values = result.media[0].values
+    assert (values.slope, values.intercept, values.linear) == ((2.0, -5.0, True) if linear else (1.0, 0.0, False))
 
 
 def test_values_beyond_sixteen_bits_become_a_numpy_array(

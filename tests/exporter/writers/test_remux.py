@@ -11,7 +11,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.encaps import generate_fragments
 
-from exporter.errors import CorruptPixels, ExportError
+from exporter.errors import BadGeometry, CorruptPixels, ExportError
 from exporter.settings import MediaSettings
 from exporter.writers.remux import picture_digest
 from tests.exporter.writers.media import presentation_times, video_settings
@@ -66,7 +66,8 @@ def encapsulated(make_instance: Callable[..., Path]) -> Callable[..., Path]:
         step += step % 2
         fragments = [payload[i : i + step] for i in range(0, len(payload), step)]
         elements = {"FrameTime": "40", "frames": FRAMES, "PhotometricInterpretation": "YBR_PARTIAL_420"} | elements
-        return make_instance(encoded=fragments, syntax=syntax, rows=120, columns=160, **elements)
+        elements = {"rows": 120, "columns": 160} | elements
+        return make_instance(encoded=fragments, syntax=syntax, **elements)
 
     return make
 
@@ -306,6 +307,77 @@ def test_a_stream_that_ends_early_is_exported_and_says_what_is_missing(
     result, _ = export(encapsulated(payload[: len(payload) * 2 // 3], H264))
     assert result.media[0].frames < FRAMES
     assert any(f"Number of Frames says {FRAMES}" in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2400, 3200), (60, 80), (160, 120), (121, 160), (120, 176)])
+@pytest.mark.parametrize("framed", [False, True])
+def test_a_stream_of_another_size_than_rows_and_columns_is_refused(
+    stream: Callable[..., bytes],
+    encapsulated: Callable[..., Path],
+    export: Callable[..., Any],
+    rows: int,
+    columns: int,
+    framed: bool,
+) -> None:
+    path = encapsulated(stream("-c:v mpeg2video", "mpeg2video"), MPEG2, rows=rows, columns=columns)
+    settings = video_settings(framing={"shape": "square_pad"}) if framed else None
+    with pytest.raises(BadGeometry, match=r"120 rows x 160 columns, \(0028,0010\)"):
+        export(path, *([settings] if settings else []))
+
+
+def test_whole_macroblocks_beyond_rows_and_columns_are_told(
+    stream: Callable[..., bytes], encapsulated: Callable[..., Path], export: Callable[..., Any]
+) -> None:
+    result, _ = export(encapsulated(stream("-c:v mpeg2video", "mpeg2video"), MPEG2, rows=113, columns=150))
+    assert (result.media[0].height, result.media[0].width) == (120, 160)
+    assert any("whole macroblocks" in warning for warning in result.warnings)
+
+
+SLICED = "-c:v libx265 -x265-params log-level=none:slices=2:bframes=0"
+
+
+def hevc_slices(payload: bytes) -> list[tuple[int, int]]:
+    """(start, end) of the slices that are not the first of their picture."""
+    starts = [match.start() for match in re.finditer(b"\0\0\1", payload)]
+    units = zip(starts, [*starts[1:], len(payload)], strict=True)
+    return [(a, b) for a, b in units if payload[a + 3] >> 1 < 32 and payload[a + 5] < 0x80]
+
+
+@pytest.mark.parametrize("lost", ["of one picture", "of every picture"])
+@pytest.mark.parametrize("frames", [1, FRAMES])
+def test_slices_that_hevc_pictures_lack_are_told(
+    stream: Callable[..., bytes], encapsulated: Callable[..., Path], export: Callable[..., Any], lost: str, frames: int
+) -> None:
+    payload = stream(f"{SLICED} -frames:v {frames}", "hevc")
+    slices = hevc_slices(payload)
+    assert len(slices) == frames
+    whole, _ = export(encapsulated(payload, HEVC, frames=frames))
+    assert not whole.warnings
+    for start, end in reversed(slices if lost == "of every picture" else slices[-1:]):
+        payload = payload[:start] + payload[end:]
+    result, _ = export(encapsulated(payload, HEVC, frames=frames))
+    assert any("damaged" in warning for warning in result.warnings)
+
+
+def test_slices_that_hevc_pictures_lack_are_told_of_a_container(
+    stream: Callable[..., bytes], encapsulated: Callable[..., Path], export: Callable[..., Any]
+) -> None:
+    payload = stream(SLICED, "mp4")
+    whole, _ = export(encapsulated(payload, HEVC))
+    assert not whole.warnings
+    sizes = re.compile(rb"stsz.{12}", re.DOTALL).search(payload)
+    assert sizes is not None
+    first = int.from_bytes(payload[sizes.end() : sizes.end() + 4], "big")
+    sample = payload.index(b"mdat") + 4
+    units, at = [], sample
+    while at < sample + first:
+        units.append((at, at + 4 + int.from_bytes(payload[at : at + 4], "big")))
+        at = units[-1][1]
+    start, end = units[-1]  # the last slice of the first picture: its bytes stay, as a unit that no decoder reads
+    damaged = payload[: start + 4] + bytes((63 << 1, 1)) + payload[start + 6 :]
+    assert end == sample + first
+    result, _ = export(encapsulated(damaged, HEVC))
+    assert any("damaged" in warning for warning in result.warnings)
 
 
 @pytest.mark.parametrize("payload", [b"", b"\0" * 5000, b"not a stream " * 500, b"\0\0\0\1\x67" + b"\xff" * 3000])

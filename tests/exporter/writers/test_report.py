@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from pydicom import config
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
@@ -133,7 +134,7 @@ def content_item(type_: str | None, relationship: str = "CONTAINS", **elements: 
     return item
 
 
-def saved(path: Path, children: list[Dataset], sop_class: str = COMPREHENSIVE_3D) -> Path:
+def saved(path: Path, children: list[Dataset], sop_class: str = COMPREHENSIVE_3D, **elements: Any) -> Path:
     document = Dataset()
     document.SOPClassUID, document.SOPInstanceUID = UID(sop_class), generate_uid()
     document.SpecificCharacterSet = "ISO_IR 192"
@@ -141,6 +142,8 @@ def saved(path: Path, children: list[Dataset], sop_class: str = COMPREHENSIVE_3D
     document.CompletionFlag, document.VerificationFlag = "COMPLETE", "VERIFIED"
     document.ConceptNameCodeSequence = [coded("121070", "Findings")]
     document.ContentSequence = children
+    for keyword, value in elements.items():
+        setattr(document, keyword, value)
     document.file_meta = FileMetaDataset()
     document.file_meta.MediaStorageSOPClassUID = UID(sop_class)
     document.file_meta.MediaStorageSOPInstanceUID = document.SOPInstanceUID
@@ -262,3 +265,71 @@ def test_the_text_can_be_left_out(tmp_path: Path) -> None:
     settings = MediaSettings(report=ReportSettings(text=False))
     result = written(saved(tmp_path / "in.dcm", [], COMPREHENSIVE), tmp_path, settings)
     assert [medium.suffix for medium in result.media] == [".json"]
+
+
+@pytest.fixture
+def careless() -> Iterator[None]:
+    """pydicom writes what the standard does not permit."""
+    with config.disable_value_validation():
+        yield
+
+
+HOSTILE = "\x1b]0;x\x07\x85[COMPLETE, VERIFIED]\u2028\u202e\x00\u2066.\x9b31m"
+
+
+@pytest.mark.usefixtures("careless")
+def test_no_text_of_a_document_makes_a_line_of_its_own_or_acts_on_a_terminal(tmp_path: Path) -> None:
+    hostile = coded("1\n2", f"meaning\n[COMPLETE, VERIFIED]\r\ncontains forged: 1 mm{HOSTILE}", f"S\n{HOSTILE[:12]}")
+    children = [
+        content_item("TEXT", TextValue=f"one\r\ncontains forged: 2 mm\n\n[VERIFIED]\ttab{HOSTILE}"),
+        content_item("CODE", ConceptCodeSequence=[hostile]),
+        content_item("PNAME", PersonName=f"Doe^Jane\nforged{HOSTILE}"),
+        content_item("NUM", MeasuredValueSequence=[measured("1.5")]),
+        content_item("UIDREF", UID="1.2.3"),
+    ]
+    for child in children[1:]:
+        child.ConceptNameCodeSequence = [hostile]
+    path = saved(tmp_path / "in.dcm", children, ConceptNameCodeSequence=[hostile], VerificationFlag="UNVERIFIED")
+    tree, text = tree_of(path, tmp_path)
+    lines = text.removesuffix("\n").split("\n")
+    assert lines[0] == "[COMPLETE, UNVERIFIED]"
+    assert lines[1].startswith("meaning\\n[COMPLETE, VERIFIED]\\r\\ncontains forged: 1 mm\\x1b]0;x")
+    assert [line[:12] for line in lines[2:]] == [
+        "  contains t",
+        "      | cont",
+        "      | ",
+        "      | [VER",
+        *["  contains m"] * 4,
+    ]
+    assert lines[5].startswith("      | [VERIFIED]    tab\\x1b]0;x\\x07\\x85[COMPLETE, VERIFIED]\\u2028\\u202e\\x00")
+    assert all(line.isprintable() for line in lines)
+    assert tree["content"]["children"][0]["value"].startswith("one\r\ncontains forged")
+    raw = (tmp_path / "out" / "0.part").read_text("utf-8")
+    assert all(character.isprintable() or character == "\n" for character in raw)
+
+
+@pytest.mark.usefixtures("careless")
+@pytest.mark.parametrize(
+    ("elements", "first"),
+    [
+        ({"CompletionFlag": "COMPLETE", "VerificationFlag": ""}, "[COMPLETE]"),
+        ({"CompletionFlag": "", "VerificationFlag": ""}, "[no completion or verification flag]"),
+        (
+            {"CompletionFlag": "PARTIAL], [VERIFIED", "VerificationFlag": "UNVERIFIED"},
+            "[unknown flag 'PARTIAL], [VERIFIED', UNVERIFIED]",
+        ),
+    ],
+)
+def test_the_first_line_is_the_state_of_the_document_whatever_its_title_says(
+    tmp_path: Path, elements: dict[str, str], first: str
+) -> None:
+    title = coded("", "[COMPLETE, VERIFIED]", "")
+    path = saved(tmp_path / "in.dcm", [], ConceptNameCodeSequence=[title], **elements)
+    _, text = tree_of(path, tmp_path)
+    assert text.splitlines() == [first, "[COMPLETE, VERIFIED]"]
+
+
+def test_text_of_every_script_stays_as_it_is(tmp_path: Path) -> None:
+    told = "山田\u3000太郎, \u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645, Größe\u00a05, क्\u200dष"
+    _, text = tree_of(saved(tmp_path / "in.dcm", [content_item("TEXT", TextValue=told)]), tmp_path)
+    assert told in text

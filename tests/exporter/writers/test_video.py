@@ -161,7 +161,7 @@ def test_a_lossless_gray_stream_gives_back_every_pixel(
 ) -> None:
     frames = stack(9, 65, 97, gray=True)
     settings = video_settings(save_method_kwargs=encoding("h264", "gray", qp="0"))
-    result, folder = export(make_instance(frames), settings)
+    result, folder = export(make_instance(frames, FrameTime="40"), settings)
     assert "decoded back: every pixel equal" in result.rendering.notes
     assert not result.warnings
     command = [peer("ffmpeg"), "-v", "error", "-i", str(folder / result.media[0].file), "-vsync", "passthrough"]

@@ -17,7 +17,7 @@ from exporter.errors import BadGeometry, CorruptPixels, ExportError, OutOfSpace,
 from exporter.instance import Instance
 from exporter.outcome import MediaType
 from exporter.settings import MediaSettings, WaveformSettings
-from exporter.writers import choose
+from exporter.writers import choose, choose_all
 from exporter.writers.contract import Task, Written
 from exporter.writers.waveform import WaveformWriter
 from tests.exporter.writers.sampled import ECG, HAEMODYNAMIC, channel, multiplex_group, save_waveform
@@ -204,14 +204,25 @@ def test_a_drawing_can_be_png_or_none(tmp_path: Path) -> None:
             assert dark.any(axis=0).all()
 
 
-def test_hostile_labels_stay_labels(tmp_path: Path) -> None:
-    raw = np.zeros((3, 3), np.int16)
-    labels = ['=HYPERLINK("x")', "<script>&", "a,b\r\nc"]
+@pytest.mark.parametrize("form", ["svg", "png"])
+def test_hostile_labels_stay_labels(tmp_path: Path, form: str) -> None:
+    labels = ['=HYPERLINK("x")', "<script>&", "a,b\r\nc", " @SUM(1)", "\x85[31m\x00\x9bz"]
+    raw = np.zeros((3, len(labels)), np.int16)
     group = multiplex_group(raw, "SS", 10, ChannelDefinitionSequence=[channel(label) for label in labels])
-    result = written(save_waveform(tmp_path / "in.dcm", [group]), tmp_path)
+    result = written(save_waveform(tmp_path / "in.dcm", [group]), tmp_path, drawing=form)
     names, _ = table(tmp_path / "out" / result.media[0].file)
-    assert names[1:] == ['\'=HYPERLINK("x") [1]', "<script>& [1]", "a,b c [1]"]
-    assert "<script>" not in (tmp_path / "out" / result.media[1].file).read_text()
+    assert names[1:] == [
+        '\'=HYPERLINK("x") [1]',
+        "<script>& [1]",
+        "a,b\\r\\nc [1]",
+        "'@SUM(1) [1]",
+        "\\x85[31m\\x00\\x9bz [1]",
+    ]
+    if form == "svg":
+        drawn = (tmp_path / "out" / result.media[1].file).read_text()
+        assert "<script>" not in drawn
+        assert all(line.isprintable() for line in drawn.split("\n"))
+        assert "\\x85[31m\\x00\\x9bz" in drawn
 
 
 @pytest.mark.parametrize(
@@ -275,9 +286,11 @@ def test_a_cine_with_a_waveform_beside_it_is_a_cine(tmp_path: Path) -> None:
     both.BitsAllocated = both.BitsStored = 8
     both.HighBit, both.PixelRepresentation, both.PixelData = 7, 0, bytes(8)
     both["PixelData"].VR = "OB"
+    both.SOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
     both.save_as(path)
     with Instance.open(path, SETTINGS.limits) as instance:
         assert choose(instance, SETTINGS).kind is MediaType.VIDEO
+        assert [writer.kind for writer in choose_all(instance, SETTINGS).further] == [MediaType.WAVEFORM]
 
 
 def test_a_table_that_the_disk_changed_is_not_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

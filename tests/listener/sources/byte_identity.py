@@ -34,13 +34,13 @@ from pydicom import dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID
 
-from listener.sources.dimse.requesting import associate, release
 from listener.sources.dimse.syntaxes import choose
 from tests.listener.certificates import make_certificate
 from tests.listener.requestor import Receiver, Requestor, eventually, proposed
 from tests.listener.sources import further_senders
 from tests.orthanc_server import OrthancServer
 from tests.ports import free_port
+from tests.pynetdicom_requestor import associate, release
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

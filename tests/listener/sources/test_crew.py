@@ -29,7 +29,7 @@ from listener.spoolnames import is_of
 from tests.listener.process import listening
 from tests.listener.requestor import CT, Receiver, Requestor, data_set, eventually, pdu, pdv
 from tests.listener.requestor import stored_data_set as stored
-from tests.listener.sources.test_commitment import ON, Requester
+from tests.listener.sources.test_commitment import ON, Requester, ScriptedRequester, queued
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -325,6 +325,21 @@ def test_storage_commitment_is_one_service_whichever_process_is_asked(receive: R
         finally:
             server.shutdown()
     assert [kind for kind, _ in later.reports] == [1]
+
+
+def test_a_receiving_process_that_is_killed_leaves_its_reports_for_new_associations(
+    receive: Receive,
+) -> None:
+    receiver = of_two(receive, listener={"commitment": ON})
+    with handed_over(receiver) as requestor, receiver.requestor() as other:
+        requester, third = ScriptedRequester(requestor), ScriptedRequester(other)
+        for one in (requester, third):
+            assert one.ask() == 0
+            one.report()
+        assert len(queued(receiver, "*.held")) == 2
+        other_process(os.getpid()).kill()
+        eventually(lambda: len(queued(receiver, "*.json")) == 1, "what it held is released", 20)
+        assert len(queued(receiver, "*.held")) == 1
 
 
 def test_without_another_process_the_listener_serves_everybody(

@@ -135,6 +135,27 @@ def test_a_private_un_of_undefined_length_holds_implicit_vr() -> None:
     assert cause(content + explicit(0x00100010, b"PN", b"A")) is None
 
 
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little endian items", "big endian items"])
+def test_a_un_sequence_in_a_big_endian_data_set_may_be_little_endian(order: str) -> None:
+    def big(tag: int, vr: bytes, value: bytes) -> bytes:
+        return struct.pack(">HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+    inner = struct.pack(f"{order}HHI", 0x0010, 0x0010, 2) + b"AB"
+    content = struct.pack(">HH2sHI", 0x0009, 0x1001, b"UN", 0, 0xFFFFFFFF)
+    content += struct.pack(f"{order}HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + inner
+    content += struct.pack(f"{order}HHI", 0xFFFE, 0xE00D, 0) + struct.pack(f"{order}HHI", 0xFFFE, 0xE0DD, 0)
+    content += big(0x00100010, b"PN", b"AB")
+    encoding = Encoding(explicit_vr=True, little_endian=False)
+    for step in range(1, len(content) + 1):
+        assert walked(content, encoding, step)[0] is None
+    assert cause(content[:-1], encoding=encoding) == "cut_off"
+
+
+def test_of_a_uid_that_occurs_twice_the_first_counts() -> None:
+    content = explicit(0x00080018, b"UI", b"1.2.3") + explicit(0x00080018, b"UI", b"9.9")
+    assert walked(content)[1].sop_instance_uid == b"1.2.3"
+
+
 def test_every_real_file_that_pydicom_reads_without_complaint_walks_to_its_end(
     corpus: Path, corpus_catalog: list[dict[str, Any]]
 ) -> None:

@@ -8,6 +8,7 @@ import ssl
 import struct
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -266,6 +267,28 @@ def test_what_is_no_request_is_answered_400_or_cut(store: Store, said: bytes) ->
     assert answer == b"" or answer.split(b" ")[1][:1] == b"4", answer
     assert store.contents() == []
     assert store.store(instance()).status == 200
+
+
+@pytest.mark.parametrize("path", ["/dicom-web/studies", "/nowhere"])
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+def test_a_request_of_two_lengths_ends_its_connection_and_nothing_behind_it_is_read(
+    store: Store, path: str, version: bytes
+) -> None:
+    body = multipart([part(instance("1.2.1"))])
+    chunked = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    length = len(chunked) if version == b"1.1" else None
+    first = header(length, "Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n", path) + chunked
+    smuggled = multipart([part(instance("1.2.2"))])
+    with store.connect() as sock:
+        sock.sendall(first.replace(b"HTTP/1.1", b"HTTP/" + version) + header(len(smuggled)) + smuggled)
+        answers = b""
+        with suppress(ConnectionError):
+            while piece := sock.recv(65536):
+                answers += piece
+    assert answers.count(b"HTTP/1.1 ") == 1
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert b"connection: close" in answers.lower()
+    assert store.contents() == []
 
 
 @pytest.mark.parametrize(

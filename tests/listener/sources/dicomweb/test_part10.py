@@ -14,15 +14,18 @@ from hypothesis import strategies as st
 from listener.counters import Counters
 from listener.settings import ListenerSettings
 from listener.sources.contract import Surroundings
+from listener.sources.dicomweb.intake import MOST_KEPT, Intake
 from listener.sources.dicomweb.part10 import LONGEST_META, Answer, Terms, Upload
 from listener.space import SpaceGuard
 from listener.spool import Spool
 from tests.listener.requestor import CT, EXPLICIT, IMPLICIT, data_set, explicit
-from tests.listener.sources.dicomweb.store import STUDY, instance, meta
+from tests.listener.sources.dicomweb.store import BOUNDARY, STUDY, instance, meta, multipart, part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from listener.spool import Incoming
 
 
 @pytest.fixture
@@ -108,3 +111,32 @@ def test_what_is_said_in_an_answer_is_plain(terms: Terms) -> None:
     evil = meta("1.2.3") + explicit(0x00080016, b"UI", CT.encode()) + explicit(0x00080018, b"UI", b"1.2.3")
     assert judged(terms, evil.replace(b"1.2.3", b"\xff\n<3", 1)).sop_instance_uid == ""
     assert EXPLICIT.encode() in evil
+
+
+def malformed(terms: Terms, content: bytes, count: int) -> tuple[list[Answer], int]:
+    """The answers to a request of `count` such parts, and the number of files that were made for them."""
+    intake, made, receive = Intake(BOUNDARY, terms, count), [], terms.surroundings.spool.receive
+
+    def counted() -> Incoming:
+        made.append(receive())
+        return made[-1]
+
+    terms.surroundings.spool.receive = counted  # type: ignore[method-assign]  # counts, and does what it does
+    intake.feed(multipart([part(content)] * count))
+    return intake.finish(), len(made)
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 20, bytes(128) + b"DICM"])
+def test_parts_that_are_no_dicom_files_cost_no_disk_beyond_the_first_few(terms: Terms, content: bytes) -> None:
+    answers, made = malformed(terms, content, 1000)
+    assert len(answers) == 1000
+    assert {answer.situation.word for answer in answers} <= {"not_part_10", "bad_file_meta"}
+    assert made == MOST_KEPT
+    assert terms.surroundings.spool.counts().quarantined <= MOST_KEPT
+
+
+def test_sound_parts_among_many_that_are_none_are_stored(terms: Terms) -> None:
+    intake = Intake(BOUNDARY, terms, 100)
+    intake.feed(multipart([part(b"")] * 50 + [part(WHOLE)] + [part(b"?")] * 10))
+    assert [answer.situation.word for answer in intake.finish()].count("stored") == 1
+    assert terms.surroundings.spool.counts().new == 1

@@ -135,3 +135,11 @@ def test_what_is_no_identifier_never_becomes_one(value: object) -> None:
 def test_an_identifier_goes_out_as_it_came() -> None:
     assert spelled(TWO) == "00010203-04050607-08090a0b-0c0d0e0f-10111213"
     assert resource_id(spelled(TWO)) == TWO
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+def test_nothing_is_recorded_where_it_would_not_be_found_again(memory: Memory, tmp_path: Path, suffix: str) -> None:
+    memory.record([Noted(ONE, State.TAKEN, 0, 1)], Position(0, 1, None))
+    (tmp_path / "sources" / f"orthanc-tested.db{suffix}").unlink()
+    with pytest.raises(sqlite3.Error, match="was removed"):
+        memory.record([Noted(TWO, State.TAKEN, 0, 2)], Position(0, 2, None))

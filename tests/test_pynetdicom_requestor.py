@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,9 +12,7 @@ from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 
-import exporter
-import listener
-from listener.sources.dimse.requesting import Gate, associate, release
+from tests.pynetdicom_requestor import Gate, associate, release
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -135,17 +131,6 @@ def test_an_association_that_is_rejected_is_as_it_was_made(peer: int, entity: AE
     entity.add_requested_context("1.2.840.10008.1.1")
     association = associate(entity, "127.0.0.1", peer)
     assert not association.is_established
-
-
-def test_nothing_requests_an_association_otherwise() -> None:
-    listener_root, exporter_root = (Path(package.__file__ or "").parent for package in (listener, exporter))
-    callers = {
-        path
-        for path in (*listener_root.rglob("*.py"), *exporter_root.rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr == "associate"
-    }
-    assert callers == {listener_root / "sources" / "dimse" / "requesting.py"}
 
 
 # -- the gate alone --------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""Associations that we request with pynetdicom, made so that none of their answers is lost.
+"""Associations that pynetdicom requests as a peer of ours, made so that none of their answers is lost.
 
-Contract: whoever requests one does it by `associate`, and lets go of it by `release`. This is the one module that
-reaches into what pynetdicom keeps to itself, of the version that is pinned; `tests/listener/sources/test_requesting.py`
-shows what for.
+Contract: a test requests one by `associate`, and lets go of it by `release`. It reaches into what pynetdicom keeps to
+itself, of the version that is pinned; `tests/test_pynetdicom_requestor.py` shows what for.
 
 pynetdicom 3.0.4 runs a thread beside each association, its reactor, which takes messages from the queue that
 `send_c_find` and its like read their answers from. They have it pause meanwhile, by an event and a flag: it sets the
@@ -89,7 +88,7 @@ def associate(entity: AE, host: str, port: int, **arguments: Any) -> Association
     """
     association = entity.associate(host, port, **arguments)
     if association.is_established:
-        association._reactor_checkpoint = Gate(association)  # type: ignore[assignment]  # noqa: SLF001
+        association._reactor_checkpoint = Gate(association)  # type: ignore[assignment]
         transport = association.dul.socket
         if transport is not None and transport.socket is not None:
             with suppress(OSError):
