@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Final, Self
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exporter.settings import MediaFolderSettings
-
 PRIVATE_FILE: Final = 0o600
 PRIVATE_FOLDER: Final = 0o700
 HIGHEST_GROUP_ID: Final = (1 << 32) - 2
@@ -35,13 +33,13 @@ class MediaPermissions:
     """None leaves the group that the system gives: the process's, or that of a set-group-ID folder."""
 
     @classmethod
-    def of(cls, settings: MediaFolderSettings) -> Self:
+    def of(cls, mode: str, group: str | None) -> Self:
         """The permissions that `media.mode` and `media.group` stand for.
 
         Raises:
             KeyError: There is no such group any more.
         """
-        return cls(int(settings.mode, 8), None if settings.group is None else group_id_of(settings.group))
+        return cls(int(mode, 8), None if group is None else group_id_of(group))
 
     @property
     def folder_mode(self) -> int:

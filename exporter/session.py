@@ -85,7 +85,7 @@ def opened(
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:
         stack.enter_context(_damage_explained(places))
-        permissions = MediaPermissions.of(settings.media)
+        permissions = MediaPermissions.of(settings.media.mode, settings.media.group)
         _make_folders(places, permissions)
         media = places.media.resolve()
         has_locks = stack.enter_context(ownership.locked(media))

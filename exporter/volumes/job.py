@@ -87,7 +87,7 @@ class SeriesWorker:
 
     def __init__(self, root: Path, settings: Settings) -> None:
         self.root = root
-        self._permissions = MediaPermissions.of(settings.media)
+        self._permissions = MediaPermissions.of(settings.media.mode, settings.media.group)
         limits = settings.limits
         values = {"media": settings.media_settings.model_dump(mode="json"), "settings_sha256": settings.settings_sha256}
         self._worker = Worker(

@@ -94,7 +94,7 @@ class LiveSeries:
             MediaFolderUnusable: The folder of what waits cannot be made.
         """
         try:
-            MediaPermissions.of(self._settings.media).make_folders(self._root)
+            MediaPermissions.of(self._settings.media.mode, self._settings.media.group).make_folders(self._root)
             self._waiting.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise MediaFolderUnusable(self._root, error) from error
