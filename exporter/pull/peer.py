@@ -145,7 +145,7 @@ class Storage:
     """What a C-GET brings to the association: classes and transfer syntaxes of what comes, and where it goes."""
 
     syntaxes: tuple[tuple[str, tuple[str, ...]], ...]
-    instances: InstanceStorage
+    instances: InstanceStorage[Any]
 
 
 class Peer:

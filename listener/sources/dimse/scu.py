@@ -21,7 +21,7 @@ import struct
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, Protocol, Self, TypeVar
 
 import structlog
 
@@ -44,8 +44,8 @@ from listener.sources.dimse.wire import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from listener.sources.dimse.services import Sink
     from listener.sources.dimse.statuses import Situation
-    from listener.sources.dimse.storage import Reception
 
 log = structlog.get_logger()
 
@@ -160,14 +160,17 @@ def contexts_of(pairs: Iterable[tuple[str, tuple[str, ...]]]) -> tuple[ProposedC
     return tuple(ProposedContext(2 * at + 1, uid, syntaxes) for at, (uid, syntaxes) in enumerate(pairs))
 
 
-class InstanceStorage(Protocol):
+Arriving = TypeVar("Arriving", bound="Sink")
+
+
+class InstanceStorage(Protocol[Arriving]):
     """Where the instances that come by C-GET go."""
 
-    def begin(self, context: AcceptedContext, command: dimse.Command) -> Reception:
+    def begin(self, context: AcceptedContext, command: dimse.Command) -> Arriving:
         """Take up one C-STORE-RQ whose data set is about to come."""
         ...
 
-    def ended(self, reception: Reception) -> Situation:
+    def ended(self, reception: Arriving) -> Situation:
         """Judge and keep an instance that is complete."""
         ...
 
@@ -246,7 +249,7 @@ def request_association(
     *,
     tls: ssl.SSLContext | None = None,
     stopping: Callable[[], bool] = lambda: False,
-    storage: InstanceStorage | None = None,
+    storage: InstanceStorage[Any] | None = None,
 ) -> RequestedAssociation:
     """An association that is established; some of its contexts may not be accepted.
 
@@ -280,7 +283,7 @@ class RequestedAssociation:
     """One requestor's association; used by one thread."""
 
     def __init__(
-        self, wire: RequestorWire, proposal: Proposal, times: RequestorTimes, storage: InstanceStorage | None
+        self, wire: RequestorWire, proposal: Proposal, times: RequestorTimes, storage: InstanceStorage[Any] | None
     ) -> None:
         self._wire = wire
         self._proposal = proposal
@@ -292,7 +295,7 @@ class RequestedAssociation:
         self._command_context = 0
         self._message: tuple[AcceptedContext, dimse.Command, dimse.Suboperations] | None = None
         self._data = bytearray()
-        self._reception: Reception | None = None
+        self._reception: Sink | None = None
         self._longest_data_bytes: int | None = None
         self._messages: deque[_Message] = deque()
         self._strays = 0
@@ -592,7 +595,7 @@ class RequestedAssociation:
         if is_last:
             self._complete()
 
-    def _instance_fragment(self, reception: Reception, size: int, *, is_last: bool) -> None:
+    def _instance_fragment(self, reception: Sink, size: int, *, is_last: bool) -> None:
         for piece in self._wire.pieces(size):
             reception.write(piece)
         if size:
@@ -602,7 +605,7 @@ class RequestedAssociation:
         if is_last:
             self._stored(reception)
 
-    def _stored(self, reception: Reception) -> None:
+    def _stored(self, reception: Sink) -> None:
         """An instance is complete: keep it and answer."""
         assert self._storage is not None  # noqa: S101 - there is no reception without it
         self._reception = self._message = None
