@@ -1,4 +1,4 @@
-"""Turns DICOM instances into media with one line of metadata each.
+"""Turn DICOM instances into media with one line of metadata each.
 
     import exporter
 
@@ -8,6 +8,22 @@
 
 Both put ``media/``, ``metadata.jsonl`` and ``exporter.db`` into the output folder, work in killable child processes,
 and can be called from a plain script: no ``__main__`` guard is needed, no state is kept between calls.
+
+    errors    verdicts on instances, conditions of the machine
+    outcome   what comes of one instance
+    settings  the configuration of the exporter
+    dicom     one DICOM file at rest
+    frames    encoded to stored to display values
+    writers   one module per kind of media
+    results   publication, ledger, metadata lines
+    work      engine, workers, pipeline
+    series    volumes of whole series
+    services  daemons, and what every run opens
+    inputs    folders, archives, DICOM media, Orthanc storage
+    pull      instances asked of a PACS
+    commands  the command line
+
+Each may import those above it.
 """
 
 from __future__ import annotations
@@ -20,7 +36,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from exporter.settings import Settings
+    from exporter.settings.settings import Settings
 
 __all__ = ["Exported", "Failed", "Outcome", "Skipped", "backfill", "export_file"]
 
@@ -36,7 +52,7 @@ def export_file(
     Args:
         path: The DICOM file, of any name.
         out_dir: Output folder; made if there is none.
-        settings: `exporter.settings.Settings`; default: every default.
+        settings: `exporter.settings.settings.Settings`; default: every default.
 
     Returns:
         Exported, Skipped or Failed; `Medium.file` is relative to the media folder.
@@ -45,9 +61,9 @@ def export_file(
         OutOfSpace, StorageUnavailable: The disk is full, or a folder of ours has gone; the same call goes on.
         LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable, WorkerUnstartable: Why nothing can be exported there.
     """
-    from exporter import backfilling
+    from exporter.inputs import backfill
 
-    return backfilling.one_file(path, out_dir, settings)
+    return backfill.one_file(path, out_dir, settings)
 
 
 def backfill(
@@ -61,7 +77,7 @@ def backfill(
     Args:
         dir: The folder to export; it is never changed.
         out: Output folder; made if there is none.
-        settings: `exporter.settings.Settings`; default: every default.
+        settings: `exporter.settings.settings.Settings`; default: every default.
         workers: Worker processes; default: `num_workers` of the settings, which is one per processor.
 
     Yields:
@@ -73,6 +89,6 @@ def backfill(
         OutOfSpace, StorageUnavailable, LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable, WorkerUnstartable: As
             `export_file`.
     """
-    from exporter import backfilling
+    from exporter.inputs import backfill
 
-    return backfilling.outcomes(dir, out, settings, workers)
+    return backfill.outcomes(dir, out, settings, workers)

@@ -2,7 +2,7 @@
 
 import sys
 
-from exporter.cli import main
+from exporter.commands.app import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -32,7 +32,7 @@ class MediaType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
+class InstanceIdentity:
     """Who an instance is: the UIDs of its data set and the hash of its content."""
 
     sop_class_uid: str
@@ -130,7 +130,7 @@ class Values:
 
 
 @dataclass(frozen=True, slots=True)
-class Medium:
+class MediaFile:
     """One written media file (or folder of frames)."""
 
     file: str
@@ -158,8 +158,8 @@ class Medium:
 class Exported:
     """The instance has media, written, verified and durable under their partial or (once published) final names."""
 
-    identity: Identity
-    media: tuple[Medium, ...]
+    identity: InstanceIdentity
+    media: tuple[MediaFile, ...]
     record: str
     """The instance's elements as one JSON object (text), without our own keys."""
     source_sha256: str
@@ -178,7 +178,7 @@ class Skipped:
 
     reason: SkipReason
     message: str
-    identity: Identity | None = None
+    identity: InstanceIdentity | None = None
     record: str | None = None
     source_sha256: str | None = None
     settings_sha256: str | None = None
@@ -196,7 +196,7 @@ class Failed:
     message: str
     may_pass: bool
     """Whether another attempt can succeed."""
-    identity: Identity | None = None
+    identity: InstanceIdentity | None = None
     source_sha256: str | None = None
     status: Literal["failed"] = field(default="failed", kw_only=True)
     name: str | None = field(default=None, kw_only=True)

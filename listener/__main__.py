@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from listener import logs
-from listener.settings import DataFolder, ListenerSettings
+from listener.foundation import logs
+from listener.settings.listener import DataFolder, ListenerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from listener.configuration import ConfigurationError
+    from listener.foundation.configuration import ConfigurationError
 
     try:
         settings = _read(options)
@@ -37,11 +37,11 @@ def _run(options: argparse.Namespace) -> int:
     logs.configure(settings.log.level, settings.log.format)
     logs.catch_uncaught()
 
-    from listener.daemon import ListenerDaemon, Orders, run
-    from listener.sources.contract import SourceUnusable
-    from listener.spool import SpoolError
+    from listener.daemon import ListenerDaemon, ListenerSignals, run
+    from listener.foundation.errors import SourceUnusable
+    from listener.spool.spool import SpoolError
 
-    orders = Orders()  # before the start: an order that comes while we start is not lost
+    orders = ListenerSignals()  # before the start: an order that comes while we start is not lost
     daemon = ListenerDaemon(settings, DataFolder(options.data))
     try:
         daemon.start()
@@ -64,7 +64,7 @@ def _read(options: argparse.Namespace) -> ListenerSettings:
     """The settings of the file and the command line; the exporter's sections are none of our business."""
     settings = ListenerSettings()
     if options.config is not None:
-        from listener.configuration import EXPORTER_SECTIONS, load
+        from listener.foundation.configuration import EXPORTER_SECTIONS, load
 
         settings = load(options.config, ListenerSettings, ignore_unknown_sections=EXPORTER_SECTIONS)
     if options.log_level is None:

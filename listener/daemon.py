@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from listener.counters import Counters
-from listener.notify import notify, reloading, watchdog_interval_s
+from listener.foundation.counters import Counters
+from listener.foundation.notify import notify, reloading, watchdog_interval_s
 from listener.sources import further_sources
 from listener.sources.contract import Surroundings
 from listener.sources.dimse import DimseSource
-from listener.space import Room, SpaceGuard
-from listener.spool import Spool
+from listener.spool.space import SpaceGuard, SpaceLevel
+from listener.spool.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import FrameType
 
-    from listener.settings import DataFolder, ListenerSettings
+    from listener.settings.listener import DataFolder, ListenerSettings
     from listener.sources.contract import Source
 
 log = structlog.get_logger()
@@ -94,7 +94,7 @@ class ListenerDaemon:
     def reload(self, settings: ListenerSettings) -> None:
         """Take over what may change while running."""
         self._settings = settings
-        self._space.use(settings.spool)
+        self._space.apply_settings(settings.spool)
         for source in self._sources:
             source.reload(settings)
         log.info("configuration read again")
@@ -129,7 +129,7 @@ class ListenerDaemon:
     def _look(self, pending: int | None = None) -> None:
         was, is_in_place = self._space.state, self._spool.is_in_place
         try:
-            now = self._space.look(pending, is_in_place=is_in_place)
+            now = self._space.measure(pending, is_in_place=is_in_place)
         except OSError as error:
             log.error("spool cannot be measured", problem=error.strerror)  # noqa: TRY400 - no traceback
             return
@@ -145,13 +145,13 @@ class ListenerDaemon:
                     hint="put it back, or start the listener again",
                 )
         if now is not was:
-            level = log.info if now is Room.ENOUGH else log.error
+            level = log.info if now is SpaceLevel.ENOUGH else log.error
             place = self._space.tightest
             free = self._space.free[place]
             words = {"was": was.name.lower(), "now": now.name.lower(), "place": place}
             level("room changed", **words, free_bytes=free.bytes, free_files=free.files)
 
-    def _gauge_room(self, room: Room) -> None:
+    def _gauge_room(self, room: SpaceLevel) -> None:
         self.counters.gauge("free_bytes", self._space.free_bytes)
         self.counters.gauge("room", int(room))
         for place, free in self._space.free.items():
@@ -160,7 +160,7 @@ class ListenerDaemon:
                 self.counters.gauge(f"{place}_free_files", free.files)
 
 
-class Orders:
+class ListenerSignals:
     """What signals ask for: SIGTERM and SIGINT to stop, SIGHUP to read the configuration again."""
 
     def __init__(self) -> None:
@@ -187,7 +187,7 @@ class Orders:
         self._wake.set()
 
 
-def run(daemon: ListenerDaemon, orders: Orders, read_settings: Callable[[], ListenerSettings | None]) -> None:
+def run(daemon: ListenerDaemon, orders: ListenerSignals, read_settings: Callable[[], ListenerSettings | None]) -> None:
     """Run a started daemon until it is told to stop.
 
     Args:

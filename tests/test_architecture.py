@@ -13,24 +13,24 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("exporter", "listener")
 # The only places where any exception at all may be caught (one worker job, one wire reply, one download).
 BROAD_EXCEPT = {
-    "exporter/pipeline.py": "around one instance: a defect becomes `internal`, the worker lives",
-    "listener/sources/dimse/serving.py": "around one association: a defect of ours must not leave its peer waiting",
+    "exporter/work/pipeline.py": "around one instance: a defect becomes `internal`, the worker lives",
+    "listener/sources/dimse/acceptor/serving.py": "around one association: a defect must not leave its peer waiting",
     "listener/sources/orthanc/downloads.py": "around one instance: a defect of ours must not stop all the others",
 }
 WRITERS_MAY_IMPORT = (
-    "exporter.elements",
+    "exporter.dicom.elements",
     "exporter.errors",
     "exporter.frames",
-    "exporter.geometry",
-    "exporter.instance",
+    "exporter.dicom.geometry",
+    "exporter.dicom.instance",
     "exporter.outcome",
-    "exporter.pixels",
-    "exporter.settings",
-    "exporter.timing",
-    "exporter.ultrasound",
-    "exporter.volumes",
+    "exporter.dicom.pixels",
+    "exporter.settings.settings",
+    "exporter.dicom.timing",
+    "exporter.dicom.ultrasound",
+    "exporter.writers.volumes",
     "exporter.writers",
-    "listener.printable",
+    "listener.foundation.text",
 )
 
 
@@ -110,7 +110,7 @@ def test_no_file_is_a_drawer_and_none_uses_a_shell_or_pickle(path: Path) -> None
 
 
 def test_a_command_that_only_reads_settings_imports_nothing_heavy() -> None:
-    program = "import exporter.cli, listener.settings, sys; print(*sys.modules)"
+    program = "import exporter.commands.app, listener.settings.listener, sys; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True, cwd=REPOSITORY)
     heavy = {"av", "imagecodecs", "numpy", "pydicom", "pynetdicom", "sqlite3", "urllib3", "uvicorn"}
     assert heavy & set(done.stdout.split()) == set()

@@ -2,8 +2,25 @@
 
 Contract: a command is a function that returns an `ExitCode` and prints its result to standard output. What is expected
 to go wrong is raised as `CommandError`: one clear sentence that says what, which file or key, and what to do; `main` of
-`exporter.cli` prints it to standard error. This module and those of light commands (status, failures) import nothing
-heavy, so that they answer at once.
+`exporter.commands.app` prints it to standard error. This module and those of light commands (status, failures) import
+nothing heavy, so that they answer at once.
+
+    app               the command `exporter`, and which commands there are
+    backfill          `exporter backfill`
+    config            `exporter config check|show|schema|init`
+    daemons           `exporter serve` and `exporter run`
+    encoder_check     encoders of the settings tried before a run
+    explain           `exporter explain`
+    failures          `exporter failures list|show|retry`
+    options           options that commands share
+    orthanc_storage   `exporter orthanc-storage`
+    progress          progress, plan and summary of a run
+    pull              `exporter pull`
+    reconcile         `exporter reconcile`
+    config_reference  documentation made from the settings
+    signals           a first and a second Ctrl-C
+    spoolview         counts of a spool that is looked at from outside
+    status            `exporter status`
 """
 
 from __future__ import annotations

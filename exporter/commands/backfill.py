@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
-from exporter.commands.places import (
+from exporter.commands.options import (
     DEFAULT_DATA,
     ConfigOption,
     OutputOption,
@@ -24,8 +24,8 @@ from exporter.commands.places import (
 )
 
 if TYPE_CHECKING:
-    from exporter.backfilling import Request
-    from exporter.settings import Settings
+    from exporter.inputs.backfill import BackfillRequest
+    from exporter.settings.settings import Settings
 
 NOT_YET = ("slurm", "dask")
 
@@ -59,11 +59,11 @@ def backfill(
     settings = settings_of(config)
     request = replace(_request(directory, output, settings, workers), take_over=take_over)
     with running_in_words():
-        from exporter.backfilling import export, plan, reader_of
-        from exporter.commands.exporting import run, tell
+        from exporter.commands.progress import print_plan, run
+        from exporter.inputs.backfill import export, plan, reader_of
 
         if dry_run:
-            return tell(plan(request))
+            return print_plan(plan(request))
         from exporter.commands.config import keep_copy, refuse_untried
 
         refuse_untried(settings, config)
@@ -72,8 +72,8 @@ def backfill(
         return run(partial(export, reader), request.target)
 
 
-def _request(directory: Path | None, output: Path | None, settings: Settings, workers: int | None) -> Request:
-    from exporter.backfilling import Request
+def _request(directory: Path | None, output: Path | None, settings: Settings, workers: int | None) -> BackfillRequest:
+    from exporter.inputs.backfill import BackfillRequest
 
     folder = directory or settings.dicom.dir
     if folder is None:
@@ -81,7 +81,7 @@ def _request(directory: Path | None, output: Path | None, settings: Settings, wo
             "no folder to export: name it (`exporter backfill DIR`), or set `dicom.dir` in the configuration",
             ExitCode.USAGE,
         )
-    return Request(
+    return BackfillRequest(
         folder=folder.expanduser(),
         output=(output or settings.media.dir or DEFAULT_DATA).expanduser(),
         settings=settings,

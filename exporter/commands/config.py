@@ -10,11 +10,11 @@ import cyclopts
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ConfigurationRefused, ExitCode
-from exporter.commands.places import ConfigOption, settings_of
-from listener.durable import make_private_folders
+from exporter.commands.options import ConfigOption, settings_of
+from listener.foundation.durable import make_private_folders
 
 if TYPE_CHECKING:
-    from exporter.settings import Settings
+    from exporter.settings.settings import Settings
 
 FileArgument = Annotated[Path | None, Parameter(name="FILE", help="Configuration file (YAML); the same as --config.")]
 
@@ -44,7 +44,7 @@ def show(file: FileArgument = None, /, *, config: ConfigOption = None) -> int:
 @application.command
 def schema() -> int:
     """Print the JSON Schema of the configuration, for editors that complete and check."""
-    from exporter.commands.reference import json_schema
+    from exporter.commands.config_reference import json_schema
 
     print(json_schema(), end="")
     return ExitCode.DONE
@@ -55,7 +55,7 @@ def init(
     file: Annotated[Path | None, Parameter(name="FILE", help="File to write; without it, standard output.")] = None, /
 ) -> int:
     """Write a configuration with every key, annotated, at its default. Never replaces a file."""
-    from exporter.commands.reference import annotated_yaml
+    from exporter.commands.config_reference import annotated_yaml
 
     text = annotated_yaml()
     if file is None:
@@ -81,9 +81,9 @@ def refuse_untried(settings: Settings, path: Path | None) -> None:
     Raises:
         CommandError: One sentence for each fault.
     """
-    from exporter.commands.trial import faults_of
-    from listener.configuration import fault_at
-    from listener.yamlfile import read
+    from exporter.commands.encoder_check import faults_of
+    from listener.foundation.configuration import fault_at
+    from listener.foundation.yaml_file import read
 
     found = faults_of(settings)
     for number, entry in enumerate(settings.ae_titles):

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from exporter.commands.config import keep_copy, refuse_untried
-from exporter.commands.places import Places, TakeOverOption, running_in_words
+from exporter.commands.options import DataOptions, TakeOverOption, running_in_words
 
 if TYPE_CHECKING:
-    from exporter.settings import Settings
+    from exporter.settings.settings import Settings
 
-Level = Literal["debug", "info", "warning", "error"]  # that of listener.logs, without its imports
+Level = Literal["debug", "info", "warning", "error"]  # that of listener.foundation.logs, without its imports
 
 LogLevelOption = Annotated[
     Level | None, Parameter(name="--log-level", help="The least that is logged; default: `log.level`.")
@@ -20,36 +20,38 @@ LogLevelOption = Annotated[
 
 
 def serve(
-    places: Places | None = None,
+    places: DataOptions | None = None,
     *,
     demo: Annotated[bool, Parameter(negative="", help="Also send a few sample instances to itself.")] = False,
     log_level: LogLevelOption = None,
 ) -> int:
     """Receive and export in one go: listener, exporter and data folder; needs no configuration, binds loopback."""
-    places = places or Places()
+    places = places or DataOptions()
     settings = _ready(places, log_level)
     with running_in_words():
-        from exporter.serve import serve as run_both
+        from exporter.services.serve import serve as run_both
 
         # Both daemons read the configuration for themselves; `exporter run` tries its encoders and keeps its copy.
         return run_both(settings, places.folder(), config=places.config, log_level=log_level, demo=demo)
 
 
-def run(places: Places | None = None, *, log_level: LogLevelOption = None, take_over: TakeOverOption = False) -> int:
+def run(
+    places: DataOptions | None = None, *, log_level: LogLevelOption = None, take_over: TakeOverOption = False
+) -> int:
     """Export what the daemon `listener` puts into the data folder's spool, until SIGTERM or Ctrl-C."""
-    places = places or Places()
+    places = places or DataOptions()
     settings = _ready(places, log_level)
     refuse_untried(settings, places.config)
     keep_copy(settings, places.config)
     with running_in_words():
-        from exporter.daemon import run as run_daemon
+        from exporter.services.daemon import run as run_daemon
 
         return run_daemon(settings, places.folder(), take_over=take_over)
 
 
-def _ready(places: Places, log_level: Level | None) -> Settings:
+def _ready(places: DataOptions, log_level: Level | None) -> Settings:
     """Settings, and logs as they say."""
-    from listener import logs
+    from listener.foundation import logs
 
     settings = places.settings()
     logs.configure(log_level or settings.log.level, settings.log.format)

@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
-from exporter.commands.places import ConfigOption, settings_of
-from exporter.received import settings_for
-from listener.printable import printable
+from exporter.commands.options import ConfigOption, settings_of
+from exporter.dicom.received import settings_for
+from listener.foundation.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exporter.instance import Instance
+    from exporter.dicom.instance import Instance
     from exporter.outcome import Rendering
-    from exporter.settings import LimitSettings, Settings
+    from exporter.settings.settings import LimitSettings, Settings
 
 MiB = 1 << 20
 
@@ -107,8 +107,8 @@ def _be_child(work: Callable[[], ExitCode], limits: LimitSettings) -> NoReturn:
 
 
 def _explain(path: Path, settings: Settings, tell: Callable[[dict[str, object]], None]) -> ExitCode:
+    from exporter.dicom.instance import Instance
     from exporter.errors import ExportError, SkipInstance
-    from exporter.instance import Instance
     from exporter.writers import choose_all
 
     facts: dict[str, object] = {}
@@ -163,11 +163,10 @@ def _uid(text: str) -> str:
 
 def _describe_frames(instance: Instance, settings: Settings, facts: dict[str, object]) -> None:
     """When frames are shown, and how the first one becomes a picture."""
+    from exporter.dicom.timing import default_rate_warning, schedule_of
     from exporter.frames import open_frames
-    from exporter.timing import default_rate_warning, schedule_of
-    from exporter.writers.cine import has_times
-    from exporter.writers.pictures import still_pictures
-    from exporter.writers.remux import is_video_stream
+    from exporter.writers.pictures.cine import has_times, is_video_stream
+    from exporter.writers.pictures.display_frames import still_pictures
 
     if (pixels := instance.pixels) is None:
         return

@@ -16,15 +16,15 @@ import cyclopts
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
-from exporter.commands.places import Places, existing, in_words
+from exporter.commands.options import DataOptions, existing, in_words
 from exporter.commands.spoolview import SpoolView
-from listener.printable import printable
+from listener.foundation.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from exporter.ledger import Entry
+    from exporter.results.ledger import InstanceRow
 
 application = cyclopts.App(name="failures", help="List what failed, show why, try again.")
 
@@ -49,9 +49,11 @@ class Failure:
 
 @application.default
 @application.command(name="list")
-def list_failures(places: Places | None = None, *, reason: ReasonOption = None, as_json: JsonOption = False) -> int:
+def list_failures(
+    places: DataOptions | None = None, *, reason: ReasonOption = None, as_json: JsonOption = False
+) -> int:
     """List everything that failed: one line each, with its ID, reason and message."""
-    data = existing((places or Places()).data)
+    data = existing((places or DataOptions()).data)
     _known_reason(reason)
     with in_words():
         found = [failure for failure in failures_of(data) if reason in {None, failure.reason}]
@@ -72,15 +74,15 @@ def list_failures(places: Places | None = None, *, reason: ReasonOption = None, 
 def show(
     identifier: Annotated[str, Parameter(name="ID", help="ID of a failure, or a part of it that no other has.")],
     /,
-    places: Places | None = None,
+    places: DataOptions | None = None,
     *,
     as_json: JsonOption = False,
 ) -> int:
     """Show everything that is known of one failure."""
-    data = existing((places or Places()).data)
+    data = existing((places or DataOptions()).data)
     with in_words():
         failure = _only([*failures_of(data)], identifier)
-        spool = SpoolView.of(data / "spool")
+        spool = SpoolView.read(data / "spool")
     details = {} if spool is None else spool.report(failure.reason, failure.id)
     facts = {key: value for key, value in asdict(failure).items() if value not in ({}, None)} | details
     if as_json:
@@ -98,12 +100,12 @@ def retry(
         str | None, Parameter(name="ID", help="ID of a failure, or a part of it that no other has.")
     ] = None,
     /,
-    places: Places | None = None,
+    places: DataOptions | None = None,
     *,
     reason: ReasonOption = None,
 ) -> int:
     """Try one failure again, or all of one reason."""
-    data = existing((places or Places()).data)
+    data = existing((places or DataOptions()).data)
     if (identifier is None) == (reason is None):
         raise CommandError("name what to try again: an ID, or --reason and a reason", ExitCode.USAGE)
     _known_reason(reason)
@@ -117,13 +119,15 @@ def retry(
 
 def _waiting(data: Path) -> Iterator[str]:
     """What waits for another attempt after a failure: no failure yet, and not well either."""
-    from exporter.ledger import Ledger, State
-    from exporter.ledger.types import overdue_sentences
+    from exporter.results.ledger import InstanceStatus, Ledger
+    from exporter.results.ledger.types import overdue_sentences
 
     if not (data / "exporter.db").is_file():
         return
     with Ledger.open_read_only(data / "exporter.db") as ledger:
-        reasons = {reason: n for (state, reason), n in ledger.counts().by_reason.items() if state == State.DEFERRED}
+        reasons = {
+            reason: n for (state, reason), n in ledger.counts().by_reason.items() if state == InstanceStatus.DEFERRED
+        }
         if reasons:
             told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
             yield f"{sum(reasons.values())} to be tried again: {told}"
@@ -132,23 +136,23 @@ def _waiting(data: Path) -> Iterator[str]:
 
 def failures_of(data: Path) -> Iterator[Failure]:
     """Everything that failed for good in a data or output folder."""
-    from exporter.ledger import Ledger, State
+    from exporter.results.ledger import InstanceStatus, Ledger
 
     in_ledger = set()
     path = data / "exporter.db"
     if path.is_file():
         with Ledger.open_read_only(path) as ledger:
-            for state in (State.FAILED, State.QUARANTINED):
+            for state in (InstanceStatus.FAILED, InstanceStatus.QUARANTINED):
                 for entry in ledger.entries(state):
                     in_ledger.add(entry.name)
                     yield _of_entry(entry)
-    if (spool := SpoolView.of(data / "spool")) is not None:
+    if (spool := SpoolView.read(data / "spool")) is not None:
         for refused in spool.refused():
             if refused.name not in in_ledger:
                 yield Failure(refused.name, "quarantined", refused.reason, refused.message)
 
 
-def _of_entry(entry: Entry) -> Failure:
+def _of_entry(entry: InstanceRow) -> Failure:
     return Failure(entry.name, str(entry.state), entry.reason or "", entry.message, entry.attempts, entry.size_bytes)
 
 
@@ -181,8 +185,8 @@ def _make_pending(data: Path, *, name: str | None, reason: str | None) -> int:
     The ledger comes first: a file that is then still in quarantine is listed on, and taken by another `retry`; a file
     that came first would meet a ledger that has it as finished.
     """
-    from exporter.ledger import Ledger
-    from listener.spool import Spool
+    from exporter.results.ledger import Ledger
+    from listener.spool.spool import Spool
 
     in_ledger = moved = 0
     if (data / "exporter.db").is_file():

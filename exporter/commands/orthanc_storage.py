@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from exporter.commands.places import (
+from exporter.commands.options import (
     DEFAULT_DATA,
     ConfigOption,
     OutputOption,
@@ -20,11 +20,11 @@ from exporter.commands.places import (
     running_in_words,
     settings_of,
 )
-from listener.printable import printable
+from listener.foundation.text import printable
 
 if TYPE_CHECKING:
-    from exporter.backfilling import Target
-    from exporter.readers.orthanc.storage import Storage
+    from exporter.inputs.backfill import ExportTarget
+    from exporter.inputs.orthanc_storage.storage import OrthancStorage
 
 
 def orthanc_storage(
@@ -53,16 +53,16 @@ def orthanc_storage(
     """
     settings = settings_of(config)
     with running_in_words():
-        from exporter.backfilling import Target
-        from exporter.commands.exporting import run, tell
-        from exporter.readers.orthanc.storage import Request, opened_storage
+        from exporter.commands.progress import print_plan, run
+        from exporter.inputs.backfill import ExportTarget
+        from exporter.inputs.orthanc_storage.storage import StorageRequest, opened_storage
 
-        target = Target((output or settings.media.dir or DEFAULT_DATA).expanduser(), settings, workers, take_over)
-        request = Request(directory.expanduser(), index.expanduser() if index else None, without_index)
+        target = ExportTarget((output or settings.media.dir or DEFAULT_DATA).expanduser(), settings, workers, take_over)
+        request = StorageRequest(directory.expanduser(), index.expanduser() if index else None, without_index)
         with opened_storage(request, target, list_orphans=not dry_run) as storage:
             _warn(storage)
             if dry_run:
-                code = tell(storage.plan(target))
+                code = print_plan(storage.plan(target))
             else:
                 from exporter.commands.config import keep_copy, refuse_untried
 
@@ -73,11 +73,11 @@ def orthanc_storage(
             return code
 
 
-def _warn(storage: Storage) -> None:
+def _warn(storage: OrthancStorage) -> None:
     for sentence in storage.warnings:
         print(f"exporter: {printable(sentence)}", file=sys.stderr)
 
 
-def _remark(storage: Storage, target: Target, *, dry_run: bool) -> None:
+def _remark(storage: OrthancStorage, target: ExportTarget, *, dry_run: bool) -> None:
     for sentence in storage.remarks(None if dry_run else target.output):
         print(printable(sentence))

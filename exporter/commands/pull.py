@@ -16,16 +16,16 @@ from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
 from exporter.commands.daemons import LogLevelOption  # noqa: TC001 - cyclopts reads the annotations at run time
-from exporter.commands.places import Places, in_words
+from exporter.commands.options import DataOptions, in_words
 from exporter.commands.signals import stopped_by_signals
-from listener.printable import printable
+from listener.foundation.text import printable
 
 if TYPE_CHECKING:
     from exporter.pull.cohort import Cohort
     from exporter.pull.outcome import Summary
-    from exporter.pull.request import Request
-    from exporter.pull.settings import PullPeerSection
-    from exporter.settings import Settings
+    from exporter.pull.request import PullRequest
+    from exporter.settings.pull import PullPeerSection
+    from exporter.settings.settings import Settings
 
 MOST_TOLD = 50
 """Most rows that are told one by one; the report has them all."""
@@ -36,7 +36,7 @@ Cohort_ = Annotated[Path, Parameter(name="COHORT.csv", help="CSV file: keywords 
 def pull(
     cohort: Cohort_,
     /,
-    places: Places | None = None,
+    places: DataOptions | None = None,
     *,
     peer: Annotated[str, Parameter(name="--from", help="Name of a peer of the section `pull` of the configuration.")],
     level: Annotated[
@@ -63,9 +63,9 @@ def pull(
     The columns are keywords of the data dictionary, such as PatientID, AccessionNumber and StudyDate; wildcards and
     ranges as in PS3.4 C.2.2.2. `exporter run` exports what comes.
     """
-    from listener import logs
+    from listener.foundation import logs
 
-    places = places or Places()
+    places = places or DataOptions()
     settings = places.settings()
     logs.configure(log_level or settings.log.level, settings.log.format)
     chosen = _peer(settings, peer, level, method)
@@ -94,14 +94,14 @@ def _peer(settings: Settings, name: str, level: str | None, method: str | None) 
     return found.model_copy(update=update)
 
 
-def _request(places: Places, settings: Settings, peer: PullPeerSection, path: Path) -> Request:
+def _request(places: DataOptions, settings: Settings, peer: PullPeerSection, path: Path) -> PullRequest:
     """What to do.
 
     Raises:
         CommandError: No row of the cohort can be used.
     """
     from exporter.pull.cohort import CohortUnusable, read_cohort
-    from exporter.pull.request import Request
+    from exporter.pull.request import PullRequest
 
     try:
         cohort = read_cohort(path.expanduser(), codec=_codec(peer.character_set))
@@ -109,10 +109,10 @@ def _request(places: Places, settings: Settings, peer: PullPeerSection, path: Pa
         raise CommandError(str(error), ExitCode.USAGE) from error
     if not cohort.rows:
         raise CommandError("\n".join(_rows_told(_wrong(cohort))), ExitCode.USAGE)
-    return Request(cohort, settings, peer, peer.level, places.folder())
+    return PullRequest(cohort, settings, peer, peer.level, places.folder())
 
 
-def _with(request: Request, *, again: bool, any_time: bool) -> Request:
+def _with(request: PullRequest, *, again: bool, any_time: bool) -> PullRequest:
     from dataclasses import replace
 
     return replace(request, again=again, any_time=any_time)
@@ -125,7 +125,7 @@ def _codec(character_set: str) -> str:
     return python_encoding[character_set]
 
 
-def _find(request: Request, stop: threading.Event, place: Path, path: Path) -> int:
+def _find(request: PullRequest, stop: threading.Event, place: Path, path: Path) -> int:
     from exporter.pull.request import PullEnded
     from exporter.pull.run import survey
 
@@ -144,12 +144,12 @@ def _find(request: Request, stop: threading.Event, place: Path, path: Path) -> i
     return ExitCode.SOME_FAILED if problems else ExitCode.DONE
 
 
-def _fetch(request: Request, stop: threading.Event, report: Path, path: Path) -> int:
+def _fetch(request: PullRequest, stop: threading.Event, report: Path, path: Path) -> int:
     from exporter.pull.journal import JournalUnusable
     from exporter.pull.receiver import ReceiverGone
     from exporter.pull.request import PullEnded
     from exporter.pull.run import pull
-    from listener.sources.contract import SourceUnusable
+    from listener.foundation.errors import SourceUnusable
 
     if not report.parent.is_dir() and report.parent != request.data.root / "pull":
         raise CommandError(f"there is no folder {report.parent} for the report", ExitCode.USAGE)
@@ -170,7 +170,7 @@ def _fetch(request: Request, stop: threading.Event, report: Path, path: Path) ->
     return ExitCode.DONE if summary.is_all_well else ExitCode.SOME_FAILED
 
 
-def _tell(request: Request, summary: Summary, path: Path, report: Path) -> None:
+def _tell(request: PullRequest, summary: Summary, path: Path, report: Path) -> None:
     states = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in sorted(summary.states.items()))
     named, missing = summary.instances
     print(

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
-from exporter.commands.places import Places, existing, in_words
-from listener.printable import printable
+from exporter.commands.options import DataOptions, existing, in_words
+from listener.foundation.text import printable
 
 if TYPE_CHECKING:
-    from exporter.reconcile import Report
-    from exporter.settings import Settings
-    from listener.settings import DataFolder
+    from exporter.results.reconcile import ReconcileReport
+    from exporter.settings.settings import Settings
+    from listener.settings.listener import DataFolder
 
 
 def reconcile(
-    places: Places | None = None,
+    places: DataOptions | None = None,
     *,
     deep: Annotated[bool, Parameter(negative="", help="Also read every media file and compare its SHA-256.")] = False,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
@@ -33,7 +33,7 @@ def reconcile(
 
     Ends with 0 where every instance is accounted for, and with 1 where not: each disagreement is one line.
     """
-    places = places or Places()
+    places = places or DataOptions()
     data = places.data.expanduser() if rebuild else existing(places.data)
     settings = places.settings()
     folder = places.folder()
@@ -42,8 +42,8 @@ def reconcile(
     if not folder.ledger.is_file():
         raise CommandError(f"{data} has no exporter.db yet: nothing was exported, so there is nothing to check")
     with in_words():
-        from exporter.reconcile import Folders
-        from exporter.reconcile import reconcile as look
+        from exporter.results.reconcile import Folders
+        from exporter.results.reconcile import reconcile as look
 
         spool = folder.spool if folder.spool.is_dir() else None
         metadata = settings.metadata_file(folder)
@@ -62,9 +62,9 @@ def _rebuild(folder: DataFolder, settings: Settings) -> None:
     if not metadata.is_file() and spool is None:
         raise CommandError(f"there is neither {metadata} nor {folder.spool}: nothing to make a ledger of")
     with in_words():
-        from exporter.metadata.jsonl import MetadataFileUnusable
-        from exporter.rebuild import rebuild
-        from exporter.reconcile import Folders
+        from exporter.results.metadata.jsonl import MetadataFileUnusable
+        from exporter.results.rebuild import rebuild
+        from exporter.results.reconcile import Folders
 
         try:
             made = rebuild(Folders(folder.ledger, settings.media_folder(folder), metadata, spool))
@@ -77,7 +77,7 @@ def _rebuild(folder: DataFolder, settings: Settings) -> None:
     print(f"made anew: {found}{kept}", file=sys.stderr)
 
 
-def _text(report: Report) -> str:
+def _text(report: ReconcileReport) -> str:
     lines = [f"{fault.kind:<16} {printable(fault.subject)}: {printable(fault.message)}" for fault in report.faults]
     if report.fault_count > len(report.faults):
         lines.append(f"... and {report.fault_count - len(report.faults)} more")

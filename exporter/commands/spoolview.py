@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from listener.quarantine import REASON, REPORT_SUFFIX
-from listener.space import SILENT_S, TOLD
-from listener.spoolnames import NAME
+from listener.spool.names import NAME
+from listener.spool.quarantine import REASON, REPORT_SUFFIX
+from listener.spool.space import SILENT_S, SPACE_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RefusedCounts:
     """One item of the quarantine."""
 
     name: str
@@ -49,13 +49,13 @@ class SpoolView:
     """Sentence of the exporter while memory is short; None while it is not, or it does not run."""
 
     @classmethod
-    def of(cls, root: Path) -> SpoolView | None:
+    def read(cls, root: Path) -> SpoolView | None:
         """The view of a spool folder; None where there is none."""
         if not root.is_dir():
             return None
         reasons = sorted(name for name in _names(root / "quarantine") if REASON.fullmatch(name))
         counts = {reason: _count(root / "quarantine" / reason) for reason in reasons}
-        told = _object(root / TOLD) or {}
+        told = _object(root / SPACE_FILE) or {}
         return cls(
             root=root,
             receiving=_count(root / "tmp"),
@@ -66,13 +66,13 @@ class SpoolView:
             memory=_news(told, "memory"),
         )
 
-    def refused(self) -> Iterator[Refused]:
+    def refused(self) -> Iterator[RefusedCounts]:
         """Every item of the quarantine, oldest first within its reason."""
         for reason in self.quarantined:
             folder = self.root / "quarantine" / reason
             for name in sorted(filter(NAME.fullmatch, _names(folder))):
                 report = _object(folder / f"{name}{REPORT_SUFFIX}") or {}
-                yield Refused(name, reason, str(report.get("message", "")))
+                yield RefusedCounts(name, reason, str(report.get("message", "")))
 
     def report(self, reason: str, name: str) -> dict[str, Any]:
         """What was written down when an item came into quarantine."""

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from exporter.commands import ExitCode
-from exporter.commands.places import Places, existing, in_words
+from exporter.commands.options import DataOptions, existing, in_words
 from exporter.commands.spoolview import SpoolView
-from listener.printable import printable
+from listener.foundation.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exporter.ledger import Counts
-    from exporter.ledger.types import Overdue, Source
+    from exporter.results.ledger import Counts
+    from exporter.results.ledger.types import Overdue, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +58,12 @@ class Standing:
 
 
 def status(
-    places: Places | None = None,
+    places: DataOptions | None = None,
     *,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
     """Show how many instances are pending, active, exported, skipped, quarantined, failed, and why."""
-    places = places or Places()
+    places = places or DataOptions()
     if places.config is not None:
         places.settings()  # a configuration that is named must be right, whatever it says
     with in_words():
@@ -78,17 +78,18 @@ def standing_of(data: Path) -> Standing:
     Raises:
         LedgerUnusable: The ledger cannot be read.
     """
-    from exporter.ledger import Counts, Ledger, State
-    from exporter.ledger.types import Overdue
+    from exporter.results.ledger import Counts, InstanceStatus, Ledger
+    from exporter.results.ledger.types import Overdue
 
-    spool = SpoolView.of(data / "spool")
+    spool = SpoolView.read(data / "spool")
     path = data / "exporter.db"
     if not path.is_file():
         return _standing(spool, Counts(), Counter(), Counter(), Overdue())
     with Ledger.open_read_only(path) as ledger:
         # The spool first: an instance that ends meanwhile is then counted once more rather than missed.
         active, deferred = (
-            Counter(entry.source for entry in ledger.entries(state)) for state in (State.ACTIVE, State.DEFERRED)
+            Counter(entry.source for entry in ledger.entries(state))
+            for state in (InstanceStatus.ACTIVE, InstanceStatus.DEFERRED)
         )
         return _standing(spool, ledger.counts(), active, deferred, ledger.overdue(time.time()))
 

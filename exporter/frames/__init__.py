@@ -5,6 +5,25 @@ the object. Only `exporter.errors` come out. `rendering` says afterwards what wa
 
 Must never: render a frame by another frame's window, return memory that no pixel was written to, or go on in silence
 where the data contradict themselves.
+
+    frames             frames of an instance, one by one
+    reader             one reader per way of storing pixels
+    fragments          where the bytes of each frame are
+    codecs             one codec library for every compressed frame
+    codestream         headers of codestreams, before anything is decoded
+    completeness       whether a codestream holds what its headers announce
+    jpeg_integrity     JPEG data that a decoder repairs in silence
+    rle                RLE Lossless
+    stream             a video stream as one file
+    transfer_syntaxes  families of transfer syntaxes
+    cells              native cells to stored values
+    palette            palette colours
+    colour             colour models to RGB
+    display            stored to display values
+    luts               lookup tables of the data set
+    take_lut           a table applied to an array
+    overlays           overlay planes
+    functional_groups  elements of one frame
 """
 
 from __future__ import annotations

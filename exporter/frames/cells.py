@@ -19,7 +19,7 @@ import numpy as np
 from exporter.errors import BadGeometry, CorruptPixels
 
 if TYPE_CHECKING:
-    from exporter.pixels import PixelDescription
+    from exporter.dicom.pixels import PixelDescription
 
 Array = np.ndarray
 PACKED: Final = 12

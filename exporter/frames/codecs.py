@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.errors import CorruptPixels, TooLarge, UnsupportedSyntax
 from exporter.frames.codestream import Codec, Codestream, without_trailing_segments
-from exporter.frames.integrity import check_extent, note_misplaced_ends, refuse_damaged
+from exporter.frames.jpeg_integrity import check_extent, note_misplaced_ends, refuse_damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable

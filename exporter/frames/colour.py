@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from exporter.errors import UnsupportedSyntax
-from exporter.frames.lookup import look_up
+from exporter.frames.take_lut import look_up
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

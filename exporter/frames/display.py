@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from exporter.elements import READING_ERRORS, integer_of, is_unreadable_sequence, name_of, text_of, value_of
+from exporter.dicom.elements import READING_ERRORS, integer_of, is_unreadable_sequence, name_of, text_of, value_of
 from exporter.errors import BadGeometry, CorruptPixels
-from exporter.frames.lookup import look_up
-from exporter.frames.tables import Table, read_table
+from exporter.frames.luts import Table, read_table
+from exporter.frames.take_lut import look_up
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
 
-    from exporter.frames.groups import FrameElements
+    from exporter.frames.functional_groups import FrameElements
 
     Floats = NDArray[np.float64]
 

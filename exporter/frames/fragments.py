@@ -19,7 +19,7 @@ from exporter.errors import CorruptPixels, TooLarge
 from exporter.frames.codestream import starts_codestream
 
 if TYPE_CHECKING:
-    from exporter.bytesource import ByteSource
+    from exporter.dicom.bytesource import ByteSource
 
 ITEM: Final = b"\xfe\xff\x00\xe0"
 SEQUENCE_END: Final = b"\xfe\xff\xdd\xe0"

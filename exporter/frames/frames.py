@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exporter.cpulimit import extend_cpu
-from exporter.elements import name_of, text_of, value_of
+from exporter.dicom.elements import name_of, text_of, value_of
 from exporter.errors import BadGeometry, CorruptPixels, UnsupportedSyntax
 from exporter.frames.colour import to_rgb
 from exporter.frames.display import Applied, DisplayOptions, GrayscalePipeline, Modality, Voi, items_of, numbers_of
-from exporter.frames.groups import FrameElements
+from exporter.frames.functional_groups import FrameElements
 from exporter.frames.overlays import draw, read_overlays
 from exporter.frames.palette import Palette, read_palette
-from exporter.frames.reader import Reader, Samples, open_reader
+from exporter.frames.reader import FrameReader, Samples, open_reader
 from exporter.frames.stream import open_video
-from exporter.frames.syntaxes import Family, family_of
+from exporter.frames.transfer_syntaxes import Family, family_of
 from exporter.outcome import Rendering
+from listener.foundation.cpu_limit import extend_cpu
 
 if TYPE_CHECKING:
     import io
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from exporter.dicom.instance import Instance
+    from exporter.dicom.pixels import PixelDescription
     from exporter.frames.codestream import Codec
-    from exporter.instance import Instance
-    from exporter.pixels import PixelDescription
-    from exporter.settings import LimitSettings
+    from exporter.settings.settings import LimitSettings
 
 
 _ALL_VALUES: Final = (0.0, 100.0)
@@ -72,7 +72,7 @@ class Frames:
         self._seen = _Seen()
         self.is_video_stream = family_of(instance.transfer_syntax) is Family.VIDEO
         """Whether the pixel data are one MPEG-2, H.264 or HEVC stream: `open_stream` gives its bytes."""
-        self._reader: Reader | None = None
+        self._reader: FrameReader | None = None
         if not self.is_video_stream:
             self._reader = open_reader(instance, pixels, limits, self._notes)
 
@@ -227,7 +227,7 @@ class Frames:
         for index, frame in zip(self.indices, frames, strict=True):
             yield draw(frame, overlays, index)
 
-    def _still_reader(self) -> Reader:
+    def _still_reader(self) -> FrameReader:
         if self._reader is None:
             raise UnsupportedSyntax("a video stream has no frames that are encoded one by one")
         return self._reader

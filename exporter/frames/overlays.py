@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exporter.elements import READING_ERRORS, quiet_reading
+from exporter.dicom.elements import READING_ERRORS, quiet_reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

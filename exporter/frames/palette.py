@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exporter.errors import BadGeometry
-from exporter.frames.lookup import look_up
-from exporter.frames.tables import Table, read_table
+from exporter.frames.luts import Table, read_table
+from exporter.frames.take_lut import look_up
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

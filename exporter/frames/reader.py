@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
 
-from exporter.elements import value_of
+from exporter.dicom.elements import value_of
+from exporter.dicom.structure import GE_PRIVATE_BE
 from exporter.errors import BadGeometry, CorruptPixels, FrameSizesDiffer, TooLarge, UnsupportedSyntax
 from exporter.frames import cells
 from exporter.frames.codecs import Decoded, decode
@@ -32,14 +33,13 @@ from exporter.frames.fragments import (
     read_frame,
 )
 from exporter.frames.rle import looks_like_rle, rle_planes
-from exporter.frames.syntaxes import Family, family_of
-from exporter.layout import GE_PRIVATE_BE
+from exporter.frames.transfer_syntaxes import Family, family_of
 
 if TYPE_CHECKING:
-    from exporter.bytesource import ByteSource
-    from exporter.instance import Instance
-    from exporter.pixels import PixelDescription
-    from exporter.settings import LimitSettings
+    from exporter.dicom.bytesource import ByteSource
+    from exporter.dicom.instance import Instance
+    from exporter.dicom.pixels import PixelDescription
+    from exporter.settings.settings import LimitSettings
 
 FREE_FRAMES: Final = 1000
 """Frames that any instance may have, however small it is."""
@@ -60,7 +60,7 @@ class Samples:
     """Bits that integer values may have, the sign included."""
 
 
-class Reader(Protocol):
+class FrameReader(Protocol):
     """Frames by index."""
 
     def samples(self, index: int, *, to_rgb: bool) -> Samples:
@@ -81,7 +81,7 @@ class Reader(Protocol):
         ...
 
 
-def open_reader(instance: Instance, pixels: PixelDescription, limits: LimitSettings, notes: list[str]) -> Reader:
+def open_reader(instance: Instance, pixels: PixelDescription, limits: LimitSettings, notes: list[str]) -> FrameReader:
     """The reader that fits the pixel data; by the transfer syntax, and by the bytes where it is provably wrong.
 
     Raises:
@@ -247,7 +247,7 @@ def _native_colour(pixels: PixelDescription) -> str:
 
 def _encapsulated(
     instance: Instance, pixels: PixelDescription, frames: tuple[Frame, ...], family: Family, notes: list[str]
-) -> Reader:
+) -> FrameReader:
     """The reader of the family the frames are provably in."""
     head = instance.data.read_at(frames[0][0].offset, min(64, frames[0][0].length))
     sizes = {sum(span.length for span in frame) for frame in frames}
@@ -450,4 +450,4 @@ class DeflatedReader(_EncapsulatedReader):
         return Samples(values, _native_colour(self._pixels), self._pixels.bits_stored)
 
 
-__all__ = ["Fragments", "Reader", "Samples", "native_bytes", "open_reader"]
+__all__ = ["Fragments", "FrameReader", "Samples", "native_bytes", "open_reader"]

@@ -18,7 +18,7 @@ from exporter.errors import CorruptPixels
 from exporter.frames.codecs import DECODER_ERRORS
 
 if TYPE_CHECKING:
-    from exporter.pixels import PixelDescription
+    from exporter.dicom.pixels import PixelDescription
 
 _HEADER = struct.Struct("<16I")
 _SLACK = 130

@@ -18,9 +18,9 @@ from exporter.errors import CorruptPixels
 from exporter.frames.fragments import ITEM, Span, read_fragments
 
 if TYPE_CHECKING:
-    from exporter.bytesource import ByteSource
-    from exporter.pixels import PixelDescription
-    from exporter.settings import LimitSettings
+    from exporter.dicom.bytesource import ByteSource
+    from exporter.dicom.pixels import PixelDescription
+    from exporter.settings.settings import LimitSettings
 
 
 class JoinedSpans(io.RawIOBase):

@@ -19,16 +19,16 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from listener.quarantine import REASON
-from listener.spoolnames import NAME
+from listener.spool.names import NAME
+from listener.spool.quarantine import REASON
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from exporter.ledger import Ledger
-    from exporter.pull.finding import Target
-    from exporter.pull.journal import Journal
+    from exporter.pull.finding import PullTarget
+    from exporter.pull.journal import PullJournal
+    from exporter.results.ledger import Ledger
 
 SLACK_NS: Final = 600 * 10**9
 """How much older than the newest known name a new one may be: names are made before a commit, by several processes."""
@@ -42,7 +42,7 @@ _UID: Final = re.compile(rb"[0-9.]{1,64}")
 class Arrivals:
     """The index of one data folder's spool, and its ledger; safe for many threads."""
 
-    def __init__(self, journal: Journal, spool_root: Path, ledger_path: Path) -> None:
+    def __init__(self, journal: PullJournal, spool_root: Path, ledger_path: Path) -> None:
         """Nothing is looked at yet."""
         self._journal = journal
         self._root = spool_root
@@ -68,7 +68,7 @@ class Arrivals:
             self._take_in(self._names(oldest_ns=0), census=True)
             self._journal.end_census()
 
-    def look(self, *, thorough: bool = False) -> int:
+    def take_in_new(self, *, thorough: bool = False) -> int:
         """Take in what has come since the last look; how many files that were."""
         with self._lock:
             if thorough:
@@ -86,7 +86,7 @@ class Arrivals:
         ledger = self._open_ledger() if rest else None
         return here if ledger is None else here | ledger.finished_instances(rest)
 
-    def counted(self, target: Target, since: int) -> int:
+    def counted(self, target: PullTarget, since: int) -> int:
         """Instances of a study or series that came after arrival `since`, or that the ledger has; reads headers."""
         here: set[str] = set()
         for name, uid in self._journal.arrivals_after(since):
@@ -101,7 +101,7 @@ class Arrivals:
     def _open_ledger(self) -> Ledger | None:
         with self._lock:
             if self._ledger is None and self._ledger_path.is_file():
-                from exporter.ledger import Ledger
+                from exporter.results.ledger import Ledger
 
                 self._ledger = Ledger.open_read_only(self._ledger_path)
             return self._ledger
@@ -162,7 +162,7 @@ class Arrivals:
 
     def _belongs(self, name: str) -> tuple[str, str] | None:
         """Study and series of a file of the spool; None where it is gone or cannot be read."""
-        from exporter.elements import READING_ERRORS, quiet_reading
+        from exporter.dicom.elements import READING_ERRORS, quiet_reading
 
         for folder in self._folders():
             try:

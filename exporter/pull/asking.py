@@ -16,12 +16,12 @@ from exporter.pull.keys import Rank
 from exporter.pull.peer import (
     FIND,
     AssociationLost,
-    Peer,
     PeerError,
+    PeerRefused,
     PeerUnreachable,
-    Refused,
+    PullPeer,
+    PullStopped,
     StopOrder,
-    Stopped,
 )
 from exporter.pull.request import PullEnded
 from exporter.pull.statuses import Verdict
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporter.pull.cohort import Row
-    from exporter.pull.finding import Found
-    from exporter.pull.pace import Pace
-    from exporter.pull.peer import Conversation
-    from exporter.pull.request import Request
+    from exporter.pull.finding import RowFindings
+    from exporter.pull.pace import RateLimiter
+    from exporter.pull.peer import QueryAssociation
+    from exporter.pull.request import PullRequest
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -49,7 +49,7 @@ RELATIONAL_HINT: Final = (
 )
 
 
-class Reach:
+class ReachabilityRetry:
     """Whether the peer is in reach of any of our threads; safe for all of them."""
 
     def __init__(self, stop: threading.Event) -> None:
@@ -77,32 +77,32 @@ class Reach:
                     raise PullEnded(str(error)) from error
                 log.warning("peer out of reach", tries=failures, problem=str(error))
                 if self._stop.wait(min(FIRST_PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S)):
-                    raise Stopped from None
+                    raise PullStopped from None
             else:
                 self._reached = time.monotonic()
                 return result
 
 
-class Asking:
+class RowFinder:
     """C-FIND for rows, over one association for as long as it is used."""
 
-    def __init__(self, request: Request, stop: threading.Event, pace: Pace) -> None:
+    def __init__(self, request: PullRequest, stop: threading.Event, pace: RateLimiter) -> None:
         self._request = request
         self._stop = stop
         self._pace = pace
         try:
             order = StopOrder(stop, request.settings.listener.deadlines.drain_s)
-            self.peer = Peer(request.peer, request.calling, order)
+            self.peer = PullPeer(request.peer, request.calling, order)
         except PeerUnreachable as error:
             raise PullEnded(str(error)) from error
         self._finder = Finder(request.peer, request.level, self._open)
-        self._reach = Reach(stop)
-        self._line: Conversation | None = None
+        self._reach = ReachabilityRetry(stop)
+        self._line: QueryAssociation | None = None
         self._used = 0.0
         rows = request.cohort.rows
         self._relational = any(min(key.rank for key, _ in row.values) > Rank.STUDY for row in rows)
 
-    def ask(self, row: Row) -> tuple[Found | None, Question]:
+    def find_row(self, row: Row) -> tuple[RowFindings | None, Question]:
         """What a row finds, and what became of the question.
 
         Raises:
@@ -112,9 +112,9 @@ class Asking:
         problem = ""
         for attempt in range(self._request.peer.attempts):
             if attempt and self._stop.wait(min(FIRST_PAUSE_S * 2 ** (attempt - 1), LONGEST_PAUSE_S)):
-                raise Stopped
-            if not self._pace.ask():
-                raise Stopped
+                raise PullStopped
+            if not self._pace.wait_for_turn():
+                raise PullStopped
             try:
                 found = self._reach.persist(lambda: self._finder.targets(row))
             except PeerError as error:
@@ -129,7 +129,7 @@ class Asking:
 
     def _is_worth_another(self, error: PeerError) -> bool:
         match error:
-            case Refused():
+            case PeerRefused():
                 return error.verdict is not Verdict.NEVER
             case AssociationLost():
                 self.close()
@@ -144,7 +144,7 @@ class Asking:
             self._line.close()
             self._line = None
 
-    def _open(self) -> Conversation:
+    def _open(self) -> QueryAssociation:
         now = time.monotonic()
         if self._line is None or not self._line.is_open or now - self._used > LINE_IDLE_S:
             self.close()
@@ -153,7 +153,7 @@ class Asking:
         return self._line
 
 
-def question_of(found: Found) -> Question:
+def question_of(found: RowFindings) -> Question:
     """What became of a question that was answered."""
     if found.targets:
         return Question(QuestionState.FOUND, "", found.left_out)

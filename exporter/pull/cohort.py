@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from exporter.pull.keys import Key, WrongValue, checked, column_fault, key_of
+from exporter.pull.keys import MatchingKey, WrongValue, checked, column_fault, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +37,7 @@ class Row:
     """One row that can be asked for."""
 
     number: int
-    values: tuple[tuple[Key, str], ...]
+    values: tuple[tuple[MatchingKey, str], ...]
     """The keys that are not empty, and their values."""
 
     def digest(self, *more: str) -> str:
@@ -127,7 +127,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str | None]]:
         raise CohortUnusable(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _columns(path: Path, header: str | None) -> tuple[list[Key | None], str]:
+def _columns(path: Path, header: str | None) -> tuple[list[MatchingKey | None], str]:
     """The key of each column (None for the user's own) and the delimiter, which is the one that names most of them."""
     if header is None:
         raise CohortUnusable(f"{path}: the header is not UTF-8")
@@ -169,7 +169,7 @@ def _cells(line: str | None, delimiter: str) -> list[str]:
         raise _WrongRow("is no CSV: look at its quotation marks") from None
 
 
-def _values(columns: list[Key | None], cells: list[str], codec: str) -> Iterator[tuple[Key, str]]:
+def _values(columns: list[MatchingKey | None], cells: list[str], codec: str) -> Iterator[tuple[MatchingKey, str]]:
     """The keys of one row.
 
     Raises:

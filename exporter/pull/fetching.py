@@ -13,18 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from exporter.pull.finding import CHUNK, Finder, Target
+from exporter.pull.finding import CHUNK, Finder, PullTarget
 from exporter.pull.journal import TargetState
-from exporter.pull.peer import (
-    FIND,
-    GET,
-    MOVE,
-    AssociationLost,
-    PeerError,
-    PeerUnreachable,
-    Stopped,
-    identifier,
-)
+from exporter.pull.peer import FIND, GET, MOVE, AssociationLost, PeerError, PeerUnreachable, PullStopped, identifier
 from exporter.pull.statuses import Verdict, verdict, words
 
 if TYPE_CHECKING:
@@ -32,11 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from exporter.pull.arrivals import Arrivals
-    from exporter.pull.finding import Contents, Instance
+    from exporter.pull.finding import FoundInstance, TargetInstances
     from exporter.pull.getting import Getter
-    from exporter.pull.journal import Journal, Task
-    from exporter.pull.pace import Pace
-    from exporter.pull.peer import Peer, Sent
+    from exporter.pull.journal import PullJournal, RetrieveTask
+    from exporter.pull.pace import RateLimiter
+    from exporter.pull.peer import PullPeer, Sent
 
 log = structlog.get_logger()
 
@@ -52,13 +43,13 @@ class DestinationUnknown(Exception):
 
 
 @dataclass(slots=True)
-class Tools:
+class FetchContext:
     """What fetching needs; the same for every target."""
 
-    peer: Peer
-    journal: Journal
+    peer: PullPeer
+    journal: PullJournal
     arrivals: Arrivals
-    pace: Pace
+    pace: RateLimiter
     stop: threading.Event
     move_to: str
     getter: Getter | None
@@ -70,7 +61,7 @@ class Tools:
 class Fetch:
     """The work on one target; used by one thread."""
 
-    def __init__(self, tools: Tools, task: Task) -> None:
+    def __init__(self, tools: FetchContext, task: RetrieveTask) -> None:
         self._tools = tools
         self._task = task
         self._target = task.target
@@ -93,7 +84,7 @@ class Fetch:
         contents = self._contents()
         if contents is None:
             return self._end(TargetState.INCOMPLETE, None, ())
-        self._tools.arrivals.look()
+        self._tools.arrivals.take_in_new()
         rest = self._rest(contents)
         while rest:
             task = self._task = self._tools.journal.task(self._task.id)
@@ -103,10 +94,10 @@ class Fetch:
                 problem = self._problem or "a run that ended before had asked for it"
                 log.warning("asking again", number=task.id, attempt=task.attempts + 1, problem=problem)
                 if not self._pause(task.attempts):
-                    raise Stopped
+                    raise PullStopped
             self._tools.wait_for_receiver()
             if not self._tools.pace.move():
-                raise Stopped
+                raise PullStopped
             self._is_begun = False
             goes_on = self._ask(contents, rest)
             rest = self._settle(contents, rest)
@@ -114,7 +105,9 @@ class Fetch:
                 return self._end(TargetState.INCOMPLETE, contents, rest)
         return self._end(TargetState.COMPLETE, contents, ())
 
-    def _end(self, state: TargetState, contents: Contents | None, rest: Iterable[Instance] | int) -> TargetState:
+    def _end(
+        self, state: TargetState, contents: TargetInstances | None, rest: Iterable[FoundInstance] | int
+    ) -> TargetState:
         lost, count = ((), rest) if isinstance(rest, int) else (rest, 0)
         problem = "" if state is TargetState.COMPLETE else self._problem
         expected = contents.count if contents is not None else None
@@ -127,11 +120,11 @@ class Fetch:
 
     # -- what it is, and what of it is here ----------------------------------------------------------------------------
 
-    def _contents(self) -> Contents | None:
+    def _contents(self) -> TargetInstances | None:
         """What the target consists of; None where the peer does not say so in several attempts."""
         for attempt in range(1, self._settings.attempts + 1):
-            if not self._tools.pace.ask():
-                raise Stopped
+            if not self._tools.pace.wait_for_turn():
+                raise PullStopped
             try:
                 contents = self._list()
             except PeerUnreachable:
@@ -144,14 +137,14 @@ class Fetch:
                     return None
                 return contents
             if attempt < self._settings.attempts and not self._pause(attempt):
-                raise Stopped
+                raise PullStopped
         return None
 
-    def _list(self) -> Contents:
+    def _list(self) -> TargetInstances:
         with self._tools.peer.converse(FIND) as line:
             return Finder(self._settings, "instance", lambda: line).contents(self._target)
 
-    def _rest(self, contents: Contents) -> tuple[Instance, ...] | int:
+    def _rest(self, contents: TargetInstances) -> tuple[FoundInstance, ...] | int:
         """What is not here: instances, or their number where the peer does not name them."""
         if contents.instances is not None:
             held = self._tools.arrivals.held(one.uid for one in contents.instances)
@@ -165,14 +158,16 @@ class Fetch:
             return 1
         return max(contents.count - here, 0)
 
-    def _settle(self, contents: Contents, before: tuple[Instance, ...] | int) -> tuple[Instance, ...] | int:
+    def _settle(
+        self, contents: TargetInstances, before: tuple[FoundInstance, ...] | int
+    ) -> tuple[FoundInstance, ...] | int:
         """What is not here once nothing more comes; before that is said, every name in the spool is looked at."""
         rest, quiet_since = before, time.monotonic()
         settle_s = self._settings.times.settle_s
         if not self._may_come:
             settle_s = min(settle_s, SHORT_SETTLE_S)
         while True:
-            self._tools.arrivals.look()
+            self._tools.arrivals.take_in_new()
             now = self._rest(contents)
             if not now:
                 return now
@@ -181,13 +176,13 @@ class Fetch:
             if time.monotonic() - quiet_since >= settle_s or contents.count is None:
                 break
             if self._tools.stop.wait(LOOK_EVERY_S):
-                raise Stopped
-        self._tools.arrivals.look(thorough=True)
+                raise PullStopped
+        self._tools.arrivals.take_in_new(thorough=True)
         return self._rest(contents)
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
-    def _ask(self, contents: Contents, rest: tuple[Instance, ...] | int) -> bool:
+    def _ask(self, contents: TargetInstances, rest: tuple[FoundInstance, ...] | int) -> bool:
         """Send the requests of one attempt; False where another one is no use."""
         self._may_come = True
         for target in self._requests(contents, rest):
@@ -210,7 +205,7 @@ class Fetch:
                     return False
         return True
 
-    def _requests(self, contents: Contents, rest: tuple[Instance, ...] | int) -> list[Target]:
+    def _requests(self, contents: TargetInstances, rest: tuple[FoundInstance, ...] | int) -> list[PullTarget]:
         """What to ask for in this attempt: the target as a whole, and in between what is missing of it by name."""
         whole = [self._target]
         if isinstance(rest, int) or self._task.attempts % 2 == 0 or len(rest) == len(contents.instances or ()):
@@ -220,12 +215,12 @@ class Fetch:
             by_series.setdefault(one.series, []).append(one.uid)
         size = 1 if self._target.instances else CHUNK
         return [
-            Target(self._target.study, series, tuple(uids[at : at + size]))
+            PullTarget(self._target.study, series, tuple(uids[at : at + size]))
             for series, uids in by_series.items()
             for at in range(0, len(uids), size)
         ]
 
-    def _request(self, target: Target, contents: Contents) -> Sent:
+    def _request(self, target: PullTarget, contents: TargetInstances) -> Sent:
         asked = identifier(target.rank.level, target.keys)
         if self._tools.getter is None:
             with self._tools.peer.converse(MOVE) as line:
@@ -245,12 +240,12 @@ class Fetch:
     def _too_large(self) -> str:
         return "; an instance is longer than `max_get_bytes`" if self._is_too_large else ""
 
-    def _begin(self, contents: Contents) -> None:
+    def _begin(self, contents: TargetInstances) -> None:
         """Count the attempt, once, when there is an association to make it on."""
         if not self._is_begun:
             self._tools.journal.begun(self._task, contents.count)
             self._is_begun = True
 
 
-def _size(rest: tuple[Instance, ...] | int) -> int:
+def _size(rest: tuple[FoundInstance, ...] | int) -> int:
     return rest if isinstance(rest, int) else len(rest)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.pull.keys import UIDS, Rank
 from exporter.pull.matching import matches
-from exporter.pull.peer import PeerError, Refused, identifier
+from exporter.pull.peer import PeerError, PeerRefused, identifier
 from exporter.pull.statuses import Verdict
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from exporter.pull.cohort import Row
     from exporter.pull.identifiers import Answer
-    from exporter.pull.keys import Key
-    from exporter.pull.peer import Conversation
-    from exporter.pull.settings import Level, PullPeerSection
+    from exporter.pull.keys import MatchingKey
+    from exporter.pull.peer import QueryAssociation
+    from exporter.settings.pull import Level, PullPeerSection
 
 RETURNED: Final[dict[Rank, tuple[str, ...]]] = {
     Rank.STUDY: (
@@ -52,7 +52,7 @@ class TooMany(PeerError):
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class PullTarget:
     """What is fetched with one request: a study, a series, or instances of one series."""
 
     study: str
@@ -76,7 +76,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
+class FoundInstance:
     """One instance that the peer says it has."""
 
     uid: str
@@ -85,20 +85,20 @@ class Instance:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class TargetInstances:
     """What a target consists of, as the peer says."""
 
-    instances: tuple[Instance, ...] | None
+    instances: tuple[FoundInstance, ...] | None
     """Each of them; None where the peer does not answer at IMAGE level."""
     count: int | None
     """Their number where it does not; None where it says neither."""
 
 
 @dataclass(slots=True)
-class Found:
+class RowFindings:
     """What a row found."""
 
-    targets: dict[Target, Answer] = field(default_factory=dict)
+    targets: dict[PullTarget, Answer] = field(default_factory=dict)
     """Targets, and what the peer said of each."""
     left_out: int = 0
     """Answers that did not match, came twice or had no unique key."""
@@ -107,20 +107,20 @@ class Found:
 class Finder:
     """Asks one peer."""
 
-    def __init__(self, settings: PullPeerSection, level: Level, open_line: Callable[[], Conversation]) -> None:
+    def __init__(self, settings: PullPeerSection, level: Level, open_line: Callable[[], QueryAssociation]) -> None:
         """Ask by whatever conversation `open_line` gives."""
         self._settings = settings
         self._level = level
         self._line = open_line
 
-    def targets(self, row: Row) -> Found:
+    def targets(self, row: Row) -> RowFindings:
         """What a row asks for, cut into targets.
 
         Raises:
             TooMany: More answers than `max_matches`.
             PeerError: The peer did not answer.
         """
-        found = Found()
+        found = RowFindings()
         if self._level == "patient":
             self._patients(row, found)
             return found
@@ -131,7 +131,7 @@ class Finder:
         self._gather(found)
         return found
 
-    def contents(self, target: Target) -> Contents:
+    def contents(self, target: PullTarget) -> TargetInstances:
         """Which instances a target consists of.
 
         Raises:
@@ -139,39 +139,39 @@ class Finder:
         """
         try:
             listed = tuple(self._list(target))
-        except Refused as refusal:
+        except PeerRefused as refusal:
             if refusal.verdict is not Verdict.NEVER and refusal.status >> 12 != 0xC:
                 raise
-            return Contents(None, self._number(target))
+            return TargetInstances(None, self._number(target))
         if not listed and not target.instances:
             # Nothing at IMAGE level where there are instances is how some say that they do not answer there.
             count = self._number(target)
-            return Contents(None, count) if count else Contents((), 0)
-        return Contents(listed, len(listed))
+            return TargetInstances(None, count) if count else TargetInstances((), 0)
+        return TargetInstances(listed, len(listed))
 
-    def _list(self, target: Target) -> list[Instance]:
+    def _list(self, target: PullTarget) -> list[FoundInstance]:
         if target.rank is Rank.STUDY:
-            series = self._ask(Rank.SERIES, {"StudyInstanceUID": target.study}, (), Found(), MOST_INSTANCES)
+            series = self._ask(Rank.SERIES, {"StudyInstanceUID": target.study}, (), RowFindings(), MOST_INSTANCES)
             names = list(dict.fromkeys(answer["SeriesInstanceUID"][0] for answer in series))
         else:
             names = [target.series]
-        found: dict[str, Instance] = {}
+        found: dict[str, FoundInstance] = {}
         wanted = {*target.instances}
         for name in names:
             keys = {"StudyInstanceUID": target.study, "SeriesInstanceUID": name}
-            for answer in self._ask(Rank.INSTANCE, keys, (), Found(), MOST_INSTANCES):
+            for answer in self._ask(Rank.INSTANCE, keys, (), RowFindings(), MOST_INSTANCES):
                 uid = answer["SOPInstanceUID"][0]
                 if not wanted or uid in wanted:
-                    found.setdefault(uid, Instance(uid, name, answer.get("SOPClassUID", ("",))[0]))
+                    found.setdefault(uid, FoundInstance(uid, name, answer.get("SOPClassUID", ("",))[0]))
         return list(found.values())
 
-    def _number(self, target: Target) -> int | None:
+    def _number(self, target: PullTarget) -> int | None:
         """(0020,1208) or (0020,1209), where the peer tells it."""
         if target.instances:
             return len(target.instances)
         try:
-            answers = self._ask(target.rank, target.keys, (), Found(), MOST_INSTANCES)
-        except Refused:
+            answers = self._ask(target.rank, target.keys, (), RowFindings(), MOST_INSTANCES)
+        except PeerRefused:
             return None
         name = "NumberOfStudyRelatedInstances" if target.rank is Rank.STUDY else "NumberOfSeriesRelatedInstances"
         numbers = [answer[name][0] for answer in answers if name in answer]
@@ -179,7 +179,7 @@ class Finder:
 
     # -- rows --------------------------------------------------------------------------------------------------------
 
-    def _descend(self, row: Row, deepest: Rank, found: Found) -> list[Answer]:
+    def _descend(self, row: Row, deepest: Rank, found: RowFindings) -> list[Answer]:
         """Answers at the deepest level, each with what the levels above said."""
         start = min((key.rank for key, _ in row.values), default=Rank.STUDY)
         above: list[Answer] = [{}]
@@ -195,7 +195,7 @@ class Finder:
             above = below
         return above
 
-    def _patients(self, row: Row, found: Found) -> None:
+    def _patients(self, row: Row, found: RowFindings) -> None:
         """Every study of the patients whom a row finds."""
         deepest = max(key.rank for key, _ in row.values)
         patients: dict[str, None] = {}
@@ -215,22 +215,22 @@ class Finder:
         if "StudyInstanceUID" not in answer:
             return answer
         keys = {"StudyInstanceUID": answer["StudyInstanceUID"][0]}
-        return next(iter(self._ask(Rank.STUDY, keys, (), Found(), 10)), answer)
+        return next(iter(self._ask(Rank.STUDY, keys, (), RowFindings(), 10)), answer)
 
-    def _take(self, answer: Answer, rank: Rank, found: Found) -> None:
+    def _take(self, answer: Answer, rank: Rank, found: RowFindings) -> None:
         uids = [answer.get(uid, ("",))[0] for uid in UIDS[: rank + 1]]
         if not all(_UID.fullmatch(uid) for uid in uids):
             found.left_out += 1
             return
-        target = Target(uids[0], uids[1] if len(uids) > 1 else "", tuple(uids[2:]))
+        target = PullTarget(uids[0], uids[1] if len(uids) > 1 else "", tuple(uids[2:]))
         if target in found.targets and rank is not Rank.STUDY:
             found.left_out += 1
         found.targets.setdefault(target, answer)
 
     @staticmethod
-    def _gather(found: Found) -> None:
+    def _gather(found: RowFindings) -> None:
         """Instances of one series are fetched together."""
-        by_series: dict[tuple[str, str], list[Target]] = {}
+        by_series: dict[tuple[str, str], list[PullTarget]] = {}
         for target in found.targets:
             if target.instances:
                 by_series.setdefault((target.study, target.series), []).append(target)
@@ -241,14 +241,14 @@ class Finder:
                 for single in some:
                     del found.targets[single]
                 uids = tuple(sorted(uid for single in some for uid in single.instances))
-                found.targets[Target(study, series, uids)] = answer
+                found.targets[PullTarget(study, series, uids)] = answer
 
     def _ask(
         self,
         rank: Rank,
         above: Mapping[str, str],
-        values: Sequence[tuple[Key, str]],
-        found: Found,
+        values: Sequence[tuple[MatchingKey, str]],
+        found: RowFindings,
         limit: int,
     ) -> list[Answer]:
         """One C-FIND: the answers that match, each once, each with its unique key.
@@ -288,7 +288,7 @@ def _is_below(above: Mapping[str, str], answer: Answer) -> bool:
     return all(answer.get(name, (value,))[0] in value.split("\\") for name, value in above.items())
 
 
-def _patient_id() -> Key:
+def _patient_id() -> MatchingKey:
     from exporter.pull.keys import key_of
 
     key = key_of("PatientID")

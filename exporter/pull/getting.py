@@ -1,7 +1,7 @@
 """C-GET: the instances come on the association that asked for them, and go into the spool as the listener's do.
 
-Contract: judged and written by the same code as what the listener receives (`listener.sources.dimse.storage`): the
-data set's bytes as they came, a status of the same table, success only once the spool has committed. Contexts are
+Contract: judged and written by the same code as what the listener receives (`listener.sources.dimse.acceptor.storage`):
+the data set's bytes as they came, a status of the same table, success only once the spool has committed. Contexts are
 proposed for the classes that are to come, one for each transfer syntax, so that a peer need not convert what it has.
 
 An instance goes to the spool as it comes; one that is longer than `max_get_bytes` is refused. The folder
@@ -15,22 +15,22 @@ import os
 import re
 from typing import TYPE_CHECKING, Final
 
-from exporter.pull.peer import GET, Storage
-from listener.sources.dimse import statuses
-from listener.sources.dimse import storage as service
-from listener.sources.dimse.file_meta import Parties
-from listener.sources.dimse.gathering import Seat
-from listener.sources.dimse.pdu import AbortReason, InvalidPDU
+from exporter.pull.peer import GET, StorageContexts
+from listener.intake import store_status
+from listener.intake.file_meta import AssociationParties
+from listener.sources.dimse.acceptor import storage as service
+from listener.sources.dimse.acceptor.cpu_affinity import CpuAffinity
+from listener.sources.dimse.upper_layer.pdu import AbortReason, InvalidPDU
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from exporter.pull.settings import PullPeerSection
-    from listener.settings import ListenerSection
+    from exporter.settings.pull import PullPeerSection
+    from listener.intake.store_status import StoreStatus
+    from listener.settings.listener import ListenerSection
     from listener.sources.contract import Surroundings
-    from listener.sources.dimse.command import Command
-    from listener.sources.dimse.negotiation import AcceptedContext
-    from listener.sources.dimse.statuses import Situation
+    from listener.sources.dimse.upper_layer.command import Command
+    from listener.sources.dimse.upper_layer.negotiation import AcceptedContext
 
 MOST_CONTEXTS: Final = 126
 """An association has 128 (PS3.8 7.1.1.13); one is for C-GET itself."""
@@ -77,7 +77,7 @@ class Getter:
         self._surroundings = surroundings
         self._ours = ours
 
-    def storage(self, classes: Iterable[str], count: int | None) -> tuple[Storage, GetReception]:
+    def storage(self, classes: Iterable[str], count: int | None) -> tuple[StorageContexts, GetReception]:
         """What one association needs to take instances.
 
         Args:
@@ -86,26 +86,26 @@ class Getter:
         """
         most = 2 * count + SPARE_INSTANCES if count is not None else MOST_INSTANCES
         reception = GetReception(self._storage_service(), most)
-        return Storage(syntaxes_for(classes), reception), reception
+        return StorageContexts(syntaxes_for(classes), reception), reception
 
-    def _storage_service(self) -> service.Storage:
+    def _storage_service(self) -> service.StorageService:
         settings = self._settings
         scheme = "dicoms" if settings.tls else "dicom"
-        parties = Parties(settings.ae_title, self._ours, f"{scheme}://{settings.host}:{settings.port}", "")
-        return service.Storage(self._surroundings, self._listener, parties, Seat(os.getpid()))
+        parties = AssociationParties(settings.ae_title, self._ours, f"{scheme}://{settings.host}:{settings.port}", "")
+        return service.StorageService(self._surroundings, self._listener, parties, CpuAffinity(os.getpid()))
 
 
 class GetReception:
     """The instances that come by one association."""
 
-    def __init__(self, storage: service.Storage, most: int) -> None:
+    def __init__(self, storage: service.StorageService, most: int) -> None:
         self._storage = storage
         self._left = most
-        self._reception: service.Reception | None = None
+        self._reception: service.IncomingDataSet | None = None
         self.is_too_large = False
         """Whether an instance was longer than it may be."""
 
-    def begin(self, context: AcceptedContext, command: Command) -> service.Reception:
+    def begin(self, context: AcceptedContext, command: Command) -> service.IncomingDataSet:
         """Take up one C-STORE-RQ whose data set is about to come.
 
         Raises:
@@ -114,13 +114,13 @@ class GetReception:
         self._left -= 1
         if self._left < 0:
             raise InvalidPDU("more instances than were asked for", AbortReason.NOT_SPECIFIED)
-        self._reception = self._storage.begin(context, command)
+        self._reception = self._storage.begin_store(context, command)
         return self._reception
 
-    def ended(self, reception: service.Reception) -> Situation:
+    def ended(self, reception: service.IncomingDataSet) -> StoreStatus:
         """Judge and keep an instance that is complete."""
         situation = reception.finish()
-        self.is_too_large |= situation is statuses.TOO_LARGE
+        self.is_too_large |= situation is store_status.TOO_LARGE
         self._storage.prepare(reception.size_bytes)
         return situation
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from exporter.pull.matching import text_of
-from listener.sources.dimse.syntaxes import encoding_of
-from listener.sources.dimse.walk import LONG_VRS, SHORT_VRS, Walk
+from listener.intake.transfer_syntaxes import encoding_of
+from listener.intake.walk import LONG_VRS, SHORT_VRS, DataSetScanner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pydicom import Dataset
 
-    from listener.sources.dimse.syntaxes import Encoding
-    from listener.sources.dimse.walk import _Level
+    from listener.intake.transfer_syntaxes import Encoding
+    from listener.intake.walk import _Level
 
 Answer = dict[str, tuple[str, ...]]
 """One answer to a C-FIND: values by keyword."""
@@ -66,7 +66,7 @@ def read_answer(content: bytes, transfer_syntax: str, keywords: Sequence[str]) -
     """
     from pydicom.datadict import tag_for_keyword
 
-    from exporter.elements import READING_ERRORS, quiet_reading
+    from exporter.dicom.elements import READING_ERRORS, quiet_reading
 
     encoding = encoding_of(transfer_syntax)
     assert encoding is not None  # noqa: S101 - we propose only the two uncompressed ones
@@ -105,7 +105,7 @@ def _data_set(values: Mapping[int, tuple[bytes, bytes]], encoding: Encoding) -> 
     return found
 
 
-class _TopLevel(Walk):
+class _TopLevel(DataSetScanner):
     """A walk over a whole identifier that keeps the values of some elements of its top level."""
 
     def __init__(self, encoding: Encoding, wanted: Iterable[int]) -> None:

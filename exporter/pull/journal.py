@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from exporter.pull.finding import Instance, Target
-from listener.durable import fsync_folder, make_private_folders
-from listener.sqlitefiles import DatabaseFiles
+from exporter.pull.finding import FoundInstance, PullTarget
+from listener.foundation.durable import fsync_folder, make_private_folders
+from listener.foundation.sqlite_files import DatabaseFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -104,11 +104,11 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class RetrieveTask:
     """One target as it stands."""
 
     id: int
-    target: Target
+    target: PullTarget
     state: TargetState
     problem: str
     attempts: int
@@ -121,11 +121,11 @@ class Task:
     """The newest arrival when it was begun."""
 
 
-class Journal:
+class PullJournal:
     """The open journal of one data folder; safe for many threads."""
 
     def __init__(self, path: Path) -> None:
-        """Use `Journal.open`."""
+        """Use `PullJournal.open`."""
         self._path = path
         self._lock = threading.RLock()
         self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
@@ -197,7 +197,7 @@ class Journal:
 
     # -- runs --------------------------------------------------------------------------------------------------------
 
-    def begin(self, cohort: str, digests: Sequence[str], *, again: bool = False) -> bool:
+    def begin_run(self, cohort: str, digests: Sequence[str], *, again: bool = False) -> bool:
         """Begin a run over questions; True where it goes on with one that was not finished.
 
         A new run asks once more what an earlier one did not find or did not get; with `again` everything.
@@ -211,7 +211,7 @@ class Journal:
             self._db.execute("INSERT OR REPLACE INTO run VALUES (?, 0)", (cohort,))
         return goes_on
 
-    def end(self, cohort: str) -> None:
+    def end_run(self, cohort: str) -> None:
         """The run came to its end: each of its questions has an answer, and no target waits."""
         with self._write():
             self._db.execute("UPDATE run SET is_over = 1 WHERE cohort = ?", (cohort,))
@@ -244,7 +244,7 @@ class Journal:
         found = self._rows("SELECT state, problem, left_out FROM question WHERE digest = ?", (digest,))
         return Question(QuestionState(found[0][0]), found[0][1], found[0][2]) if found else None
 
-    def answered(self, digest: str, question: Question, peer: str, targets: Iterable[Target]) -> None:
+    def record_answer(self, digest: str, question: Question, peer: str, targets: Iterable[PullTarget]) -> None:
         """A question was answered: its state and its targets, together."""
         with self._write():
             self._db.execute(
@@ -268,7 +268,7 @@ class Journal:
 
     # -- targets -----------------------------------------------------------------------------------------------------
 
-    def tasks(self, digest: str) -> list[Task]:
+    def tasks(self, digest: str) -> list[RetrieveTask]:
         """The targets of a question, in the order they were found."""
         return self._tasks(
             """JOIN answer ON answer.target_id = target.id JOIN question ON question.id = question_id
@@ -276,11 +276,11 @@ class Journal:
             (digest,),
         )
 
-    def task(self, number: int) -> Task:
+    def task(self, number: int) -> RetrieveTask:
         """One target as it stands now."""
         return self._tasks("WHERE target.id = ?", (number,))[0]
 
-    def begun(self, task: Task, expected: int | None) -> None:
+    def begun(self, task: RetrieveTask, expected: int | None) -> None:
         """What a target consists of is known, and a request for it is about to be sent."""
         with self._write():
             self._db.execute(
@@ -292,11 +292,11 @@ class Journal:
 
     def ended(
         self,
-        task: Task,
+        task: RetrieveTask,
         state: TargetState,
         *,
         expected: int | None,
-        missing: Iterable[Instance] = (),
+        missing: Iterable[FoundInstance] = (),
         count: int = 0,
         problem: str = "",
     ) -> None:
@@ -312,21 +312,26 @@ class Journal:
                 "INSERT OR IGNORE INTO missing VALUES (?, ?, ?)", [(task.id, one.uid, one.series) for one in lost]
             )
 
-    def missing(self, task: Task) -> list[Instance]:
+    def missing(self, task: RetrieveTask) -> list[FoundInstance]:
         """What is missing of a target, by name."""
         found = self._rows(
             "SELECT instance, series FROM missing WHERE target_id = ? ORDER BY series, instance", (task.id,)
         )
-        return [Instance(row[0], row[1], "") for row in found]
+        return [FoundInstance(row[0], row[1], "") for row in found]
 
-    def _tasks(self, where: str, values: tuple[object, ...]) -> list[Task]:
+    def _tasks(self, where: str, values: tuple[object, ...]) -> list[RetrieveTask]:
         found = self._rows(
             f"""SELECT target.id, study, series, instances, target.state, target.problem, attempts, expected, missing,
             since FROM target {where}""",  # noqa: S608 - our own words
             values,
         )
         return [
-            Task(row[0], Target(row[1], row[2], tuple(filter(None, row[3].split("\\")))), TargetState(row[4]), *row[5:])
+            RetrieveTask(
+                row[0],
+                PullTarget(row[1], row[2], tuple(filter(None, row[3].split("\\")))),
+                TargetState(row[4]),
+                *row[5:],
+            )
             for row in found
         ]
 

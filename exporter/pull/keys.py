@@ -131,7 +131,7 @@ _CODE: Final = re.compile(r"[A-Z0-9 _*?]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class MatchingKey:
     """One column of a cohort."""
 
     keyword: str
@@ -143,12 +143,12 @@ class WrongValue(Exception):
     """A cell cannot be a key; says what is permitted, never what is there."""
 
 
-def key_of(keyword: str) -> Key | None:
+def key_of(keyword: str) -> MatchingKey | None:
     """The key of that keyword; None where nothing can be asked by it."""
     vr = _vr_of(keyword)
     if vr is None or keyword in _OURS or not _can_be_asked(vr):
         return None
-    return Key(keyword, vr, _rank(keyword))
+    return MatchingKey(keyword, vr, _rank(keyword))
 
 
 def column_fault(name: str) -> str:
@@ -164,7 +164,7 @@ def column_fault(name: str) -> str:
     return "is no keyword of the data dictionary" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def checked(key: Key, text: str) -> str:
+def checked(key: MatchingKey, text: str) -> str:
     """The value that a cell says, as it goes over the wire.
 
     Raises:
@@ -177,7 +177,7 @@ def checked(key: Key, text: str) -> str:
     return _CHECKS.get(key.vr, _text)(key, text)
 
 
-def _date(_key: Key, text: str) -> str:
+def _date(_key: MatchingKey, text: str) -> str:
     iso = _ISO_DATE.fullmatch(text)
     if iso is not None:
         text = "".join(iso.groups())
@@ -198,7 +198,7 @@ def _is_date(text: str) -> bool:
     return year >= 1 and 1 <= month <= 12 and 1 <= day <= calendar.monthrange(year, month)[1]
 
 
-def _time(_key: Key, text: str) -> str:
+def _time(_key: MatchingKey, text: str) -> str:
     text = text.replace(":", "")
     first, dash, last = text.partition("-")
     if not all(_TIME.fullmatch(part) and part.isascii() for part in (first, last) if part) or not (first or last):
@@ -208,38 +208,38 @@ def _time(_key: Key, text: str) -> str:
     return text
 
 
-def _date_time(_key: Key, text: str) -> str:
+def _date_time(_key: MatchingKey, text: str) -> str:
     if not _DATE_TIME.fullmatch(text):
         raise WrongValue("is no date with time (YYYYMMDDHHMMSS) and no range of them")
     return text
 
 
-def _uid(_key: Key, text: str) -> str:
+def _uid(_key: MatchingKey, text: str) -> str:
     uids = text.split("\\")
     if not all(len(uid) <= 64 and uid.isascii() and _UID.fullmatch(uid) for uid in uids):
         raise WrongValue("is no UID (digits and points, up to 64) and no list of UIDs (a backslash between them)")
     return text
 
 
-def _number(key: Key, text: str) -> str:
+def _number(key: MatchingKey, text: str) -> str:
     if not NUMBERS[key.vr].fullmatch(text) or not text.isascii():
         raise WrongValue("is no number, and numbers have no ranges and no wildcards")
     return text
 
 
-def _age(_key: Key, text: str) -> str:
+def _age(_key: MatchingKey, text: str) -> str:
     if not _AGE.fullmatch(text) or not text.isascii():
         raise WrongValue("is no age (three digits and D, W, M or Y)")
     return text
 
 
-def _code(_key: Key, text: str) -> str:
+def _code(_key: MatchingKey, text: str) -> str:
     if not _CODE.fullmatch(text):
         raise WrongValue("is no code: capital letters, digits, space and _, with * and ? as wildcards")
     return text
 
 
-def _text(_key: Key, text: str) -> str:
+def _text(_key: MatchingKey, text: str) -> str:
     if "\\" in text:
         raise WrongValue("holds a backslash, which would make it several values")
     if not text.strip("*"):
@@ -247,7 +247,7 @@ def _text(_key: Key, text: str) -> str:
     return text
 
 
-_CHECKS: Final[dict[str, Callable[[Key, str], str]]] = {
+_CHECKS: Final[dict[str, Callable[[MatchingKey, str], str]]] = {
     "DA": _date,
     "TM": _time,
     "DT": _date_time,

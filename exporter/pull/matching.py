@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from exporter.pull.keys import Key
+    from exporter.pull.keys import MatchingKey
 
 LEFT_TO_THE_PEER: Final = frozenset({"PN", "DT"})
 
 
-def matches(values: Iterable[tuple[Key, str]], answer: Mapping[str, tuple[str, ...]]) -> bool:
+def matches(values: Iterable[tuple[MatchingKey, str]], answer: Mapping[str, tuple[str, ...]]) -> bool:
     """Whether every key is met by the answer.
 
     Args:
@@ -28,7 +28,7 @@ def matches(values: Iterable[tuple[Key, str]], answer: Mapping[str, tuple[str, .
     return all(_matches(key, value, answer.get(key.keyword, ())) for key, value in values)
 
 
-def _matches(key: Key, wanted: str, found: tuple[str, ...]) -> bool:
+def _matches(key: MatchingKey, wanted: str, found: tuple[str, ...]) -> bool:
     if key.vr in LEFT_TO_THE_PEER:
         return True
     values = [value.strip(" \0") for value in found]

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from exporter.pull.journal import QuestionState, TargetState, Task
+from exporter.pull.journal import QuestionState, RetrieveTask, TargetState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporter.pull.cohort import Cohort, Row
-    from exporter.pull.journal import Journal
+    from exporter.pull.journal import PullJournal
 
 
 class RowState(StrEnum):
@@ -38,7 +38,7 @@ class RowOutcome:
     number: int
     state: RowState
     problem: str = ""
-    tasks: tuple[Task, ...] = ()
+    tasks: tuple[RetrieveTask, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,14 @@ class Summary:
         return set(self.states) <= {RowState.COMPLETE}
 
 
-def summarize(cohort: Cohort, digest: Callable[[Row], str], journal: Journal) -> Summary:
+def summarize(cohort: Cohort, digest: Callable[[Row], str], journal: PullJournal) -> Summary:
     """How each row stands now, in the order of the file."""
     outcomes = [RowOutcome(wrong.number, RowState.WRONG, wrong.problem) for wrong in cohort.wrong]
     outcomes += [_outcome(row.number, digest(row), journal) for row in cohort.rows]
     return Summary(tuple(sorted(outcomes, key=lambda outcome: outcome.number)))
 
 
-def _outcome(number: int, digest: str, journal: Journal) -> RowOutcome:
+def _outcome(number: int, digest: str, journal: PullJournal) -> RowOutcome:
     question = journal.question(digest)
     if question is None:
         return RowOutcome(number, RowState.WAITING, "not asked yet")
@@ -85,7 +85,7 @@ def _outcome(number: int, digest: str, journal: Journal) -> RowOutcome:
             return _found(number, tuple(journal.tasks(digest)))
 
 
-def _found(number: int, tasks: tuple[Task, ...]) -> RowOutcome:
+def _found(number: int, tasks: tuple[RetrieveTask, ...]) -> RowOutcome:
     states = Counter(task.state for task in tasks)
     if states[TargetState.WAITING]:
         return RowOutcome(

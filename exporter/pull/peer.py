@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.pull.identifiers import Answer, UnreadableAnswer, encode, read_answer
 from exporter.pull.statuses import Verdict, verdict, words
-from listener.sources.dimse import command as dimse
-from listener.sources.dimse.pdu import ExtendedNegotiation, RoleSelection
-from listener.sources.dimse.scu import (
+from listener.sources.dimse.upper_layer import command as dimse
+from listener.sources.dimse.upper_layer.pdu import ExtendedNegotiation, RoleSelection
+from listener.sources.dimse.upper_layer.scu import (
     AssociationBroken,
     NotAccepted,
     NotConnected,
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
-    from exporter.pull.settings import PullPeerSection, PullTLSSection
-    from listener.sources.dimse.negotiation import AcceptedContext
-    from listener.sources.dimse.scu import InstanceStorage, RequestedAssociation, Response
+    from exporter.settings.pull import PullPeerSection, PullTLSSection
+    from listener.sources.dimse.upper_layer.negotiation import AcceptedContext
+    from listener.sources.dimse.upper_layer.scu import InstanceStorage, RequestedAssociation, Response
 
 FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
 """Study Root Query/Retrieve Information Model - FIND (PS3.4 C.6.2.3)."""
@@ -75,7 +75,7 @@ class AssociationLost(PeerError):
     """The association ended, or the peer fell silent, in the middle of an operation."""
 
 
-class TooSlow(PeerError):
+class PeerTooSlow(PeerError):
     """A C-FIND had no end within its time, and was given up."""
 
 
@@ -83,7 +83,7 @@ class AnswersUnusable(PeerError):
     """What a C-FIND brought cannot be read as a whole, or is too much: what is there cannot be known."""
 
 
-class Stopped(Exception):
+class PullStopped(Exception):
     """We are to stop, and what was under way stays as it is."""
 
 
@@ -108,7 +108,7 @@ class StopOrder:
         return time.monotonic() - self._since >= self._grace_s
 
 
-class Refused(PeerError):
+class PeerRefused(PeerError):
     """The peer ended an operation with a status that is no success."""
 
     def __init__(self, operation: str, status: int) -> None:
@@ -141,14 +141,14 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
+class StorageContexts:
     """What a C-GET brings to the association: classes and transfer syntaxes of what comes, and where it goes."""
 
     syntaxes: tuple[tuple[str, tuple[str, ...]], ...]
     instances: InstanceStorage[Any]
 
 
-class Peer:
+class PullPeer:
     """How a peer is reached."""
 
     def __init__(self, settings: PullPeerSection, calling_ae_title: str, stop: StopOrder) -> None:
@@ -160,7 +160,9 @@ class Peer:
     def __str__(self) -> str:
         return f"{self.settings.ae_title} at {self.settings.host}:{self.settings.port}"
 
-    def converse(self, *models: str, storage: Storage | None = None, relational: bool = False) -> Conversation:
+    def converse(
+        self, *models: str, storage: StorageContexts | None = None, relational: bool = False
+    ) -> QueryAssociation:
         """An association for these models.
 
         Raises:
@@ -193,7 +195,7 @@ class Peer:
         if missing := [_NAMES[model] for model in models if model not in contexts]:
             association.release()
             raise PeerUnreachable(f"{self} does not offer {' and '.join(missing)} (Study Root)", may_pass=False)
-        return Conversation(association, contexts, settings)
+        return QueryAssociation(association, contexts, settings)
 
     def _unreachable(self, error: RequestError) -> PeerUnreachable:
         """The same in our terms.
@@ -210,7 +212,7 @@ class Peer:
             case NotConnected():
                 return PeerUnreachable(f"{self} cannot be reached: {error}", may_pass=error.may_pass)
             case AssociationBroken(ended="stopped"):
-                raise Stopped from error
+                raise PullStopped from error
             case AssociationBroken(ended="deadline_missed" | "connection_lost"):
                 obstacle = "it takes the connection and gives no answer to the request for an association"
                 return PeerUnreachable(f"{self} cannot be reached: {obstacle}", may_pass=True)
@@ -218,7 +220,7 @@ class Peer:
                 return PeerUnreachable(f"{self} cannot be reached: {error}", may_pass=True)
 
 
-class Conversation:
+class QueryAssociation:
     """One established association; used by one thread."""
 
     def __init__(
@@ -276,17 +278,17 @@ class Conversation:
         while True:
             if time.monotonic() >= until:
                 self._cancel(FIND, number)
-                raise TooSlow(f"C-FIND did not end within {self._times.find_s:g} s; it was cancelled")
+                raise PeerTooSlow(f"C-FIND did not end within {self._times.find_s:g} s; it was cancelled")
             try:
                 response = self._response("C-FIND", number, until, LONGEST_ANSWER_BYTES)
             except AssociationLost as error:
                 if time.monotonic() < until:
                     raise
-                raise TooSlow(f"C-FIND did not end within {self._times.find_s:g} s; it was given up") from error
+                raise PeerTooSlow(f"C-FIND did not end within {self._times.find_s:g} s; it was given up") from error
             if verdict(response.status) is Verdict.DONE:
                 return Answers(tuple(entries))
             if verdict(response.status) is not Verdict.PENDING:
-                raise Refused("C-FIND", response.status)
+                raise PeerRefused("C-FIND", response.status)
             size_bytes += len(response.data)
             if size_bytes > MOST_ANSWER_BYTES:
                 self._cancel(FIND, number)
@@ -369,7 +371,7 @@ class Conversation:
             Stopped: We are to stop.
         """
         if isinstance(error, AssociationBroken) and error.ended == "stopped":
-            raise Stopped from error
+            raise PullStopped from error
         return AssociationLost(f"{operation} did not end: {error}")
 
     def _cancel(self, model: str, number: int) -> None:

@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Self
 
 import structlog
 
-from listener.counters import Counters
 from listener.daemon import ListenerDaemon
-from listener.settings import ListenerSettings
+from listener.foundation.counters import Counters
+from listener.settings.listener import ListenerSettings
 from listener.sources.contract import Surroundings
-from listener.space import Room, SpaceGuard
-from listener.spool import Spool, SpoolBusy
+from listener.spool.space import SpaceGuard, SpaceLevel
+from listener.spool.spool import Spool, SpoolBusy
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from exporter.pull.settings import Method
-    from exporter.settings import Settings
-    from listener.settings import DataFolder
+    from exporter.settings.pull import Method
+    from exporter.settings.settings import Settings
+    from listener.settings.listener import DataFolder
 
 log = structlog.get_logger()
 
@@ -80,7 +80,7 @@ class Receiver:
             if self._method == "get":
                 self._clear(spool)
                 space = SpaceGuard(spool.root, self._settings.spool)
-                space.look(spool.counts().new)
+                space.measure(spool.counts().new)
                 self.surroundings = Surroundings(spool, space, Counters(), self._data.sources)
                 looks = threading.Thread(target=self._look_around, args=(spool, space), name="look-around", daemon=True)
                 looks.start()
@@ -113,7 +113,7 @@ class Receiver:
         """Whether the spool has room for more, as far as we measure it ourselves."""
         if self.surroundings is None:
             return True
-        return self.surroundings.space.state is Room.ENOUGH and not self.surroundings.space.queue_full
+        return self.surroundings.space.state is SpaceLevel.ENOUGH and not self.surroundings.space.queue_full
 
     @property
     def port(self) -> int | None:
@@ -149,7 +149,7 @@ class Receiver:
         while not self._stop.wait(LOOK_EVERY_S):
             count_in -= 1
             with suppress(OSError):
-                space.look(spool.counts().new if count_in < 0 else None)
+                space.measure(spool.counts().new if count_in < 0 else None)
             count_in = 10 if count_in < 0 else count_in
 
 

@@ -2,7 +2,8 @@
 
 Contract: they may hold identifiers, for the cohort is the user's own: mode 0600, written beside their place and
 renamed, so that a file is complete or not there. Columns whose name begins with `#` are for people; the others are
-unique keys, so that either file is a cohort again. Text of others is written as `listener.printable.csv_text` says.
+unique keys, so that either file is a cohort again. Text of others is written as `listener.foundation.text.csv_text`
+says.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from exporter.pull.keys import UIDS
-from listener.durable import fsync_folder
-from listener.printable import csv_text
+from listener.foundation.durable import fsync_folder
+from listener.foundation.text import csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from exporter.pull.finding import Target
+    from exporter.pull.finding import PullTarget
     from exporter.pull.identifiers import Answer
-    from exporter.pull.journal import Journal
+    from exporter.pull.journal import PullJournal
     from exporter.pull.outcome import RowOutcome
 
 FACTS: Final = (
@@ -47,7 +48,7 @@ class FoundFile:
         self._writer = csv.writer(file, lineterminator="\n")
         self._write(["#row", *UIDS, *(f"#{name}" for name in self._facts)])
 
-    def add(self, number: int, target: Target, answer: Answer) -> None:
+    def add(self, number: int, target: PullTarget, answer: Answer) -> None:
         """One target of a row; of instances one line each."""
         facts = ["\\".join(answer.get(name, ())) for name in self._facts]
         for instance in target.instances or ("",):
@@ -57,7 +58,7 @@ class FoundFile:
         self._writer.writerow(map(_cell, cells))
 
 
-def write_report(path: Path, outcomes: list[RowOutcome], journal: Journal) -> None:
+def write_report(path: Path, outcomes: list[RowOutcome], journal: PullJournal) -> None:
     """How each row ended, each of its targets, and each instance that is missing.
 
     Raises:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from exporter.pull.pace import Clock, Window
+from exporter.pull.pace import Clock
+from exporter.settings.windows import Window
 
 if TYPE_CHECKING:
     from exporter.pull.cohort import Cohort, Row
-    from exporter.pull.settings import Level, PullPeerSection
-    from exporter.settings import Settings
-    from listener.settings import DataFolder
+    from exporter.settings.pull import Level, PullPeerSection
+    from exporter.settings.settings import Settings
+    from listener.settings.listener import DataFolder
 
 
 class PullEnded(Exception):
@@ -19,7 +20,7 @@ class PullEnded(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PullRequest:
     """What a pull is asked for."""
 
     cohort: Cohort

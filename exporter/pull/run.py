@@ -16,29 +16,29 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from exporter.errors import OutOfSpace
-from exporter.ledger import LedgerUnusable
 from exporter.pull.arrivals import Arrivals
-from exporter.pull.asking import Asking, Reach
-from exporter.pull.fetching import DestinationUnknown, Fetch, Tools
+from exporter.pull.asking import ReachabilityRetry, RowFinder
+from exporter.pull.fetching import DestinationUnknown, Fetch, FetchContext
 from exporter.pull.getting import Getter
-from exporter.pull.journal import Journal, JournalUnusable, QuestionState, TargetState
+from exporter.pull.journal import JournalUnusable, PullJournal, QuestionState, TargetState
 from exporter.pull.outcome import summarize
-from exporter.pull.pace import Pace
-from exporter.pull.peer import Stopped
+from exporter.pull.pace import RateLimiter
+from exporter.pull.peer import PullStopped
 from exporter.pull.receiver import Receiver, ReceiverGone
 from exporter.pull.report import FoundFile, private_file, write_report
 from exporter.pull.request import PullEnded
-from listener.spool import SpoolError
+from exporter.results.ledger import LedgerUnusable
+from listener.spool.spool import SpoolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from exporter.pull.cohort import Row
-    from exporter.pull.journal import Task
+    from exporter.pull.journal import RetrieveTask
     from exporter.pull.outcome import Summary
-    from exporter.pull.pace import Window
-    from exporter.pull.request import Request
+    from exporter.pull.request import PullRequest
+    from exporter.settings.windows import Window
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ RECEIVER_BACK_S: Final = 120.0
 """How long a listener that ran when we began may be away: a restart is no reason to end."""
 
 
-def pull(request: Request, stop: threading.Event, report: Path) -> Summary:
+def pull(request: PullRequest, stop: threading.Event, report: Path) -> Summary:
     """Fetch a cohort; how each row stands when this returns.
 
     Args:
@@ -61,11 +61,11 @@ def pull(request: Request, stop: threading.Event, report: Path) -> Summary:
     """
     with (
         Receiver(request.settings, request.data, request.peer.method) as receiver,
-        Journal.open(request.data.root / "pull" / "journal.db") as journal,
+        PullJournal.open(request.data.root / "pull" / "journal.db") as journal,
     ):
         digests = [request.digest(row) for row in request.cohort.rows]
         cohort = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
-        goes_on = journal.begin(cohort, digests, again=request.again)
+        goes_on = journal.begin_run(cohort, digests, again=request.again)
         log.info("pull begins", rows=len(digests), wrong=len(request.cohort.wrong), goes_on=goes_on)
         arrivals = Arrivals(journal, request.data.spool, request.data.ledger)
         try:
@@ -75,11 +75,11 @@ def pull(request: Request, stop: threading.Event, report: Path) -> Summary:
             summary = summarize(request.cohort, request.digest, journal)
             write_report(report, list(summary.outcomes), journal)
         if not any(outcome.state == "waiting" for outcome in summary.outcomes):
-            journal.end(cohort)
+            journal.end_run(cohort)
         return summary
 
 
-def survey(request: Request, stop: threading.Event, place: Path) -> dict[int, str]:
+def survey(request: PullRequest, stop: threading.Event, place: Path) -> dict[int, str]:
     """A dry run: find only, and write what was found to a new file; problems by row.
 
     Raises:
@@ -87,17 +87,17 @@ def survey(request: Request, stop: threading.Event, place: Path) -> dict[int, st
         OSError: The file cannot be written.
     """
     problems = {wrong.number: wrong.problem for wrong in request.cohort.wrong}
-    asking = Asking(request, stop, Pace(None, None, stop))
+    asking = RowFinder(request, stop, RateLimiter(None, None, stop))
     with private_file(place) as file:
         found_file = FoundFile(file, request.cohort.columns)
         try:
             for row in request.cohort.rows:
-                found, question = asking.ask(row)
+                found, question = asking.find_row(row)
                 if question.state is not QuestionState.FOUND:
                     problems[row.number] = question.problem
                 for target, answer in found.targets.items() if found is not None else ():
                     found_file.add(row.number, target, answer)
-        except Stopped:
+        except PullStopped:
             raise PullEnded("stopped before every row was asked; nothing was written") from None
         finally:
             asking.close()
@@ -108,7 +108,7 @@ class _Run:
     """The threads of one pull."""
 
     def __init__(
-        self, request: Request, receiver: Receiver, journal: Journal, arrivals: Arrivals, stop: threading.Event
+        self, request: PullRequest, receiver: Receiver, journal: PullJournal, arrivals: Arrivals, stop: threading.Event
     ) -> None:
         self._request = request
         self._receiver = receiver
@@ -118,12 +118,12 @@ class _Run:
         self._stop = threading.Event()
         """Set by whoever asked, or by a thread that cannot go on."""
         self._failure: BaseException | None = None
-        self._tasks: queue.Queue[Task | None] = queue.Queue(4 * request.peer.parallel)
-        self._pace = Pace(
+        self._tasks: queue.Queue[RetrieveTask | None] = queue.Queue(4 * request.peer.parallel)
+        self._pace = RateLimiter(
             request.window, request.peer.moves_per_minute, self._stop, request.clock, on_wait=self._tell_window
         )
-        self._asking = Asking(request, self._stop, self._pace)
-        self._reach = Reach(self._stop)
+        self._asking = RowFinder(request, self._stop, self._pace)
+        self._reach = ReachabilityRetry(self._stop)
         self._ended = 0
         self._told = time.monotonic()
 
@@ -164,7 +164,7 @@ class _Run:
         try:
             work()
             failure = None
-        except Stopped:
+        except PullStopped:
             failure = None
         except _EXPECTED as error:
             failure = error
@@ -184,8 +184,8 @@ class _Run:
             for row in self._request.cohort.rows:
                 digest = self._request.digest(row)
                 if self._journal.question(digest) is None:
-                    found, question = self._asking.ask(row)
-                    self._journal.answered(digest, question, self._request.address, found.targets if found else ())
+                    found, question = self._asking.find_row(row)
+                    self._journal.record_answer(digest, question, self._request.address, found.targets if found else ())
                     if question.state is not QuestionState.FOUND:
                         log.warning("row comes to nothing", row=row.number, problem=question.problem)
                 for task in self._journal.tasks(digest):
@@ -197,7 +197,7 @@ class _Run:
         for _ in range(self._parallel):
             self._put(None)
 
-    def _put(self, task: Task | None) -> None:
+    def _put(self, task: RetrieveTask | None) -> None:
         while not self._stop.is_set():
             try:
                 self._tasks.put(task, timeout=0.5)
@@ -205,14 +205,14 @@ class _Run:
                 self._asking.close()  # it would stand idle
             else:
                 return
-        raise Stopped
+        raise PullStopped
 
     def _move(self) -> None:
         listener = self._request.settings.listener
         getter = None
         if self._receiver.surroundings is not None:
             getter = Getter(self._request.peer, listener, self._receiver.surroundings, self._request.calling)
-        tools = Tools(
+        tools = FetchContext(
             peer=self._asking.peer,
             journal=self._journal,
             arrivals=self._arrivals,
@@ -231,13 +231,13 @@ class _Run:
             if state is TargetState.INCOMPLETE:
                 log.warning("target is incomplete", number=task.id, missing=self._journal.task(task.id).missing)
 
-    def _next(self) -> Task | None:
+    def _next(self) -> RetrieveTask | None:
         while not self._stop.is_set():
             try:
                 return self._tasks.get(timeout=0.2)
             except queue.Empty:
                 continue
-        raise Stopped
+        raise PullStopped
 
     def _wait_for_receiver(self) -> None:
         """Return once somebody receives and has room.
@@ -260,7 +260,7 @@ class _Run:
                 problem = "no room in the spool" if self._receiver.is_there else "the listener is away"
                 log.warning("waiting", problem=problem)
             if self._stop.wait(0.5):
-                raise Stopped
+                raise PullStopped
 
     # -- words -------------------------------------------------------------------------------------------------------
 

@@ -5,6 +5,18 @@ over this tuple. Writers are stateless, so one object each serves every worker.
 
 An instance may hold several parts that media are made of (`contract.InstancePart`). Its SOP class names the main one
 (PS3.4 B.5: a class stands for one IOD); what else is in it becomes further media beside the main one.
+
+    contract       what a writer is and returns
+    image          single frames
+    video          cines and video streams
+    frames_folder  several frames as a folder of images
+    volume         planes that form a grid
+    audio          sound
+    waveform       ECG and other waveforms
+    document       encapsulated documents
+    report         structured reports
+    durable_write  files that are on the disk before they count
+    pictures, image_parts, video_parts, waveform_parts, report_parts, volumes: parts of these
 """
 
 from __future__ import annotations
@@ -19,10 +31,10 @@ from exporter.writers.contract import InstancePart, Written
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exporter.instance import Instance
-    from exporter.outcome import Medium
-    from exporter.settings import MediaSettings
-    from exporter.writers.contract import Task, Writer
+    from exporter.dicom.instance import Instance
+    from exporter.outcome import MediaFile
+    from exporter.settings.settings import MediaSettings
+    from exporter.writers.contract import Writer, WriterTask
 
 _STORAGE: Final = "1.2.840.10008.5.1.4.1.1."
 _MAIN_PARTS: Final = (
@@ -43,7 +55,7 @@ class ChosenWriters:
     warnings: tuple[str, ...] = ()
     """Parts beside the main one that contradict themselves."""
 
-    def write(self, task: Task) -> Written:
+    def write(self, task: WriterTask) -> Written:
         """Write the main medium, then the further ones; a further one that cannot be written is a warning.
 
         Raises:
@@ -135,9 +147,9 @@ def _named_part(instance: Instance) -> InstancePart | None:
     return None
 
 
-def _with_further(task: Task, written: Written, writer: Writer, number: int) -> Written:
+def _with_further(task: WriterTask, written: Written, writer: Writer, number: int) -> Written:
     """`written` with the media of one more writer, or with a warning."""
-    from exporter.writers.sealing import writing
+    from exporter.writers.durable_write import writing
 
     folder = task.folder / f"further-{number}"
     with writing("making a folder for further media"):
@@ -162,7 +174,7 @@ def _with_further(task: Task, written: Written, writer: Writer, number: int) -> 
     )
 
 
-def _write_fitting(writer: Writer, task: Task) -> Written:
+def _write_fitting(writer: Writer, task: WriterTask) -> Written:
     """What `writer` makes of an instance; where frames have other sizes than the header says, the frames that fit.
 
     A video or a volume has one size: the frames that fit become a folder of images, and a warning names the others.
@@ -181,7 +193,7 @@ def _write_fitting(writer: Writer, task: Task) -> Written:
         return FramesWriter().write_fitting(task)
 
 
-def _free_suffix(medium: Medium, taken: Sequence[Medium]) -> str:
+def _free_suffix(medium: MediaFile, taken: Sequence[MediaFile]) -> str:
     """The suffix of a further medium: its own, or with its kind before it where another medium has that."""
     return f".{medium.kind}{medium.suffix}" if medium.suffix in {one.suffix for one in taken} else medium.suffix
 

@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from exporter.elements import name_of
+from exporter.dicom.elements import name_of
 from exporter.errors import BadGeometry, EncodeFailed, TooLarge, UnsupportedSyntax, VerifyFailed
-from exporter.outcome import MediaType, Medium
+from exporter.outcome import MediaFile, MediaType
 from exporter.writers.contract import InstancePart, Written
-from exporter.writers.multiplex import groups_of, has_waveform
-from exporter.writers.sealing import seal, write_error, write_new
+from exporter.writers.durable_write import seal, write_error, write_new
+from exporter.writers.waveform_parts.waveform_groups import groups_of, has_waveform
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from exporter.instance import Instance
-    from exporter.settings import MediaSettings
-    from exporter.writers.contract import Task
-    from exporter.writers.multiplex import Group
+    from exporter.dicom.instance import Instance
+    from exporter.settings.settings import MediaSettings
+    from exporter.writers.contract import WriterTask
+    from exporter.writers.waveform_parts.waveform_groups import WaveformGroup
 
 SCORE: Final = 70
 """Above the waveform writer: sound is to be heard."""
@@ -57,7 +57,7 @@ class AudioWriter:
         del settings
         return SCORE if instance.sop_class_uid in AUDIO_CLASSES and has_waveform(instance) else None
 
-    def write(self, task: Task) -> Written:
+    def write(self, task: WriterTask) -> Written:
         """One file per multiplex group.
 
         Raises:
@@ -67,7 +67,7 @@ class AudioWriter:
             OutOfSpace: The disk is full.
         """
         groups = groups_of(task.instance)
-        media: list[Medium] = []
+        media: list[MediaFile] = []
         warnings: list[str] = []
         for number, group in enumerate(groups, 1):
             form = task.settings.audio.format
@@ -88,7 +88,7 @@ class AudioWriter:
             sealed = seal(path)
             suffix = f".{form}" if len(groups) == 1 else f".{number}.{form}"
             media.append(
-                Medium(
+                MediaFile(
                     file=path.name,
                     suffix=suffix,
                     kind=MediaType.AUDIO,
@@ -103,14 +103,14 @@ class AudioWriter:
         return Written(tuple(media), warnings=tuple(dict.fromkeys(warnings)))
 
 
-def _codec(group: Group, form: str) -> str:
+def _codec(group: WaveformGroup, form: str) -> str:
     if form == "flac":
         return "flac"
     laws = {"MB": "pcm_mulaw", "AB": "pcm_alaw"}
     return laws.get(group.interpretation, "pcm_u8" if group.raw.itemsize == 1 else f"pcm_s{group.raw.itemsize * 8}le")
 
 
-def _wave_samples(group: Group, start: int, stop: int) -> NDArray[np.generic]:
+def _wave_samples(group: WaveformGroup, start: int, stop: int) -> NDArray[np.generic]:
     """Samples as WAV holds them: little endian; linear 8 bits unsigned, wider ones signed."""
     raw: NDArray[Any] = np.ascontiguousarray(group.raw[start:stop])
     if group.interpretation in {"MB", "AB", "UB"}:
@@ -125,7 +125,7 @@ def _wave_samples(group: Group, start: int, stop: int) -> NDArray[np.generic]:
     return signed
 
 
-def _write_wav(path: Path, group: Group, rate: int) -> None:
+def _write_wav(path: Path, group: WaveformGroup, rate: int) -> None:
     samples = _wave_samples(group, 0, len(group.raw))
     size = samples.nbytes
     if size > _MOST_RIFF_BYTES:
@@ -143,7 +143,7 @@ def _write_wav(path: Path, group: Group, rate: int) -> None:
     write_new(path, [header, b"data", struct.pack("<I", size), samples.tobytes(), padding])
 
 
-def _expected(group: Group, start: int, stop: int, form: str) -> NDArray[np.generic]:
+def _expected(group: WaveformGroup, start: int, stop: int, form: str) -> NDArray[np.generic]:
     """Linear samples ``(stop - start, channels)`` that a decoder must give for these positions."""
     if group.interpretation in {"MB", "AB"}:
         return group.linear(start, stop)
@@ -152,7 +152,7 @@ def _expected(group: Group, start: int, stop: int, form: str) -> NDArray[np.gene
     return _wave_samples(group, start, stop)
 
 
-def _flac_samples(group: Group, start: int, stop: int) -> NDArray[np.int16]:
+def _flac_samples(group: WaveformGroup, start: int, stop: int) -> NDArray[np.int16]:
     """Linear samples in 16 bits; 8-bit ones in the upper half, so that they are as loud as before."""
     samples = group.linear(start, stop)
     if group.interpretation == "UB":
@@ -163,7 +163,7 @@ def _flac_samples(group: Group, start: int, stop: int) -> NDArray[np.int16]:
     return (samples.astype(np.int32) * scale).astype(np.int16)
 
 
-def _write_flac(path: Path, group: Group, rate: int) -> None:
+def _write_flac(path: Path, group: WaveformGroup, rate: int) -> None:
     import av
 
     layout = "mono" if len(group.channels) == 1 else f"{len(group.channels)} channels"
@@ -191,7 +191,7 @@ def _write_flac(path: Path, group: Group, rate: int) -> None:
         raise EncodeFailed(f"write audio: FFmpeg refuses ({type(error).__name__})") from None
 
 
-def _verify(path: Path, group: Group, rate: int, form: str) -> None:
+def _verify(path: Path, group: WaveformGroup, rate: int, form: str) -> None:
     """Decode the file with FFmpeg and compare every sample."""
     import av
 

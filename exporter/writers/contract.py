@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exporter.instance import Instance
-    from exporter.outcome import MediaType, Medium, Rendering, Timing
-    from exporter.settings import MediaSettings
+    from exporter.dicom.instance import Instance
+    from exporter.outcome import MediaFile, MediaType, Rendering, Timing
+    from exporter.settings.settings import MediaSettings
 
 
 class InstancePart(StrEnum):
@@ -29,7 +29,7 @@ class InstancePart(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class WriterTask:
     """One instance to be written, and where."""
 
     instance: Instance
@@ -43,7 +43,7 @@ class Task:
 class Written:
     """What a writer made of one instance."""
 
-    media: tuple[Medium, ...]
+    media: tuple[MediaFile, ...]
     timing: Timing | None = None
     rendering: Rendering | None = None
     warnings: tuple[str, ...] = ()
@@ -63,7 +63,7 @@ class Writer(Protocol):
         """
         ...
 
-    def write(self, task: Task) -> Written:
+    def write(self, task: WriterTask) -> Written:
         """Write the media of one instance.
 
         Raises:

@@ -20,20 +20,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from xml.parsers import expat
 
-from exporter.elements import integer_of, name_of, text_of, value_of
+from exporter.dicom.elements import integer_of, name_of, text_of, value_of
 from exporter.errors import BadGeometry, ExportError, Unreadable, UnsupportedSyntax, VerifyFailed
-from exporter.outcome import MediaType, Medium
+from exporter.outcome import MediaFile, MediaType
 from exporter.writers.contract import InstancePart, Written
-from exporter.writers.sealing import seal, write_new
+from exporter.writers.durable_write import seal, write_new
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pydicom.dataset import Dataset
 
-    from exporter.instance import Instance
-    from exporter.settings import MediaSettings
-    from exporter.writers.contract import Task
+    from exporter.dicom.instance import Instance
+    from exporter.settings.settings import MediaSettings
+    from exporter.writers.contract import WriterTask
 
 SCORE: Final = 50
 _PIECE: Final = 1 << 20
@@ -168,7 +168,7 @@ class DocumentWriter:
         except ExportError:
             return None
 
-    def write(self, task: Task) -> Written:
+    def write(self, task: WriterTask) -> Written:
         """The document as one file.
 
         Raises:
@@ -198,7 +198,7 @@ class DocumentWriter:
         sealed = seal(path)
         if sealed.bytes != len(document) or sealed.sha256 != digest.hexdigest():
             raise VerifyFailed("read document back: other bytes than were written")
-        medium = Medium(
+        medium = MediaFile(
             file=path.name,
             suffix=found.suffix,
             kind=MediaType.DOCUMENT,

@@ -6,7 +6,7 @@ becomes visible by one rename, like any medium.
 
 `frames.jsonl` has one object per frame, in order: `frame`, `file` (of `view8`), `raw` (of `raw16`), `time_ms` from the
 first frame, `duration_ms`, and of raw values `offset`, `slope`, `intercept`, `linear` as in the record. Times are null
-where no element gives any and the frames are no cine (`exporter.writers.cine`).
+where no element gives any and the frames are no cine (`exporter.writers.pictures.cine`).
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import os
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from exporter.dicom.timing import Schedule, default_rate_warning, schedule_of
 from exporter.errors import CorruptPixels
-from exporter.outcome import Geometry, MediaType, Medium, Rendering
-from exporter.timing import Schedule, default_rate_warning, schedule_of
-from exporter.writers.cine import has_times
-from exporter.writers.contract import InstancePart, Task, Written
-from exporter.writers.framing import framing_of
+from exporter.outcome import Geometry, MediaFile, MediaType, Rendering
+from exporter.writers.contract import InstancePart, WriterTask, Written
+from exporter.writers.durable_write import write_new, writing
 from exporter.writers.image import NO_RAW, View, lossy_warnings
-from exporter.writers.jpeg_copy import bare_jpegs, same_jpegs
-from exporter.writers.pictures import peek, still_pictures, stream_pictures
-from exporter.writers.presentation import pixel_aspect
-from exporter.writers.raw import RescaleElements, has_raw, raw_form, write_raw
-from exporter.writers.remux import is_moving, is_video_stream, study
-from exporter.writers.sealing import write_new, writing
-from exporter.writers.still import Still, write_still
+from exporter.writers.image_parts.image_file import Still, write_still
+from exporter.writers.image_parts.raw import RescaleElements, has_raw, raw_form, write_raw
+from exporter.writers.pictures.aspect_and_icc import pixel_aspect
+from exporter.writers.pictures.cine import has_times, is_moving, is_video_stream
+from exporter.writers.pictures.display_frames import peek, still_pictures, stream_pictures
+from exporter.writers.pictures.framing import framing_of
+from exporter.writers.video_parts.jpeg_copy import bare_jpegs, same_jpegs
+from exporter.writers.video_parts.remux import probe_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from exporter.dicom.instance import Instance
     from exporter.frames import Frames
-    from exporter.instance import Instance
-    from exporter.settings import MediaSettings
+    from exporter.settings.settings import MediaSettings
 
 T = TypeVar("T")
 
@@ -65,7 +65,7 @@ class FramesWriter:
             return None
         return SCORE_WANTED if settings.frames.enabled else SCORE_UNTIMED
 
-    def write(self, task: Task) -> Written:
+    def write(self, task: WriterTask) -> Written:
         """Write the folder.
 
         Raises:
@@ -77,13 +77,13 @@ class FramesWriter:
         frames = open_frames(task.instance, task.settings.limits)
         if is_video_stream(task.instance):
             with frames.open_stream() as source:
-                found = study(task, source)
+                found = probe_stream(task, source)
             images = stream_pictures(frames, found.kind, found.rate, task.settings.limits)
             count, schedule = found.schedule.frames, found.schedule
             return _write(task, Numbered(frames, count, images, schedule, measures=False, warnings=found.warnings))
         return _write(task, _stills(task, frames))
 
-    def write_fitting(self, task: Task) -> Written:
+    def write_fitting(self, task: WriterTask) -> Written:
         """Write the frames that have the size that the header says, and name the others.
 
         Raises:
@@ -134,7 +134,7 @@ class Numbered:
         return [index + 1 for index in self.frames.indices]
 
 
-def _stills(task: Task, frames: Frames) -> Numbered:
+def _stills(task: WriterTask, frames: Frames) -> Numbered:
     """The frames of an instance that is no video stream; with times where they are a cine or an element gives any."""
     rate = task.settings.video.default_rate_hz
     schedule = schedule_of(task.instance.header, frames.count, default_rate_hz=rate)
@@ -172,7 +172,7 @@ class _Folder:
         return name
 
 
-def _write(task: Task, numbered: Numbered) -> Written:
+def _write(task: WriterTask, numbered: Numbered) -> Written:
     folder = _Folder(task.folder / "0.part")
     with writing("making a folder of frames"):
         folder.path.mkdir()
@@ -196,7 +196,7 @@ def _write(task: Task, numbered: Numbered) -> Written:
         finally:
             os.close(descriptor)
     listing = "".join(sorted(f"{sha256}  {name}\n" for name, sha256 in folder.hashes.items()))
-    medium = Medium(
+    medium = MediaFile(
         file=folder.path.name,
         suffix=".frames/",
         kind=MediaType.FRAMES,
@@ -219,7 +219,7 @@ def _write(task: Task, numbered: Numbered) -> Written:
     )
 
 
-def _write_views(task: Task, numbered: Numbered, folder: _Folder) -> None:
+def _write_views(task: WriterTask, numbered: Numbered, folder: _Folder) -> None:
     """Display values of every frame, or their own JPEGs where the settings want them and they show them."""
     settings, frames = task.settings.image, numbered.frames
     first, images = peek(numbered.images)
@@ -240,7 +240,7 @@ def _write_views(task: Task, numbered: Numbered, folder: _Folder) -> None:
         folder.line(number)["file"] = folder.add(name, still)
 
 
-def _write_raws(task: Task, numbered: Numbered, folder: _Folder) -> None:
+def _write_raws(task: WriterTask, numbered: Numbered, folder: _Folder) -> None:
     """Stored values of every frame, with what they mean."""
     rescale = RescaleElements(task.instance.header)
     for number, stored in _counted(numbered.frames.stored(), numbered.numbers):

@@ -6,17 +6,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from exporter.errors import CorruptPixels
-from exporter.outcome import MediaType, Medium, Rendering
-from exporter.writers.cine import keeps_values, lossy_warning
-from exporter.writers.contract import InstancePart, Task, Written
-from exporter.writers.framing import Framing, framing_of
-from exporter.writers.jpeg_copy import bare_jpeg, shows
-from exporter.writers.pictures import still_pictures
-from exporter.writers.presentation import icc_profile, pixel_aspect
-from exporter.writers.raw import RescaleElements, has_raw, raw_form, write_raw
-from exporter.writers.remux import is_video_stream
-from exporter.writers.sealing import write_new
-from exporter.writers.still import Still, StillPlan, is_lossless, write_still
+from exporter.outcome import MediaFile, MediaType, Rendering
+from exporter.writers.contract import InstancePart, WriterTask, Written
+from exporter.writers.durable_write import write_new
+from exporter.writers.image_parts.image_file import Still, StillPlan, is_lossless, write_still
+from exporter.writers.image_parts.raw import RescaleElements, has_raw, raw_form, write_raw
+from exporter.writers.pictures.aspect_and_icc import icc_profile, pixel_aspect
+from exporter.writers.pictures.cine import is_video_stream, keeps_values, lossy_warning
+from exporter.writers.pictures.display_frames import still_pictures
+from exporter.writers.pictures.framing import Framing, framing_of
+from exporter.writers.video_parts.jpeg_copy import bare_jpeg, shows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from exporter.dicom.instance import Instance
     from exporter.frames import Frames
-    from exporter.instance import Instance
-    from exporter.settings import ImageSettings, MediaSettings
+    from exporter.settings.settings import ImageSettings, MediaSettings
 
 SCORE = 50
 NO_RAW = "raw16: colour has no stored values that measure something; view8 alone is written"
@@ -46,7 +45,7 @@ class ImageWriter:
             return None
         return SCORE
 
-    def write(self, task: Task) -> Written:
+    def write(self, task: WriterTask) -> Written:
         """Write the image in each of the configured outputs.
 
         Raises:
@@ -58,7 +57,7 @@ class ImageWriter:
         settings, instance = task.settings.image, task.instance
         frames = open_frames(instance, task.settings.limits)
         measures = instance.pixels is not None and has_raw(instance.pixels)
-        media: list[Medium] = []
+        media: list[MediaFile] = []
         rendering: Rendering | None = None
         warnings: list[str] = []
         if "view8" in settings.outputs or not measures:
@@ -79,7 +78,7 @@ class ImageWriter:
         return Written(media=tuple(media), rendering=rendering, warnings=(*frames.warnings, *warnings))
 
 
-def _view(task: Task, frames: Frames, settings: ImageSettings, path: Path) -> tuple[Medium, Rendering]:
+def _view(task: WriterTask, frames: Frames, settings: ImageSettings, path: Path) -> tuple[MediaFile, Rendering]:
     """The image of display values, or the instance's own JPEG where it shows them."""
     image = next(still_pictures(frames, task.settings.display), None)
     if image is None:
@@ -132,7 +131,7 @@ def _plan(settings: ImageSettings) -> StillPlan:
     )
 
 
-def lossy_warnings(task: Task) -> list[str]:
+def lossy_warnings(task: WriterTask) -> list[str]:
     """A warning where the settings ask for lossy images of what must keep its values.
 
     Raises:
@@ -142,9 +141,9 @@ def lossy_warnings(task: Task) -> list[str]:
     return [lossy_warning("image")] if lossy else []
 
 
-def image_medium(path: Path, suffix: str, still: Still, size: tuple[int, int]) -> Medium:
+def image_medium(path: Path, suffix: str, still: Still, size: tuple[int, int]) -> MediaFile:
     """The medium of one written image of `size` (columns, rows)."""
-    return Medium(
+    return MediaFile(
         file=path.name,
         suffix=suffix,
         kind=MediaType.IMAGE,

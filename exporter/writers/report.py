@@ -16,20 +16,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import VerifyFailed
-from exporter.outcome import MediaType, Medium
-from exporter.writers.content_tree import has_tree, read_tree
+from exporter.outcome import MediaFile, MediaType
 from exporter.writers.contract import InstancePart, Written
-from exporter.writers.sealing import seal, write_new, writing
-from listener.printable import json_escaped, text_line, text_lines
+from exporter.writers.durable_write import seal, write_new, writing
+from exporter.writers.report_parts.content_tree import has_tree, read_tree
+from listener.foundation.text import json_escaped, text_line, text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from exporter.instance import Instance
-    from exporter.settings import MediaSettings
-    from exporter.writers.content_tree import Item
-    from exporter.writers.contract import Task
+    from exporter.dicom.instance import Instance
+    from exporter.settings.settings import MediaSettings
+    from exporter.writers.contract import WriterTask
+    from exporter.writers.report_parts.content_tree import Item
 
 SCORE: Final = 50
 _FLAGS: Final = {
@@ -53,7 +53,7 @@ class ReportWriter:
         del settings
         return SCORE if instance.sop_class_uid.startswith(_REPORT_CLASSES) or has_tree(instance.header) else None
 
-    def write(self, task: Task) -> Written:
+    def write(self, task: WriterTask) -> Written:
         """The content tree as JSON, and as text where `report.text` is set.
 
         Raises:
@@ -79,9 +79,9 @@ class ReportWriter:
         return Written(tuple(media), warnings=tuple(warnings))
 
 
-def _medium(path: Path, suffix: str, codec: str) -> Medium:
+def _medium(path: Path, suffix: str, codec: str) -> MediaFile:
     sealed = seal(path)
-    return Medium(
+    return MediaFile(
         file=path.name, suffix=suffix, kind=MediaType.REPORT, bytes=sealed.bytes, sha256=sealed.sha256, codec=codec
     )
 

@@ -10,23 +10,23 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from exporter.dicom.timing import Schedule, default_rate_warning, schedule_of
 from exporter.errors import EncodeFailed
-from exporter.outcome import MediaType, Medium, Rendering
-from exporter.settings import FramingSettings
-from exporter.timing import Schedule, default_rate_warning, schedule_of
-from exporter.writers.cine import is_cine, keeps_values, lossy_warning
-from exporter.writers.contract import InstancePart, Task, Written
-from exporter.writers.encoder import X264, Job, encode
-from exporter.writers.framing import Framing, framing_of
-from exporter.writers.jpeg_copy import CONTAINERS as JPEG_CONTAINERS
-from exporter.writers.jpeg_copy import bare_jpegs, same_jpegs, write_motion_jpeg
-from exporter.writers.pictures import peek, still_pictures, stream_pictures
-from exporter.writers.pixel_format import Converter
-from exporter.writers.plan import VideoPlan, container_of, framing_settings, plan_of
-from exporter.writers.presentation import pixel_aspect
-from exporter.writers.remux import is_moving, is_video_stream, remux, study
-from exporter.writers.sealing import seal
-from exporter.writers.verify import Witness, check_video
+from exporter.outcome import MediaFile, MediaType, Rendering
+from exporter.settings.settings import FramingSettings
+from exporter.writers.contract import InstancePart, WriterTask, Written
+from exporter.writers.durable_write import seal
+from exporter.writers.pictures.aspect_and_icc import pixel_aspect
+from exporter.writers.pictures.cine import is_cine, is_moving, is_video_stream, keeps_values, lossy_warning
+from exporter.writers.pictures.display_frames import peek, still_pictures, stream_pictures
+from exporter.writers.pictures.framing import Framing, framing_of
+from exporter.writers.video_parts.encoder import X264, encode
+from exporter.writers.video_parts.jpeg_copy import CONTAINERS as JPEG_CONTAINERS
+from exporter.writers.video_parts.jpeg_copy import bare_jpegs, same_jpegs, write_motion_jpeg
+from exporter.writers.video_parts.pixel_format import Converter
+from exporter.writers.video_parts.remux import probe_stream, remux
+from exporter.writers.video_parts.verify import FrameFingerprints, check_video
+from exporter.writers.video_parts.video_plan import EncodeJob, VideoPlan, container_of, framing_settings, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from exporter.dicom.instance import Instance
     from exporter.frames import Frames
-    from exporter.instance import Instance
-    from exporter.settings import MediaSettings
+    from exporter.settings.settings import MediaSettings
 
 SCORE = 50
 _SMALLEST_AV1 = 64
@@ -59,7 +59,7 @@ class VideoWriter:
             return None
         return SCORE if settings.video.untimed == "video" or is_cine(instance) else None
 
-    def write(self, task: Task) -> Written:
+    def write(self, task: WriterTask) -> Written:
         """Write the video.
 
         Raises:
@@ -95,18 +95,18 @@ class Shown:
     warnings: tuple[str, ...]
 
 
-def _stream_encoded(task: Task, framed: FramingSettings) -> Written:
+def _stream_encoded(task: WriterTask, framed: FramingSettings) -> Written:
     from exporter.frames import open_frames
 
     limits = task.settings.limits
     frames = open_frames(task.instance, limits)
     with frames.open_stream() as source:
-        found = study(task, source)
+        found = probe_stream(task, source)
     images = stream_pictures(frames, found.kind, found.rate, limits)
     return _encoded(task, Shown(frames, images, found.schedule, framed, found.warnings))
 
 
-def _encoded(task: Task, shown: Shown) -> Written:
+def _encoded(task: WriterTask, shown: Shown) -> Written:
     first, images = peek(shown.images)
     framing = framing_of(shown.framing, task.instance, shown.frames, first.shape, pixel_aspect(shown.frames))
     gray = first.ndim == 2 or framing.gray
@@ -117,8 +117,10 @@ def _encoded(task: Task, shown: Shown) -> Written:
         more = (*more, lossy_warning("video"))
     converter = Converter(plan.pix_fmt, rows, columns, gray=gray)
     schedule = shown.schedule.within(_MPEG4_TICKS) if plan.encoder == "mpeg4" else shown.schedule
-    job = Job(task.folder / "0.part", plan, converter, schedule, framing.aspect)
-    witness = Witness(shown.schedule.frames, converter.rows * converter.columns * 3, exact=plan.exact(gray=gray))
+    job = EncodeJob(task.folder / "0.part", plan, converter, schedule, framing.aspect)
+    witness = FrameFingerprints(
+        shown.schedule.frames, converter.rows * converter.columns * 3, exact=plan.exact(gray=gray)
+    )
     encode(job, (framing.apply(image) for image in images), witness)
     check_video(job, witness)
     medium = replace(
@@ -150,7 +152,7 @@ def _fitting(plan: VideoPlan, rows: int, columns: int) -> tuple[VideoPlan, tuple
     return replace(plan, encoder="libx264", options=(("crf", "17"),)), (warning,)
 
 
-def _copied(task: Task, frames: Frames, schedule: Schedule) -> Written | None:
+def _copied(task: WriterTask, frames: Frames, schedule: Schedule) -> Written | None:
     """The frames' own JPEGs as Motion JPEG; None where they are no baseline JPEGs that show the display values."""
     extension = plan_of(task.settings.video, gray=False).extension
     container = container_of(extension)
@@ -177,9 +179,9 @@ def _copied(task: Task, frames: Frames, schedule: Schedule) -> Written | None:
     )
 
 
-def _medium(path: Path, suffix: str, codec: str, schedule: Schedule, size: tuple[int, int]) -> Medium:
+def _medium(path: Path, suffix: str, codec: str, schedule: Schedule, size: tuple[int, int]) -> MediaFile:
     sealed = seal(path)
-    return Medium(
+    return MediaFile(
         file=path.name,
         suffix=suffix,
         kind=MediaType.VIDEO,
@@ -200,7 +202,7 @@ def _padding_warning(converter: Converter) -> tuple[str, ...]:
     return (f"padded to even size: {right} column(s) at the right, {bottom} row(s) at the bottom, by repetition",)
 
 
-def _noted(rendering: Rendering, converter: Converter, witness: Witness, framing: Framing) -> Rendering:
+def _noted(rendering: Rendering, converter: Converter, witness: FrameFingerprints, framing: Framing) -> Rendering:
     notes = [*framing.notes, f"stream: {converter.pix_fmt}, {converter.colours.name}"]
     if witness.exact:
         notes.append("decoded back: every pixel equal")

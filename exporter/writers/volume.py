@@ -1,11 +1,11 @@
 """Volumes: enhanced multi-frame CT, MR and PET, segmentations, RT doses and parametric maps to NIfTI or NRRD.
 
-Contract: an instance is a volume if its SOP class is one of `exporter.volumes.planes.VOLUME_CLASSES`, or it has still
-frames with functional groups, and its planes form regular grids; a cine (many frames at one place) and tiles of a slide
-are not, and stay with the other writers.
-Voxels are the stored values, read with the header's slope and intercept (NIfTI), or the real values where one slope
-cannot say it; nothing is resampled. Frames apart from the others (another stack, orientation, or beyond a gap) become
-further files. Repetitions (time points, echoes, ...) are the fourth axis, in the order of their dimension indices.
+Contract: an instance is a volume if its SOP class is one of `exporter.writers.volumes.planes.VOLUME_CLASSES`, or it has
+still frames with functional groups, and its planes form regular grids; a cine (many frames at one place) and tiles of a
+slide are not, and stay with the other writers. Voxels are the stored values, read with the header's slope and intercept
+(NIfTI), or the real values where one slope cannot say it; nothing is resampled. Frames apart from the others (another
+stack, orientation, or beyond a gap) become further files. Repetitions (time points, echoes, ...) are the fourth axis,
+in the order of their dimension indices.
 
 Must never: invent a slice (but for those that a segmentation left out because they are empty).
 """
@@ -16,18 +16,18 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import BadGeometry, ExportError, UnsupportedSyntax
-from exporter.outcome import MediaType, Medium
-from exporter.writers.cine import CINE_CLASSES, is_tiled
+from exporter.outcome import MediaFile, MediaType
 from exporter.writers.contract import InstancePart, Written
+from exporter.writers.pictures.cine import CINE_CLASSES, is_tiled
 
 if TYPE_CHECKING:
-    from exporter.instance import Instance
+    from exporter.dicom.instance import Instance
+    from exporter.dicom.pixels import PixelDescription
     from exporter.outcome import Rendering
-    from exporter.pixels import PixelDescription
-    from exporter.settings import MediaSettings
-    from exporter.volumes.build import Segments, Stored, VolumeFile
-    from exporter.volumes.planes import Kind, VolumeFrame
-    from exporter.writers.contract import Task
+    from exporter.settings.settings import MediaSettings
+    from exporter.writers.contract import WriterTask
+    from exporter.writers.volumes.build import Segments, Stored, VolumeFile
+    from exporter.writers.volumes.planes import VolumeFrame, VolumeKind
 
 SCORE: Final = 80
 """Above video, frames and image: what has the geometry of a volume is one."""
@@ -52,18 +52,18 @@ class VolumeWriter:
             return None
         return SCORE
 
-    def write(self, task: Task) -> Written:
+    def write(self, task: WriterTask) -> Written:
         """One file per regular grid of the instance's planes.
 
         Raises:
             BadGeometry: The planes form no volume.
             UnsupportedSyntax: A voxel type or a size that the format does not hold.
-            ExportError: As reading frames and `exporter.volumes.build` raise.
+            ExportError: As reading frames and `exporter.writers.volumes.build` raise.
             OutOfSpace: The disk is full.
         """
         from exporter.frames import open_frames
-        from exporter.volumes.build import Target, build, build_segmentation
-        from exporter.volumes.planes import Kind
+        from exporter.writers.volumes.build import VolumeTarget, build, build_segmentation
+        from exporter.writers.volumes.planes import VolumeKind
 
         instance, volume = task.instance, task.settings.volume
         kind = _kind(instance)
@@ -71,9 +71,9 @@ class VolumeWriter:
         if kind is None or pixels is None or pixels.samples != 1:
             raise UnsupportedSyntax("write volume: the instance is of no class that can be a volume")
         frames = _frames(instance, kind, pixels)
-        target = Target(task.folder, volume.format)
+        target = VolumeTarget(task.folder, volume.format)
         source = open_frames(instance, task.settings.limits)
-        if kind is Kind.SEGMENTATION:
+        if kind is VolumeKind.SEGMENTATION:
             files: tuple[VolumeFile, ...] = (build_segmentation(frames, source.stored(), target, _segments(instance)),)
         else:
             _check_stackable(frames, kind)
@@ -83,7 +83,7 @@ class VolumeWriter:
         return Written(media, rendering=_rendering(frames, kind), warnings=tuple(warnings))
 
 
-def _kind(instance: Instance) -> Kind | None:
+def _kind(instance: Instance) -> VolumeKind | None:
     """How the instance's planes are told; None where it cannot be a volume.
 
     Beside the classes that are volumes by their nature, any still frames with functional groups may be one (breast
@@ -92,7 +92,7 @@ def _kind(instance: Instance) -> Kind | None:
     Raises:
         ExportError: The description of the pixels contradicts itself.
     """
-    from exporter.volumes.planes import VOLUME_CLASSES, Kind
+    from exporter.writers.volumes.planes import VOLUME_CLASSES, VolumeKind
 
     known = VOLUME_CLASSES.get(instance.sop_class_uid)
     if known is not None or instance.sop_class_uid in CINE_CLASSES:
@@ -100,26 +100,26 @@ def _kind(instance: Instance) -> Kind | None:
     pixels = instance.pixels
     if pixels is None or pixels.frames < 2 or pixels.photometric == "PALETTE COLOR":
         return None
-    return Kind.ENHANCED if "PerFrameFunctionalGroupsSequence" in instance.header else None
+    return VolumeKind.ENHANCED if "PerFrameFunctionalGroupsSequence" in instance.header else None
 
 
-def _frames(instance: Instance, kind: Kind, pixels: PixelDescription) -> tuple[VolumeFrame, ...]:
-    from exporter.volumes.planes import frames_of
+def _frames(instance: Instance, kind: VolumeKind, pixels: PixelDescription) -> tuple[VolumeFrame, ...]:
+    from exporter.writers.volumes.planes import frames_of
 
     return frames_of(instance.header, kind, pixels.rows, pixels.columns, pixels.frames)
 
 
-def _check_stackable(frames: tuple[VolumeFrame, ...], kind: Kind) -> None:
+def _check_stackable(frames: tuple[VolumeFrame, ...], kind: VolumeKind) -> None:
     """Refuse planes that form no volume.
 
     Raises:
         BadGeometry: They are scattered, ambiguous, or all at one place (a cine).
     """
-    from exporter.geometry import grids, sparse_grid
-    from exporter.volumes.planes import Kind
+    from exporter.dicom.geometry import grids, sparse_grid
+    from exporter.writers.volumes.planes import VolumeKind
 
     planes = [frame.plane for frame in frames]
-    if kind is Kind.SEGMENTATION:
+    if kind is VolumeKind.SEGMENTATION:
         sparse_grid(planes)
         return
     found = grids(planes)
@@ -128,9 +128,9 @@ def _check_stackable(frames: tuple[VolumeFrame, ...], kind: Kind) -> None:
 
 
 def _segments(instance: Instance) -> Segments:
-    from exporter.elements import text_of
-    from exporter.volumes.build import Segments
-    from exporter.volumes.planes import slice_step
+    from exporter.dicom.elements import text_of
+    from exporter.writers.volumes.build import Segments
+    from exporter.writers.volumes.planes import slice_step
 
     header = instance.header
     named = text_of(header, "SegmentationType").upper()
@@ -147,7 +147,7 @@ def _segments(instance: Instance) -> Segments:
 
 
 def _range(pixels: PixelDescription) -> Stored:
-    from exporter.volumes.build import Stored
+    from exporter.writers.volumes.build import Stored
 
     if pixels.keyword != "PixelData":
         return Stored(-math.inf, math.inf)
@@ -155,24 +155,24 @@ def _range(pixels: PixelDescription) -> Stored:
     return Stored(-top if pixels.signed else 0, top - 1)
 
 
-def _rendering(frames: tuple[VolumeFrame, ...], kind: Kind) -> Rendering | None:
+def _rendering(frames: tuple[VolumeFrame, ...], kind: VolumeKind) -> Rendering | None:
     from exporter.outcome import Rendering
-    from exporter.volumes.planes import Kind
+    from exporter.writers.volumes.planes import VolumeKind
 
     if all(frame.scaling.is_identity for frame in frames):
         return None
-    source = {Kind.DOSE: "DoseGridScaling", Kind.PARAMETRIC_MAP: "RealWorldValueMappingSequence"}
+    source = {VolumeKind.DOSE: "DoseGridScaling", VolumeKind.PARAMETRIC_MAP: "RealWorldValueMappingSequence"}
     return Rendering(modality=source.get(kind, "RescaleSlope/Intercept"))
 
 
-def _medium(task: Task, file: VolumeFile, number: int | None) -> Medium:
-    from exporter.writers.sealing import writing
+def _medium(task: WriterTask, file: VolumeFile, number: int | None) -> MediaFile:
+    from exporter.writers.durable_write import writing
 
     columns, rows, slices, times = file.grid.shape
     suffix = task.settings.volume.format
     with writing("measuring a volume file"):
         size = (task.folder / file.file).stat().st_size
-    return Medium(
+    return MediaFile(
         file=file.file,
         suffix=f".{suffix}" if number is None else f".{number}.{suffix}",
         kind=MediaType.VOLUME,

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from exporter.errors import VerifyFailed
-from exporter.outcome import MediaType, Medium
+from exporter.outcome import MediaFile, MediaType
 from exporter.writers.contract import InstancePart, Written
-from exporter.writers.drawing import draw, lay_out
-from exporter.writers.multiplex import groups_of, has_waveform
-from exporter.writers.sealing import seal, write_new, writing
-from listener.printable import csv_text
+from exporter.writers.durable_write import seal, write_new, writing
+from exporter.writers.waveform_parts.drawing import draw, lay_out
+from exporter.writers.waveform_parts.waveform_groups import groups_of, has_waveform
+from listener.foundation.text import csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from exporter.instance import Instance
-    from exporter.settings import MediaSettings
-    from exporter.writers.contract import Task
-    from exporter.writers.multiplex import Group
+    from exporter.dicom.instance import Instance
+    from exporter.settings.settings import MediaSettings
+    from exporter.writers.contract import WriterTask
+    from exporter.writers.waveform_parts.waveform_groups import WaveformGroup
 
 SCORE: Final = 60
 _ROWS: Final = 8192
@@ -51,7 +51,7 @@ class WaveformWriter:
         del settings
         return SCORE if has_waveform(instance) else None
 
-    def write(self, task: Task) -> Written:
+    def write(self, task: WriterTask) -> Written:
         """A CSV, and a drawing where wanted, of every multiplex group.
 
         Raises:
@@ -61,7 +61,7 @@ class WaveformWriter:
         """
         wanted = task.settings.waveform
         groups = groups_of(task.instance)
-        media: list[Medium] = []
+        media: list[MediaFile] = []
         warnings: list[str] = []
         for number, group in enumerate(groups, 1):
             base = "" if len(groups) == 1 else f".{number}"
@@ -78,9 +78,9 @@ class WaveformWriter:
         return Written(tuple(media), warnings=tuple(dict.fromkeys(warnings)))
 
 
-def _medium(path: Path, group: Group, suffix: str, codec: str) -> Medium:
+def _medium(path: Path, group: WaveformGroup, suffix: str, codec: str) -> MediaFile:
     sealed = seal(path)
-    return Medium(
+    return MediaFile(
         file=path.name,
         suffix=suffix,
         kind=MediaType.WAVEFORM,
@@ -91,13 +91,13 @@ def _medium(path: Path, group: Group, suffix: str, codec: str) -> Medium:
     )
 
 
-def _table(path: Path, group: Group, base: str) -> Medium:
+def _table(path: Path, group: WaveformGroup, base: str) -> MediaFile:
     write_new(path, _lines(group))
     _verify(path, group)
     return _medium(path, group, f"{base}.csv", "csv")
 
 
-def _columns(group: Group) -> list[tuple[str, int, bool]]:
+def _columns(group: WaveformGroup) -> list[tuple[str, int, bool]]:
     """Name, channel, and whether it is a time, of each column."""
     columns = [("time_s", -1, True)]
     for index, channel in enumerate(group.channels):
@@ -108,7 +108,7 @@ def _columns(group: Group) -> list[tuple[str, int, bool]]:
     return columns
 
 
-def _lines(group: Group) -> Iterator[bytes]:
+def _lines(group: WaveformGroup) -> Iterator[bytes]:
     columns = _columns(group)
     yield (",".join(_cell(name) for name, _, _ in columns) + "\n").encode()
     for start in range(0, len(group.raw), _ROWS):
@@ -117,7 +117,7 @@ def _lines(group: Group) -> Iterator[bytes]:
         yield ("\n".join(map(",".join, zip(*texts, strict=True))) + "\n").encode("ascii")
 
 
-def _values(group: Group, channel: int, start: int, stop: int, *, time: bool) -> NDArray[np.float64]:
+def _values(group: WaveformGroup, channel: int, start: int, stop: int, *, time: bool) -> NDArray[np.float64]:
     if not time:
         return group.physical(channel, start, stop)
     return group.times(None if channel < 0 else channel, start, stop)
@@ -134,7 +134,7 @@ def _cell(text: str) -> str:
     return '"' + cell.replace('"', '""') + '"' if any(mark in cell for mark in '",') else cell
 
 
-def _verify(path: Path, group: Group) -> None:
+def _verify(path: Path, group: WaveformGroup) -> None:
     """Read the table with another reader and compare every number."""
     columns = _columns(group)
     with writing("reading a table back"), path.open(newline="", encoding="utf-8") as file:

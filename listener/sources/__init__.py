@@ -1,11 +1,18 @@
-"""The ways in: one package per way, and the list of those that a configuration asks for."""
+"""The ways in: one package per way, and the list of those that a configuration asks for.
+
+contract  what a source is given, and what it does
+dimse     C-STORE and C-ECHO
+dicomweb  STOW-RS
+orthanc   Orthanc servers that are polled
+watch     watched folders
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from listener.settings import ListenerSettings
+    from listener.settings.listener import ListenerSettings
     from listener.sources.contract import Source, Surroundings
 
 

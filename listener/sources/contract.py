@@ -13,14 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from listener.counters import Counters
-    from listener.settings import ListenerSettings
-    from listener.space import RoomSign
-    from listener.spool import Spool
-
-
-class SourceUnusable(Exception):
-    """The source cannot start: what is in the way and what to do, in one sentence."""
+    from listener.foundation.counters import Counters
+    from listener.settings.listener import ListenerSettings
+    from listener.spool.space import SpaceSignal
+    from listener.spool.spool import Spool
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +24,7 @@ class Surroundings:
     """What every source gets."""
 
     spool: Spool
-    space: RoomSign
+    space: SpaceSignal
     counters: Counters
     state: Path
     """Folder in which a source may remember how far it is, below a name of its own; it may not be there yet."""

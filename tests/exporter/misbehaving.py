@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import OutOfSpace, Reason, SkipReason, StorageUnavailable
-from exporter.outcome import Exported, Failed, Identity, MediaType, Medium, Outcome, Skipped
+from exporter.outcome import Exported, Failed, InstanceIdentity, MediaFile, MediaType, Outcome, Skipped
 
 if TYPE_CHECKING:
-    from exporter.job import Ask, Export, Job
+    from exporter.work.protocol import Ask, Export, WorkerJob
 
 KEPT: list[bytes] = []
 
 
-def identity(content: str = "c") -> Identity:
+def identity(content: str = "c") -> InstanceIdentity:
     """An identity with that content."""
-    return Identity("1.2.840.10008.5.1.4.1.1.7", "1.2.3", "1.2", "1.2.1", content)
+    return InstanceIdentity("1.2.840.10008.5.1.4.1.1.7", "1.2.3", "1.2", "1.2.1", content)
 
 
 def prepare(settings: dict[str, Any]) -> Export:
@@ -35,7 +35,7 @@ def prepare(settings: dict[str, Any]) -> Export:
     return export
 
 
-def export(job: Job, ask: Ask) -> Outcome:  # noqa: PLR0911 - one for each word
+def export(job: WorkerJob, ask: Ask) -> Outcome:  # noqa: PLR0911 - one for each word
     """Do what the file's name says."""
     word = Path(job.path).name.partition(".")[0]
     ask(identity(word))
@@ -106,15 +106,15 @@ def _kill_the_other(folder: Path) -> None:
         time.sleep(0.01)
 
 
-def written(job: Job) -> Exported:
+def written(job: WorkerJob) -> Exported:
     """One small file of the input's own bytes."""
     data = Path(job.path).read_bytes()
     (Path(job.folder) / "0.part").write_bytes(data)
-    medium = Medium("0.part", ".png", MediaType.IMAGE, len(data), "0" * 64, "png")
+    medium = MediaFile("0.part", ".png", MediaType.IMAGE, len(data), "0" * 64, "png")
     return Exported(identity("export"), (medium,), "{}", "1" * 64, "2" * 64)
 
 
-def vanishing(job: Job) -> Exported:
+def vanishing(job: WorkerJob) -> Exported:
     """The same, once the folder that the file `vanish` names has been taken away, if there is that file."""
     root = Path(job.path).parents[1]
     order = root / "vanish"

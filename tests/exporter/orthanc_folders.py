@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import pydicom
 
-from exporter.backfilling import Target
-from exporter.feeding import Tally
-from exporter.readers.orthanc.storage import Request, opened_storage
-from exporter.settings import Settings
+from exporter.inputs.backfill import ExportTarget
+from exporter.inputs.feed import Progress
+from exporter.inputs.orthanc_storage.storage import StorageRequest, opened_storage
+from exporter.settings.settings import Settings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exporter.engine import Published
-    from exporter.readers.orthanc.stored import Noticed
+    from exporter.inputs.orthanc_storage.stored import Noticed
+    from exporter.work.engine import PublishedResult
 
 COLUMNS = (
     "id INTEGER, fileType INTEGER, uuid TEXT, compressedSize INTEGER, uncompressedSize INTEGER, compressionType INTEGER"
@@ -87,8 +87,8 @@ class Handmade:
 class Done:
     """What one run did."""
 
-    tally: Tally
-    results: dict[str, Published]
+    tally: Progress
+    results: dict[str, PublishedResult]
     noticed: Noticed
     remarks: str
     warnings: str
@@ -101,9 +101,9 @@ class Done:
 
 def run(folder: Path, output: Path, *, index: Path | None = None, without_index: bool = False, **sections: Any) -> Done:
     """One whole run over a storage folder."""
-    tally = Tally()
-    target = Target(output, Settings.model_validate(sections), workers=0)
-    with opened_storage(Request(folder, index, without_index), target, list_orphans=True) as storage:
+    tally = Progress()
+    target = ExportTarget(output, Settings.model_validate(sections), workers=0)
+    with opened_storage(StorageRequest(folder, index, without_index), target, list_orphans=True) as storage:
         results = {one.work.name: one for one in storage.export(target, tally, threading.Event())}
         remarks = "\n".join(storage.remarks(output))
         return Done(tally, results, storage.reader.noticed, remarks, "\n".join(storage.warnings))

@@ -19,7 +19,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from exporter.elements import quiet_reading
+from exporter.dicom.elements import quiet_reading
 from exporter.errors import Reason, SkipReason
 from tests.faults.daemons import SMALL_MARKS, daemons, run
 from tests.faults.invariants import media_files, opens, raw_lines
@@ -323,8 +323,8 @@ def _offered(port: int, path: Path) -> str | None:
 
 def walk_row(count: int) -> Row:
     """The listener's walk over mutated data sets: it never raises, and pieces make no difference."""
-    from listener.sources.dimse.syntaxes import encoding_of
-    from listener.sources.dimse.walk import Walk
+    from listener.intake.transfer_syntaxes import encoding_of
+    from listener.intake.walk import DataSetScanner
 
     violations: list[str] = []
     faults: collections.Counter[str] = collections.Counter()
@@ -338,7 +338,7 @@ def walk_row(count: int) -> Row:
         body = memoryview(data)[_data_set(data) :]
         results = []
         for pieces in (1 << 20, rng.choice((1, 3, 7, 64)) if len(body) < 5000 else 997):
-            walk = Walk(encoding, max_depth=64, max_elements=100_000)
+            walk = DataSetScanner(encoding, max_depth=64, max_elements=100_000)
             one = time.monotonic()
             try:
                 for at in range(0, len(body), pieces):

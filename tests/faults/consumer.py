@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
-from listener.spool import Spool, SpoolItem
+from listener.spool.spool import Spool, SpoolItem
 from tests.faults.invariants import uid_in
 from tests.faults.numbered import look_at
 

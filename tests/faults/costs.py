@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 from typing import TYPE_CHECKING, Final
 
-from exporter.settings import LimitSettings
+from exporter.settings.settings import LimitSettings
 from tests.faults.report import Row, Scale, attempt
 from tests.product.costing import costs_of
 from tests.product.hostile import costly_files, hostile_files, write_hostile_files

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from listener.spool import Spool
+from listener.spool.spool import Spool
 from tests.faults.crash_points import send
 from tests.faults.daemons import ONE_PROCESS, Daemons, Keeper, Late, daemons, wait_for
 from tests.faults.instances import instance

@@ -15,9 +15,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from exporter.ledger import Ledger, LedgerUnusable
-from exporter.ledger.types import FINAL
-from listener.spool import Spool
+from exporter.results.ledger import Ledger, LedgerUnusable
+from exporter.results.ledger.types import FINAL
+from listener.spool.spool import Spool
 from tests.faults.daemons import Late, daemons, wait_for
 from tests.faults.disks import disk
 from tests.faults.instances import instance

@@ -11,8 +11,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from listener.quarantine import REPORT_SUFFIX
-from listener.spoolnames import NAME
+from listener.spool.names import NAME
+from listener.spool.quarantine import REPORT_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

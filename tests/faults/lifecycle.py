@@ -11,7 +11,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from listener.spool import Spool
+from listener.spool.spool import Spool
 from tests.faults.daemons import SMALL_MARKS, Daemons, Footprint, Late, daemons, wait_for
 from tests.faults.instances import instance
 from tests.faults.invariants import check_settled, raw_lines, whole_spool_files

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from listener.spoolnames import NAME
+from listener.spool.names import NAME
 from tests.faults.daemons import SMALL_MARKS, Footprint, daemons, wait_for
 from tests.faults.recording import ASSOCIATE_AC, HEADER, P_DATA, BadAnswer, field_in, read_pdu, sessions, status_in
 from tests.faults.report import Row, Scale, attempt

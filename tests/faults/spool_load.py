@@ -14,7 +14,7 @@ import sys
 import threading
 from pathlib import Path
 
-from listener.spool import Spool, SpoolWriteFailed
+from listener.spool.spool import Spool, SpoolWriteFailed
 
 SIZES = (500, 5_000, 20_000, 200_000) * 4 + (20_000_000,)
 """The largest is flushed while it arrives."""

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 GROUPS: Final = (
-    ("F01-F28 network", "hostile peers against the listener", ("tests/listener/sources/test_hostile_peers.py",)),
-    ("F24, F26 TLS", "listener", ("tests/listener/sources/test_tls.py",)),
+    ("F01-F28 network", "hostile peers against the listener", ("tests/listener/sources/dimse/test_hostile_peers.py",)),
+    ("F24, F26 TLS", "listener", ("tests/listener/network/test_tls.py",)),
     ("F30-F45 hostile files", "backfill and live", ("tests/product/test_hostile.py",)),
     ("F55 kill -9 at random", "listener, exporter, worker", ("tests/product/test_kills.py",)),
     ("F58 metadata file harmed", "appender", ("tests/exporter/metadata",)),
     (
         "F59, F67 ledger harmed",
         "ledger, reconcile",
-        ("tests/exporter/test_ledger.py", "tests/exporter/test_reconcile.py"),
+        ("tests/exporter/results/test_ledger.py", "tests/exporter/results/test_reconcile.py"),
     ),
-    ("F60, F61 workers", "supervision", ("tests/exporter/test_workers.py",)),
-    ("F80-F82 logs", "both daemons", ("tests/listener/test_logs.py",)),
+    ("F60, F61 workers", "supervision", ("tests/exporter/work/test_supervisor.py",)),
+    ("F80-F82 logs", "both daemons", ("tests/listener/foundation/test_logs.py",)),
 )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from listener.spool import Spool
+from listener.spool.spool import Spool
 from tests.faults import (
     bad_dicom,
     connects,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import exporter
-from exporter.settings import Settings
+from exporter.settings.settings import Settings
 from tests.fidelity import decoders
 
 if TYPE_CHECKING:

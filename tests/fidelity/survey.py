@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 import exporter
-from exporter.settings import Settings
+from exporter.settings.settings import Settings
 from tests.fidelity import decoders, reference
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from listener.daemon import ListenerDaemon
-from listener.settings import DataFolder, ListenerSettings
+from listener.settings.listener import DataFolder, ListenerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

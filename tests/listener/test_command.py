@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from listener.counters import read_counters
+from listener.foundation.counters import read_counters
 from tests.listener.requestor import Requestor, data_set, eventually, pdu, pdv
 
 if TYPE_CHECKING:

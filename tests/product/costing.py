@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from exporter.settings import LimitSettings
+    from exporter.settings.settings import LimitSettings
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,11 +57,11 @@ def costs_of(paths: Iterable[Path], limits: LimitSettings) -> list[Cost]:
 
 def main(paths: list[str]) -> None:
     """Export each file and say what it cost."""
-    from exporter import pipeline
-    from exporter.cpulimit import limit_cpu
-    from exporter.job import Job
-    from exporter.session import worker_settings
-    from exporter.settings import Settings
+    from exporter.services.context import worker_settings
+    from exporter.settings.settings import Settings
+    from exporter.work import pipeline
+    from exporter.work.protocol import WorkerJob
+    from listener.foundation.cpu_limit import limit_cpu
 
     settings = Settings()
     export = pipeline.prepare(worker_settings(settings))
@@ -69,7 +69,7 @@ def main(paths: list[str]) -> None:
         limit_cpu(settings.limits.allowed_cpu_s(Path(path).stat().st_size))
         with tempfile.TemporaryDirectory() as folder:
             before = time.process_time()
-            outcome = export(Job(path, folder, ask=False), lambda _: None)
+            outcome = export(WorkerJob(path, folder, ask=False), lambda _: None)
             cpu_s = time.process_time() - before
         print(json.dumps([cpu_s, getattr(outcome, "reason", outcome.status)]), flush=True)  # noqa: T201 - the answer
 

@@ -11,7 +11,7 @@ from pynetdicom import AE, _config
 from pynetdicom.presentation import build_context
 
 from exporter.errors import Reason, SkipReason
-from exporter.settings import LimitSettings
+from exporter.settings.settings import LimitSettings
 from tests.product.costing import costs_of
 from tests.product.hostile import costly_files, write_hostile_files
 from tests.product.running import Product, run

@@ -8,6 +8,11 @@ JPEG-LS), tiles, tile-parts and packets (JPEG 2000, HTJ2K), and the parts of a c
 Must never: decode, trust a length beyond the bytes that are there, or refuse what the codec's standard permits.
 
 Modules: `jpeg` (JPEG, JPEG-LS), `jpeg_2000` (tiles and tile-parts), `packets` (packets of one tile), `jpeg_xl`.
+
+    jpeg       scans and restart intervals
+    jpeg_2000  tiles and tile-parts
+    packets    packets of JPEG 2000 tiles
+    jpeg_xl    boxes and sections
 """
 
 from __future__ import annotations

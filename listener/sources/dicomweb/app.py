@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
+from listener.intake.reception import is_valid_uid
 from listener.sources.dicomweb import response
 from listener.sources.dicomweb.authorization import CHALLENGE, Token
 from listener.sources.dicomweb.intake import DICOM, Intake, TooManyInstances
 from listener.sources.dicomweb.multipart import Malformed, media_type
-from listener.sources.dicomweb.part10 import Answer, Terms
-from listener.sources.dimse.storage import is_valid_uid
-from listener.space import Room
+from listener.sources.dicomweb.part10 import Answer, UploadTerms
+from listener.spool.space import SpaceLevel
 
 if TYPE_CHECKING:
-    from listener.settings import ListenerSettings
+    from listener.settings.listener import ListenerSettings
     from listener.sources.contract import Surroundings
 
 Scope = MutableMapping[str, Any]
@@ -68,7 +68,7 @@ class ClientGone(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class StorePolicy:
     """What the settings say, with every file they name read."""
 
     settings: ListenerSettings
@@ -78,7 +78,7 @@ class Policy:
 class StoreApp:
     """The application."""
 
-    def __init__(self, policy: Policy, surroundings: Surroundings) -> None:
+    def __init__(self, policy: StorePolicy, surroundings: Surroundings) -> None:
         self.policy = policy
         """Replaced as a whole at a reload; requests under way keep theirs."""
         self._surroundings = surroundings
@@ -112,7 +112,7 @@ class StoreApp:
         request.authorize()
         boundary, request.media_type = request.negotiate()
         self._find_room()
-        terms = Terms(self._surroundings, request.policy.settings.listener, study)
+        terms = UploadTerms(self._surroundings, request.policy.settings.listener, study)
         try:
             intake = Intake(boundary, terms, request.policy.settings.dicomweb.limits.max_instances)
         except Malformed as error:
@@ -136,7 +136,7 @@ class StoreApp:
     def _find_room(self) -> None:
         """Refuse what cannot be taken now (PS3.18 8.5: 503 where out of resources)."""
         space = self._surroundings.space
-        if space.state is not Room.ENOUGH or space.queue_full:
+        if space.state is not SpaceLevel.ENOUGH or space.queue_full:
             raise Refusal(503, "out of resources: storage", (("retry-after", str(RETRY_ROOM_S)),))
 
     async def _wait_for_turn(self) -> None:
@@ -190,7 +190,7 @@ class StoreApp:
 class _Request:
     """One request: what its header says, its body within its deadlines, and the answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, policy: Policy) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, policy: StorePolicy) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send

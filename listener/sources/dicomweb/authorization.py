@@ -12,7 +12,7 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING, Final
 
-from listener.sources.contract import SourceUnusable
+from listener.foundation.errors import SourceUnusable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from listener.sources.dicomweb import situations
 from listener.sources.dicomweb.multipart import Malformed, Multipart, media_type
-from listener.sources.dicomweb.part10 import Terms, Upload
+from listener.sources.dicomweb.part10 import Upload, UploadTerms
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from listener.intake.store_status import StoreStatus
     from listener.sources.dicomweb.part10 import Answer
-    from listener.sources.dimse.statuses import Situation
 
 DICOM: Final = "application/dicom"
 MOST_KEPT: Final = 16
@@ -33,7 +33,7 @@ class TooManyInstances(Exception):
 class Intake:
     """Takes the parts of one body; its methods are called one after the other, from any thread."""
 
-    def __init__(self, boundary: str, terms: Terms, most: int) -> None:
+    def __init__(self, boundary: str, terms: UploadTerms, most: int) -> None:
         self._terms = terms
         self._most = most
         self._multipart = Multipart(boundary, self)
@@ -74,7 +74,7 @@ class Intake:
 
     # -- what `Multipart` tells --------------------------------------------------------------------------------------
 
-    def begin(self, header: Mapping[str, str]) -> None:
+    def begin_part(self, header: Mapping[str, str]) -> None:
         """A part begins."""
         if len(self.answers) >= self._most:
             raise TooManyInstances
@@ -86,7 +86,7 @@ class Intake:
         assert self._upload is not None  # noqa: S101 - `begin` comes first
         self._upload.write(piece)
 
-    def end(self) -> None:
+    def end_part(self) -> None:
         """The part is complete."""
         assert self._upload is not None  # noqa: S101 - `begin` comes first
         upload, self._upload = self._upload, None
@@ -97,7 +97,7 @@ class Intake:
             upload.discard()
 
 
-def _refusal(header: Mapping[str, str]) -> Situation | None:
+def _refusal(header: Mapping[str, str]) -> StoreStatus | None:
     """Why a part cannot be an instance; a part that does not say what it is, is one like the others."""
     encodings = {header.get(name, "").lower() for name in ("content-transfer-encoding", "content-encoding")}
     if not encodings <= PLAIN_ENCODINGS:

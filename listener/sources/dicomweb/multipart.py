@@ -35,14 +35,14 @@ class Malformed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class MediaType:
+class ContentType:
     """A media type with its parameters (RFC 9110 8.3.1); names in lower case."""
 
     name: str
     parameters: Mapping[str, str]
 
 
-def media_type(value: str) -> MediaType:
+def media_type(value: str) -> ContentType:
     """Read the value of a Content-Type.
 
     Raises:
@@ -63,13 +63,13 @@ def media_type(value: str) -> MediaType:
             if name in parameters:
                 raise Malformed("a parameter of a Content-Type is given twice")
             parameters[name] = re.sub(r"\\(.)", r"\1", one[2]) if one[2] is not None else one[3]
-    return MediaType(found[1].lower(), parameters)
+    return ContentType(found[1].lower(), parameters)
 
 
 class Parts(Protocol):
     """Whoever takes the parts."""
 
-    def begin(self, header: Mapping[str, str]) -> None:
+    def begin_part(self, header: Mapping[str, str]) -> None:
         """A part begins; names of its header are in lower case."""
         ...
 
@@ -77,7 +77,7 @@ class Parts(Protocol):
         """Bytes of the part."""
         ...
 
-    def end(self) -> None:
+    def end_part(self) -> None:
         """The part is complete."""
         ...
 
@@ -173,7 +173,7 @@ class Multipart:
                 if len(buffer) - position > LONGEST_HEADER:
                     raise Malformed(f"the header of a part is longer than {LONGEST_HEADER} bytes")
                 return 0
-        self._parts.begin(_fields(buffer[position:end]))
+        self._parts.begin_part(_fields(buffer[position:end]))
         self._state = _State.BODY
         return end + length - position
 
@@ -184,7 +184,7 @@ class Multipart:
             self._parts.data(memoryview(buffer)[position:end])
         if found < 0:
             return end - position
-        self._parts.end()
+        self._parts.end_part()
         self._state = _State.BOUNDARY
         return found + len(self._delimiter) - position
 

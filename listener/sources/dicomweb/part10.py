@@ -1,7 +1,7 @@
 """One uploaded instance: a DICOM file (PS3.10) on its way into the spool, judged like one that came by C-STORE.
 
 Contract: the bytes go to the spool as they came; beside that, the file meta information is read for the transfer
-syntax and the UIDs, and the data set is walked over. `Upload.finish` ends in exactly one `Situation`, success only
+syntax and the UIDs, and the data set is walked over. `Upload.finish` ends in exactly one `StoreStatus`, success only
 once the spool has committed. Trouble with the spool becomes a situation: nothing here raises for it.
 
 A file is made in the spool once the file meta information is complete: a part that is no DICOM file costs no disk,
@@ -17,19 +17,19 @@ import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from listener.intake import store_status
+from listener.intake.reception import StoreIdentity, failed, judge, keep_data_set
+from listener.intake.transfer_syntaxes import DEFLATED, EXPLICIT_LITTLE, encoding_of, is_storage
+from listener.intake.walk import LONG_VRS, SHORT_VRS, DataSetScanner
 from listener.sources.dicomweb import situations
-from listener.sources.dimse import statuses
-from listener.sources.dimse.storage import Identity, failed, judge, keep
-from listener.sources.dimse.syntaxes import DEFLATED, EXPLICIT_LITTLE, encoding_of, is_storage
-from listener.sources.dimse.walk import LONG_VRS, SHORT_VRS, Walk
-from listener.space import Room
-from listener.spool import SpoolWriteFailed
+from listener.spool.space import SpaceLevel
+from listener.spool.spool import SpoolWriteFailed
 
 if TYPE_CHECKING:
-    from listener.settings import ListenerSection
+    from listener.intake.store_status import StoreStatus
+    from listener.settings.listener import ListenerSection
     from listener.sources.contract import Surroundings
-    from listener.sources.dimse.statuses import Situation
-    from listener.spool import Incoming
+    from listener.spool.spool import Incoming
 
 PREFIX_BYTES: Final = 132
 LONGEST_META: Final = 65_536
@@ -44,20 +44,20 @@ _ELEMENT: Final = struct.Struct("<HH2sH")
 class Answer:
     """What became of one instance."""
 
-    situation: Situation
+    situation: StoreStatus
     sop_class_uid: str
     sop_instance_uid: str
     """Both as they were sent, as far as they are known; else empty."""
     size_bytes: int
 
 
-class FileMeta:
+class UploadFileMeta:
     """The preamble, the prefix and group 0002, read while they arrive (PS3.10 7.1)."""
 
     def __init__(self) -> None:
         self._held = bytearray()
         self._at = PREFIX_BYTES
-        self.fault: Situation | None = None
+        self.fault: StoreStatus | None = None
         self.is_complete = False
         self.values: dict[int, bytes] = {}
         """Values of UI elements of group 0002."""
@@ -109,7 +109,7 @@ class FileMeta:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class UploadTerms:
     """What holds for all instances of one request."""
 
     surroundings: Surroundings
@@ -121,7 +121,7 @@ class Terms:
 class Upload:
     """One instance on its way."""
 
-    def __init__(self, terms: Terms, refusal: Situation | None = None, *, keeps_malformed: bool = True) -> None:
+    def __init__(self, terms: UploadTerms, refusal: StoreStatus | None = None, *, keeps_malformed: bool = True) -> None:
         """Begin with no bytes.
 
         Args:
@@ -133,8 +133,8 @@ class Upload:
         self._keeps_malformed = keeps_malformed
         self._held: list[bytes] = []
         """The bytes, until there is a file for them."""
-        self._meta = FileMeta()
-        self._walk: Walk | None = None
+        self._meta = UploadFileMeta()
+        self._walk: DataSetScanner | None = None
         self._inflate: _Inflated | None = None
         self._situation = refusal or _no_room(terms.surroundings)
         self._incoming: Incoming | None = None
@@ -152,7 +152,7 @@ class Upload:
         if self._situation is not None:
             return
         if self.size_bytes > self._terms.settings.limits.max_instance_bytes:
-            self._give_up(statuses.TOO_LARGE)
+            self._give_up(store_status.TOO_LARGE)
             return
         if self._incoming is not None:
             self._write([piece])
@@ -192,7 +192,7 @@ class Upload:
             self.discard()
         if self._incoming is not None:
             try:
-                keep(self._terms.surroundings.spool, self._incoming, self._situation, self._walk)
+                keep_data_set(self._terms.surroundings.spool, self._incoming, self._situation, self._walk)
             except SpoolWriteFailed as error:
                 self._situation = failed(error)
             self._incoming = None
@@ -205,7 +205,7 @@ class Upload:
             self._incoming.discard()
             self._incoming = None
 
-    def _give_up(self, situation: Situation) -> None:
+    def _give_up(self, situation: StoreStatus) -> None:
         self.discard()
         self._situation = situation
 
@@ -229,13 +229,13 @@ class Upload:
         limits = self._terms.settings.limits
         bounds = {"max_depth": limits.max_depth, "max_elements": limits.max_elements}
         if encoding is not None:
-            self._walk = Walk(encoding, **bounds, study=True)
+            self._walk = DataSetScanner(encoding, **bounds, study=True)
         elif syntax == DEFLATED:
             explicit = encoding_of(EXPLICIT_LITTLE)
             assert explicit is not None  # noqa: S101 - the table has it
-            self._inflate = _Inflated(Walk(explicit, **bounds, study=True))
+            self._inflate = _Inflated(DataSetScanner(explicit, **bounds, study=True))
 
-    def _judge(self) -> Situation:
+    def _judge(self) -> StoreStatus:
         if self._meta.fault is not None:
             return self._meta.fault
         if not self._meta.is_complete:
@@ -246,25 +246,25 @@ class Upload:
         if not is_storage(_text(said.sop_class_uid)):
             return situations.CLASS_NOT_SUPPORTED
         situation = judge(self._walk, said, self._terms.settings)
-        if situation is statuses.MISMATCH:
+        if situation is store_status.MISMATCH:
             # Nobody announced the instance, as a command does: its own careless file meta information differs.
-            situation = statuses.MISMATCH_ACCEPTED
+            situation = store_status.MISMATCH_ACCEPTED
         wanted = self._terms.study_instance_uid
         if situation.is_success and wanted is not None and self._study() != wanted:
             return situations.OTHER_STUDY
         return situation
 
-    def _looked(self) -> Walk | None:
+    def _looked(self) -> DataSetScanner | None:
         return self._walk if self._walk is not None or self._inflate is None else self._inflate.walk
 
-    def _identity(self, *, of_data_set: bool = False) -> Identity:
+    def _identity(self, *, of_data_set: bool = False) -> StoreIdentity:
         """What the instance is: by the file meta information, or by the data set; by the other where one is silent."""
         walk, meta = self._looked(), self._meta.values
         pairs = [(meta.get(0x0002), meta.get(0x0003))]
         if walk is not None:
             pairs.insert(0 if of_data_set else 1, (walk.sop_class_uid, walk.sop_instance_uid))
         classes, instances = zip(*pairs, strict=True)
-        return Identity(next(filter(None, classes), None), next(filter(None, instances), b""))
+        return StoreIdentity(next(filter(None, classes), None), next(filter(None, instances), b""))
 
     def _study(self) -> bytes | None:
         walk = self._looked()
@@ -274,7 +274,7 @@ class Upload:
 class _Inflated:
     """The beginning of a deflated data set (PS3.5 A.5), for its UIDs alone."""
 
-    def __init__(self, walk: Walk) -> None:
+    def __init__(self, walk: DataSetScanner) -> None:
         self.walk = walk
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         self._left = MOST_INFLATED
@@ -294,10 +294,10 @@ class _Inflated:
         self.walk.feed(memoryview(inflated))
 
 
-def _no_room(surroundings: Surroundings) -> Situation | None:
-    if surroundings.space.state is not Room.ENOUGH:
-        return statuses.OUT_OF_SPACE
-    return statuses.QUEUE_FULL if surroundings.space.queue_full else None
+def _no_room(surroundings: Surroundings) -> StoreStatus | None:
+    if surroundings.space.state is not SpaceLevel.ENOUGH:
+        return store_status.OUT_OF_SPACE
+    return store_status.QUEUE_FULL if surroundings.space.queue_full else None
 
 
 def _text(uid: bytes | None) -> str:

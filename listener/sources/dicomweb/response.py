@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any, Final
 from xml.sax.saxutils import escape
 
-from listener.sources.dimse import statuses
+from listener.intake import store_status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 JSON: Final = "application/dicom+json"
 XML: Final = "application/dicom+xml"
-OF_RESOURCES: Final = frozenset({statuses.OUT_OF_SPACE, statuses.STORAGE_FAILED, statuses.QUEUE_FULL})
+OF_RESOURCES: Final = frozenset({store_status.OUT_OF_SPACE, store_status.STORAGE_FAILED, store_status.QUEUE_FULL})
 """Failures that are ours and may pass."""
 _KEYWORDS: Final = {
     "00081150": "ReferencedSOPClassUID",
@@ -39,7 +39,7 @@ def http_status(answers: Sequence[Answer]) -> int:
     """The status for the whole request (PS3.18 Table 10.5.3-1 and 8.5)."""
     if not answers:
         return 400
-    if all(answer.situation is statuses.SUCCESS for answer in answers):
+    if all(answer.situation is store_status.SUCCESS for answer in answers):
         return 200
     if any(answer.situation.is_success for answer in answers):
         return 202

@@ -8,41 +8,41 @@ from __future__ import annotations
 
 from typing import Final
 
-from listener.sources.dimse import statuses
-from listener.sources.dimse.statuses import Kept, Situation
+from listener.intake import store_status
+from listener.intake.store_status import Disposition, StoreStatus
 
-NOT_PART_10: Final = Situation(
-    0xC000, "not_part_10", "Cannot understand: no DICOM file", Kept.QUARANTINE, "PS3.10 7.1", reason="not_dicom"
+NOT_PART_10: Final = StoreStatus(
+    0xC000, "not_part_10", "Cannot understand: no DICOM file", Disposition.QUARANTINE, "PS3.10 7.1", reason="not_dicom"
 )
-BAD_META: Final = Situation(
+BAD_META: Final = StoreStatus(
     0xC000,
     "bad_file_meta",
     "Cannot understand: file meta information",
-    Kept.QUARANTINE,
+    Disposition.QUARANTINE,
     "PS3.10 7.1",
     reason="unreadable",
 )
-OTHER_STUDY: Final = Situation(
-    0xC409, "other_study", "Study Instance UID is not that of the address", Kept.NOWHERE, "PS3.18 10.5.1"
+OTHER_STUDY: Final = StoreStatus(
+    0xC409, "other_study", "Study Instance UID is not that of the address", Disposition.NOWHERE, "PS3.18 10.5.1"
 )
 """The Standard leaves the digits after C free; these are what other archives answer."""
-CLASS_NOT_SUPPORTED: Final = Situation(
-    0x0122, "class_not_supported", "SOP Class is no storage class", Kept.NOWHERE, "PS3.7 C.5.6"
+CLASS_NOT_SUPPORTED: Final = StoreStatus(
+    0x0122, "class_not_supported", "SOP Class is no storage class", Disposition.NOWHERE, "PS3.7 C.5.6"
 )
-NOT_ENCODED_SO: Final = Situation(
-    0xC000, "part_encoding", "Cannot understand: media type or encoding of the part", Kept.NOWHERE, "PS3.18 8.7"
+NOT_ENCODED_SO: Final = StoreStatus(
+    0xC000, "part_encoding", "Cannot understand: media type or encoding of the part", Disposition.NOWHERE, "PS3.18 8.7"
 )
 
 UPLOAD_TABLE: Final = (
-    statuses.SUCCESS,
-    statuses.BAD_UID,
-    statuses.MISMATCH_ACCEPTED,
-    statuses.DAMAGED_ACCEPTED,
-    statuses.OUT_OF_SPACE,
-    statuses.STORAGE_FAILED,
-    statuses.QUEUE_FULL,
-    statuses.TOO_LARGE,
-    statuses.DAMAGED,
+    store_status.SUCCESS,
+    store_status.BAD_UID,
+    store_status.MISMATCH_ACCEPTED,
+    store_status.DAMAGED_ACCEPTED,
+    store_status.OUT_OF_SPACE,
+    store_status.STORAGE_FAILED,
+    store_status.QUEUE_FULL,
+    store_status.TOO_LARGE,
+    store_status.DAMAGED,
     NOT_PART_10,
     BAD_META,
     OTHER_STUDY,

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from listener.sources.contract import SourceUnusable
-from listener.sources.dicomweb.app import Policy, StoreApp
+from listener.foundation.errors import SourceUnusable
+from listener.network.http_server import Guard, HttpServer
+from listener.network.tls import days_left, server_context
+from listener.sources.dicomweb.app import StoreApp, StorePolicy
 from listener.sources.dicomweb.authorization import Token
-from listener.sources.dicomweb.server import Guard, HttpServer
-from listener.sources.dimse.tls import days_left, server_context
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from listener.settings import ListenerSettings
+    from listener.settings.listener import ListenerSettings
     from listener.sources.contract import Surroundings
 
 log = structlog.get_logger()
@@ -66,7 +66,7 @@ class DicomwebSource:
         return cut_off
 
 
-def _policy(settings: ListenerSettings) -> Policy:
+def _policy(settings: ListenerSettings) -> StorePolicy:
     path = settings.dicomweb.token_file
     token = Token(path)
     if path is not None and _is_open(path):
@@ -75,7 +75,7 @@ def _policy(settings: ListenerSettings) -> Policy:
         days = days_left(settings.status.tls)
         if days < settings.status.tls.warn_days:
             log.warning("certificate expires soon" if days >= 0 else "certificate has expired", days=round(days, 1))
-    return Policy(settings, token)
+    return StorePolicy(settings, token)
 
 
 def _is_open(path: Path) -> bool:

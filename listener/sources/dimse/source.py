@@ -17,21 +17,22 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from listener.sources.contract import SourceUnusable, Surroundings
-from listener.sources.dimse.admission import Place, Places
-from listener.sources.dimse.association import Common
-from listener.sources.dimse.commitment import Commitments
-from listener.sources.dimse.crew import Crew
-from listener.sources.dimse.peer_names import key_of
-from listener.sources.dimse.reporting import Reporting
-from listener.sources.dimse.serving import Serving
-from listener.sources.dimse.terms import terms_of
-from listener.sources.dimse.tls import days_left
-from listener.sources.dimse.turned_away import TurnedAway
-from listener.sources.ports import listen
+from listener.foundation.errors import SourceUnusable
+from listener.network.connection_slots import ConnectionSlot, ConnectionSlots
+from listener.network.ports import listen
+from listener.network.tls import days_left
+from listener.sources.dimse.acceptor.association import ProcessContext
+from listener.sources.dimse.acceptor.config import acceptor_config
+from listener.sources.dimse.acceptor.overload import OverloadRejecter
+from listener.sources.dimse.acceptor.serving import Serving
+from listener.sources.dimse.commitment.queue import CommitmentQueue
+from listener.sources.dimse.commitment.reporting import CommitmentReporter
+from listener.sources.dimse.processes.pool import ReceiverPool
+from listener.sources.dimse.upper_layer.peer_pseudonyms import key_of
 
 if TYPE_CHECKING:
-    from listener.settings import ListenerSection, ListenerSettings
+    from listener.settings.listener import ListenerSection, ListenerSettings
+    from listener.sources.contract import Surroundings
 
 log = structlog.get_logger()
 
@@ -47,21 +48,23 @@ class DimseSource:
         self._surroundings = surroundings
         self._key = key_of(surroundings.spool.root)
         self._started_with = settings
-        self._terms = terms_of(settings.listener, self._key)
+        self._terms = acceptor_config(settings.listener, self._key)
         self._stopping = threading.Event()
         self._socket: socket.socket | None = None
         self._acceptor = threading.Thread(target=self._accept_all, name="accept", daemon=True)
-        self._turned_away = TurnedAway(surroundings.counters)
-        self._places = Places()
+        self._turned_away = OverloadRejecter(surroundings.counters)
+        self._places = ConnectionSlots()
         commitment = settings.listener.commitment
         spool = surroundings.spool
-        self._commitments = Commitments(spool.root, commitment, spool.mark) if commitment.enabled else None
-        self._reporting: Reporting | None = None
+        self._commitments = CommitmentQueue(spool.root, commitment, spool.mark) if commitment.enabled else None
+        self._reporting: CommitmentReporter | None = None
         if self._commitments is not None:
-            self._reporting = Reporting(self._commitments, settings.listener, surroundings.counters, self._terms.names)
-        self._serving = Serving(Common(surroundings, self._commitments, self._stopping.is_set), self._left)
+            self._reporting = CommitmentReporter(
+                self._commitments, settings.listener, surroundings.counters, self._terms.names
+            )
+        self._serving = Serving(ProcessContext(surroundings, self._commitments, self._stopping.is_set), self._left)
         others = settings.listener.receiving_processes - 1
-        self._crew = Crew(
+        self._crew = ReceiverPool(
             others, surroundings, on_leave=self._left, on_declined=self._serve_here, on_ended=self._process_ended
         )
         self._last_tick = 0.0
@@ -102,7 +105,7 @@ class DimseSource:
     def reload(self, settings: ListenerSettings) -> None:
         """New associations get the new settings and certificates; what needs a restart stays, and is said."""
         try:
-            terms = terms_of(settings.listener, self._key)
+            terms = acceptor_config(settings.listener, self._key)
         except SourceUnusable as error:
             log.error("reload refused, the old settings stay", problem=str(error))  # noqa: TRY400 - no traceback
             return
@@ -110,9 +113,9 @@ class DimseSource:
             log.warning("needs a restart", setting=f"listener.{setting}")
         self._terms = terms
         self._next_look_at_certificate = 0.0
-        self._crew.use(settings)
+        self._crew.apply_settings(settings)
         if self._reporting is not None:
-            self._reporting.use(settings.listener, terms.names)
+            self._reporting.apply_settings(settings.listener, terms.names)
 
     def stop(self, within_s: float) -> int:
         """Close the port, let messages under way finish, abort idle associations."""
@@ -187,22 +190,22 @@ class DimseSource:
         limits = terms.settings.limits
         if not terms.policy.addresses.knows_address(host):
             self._surroundings.counters.add("connections_from_unknown_address")
-            self._turned_away.take(sock, host, "address_not_allowed", encrypted=terms.tls is not None)
+            self._turned_away.reject(sock, host, "address_not_allowed", encrypted=terms.tls is not None)
             return
         if self._places.is_tight(host, limits):
             self._crew.catch_up()  # who has asked is not displaced, who has left takes no place
         place = self._places.admit(sock, host, limits)
         if place is None:
-            self._turned_away.take(sock, host, "too_many_associations", encrypted=terms.tls is not None)
+            self._turned_away.reject(sock, host, "too_many_associations", encrypted=terms.tls is not None)
             return
-        if not self._crew.take(place, self._serving.count):
+        if not self._crew.hand_over(place, self._serving.count):
             self._serve_here(place)
 
-    def _serve_here(self, place: Place) -> None:
+    def _serve_here(self, place: ConnectionSlot) -> None:
         terms = self._terms
-        if not self._serving.begin(place, terms):
-            place.leave()
-            self._turned_away.take(place.sock, place.host, "too_many_threads", encrypted=terms.tls is not None)
+        if not self._serving.serve_on_thread(place, terms):
+            place.release()
+            self._turned_away.reject(place.sock, place.host, "too_many_threads", encrypted=terms.tls is not None)
 
     def _process_ended(self, mark: int) -> None:
         """A receiving process ended by itself: the reports it held are delivered on new associations."""

@@ -54,7 +54,7 @@ class Changes:
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedInstance:
     """One entry of the list of all instances."""
 
     instance: bytes
@@ -63,7 +63,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class RemoteInstance:
     """An instance that the server holds."""
 
     size_bytes: int
@@ -75,7 +75,7 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class OrthancSeries:
     """What filters need of a series."""
 
     modality: str
@@ -84,7 +84,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
-class Study:
+class OrthancStudy:
     """What filters need of a study."""
 
     date: str
@@ -127,7 +127,7 @@ def _change(value: object) -> Change:
     return Change(seq, identifier if kind == "NewInstance" else None, fingerprint)
 
 
-def listed(content: bytes, *, expanded: bool) -> tuple[Listed, ...]:
+def listed(content: bytes, *, expanded: bool) -> tuple[ListedInstance, ...]:
     """The answer to `/instances`: a list of identifiers, or of whole instances."""
     told = _json(content)
     if not isinstance(told, list):
@@ -138,11 +138,11 @@ def listed(content: bytes, *, expanded: bool) -> tuple[Listed, ...]:
         identifier, uuid = resource_id(value.get("ID")), attachment_uuid(value.get("FileUuid"))
         if identifier is None:
             raise BadAnswer("the list of instances holds something that is no identifier")
-        found.append(Listed(identifier, uuid))
+        found.append(ListedInstance(identifier, uuid))
     return tuple(found)
 
 
-def held(content: bytes, instance: bytes) -> Held:
+def held(content: bytes, instance: bytes) -> RemoteInstance:
     """The answer to `/instances/{id}`."""
     told = _mapping(_json(content))
     uuid, series, size_bytes = (
@@ -152,22 +152,22 @@ def held(content: bytes, instance: bytes) -> Held:
     )
     if resource_id(told.get("ID")) != instance or uuid is None or series is None or not _is_number(size_bytes):
         raise BadAnswer("an instance lacks its attachment, size or series")
-    return Held(size_bytes, uuid, series, _labels(told))
+    return RemoteInstance(size_bytes, uuid, series, _labels(told))
 
 
-def series(content: bytes) -> Series:
+def series(content: bytes) -> OrthancSeries:
     """The answer to `/series/{id}`."""
     told = _mapping(_json(content))
     study = resource_id(told.get("ParentStudy"))
     if study is None:
         raise BadAnswer("a series lacks its study")
-    return Series(_tag(told, "Modality").upper(), study, _labels(told) or frozenset())
+    return OrthancSeries(_tag(told, "Modality").upper(), study, _labels(told) or frozenset())
 
 
-def study(content: bytes) -> Study:
+def study(content: bytes) -> OrthancStudy:
     """The answer to `/studies/{id}`."""
     told = _mapping(_json(content))
-    return Study(_tag(told, "StudyDate"), _labels(told) or frozenset())
+    return OrthancStudy(_tag(told, "StudyDate"), _labels(told) or frozenset())
 
 
 def md5(content: bytes) -> bytes:

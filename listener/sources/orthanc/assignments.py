@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from listener.sources.orthanc.downloads import Downloads, Job
-    from listener.sources.orthanc.memory import Noted
+    from listener.sources.orthanc.downloads import DownloadJob, Downloads
+    from listener.sources.orthanc.memory import KnownInstance
 
 
-class Assignments:
+class InFlight:
     """The jobs of one server that are not over."""
 
     def __init__(self, downloads: Downloads) -> None:
         self._downloads = downloads
         self._under_way: set[bytes] = set()
-        self._after: dict[bytes, Job] = {}
-        self._delayed: list[tuple[float, int, Job]] = []
+        self._after: dict[bytes, DownloadJob] = {}
+        self._delayed: list[tuple[float, int, DownloadJob]] = []
         self._order = itertools.count()
         self.freed: list[bytes] = []
         """Instances that are under way no more, and for which another job waits."""
@@ -37,7 +37,7 @@ class Assignments:
     def __len__(self) -> int:
         return len(self._under_way)
 
-    def give_out(self, jobs: Iterable[Job]) -> None:
+    def give_out(self, jobs: Iterable[DownloadJob]) -> None:
         """Have jobs done; where the instance is under way, after that, if the job settles changes, else not at all."""
         for job in jobs:
             if job.instance not in self._under_way:
@@ -47,11 +47,11 @@ class Assignments:
                 waiting = self._after.get(job.instance)
                 self._after[job.instance] = replace(job, seqs=(*waiting.seqs, *job.seqs)) if waiting else job
 
-    def give_again(self, job: Job) -> None:
+    def give_again(self, job: DownloadJob) -> None:
         """A job that is under way has its turn once more."""
         self._downloads.submit(job)
 
-    def delay(self, job: Job, pause_s: float) -> None:
+    def delay(self, job: DownloadJob, pause_s: float) -> None:
         """The same after a pause."""
         heapq.heappush(self._delayed, (time.monotonic() + pause_s, next(self._order), job))
 
@@ -67,7 +67,7 @@ class Assignments:
         if instance in self._after:
             self.freed.append(instance)
 
-    def give_freed(self, known: Mapping[bytes, Noted]) -> None:
+    def give_freed(self, known: Mapping[bytes, KnownInstance]) -> None:
         """Give out what waited for jobs that are over and remembered."""
         freed, self.freed = self.freed, []
         waiting = [self._after.pop(instance) for instance in freed if instance in self._after]

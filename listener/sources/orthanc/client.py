@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Final
 import urllib3
 import urllib3.exceptions
 
-from listener.sources.contract import SourceUnusable
+from listener.foundation.errors import SourceUnusable
 from listener.sources.orthanc.deadlines import Deadlines, bounded_pool
 from listener.sources.orthanc.troubles import (
+    AnswerTooSlow,
     BadAnswer,
     BadStatus,
     Busy,
@@ -29,7 +30,6 @@ from listener.sources.orthanc.troubles import (
     NotTrusted,
     OrthancTrouble,
     Redirected,
-    TooSlow,
     Unreachable,
 )
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from listener.settings.orthanc import OrthancSection
     from listener.sources.orthanc.deadlines import Limit
-    from listener.sources.orthanc.settings import OrthancSection
 
 PIECE_BYTES: Final = 256 << 10
 MOST_CREDENTIAL_BYTES: Final = 4096
@@ -206,7 +206,7 @@ class OrthancClient:
     def _trouble(self, error: Exception, limit: Limit) -> OrthancTrouble:
         """What an error of urllib3 or the standard library means for us."""
         if limit.expired:
-            return TooSlow("the answer did not come in time")
+            return AnswerTooSlow("the answer did not come in time")
         return _meaning(error)
 
     def _make_pool(self) -> urllib3.HTTPConnectionPool:
@@ -232,7 +232,7 @@ def _meaning(error: Exception) -> OrthancTrouble:
         case urllib3.exceptions.NewConnectionError() | urllib3.exceptions.ConnectTimeoutError():
             return Unreachable("no connection: is it running, and is `orthanc.url` right?")
         case urllib3.exceptions.TimeoutError() | TimeoutError():
-            return TooSlow("the answer did not come in time")
+            return AnswerTooSlow("the answer did not come in time")
         case urllib3.exceptions.IncompleteRead():
             return CutOff("the body ended before its end")
         case _:

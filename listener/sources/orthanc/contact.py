@@ -16,16 +16,16 @@ import structlog
 from listener.sources.orthanc.troubles import CredentialsRefused, OrthancTrouble
 
 if TYPE_CHECKING:
+    from listener.settings.orthanc import OrthancSection
     from listener.sources.orthanc.answers import System
     from listener.sources.orthanc.client import OrthancClient
     from listener.sources.orthanc.rest import Orthanc
-    from listener.sources.orthanc.settings import OrthancSection
 
 SAY_AGAIN_S: Final = 60.0
 """The same trouble is logged again after this time at the earliest."""
 
 
-class Contact:
+class ServerHealth:
     """The standing with one server."""
 
     def __init__(self, settings: OrthancSection, client: OrthancClient, orthanc: Orthanc) -> None:

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from listener.sources.orthanc.troubles import Inside, OrthancTrouble, TooLarge, WrongChecksum
-from listener.space import Room
-from listener.spool import SpoolWriteFailed
+from listener.sources.orthanc.troubles import AnswerTooLarge, OrthancTrouble, WithinErrors, WrongChecksum
+from listener.spool.space import SpaceLevel
+from listener.spool.spool import SpoolWriteFailed
 
 if TYPE_CHECKING:
     from listener.sources.contract import Surroundings
-    from listener.sources.orthanc.answers import Held
+    from listener.sources.orthanc.answers import RemoteInstance
     from listener.sources.orthanc.filters import Filters
-    from listener.sources.orthanc.memory import Noted
+    from listener.sources.orthanc.memory import KnownInstance
     from listener.sources.orthanc.rest import Orthanc
 
 log = structlog.get_logger()
@@ -32,7 +32,7 @@ LOOK_FOR_ROOM_S: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class DownloadTerms:
     """What may change while running."""
 
     filters: Filters
@@ -40,7 +40,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class DownloadJob:
     """One instance to deal with."""
 
     instance: bytes
@@ -50,7 +50,7 @@ class Job:
     is_retry: bool = False
     """Whether it counted as failed already: it is tried once."""
     tries: int = 0
-    known: Noted | None = None
+    known: KnownInstance | None = None
     """What was remembered of it when the job was given out."""
     delete: bytes | None = None
     """Instead of taking it, delete it, if its MD5 still is this one."""
@@ -60,7 +60,7 @@ class Job:
 class Taken:
     """It is durable in the spool."""
 
-    job: Job
+    job: DownloadJob
     uuid: bytes
     md5: bytes
     size_bytes: int
@@ -69,10 +69,10 @@ class Taken:
 
 
 @dataclass(frozen=True, slots=True)
-class Same:
+class AlreadyStored:
     """It was taken before, with this content."""
 
-    job: Job
+    job: DownloadJob
     uuid: bytes
     md5: bytes | None
 
@@ -81,14 +81,14 @@ class Same:
 class Gone:
     """The server does not hold it any more."""
 
-    job: Job
+    job: DownloadJob
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """A filter leaves it out."""
 
-    job: Job
+    job: DownloadJob
     why: str
     uuid: bytes
 
@@ -97,7 +97,7 @@ class LeftOut:
 class Deleted:
     """It was to be deleted from the server."""
 
-    job: Job
+    job: DownloadJob
     is_done: bool
     """False where its content is another by now, or it was gone."""
 
@@ -106,26 +106,26 @@ class Deleted:
 class Troubled:
     """The instance could not be dealt with, this time."""
 
-    job: Job
+    job: DownloadJob
     trouble: OrthancTrouble
 
 
 @dataclass(frozen=True, slots=True)
-class Put:
+class Requeued:
     """Nothing is wrong with the instance: the server, or our own disk, does not do its work now."""
 
-    job: Job
+    job: DownloadJob
     trouble: OrthancTrouble | SpoolWriteFailed
 
 
-Verdict = Taken | Same | Gone | LeftOut | Deleted | Troubled
-Result = Verdict | Put
+Verdict = Taken | AlreadyStored | Gone | LeftOut | Deleted | Troubled
+Result = Verdict | Requeued
 
 
 class Downloads:
     """The threads of one server."""
 
-    def __init__(self, orthanc: Orthanc, terms: Terms, surroundings: Surroundings, count: int) -> None:
+    def __init__(self, orthanc: Orthanc, terms: DownloadTerms, surroundings: Surroundings, count: int) -> None:
         self.terms = terms
         """Replaced as a whole; a job under way keeps those it began with."""
         self.gate = threading.Event()
@@ -134,7 +134,7 @@ class Downloads:
         self._orthanc = orthanc
         self._surroundings = surroundings
         self._stopping = threading.Event()
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[DownloadJob | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         self._busy: set[bytes] = set()
         self._lock = threading.Lock()
@@ -182,7 +182,7 @@ class Downloads:
         with self._lock:
             return len(self._busy)
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: DownloadJob) -> None:
         """Do this when its turn comes."""
         self._jobs.put(job)
 
@@ -212,36 +212,36 @@ class Downloads:
     def _has_room(self) -> bool:
         """Wait until the spool takes more; False where we stop first."""
         space = self._surroundings.space
-        while space.state is not Room.ENOUGH or space.queue_full:
+        while space.state is not SpaceLevel.ENOUGH or space.queue_full:
             if self._stopping.wait(LOOK_FOR_ROOM_S):
                 return False
         return True
 
-    def _judged(self, job: Job) -> Result:
+    def _judged(self, job: DownloadJob) -> Result:
         """The result of one job, whatever happens."""
         try:
             return self._delete(job, job.delete) if job.delete is not None else self._take(job)
         except SpoolWriteFailed as error:
-            return Put(job, error)
-        except (TooLarge, WrongChecksum) as trouble:
+            return Requeued(job, error)
+        except (AnswerTooLarge, WrongChecksum) as trouble:
             return Troubled(job, trouble)
         except OrthancTrouble as trouble:
             return self._whose(job, trouble)
         except Exception:  # around one instance: a defect of ours must not stop all the others
             log.exception("taking an instance failed inside")
-            return Troubled(job, Inside("a defect of this program"))
+            return Troubled(job, WithinErrors("a defect of this program"))
 
-    def _whose(self, job: Job, trouble: OrthancTrouble) -> Result:
+    def _whose(self, job: DownloadJob, trouble: OrthancTrouble) -> Result:
         """Whether a trouble is the server's or the instance's: the server's where it cannot say who it is."""
         if trouble.of_server:
-            return Put(job, trouble)
+            return Requeued(job, trouble)
         try:
             self._orthanc.system()
         except OrthancTrouble as again:
-            return Put(job, again)
+            return Requeued(job, again)
         return Troubled(job, trouble)
 
-    def _take(self, job: Job) -> Result:
+    def _take(self, job: DownloadJob) -> Result:
         terms = self.terms
         held = self._orthanc.instance(job.instance)
         if held is None:
@@ -252,15 +252,15 @@ class Downloads:
         # An MD5 that is remembered is that of content which was taken, whatever came after.
         known = job.known if job.known is not None and job.known.md5 is not None else None
         if known is not None and known.uuid == held.uuid:
-            return Same(job, held.uuid, known.md5)
+            return AlreadyStored(job, held.uuid, known.md5)
         md5 = self._orthanc.md5(job.instance)
         if known is not None and md5 is not None and known.md5 == md5:
-            return Same(job, held.uuid, md5)
+            return AlreadyStored(job, held.uuid, md5)
         if held.size_bytes > terms.max_instance_bytes:
-            raise TooLarge(f"{held.size_bytes} bytes, at most {terms.max_instance_bytes} are taken")
+            raise AnswerTooLarge(f"{held.size_bytes} bytes, at most {terms.max_instance_bytes} are taken")
         return self._download(job, held, md5)
 
-    def _download(self, job: Job, held: Held, md5: bytes | None) -> Result:
+    def _download(self, job: DownloadJob, held: RemoteInstance, md5: bytes | None) -> Result:
         incoming = self._surroundings.spool.receive()
         try:
             found = self._orthanc.download(job.instance, held, md5, lambda piece: incoming.write([piece]))
@@ -271,7 +271,7 @@ class Downloads:
             incoming.discard()
         return Taken(job, held.uuid, found, held.size_bytes, is_verified=md5 is not None)
 
-    def _delete(self, job: Job, md5: bytes) -> Result:
+    def _delete(self, job: DownloadJob, md5: bytes) -> Result:
         """Delete it if it still is what we have; nothing on the server's side can make these two one step."""
         is_ours = self._orthanc.md5(job.instance) == md5
         return Deleted(job, is_done=is_ours and self._orthanc.delete(job.instance))

@@ -17,9 +17,9 @@ from listener.sources.orthanc.troubles import BadAnswer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from listener.sources.orthanc.answers import Held, Series, Study
+    from listener.settings.orthanc import OrthancFilterSection
+    from listener.sources.orthanc.answers import OrthancSeries, OrthancStudy, RemoteInstance
     from listener.sources.orthanc.rest import Orthanc
-    from listener.sources.orthanc.settings import OrthancFilterSection
 
 REMEMBERED: Final = 1000
 REMEMBERED_S: Final = 10.0
@@ -38,10 +38,10 @@ class Filters:
         """Tells these filters from others."""
         self._has_days = only.study_date_from is not None or only.study_date_to is not None
         self._orthanc = orthanc
-        self._series: _Recent[Series] = _Recent(orthanc.series)
-        self._studies: _Recent[Study] = _Recent(orthanc.study)
+        self._series: _Recent[OrthancSeries] = _Recent(orthanc.series)
+        self._studies: _Recent[OrthancStudy] = _Recent(orthanc.study)
 
-    def refuses(self, instance: bytes, held: Held) -> str | None:
+    def refuses(self, instance: bytes, held: RemoteInstance) -> str | None:
         """The name of the filter that leaves it out; None where it is to be taken.
 
         Raises:
@@ -57,7 +57,7 @@ class Filters:
             return "modalities"
         return self._refuses_study(held, series) if only.labels or self._has_days else None
 
-    def _refuses_study(self, held: Held, series: Series) -> str | None:
+    def _refuses_study(self, held: RemoteInstance, series: OrthancSeries) -> str | None:
         only = self._only
         study = self._studies.get(series.study)
         if self._has_days and not self._is_within(study.date):

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Self
 
-from listener.durable import fsync_folder, make_private_folders
-from listener.sources.contract import SourceUnusable
-from listener.sqlitefiles import DatabaseFiles
+from listener.foundation.durable import fsync_folder, make_private_folders
+from listener.foundation.errors import SourceUnusable
+from listener.foundation.sqlite_files import DatabaseFiles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,7 +54,7 @@ QUESTIONS: Final = 500
 """Most identifiers that one statement asks for."""
 
 
-class State(IntEnum):
+class InstanceState(IntEnum):
     """What became of an instance."""
 
     TAKEN = 1
@@ -80,11 +80,11 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
+class KnownInstance:
     """What is remembered of one instance."""
 
     instance: bytes
-    state: State
+    state: InstanceState
     epoch: int
     seq: int
     uuid: bytes | None = None
@@ -92,7 +92,7 @@ class Noted:
     why: str | None = None
 
 
-class Memory:
+class SyncState:
     """The data base of one server."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -140,7 +140,7 @@ class Memory:
         with closing(self._connection.execute("UPDATE position SET compared = ?", (time.time(),))):
             pass
 
-    def known(self, instances: Sequence[bytes]) -> dict[bytes, Noted]:
+    def known(self, instances: Sequence[bytes]) -> dict[bytes, KnownInstance]:
         """What is remembered of these instances."""
         found = {}
         for start in range(0, len(instances), QUESTIONS):
@@ -153,7 +153,7 @@ class Memory:
             found.update({row[0]: _noted(row) for row in rows})
         return found
 
-    def failed(self, after: bytes, limit: int) -> list[Noted]:
+    def failed(self, after: bytes, limit: int) -> list[KnownInstance]:
         """Instances that count as failed, in the order of their identifiers, from after one on."""
         rows = self._connection.execute(
             "SELECT id, state, epoch, seq, uuid, md5, why FROM instances"
@@ -170,7 +170,7 @@ class Memory:
         """How many count as failed."""
         return int(self._connection.execute("SELECT count(*) FROM instances WHERE state = 4").fetchone()[0])
 
-    def record(self, outcomes: Iterable[Noted], position: Position | None) -> None:
+    def record(self, outcomes: Iterable[KnownInstance], position: Position | None) -> None:
         """Remember outcomes, and how far the log is dealt with: all of it durably, or nothing.
 
         Raises:
@@ -209,9 +209,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
         raise sqlite3.DatabaseError(f"it was written by another version ({version})")
 
 
-def _noted(row: tuple[bytes, int, int, int, bytes | None, bytes | None, str | None]) -> Noted:
+def _noted(row: tuple[bytes, int, int, int, bytes | None, bytes | None, str | None]) -> KnownInstance:
     instance, state, epoch, seq, uuid, md5, why = row
-    return Noted(instance, State(state), epoch, seq, uuid, md5, why)
+    return KnownInstance(instance, InstanceState(state), epoch, seq, uuid, md5, why)
 
 
 def _cause(error: Exception) -> str:

@@ -18,23 +18,23 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from listener.sources.orthanc.assignments import Assignments
+from listener.sources.orthanc.assignments import InFlight
 from listener.sources.orthanc.cursor import Cursor
-from listener.sources.orthanc.downloads import Job, Put, Taken, Troubled
+from listener.sources.orthanc.downloads import DownloadJob, Requeued, Taken, Troubled
 from listener.sources.orthanc.identifiers import spelled
-from listener.sources.orthanc.memory import Noted, Position, State
+from listener.sources.orthanc.memory import InstanceState, KnownInstance, Position
 from listener.sources.orthanc.outcomes import outcome
-from listener.sources.orthanc.reconciliation import Pass, is_left_out, is_settled
+from listener.sources.orthanc.reconciliation import ReconciliationPass, is_left_out, is_settled
 from listener.sources.orthanc.troubles import BadAnswer, OrthancTrouble
 
 if TYPE_CHECKING:
-    from listener.counters import Counters
-    from listener.sources.orthanc.answers import Change, Changes, Listed
-    from listener.sources.orthanc.contact import Contact
+    from listener.foundation.counters import Counters
+    from listener.settings.orthanc import OrthancSection
+    from listener.sources.orthanc.answers import Change, Changes, ListedInstance
+    from listener.sources.orthanc.contact import ServerHealth
     from listener.sources.orthanc.downloads import Downloads, Result, Verdict
-    from listener.sources.orthanc.memory import Memory
+    from listener.sources.orthanc.memory import SyncState
     from listener.sources.orthanc.rest import Orthanc
-    from listener.sources.orthanc.settings import OrthancSection
 
 TICK_S: Final = 0.25
 MOST_WAITING: Final = 200
@@ -51,7 +51,12 @@ class Poller:
     """Polls one server, on a thread of its own."""
 
     def __init__(
-        self, settings: OrthancSection, contact: Contact, memory: Memory, downloads: Downloads, counters: Counters
+        self,
+        settings: OrthancSection,
+        contact: ServerHealth,
+        memory: SyncState,
+        downloads: Downloads,
+        counters: Counters,
     ) -> None:
         self._settings = settings
         self._orthanc: Orthanc = contact.orthanc
@@ -69,14 +74,14 @@ class Poller:
         self._cursor = Cursor(position)
         self._recorded = position
         self._compared_at = memory.compared_at()
-        self._unrecorded: list[Noted] = []
-        self._jobs = Assignments(downloads)
+        self._unrecorded: list[KnownInstance] = []
+        self._jobs = InFlight(downloads)
         self._next_read = 0.0
         self._is_drained = False
         self._is_history = position.seq == 0
         """Whether what is read happened before we first looked: what vanished from it is none of our business."""
-        self._pass: Pass | None = None
-        self._second_look: list[Listed] = []
+        self._pass: ReconciliationPass | None = None
+        self._second_look: list[ListedInstance] = []
         self._next_pass = 0.0
         self._since_summary: Counter[str] = Counter()
         self._next_summary = 0.0
@@ -182,14 +187,14 @@ class Poller:
                 noted = known.get(change.instance)
                 is_open = not (noted is not None and self._was_dealt_with(noted, epoch, change.seq))
                 if is_open:
-                    jobs.append(Job(change.instance, epoch, (change.seq,), known=noted))
+                    jobs.append(DownloadJob(change.instance, epoch, (change.seq,), known=noted))
             self._cursor.read(change, is_open=is_open, vanished=vanished)
         self._jobs.give_out(jobs)
 
-    def _was_dealt_with(self, noted: Noted, epoch: int, seq: int) -> bool:
+    def _was_dealt_with(self, noted: KnownInstance, epoch: int, seq: int) -> bool:
         if noted.epoch != epoch or noted.seq < seq:
             return False
-        return noted.state is not State.FILTERED or is_left_out(noted, self._settings.only.fingerprint)
+        return noted.state is not InstanceState.FILTERED or is_left_out(noted, self._settings.only.fingerprint)
 
     def _start_over(self) -> None:
         """The index is another one than that we have read so far: its log is read from its beginning."""
@@ -210,7 +215,7 @@ class Poller:
         if not self._is_drained or self._second_look or now < self._next_pass:
             return False
         if self._pass is None:
-            self._pass = Pass(expanded=time.time() - self._compared_at >= self._settings.compare_s)
+            self._pass = ReconciliationPass(expanded=time.time() - self._compared_at >= self._settings.compare_s)
         if self._pass.is_listed:
             return self._retry_failed(self._pass)
         page = self._pass.next_page(self._orthanc)
@@ -220,7 +225,7 @@ class Poller:
             noted = known.get(entry.instance)
             if not is_settled(entry, noted, filters):
                 self._second_look.append(entry)
-            elif noted is not None and noted.state is State.TAKEN:
+            elif noted is not None and noted.state is InstanceState.TAKEN:
                 self._delete(noted)
         if self._second_look:
             self._next_read = 0.0  # the log may tell of them yet
@@ -238,19 +243,19 @@ class Poller:
             noted = known.get(entry.instance)
             if entry.instance in self._jobs or is_settled(entry, noted, filters):
                 continue
-            if noted is None or noted.state is State.GONE:
+            if noted is None or noted.state is InstanceState.GONE:
                 self._pass.missed += 1
                 self._count("missed_by_log")
-            jobs.append(Job(entry.instance, self._cursor.position.epoch, known=noted))
+            jobs.append(DownloadJob(entry.instance, self._cursor.position.epoch, known=noted))
         self._jobs.give_out(jobs)
 
-    def _retry_failed(self, current: Pass) -> bool:
+    def _retry_failed(self, current: ReconciliationPass) -> bool:
         """Try what failed again, some at a time; the pass ends with the last."""
         failed = self._memory.failed(current.failed_after, FAILED_PER_STEP)
         if failed:
             current.failed_after = failed[-1].instance
             epoch = self._cursor.position.epoch
-            self._jobs.give_out(Job(noted.instance, epoch, is_retry=True, known=noted) for noted in failed)
+            self._jobs.give_out(DownloadJob(noted.instance, epoch, is_retry=True, known=noted) for noted in failed)
             return True
         if current.expanded:
             self._memory.compared_now()
@@ -269,7 +274,7 @@ class Poller:
         """Take in results; what is final is remembered with the next `_remember`."""
         for result in results:
             match result:
-                case Put(job, trouble):
+                case Requeued(job, trouble):
                     self._put_back(job, trouble)
                     continue
                 case Troubled(job, trouble) if trouble.may_pass and job.tries + 1 < self._tries(job):
@@ -279,10 +284,10 @@ class Poller:
                     self._conclude(result)
             self._contact.succeeded()
 
-    def _tries(self, job: Job) -> int:
+    def _tries(self, job: DownloadJob) -> int:
         return 1 if job.is_retry else self._settings.attempts
 
-    def _put_back(self, job: Job, trouble: OrthancTrouble | Exception) -> None:
+    def _put_back(self, job: DownloadJob, trouble: OrthancTrouble | Exception) -> None:
         """Nothing is held against the instance: it has its turn again when the server, or our disk, works again."""
         if isinstance(trouble, OrthancTrouble):
             self._leave_alone(trouble)
@@ -292,7 +297,7 @@ class Poller:
             self._log.error("an instance of orthanc could not be spooled, it is taken later", problem=str(trouble))
             self._jobs.delay(job, min(SPOOL_PAUSE_S, self._settings.max_pause_s))
 
-    def _try_later(self, job: Job, trouble: OrthancTrouble) -> None:
+    def _try_later(self, job: DownloadJob, trouble: OrthancTrouble) -> None:
         self._count("retries")
         pause_s = min(self._settings.max_pause_s, self._settings.pause_s * 2**job.tries)
         chance = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
@@ -338,14 +343,16 @@ class Poller:
             self._memory_failed(error)
             return False
         for noted in done:
-            if noted.state is State.TAKEN:
+            if noted.state is InstanceState.TAKEN:
                 self._delete(noted)
         return True
 
-    def _delete(self, noted: Noted) -> None:
+    def _delete(self, noted: KnownInstance) -> None:
         """Have an instance deleted from the server that is remembered as taken, where that is wanted."""
         if self._settings.delete_after_spooling and noted.md5 is not None:
-            self._jobs.give_out([Job(noted.instance, noted.epoch, is_retry=True, known=noted, delete=noted.md5)])
+            self._jobs.give_out(
+                [DownloadJob(noted.instance, noted.epoch, is_retry=True, known=noted, delete=noted.md5)]
+            )
 
     def _memory_failed(self, error: sqlite3.Error) -> None:
         """Our own disk does not take what is to be remembered: nothing is read or given out until it does."""

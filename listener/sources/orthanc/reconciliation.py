@@ -10,17 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from listener.sources.orthanc.filters import LABEL
-from listener.sources.orthanc.memory import State
+from listener.sources.orthanc.memory import InstanceState
 
 if TYPE_CHECKING:
-    from listener.sources.orthanc.answers import Listed
-    from listener.sources.orthanc.memory import Noted
+    from listener.sources.orthanc.answers import ListedInstance
+    from listener.sources.orthanc.memory import KnownInstance
     from listener.sources.orthanc.rest import Orthanc
 
 MOST_STEPS_BACK: Final = 50
 
 
-class Pass:
+class ReconciliationPass:
     """One reconciliation."""
 
     def __init__(self, *, expanded: bool) -> None:
@@ -38,7 +38,7 @@ class Pass:
         self._steps_back = 0
         self._fullest = 1
 
-    def next_page(self, orthanc: Orthanc) -> tuple[Listed, ...]:
+    def next_page(self, orthanc: Orthanc) -> tuple[ListedInstance, ...]:
         """The next page of the list; empty where a step back was made, or at the end."""
         overlap = 1 if self._last is not None else 0
         page = orthanc.listed(self._offset - overlap, expanded=self.expanded)
@@ -61,7 +61,7 @@ class Pass:
         return page
 
 
-def is_settled(entry: Listed, known: Noted | None, filters: str) -> bool:
+def is_settled(entry: ListedInstance, known: KnownInstance | None, filters: str) -> bool:
     """Whether nothing is to be done about a listed instance.
 
     Args:
@@ -69,16 +69,16 @@ def is_settled(entry: Listed, known: Noted | None, filters: str) -> bool:
         known: What is remembered of it.
         filters: Fingerprint of the filters that hold now.
     """
-    if known is None or known.state is State.GONE:
+    if known is None or known.state is InstanceState.GONE:
         return False
-    if known.state is State.FAILED:
+    if known.state is InstanceState.FAILED:
         return True  # all of them are tried again at the end of the pass
     if entry.uuid is not None and known.uuid != entry.uuid:
         return False
-    return known.state is State.TAKEN or is_left_out(known, filters)
+    return known.state is InstanceState.TAKEN or is_left_out(known, filters)
 
 
-def is_left_out(known: Noted, filters: str) -> bool:
+def is_left_out(known: KnownInstance, filters: str) -> bool:
     """Whether an instance that a filter left out would be left out still: labels may have changed."""
     why, _, fingerprint = (known.why or "").partition(":")
     return fingerprint == filters and why != LABEL

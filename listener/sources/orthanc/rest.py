@@ -16,7 +16,14 @@ from listener.sources.orthanc.troubles import BadAnswer, CutOff, Unfit, WrongChe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from listener.sources.orthanc.answers import Changes, Held, Listed, Series, Study, System
+    from listener.sources.orthanc.answers import (
+        Changes,
+        ListedInstance,
+        OrthancSeries,
+        OrthancStudy,
+        RemoteInstance,
+        System,
+    )
     from listener.sources.orthanc.client import OrthancClient
 
 MOST_PAGE_BYTES: Final = 32 << 20
@@ -48,7 +55,7 @@ class Orthanc:
         content = self._there(f"/changes?since={since}&limit={CHANGES_PER_PAGE}", MOST_PAGE_BYTES)
         return answers.changes(content, since)
 
-    def listed(self, since: int, *, expanded: bool) -> tuple[Listed, ...]:
+    def listed(self, since: int, *, expanded: bool) -> tuple[ListedInstance, ...]:
         """A page of the list of all instances, from an offset on; empty at the end.
 
         Args:
@@ -59,7 +66,7 @@ class Orthanc:
         path = f"/instances?since={since}&limit={limit}{'&expand' if expanded else ''}"
         return answers.listed(self._there(path, MOST_PAGE_BYTES), expanded=expanded)
 
-    def instance(self, instance: bytes) -> Held | None:
+    def instance(self, instance: bytes) -> RemoteInstance | None:
         """One instance; None where it is not there."""
         content = self._client.get(f"/instances/{spelled(instance)}", MOST_INSTANCE_BYTES)
         return None if content is None else answers.held(content, instance)
@@ -74,17 +81,19 @@ class Orthanc:
         content = self._client.get(f"/instances/{spelled(instance)}/metadata/RemoteAET", MOST_TEXT_BYTES)
         return (content or b"").decode("ascii", "replace").strip()
 
-    def series(self, series: bytes) -> Series | None:
+    def series(self, series: bytes) -> OrthancSeries | None:
         """One series; None where it is not there."""
         content = self._client.get(f"/series/{spelled(series)}", MOST_PAGE_BYTES)
         return None if content is None else answers.series(content)
 
-    def study(self, study: bytes) -> Study | None:
+    def study(self, study: bytes) -> OrthancStudy | None:
         """One study; None where it is not there."""
         content = self._client.get(f"/studies/{spelled(study)}", MOST_PAGE_BYTES)
         return None if content is None else answers.study(content)
 
-    def download(self, instance: bytes, held: Held, md5: bytes | None, write: Callable[[bytes], None]) -> bytes | None:
+    def download(
+        self, instance: bytes, held: RemoteInstance, md5: bytes | None, write: Callable[[bytes], None]
+    ) -> bytes | None:
         """The file of an instance, in pieces, checked against its length and MD5.
 
         Args:

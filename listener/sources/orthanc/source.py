@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from listener.sources.contract import SourceUnusable, Surroundings
+from listener.foundation.errors import SourceUnusable
 from listener.sources.orthanc.client import OrthancClient
-from listener.sources.orthanc.contact import Contact
-from listener.sources.orthanc.downloads import Downloads, Terms
+from listener.sources.orthanc.contact import ServerHealth
+from listener.sources.orthanc.downloads import Downloads, DownloadTerms
 from listener.sources.orthanc.filters import Filters
-from listener.sources.orthanc.memory import Memory
+from listener.sources.orthanc.memory import SyncState
 from listener.sources.orthanc.poller import Poller
 from listener.sources.orthanc.rest import Orthanc
 
 if TYPE_CHECKING:
-    from listener.settings import ListenerSettings
-    from listener.sources.orthanc.settings import OrthancSection
+    from listener.settings.listener import ListenerSettings
+    from listener.settings.orthanc import OrthancSection
+    from listener.sources.contract import Surroundings
 
 log = structlog.get_logger()
 
@@ -77,12 +78,12 @@ class _Running:
         self._slack_s = STUCK_AFTER_S + 2 * (settings.connect_s + settings.answer_s)
         self._client = OrthancClient(settings)
         try:
-            self._memory = Memory.open(settings.state_file(surroundings.state))
+            self._memory = SyncState.open(settings.state_file(surroundings.state))
         except SourceUnusable:
             self._client.close()
             raise
         self._orthanc = Orthanc(self._client)
-        self._contact = Contact(settings, self._client, self._orthanc)
+        self._contact = ServerHealth(settings, self._client, self._orthanc)
         self._downloads = Downloads(self._orthanc, self._terms(settings), surroundings, settings.parallel)
         self._poller = Poller(settings, self._contact, self._memory, self._downloads, surroundings.counters)
 
@@ -113,5 +114,5 @@ class _Running:
             self._memory.close()
         return cut_off
 
-    def _terms(self, settings: OrthancSection) -> Terms:
-        return Terms(Filters(settings.only, self._orthanc), settings.max_instance_bytes)
+    def _terms(self, settings: OrthancSection) -> DownloadTerms:
+        return DownloadTerms(Filters(settings.only, self._orthanc), settings.max_instance_bytes)

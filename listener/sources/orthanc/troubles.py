@@ -73,7 +73,7 @@ class BadAnswer(OrthancTrouble):
     word = "bad_answer"
 
 
-class TooSlow(OrthancTrouble):
+class AnswerTooSlow(OrthancTrouble):
     """The deadline has passed."""
 
     word = "too_slow"
@@ -91,7 +91,7 @@ class WrongChecksum(OrthancTrouble):
     word = "wrong_checksum"
 
 
-class TooLarge(OrthancTrouble):
+class AnswerTooLarge(OrthancTrouble):
     """Longer than `max_instance_bytes`."""
 
     word = "too_large"
@@ -105,7 +105,7 @@ class Unfit(OrthancTrouble):
     of_server = True
 
 
-class Inside(OrthancTrouble):
+class WithinErrors(OrthancTrouble):
     """A defect of ours met one instance."""
 
     word = "internal"

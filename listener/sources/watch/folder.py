@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from listener.sources.watch.settings import WatchSection
+    from listener.settings.watch import WatchSection
 
 DEEPEST: Final = 64
 """Deepest folder that is looked into."""
@@ -44,7 +44,7 @@ class Signature:
     """Changes also with owner and permissions, which is of interest for a file that could not be read."""
 
     @classmethod
-    def of(cls, found: os.stat_result) -> Signature:
+    def from_stat(cls, found: os.stat_result) -> Signature:
         """The signature of what `stat` found."""
         return cls(found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
 
@@ -64,7 +64,7 @@ class Candidate:
 
 
 @dataclass(slots=True)
-class Look:
+class FolderScan:
     """What one look found."""
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -77,7 +77,7 @@ class Look:
     """Whether everything could be looked at, to the end."""
 
 
-class Names:
+class NamePatterns:
     """Which names are taken."""
 
     def __init__(self, settings: WatchSection) -> None:
@@ -101,7 +101,7 @@ def _any_of(patterns: tuple[str, ...]) -> re.Pattern[str] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ScanOptions:
     """What a look is to do."""
 
     most: int
@@ -112,7 +112,7 @@ class Asked:
     """Device and inode of a folder that is not entered."""
 
 
-def look(root: int, settings: WatchSection, wanted: Callable[[Candidate], bool], asked: Asked) -> Look:
+def scan(root: int, settings: WatchSection, wanted: Callable[[Candidate], bool], asked: ScanOptions) -> FolderScan:
     """Look at everything in the folder.
 
     Args:
@@ -136,12 +136,12 @@ def _age(candidate: Candidate) -> tuple[int, str]:
 class _Walk:
     """One walk over the folder, in depth: what is open at a time is one folder of each level."""
 
-    def __init__(self, root: int, settings: WatchSection, asked: Asked) -> None:
+    def __init__(self, root: int, settings: WatchSection, asked: ScanOptions) -> None:
         self._root = root
         self._recursive = settings.recursive
-        self._names = Names(settings)
+        self._names = NamePatterns(settings)
         self._asked = asked
-        self.found = Look()
+        self.found = FolderScan()
 
     def files(self) -> Iterator[Candidate]:
         """Every regular file of a wanted name."""
@@ -209,7 +209,7 @@ def _file(entry: os.DirEntry[str], name: str) -> Candidate | _Kind | str:
         return "unreadable"
     if not stat.S_ISREG(status.st_mode):
         return "not_regular"
-    return Candidate(name, Signature.of(status)) if status.st_size else "empty"
+    return Candidate(name, Signature.from_stat(status)) if status.st_size else "empty"
 
 
 @contextmanager

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from listener.foundation.sqlite_files import DatabaseFiles
 from listener.sources.watch.folder import Signature
-from listener.sqlitefiles import DatabaseFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS files (
 """
 
 
-class Known(IntEnum):
+class FileState(IntEnum):
     """What is known of a file."""
 
     TAKEN = 0
@@ -61,11 +61,11 @@ class Known(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Remembered:
+class RememberedFile:
     """One row."""
 
     signature: Signature
-    known: Known
+    known: FileState
     not_before: float
     """Time, in seconds since 1970, before which the file is left alone."""
 
@@ -78,7 +78,7 @@ class MemoryFailed(Exception):
     """The data base cannot be read or written now."""
 
 
-class Memory:
+class WatchState:
     """The data base of one watched folder; for use by one thread."""
 
     def __init__(self, path: Path) -> None:
@@ -105,7 +105,7 @@ class Memory:
         """Close the data base."""
         self._db.close()
 
-    def find(self, name: str) -> Remembered | None:
+    def find(self, name: str) -> RememberedFile | None:
         """What is remembered of the file at a path.
 
         Raises:
@@ -116,9 +116,9 @@ class Memory:
             row = self._db.execute(sql, (os.fsencode(name),)).fetchone()
         except sqlite3.Error as error:
             raise MemoryFailed(_said(error)) from error
-        return None if row is None else Remembered(Signature(*row[:4]), Known(row[4]), float(row[5]))
+        return None if row is None else RememberedFile(Signature(*row[:4]), FileState(row[4]), float(row[5]))
 
-    def remember(self, files: Iterable[tuple[Candidate, Known, float]]) -> None:
+    def remember(self, files: Iterable[tuple[Candidate, FileState, float]]) -> None:
         """Keep what became of some files: each with its state, and when it is to be tried again.
 
         Raises:

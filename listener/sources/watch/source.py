@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from listener.sources.contract import SourceUnusable
-from listener.sources.watch.folder import Asked, Candidate, Look, Signature, look, open_root, status_of
-from listener.sources.watch.memory import Known, Memory, MemoryFailed
-from listener.sources.watch.settings import overlap
-from listener.sources.watch.taking import PIECE_BYTES, Fate, Source, delete, move, open_done, take
-from listener.space import Room
-from listener.spool import SpoolWriteFailed
+from listener.foundation.errors import SourceUnusable
+from listener.settings.watch import overlap
+from listener.sources.watch.folder import Candidate, FolderScan, ScanOptions, Signature, open_root, scan, status_of
+from listener.sources.watch.memory import FileState, MemoryFailed, WatchState
+from listener.sources.watch.taking import PIECE_BYTES, CopyResult, CopySource, copy_into_spool, delete, move, open_done
+from listener.spool.space import SpaceLevel
+from listener.spool.spool import SpoolWriteFailed
 
 if TYPE_CHECKING:
-    from listener.settings import ListenerSettings
+    from listener.settings.listener import ListenerSettings
+    from listener.settings.watch import WatchSection
     from listener.sources.contract import Surroundings
-    from listener.sources.watch.settings import WatchSection
 
 log = structlog.get_logger()
 
@@ -61,12 +61,12 @@ class WatchSource:
         self._path = Path(os.path.abspath(section.watch))  # noqa: PTH100 - pathlib would follow links
         key = hashlib.sha256(os.fsencode(self._path)).hexdigest()[:16]
         self._memory_path = surroundings.state / "watch" / f"{key}.db"
-        self._memory: Memory | None = None
+        self._memory: WatchState | None = None
         self._stopping = threading.Event()
         self._abandon = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._seen: dict[str, tuple[Signature, float]] = {}
-        self._unsaved: dict[str, tuple[Candidate, Known, float]] = {}
+        self._unsaved: dict[str, tuple[Candidate, FileState, float]] = {}
         self._told: set[str] = set()
         self._buffer = bytearray(PIECE_BYTES)
         self.looks = 0
@@ -76,7 +76,7 @@ class WatchSource:
         """Begin to look; raises `SourceUnusable` where the folder must not be watched."""
         self._refuse_own_folders()
         try:
-            self._memory = Memory(self._memory_path)
+            self._memory = WatchState(self._memory_path)
         except MemoryFailed as error:
             raise SourceUnusable(f"what was taken from {self._path} cannot be remembered: {error}") from error
         self._thread.start()
@@ -150,7 +150,7 @@ class WatchSource:
     def _has_room(self) -> bool:
         """Whether the spool takes more; what waits stays in the folder."""
         space = self._surroundings.space
-        if space.state is Room.ENOUGH and not space.queue_full:
+        if space.state is SpaceLevel.ENOUGH and not space.queue_full:
             if "room" in self._told:
                 self._told.discard("room")
                 log.info("watched folder goes on", folder=str(self._path))
@@ -167,11 +167,11 @@ class WatchSource:
                 self._told.discard("folder")
                 log.info("watched folder is back", folder=str(self._path))
             started = time.monotonic()
-            asked = Asked(MOST_WAITING, self._stopping.is_set, self._done_folder(root))
-            found = look(root, self._section, self._is_wanted, asked)
+            asked = ScanOptions(MOST_WAITING, self._stopping.is_set, self._done_folder(root))
+            found = scan(root, self._section, self._is_wanted, asked)
             looked_s = time.monotonic() - started
             self._tell_of(found)
-            self._take_all(Source(root, self._surroundings.spool, self._abandon.is_set), self._quiet(found))
+            self._take_all(CopySource(root, self._surroundings.spool, self._abandon.is_set), self._quiet(found))
             # An unmounted folder is an empty one: what is remembered of it must outlast that.
             if found.complete and found.entries and self._memory is not None:
                 self._memory.clean(lambda name: status_of(root, name) is not None)
@@ -199,13 +199,13 @@ class WatchSource:
         remembered = self._memory.find(candidate.name)
         if remembered is None:
             return True
-        if remembered.known is Known.TAKEN:
+        if remembered.known is FileState.TAKEN:
             if not remembered.signature.is_same_content(candidate.signature):
                 return True
             return self._section.after != "leave" and remembered.is_due(time.time())
         return remembered.signature != candidate.signature or remembered.is_due(time.time())
 
-    def _quiet(self, found: Look) -> list[Candidate]:
+    def _quiet(self, found: FolderScan) -> list[Candidate]:
         """The files that have been the same for long enough; what was seen is kept for the next look."""
         now = time.monotonic()
         seen: dict[str, tuple[Signature, float]] = {}
@@ -220,7 +220,7 @@ class WatchSource:
         self._seen = seen
         return quiet
 
-    def _take_all(self, source: Source, candidates: list[Candidate]) -> None:
+    def _take_all(self, source: CopySource, candidates: list[Candidate]) -> None:
         """Take files, oldest first, until all are taken, there is no room, or we are to stop."""
         started = time.monotonic()
         saved_at = started
@@ -249,31 +249,31 @@ class WatchSource:
         """Whether the file is in the spool since earlier, and only waits to be taken away."""
         assert self._memory is not None  # noqa: S101 - `start` made it
         remembered = self._memory.find(candidate.name)
-        if remembered is None or remembered.known is not Known.TAKEN:
+        if remembered is None or remembered.known is not FileState.TAKEN:
             return False
         return remembered.signature.is_same_content(candidate.signature)
 
-    def _take(self, source: Source, candidate: Candidate) -> bool:
+    def _take(self, source: CopySource, candidate: Candidate) -> bool:
         """Copy one file; whether it is in the spool now. What becomes of it is remembered by `_save`."""
         if self._was_taken(candidate):
             return False
         counters = self._surroundings.counters
         if candidate.signature.size_bytes > self._most_bytes:
-            self._trouble(candidate, Known.TOO_LARGE)
+            self._trouble(candidate, FileState.TOO_LARGE)
             return False
-        fate = take(source, candidate, self._buffer)
-        if fate is Fate.STORED:
+        fate = copy_into_spool(source, candidate, self._buffer)
+        if fate is CopyResult.STORED:
             counters.add("files_taken")
             counters.add("bytes_stored", candidate.signature.size_bytes)
-            self._unsaved[candidate.name] = candidate, Known.TAKEN, 0.0
-        elif fate is Fate.UNREADABLE:
-            self._trouble(candidate, Known.UNREADABLE)
-        elif fate is Fate.CHANGED:
+            self._unsaved[candidate.name] = candidate, FileState.TAKEN, 0.0
+        elif fate is CopyResult.UNREADABLE:
+            self._trouble(candidate, FileState.UNREADABLE)
+        elif fate is CopyResult.CHANGED:
             counters.add("files_changed_while_copied")
         self._seen.pop(candidate.name, None)
-        return fate is Fate.STORED
+        return fate is CopyResult.STORED
 
-    def _trouble(self, candidate: Candidate, trouble: Known) -> None:
+    def _trouble(self, candidate: Candidate, trouble: FileState) -> None:
         """Remember that a file cannot be taken as it is, and say so once for each state of it."""
         assert self._memory is not None  # noqa: S101 - `start` made it
         remembered = self._memory.find(candidate.name)
@@ -304,7 +304,7 @@ class WatchSource:
                 except OSError as error:
                     self._surroundings.counters.add("files_not_taken_away")
                     self._tell("away", "files cannot be taken away and stay", problem=error.strerror or "")
-                    self._unsaved[candidate.name] = candidate, Known.TAKEN, time.time() + TRY_AGAIN_S
+                    self._unsaved[candidate.name] = candidate, FileState.TAKEN, time.time() + TRY_AGAIN_S
         if len(gone) == len(away):
             self._told.discard("away")
         self._save()
@@ -324,7 +324,7 @@ class WatchSource:
             self._told.add(what)
             log.warning(event, folder=str(self._path), **more)
 
-    def _tell_of(self, found: Look) -> None:
+    def _tell_of(self, found: FolderScan) -> None:
         """Say once what kinds of entries are passed over, other than by their names."""
         kinds = found.skipped.keys() - {"ignored", "other_name", "folder"}
         for kind in kinds - self._told:

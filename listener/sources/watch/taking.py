@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from listener.sources.watch.folder import Candidate
-    from listener.spool import Incoming, Spool
+    from listener.spool.spool import Incoming, Spool
 
 PIECE_BYTES: Final = 1 << 20
 TAKEN_PREFIX: Final = "taken-"
@@ -34,7 +34,7 @@ GONE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP})
 """There is no such file any more, or a link is in its place."""
 
 
-class Fate(Enum):
+class CopyResult(Enum):
     """What became of a file that was to be copied."""
 
     STORED = "stored"
@@ -47,7 +47,7 @@ class Fate(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CopySource:
     """Where files are taken from, and where to."""
 
     root: int
@@ -57,7 +57,7 @@ class Source:
     """Whether to break off."""
 
 
-def take(source: Source, candidate: Candidate, buffer: bytearray) -> Fate:
+def copy_into_spool(source: CopySource, candidate: Candidate, buffer: bytearray) -> CopyResult:
     """Copy one file into the spool.
 
     Args:
@@ -73,16 +73,16 @@ def take(source: Source, candidate: Candidate, buffer: bytearray) -> Fate:
         with opened_folder(source.root, folder) as parent:
             fd = os.open(last, FILE_FLAGS, dir_fd=parent)
     except OSError as error:
-        return Fate.GONE if error.errno in GONE else Fate.UNREADABLE
+        return CopyResult.GONE if error.errno in GONE else CopyResult.UNREADABLE
     try:
         if not _is_still(fd, candidate.signature):
-            return Fate.CHANGED
+            return CopyResult.CHANGED
         incoming = source.spool.receive()
         try:
             fate = _copy(fd, incoming, source.is_over, buffer)
-            if fate is Fate.STORED:
+            if fate is CopyResult.STORED:
                 if incoming.size_bytes != candidate.signature.size_bytes or not _is_still(fd, candidate.signature):
-                    return Fate.CHANGED
+                    return CopyResult.CHANGED
                 incoming.commit()
             return fate
         finally:
@@ -93,20 +93,20 @@ def take(source: Source, candidate: Candidate, buffer: bytearray) -> Fate:
 
 def _is_still(fd: int, signature: Signature) -> bool:
     found = os.fstat(fd)
-    return stat.S_ISREG(found.st_mode) and Signature.of(found) == signature
+    return stat.S_ISREG(found.st_mode) and Signature.from_stat(found) == signature
 
 
-def _copy(fd: int, incoming: Incoming, is_over: Callable[[], bool], buffer: bytearray) -> Fate:
+def _copy(fd: int, incoming: Incoming, is_over: Callable[[], bool], buffer: bytearray) -> CopyResult:
     view = memoryview(buffer)
     while True:
         if is_over():
-            return Fate.BROKEN_OFF
+            return CopyResult.BROKEN_OFF
         try:
             count = os.readv(fd, [buffer])
         except OSError:
-            return Fate.UNREADABLE
+            return CopyResult.UNREADABLE
         if count == 0:
-            return Fate.STORED
+            return CopyResult.STORED
         incoming.write([view[:count]])
 
 
@@ -211,7 +211,7 @@ def _exists(folder: int, name: str) -> bool:
 
 def _is_at(folder: int, name: str, signature: Signature) -> bool:
     found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    return stat.S_ISREG(found.st_mode) and Signature.of(found).is_same_content(signature)
+    return stat.S_ISREG(found.st_mode) and Signature.from_stat(found).is_same_content(signature)
 
 
 def open_done(path: str, root: int) -> int:

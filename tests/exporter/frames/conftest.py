@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from exporter.instance import Instance
-from exporter.settings import LimitSettings
+from exporter.dicom.instance import Instance
+from exporter.settings.settings import LimitSettings
 
 if TYPE_CHECKING:
     from pathlib import Path

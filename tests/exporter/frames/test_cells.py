@@ -9,9 +9,9 @@ import numpy as np
 import psutil
 import pytest
 
+from exporter.dicom.instance import Instance
 from exporter.errors import BadGeometry, CorruptPixels
 from exporter.frames import open_frames
-from exporter.instance import Instance
 
 from .conftest import EXPLICIT_BE
 

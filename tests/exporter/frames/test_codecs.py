@@ -19,7 +19,7 @@ from exporter.frames.codestream import Codec, sniff
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exporter.instance import Instance
+    from exporter.dicom.instance import Instance
 
     from .conftest import Build
 

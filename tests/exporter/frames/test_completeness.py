@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 import exporter
+from exporter.dicom.instance import Instance
 from exporter.errors import CorruptPixels, ExportError, Reason
 from exporter.frames import open_frames
 from exporter.frames.codestream import Codec, Codestream, sniff
 from exporter.frames.completeness import check_completeness
-from exporter.instance import Instance
-from exporter.settings import MediaSettings
-from exporter.writers.contract import Task
-from exporter.writers.remux import study
+from exporter.settings.settings import MediaSettings
+from exporter.writers.contract import WriterTask
+from exporter.writers.video_parts.remux import probe_stream
 from tests.exporter.frames import streams
 from tests.exporter.frames.conftest import EXPLICIT_LE, fragments, write
 from tests.exporter.frames.streams import COLUMNS, ROWS, Stream
@@ -97,7 +97,7 @@ def told(stream: Stream, path: Path) -> tuple[str, ...]:
             frames = open_frames(instance, settings.limits)
             if stream.is_video:
                 with frames.open_stream() as source:
-                    return study(Task(instance, path.parent, settings), source).warnings
+                    return probe_stream(WriterTask(instance, path.parent, settings), source).warnings
             list(frames.stored())
         except ExportError as error:
             return (error.reason.value,)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from exporter.dicom.instance import Instance
 from exporter.errors import ExportError, SkipInstance
 from exporter.frames import DisplayOptions, open_frames
-from exporter.instance import Instance
-from exporter.settings import LimitSettings
+from exporter.settings.settings import LimitSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -198,8 +198,8 @@ import hashlib, sys
 from pathlib import Path
 from exporter.errors import ExportError, SkipInstance
 from exporter.frames import open_frames
-from exporter.instance import Instance
-from exporter.settings import LimitSettings
+from exporter.dicom.instance import Instance
+from exporter.settings.settings import LimitSettings
 limits, total = LimitSettings(), hashlib.sha256()
 for path in sorted(p for p in Path(sys.argv[1]).rglob("*") if p.is_file()):
     try:

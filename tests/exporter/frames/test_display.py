@@ -12,15 +12,15 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from exporter.dicom.instance import Instance
 from exporter.errors import BadGeometry, CorruptPixels
 from exporter.frames import DisplayOptions, Frames, open_frames
-from exporter.instance import Instance
-from exporter.settings import DisplaySettings
+from exporter.settings.settings import DisplaySettings
 
 from .conftest import EXPLICIT_BE
 
 if TYPE_CHECKING:
-    from exporter.settings import LimitSettings
+    from exporter.settings.settings import LimitSettings
 
     from .conftest import Build
 

@@ -12,14 +12,14 @@ import pytest
 from exporter.errors import CorruptPixels, ExportError, TooLarge
 from exporter.frames import open_frames
 from exporter.frames.stream import JoinedSpans
-from exporter.settings import LimitSettings
+from exporter.settings.settings import LimitSettings
 
 from .conftest import fragments
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from exporter.instance import Instance
+    from exporter.dicom.instance import Instance
 
     from .conftest import Build
 

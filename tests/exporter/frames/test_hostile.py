@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from pydicom.data import get_testdata_file
 
+from exporter.dicom.instance import Instance
 from exporter.errors import TooLarge
 from exporter.frames import open_frames
-from exporter.instance import Instance
-from exporter.settings import LimitSettings
+from exporter.settings.settings import LimitSettings
 from tests.product.hostile import JPEG_BASELINE, costly_files, encapsulated, jpeg_scans, tiny_frames
 
 # Small files of every kind of pixel data that pydicom carries with it.
@@ -31,8 +31,8 @@ from collections import Counter
 from pathlib import Path
 from exporter.errors import ExportError, SkipInstance
 from exporter.frames import DisplayOptions, open_frames
-from exporter.instance import Instance
-from exporter.settings import LimitSettings
+from exporter.dicom.instance import Instance
+from exporter.settings.settings import LimitSettings
 
 folder, seed, count, *paths = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from exporter.pull.cohort import read_cohort
-from exporter.pull.request import Request
+from exporter.pull.request import PullRequest
 from exporter.pull.run import pull
-from exporter.settings import Settings
-from listener.settings import DataFolder
+from exporter.settings.settings import Settings
+from listener.settings.listener import DataFolder
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ class Puller:
         """The same in this process, without the command around it."""
         return pull(self.request(**changes), threading.Event(), self.report)
 
-    def request(self, **changes: Any) -> Request:
+    def request(self, **changes: Any) -> PullRequest:
         """What is asked for, as the command makes it."""
         settings = Settings.model_validate_json(json.dumps(self.configuration), strict=True)
         peer = settings.pull[0]
-        return Request(read_cohort(self.cohort), settings, peer, peer.level, DataFolder(self.data), **changes)
+        return PullRequest(read_cohort(self.cohort), settings, peer, peer.level, DataFolder(self.data), **changes)
 
     def start(self, *options: str) -> subprocess.Popen[str]:
         """The command, running."""

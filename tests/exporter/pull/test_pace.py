@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.pull.pace import Clock, Pace, Window
+from exporter.pull.pace import Clock, RateLimiter
+from exporter.settings.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,9 +72,9 @@ def test_who_waits_for_the_window_is_let_go_when_it_opens_or_when_it_shall_stop(
     told: list[Window] = []
     stop = threading.Event()
     clock = Clock(now=lambda: now[0], look_every_s=0.01)
-    pace = Pace(Window.parse("20:00-06:00"), None, stop, clock, on_wait=told.append)
+    pace = RateLimiter(Window.parse("20:00-06:00"), None, stop, clock, on_wait=told.append)
     let_go = threading.Event()
-    thread = threading.Thread(target=lambda: pace.ask() and let_go.set())
+    thread = threading.Thread(target=lambda: pace.wait_for_turn() and let_go.set())
     thread.start()
     assert not let_go.wait(0.2)
     now[0] += 60
@@ -82,11 +83,11 @@ def test_who_waits_for_the_window_is_let_go_when_it_opens_or_when_it_shall_stop(
     assert len(told) == 1
     now[0] += 12 * 3600
     stop.set()
-    assert not pace.ask()
+    assert not pace.wait_for_turn()
 
 
 def test_moves_keep_their_distance_whoever_asks() -> None:
-    pace = Pace(None, 1200.0, threading.Event())  # one in 50 ms
+    pace = RateLimiter(None, 1200.0, threading.Event())  # one in 50 ms
     started = time.monotonic()
     threads = [threading.Thread(target=lambda: [pace.move() for _ in range(3)]) for _ in range(2)]
     for thread in threads:

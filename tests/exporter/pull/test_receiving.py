@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from exporter.ledger import Ledger, State
-from exporter.outcome import Identity
+from exporter.outcome import InstanceIdentity
 from exporter.pull.arrivals import Arrivals, media_storage_uid
-from exporter.pull.finding import Instance, Target
-from exporter.pull.journal import Journal, JournalUnusable, Question, QuestionState, TargetState
+from exporter.pull.finding import FoundInstance, PullTarget
+from exporter.pull.journal import JournalUnusable, PullJournal, Question, QuestionState, TargetState
 from exporter.pull.outcome import RowState
-from listener.spool import Spool, SpoolBusy
+from exporter.results.ledger import InstanceStatus, Ledger
+from listener.spool.spool import Spool, SpoolBusy
 from tests.exporter.pull.odd_peer import OddPeer
 from tests.exporter.pull.running import Puller
 from tests.listener.requestor import Receiver
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def opened(root: Path) -> Iterator[tuple[Journal, Spool, Arrivals]]:
-    with Spool.open(root / "spool") as spool, Journal.open(root / "pull" / "journal.db") as journal:
+def opened(root: Path) -> Iterator[tuple[PullJournal, Spool, Arrivals]]:
+    with Spool.open(root / "spool") as spool, PullJournal.open(root / "pull" / "journal.db") as journal:
         arrivals = Arrivals(journal, root / "spool", root / "exporter.db")
         try:
             yield journal, spool, arrivals
@@ -51,22 +51,22 @@ def test_an_instance_is_here_in_the_spool_in_quarantine_or_by_the_ledger(tmp_pat
         arrivals.start()
         assert arrivals.held([first, second, third]) == {first}
         put(spool, files[1])
-        arrivals.look()
+        arrivals.take_in_new()
         assert arrivals.held([first, second, third]) == {first, second}
         items = {item.name: item for item in spool.pending()}
         for item in items.values():
             claimed = spool.claim(item)
             assert claimed is not None
             spool.quarantine(claimed, "corrupt_pixels", {})
-        arrivals.look(thorough=True)
+        arrivals.take_in_new(thorough=True)
         assert arrivals.held([first, second, third]) == {first, second}
         with Ledger.open(tmp_path / "exporter.db") as ledger:
-            ledger.begin("x.dcm", size_bytes=1, mtime_ns=1, source="spool")
-            identity = Identity("1.2", third, forty.studies[0].uid, forty.studies[0].series[1], "00")
+            ledger.begin_attempt("x.dcm", size_bytes=1, mtime_ns=1, source="spool")
+            identity = InstanceIdentity("1.2", third, forty.studies[0].uid, forty.studies[0].series[1], "00")
             assert arrivals.held([third]) == set()
-            ledger.finish("x.dcm", state=State.SKIPPED, reason="no_media", identity=identity)
+            ledger.finish("x.dcm", state=InstanceStatus.SKIPPED, reason="no_media", identity=identity)
             assert arrivals.held([third]) == {third}
-            assert arrivals.counted(Target(forty.studies[0].uid), 1 << 60) == 1
+            assert arrivals.counted(PullTarget(forty.studies[0].uid), 1 << 60) == 1
 
 
 def test_what_has_left_the_spool_and_is_in_no_ledger_is_forgotten_at_the_next_start(
@@ -100,7 +100,7 @@ def test_many_files_are_taken_in_once_and_a_look_after_that_is_quick(tmp_path: P
             (new / f"{number + 10**18:020d}-{number:016x}.dcm").touch()
         arrivals.start()
         started = time.monotonic()
-        assert arrivals.look() == 0
+        assert arrivals.take_in_new() == 0
         assert time.monotonic() - started < 2
 
 
@@ -109,32 +109,32 @@ def test_a_journal_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pull" / "journal.db"
     path.write_bytes(b"no database" * 100)
     with pytest.raises(JournalUnusable, match="move it away"):
-        Journal.open(path)
+        PullJournal.open(path)
 
 
 def test_a_new_run_asks_again_what_came_to_nothing_and_one_that_was_cut_off_does_not(tmp_path: Path) -> None:
     path = tmp_path / "pull" / "journal.db"
-    lost = Instance("1.2.3", "1.2", "")
-    with Journal.open(path) as journal:
-        assert not journal.begin("cohort", ["a", "b", "c"])
-        journal.answered("a", Question(QuestionState.FOUND, "", 0), "peer", [Target("1"), Target("2")])
-        journal.answered("b", Question(QuestionState.NOT_FOUND, "nothing matches", 0), "peer", [])
+    lost = FoundInstance("1.2.3", "1.2", "")
+    with PullJournal.open(path) as journal:
+        assert not journal.begin_run("cohort", ["a", "b", "c"])
+        journal.record_answer("a", Question(QuestionState.FOUND, "", 0), "peer", [PullTarget("1"), PullTarget("2")])
+        journal.record_answer("b", Question(QuestionState.NOT_FOUND, "nothing matches", 0), "peer", [])
         one, two = journal.tasks("a")
         journal.begun(one, 3)
         journal.ended(one, TargetState.COMPLETE, expected=3)
         journal.begun(two, 3)
         journal.ended(two, TargetState.INCOMPLETE, expected=3, missing=[lost], problem="x")
-        assert journal.missing(two) == [Instance("1.2.3", "1.2", "")]
-    with Journal.open(path) as journal:
-        assert journal.begin("cohort", ["a", "b", "c"])  # goes on
+        assert journal.missing(two) == [FoundInstance("1.2.3", "1.2", "")]
+    with PullJournal.open(path) as journal:
+        assert journal.begin_run("cohort", ["a", "b", "c"])  # goes on
         assert journal.question("b") is not None
         assert [task.state for task in journal.tasks("a")] == [TargetState.COMPLETE, TargetState.INCOMPLETE]
-        journal.end("cohort")
-        assert not journal.begin("cohort", ["a", "b", "c"])
+        journal.end_run("cohort")
+        assert not journal.begin_run("cohort", ["a", "b", "c"])
         assert journal.question("b") is None
         states = [(task.state, task.attempts) for task in journal.tasks("a")]
         assert states == [(TargetState.COMPLETE, 1), (TargetState.WAITING, 0)]
-        assert not journal.begin("cohort", ["a"], again=True)
+        assert not journal.begin_run("cohort", ["a"], again=True)
         assert journal.question("a") is None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING
 
-from exporter.pull.finding import Target
+from exporter.pull.finding import PullTarget
 from exporter.pull.report import FoundFile, private_file
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def test_what_a_pacs_answers_stays_in_its_cell(tmp_path: Path) -> None:
             "StudyDescription": ("CT\r\n9,1.2.3,,forged",),
             "AccessionNumber": ("\x1b[31m\x00\x85\u202e\u2028",),
         }
-        found.add(2, Target("1.2.3", "@1.2", ("+1", "1.5")), answer)
+        found.add(2, PullTarget("1.2.3", "@1.2", ("+1", "1.5")), answer)
     text = path.read_text("utf-8")
     assert text.count("\n") == len(text.splitlines()) == 3
     assert all(line.isprintable() for line in text.splitlines())

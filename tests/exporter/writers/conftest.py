@@ -12,10 +12,10 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
-from exporter.instance import Instance
-from exporter.settings import MediaSettings
+from exporter.dicom.instance import Instance
+from exporter.settings.settings import MediaSettings
 from exporter.writers import choose
-from exporter.writers.contract import Task, Written
+from exporter.writers.contract import WriterTask, Written
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,7 +94,7 @@ def export(tmp_path: Path) -> Callable[..., tuple[Written, Path]]:
         folder = tmp_path / f"partial{next(counter)}"
         folder.mkdir()
         with Instance.open(path, settings.limits) as instance:
-            return choose(instance, settings).write(Task(instance, folder, settings)), folder
+            return choose(instance, settings).write(WriterTask(instance, folder, settings)), folder
 
     return run
 

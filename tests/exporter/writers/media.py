@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporter.settings import MediaSettings
+from exporter.settings.settings import MediaSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

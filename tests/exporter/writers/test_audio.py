@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from exporter.dicom.instance import Instance
 from exporter.errors import BadGeometry, UnsupportedSyntax, VerifyFailed
-from exporter.instance import Instance
 from exporter.outcome import MediaType
-from exporter.settings import AudioSettings, MediaSettings
+from exporter.settings.settings import AudioSettings, MediaSettings
 from exporter.writers import choose
 from exporter.writers.audio import AudioWriter
-from exporter.writers.contract import Task, Written
+from exporter.writers.contract import WriterTask, Written
 from tests.exporter.writers.sampled import GENERAL_AUDIO, VOICE, multiplex_group, save_waveform
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def written(path: Path, folder: Path, form: str = "wav") -> Written:
     settings = MediaSettings(audio=AudioSettings(format=form))  # type: ignore[arg-type]  # one of the literals
     with Instance.open(path, settings.limits) as instance:
         assert isinstance(choose(instance, settings), AudioWriter)
-        result = AudioWriter().write(Task(instance, out, settings))
+        result = AudioWriter().write(WriterTask(instance, out, settings))
     assert sorted(entry.name for entry in out.iterdir()) == sorted(medium.file for medium in result.media)
     return result
 
@@ -175,6 +175,6 @@ def test_a_file_that_the_disk_changed_is_not_passed_on(tmp_path: Path, monkeypat
         content[-3] ^= 1
         target.write_bytes(content)
 
-    monkeypatch.setattr("exporter.writers.sealing.os.fsync", damaged)
+    monkeypatch.setattr("exporter.writers.durable_write.os.fsync", damaged)
     with pytest.raises(VerifyFailed):
         written(path, tmp_path)

@@ -11,11 +11,11 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from exporter.instance import Instance
+from exporter.dicom.instance import Instance
 from exporter.outcome import MediaType
-from exporter.settings import MediaSettings
+from exporter.settings.settings import MediaSettings
 from exporter.writers import choose
-from exporter.writers.cine import is_cine
+from exporter.writers.pictures.cine import is_cine
 from tests.exporter.writers.media import waves
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from exporter.dicom.instance import Instance
 from exporter.errors import ExportError, SkipInstance
-from exporter.instance import Instance
 from exporter.outcome import MediaType
-from exporter.settings import MediaSettings
+from exporter.settings.settings import MediaSettings
 from exporter.writers import choose, registry
-from exporter.writers.contract import Task, Writer, Written
+from exporter.writers.contract import Writer, WriterTask, Written
 from tests.exporter.writers.sampled import VOICE, channel, multiplex_group, save_waveform
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def written(writer: Writer, path: Path, folder: Path) -> Written:
     folder.mkdir()
     settings = WANTED.get(name_of(writer), SETTINGS)
     with Instance.open(path, settings.limits) as instance:
-        return writer.write(Task(instance, folder, settings))
+        return writer.write(WriterTask(instance, folder, settings))
 
 
 @pytest.fixture(params=WRITERS, ids=name_of)
@@ -141,7 +141,7 @@ def test_an_instance_cut_anywhere_gives_an_error_of_ours_or_a_result_that_says_s
             with Instance.open(cut, settings.limits) as instance:
                 if writer.score(instance, settings) is None:
                     continue
-                result = writer.write(Task(instance, folder, settings))
+                result = writer.write(WriterTask(instance, folder, settings))
                 told = [*result.warnings, *instance.warnings, *(result.rendering.notes if result.rendering else ())]
         except (ExportError, SkipInstance):
             continue

@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from exporter.instance import Instance
-from exporter.settings import DisplaySettings, MediaSettings
+from exporter.dicom.instance import Instance
+from exporter.settings.settings import DisplaySettings, MediaSettings
 from exporter.writers import choose
-from exporter.writers.contract import Task
+from exporter.writers.contract import WriterTask
 
 
 def picture(folder: Path, display: DisplaySettings) -> np.ndarray:
@@ -21,7 +21,7 @@ def picture(folder: Path, display: DisplaySettings) -> np.ndarray:
     settings = MediaSettings(display=display)
     folder.mkdir()
     with Instance.open(Path(path), settings.limits) as instance:
-        written = choose(instance, settings).write(Task(instance, folder, settings))
+        written = choose(instance, settings).write(WriterTask(instance, folder, settings))
     with Image.open(folder / written.media[0].file) as image:
         return np.asarray(image)
 

@@ -11,12 +11,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, generate_uid
 
+from exporter.dicom.instance import Instance
 from exporter.errors import SkipInstance, SkipReason, Unreadable, UnsupportedSyntax, VerifyFailed
-from exporter.instance import Instance
 from exporter.outcome import MediaType
-from exporter.settings import MediaSettings
+from exporter.settings.settings import MediaSettings
 from exporter.writers import choose
-from exporter.writers.contract import Task, Written
+from exporter.writers.contract import WriterTask, Written
 from exporter.writers.document import DocumentWriter, kind_of
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def written(path: Path, folder: Path) -> Written:
     out.mkdir()
     with Instance.open(path, SETTINGS.limits) as instance:
         assert isinstance(choose(instance, SETTINGS), DocumentWriter)
-        result = DocumentWriter().write(Task(instance, out, SETTINGS))
+        result = DocumentWriter().write(WriterTask(instance, out, SETTINGS))
     assert sorted(entry.name for entry in out.iterdir()) == sorted(medium.file for medium in result.media)
     return result
 
@@ -217,6 +217,6 @@ def test_a_file_that_the_disk_changed_is_not_passed_on(tmp_path: Path, monkeypat
     def damaged(_: int) -> None:
         (tmp_path / "out" / "0.part").write_bytes(PDF.replace(b"obj", b"jbo"))
 
-    monkeypatch.setattr("exporter.writers.sealing.os.fsync", damaged)
+    monkeypatch.setattr("exporter.writers.durable_write.os.fsync", damaged)
     with pytest.raises(VerifyFailed):
         written(path, tmp_path)

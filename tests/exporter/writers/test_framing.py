@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
+from exporter.dicom.ultrasound import UltrasoundRegion, regions_of
 from exporter.outcome import Geometry
-from exporter.settings import MediaSettings
-from exporter.ultrasound import UltrasoundRegion, regions_of
-from exporter.writers.framing import moved_region
+from exporter.settings.settings import MediaSettings
+from exporter.writers.pictures.framing import moved_region
 from tests.exporter.writers.media import video_settings, waves
 
 if TYPE_CHECKING:

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from exporter.dicom.instance import Instance
 from exporter.errors import EncodeFailed, OutOfSpace, VerifyFailed
 from exporter.frames import open_frames
-from exporter.instance import Instance
 from exporter.outcome import MediaType
-from exporter.settings import MediaSettings
-from exporter.writers.sealing import write_error
-from exporter.writers.still import StillPlan, write_still
+from exporter.settings.settings import MediaSettings
+from exporter.writers.durable_write import write_error
+from exporter.writers.image_parts.image_file import StillPlan, write_still
 from tests.exporter.writers.media import waves
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from exporter.errors import CorruptPixels
-from exporter.settings import MediaSettings
-from exporter.writers.jpeg_copy import bare_jpeg, shows
+from exporter.settings.settings import MediaSettings
+from exporter.writers.video_parts.jpeg_copy import bare_jpeg, shows
 from tests.exporter.writers.media import presentation_times, video_settings, waves
 
 if TYPE_CHECKING:

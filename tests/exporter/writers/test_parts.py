@@ -12,11 +12,11 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
 import exporter
-from exporter.instance import Instance
+from exporter.dicom.instance import Instance
 from exporter.outcome import Exported, Failed, MediaType
-from exporter.settings import MediaSettings, Settings
+from exporter.settings.settings import MediaSettings, Settings
 from exporter.writers import choose_all
-from exporter.writers.contract import Task, Written
+from exporter.writers.contract import WriterTask, Written
 from tests.exporter.writers.sampled import ECG, multiplex_group, save_waveform
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def written(path: Path, folder: Path, **settings: Any) -> Written:
     folder.mkdir()
     chosen = MediaSettings.model_validate(settings)
     with Instance.open(path, chosen.limits) as instance:
-        result = choose_all(instance, chosen).write(Task(instance, folder, chosen))
+        result = choose_all(instance, chosen).write(WriterTask(instance, folder, chosen))
     assert sorted(entry.name for entry in folder.iterdir()) == sorted(medium.file for medium in result.media)
     assert len({medium.suffix for medium in result.media}) == len(result.media)
     return result

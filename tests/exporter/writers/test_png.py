@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
-from exporter.writers.png import encode
+from exporter.writers.image_parts.png import encode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -13,7 +13,7 @@ from pydicom.pixels import pixel_array
 from pydicom.sequence import Sequence
 
 from exporter.errors import ExportError, SkipInstance
-from exporter.settings import MediaSettings
+from exporter.settings.settings import MediaSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable

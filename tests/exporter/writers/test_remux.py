@@ -12,8 +12,8 @@ from pydicom import dcmread
 from pydicom.encaps import generate_fragments
 
 from exporter.errors import BadGeometry, CorruptPixels, ExportError
-from exporter.settings import MediaSettings
-from exporter.writers.remux import picture_digest
+from exporter.settings.settings import MediaSettings
+from exporter.writers.video_parts.remux import picture_digest
 from tests.exporter.writers.media import presentation_times, video_settings
 
 if TYPE_CHECKING:

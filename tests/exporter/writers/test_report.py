@@ -13,12 +13,12 @@ from pydicom import config
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, generate_uid
 
+from exporter.dicom.instance import Instance
 from exporter.errors import TooLarge, Unreadable
-from exporter.instance import Instance
 from exporter.outcome import MediaType
-from exporter.settings import LimitSettings, MediaSettings, ReportSettings
+from exporter.settings.settings import LimitSettings, MediaSettings, ReportSettings
 from exporter.writers import choose
-from exporter.writers.contract import Task, Written
+from exporter.writers.contract import WriterTask, Written
 from exporter.writers.report import ReportWriter
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def written(path: Path, folder: Path, settings: MediaSettings = SETTINGS) -> Wri
     out.mkdir()
     with Instance.open(path, settings.limits) as instance:
         assert isinstance(choose(instance, settings), ReportWriter)
-        result = ReportWriter().write(Task(instance, out, settings))
+        result = ReportWriter().write(WriterTask(instance, out, settings))
     assert sorted(entry.name for entry in out.iterdir()) == sorted(medium.file for medium in result.media)
     return result
 

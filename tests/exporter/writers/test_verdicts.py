@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from exporter.dicom.instance import Instance
 from exporter.errors import CorruptPixels, ExportError, OutOfSpace
-from exporter.instance import Instance
-from exporter.settings import MediaSettings
+from exporter.settings.settings import MediaSettings
 from exporter.writers import choose
-from exporter.writers.contract import Task
+from exporter.writers.contract import WriterTask
 from tests.exporter.writers.media import waves
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_a_full_disk_is_no_verdict_on_the_instance(
     )
     media = MediaSettings.model_validate(settings)
     with Instance.open(path, media.limits) as instance, pytest.raises(OutOfSpace):
-        choose(instance, media).write(Task(instance, small_disk, media))
+        choose(instance, media).write(WriterTask(instance, small_disk, media))
 
 
 @pytest.mark.parametrize("frames", [1, 12])
@@ -95,14 +95,14 @@ def test_a_disk_that_is_mounted_read_only_is_no_verdict_on_the_instance(
     for settings in ({}, {"frames": {"enabled": True}}, {"video": {"extension": ".mkv"}}):
         media = MediaSettings.model_validate(settings)
         with Instance.open(path, media.limits) as instance, pytest.raises(OutOfSpace):
-            choose(instance, media).write(Task(instance, small_disk, media))
+            choose(instance, media).write(WriterTask(instance, small_disk, media))
 
 
 def test_a_stream_that_does_not_fit_is_no_verdict_on_the_instance(corpus: Path, small_disk: Path) -> None:
     media = MediaSettings()
     path = corpus / "synthetic-video" / "us_cine_mpeg2_mpml.100.dcm"
     with Instance.open(path, media.limits) as instance, pytest.raises(OutOfSpace):
-        choose(instance, media).write(Task(instance, small_disk, media))
+        choose(instance, media).write(WriterTask(instance, small_disk, media))
 
 
 @pytest.mark.parametrize(

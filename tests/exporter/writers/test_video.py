@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from pydicom.tag import Tag
 
+from exporter.dicom.instance import Instance
+from exporter.dicom.timing import schedule_of
 from exporter.errors import CorruptPixels, EncodeFailed, VerifyFailed
-from exporter.instance import Instance
-from exporter.settings import MediaSettings
-from exporter.timing import schedule_of
-from exporter.writers.encoder import Job, encode
-from exporter.writers.pixel_format import Converter
-from exporter.writers.plan import plan_of
-from exporter.writers.verify import Witness, check_video
+from exporter.settings.settings import MediaSettings
+from exporter.writers.video_parts.encoder import encode
+from exporter.writers.video_parts.pixel_format import Converter
+from exporter.writers.video_parts.verify import FrameFingerprints, check_video
+from exporter.writers.video_parts.video_plan import EncodeJob, plan_of
 from tests.exporter.writers.media import encoding, presentation_times, video_settings, waves
 
 if TYPE_CHECKING:
@@ -192,12 +192,12 @@ def test_the_same_frames_give_the_same_bytes_whatever_was_in_memory_before(tmp_p
     script = (
         "import sys, hashlib; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
         "from fractions import Fraction\n"
-        "from exporter.settings import VideoSettings\n"
-        "from exporter.timing import Schedule\n"
-        "from exporter.writers.encoder import Job, encode\n"
-        "from exporter.writers.pixel_format import Converter\n"
-        "from exporter.writers.plan import plan_of\n"
-        "from exporter.writers.verify import Witness\n"
+        "from exporter.settings.settings import VideoSettings\n"
+        "from exporter.dicom.timing import Schedule\n"
+        "from exporter.writers.video_parts.encoder import Job, encode\n"
+        "from exporter.writers.video_parts.pixel_format import Converter\n"
+        "from exporter.writers.video_parts.video_plan import plan_of\n"
+        "from exporter.writers.video_parts.verify import Witness\n"
         "from tests.exporter.writers.media import waves\n"
         "plan = plan_of(VideoSettings(), gray=False)\n"
         "for rows, columns, gray in ((430, 480, False), (65, 97, True), (64, 96, True), (241, 321, False)):\n"
@@ -224,12 +224,14 @@ def test_the_same_frames_give_the_same_bytes_whatever_was_in_memory_before(tmp_p
     assert len(seen) == 1
 
 
-def job_for(path: Path, frames: np.ndarray, **settings: Any) -> tuple[Job, Witness]:
+def job_for(path: Path, frames: np.ndarray, **settings: Any) -> tuple[EncodeJob, FrameFingerprints]:
     gray = frames.ndim == 3
     plan = plan_of(video_settings(**settings).video, gray=gray)
     converter = Converter(plan.pix_fmt, frames.shape[1], frames.shape[2], gray=gray)
     schedule = schedule_of(__import__("pydicom").Dataset(), len(frames))
-    return Job(path, plan, converter, schedule), Witness(len(frames), 1 << 16, exact=plan.exact(gray=gray))
+    return EncodeJob(path, plan, converter, schedule), FrameFingerprints(
+        len(frames), 1 << 16, exact=plan.exact(gray=gray)
+    )
 
 
 def test_verification_notices_other_pictures_other_colours_missing_frames_and_other_times(tmp_path: Path) -> None:
@@ -241,10 +243,10 @@ def test_verification_notices_other_pictures_other_colours_missing_frames_and_ot
     def against(others: np.ndarray, name: str, **settings: Any) -> None:
         """Encode `others`, and compare the file with what was seen of `frames`."""
         job, _ = job_for(tmp_path / name, others, **settings)
-        encode(job, iter(others), Witness(len(others), 1 << 16, exact=False))
+        encode(job, iter(others), FrameFingerprints(len(others), 1 << 16, exact=False))
         seen, remembered = job_for(tmp_path / f"{name}.seen", frames, **settings)
         encode(seen, iter(frames), remembered)
-        check_video(Job(job.path, job.plan, job.converter, seen.schedule), remembered)
+        check_video(EncodeJob(job.path, job.plan, job.converter, seen.schedule), remembered)
 
     with pytest.raises(VerifyFailed, match=r"another picture|reaches"):
         against(frames[::-1].copy(), "reversed")
@@ -259,10 +261,10 @@ def test_verification_of_a_lossless_stream_notices_one_bit(tmp_path: Path) -> No
     job, _ = job_for(tmp_path / "one", frames, extension=".mkv", save_method_kwargs=encoding("ffv1", "bgr0"))
     changed = frames.copy()
     changed[3, 7, 9, 1] ^= 1
-    encode(job, iter(changed), Witness(6, 1 << 16, exact=True))
-    remembered = Witness(6, 1 << 16, exact=True)
+    encode(job, iter(changed), FrameFingerprints(6, 1 << 16, exact=True))
+    remembered = FrameFingerprints(6, 1 << 16, exact=True)
     for index, image in enumerate(frames):
-        remembered.see(index, job.converter.convert(image), image)
+        remembered.add_frame(index, job.converter.convert(image), image)
     with pytest.raises(VerifyFailed, match="frame 4, decoded back, differs"):
         check_video(job, remembered)
 
@@ -342,11 +344,11 @@ def test_memory_does_not_grow_with_the_number_of_frames(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])\n"
         "from fractions import Fraction\n"
         "import numpy as np\n"
-        "from exporter.timing import Schedule\n"
-        "from exporter.writers.encoder import Job, encode\n"
-        "from exporter.writers.pixel_format import Converter\n"
-        "from exporter.writers.plan import plan_of\n"
-        "from exporter.writers.verify import Witness, check_video\n"
+        "from exporter.dicom.timing import Schedule\n"
+        "from exporter.writers.video_parts.encoder import Job, encode\n"
+        "from exporter.writers.video_parts.pixel_format import Converter\n"
+        "from exporter.writers.video_parts.video_plan import plan_of\n"
+        "from exporter.writers.video_parts.verify import Witness, check_video\n"
         "from tests.exporter.writers.media import encoding, video_settings\n"
         "settings = video_settings(save_method_kwargs=encoding('h264', crf='30', preset='ultrafast'))\n"
         "plan = plan_of(settings.video, gray=True)\n"

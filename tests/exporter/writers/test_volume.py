@@ -17,15 +17,15 @@ from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from exporter.dicom.geometry import Plane, grids
+from exporter.dicom.instance import Instance
 from exporter.errors import BadGeometry, CorruptPixels, EncodeFailed, OutOfSpace, UnsupportedSyntax, VerifyFailed
-from exporter.geometry import Plane, grids
-from exporter.instance import Instance
-from exporter.settings import MediaSettings, VolumeSettings
-from exporter.volumes import voxels
-from exporter.volumes.formats import Scaling
-from exporter.volumes.series import write_series
-from exporter.writers.contract import Task, Written
+from exporter.series.assemble import write_series
+from exporter.settings.settings import MediaSettings, VolumeSettings
+from exporter.writers.contract import WriterTask, Written
 from exporter.writers.volume import VolumeWriter
+from exporter.writers.volumes import voxels
+from exporter.writers.volumes.formats import Scaling
 from tests.exporter.writers.volumetric import (
     CT,
     DOSE,
@@ -64,7 +64,7 @@ def written(instance: Dataset | Path, folder: Path, settings: MediaSettings = SE
     out = folder / "out"
     out.mkdir(exist_ok=True)
     with Instance.open(path, settings.limits) as opened:
-        result = VolumeWriter().write(Task(opened, out, settings))
+        result = VolumeWriter().write(WriterTask(opened, out, settings))
     assert sorted(entry.name for entry in out.iterdir()) == sorted(medium.file for medium in result.media)
     return result
 
@@ -329,7 +329,7 @@ def collected(folder: Path, planes: np.ndarray) -> voxels.VoxelFile:
     (grid,) = grids([replace(row, position=(0, 0, float(k))) for k in range(len(planes))])
     file = voxels.VoxelFile(folder / "scratch", grid, planes.dtype)
     for k, plane in enumerate(planes):
-        file.put(plane, slice_=k, time=0)
+        file.store_plane(plane, slice_=k, time=0)
     return file
 
 
@@ -354,7 +354,7 @@ def test_a_file_that_the_disk_changed_is_not_passed_on(
         target.write_bytes(content)
 
     with collected(tmp_path, noise((3, 40, 50))) as file:
-        monkeypatch.setattr("exporter.volumes.voxels.os.fsync", damaged)
+        monkeypatch.setattr("exporter.writers.volumes.voxels.os.fsync", damaged)
         with pytest.raises(VerifyFailed):
             voxels.write(file, target, form, Scaling())
 
@@ -377,7 +377,7 @@ def test_planes_of_another_size_type_or_place_are_refused(tmp_path: Path) -> Non
     with collected(tmp_path, noise((3, 4, 5), "u2")) as file:
         for plane, slice_ in ((noise((5, 4)), 0), (noise((4, 5), "i2"), 0), (noise((4, 5)), 3)):
             with pytest.raises(EncodeFailed):
-                file.put(plane, slice_=slice_, time=0)
+                file.store_plane(plane, slice_=slice_, time=0)
     assert not list(tmp_path.iterdir())
 
 
@@ -385,7 +385,7 @@ def test_a_full_disk_is_no_verdict_on_the_instance(tmp_path: Path, monkeypatch: 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("exporter.volumes.voxels.os.pwrite", full)
+    monkeypatch.setattr("exporter.writers.volumes.voxels.os.pwrite", full)
     with pytest.raises(OutOfSpace):
         written(enhanced(Stack(), [0, 1], noise((2, 6, 5))), tmp_path)
     assert not list((tmp_path / "out").iterdir())
@@ -407,7 +407,7 @@ def test_memory_stays_at_a_few_planes(tmp_path: Path) -> None:
     tracemalloc.start()
     with voxels.VoxelFile(tmp_path / "scratch", grid, np.uint16) as file:
         for k in range(120):
-            file.put(planes[0], slice_=k, time=0)
+            file.store_plane(planes[0], slice_=k, time=0)
         voxels.write(file, tmp_path / "volume", "nii.gz", Scaling())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -13,12 +13,12 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 from pydicom.valuerep import DSfloat
 
+from exporter.dicom.instance import Instance
 from exporter.errors import BadGeometry, CorruptPixels, ExportError, OutOfSpace, UnsupportedSyntax, VerifyFailed
-from exporter.instance import Instance
 from exporter.outcome import MediaType
-from exporter.settings import MediaSettings, WaveformSettings
+from exporter.settings.settings import MediaSettings, WaveformSettings
 from exporter.writers import choose, choose_all
-from exporter.writers.contract import Task, Written
+from exporter.writers.contract import WriterTask, Written
 from exporter.writers.waveform import WaveformWriter
 from tests.exporter.writers.sampled import ECG, HAEMODYNAMIC, channel, multiplex_group, save_waveform
 
@@ -35,7 +35,7 @@ def written(path: Path, folder: Path, **settings: Any) -> Written:
     wanted = MediaSettings(waveform=WaveformSettings(**settings))
     with Instance.open(path, wanted.limits) as instance:
         assert isinstance(choose(instance, wanted), WaveformWriter)
-        result = WaveformWriter().write(Task(instance, out, wanted))
+        result = WaveformWriter().write(WriterTask(instance, out, wanted))
     assert sorted(entry.name for entry in out.iterdir()) == sorted(medium.file for medium in result.media)
     return result
 
@@ -300,7 +300,7 @@ def test_a_table_that_the_disk_changed_is_not_passed_on(tmp_path: Path, monkeypa
         target = tmp_path / "out" / "0.part"
         target.write_bytes(target.read_bytes().replace(b"0.2,1.0", b"0.2,7.0"))
 
-    monkeypatch.setattr("exporter.writers.sealing.os.fsync", damaged)
+    monkeypatch.setattr("exporter.writers.durable_write.os.fsync", damaged)
     with pytest.raises(VerifyFailed):
         written(path, tmp_path)
 
@@ -311,6 +311,6 @@ def test_a_full_disk_is_no_verdict_on_the_instance(tmp_path: Path, monkeypatch: 
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("exporter.writers.sealing.os.fsync", full)
+    monkeypatch.setattr("exporter.writers.durable_write.os.fsync", full)
     with pytest.raises(OutOfSpace):
         written(path, tmp_path)

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from listener.counters import Counters
-from listener.settings import ListenerSettings
-from listener.sources.contract import SourceUnusable, Surroundings
+from listener.foundation.counters import Counters
+from listener.foundation.errors import SourceUnusable
+from listener.settings.listener import ListenerSettings
+from listener.sources.contract import Surroundings
 from listener.sources.dicomweb.source import DicomwebSource
 from listener.sources.dimse import DimseSource
 from listener.sources.orthanc.source import OrthancSource
 from listener.sources.watch.source import WatchSource
-from listener.space import SpaceGuard
-from listener.spool import Spool
+from listener.spool.space import SpaceGuard
+from listener.spool.spool import Spool
 from tests.listener.requestor import Requestor
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def test_a_defect_of_ours_closes_its_association_and_no_other(
     source.start()
     try:
         with monkeypatch.context() as patch:
-            patch.setattr("listener.sources.dimse.association.negotiate", None)
+            patch.setattr("listener.sources.dimse.acceptor.association.negotiate", None)
             with Requestor(source.port) as requestor:
                 assert requestor.associate()[0] == 0
         with Requestor(source.port) as requestor:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from listener.spool import Spool
+from listener.spool.spool import Spool
 from tests.listener.certificates import make_certificate
 from tests.listener.sources.dicomweb.store import Store
 

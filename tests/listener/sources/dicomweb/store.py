@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from typing import TYPE_CHECKING, Any
 
-from listener.counters import Counters
-from listener.settings import ListenerSettings
+from listener.foundation.counters import Counters
+from listener.settings.listener import ListenerSettings
 from listener.sources.contract import Surroundings
 from listener.sources.dicomweb.source import DicomwebSource
-from listener.space import SpaceGuard
+from listener.spool.space import SpaceGuard
 from tests.listener.requestor import CT, EXPLICIT, data_set, explicit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from listener.spool import Spool
+    from listener.spool.spool import Spool
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 BOUNDARY = "a-boundary"

@@ -173,7 +173,7 @@ def test_connections_of_ones_own_address_that_fall_silent_make_room(serve: Calla
 
 
 def test_an_answer_that_nobody_reads_is_given_up(serve: Callable[..., Store], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("listener.sources.dicomweb.server.UNREAD_ANSWER_S", 0.3)
+    monkeypatch.setattr("listener.network.http_server.UNREAD_ANSWER_S", 0.3)
     monkeypatch.setattr("listener.sources.dicomweb.app.response.encoded", lambda *_: bytes(50 << 20))
     store = serve()
     body = multipart([part(instance())])

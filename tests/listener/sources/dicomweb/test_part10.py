@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from listener.counters import Counters
-from listener.settings import ListenerSettings
+from listener.foundation.counters import Counters
+from listener.settings.listener import ListenerSettings
 from listener.sources.contract import Surroundings
 from listener.sources.dicomweb.intake import MOST_KEPT, Intake
-from listener.sources.dicomweb.part10 import LONGEST_META, Answer, Terms, Upload
-from listener.space import SpaceGuard
-from listener.spool import Spool
+from listener.sources.dicomweb.part10 import LONGEST_META, Answer, Upload, UploadTerms
+from listener.spool.space import SpaceGuard
+from listener.spool.spool import Spool
 from tests.listener.requestor import CT, EXPLICIT, IMPLICIT, data_set, explicit
 from tests.listener.sources.dicomweb.store import BOUNDARY, STUDY, instance, meta, multipart, part
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from listener.spool import Incoming
+    from listener.spool.spool import Incoming
 
 
 @pytest.fixture
-def terms(tmp_path: Path) -> Iterator[Terms]:
+def terms(tmp_path: Path) -> Iterator[UploadTerms]:
     with Spool.open(tmp_path / "spool") as spool:
         listener = ListenerSettings()
-        surroundings = Surroundings(spool, SpaceGuard(spool.root, listener.spool), Counters(), tmp_path)
-        yield Terms(surroundings, listener.listener, STUDY.encode())
+        surroundings = Surroundings(spool, SpaceGuard(spool.root, listener.spool.spool), Counters(), tmp_path)
+        yield UploadTerms(surroundings, listener.listener, STUDY.encode())
 
 
-def judged(terms: Terms, file: bytes, cuts: Iterable[int] = ()) -> Answer:
+def judged(terms: UploadTerms, file: bytes, cuts: Iterable[int] = ()) -> Answer:
     upload = Upload(terms)
     at = 0
     for cut in [*sorted(cuts), len(file)]:
@@ -78,7 +78,7 @@ ALL = {name: (file, name) for name, file in FILES.items()} | MORE
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_file_is_judged_the_same_however_it_is_cut(terms: Terms, name: str) -> None:
+def test_a_file_is_judged_the_same_however_it_is_cut(terms: UploadTerms, name: str) -> None:
     file, wanted = ALL[name]
     whole = judged(terms, file)
     assert whole.situation.word == wanted
@@ -90,7 +90,7 @@ def test_a_file_is_judged_the_same_however_it_is_cut(terms: Terms, name: str) ->
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_mutants_are_judged_the_same_however_they_are_cut(terms: Terms, data: st.DataObject) -> None:
+def test_mutants_are_judged_the_same_however_they_are_cut(terms: UploadTerms, data: st.DataObject) -> None:
     file = bytearray(WHOLE)
     for _ in range(data.draw(st.integers(1, 4))):
         file[data.draw(st.integers(120, len(file) - 1))] = data.draw(st.integers(0, 255))
@@ -98,7 +98,7 @@ def test_mutants_are_judged_the_same_however_they_are_cut(terms: Terms, data: st
     assert judged(terms, bytes(file), cuts) == judged(terms, bytes(file))
 
 
-def test_bytes_that_come_one_by_one_cost_no_more_than_their_number(terms: Terms) -> None:
+def test_bytes_that_come_one_by_one_cost_no_more_than_their_number(terms: UploadTerms) -> None:
     """A header that is read anew for every byte would take hours."""
     long = meta(more=explicit(0x00020100, b"UI", b"1.2") * 4000) + data_set()
     assert len(long) < LONGEST_META
@@ -107,13 +107,13 @@ def test_bytes_that_come_one_by_one_cost_no_more_than_their_number(terms: Terms)
     assert time.monotonic() - began < 10
 
 
-def test_what_is_said_in_an_answer_is_plain(terms: Terms) -> None:
+def test_what_is_said_in_an_answer_is_plain(terms: UploadTerms) -> None:
     evil = meta("1.2.3") + explicit(0x00080016, b"UI", CT.encode()) + explicit(0x00080018, b"UI", b"1.2.3")
     assert judged(terms, evil.replace(b"1.2.3", b"\xff\n<3", 1)).sop_instance_uid == ""
     assert EXPLICIT.encode() in evil
 
 
-def malformed(terms: Terms, content: bytes, count: int) -> tuple[list[Answer], int]:
+def malformed(terms: UploadTerms, content: bytes, count: int) -> tuple[list[Answer], int]:
     """The answers to a request of `count` such parts, and the number of files that were made for them."""
     intake, made, receive = Intake(BOUNDARY, terms, count), [], terms.surroundings.spool.receive
 
@@ -127,7 +127,7 @@ def malformed(terms: Terms, content: bytes, count: int) -> tuple[list[Answer], i
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 20, bytes(128) + b"DICM"])
-def test_parts_that_are_no_dicom_files_cost_no_disk_beyond_the_first_few(terms: Terms, content: bytes) -> None:
+def test_parts_that_are_no_dicom_files_cost_no_disk_beyond_the_first_few(terms: UploadTerms, content: bytes) -> None:
     answers, made = malformed(terms, content, 1000)
     assert len(answers) == 1000
     assert {answer.situation.word for answer in answers} <= {"not_part_10", "bad_file_meta"}
@@ -135,7 +135,7 @@ def test_parts_that_are_no_dicom_files_cost_no_disk_beyond_the_first_few(terms: 
     assert terms.surroundings.spool.counts().quarantined <= MOST_KEPT
 
 
-def test_sound_parts_among_many_that_are_none_are_stored(terms: Terms) -> None:
+def test_sound_parts_among_many_that_are_none_are_stored(terms: UploadTerms) -> None:
     intake = Intake(BOUNDARY, terms, 100)
     intake.feed(multipart([part(b"")] * 50 + [part(WHOLE)] + [part(b"?")] * 10))
     assert [answer.situation.word for answer in intake.finish()].count("stored") == 1

@@ -12,21 +12,13 @@ from xml.etree import ElementTree as ET
 import pytest
 from structlog.testing import capture_logs
 
-from listener.configuration import ConfigurationError, load
-from listener.settings import ListenerSettings
-from listener.sources.contract import SourceUnusable
-from listener.space import Room
-from listener.spool import SpoolWriteFailed
+from listener.foundation.configuration import ConfigurationError, load
+from listener.foundation.errors import SourceUnusable
+from listener.settings.listener import ListenerSettings
+from listener.spool.space import SpaceLevel
+from listener.spool.spool import SpoolWriteFailed
 from tests.listener.requestor import CT, data_set, explicit
-from tests.listener.sources.dicomweb.store import (
-    CONTENT_TYPE,
-    STUDY,
-    TOKEN,
-    instance,
-    meta,
-    multipart,
-    part,
-)
+from tests.listener.sources.dicomweb.store import CONTENT_TYPE, STUDY, TOKEN, instance, meta, multipart, part
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -320,10 +312,10 @@ def test_a_port_in_use_is_said_in_one_sentence(store: Store, serve: Callable[...
 
 
 def test_without_room_senders_are_told_to_come_again(store: Store) -> None:
-    store.space.state = Room.REFUSE_INSTANCES
+    store.space.state = SpaceLevel.REFUSE_INSTANCES
     answer = store.store(instance())
     assert (answer.status, answer.headers["retry-after"]) == (503, "60")
-    store.space.state = Room.ENOUGH
+    store.space.state = SpaceLevel.ENOUGH
     store.space.queue_full = True
     assert store.store(instance()).status == 503
     store.space.queue_full = False

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from listener.counters import Counters
-from listener.settings import ListenerSettings
+from listener.foundation.counters import Counters
+from listener.settings.listener import ListenerSettings
 from listener.sources.contract import Surroundings
 from listener.sources.orthanc.source import OrthancSource
-from listener.space import SpaceGuard
-from listener.spool import Spool
+from listener.spool.space import SpaceGuard
+from listener.spool.spool import Spool
 from tests.listener.requestor import eventually
 from tests.listener.sources.orthanc.fake_orthanc import FakeOrthanc
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listener.sources.contract import SourceUnusable
+from listener.foundation.errors import SourceUnusable
 from listener.sources.orthanc.answers import Change
 from listener.sources.orthanc.cursor import Cursor
-from listener.sources.orthanc.downloads import Gone, Job, LeftOut, Same, Taken, Troubled
+from listener.sources.orthanc.downloads import AlreadyStored, DownloadJob, Gone, LeftOut, Taken, Troubled
 from listener.sources.orthanc.identifiers import resource_id, spelled
-from listener.sources.orthanc.memory import Memory, Noted, Position, State
+from listener.sources.orthanc.memory import InstanceState, KnownInstance, Position, SyncState
 from listener.sources.orthanc.outcomes import outcome
 from listener.sources.orthanc.troubles import CutOff
 
@@ -26,17 +26,19 @@ ONE, TWO = bytes(20), bytes(range(20))
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Memory]:
-    found = Memory.open(tmp_path / "sources" / "orthanc-tested.db")
+def memory(tmp_path: Path) -> Iterator[SyncState]:
+    found = SyncState.open(tmp_path / "sources" / "orthanc-tested.db")
     yield found
     found.close()
 
 
-def test_outcomes_and_position_are_there_after_it_is_opened_again(memory: Memory, tmp_path: Path) -> None:
-    noted = Noted(ONE, State.TAKEN, 3, 17, bytes(16), bytes(range(16)))
-    memory.record([noted, Noted(TWO, State.FAILED, 3, 18, why="cut_off")], Position(3, 18, b"anchor", 5))
+def test_outcomes_and_position_are_there_after_it_is_opened_again(memory: SyncState, tmp_path: Path) -> None:
+    noted = KnownInstance(ONE, InstanceState.TAKEN, 3, 17, bytes(16), bytes(range(16)))
+    memory.record(
+        [noted, KnownInstance(TWO, InstanceState.FAILED, 3, 18, why="cut_off")], Position(3, 18, b"anchor", 5)
+    )
     memory.close()
-    again = Memory.open(tmp_path / "sources" / "orthanc-tested.db")
+    again = SyncState.open(tmp_path / "sources" / "orthanc-tested.db")
     assert again.position() == Position(3, 18, b"anchor", 5)
     assert again.known([ONE, TWO, b"x" * 20])[ONE] == noted
     assert [one.instance for one in again.failed(b"", 10)] == [TWO]
@@ -44,12 +46,14 @@ def test_outcomes_and_position_are_there_after_it_is_opened_again(memory: Memory
     again.close()
 
 
-def test_a_failed_transaction_leaves_neither_outcome_nor_position(memory: Memory) -> None:
+def test_a_failed_transaction_leaves_neither_outcome_nor_position(memory: SyncState) -> None:
     with pytest.raises(sqlite3.Error):
-        memory.record([Noted(ONE, State.TAKEN, 0, 1), Noted(TWO, None, 0, 2)], Position(0, 2, None))  # type: ignore[arg-type]  # what the data base refuses
+        memory.record(
+            [KnownInstance(ONE, InstanceState.TAKEN, 0, 1), KnownInstance(TWO, None, 0, 2)], Position(0, 2, None)
+        )  # type: ignore[arg-type]  # what the data base refuses
     assert memory.known([ONE, TWO]) == {}
     assert memory.position() == Position(0, 0, None)
-    memory.record([Noted(ONE, State.TAKEN, 0, 1)], Position(0, 1, None))
+    memory.record([KnownInstance(ONE, InstanceState.TAKEN, 0, 1)], Position(0, 1, None))
     assert memory.position().seq == 1
 
 
@@ -61,27 +65,27 @@ def test_a_file_that_is_no_data_base_is_said_in_one_sentence_and_an_empty_one_is
     path.write_bytes(content)
     if content:
         with pytest.raises(SourceUnusable, match="move it away"):
-            Memory.open(path)
+            SyncState.open(path)
         assert path.read_bytes() == content
     else:
-        Memory.open(path).close()
+        SyncState.open(path).close()
 
 
-def test_a_data_base_of_another_version_is_left_alone(memory: Memory, tmp_path: Path) -> None:
+def test_a_data_base_of_another_version_is_left_alone(memory: SyncState, tmp_path: Path) -> None:
     memory.close()
     path = tmp_path / "sources" / "orthanc-tested.db"
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(SourceUnusable, match=str(path)):
-        Memory.open(path)
+        SyncState.open(path)
 
 
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "target").write_bytes(b"")
     (tmp_path / "orthanc-x.db").symlink_to(tmp_path / "target")
     with pytest.raises(SourceUnusable):
-        Memory.open(tmp_path / "orthanc-x.db")
+        SyncState.open(tmp_path / "orthanc-x.db")
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=60), st.randoms(use_true_random=False))
@@ -106,17 +110,21 @@ def test_the_position_never_passes_what_is_open_and_reaches_the_end_when_nothing
 
 def test_content_that_was_taken_stays_known_whatever_comes_after() -> None:
     uuid, md5, other = b"u" * 16, b"m" * 16, b"o" * 16
-    job = Job(ONE, 1, (5, 9))
+    job = DownloadJob(ONE, 1, (5, 9))
     _, taken = outcome(Taken(job, uuid, md5, 10, is_verified=True))
-    assert taken == Noted(ONE, State.TAKEN, 1, 9, uuid, md5)
-    later = Job(ONE, 1, (12,), known=taken)
-    assert outcome(Gone(later))[1] == Noted(ONE, State.GONE, 1, 12, uuid, md5)
-    assert outcome(Troubled(later, CutOff("x")))[1] == Noted(ONE, State.FAILED, 1, 12, uuid, md5, "cut_off")
-    assert outcome(Same(later, other, md5))[1] == Noted(ONE, State.TAKEN, 1, 12, other, md5)
+    assert taken == KnownInstance(ONE, InstanceState.TAKEN, 1, 9, uuid, md5)
+    later = DownloadJob(ONE, 1, (12,), known=taken)
+    assert outcome(Gone(later))[1] == KnownInstance(ONE, InstanceState.GONE, 1, 12, uuid, md5)
+    assert outcome(Troubled(later, CutOff("x")))[1] == KnownInstance(
+        ONE, InstanceState.FAILED, 1, 12, uuid, md5, "cut_off"
+    )
+    assert outcome(AlreadyStored(later, other, md5))[1] == KnownInstance(ONE, InstanceState.TAKEN, 1, 12, other, md5)
     # Left out with other content: the MD5 is not that of this attachment.
-    assert outcome(LeftOut(later, "labels:f", other))[1] == Noted(ONE, State.FILTERED, 1, 12, other, None, "labels:f")
-    found_by_list = Job(ONE, 2, known=taken)
-    assert outcome(Gone(found_by_list))[1] == Noted(ONE, State.GONE, 1, 9, uuid, md5)
+    assert outcome(LeftOut(later, "labels:f", other))[1] == KnownInstance(
+        ONE, InstanceState.FILTERED, 1, 12, other, None, "labels:f"
+    )
+    found_by_list = DownloadJob(ONE, 2, known=taken)
+    assert outcome(Gone(found_by_list))[1] == KnownInstance(ONE, InstanceState.GONE, 1, 9, uuid, md5)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +146,8 @@ def test_an_identifier_goes_out_as_it_came() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
-def test_nothing_is_recorded_where_it_would_not_be_found_again(memory: Memory, tmp_path: Path, suffix: str) -> None:
-    memory.record([Noted(ONE, State.TAKEN, 0, 1)], Position(0, 1, None))
+def test_nothing_is_recorded_where_it_would_not_be_found_again(memory: SyncState, tmp_path: Path, suffix: str) -> None:
+    memory.record([KnownInstance(ONE, InstanceState.TAKEN, 0, 1)], Position(0, 1, None))
     (tmp_path / "sources" / f"orthanc-tested.db{suffix}").unlink()
     with pytest.raises(sqlite3.Error, match="was removed"):
-        memory.record([Noted(TWO, State.TAKEN, 0, 2)], Position(0, 2, None))
+        memory.record([KnownInstance(TWO, InstanceState.TAKEN, 0, 2)], Position(0, 2, None))

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
-from listener.settings import ListenerSettings
-from listener.sources.orthanc.memory import Memory, State
+from listener.settings.listener import ListenerSettings
+from listener.sources.orthanc.memory import InstanceState, SyncState
 from tests.listener.requestor import eventually
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def test_what_cannot_be_remembered_stops_the_poller_until_it_can_and_is_taken_on
         assert polling.source.is_alive()
     polling.wait_for("taken", 2)
     polling.stop()
-    memory = Memory.open(path)
+    memory = SyncState.open(path)
     assert memory.position().seq == 2
     memory.close()
     polling.start()
@@ -211,7 +211,7 @@ def test_what_is_remembered_holds_states_and_nothing_of_a_data_set(
     path = polling.folder / "sources" / "orthanc-tested.db"
     assert path.stat().st_mode & 0o077 == 0
     assert b"Doe" not in b"".join(one.read_bytes() for one in path.parent.iterdir())
-    memory = Memory.open(path)
+    memory = SyncState.open(path)
     (noted,) = memory.known([bytes.fromhex(name.replace("-", ""))]).values()
-    assert (noted.state, noted.seq, noted.md5) == (State.TAKEN, 1, bytes.fromhex(md5(file(1))))
+    assert (noted.state, noted.seq, noted.md5) == (InstanceState.TAKEN, 1, bytes.fromhex(md5(file(1))))
     memory.close()

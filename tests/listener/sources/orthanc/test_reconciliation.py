@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from listener.sources.orthanc.answers import Listed
-from listener.sources.orthanc.memory import Noted, State
-from listener.sources.orthanc.reconciliation import Pass, is_settled
+from listener.sources.orthanc.answers import ListedInstance
+from listener.sources.orthanc.memory import InstanceState, KnownInstance
+from listener.sources.orthanc.reconciliation import ReconciliationPass, is_settled
 
 
 class ShrinkingList:
@@ -22,10 +22,12 @@ class ShrinkingList:
         self._rng, self._vanish, self._ordered = rng, vanish, is_ordered
         self.pages = 0
 
-    def listed(self, since: int, *, expanded: bool) -> tuple[Listed, ...]:
+    def listed(self, since: int, *, expanded: bool) -> tuple[ListedInstance, ...]:
         assert since >= 0
         self.pages += 1
-        page = tuple(Listed(entry, bytes(16) if expanded else None) for entry in self.entries[since : since + 7])
+        page = tuple(
+            ListedInstance(entry, bytes(16) if expanded else None) for entry in self.entries[since : since + 7]
+        )
         for _ in range(min(self._vanish, len(self.entries))):
             self.entries.remove(self._rng.choice(self.entries))
         if self._grows:
@@ -36,7 +38,7 @@ class ShrinkingList:
 
 
 def run(server: ShrinkingList) -> set[bytes]:
-    one, seen = Pass(expanded=False), set()
+    one, seen = ReconciliationPass(expanded=False), set()
     while not one.is_listed:
         seen |= {entry.instance for entry in one.next_page(server)}  # type: ignore[arg-type]  # all it asks of a server
         assert server.pages < 5000
@@ -68,16 +70,18 @@ def test_a_list_without_an_order_ends_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("state", "why", "uuid", "settled"),
     [
-        (State.TAKEN, None, b"u", True),
-        (State.TAKEN, None, b"v", False),
-        (State.GONE, None, b"u", False),
-        (State.FAILED, "cut_off", b"v", True),
-        (State.FILTERED, "modalities:now", b"u", True),
-        (State.FILTERED, "modalities:before", b"u", False),
-        (State.FILTERED, "labels:now", b"u", False),
+        (InstanceState.TAKEN, None, b"u", True),
+        (InstanceState.TAKEN, None, b"v", False),
+        (InstanceState.GONE, None, b"u", False),
+        (InstanceState.FAILED, "cut_off", b"v", True),
+        (InstanceState.FILTERED, "modalities:now", b"u", True),
+        (InstanceState.FILTERED, "modalities:before", b"u", False),
+        (InstanceState.FILTERED, "labels:now", b"u", False),
     ],
 )
-def test_what_is_to_be_done_about_a_listed_instance(state: State, why: str | None, uuid: bytes, settled: bool) -> None:
-    noted = Noted(bytes(20), state, 0, 1, b"u", None, why)
-    assert is_settled(Listed(bytes(20), uuid), noted, "now") is settled
-    assert not is_settled(Listed(bytes(20), uuid), None, "now")
+def test_what_is_to_be_done_about_a_listed_instance(
+    state: InstanceState, why: str | None, uuid: bytes, settled: bool
+) -> None:
+    noted = KnownInstance(bytes(20), state, 0, 1, b"u", None, why)
+    assert is_settled(ListedInstance(bytes(20), uuid), noted, "now") is settled
+    assert not is_settled(ListedInstance(bytes(20), uuid), None, "now")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from listener.configuration import ConfigurationError, load
-from listener.settings import ListenerSettings
-from listener.sources.contract import SourceUnusable
+from listener.foundation.configuration import ConfigurationError, load
+from listener.foundation.errors import SourceUnusable
+from listener.settings.listener import ListenerSettings
+from listener.settings.orthanc import OrthancSection
 from listener.sources.orthanc.client import OrthancClient
-from listener.sources.orthanc.settings import OrthancSection
 
 
 def loaded(folder: Path, text: str) -> ListenerSettings:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from listener.spool import Spool
+from listener.spool.spool import Spool
 from tests.listener.sources.watch.watched import Watched
 
 if TYPE_CHECKING:

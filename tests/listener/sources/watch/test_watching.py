@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Self
 import pytest
 from structlog.testing import capture_logs
 
-from exporter.settings import Settings
-from listener.configuration import ConfigurationError, load
-from listener.settings import ListenerSettings
-from listener.sources.contract import SourceUnusable
-from listener.sources.watch.folder import Asked, look
+from exporter.settings.settings import Settings
+from listener.foundation.configuration import ConfigurationError, load
+from listener.foundation.errors import SourceUnusable
+from listener.settings.listener import ListenerSettings
+from listener.sources.watch.folder import ScanOptions, scan
 from listener.sources.watch.source import WatchSource, token
-from listener.sources.watch.taking import Fate, Source, delete, move, take
-from listener.space import Room
-from listener.spool import SpoolWriteFailed
+from listener.sources.watch.taking import CopyResult, CopySource, copy_into_spool, delete, move
+from listener.spool.space import SpaceLevel
+from listener.spool.spool import SpoolWriteFailed
 from tests.listener.requestor import eventually
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def test_a_link_that_takes_the_place_of_a_folder_after_the_look_leads_nowhere(wa
         (candidate,) = looked.candidates()
         (watched.folder / "sub").rename(watched.folder / "other")
         (watched.folder / "sub").symlink_to(tmp_path / "outside")
-        assert looked.take(candidate) is Fate.GONE
+        assert looked.take(candidate) is CopyResult.GONE
         assert delete(looked.root, candidate)
     assert (tmp_path / "outside" / "x.dcm").read_bytes() == b"secret"
     assert watched.contents() == []
@@ -170,12 +170,12 @@ def test_a_file_that_changes_while_it_is_copied_is_not_committed(watched: Watche
                     file.write(b"more")
             return False
 
-        assert looked.take(candidate, append_at_second_piece) is Fate.CHANGED
-        assert looked.take(candidate) is Fate.CHANGED
+        assert looked.take(candidate, append_at_second_piece) is CopyResult.CHANGED
+        assert looked.take(candidate) is CopyResult.CHANGED
         assert watched.contents() == []
         assert list((watched.spool.root / "tmp").iterdir()) == []
         (candidate,) = looked.candidates()
-        assert looked.take(candidate) is Fate.STORED
+        assert looked.take(candidate) is CopyResult.STORED
     assert watched.contents() == [bytes(3 << 20) + b"more"]
 
 
@@ -234,7 +234,7 @@ def test_another_file_that_takes_the_name_in_the_last_instant_is_not_lost(
     done = os.open(tmp_path / "done", os.O_RDONLY) if moved else None
     with Looked(watched) as looked:
         (candidate,) = looked.candidates()
-        assert looked.take(candidate) is Fate.STORED
+        assert looked.take(candidate) is CopyResult.STORED
         put(tmp_path / "new", b"second").replace(path)
         taken_away = delete(looked.root, candidate) if done is None else move(looked.root, candidate, done)
         assert taken_away is False
@@ -331,12 +331,12 @@ def test_a_folder_that_was_never_there_is_waited_for(watched: Watched) -> None:
 
 
 def test_where_there_is_no_room_files_wait(watched: Watched) -> None:
-    watched.space.state = Room.REFUSE_INSTANCES
+    watched.space.state = SpaceLevel.REFUSE_INSTANCES
     put(watched.folder / "x.dcm", b"x")
     watched.start()
     let_it_look(watched)
     assert watched.contents() == []
-    watched.space.state = Room.ENOUGH
+    watched.space.state = SpaceLevel.ENOUGH
     wait_for(watched, 1)
 
 
@@ -473,9 +473,9 @@ def test_settings_that_change_amid_a_round_count_from_the_next_one_on(
     put(watched.folder / "x.dcm", b"x")
     source = watched.start()
 
-    def reload_amid(*given: Any) -> Fate:
+    def reload_amid(*given: Any) -> CopyResult:
         source.reload(watched.settings({"after": "move"}))
-        return take(*given)
+        return copy_into_spool(*given)
 
     monkeypatch.setattr("listener.sources.watch.source.take", reload_amid)
     eventually((watched.folder / ".done" / "x.dcm").exists, "it is moved in the end")
@@ -507,10 +507,10 @@ class Looked:
         os.close(self.root)
 
     def candidates(self) -> list[Candidate]:
-        return look(self.root, self._section, lambda _: True, Asked(100, lambda: False)).candidates
+        return scan(self.root, self._section, lambda _: True, ScanOptions(100, lambda: False)).candidates
 
-    def take(self, candidate: Candidate, is_over: Callable[[], bool] = lambda: False) -> Fate:
-        return take(Source(self.root, self._watched.spool, is_over), candidate, bytearray(1 << 20))
+    def take(self, candidate: Candidate, is_over: Callable[[], bool] = lambda: False) -> CopyResult:
+        return copy_into_spool(CopySource(self.root, self._watched.spool, is_over), candidate, bytearray(1 << 20))
 
 
 def remembered(watched: Watched) -> int:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from listener.counters import Counters
-from listener.settings import ListenerSettings
+from listener.foundation.counters import Counters
+from listener.settings.listener import ListenerSettings
 from listener.sources.contract import Surroundings
 from listener.sources.watch.source import WatchSource
-from listener.space import SpaceGuard
+from listener.spool.space import SpaceGuard
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from listener.spool import Spool
+    from listener.spool.spool import Spool
 
 QUICK = {"quiet_s": 0.05, "look_every_s": 0.02}
 

@@ -1,0 +1,138 @@
+"""Which configuration and which folder a command works with, and the sentences for what can be wrong with them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter, validators
+
+from exporter.commands import CommandError, ConfigurationRefused, ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from exporter.settings.settings import Settings
+    from listener.settings.listener import DataFolder
+
+DEFAULT_DATA = Path("dicom-media")
+
+ConfigOption = Annotated[
+    Path | None, Parameter(name="--config", help="Configuration file (YAML); without it, every default.")
+]
+DataOption = Annotated[
+    Path, Parameter(name="--data", help="Data folder: spool/, media/, metadata.jsonl and exporter.db.")
+]
+OutputOption = Annotated[
+    Path | None,
+    Parameter(help="Folder for media/, metadata.jsonl and exporter.db; default: `media.dir`, or ./dicom-media."),
+]
+WorkersOption = Annotated[
+    int | None,
+    Parameter(
+        validator=validators.Number(gte=0, lte=256),
+        help="Instances at once; default: `num_workers`. 0: in this process, without limits on memory and time.",
+    ),
+]
+TakeOverOption = Annotated[
+    bool,
+    Parameter(
+        name="--take-over",
+        negative="",
+        help="Take the media folder over from an exporter of another host that is dead, without waiting.",
+    ),
+]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """`--config` and `--data`, as most commands take them."""
+
+    config: ConfigOption = None
+    data: DataOption = DEFAULT_DATA
+
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return settings_of(self.config)
+
+    def folder(self) -> DataFolder:
+        """The data folder, which need not exist."""
+        from listener.settings.listener import DataFolder
+
+        return DataFolder(self.data.expanduser())
+
+    def media(self) -> Path:
+        """Where media are: `media.dir` where the configuration names it; cheap without a configuration."""
+        if self.config is not None and (found := self.settings().media.dir) is not None:
+            return found
+        return self.data.expanduser() / "media"
+
+
+def settings_of(config: Path | None) -> Settings:
+    """The settings of a file, or the defaults.
+
+    Raises:
+        CommandError: The file cannot be used; one sentence for each fault.
+    """
+    from exporter.settings.settings import load_settings
+    from listener.foundation.configuration import ConfigurationError
+
+    try:
+        return load_settings(config)
+    except ConfigurationError as error:
+        raise ConfigurationRefused(str(error)) from error
+
+
+def existing(data: Path) -> Path:
+    """A data or output folder in which something ran.
+
+    Raises:
+        CommandError: There is none.
+    """
+    data = data.expanduser()
+    hint = "name the folder of a running exporter or of a backfill with --data DIR"
+    if not data.is_dir():
+        raise CommandError(f"there is no data folder {data}; {hint}")
+    if not (data / "spool").is_dir() and not (data / "exporter.db").is_file():
+        raise CommandError(f"{data} is no data folder: it has neither spool/ nor exporter.db; {hint}")
+    return data
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Turn the errors that the ledger, the spool and the system raise on purpose into sentences of the command."""
+    from exporter.errors import MachineCondition, OutOfSpace
+    from exporter.results.ledger import LedgerUnusable
+    from listener.spool.spool import SpoolError
+
+    try:
+        yield
+    except (LedgerUnusable, SpoolError) as error:
+        raise CommandError(str(error)) from error
+    except OutOfSpace as error:
+        raise CommandError(f"the disk is full: {error}; free some space and start again") from error
+    except MachineCondition as error:
+        raise CommandError(f"{error}; nothing is judged for that, and the same command goes on from here") from error
+    except PermissionError as error:
+        raise CommandError(f"{error.filename}: permission denied; run as the user that owns the data folder") from error
+
+
+@contextmanager
+def running_in_words() -> Iterator[None]:
+    """The same for commands that export: what keeps an exporter from running, as sentences."""
+    from exporter.inputs.backfill import InputUnusable
+    from exporter.results.intents import MediaFolderUnusable
+    from exporter.results.metadata.jsonl import MetadataFileUnusable
+    from exporter.work.supervisor import WorkerUnstartable
+    from listener.foundation.errors import SourceUnusable
+
+    try:
+        with in_words():
+            yield
+    except InputUnusable as error:
+        raise CommandError(str(error), ExitCode.USAGE) from error
+    except (MediaFolderUnusable, MetadataFileUnusable, WorkerUnstartable, SourceUnusable) as error:
+        raise CommandError(str(error)) from error

@@ -1,0 +1,192 @@
+"""Elements of a header through pydicom, with its many exceptions and its talkative warnings kept in one place.
+
+Contract: whatever bytes an element has, reading it gives a value or one named error; no message holds a value.
+
+Must never: print, warn, or leave pydicom's global configuration changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from pydicom.errors import BytesLengthException
+
+from exporter.dicom.structure import PIXEL_TAGS
+from exporter.errors import BadGeometry, TooLarge, Unreadable
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pydicom.dataset import Dataset
+
+READING_ERRORS: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RecursionError,
+    TypeError,
+    ValueError,  # includes UnicodeError
+    struct.error,
+    BytesLengthException,  # no ValueError, unlike everything else that pydicom says about values
+)
+"""What pydicom raises on damaged elements; it has no base class of its own."""
+
+
+def read_elements(raw: bytes, *, implicit: bool, big_endian: bool) -> tuple[Dataset, int]:
+    """Read `raw` with pydicom up to pixel data; also tells how many bytes it read.
+
+    Raises:
+        Unreadable: pydicom cannot read it.
+        TooLarge: Memory runs out.
+    """
+    from pydicom.filereader import read_dataset
+
+    def at_pixels(tag: int, _vr: str | None, _length: int) -> bool:
+        return tag in PIXEL_TAGS
+
+    file = io.BytesIO(raw)
+    try:
+        with quiet_reading():
+            dataset = read_dataset(file, implicit, not big_endian, stop_when=at_pixels)
+    except MemoryError:
+        raise TooLarge("there is not enough memory for the header") from None
+    except READING_ERRORS as error:
+        raise Unreadable(f"pydicom cannot read the data set ({type(error).__name__})") from None
+    return dataset, file.tell()
+
+
+def put_elements(header: Dataset, found: Dataset, tags: list[int]) -> None:
+    """Put elements of one data set into another.
+
+    Raises:
+        Unreadable: pydicom cannot read one of them.
+    """
+    try:
+        with quiet_reading():
+            for tag in tags:
+                header[tag] = found.get_item(tag)
+    except READING_ERRORS as error:
+        raise Unreadable(f"pydicom cannot read the data set ({type(error).__name__})") from None
+
+
+_ONE_READER: Final = threading.RLock()
+"""Warning filters and pydicom's configuration belong to the process: threads change them one after the other."""
+
+
+class quiet_reading:  # noqa: N801 - used like a function, as contextlib's own
+    """While reading elements: no warnings or log lines that quote values, no validation that raises."""
+
+    def __enter__(self) -> None:
+        import warnings
+
+        from pydicom import config
+
+        _ONE_READER.acquire()
+        self._disabled, config.logger.disabled = config.logger.disabled, True
+        self._warnings = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+        self._mode = config.settings.reading_validation_mode
+        config.settings.reading_validation_mode = config.IGNORE
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from pydicom import config
+
+        config.settings.reading_validation_mode = self._mode
+        self._warnings.__exit__(kind, error, trace)
+        config.logger.disabled = self._disabled
+        _ONE_READER.release()
+
+
+def value_of(header: Dataset, keyword: str) -> Any:
+    """The value of an element, or None where it is absent or empty.
+
+    Raises:
+        ValueError: The element cannot be read; the message names it, never its value.
+    """
+    from pydicom.datadict import tag_for_keyword
+
+    tag = tag_for_keyword(keyword)
+    if tag is None or tag not in header:
+        return None
+    try:
+        with quiet_reading():
+            value = header[tag].value
+    except READING_ERRORS as error:
+        raise ValueError(f"{name_of(keyword)} cannot be read ({type(error).__name__})") from None
+    if value is None or (isinstance(value, str | bytes) and not value.strip()):
+        return None
+    return value
+
+
+def is_unreadable_sequence(dataset: Dataset, keyword: str) -> bool:
+    """Whether an element that must be a sequence is there, has a value, and is none that can be read."""
+    try:
+        value = value_of(dataset, keyword)
+        if value is None:
+            return False
+        if isinstance(value, bytes | str):
+            return True
+        list(value)
+    except READING_ERRORS:
+        return True
+    return False
+
+
+def text_of(header: Dataset, keyword: str) -> str:
+    """The (first) value of an element as text, without padding; empty where it is absent, empty or unreadable."""
+    try:
+        value = value_of(header, keyword)
+    except ValueError:
+        return ""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        with contextlib.suppress(TypeError, LookupError):
+            value = value[0] if len(value) else ""
+    return str(value).strip(" \0")
+
+
+def name_of(keyword: str) -> str:
+    """``(gggg,eeee) Name`` of a keyword."""
+    from pydicom.datadict import dictionary_description, tag_for_keyword
+
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        return keyword
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {dictionary_description(tag)}"
+
+
+def integer_of(header: Dataset, keyword: str, default: int | None = None) -> int:
+    """The value of an element as one integer.
+
+    Raises:
+        BadGeometry: It is absent without a default, several, or no integer.
+    """
+    try:
+        value = value_of(header, keyword)
+    except ValueError as error:
+        raise BadGeometry(str(error)) from None
+    if value is None:
+        if default is None:
+            raise BadGeometry(f"{name_of(keyword)} is missing")
+        return default
+    try:
+        number = float(value) if isinstance(value, str) else value
+        integer = int(number)
+    except (TypeError, ValueError, OverflowError):
+        raise BadGeometry(f"{name_of(keyword)} is not one integer") from None
+    if integer != number:
+        raise BadGeometry(f"{name_of(keyword)} is not one integer")
+    return integer

@@ -1,0 +1,298 @@
+"""One DICOM file, read-only and lazily: what it is, who it is, and where its pixels are.
+
+Contract: `Instance.open` recognises DICOM by content (with or without preamble and meta information, either byte order,
+deflated), bounds what the header may cost, and raises only `exporter.errors`. Pixel data are located, never loaded.
+`header`, `identity` and `pixels` are computed at their first use and kept.
+
+What a hostile header costs is bounded by `exporter.dicom.structure.walk` before pydicom builds objects: elements,
+nesting, bytes. Only where the nesting makes no sense at all does pydicom read a header that was not walked to its end,
+of `UNWALKED_BYTES` at most (some 10 seconds and 400 MB for the worst bytes; the worker's limits are above that).
+
+Must never: put element values into messages or warnings, hold pixel data, write to the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, Self
+
+from exporter.dicom.bytesource import CHUNK, ByteSource, FileBytes, inflate, open_file
+from exporter.dicom.elements import READING_ERRORS, put_elements, read_elements, text_of
+from exporter.dicom.pixels import PixelDescription, describe_pixels
+from exporter.dicom.structure import (
+    DEFLATED_LE,
+    UNDEFINED,
+    DataSetStart,
+    DataSetStructure,
+    PixelElement,
+    find_data_set,
+    pixel_element_at,
+    walk,
+    walk_behind,
+)
+from exporter.errors import SkipInstance, SkipReason, TooLarge, Unreadable
+from exporter.outcome import InstanceIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    from pydicom.dataset import Dataset, FileMetaDataset
+
+    from exporter.settings.settings import LimitSettings
+
+UNWALKED_BYTES: Final = 4 << 20
+"""Most of a header that pydicom reads where the walk found its nesting to make no sense."""
+_FIRST_TAG: Final = 0x00080000
+MEDIA_STORAGE_DIRECTORY: Final = "1.2.840.10008.1.3.10"
+_DIRECTORY_GROUP: Final = frozenset({b"\x04\x00", b"\x00\x04", b""})
+"""What the data set of a DICOMDIR begins with, in either byte order: group 0004 (PS3.3 F.3.2), if it is there."""
+
+
+class Instance:
+    """A lazy view of one DICOM file; a context manager that closes the file."""
+
+    def __init__(self, path: Path, file: FileBytes, start: DataSetStart, limits: LimitSettings) -> None:
+        self.begun_cpu_s = time.process_time()
+        """Processor time that this process had used before; see `listener.foundation.cpu_limit`."""
+        self.path = path
+        self.file_meta = _file_meta(file, start, limits)
+        """The file meta information (group 0002); empty where the file has none."""
+        self._notes = [*start.warnings]
+        if text_of(self.file_meta, "MediaStorageSOPClassUID") == MEDIA_STORAGE_DIRECTORY:
+            if file.read_at(start.offset, 2) in _DIRECTORY_GROUP:
+                raise SkipInstance(SkipReason.DICOMDIR, "a DICOMDIR lists instances and is none itself")
+            self._notes.append("the file meta information says that it is a DICOMDIR, its data set is none")
+        deflated = start.transfer_syntax == DEFLATED_LE
+        self.data: ByteSource = inflate(file, start.offset, limits, self._notes) if deflated else file
+        """The data set's bytes by position: the file itself, or the inflated data set."""
+        self.limits = limits
+        self._file = file
+        self._start = start
+        self._layout = walk(self.data, self._data_start, limits)
+        self._notes += self._layout.warnings
+
+    @classmethod
+    def open(cls, path: Path, limits: LimitSettings) -> Self:
+        """The DICOM file at `path`.
+
+        Raises:
+            NotDicom: The bytes hold no DICOM data set.
+            Unreadable: They do, and it is damaged or cut.
+            TooLarge: A limit is passed.
+            SkipInstance: A DICOMDIR, or no regular file.
+        """
+        file = open_file(path, limits)
+        return cls(path, file, find_data_set(file), limits)
+
+    def close(self) -> None:
+        """Close the file; nothing more can be read."""
+        self._file.close()
+        if isinstance(self.data, FileBytes):
+            self.data.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.size_bytes} bytes, {self.transfer_syntax}>"
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        return self._file.size
+
+    @property
+    def transfer_syntax(self) -> str:
+        """Transfer syntax UID as the file says; assumed from the bytes (with a warning) where it does not."""
+        return self._start.transfer_syntax
+
+    @property
+    def big_endian(self) -> bool:
+        """Whether the data set's numbers are big endian."""
+        return self._start.big_endian
+
+    @property
+    def implicit(self) -> bool:
+        """Whether the data set is encoded without value representations."""
+        return self._start.implicit
+
+    @property
+    def warnings(self) -> list[str]:
+        """What was odd and got read nevertheless: short sentences without values."""
+        return list(dict.fromkeys(self._notes))
+
+    @cached_property
+    def header(self) -> Dataset:
+        """The data set without its pixel data, as pydicom reads it; its `file_meta` is set. Read-only by contract.
+
+        Raises:
+            Unreadable: pydicom cannot read it.
+        """
+        header = self._walked_header() if self._layout.sound else self._tolerant_header()
+        header.file_meta = self.file_meta
+        return header
+
+    def _walked_header(self) -> Dataset:
+        """The header as the walk found it, the elements behind the pixel data included.
+
+        Raises:
+            Unreadable: pydicom finds other elements than the walk.
+        """
+        start, layout = self._data_start, self._layout
+        raw = self._runs(layout)
+        header, read = read_elements(raw, implicit=start.implicit, big_endian=start.big_endian)
+        self._read_little_endian_un(header, layout)
+        if read != len(raw) or len(header) != layout.top_elements:
+            raise Unreadable(
+                f"the data set holds {layout.top_elements} elements besides pixel data, pydicom reads {len(header)}"
+            )
+        return header
+
+    def _tolerant_header(self) -> Dataset:
+        """The header as pydicom reads it where the nesting makes no sense: believed if it leads to the pixel data.
+
+        Raises:
+            Unreadable: It does not, or its elements are in no order: they may have been anything.
+        """
+        start, layout = self._data_start, self._layout
+        most = min(UNWALKED_BYTES, self.limits.max_header_bytes)
+        walked = layout.header[-1][1] if layout.header else start.offset
+        end = min(self.data.size, max(walked, start.offset + most))
+        raw = self.data.read_at(start.offset, end - start.offset)
+        try:
+            header, read = read_elements(raw, implicit=start.implicit, big_endian=start.big_endian)
+        except Unreadable as error:
+            raise Unreadable(f"the nesting of sequences is damaged: {error}") from None
+        head = start.offset + read
+        pixel = pixel_element_at(self.data, start, head)
+        tags = [int(tag) for tag in header.keys()]  # noqa: SIM118 - a data set iterates over elements
+        if pixel is None or tags != sorted({*tags, pixel.tag})[:-1] or tags[:1] < [_FIRST_TAG]:
+            raise Unreadable("the nesting of sequences is damaged: elements behind it cannot be found")
+        behind = walk_behind(self.data, start, pixel, head, self.limits)
+        self._tolerant_pixel = behind.pixel
+        self._notes += behind.warnings
+        further, _ = read_elements(self._runs(behind), implicit=start.implicit, big_endian=start.big_endian)
+        put_elements(header, further, [int(tag) for tag in further.keys() if tag not in header])  # noqa: SIM118
+        return header
+
+    def _runs(self, layout: DataSetStructure) -> bytes:
+        """The bytes of the header's elements; see `DataSetStructure.little_endian_un`."""
+        if not layout.little_endian_un:
+            return b"".join([self.data.read_at(begin, end - begin) for begin, end in layout.header])
+        parts = [bytearray(self.data.read_at(begin, end - begin)) for begin, end in layout.header]
+        for element in layout.little_endian_un:
+            for (begin, end), part in zip(layout.header, parts, strict=True):
+                if begin <= element.offset < end:
+                    # As OB of a known length a reader that knows big endian alone passes over it.
+                    at = element.offset - begin
+                    part[at - 8 : at] = b"OB\0\0" + element.length.to_bytes(4, "big")
+        return b"".join(parts)
+
+    def _read_little_endian_un(self, header: Dataset, layout: DataSetStructure) -> None:
+        """Put the items of UN elements that are little endian in their places, at the top level.
+
+        Within sequences they stay bytes.
+        """
+        for element in layout.little_endian_un:
+            if element.tag is None or element.tag not in header:
+                continue
+            head = struct.pack("<HHI", element.tag >> 16, element.tag & 0xFFFF, UNDEFINED)
+            raw = head + self.data.read_at(element.offset, element.length)
+            found, _ = read_elements(raw, implicit=True, big_endian=False)
+            put_elements(header, found, [element.tag] if element.tag in found else [])
+
+    @cached_property
+    def sop_class_uid(self) -> str:
+        """(0008,0016) SOP Class UID, else the one of the file meta information; empty where neither has one."""
+        return self._uid("SOPClassUID") or text_of(self.file_meta, "MediaStorageSOPClassUID")
+
+    @cached_property
+    def identity(self) -> InstanceIdentity:
+        """UIDs and content hash; reads the whole file once."""
+        content, _ = self._hashes
+        return InstanceIdentity(
+            sop_class_uid=self.sop_class_uid,
+            sop_instance_uid=self._uid("SOPInstanceUID") or text_of(self.file_meta, "MediaStorageSOPInstanceUID"),
+            study_instance_uid=self._uid("StudyInstanceUID"),
+            series_instance_uid=self._uid("SeriesInstanceUID"),
+            content_sha256=content,
+        )
+
+    @property
+    def source_sha256(self) -> str:
+        """SHA-256 of the whole file, from the same pass as the identity's hash."""
+        return self._hashes[1]
+
+    @cached_property
+    def pixels(self) -> PixelDescription | None:
+        """How and where the pixels are stored; None where the instance has none.
+
+        Raises:
+            BadGeometry: Elements of the image pixel module are missing, no numbers, or contradict each other.
+            TooLarge: A frame or the number of frames passes its limit.
+            UnsupportedSyntax: The pixels are described in a way that is not read here.
+        """
+        element = self._pixel
+        if element is None:
+            return None
+        return describe_pixels(self.header, element, self.data.size, self.limits, self._notes)
+
+    @property
+    def _pixel(self) -> PixelElement | None:
+        if self._layout.sound:
+            return self._layout.pixel
+        self.header  # noqa: B018 - reading it finds the pixel data
+        return self._tolerant_pixel
+
+    @property
+    def _data_start(self) -> DataSetStart:
+        """`_start` with the data set's offset in `data` instead of the file."""
+        if self.data is self._file:
+            return self._start
+        return DataSetStart(None, 0, self._start.transfer_syntax, implicit=False, big_endian=False)
+
+    @cached_property
+    def _hashes(self) -> tuple[str, str]:
+        """(SHA-256 of the data set's bytes as stored, SHA-256 of the file)."""
+        content, whole = hashlib.sha256(), hashlib.sha256()
+        offset = self._start.offset
+        whole.update(self._file.read_at(0, offset))
+        for part in _chunks(self._file, offset):
+            content.update(part)
+            whole.update(part)
+        return content.hexdigest(), whole.hexdigest()
+
+    def _uid(self, keyword: str) -> str:
+        return text_of(self.header, keyword)
+
+
+def _chunks(source: ByteSource, offset: int) -> Iterator[bytes]:
+    while part := source.read_at(offset, CHUNK):
+        yield part
+        offset += len(part)
+
+
+def _file_meta(file: FileBytes, start: DataSetStart, limits: LimitSettings) -> FileMetaDataset:
+    from pydicom.dataset import FileMetaDataset
+
+    if start.meta_offset is None:
+        return FileMetaDataset()
+    length = start.offset - start.meta_offset
+    if length > limits.max_header_bytes:
+        raise TooLarge(f"the file meta information passes {limits.max_header_bytes} bytes (limits.max_header_bytes)")
+    raw = file.read_at(start.meta_offset, length)
+    elements, _ = read_elements(raw, implicit=start.meta_implicit, big_endian=False)
+    try:
+        return FileMetaDataset(elements)
+    except READING_ERRORS as error:
+        raise Unreadable(f"pydicom cannot read the file meta information ({type(error).__name__})") from None

@@ -1,0 +1,93 @@
+"""Which settings count for a received file: those of the AE title of ours that its sender called.
+
+Contract: the listener writes that title as (0002,0018) into the file meta information of what it receives; this reads
+it back, and nothing else. Only what our own listener wrote counts: files that came another way (Orthanc, a folder) may
+hold an element of that name from a system that has nothing to do with ours, and take the settings of the top.
+
+Must never: fail for what is in a file: one that cannot be told takes the settings of the top too. A file that cannot be
+read now is another matter: its settings may be those that keep a name out of its media.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from typing import TYPE_CHECKING, Final
+
+from listener.intake.identity import IMPLEMENTATION_CLASS_UID
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from collections.abc import Set as AbstractSet
+    from pathlib import Path
+
+    from exporter.settings.settings import Settings
+
+_HEAD_BYTES: Final = 2048
+"""File meta information of the listener's making ends well before."""
+_NO_FILE: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV})
+"""What opening a link, a socket or a device that is not there gives: no received file."""
+_LONG: Final = frozenset({b"OB", b"UR"})
+_IMPLEMENTATION, _RECEIVING = 0x0012, 0x0018
+
+
+def called_ae_title(path: Path, titles: AbstractSet[str]) -> str:
+    """The AE title of ours that a received file was sent to, if it is one of `titles`; empty otherwise.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    if not titles:
+        return ""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return ""
+        raise
+    try:
+        head = os.pread(fd, _HEAD_BYTES, 0)
+    except IsADirectoryError:
+        return ""
+    finally:
+        os.close(fd)
+    try:
+        elements = dict(_file_meta(head))
+    except struct.error:
+        return ""
+    if elements.get(_IMPLEMENTATION, b"").rstrip(b"\0") != IMPLEMENTATION_CLASS_UID.encode("ascii"):
+        return ""
+    title = elements.get(_RECEIVING, b"").decode("ascii", "replace").strip(" ")
+    return title if title in titles else ""
+
+
+def settings_for(settings: Settings, path: Path) -> tuple[str, Settings]:
+    """What counts for one file, and the AE title whose settings these are (empty: those of the top)."""
+    by_title = settings.by_ae_title
+    try:
+        title = called_ae_title(path, by_title.keys())
+    except OSError:  # whoever reads it will say so
+        title = ""
+    return title, by_title.get(title, settings)
+
+
+def _file_meta(head: bytes) -> Iterator[tuple[int, bytes]]:
+    """Element numbers and values of group 0002, explicit VR little endian (PS3.10 7.1), as far as `head` goes.
+
+    Raises:
+        struct.error: It ends within an element.
+    """
+    if head[128:132] != b"DICM":
+        return
+    at = 132
+    while at < len(head):
+        group, element, vr, length = struct.unpack_from("<HH2sH", head, at)
+        if group != 0x0002:
+            return
+        at += 8
+        if vr in _LONG:
+            (length,) = struct.unpack_from("<I", head, at)
+            at += 4
+        yield element, head[at : at + length]
+        at += length

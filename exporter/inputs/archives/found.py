@@ -1,0 +1,113 @@
+"""Whether a file is an archive, told by its content, and opening it.
+
+Contract: a file is told by its first bytes, and by its first unpacked block where they say gzip, bzip2 or xz. What
+begins like DICOM is no archive, whatever else it holds. Kinds of archives that are not read are known by name.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from exporter.dicom.bytesource import FileBytes, MemoryBytes
+from exporter.errors import ExportError, Unreadable
+from exporter.inputs.archives.member import Budget
+from exporter.inputs.archives.tarred import BLOCK, TarArchive, is_header
+from exporter.inputs.archives.unpacked import COMPRESSIONS, Plain, Unpacked
+from exporter.inputs.archives.zipped import END, LOCAL, ZipArchive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from exporter.dicom.bytesource import ByteSource
+    from exporter.inputs.archives.member import Archive
+
+HEAD_BYTES: Final = 1 << 16
+"""So much is looked at, at most."""
+_SPANNED: Final = (b"PK\x07\x08PK\x03\x04", b"PK00PK\x03\x04")
+"""How an archive begins that was, or could have been, split."""
+_OTHERS: Final = {b"7z\xbc\xaf\x27\x1c": "7-Zip", b"Rar!\x1a\x07": "RAR", b"\x28\xb5\x2f\xfd": "Zstandard"}
+
+
+def is_archive(source: ByteSource) -> bool:
+    """Whether the bytes begin an archive that `opened` reads."""
+    head = source.read_at(0, BLOCK)
+    if head[128:132] == b"DICM":
+        return False
+    if head.startswith((LOCAL, END, *_SPANNED)) or is_header(head):
+        return True
+    for magic, new_decoder in COMPRESSIONS.items():
+        if head.startswith(magic):
+            with suppress(ExportError):
+                return is_header(Unpacked(source, new_decoder, Budget(HEAD_BYTES, 1)).read(BLOCK))
+    return False
+
+
+def looks_like_archive(path: Path) -> bool:
+    """Whether the file at `path` is an archive; False where it cannot be read: its worker says why."""
+    try:
+        with open_archive(path) as file:
+            return is_archive(file.source)
+    except ExportError:
+        return False
+
+
+def foreign_archive(head: bytes) -> str | None:
+    """What kind of archive that is not read begins like `head`."""
+    return next((kind for magic, kind in _OTHERS.items() if head.startswith(magic)), None)
+
+
+def nested(head: bytes) -> bool:
+    """Whether a member of an archive, which begins with `head`, is an archive itself, of any kind."""
+    return foreign_archive(head) is not None or is_archive(MemoryBytes(head))
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveFile:
+    """A file that may be an archive, as it was when it was opened."""
+
+    source: FileBytes
+    descriptor: int
+    about: os.stat_result
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it has changed since."""
+        now = os.fstat(self.descriptor)
+        return (now.st_size, now.st_mtime_ns) != (self.about.st_size, self.about.st_mtime_ns)
+
+    def archive(self, max_ratio: int, max_member_bytes: int) -> Archive:
+        """The archive it is."""
+        budget = Budget(self.source.size, max_ratio)
+        head = self.source.read_at(0, BLOCK)
+        if head.startswith((LOCAL, END, *_SPANNED)):
+            return ZipArchive(self.source, budget, max_member_bytes)
+        for magic, new_decoder in COMPRESSIONS.items():
+            if head.startswith(magic):
+                return TarArchive(Unpacked(self.source, new_decoder, budget))
+        return TarArchive(Plain(self.source))
+
+
+@contextmanager
+def open_archive(path: Path) -> Iterator[ArchiveFile]:
+    """The file at `path`, which is no link.
+
+    Raises:
+        Unreadable: It cannot be opened, or is no regular file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        raise Unreadable(f"opening the file failed: {error.strerror}") from None
+    about = os.fstat(descriptor)
+    source = FileBytes(descriptor, about.st_size)
+    try:
+        if not stat.S_ISREG(about.st_mode):
+            raise Unreadable("it is no regular file")
+        yield ArchiveFile(source, descriptor, about)
+    finally:
+        source.close()

@@ -1,0 +1,251 @@
+"""The members of one archive as entries of a run, and the archive as the last of them.
+
+Contract: every member that is no folder is one entry; the archive itself follows, skipped where all of it was read, and
+failed where it could not be: damaged, cut, too large, changed meanwhile. A member is copied to the scratch folder just
+before a worker gets it. What by its first bytes can be no instance, or is an archive itself, is never copied.
+
+Must never: write outside the scratch folder, or let one bad member cost another.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Final
+
+from exporter.dicom.structure import find_data_set
+from exporter.errors import ExportError, NotDicom, SkipReason, TooLarge, Unreadable
+from exporter.inputs.archives.found import HEAD_BYTES, foreign_archive, nested, open_archive
+from exporter.inputs.archives.member import MemberKind
+from exporter.inputs.archives.names import MemberNames, path_of
+from exporter.inputs.contract import INSIDE, InputEntry
+from exporter.outcome import Failed, Skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    from exporter.inputs.archives.found import ArchiveFile
+    from exporter.inputs.archives.member import Archive, ArchiveMember
+    from exporter.inputs.contract import EarlierOutcomes
+    from exporter.inputs.scratch import Scratch, ScratchCopy
+
+
+FREE_MEMBERS: Final = 10_000
+"""Members that any archive may have, however small it is."""
+BYTES_PER_MEMBER: Final = 16
+"""Bytes of the archive for each further member: an entry of a zip file takes 76 or more, but a tar file packs well."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """What one archive may cost."""
+
+    max_members: int
+    max_member_bytes: int
+    max_ratio: int
+
+    def members_of(self, archive_bytes: int) -> int:
+        """Most members of an archive of that size."""
+        return min(self.max_members, FREE_MEMBERS + archive_bytes // BYTES_PER_MEMBER)
+
+
+class _Content:
+    """A member, copied when a worker needs it."""
+
+    def __init__(self, archive: Archive, member: ArchiveMember, scratch: Scratch, max_bytes: int) -> None:
+        self._archive = archive
+        self._member = member
+        self._scratch = scratch
+        self._max_bytes = max_bytes
+        self._copy: ScratchCopy | None = None
+
+    def readable(self) -> Path:
+        """See `Content`."""
+        member, limit = self._member, self._max_bytes
+        if member.problem is not None:
+            raise member.problem
+        if member.size_bytes > limit:
+            raise TooLarge(
+                f"the member has {member.size_bytes} bytes, permitted are {limit} (limits.max_instance_bytes)"
+            )
+        parts = self._archive.content()
+        head = b""
+        for part in parts:
+            head += part
+            if len(head) >= HEAD_BYTES:
+                break
+        _refuse_what_is_no_instance(head, max(member.size_bytes, len(head)))
+        self._copy = copy = self._scratch.copy()
+        try:
+            for part in chain((head,), parts):
+                copy.write(part)
+                if copy.size_bytes > limit:
+                    raise TooLarge(f"the member has more than {limit} bytes (limits.max_instance_bytes)")
+        except ExportError:
+            copy.release()
+            raise
+        return copy.finish()
+
+    def release(self) -> None:
+        """See `Content`."""
+        if self._copy is not None:
+            self._copy.release()
+
+
+class _Head:
+    """The first bytes of a member, as if all of it were there; remembers whether more was wanted."""
+
+    def __init__(self, head: bytes, size: int) -> None:
+        self._head = head
+        self.size = size
+        self.is_enough = True
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """See `ByteSource`."""
+        # A reader takes a whole window where it wants a few bytes: a cut window is enough if it is not a short one.
+        part = self._head[offset : offset + length]
+        if len(self._head) < self.size and len(part) < min(length, 1 << 10):
+            self.is_enough = False
+        return part
+
+
+def _refuse_what_is_no_instance(head: bytes, size: int) -> None:
+    """Refuse by the first bytes what a worker would refuse by them.
+
+    Raises:
+        NotDicom: No DICOM data set, for sure.
+    """
+    if nested(head):
+        kind = foreign_archive(head)
+        told = f"a {kind} archive" if kind else "an archive"
+        raise NotDicom(f"{told} inside an archive is not opened: unpack the outer one, and export that folder")
+    if not head:
+        raise NotDicom("the file is empty")
+    source = _Head(head, size)
+    try:
+        find_data_set(source)
+    except NotDicom:
+        if source.is_enough:
+            raise
+    except ExportError:
+        return  # it has the beginning of one: its worker says what is wrong with it
+
+
+class ArchiveMembers:
+    """One archive, as entries."""
+
+    def __init__(self, name: str, path: Path, limits: ArchiveLimits) -> None:
+        """Read the archive at `path`, which the ledger calls `name`."""
+        self._name = name
+        self._path = path
+        self._limits = limits
+
+    def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
+        """Its members, then itself."""
+        try:
+            with open_archive(self._path) as file:
+                yield from self._entries(file, memory, scratch)
+        except Unreadable as error:  # it could not even be opened
+            yield InputEntry(self._name, 0, 0, decided=Failed(error.reason, str(error), may_pass=False))
+
+    def _entries(self, file: ArchiveFile, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
+        about, count = file.about, 0
+        outcome: Skipped | Failed
+        archive = file.archive(self._limits.max_ratio, self._limits.max_member_bytes)
+        try:
+            for name, path, member in self._members(archive, about.st_size):
+                count += 1
+                if memory.is_done(name, member.size_bytes, about.st_mtime_ns):
+                    continue
+                content = decided = None
+                if member.kind is MemberKind.OTHER:
+                    message = "a link, pipe or device in an archive: only regular files are read"
+                    decided = Skipped(SkipReason.NOT_REGULAR, message)
+                else:
+                    content = _Content(archive, member, scratch, self._limits.max_member_bytes)
+                yield InputEntry(
+                    name,
+                    member.size_bytes,
+                    about.st_mtime_ns,
+                    content,
+                    decided,
+                    mirrors=f"{self._name}/{path}",
+                    within=self._name,
+                )
+            if file.is_changed:
+                raise Unreadable("the archive was changed while it was read")
+            outcome = Skipped(SkipReason.ARCHIVE, f"an archive; its {count} members have outcomes of their own")
+        except ExportError as error:
+            message = f"{error}; {count} members before that have outcomes of their own"
+            outcome = Failed(error.reason, message, may_pass=False)
+        yield InputEntry(self._name, about.st_size, about.st_mtime_ns, decided=outcome)
+
+    def _members(self, archive: Archive, archive_bytes: int) -> Iterator[tuple[str, str, ArchiveMember]]:
+        """Name, path and member of everything that is no folder.
+
+        Raises:
+            TooLarge: There are more than are permitted, folders included.
+        """
+        names = MemberNames(self._name)
+        most = self._limits.members_of(archive_bytes)
+        for number, member in enumerate(archive.members()):
+            if number >= most:
+                why = "archives.max_members" if most == self._limits.max_members else f"for its {archive_bytes} bytes"
+                raise TooLarge(f"the archive has more than {most} members ({why})")
+            if member.kind is not MemberKind.FOLDER:
+                path = path_of(member)
+                yield names.next_name(path), path, member
+
+    @contextmanager
+    def copies(self, wanted: Collection[str], scratch: Scratch) -> Iterator[dict[str, Path]]:
+        """Copies of the members of these names, all at once; what cannot be read is left out.
+
+        Raises:
+            OutOfSpace: There is no room.
+            TooLarge: They are more than copies may take.
+        """
+        held: list[_Content] = []
+        found: dict[str, Path] = {}
+        try:
+            with open_archive(self._path) as file:
+                self._copy_all(file, wanted, scratch, held, found)
+            yield found
+        finally:
+            for content in held:
+                content.release()
+
+    def _copy_all(
+        self,
+        file: ArchiveFile,
+        wanted: Collection[str],
+        scratch: Scratch,
+        held: list[_Content],
+        found: dict[str, Path],
+    ) -> None:
+        left = set(wanted)
+        archive = file.archive(self._limits.max_ratio, self._limits.max_member_bytes)
+        try:
+            for name, _, member in self._members(archive, file.about.st_size):
+                if not left or scratch.is_full:
+                    break
+                if name not in left:
+                    continue
+                left.discard(name)
+                content = _Content(archive, member, scratch, self._limits.max_member_bytes)
+                held.append(content)
+                try:
+                    found[name] = content.readable()
+                except ExportError:
+                    continue  # it has a verdict of its own from when it was exported
+        except ExportError:
+            return  # the archive's own verdict tells of its damage
+        if left and scratch.is_full:
+            raise TooLarge("together they take more room than temporary copies may (archives.copies_bytes)")
+
+
+def container_of(name: str) -> str:
+    """Name of the archive in which something of that name lies; empty where it lies in none."""
+    container, inside, _ = name.partition(INSIDE)
+    return container if inside else ""

@@ -1,0 +1,337 @@
+"""Export what lies at rest: the same workers and the same publication as the daemon, without the spool.
+
+Contract: every entry of what is read ends as exactly one of exported, skipped and failed, under its name (for a folder:
+its path relative to it); media mirror the tree. What has not changed since it was finished (size, time of modification,
+settings) is not read again, failures included: they are tried again when the file changes or `exporter failures retry`
+says so. Stopping at any point loses nothing: a rerun goes on.
+
+Must never: move, change or delete its input, or take its own output for input.
+
+(The module is not called ``backfill`` because `exporter.backfill` is the function.)
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from exporter.errors import ExportError, SkipInstance
+from exporter.inputs.archives.found import looks_like_archive
+from exporter.inputs.archives.members import ArchiveLimits
+from exporter.inputs.archives.reader import OneArchive
+from exporter.inputs.contract import InputUnusable
+from exporter.inputs.feed import Feeder, Progress
+from exporter.inputs.fileset import FileSetReader, is_dicomdir_name
+from exporter.inputs.folder import FolderReader, input_folder
+from exporter.inputs.place import entry_of, found_at
+from exporter.inputs.scratch import Scratch
+from exporter.inputs.walk import Outputs
+from exporter.outcome import Skipped
+from exporter.results.ledger import Ledger, LedgerUnusable
+from exporter.results.output_names import PARTIAL, output_bases
+from exporter.services.context import OutputPaths, open_export_context
+from exporter.work.engine import EnginePolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from exporter.inputs.contract import EarlierOutcomes, InputEntry, InputReader
+    from exporter.outcome import Outcome
+    from exporter.services.context import ExportContext
+    from exporter.settings.settings import Settings
+    from exporter.work.engine import PublishedResult
+
+RETRY_AFTER_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class ExportTarget:
+    """Where output goes, and how it is made."""
+
+    output: Path
+    settings: Settings
+    workers: int | None = None
+    """Worker processes; default: `num_workers` of the settings."""
+    take_over: bool = False
+    """Whether an exporter that has the media folder and cannot be asked is taken for dead."""
+
+    @property
+    def places(self) -> OutputPaths:
+        """Where output goes."""
+        from listener.settings.listener import DataFolder
+
+        data = DataFolder(self.output)
+        return OutputPaths(self.settings.media_folder(data), self.settings.metadata_file(data), data.ledger)
+
+    @property
+    def series(self) -> Path:
+        """Where volumes of whole series go."""
+        return self.output / "series"
+
+    def outputs_below(self, folder: Path) -> Outputs:
+        """What below an input folder is output: never taken for input."""
+        places = self.places
+        folders = [places.media, self.series]
+        if self.output.resolve() != folder:
+            folders.append(self.output)
+        files = [places.ledger, places.metadata]
+        if self.settings.config.file is not None:
+            files.append(self.settings.config.file)
+        return Outputs.among(tuple(folders), tuple(files))
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillRequest:
+    """What to export and where to."""
+
+    folder: Path
+    output: Path
+    settings: Settings
+    workers: int | None = None
+    """Worker processes; default: `num_workers` of the settings."""
+    take_over: bool = False
+    """See `ExportTarget`."""
+
+    @property
+    def target(self) -> ExportTarget:
+        """The part of it that is not the input."""
+        return ExportTarget(self.output, self.settings, self.workers, self.take_over)
+
+    @property
+    def places(self) -> OutputPaths:
+        """Where output goes."""
+        return self.target.places
+
+
+def backfill(request: BackfillRequest, tally: Progress, stop: threading.Event) -> Iterator[PublishedResult]:
+    """Export what is new or changed, one result per entry as they come.
+
+    Args:
+        request: What and where.
+        tally: Updated as the run goes on.
+        stop: When set, nothing new begins, work under way gets a moment to finish, and the iteration ends.
+
+    Raises:
+        InputUnusable: It cannot be read, or is part of the output.
+        OutOfSpace: The disk is full; a rerun goes on from here.
+        LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable, WorkerUnstartable: Why it cannot run.
+    """
+    yield from export(reader_of(request), request.target, tally, stop)
+
+
+def export(
+    reader: InputReader, target: ExportTarget, tally: Progress, stop: threading.Event, *, skip_duplicates: bool = False
+) -> Iterator[PublishedResult]:
+    """Export everything that a reader holds and that is not done; see `backfill`.
+
+    With `skip_duplicates` an instance that was exported before, with the same content, is skipped, as a received one.
+    """
+    with _session(target, skip_duplicates=skip_duplicates) as (session, scratch):
+        settings = target.settings
+        yield from Feeder(session, scratch, tally, stop).results(reader, session.ledger, settings.settings_sha256)
+        if settings.volume.series and not stop.is_set():
+            from exporter.series.found import write_found
+
+            def together(names: Sequence[str]) -> AbstractContextManager[list[Path]]:
+                return reader.together(names, scratch)
+
+            tally.series = write_found(together, target.series, session.ledger, settings, stop)
+
+
+@contextmanager
+def _session(
+    target: ExportTarget, retry_after_s: float = RETRY_AFTER_S, *, skip_duplicates: bool = False
+) -> Iterator[tuple[ExportContext, Scratch]]:
+    workers = target.settings.workers if target.workers is None else target.workers
+    policy = EnginePolicy(target.settings.limits.attempts, retry_after_s, skip_duplicates=skip_duplicates)
+    places, copies_bytes = target.places, target.settings.archives.copies_bytes
+    with (  # copies go after the workers that read them
+        Scratch(places.media.absolute() / PARTIAL / f"copies-{os.getpid()}", copies_bytes) as scratch,
+        open_export_context(
+            target.settings, places, workers=workers, policy=policy, take_over=target.take_over
+        ) as session,
+    ):
+        scratch.mark(session.ledger.mark)  # before the first copy
+        yield session, scratch
+
+
+def reader_of(request: BackfillRequest) -> InputReader:
+    """What reads the input of a request.
+
+    Raises:
+        InputUnusable: It cannot be read, or is part of the output.
+    """
+    settings, path = request.settings, request.folder
+    archives = archive_limits(settings) if settings.archives.enabled else None
+    if os.path.isfile(path):  # noqa: PTH113 - False, not an error, where it cannot be looked at
+        file = path.resolve()
+        if archives is not None and looks_like_archive(file):
+            return OneArchive(file, archives)
+        if is_dicomdir_name(file.name):
+            return FileSetReader(file)
+    folder = input_folder(path)
+    media = request.places.media
+    if folder.is_relative_to(media.resolve()):
+        raise InputUnusable(f"{path} lies inside the media folder {media}: choose another output folder")
+    return FolderReader(folder, request.target.outputs_below(folder), settings.dicom.recursive, archives)
+
+
+def archive_limits(settings: Settings) -> ArchiveLimits:
+    """What one archive may cost."""
+    return ArchiveLimits(settings.archives.max_members, settings.limits.max_instance_bytes, settings.archives.max_ratio)
+
+
+# -- for programs ----------------------------------------------------------------------------------------------------
+
+
+def outcomes(
+    folder: str | os.PathLike[str], output: str | os.PathLike[str], settings: Settings | None, workers: int | None
+) -> Iterator[Outcome]:
+    """See `exporter.backfill`."""
+    request = BackfillRequest(Path(folder), Path(output), settings or _default_settings(), workers)
+    stop = threading.Event()
+    try:
+        for published in backfill(request, Progress(), stop):
+            yield replace(published.outcome, name=published.work.name)
+    finally:
+        stop.set()
+
+
+def one_file(path: str | os.PathLike[str], output: str | os.PathLike[str], settings: Settings | None) -> Outcome:
+    """See `exporter.export_file`."""
+    target = ExportTarget(Path(output), settings or _default_settings(), workers=1)
+    with _session(target, retry_after_s=0.0) as (session, scratch):
+        run = Feeder(session, scratch, Progress(), threading.Event())
+        reader = OneFile(_whole_path(Path(path)))
+        published = list(run.results(reader, session.ledger, target.settings.settings_sha256))
+    if published:
+        return replace(published[0].outcome, name=published[0].work.name)
+    ((name, outcome),) = run.pending.items()
+    return replace(outcome, name=name)
+
+
+@dataclass(frozen=True, slots=True)
+class OneFile:
+    """One file, under its whole path: files of one name in different folders stay apart. It is always exported anew."""
+
+    path: Path
+
+    def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:  # noqa: ARG002 - the contract's shape
+        """The file; its output is named like it."""
+        yield entry_of(found_at(self.path.parent, str(self.path)), mirrors=self.path.name)
+
+    def count(self) -> Iterator[int]:
+        """One."""
+        yield 1
+
+    @contextmanager
+    def together(self, names: Sequence[str], scratch: Scratch) -> Iterator[list[Path]]:  # noqa: ARG002 - the contract's shape
+        """Their paths."""
+        yield [Path(name) for name in names]
+
+
+def _whole_path(path: Path) -> Path:
+    """One path for one file, however it was named; a link in the place of the file stays one."""
+    return path.parent.resolve() / path.name
+
+
+def _default_settings() -> Settings:
+    from exporter.settings.settings import Settings
+
+    return Settings()
+
+
+# -- what would be done ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class DryRunStep:
+    """What a run would do with one entry."""
+
+    name: str
+    action: str
+    """``export``, ``unchanged``, ``skip`` or ``fail``."""
+    detail: str
+    """The output name without extension, or the reason."""
+
+
+class _Nothing:
+    """No memory: every entry is told, also what is done."""
+
+    def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
+        """Never."""
+        return False
+
+    def failed(self, prefix: str) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
+        """Nothing is known."""
+        return ()
+
+    def closed_folders(self) -> tuple[str, ...]:
+        """Nothing is known."""
+        return ()
+
+
+def plan(request: BackfillRequest) -> Iterator[DryRunStep]:
+    """What `backfill` would do with every entry, told without writing output; files are opened, pixels are not read.
+
+    Raises:
+        InputUnusable: It cannot be read.
+        LedgerUnusable: There is a ledger and it cannot be read.
+    """
+    yield from planned(reader_of(request), request.target)
+
+
+def planned(reader: InputReader, target: ExportTarget) -> Iterator[DryRunStep]:
+    """What `export` would do; see `plan`."""
+    from tempfile import TemporaryDirectory
+
+    ledger = Ledger.open_read_only(target.places.ledger) if target.places.ledger.exists() else None
+    try:
+        copies_bytes = target.settings.archives.copies_bytes
+        with TemporaryDirectory() as folder, Scratch(Path(folder) / "copies", copies_bytes) as scratch:
+            for entry in reader.entries(_Nothing(), scratch):
+                yield _plan(entry, ledger, target.settings)
+    finally:
+        if ledger is not None:
+            ledger.close()
+
+
+def _plan(entry: InputEntry, ledger: Ledger | None, settings: Settings) -> DryRunStep:
+    if ledger is not None and ledger.unchanged(entry.name, entry.size_bytes, entry.mtime_ns, settings.settings_sha256):
+        return DryRunStep(entry.name, "unchanged", "")
+    if entry.decided is not None:
+        return DryRunStep(entry.name, "skip" if isinstance(entry.decided, Skipped) else "fail", entry.decided.reason)
+    if entry.content is None:
+        raise AssertionError("an entry has a content or an outcome")
+    from exporter.dicom.instance import Instance
+
+    try:
+        path = entry.content.readable()
+        try:
+            with Instance.open(path, settings.limits):
+                pass
+        finally:
+            entry.content.release()
+    except ExportError as error:
+        return DryRunStep(entry.name, "fail", error.reason)
+    except SkipInstance as skip:
+        return DryRunStep(entry.name, "skip", skip.reason)
+    return DryRunStep(entry.name, "export", output_bases(entry.mirrors)[0] if entry.mirrors is not None else "")
+
+
+__all__ = [
+    "BackfillRequest",
+    "DryRunStep",
+    "ExportTarget",
+    "InputUnusable",
+    "LedgerUnusable",
+    "Progress",
+    "backfill",
+    "export",
+    "plan",
+]

@@ -1,0 +1,122 @@
+"""What a run can read: the seam between things at rest and the one run that exports them.
+
+Contract: an `InputReader` yields one `InputEntry` for everything it holds that the run has to do, once each, and never
+what `EarlierOutcomes` says is done. An entry is either decided already (a link, a damaged place: it needs no worker),
+or has an `InputContent` that a worker process can open by path. The run asks for the content just before it hands the
+entry to a worker, before it asks for the next entry; it lets go of it when the entry's result is final. So a reader may
+be a stream that is read once, and what it copies is bounded by what is under way.
+
+Names are the key of the ledger and the `dicom_file` of the metadata lines: the same input has the same name in every
+run. A name inside a container is the container's name, `INSIDE`, and the name within it: no real path has an empty
+component, so that the two never meet.
+
+Must never: change what it reads, or yield one name twice in one run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from exporter.inputs.scratch import Scratch
+    from exporter.outcome import Failed, Skipped
+
+INSIDE: Final = "//"
+"""Between a container's name and a name within it: ``clinic/studies.zip//1/IM0001``."""
+
+
+class InputUnusable(Exception):
+    """There is nothing to export there, or not what can be read."""
+
+
+class InputContent(Protocol):
+    """The bytes of one entry."""
+
+    def readable(self) -> Path:
+        """A regular file that holds them, until `release`. Called at most once, before the next entry is asked for.
+
+        Raises:
+            ExportError: They cannot be had: the verdict on this entry.
+            OutOfSpace: There is no room for a copy.
+        """
+        ...
+
+    def release(self) -> None:
+        """The file is needed no more; called once after `readable`, from the run's own thread."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class InputEntry:
+    """One thing to account for: an instance, or what cannot be one."""
+
+    name: str
+    size_bytes: int
+    mtime_ns: int
+    """With the size: what tells that it has changed."""
+    content: InputContent | None = None
+    """None where it is `decided`."""
+    decided: Skipped | Failed | None = None
+    """Its outcome, where that needs no worker."""
+    mirrors: str | None = None
+    """Relative path that output names mirror; None: output is named by identity, as `media.layout` says."""
+    within: str | None = None
+    """Name of the container it belongs to. That container comes after all its members, decided, and its outcome
+    becomes final after theirs: as long as it is not, a rerun looks into it again."""
+
+
+class EarlierOutcomes(Protocol):
+    """What earlier runs have done."""
+
+    def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:
+        """Whether that input, as it is, was finished under these settings, with everything inside it.
+
+        Where it was, it is counted here and must not be yielded (about 10 us). What was unreadable is not done where
+        `changed_ns`, the time (ctime) of the last change of the file or of who may read it, is later than that verdict.
+        """
+        ...
+
+    def failed(self, prefix: str) -> Collection[str]:
+        """Names that begin with `prefix`, which ends in ``/``, and that failed."""
+        ...
+
+    def closed_folders(self) -> Collection[str]:
+        """Names of folders that could not be read."""
+        ...
+
+
+class InputReader(Protocol):
+    """One thing at rest that holds instances."""
+
+    def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
+        """Everything that is to be done; called once.
+
+        Args:
+            memory: What is done already.
+            scratch: Where copies go that workers need.
+
+        Raises:
+            InputUnusable: It cannot be read at all.
+            OutOfSpace: There is no room for a copy.
+        """
+        ...
+
+    def count(self) -> Iterator[int]:
+        """How many names it holds, counted up as they are found, for the progress; from another thread.
+
+        What is inside containers need not be counted: the run adds it when it comes to it.
+        """
+        ...
+
+    def together(self, names: Sequence[str], scratch: Scratch) -> AbstractContextManager[list[Path]]:
+        """Regular files of several entries at once, for volumes of whole series; those that are gone are left out.
+
+        Raises:
+            OutOfSpace: There is no room for copies.
+        """
+        ...

@@ -1,0 +1,123 @@
+"""A folder of files, of any depth and any names: what `walk` finds, in its order, and what archives among it hold.
+
+Contract: every entry below the folder that is no readable folder, under its path relative to it, and every member of an
+archive; media mirror the tree. A file is looked at only where it is new or changed.
+
+Must never: follow a symbolic link, or take the exporter's own output for input.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from exporter.errors import SkipReason
+from exporter.inputs.archives.found import looks_like_archive
+from exporter.inputs.archives.members import ArchiveLimits, ArchiveMembers, container_of
+from exporter.inputs.contract import INSIDE, InputEntry, InputUnusable
+from exporter.inputs.fileset import FileSet, is_dicomdir_name
+from exporter.inputs.place import entry_of
+from exporter.inputs.walk import FileKind, Outputs, WalkedFile, count, walk
+from exporter.outcome import Skipped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from exporter.inputs.contract import EarlierOutcomes
+    from exporter.inputs.scratch import Scratch
+
+
+def input_folder(path: Path) -> Path:
+    """The folder to export, without symbolic links.
+
+    Raises:
+        InputUnusable: It is not there, no folder, or not readable.
+    """
+    try:
+        folder = path.resolve(strict=True)
+        next(folder.iterdir(), None)
+    except NotADirectoryError:
+        raise InputUnusable(f"{path} is no folder: give the folder that holds the DICOM files") from None
+    except FileNotFoundError:
+        raise InputUnusable(_absent(path)) from None
+    except OSError as error:
+        raise InputUnusable(f"the folder {path} cannot be read: {error.strerror}") from None
+    return folder
+
+
+def _absent(path: Path) -> str:
+    if os.sep == "/" and re.match(r"[A-Za-z]:[\\/]|[A-Za-z]:$|\\\\", str(path)):
+        hint = "give the folder where that drive or share is mounted (under WSL, `wslpath` tells it)"
+        return f"{path} is a path of Windows, and this is another system: {hint}"
+    return f"the folder {path} does not exist: give the folder that holds the DICOM files"
+
+
+@dataclass(frozen=True, slots=True)
+class FolderReader:
+    """A folder, searched as deep as the settings say, and the archives in it."""
+
+    folder: Path
+    """An absolute path without symbolic links."""
+    outputs: Outputs
+    """What is left out."""
+    recursive: bool
+    archives: ArchiveLimits | None
+    """None where archives are files like any other."""
+
+    def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
+        """See `Reader`."""
+        closed = set()
+        for found in walk(self.folder, self.outputs, recursive=self.recursive):
+            if found.kind is FileKind.UNREADABLE:
+                closed.add(found.name)
+            if not memory.is_done(found.name, found.size_bytes, found.mtime_ns, found.changed_ns):
+                archive = self._archive(found)
+                if archive is None:
+                    yield entry_of(found)
+                else:
+                    yield from archive.entries(memory, scratch)
+            if found.kind is FileKind.REGULAR and is_dicomdir_name(found.path.name):
+                yield from FileSet(found).missing(memory)
+        for name in memory.closed_folders():
+            if name not in closed and INSIDE not in name and _is_folder(self.folder / name.rstrip("/")):
+                message = "a folder that can be read now: what is in it has outcomes of its own"
+                yield InputEntry(name, 0, 0, decided=Skipped(SkipReason.NOT_REGULAR, message))
+
+    def _archive(self, found: WalkedFile) -> ArchiveMembers | None:
+        """The archive that a file is; None where it is none."""
+        if self.archives is None or found.kind is not FileKind.REGULAR or not looks_like_archive(found.path):
+            return None
+        return ArchiveMembers(found.name, found.path, self.archives)
+
+    def count(self) -> Iterator[int]:
+        """See `Reader`."""
+        return count(self.folder, self.outputs, recursive=self.recursive)
+
+    @contextmanager
+    def together(self, names: Sequence[str], scratch: Scratch) -> Iterator[list[Path]]:
+        """See `Reader`."""
+        by_archive: dict[str, list[str]] = {}
+        paths = []
+        for name in names:
+            if container := container_of(name):
+                by_archive.setdefault(container, []).append(name)
+            else:
+                paths.append(self.folder / name)
+        with ExitStack() as stack:
+            if self.archives is not None:
+                for container, members in by_archive.items():
+                    archive = ArchiveMembers(container, self.folder / container, self.archives)
+                    paths += stack.enter_context(archive.copies(members, scratch)).values()
+            yield paths
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(path.lstat().st_mode)
+    except OSError:
+        return False

@@ -1,0 +1,157 @@
+"""The instances of a storage folder as its index lists them.
+
+Contract: every whole DICOM file of the index is one entry, in the order in which Orthanc took them in, named by its
+path below the folder; output is named by identity, as that of received instances. A file that is missing, or that the
+index describes in a way that cannot be, fails by name. What is no whole DICOM file (headers, summaries, attachments of
+users) is no entry. `look_around` then searches the folder for files that the index does not know.
+
+Must never: believe the index where it can be checked, or change the folder.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from exporter.errors import ExportError, Reason
+from exporter.inputs.contract import InputEntry
+from exporter.inputs.orthanc_storage.ahead import ahead
+from exporter.inputs.orthanc_storage.attachments import AttachmentFacts, Indexed, missing, place
+from exporter.inputs.orthanc_storage.orphans import list_orphans, orphans, uuid_at
+from exporter.outcome import Failed
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from exporter.inputs.contract import EarlierOutcomes
+    from exporter.inputs.orthanc_storage.index import Attachment, StorageIndex
+    from exporter.inputs.scratch import Scratch
+    from exporter.settings.settings import LimitSettings
+
+
+@dataclass(slots=True)
+class Noticed:
+    """What a run finds out about a storage folder beside its instances; counted while it runs."""
+
+    missing: int = 0
+    """Instances without a file."""
+    elsewhere: int = 0
+    """Those that a storage plugin keeps at places of its own."""
+    headers: int = 0
+    """Headers that were told by their content."""
+    summaries: int = 0
+    """Summaries in JSON that were told by their content."""
+    orphans: int | None = None
+    """Attachments that the index does not know; None as long as they were not looked for."""
+    strangers: int | None = None
+    """Files that are no attachments."""
+
+
+class IndexedReader:
+    """A `Reader` of a storage folder with its index."""
+
+    def __init__(
+        self, folder: Path, index: StorageIndex, limits: LimitSettings, output: Path | None, *, threads: int
+    ) -> None:
+        """Read `folder`, an absolute path without links; the list of orphans goes below `output`, if anywhere."""
+        self._folder = folder
+        self._index = index
+        self._limits = limits
+        self._output = output
+        self._threads = threads
+        self._repeated = index.repeated()
+        self.noticed = Noticed()
+
+    def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
+        """See `Reader`."""
+        return ahead(self._listed(memory, scratch), self._threads)
+
+    def _listed(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
+        for attachment in self._index.instances():
+            entry = self._entry(attachment, scratch)
+            if not memory.is_done(entry.name, entry.size_bytes, entry.mtime_ns):
+                yield entry
+
+    def look_around(self, stop: threading.Event) -> None:
+        """Look for files that the index does not know, unless told to stop.
+
+        Raises:
+            OutOfSpace, MediaFolderUnusable: The list of them cannot be written.
+            InputUnusable: The index, or the folder, cannot be read any more.
+        """
+        told = list_orphans(orphans(self._folder, self._index.known(), stop), self._output, stop)
+        if told is not None:
+            self.noticed.orphans, self.noticed.strangers = told.unknown, told.outside
+
+    def count(self) -> Iterator[int]:
+        """See `Reader`."""
+        yield self._index.holdings.instances
+
+    @contextmanager
+    def together(self, names: Sequence[str], scratch: Scratch) -> Iterator[list[Path]]:
+        """See `Reader`."""
+        with readable_together(self._folder, names, self._limits, scratch) as paths:
+            yield paths
+
+    def _entry(self, attachment: Attachment, scratch: Scratch) -> InputEntry:
+        uuid = attachment.uuid
+        nameless = f"index/row-{attachment.row}"  # `index` is a file: no real path begins so
+        if not uuid:
+            return _failed(nameless, f"row {attachment.row} of AttachedFiles: {attachment.fault}")
+        if self._repeated.get(uuid, attachment.row) != attachment.row:
+            return _failed(nameless, f"attachment {uuid}: the index gives it to another instance as well")
+        path = self._folder / place(uuid)
+        try:
+            about = path.lstat()
+        except OSError as error:
+            if attachment.elsewhere:
+                self.noticed.elsewhere += 1
+                return _failed(place(uuid), f"attachment {uuid}: {_ELSEWHERE}")
+            self.noticed.missing += isinstance(error, (FileNotFoundError, NotADirectoryError))
+            return _failed(place(uuid), missing(uuid, path))
+        if attachment.fault:
+            decided = Failed(Reason.UNREADABLE, f"attachment {uuid}: {attachment.fault}", may_pass=False)
+            return InputEntry(place(uuid), about.st_size, about.st_mtime_ns, decided=decided)
+        content = Indexed(attachment, path, self._limits, scratch)
+        return InputEntry(place(uuid), about.st_size, about.st_mtime_ns, content)
+
+
+_ELSEWHERE = (
+    "a storage plugin keeps it at a place of its own, which is not read: take it from Orthanc while it runs, or let "
+    "the plugin move it back"
+)
+
+
+def _failed(name: str, message: str) -> InputEntry:
+    return InputEntry(name, 0, 0, decided=Failed(Reason.UNREADABLE, message, may_pass=False))
+
+
+@contextmanager
+def readable_together(
+    folder: Path, names: Sequence[str], limits: LimitSettings, scratch: Scratch
+) -> Iterator[list[Path]]:
+    """Regular files of attachments that were exported, told by their content; those that are gone are left out.
+
+    Raises:
+        OutOfSpace: There is no room for copies.
+    """
+    held: list[AttachmentFacts] = []
+    paths: list[Path] = []
+    try:
+        for name in names:
+            uuid = uuid_at(name)
+            if uuid is None:
+                continue
+            told = AttachmentFacts(uuid, folder / name, limits, scratch)
+            held.append(told)
+            try:
+                paths.append(told.readable())
+            except ExportError:
+                continue
+        yield paths
+    finally:
+        for told in held:
+            told.release()

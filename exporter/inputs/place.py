@@ -1,0 +1,56 @@
+"""Files that are read where they are: what a look at one tells, and its entry.
+
+Must never: follow a symbolic link, or open anything.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from exporter.errors import Reason, SkipReason
+from exporter.inputs.contract import InputEntry
+from exporter.inputs.walk import FileKind, WalkedFile
+from exporter.outcome import Failed, Skipped
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def found_at(root: Path, name: str) -> WalkedFile:
+    """The entry called `name` below `root`, as `walk` finds it."""
+    path = root / name
+    try:
+        about = path.lstat()
+    except OSError:
+        return WalkedFile(name, path, FileKind.UNREADABLE, 0, 0)
+    kind = FileKind.REGULAR if stat.S_ISREG(about.st_mode) else FileKind.OTHER
+    return WalkedFile(name, path, kind, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class InPlace:
+    """A file that is read where it is."""
+
+    path: Path
+
+    def readable(self) -> Path:
+        """The file itself."""
+        return self.path
+
+    def release(self) -> None:
+        """It stays."""
+
+
+def entry_of(found: WalkedFile, mirrors: str | None = None) -> InputEntry:
+    """What `walk` found, for the run; output mirrors its name unless told otherwise."""
+    decided: Skipped | Failed | None = None
+    if found.kind is FileKind.OTHER:
+        message = "a link, pipe, socket, device or folder: only regular files are read"
+        decided = Skipped(SkipReason.NOT_REGULAR, message)
+    elif found.kind is FileKind.UNREADABLE:
+        message = "cannot be looked at: it is not there, there is no permission, or its path is too long"
+        decided = Failed(Reason.UNREADABLE, message, may_pass=False)
+    content = InPlace(found.path) if decided is None else None
+    return InputEntry(found.name, found.size_bytes, found.mtime_ns, content, decided, mirrors or found.name)

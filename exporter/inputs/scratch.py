@@ -1,0 +1,142 @@
+"""Temporary copies of what no worker can open where it is: members of archives, compressed attachments.
+
+Contract: copies lie in one folder of this run below the media folder's partial files, which every start empties, so
+that a crash leaves nothing for long. They have numbers for names and belong to the owner alone (0600 in 0700). The
+run asks for no further entry while `is_full`: then copies take as much room as is permitted, and one more at most.
+
+Must never: take a name from an input, or let a full disk look like a bad input.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Self
+
+from exporter.errors import OutOfSpace
+from exporter.results.intents import MediaFolderUnusable
+from exporter.results.publish import FULL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+
+class Scratch:
+    """The copies of one run; each is used by one thread at a time."""
+
+    def __init__(self, folder: Path, limit_bytes: int) -> None:
+        """Use `folder`, which the first copy makes; `is_full` at `limit_bytes`."""
+        self._folder = folder
+        self._limit_bytes = limit_bytes
+        self._number = 0
+        self._counting = threading.Lock()
+        self.used_bytes = 0
+        """What the copies take that are not yet released."""
+
+    def mark(self, mark: str) -> None:
+        """Put the mark of the ledger into the folder's name, by which a later start knows whose it is."""
+        self._folder = self._folder.with_name(f"copies-{mark}-{os.getpid()}")
+
+    @property
+    def is_full(self) -> bool:
+        """Whether copies take all the room that is permitted."""
+        return self.used_bytes >= self._limit_bytes
+
+    def copy(self) -> ScratchCopy:
+        """A new empty copy, open for writing.
+
+        Raises:
+            OutOfSpace: The disk is full.
+            MediaFolderUnusable: The folder cannot be used.
+        """
+        with self._counting:
+            if not self._number:
+                with self.errors():
+                    self._folder.mkdir(mode=0o700)
+            self._number += 1
+            number = self._number
+        return ScratchCopy(self, self._folder / str(number))
+
+    def count(self, size_bytes: int) -> None:
+        """Copies take so much more, or less."""
+        with self._counting:
+            self.used_bytes += size_bytes
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Tell a full disk from a folder that cannot be used.
+
+        Raises:
+            OutOfSpace, MediaFolderUnusable: Instead of an `OSError`.
+        """
+        try:
+            yield
+        except OSError as error:
+            if error.errno in FULL:
+                raise OutOfSpace(f"folder of temporary copies {self._folder}: {error.strerror}") from error
+            raise MediaFolderUnusable(self._folder, error) from error
+
+    def close(self) -> None:
+        """Remove every copy."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class ScratchCopy:
+    """One temporary file: written, then read by a worker, then released."""
+
+    def __init__(self, scratch: Scratch, path: Path) -> None:
+        """Use `Scratch.copy`."""
+        self.path = path
+        self.size_bytes = 0
+        self._scratch = scratch
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with scratch.errors():
+            self._descriptor = os.open(path, flags, 0o600)
+
+    def write(self, part: bytes | memoryview) -> None:
+        """Append `part`.
+
+        Raises:
+            OutOfSpace: The disk is full; the copy is released.
+        """
+        rest = memoryview(part)
+        try:
+            with self._scratch.errors():
+                while rest:
+                    written = os.write(self._descriptor, rest)
+                    self.size_bytes += written
+                    self._scratch.count(written)
+                    rest = rest[written:]
+        except (OutOfSpace, MediaFolderUnusable):
+            self.release()
+            raise
+
+    def finish(self) -> Path:
+        """End writing; the file, for reading."""
+        self._close()
+        return self.path
+
+    def release(self) -> None:
+        """Remove the file; harmless when repeated."""
+        self._close()
+        with suppress(OSError):
+            self.path.unlink()
+        self._scratch.count(-self.size_bytes)
+        self.size_bytes = 0
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1

@@ -1,1 +1,0 @@
-"""Records of instances and the files they are kept in."""

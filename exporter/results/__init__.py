@@ -1,0 +1,12 @@
+"""What becomes of an instance: published media, the ledger, the metadata lines, and the checks of all three.
+
+output_names  what outputs are called
+publish       media and outcome made visible and durable
+intents       renames under way, noted for the next start
+ownership     the owner file of a media folder
+ledger        what happened to every instance
+line          one metadata line
+metadata      records, and the file of lines
+reconcile     the proof that nothing is missing
+rebuild       a lost ledger made anew
+"""

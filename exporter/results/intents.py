@@ -1,0 +1,168 @@
+"""What a publication is about to do, noted where the next start finds it; and the repair of what it did not finish.
+
+Contract: a note with the instance's name and the final names of its media is made beside the partial files before the
+first of them is renamed, and removed after the commit. A final name that is promised and that the ledger does not own
+belongs to a publication that a crash cut short: `recover` removes it, and its instance is exported anew.
+
+A note is a symbolic link that leads nowhere: a journal writes it at once and in order with the renames that follow, so
+that it needs no fsync of its own. Where a file system has no links, or the text is too long, it is a file and synced.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from exporter.results.output_names import PARTIAL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from exporter.results.ledger import Ledger
+
+NOTE: Final = "promise"
+_LONGEST_LINK: Final = 4000
+_MARKED: Final = re.compile(r"(?:copies-)?([0-9a-f]{16})-")
+"""What the names in `.partial` begin with: the mark of the ledger whose exporter made them."""
+
+
+class MediaFolderUnusable(Exception):
+    """The media folder cannot be written: a matter for the administrator."""
+
+    def __init__(self, path: Path, cause: OSError) -> None:
+        super().__init__(
+            f"the media folder {path} cannot be written: {cause.strerror}; mend it, or choose another with media.dir"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One instance that is being published."""
+
+    name: str
+    targets: tuple[str, ...]
+    """Final paths of its media, relative to the media folder."""
+
+
+def record(folder: Path, promise: Intent) -> None:
+    """Note a promise in a folder of partial files.
+
+    Raises:
+        FileExistsError: Something of that name is there.
+        OSError: The file system refuses.
+    """
+    text = json.dumps([promise.name, *promise.targets])
+    note = folder / NOTE
+    if len(text) <= _LONGEST_LINK:
+        try:
+            note.symlink_to(text)
+        except OSError as error:
+            if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
+                raise
+        else:
+            return
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    with os.fdopen(os.open(note, flags, 0o600), "w", encoding="ascii") as file:
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:  # a full disk: half a note would look like the worker's at the next attempt
+            note.unlink()
+            raise
+
+
+def clear(folder: Path) -> None:
+    """Remove the note: what was promised is committed, or undone."""
+    (folder / NOTE).unlink()
+
+
+def pending(media: Path) -> Iterator[Intent]:
+    """Every promise that is noted below a media folder now."""
+    partial = media / PARTIAL
+    for folder in partial.iterdir() if partial.is_dir() else ():
+        promise = _noted(folder)
+        if promise is not None:
+            yield promise
+
+
+def _noted(folder: Path) -> Intent | None:
+    """The promise in a folder of partial files; None where there is none, or half of one: then nothing was renamed."""
+    note = folder / NOTE
+    with suppress(OSError, ValueError):
+        # Not Path.readlink: it would take a name's `//` (inside an archive) for one slash.
+        text = os.readlink(note) if note.is_symlink() else note.read_text(encoding="ascii")  # noqa: PTH115
+        name, *targets = json.loads(text)
+        return Intent(name, tuple(targets))
+    return None
+
+
+def _is_ours(name: str, marks: set[str | None], other: str | None) -> bool:
+    """Whether something in `.partial` was made by an exporter of the ledger with one of these marks."""
+    if name.lstrip(".").startswith("owner"):
+        return False  # see `exporter.results.ownership`
+    marked = _MARKED.match(name)
+    return marked[1] in marks if marked is not None else other is None or other in marks
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def recover(media: Path, ledger: Ledger, other: str | None = None, lost: str | None = None) -> int:
+    """Remove what an exporter of this ledger had renamed and not committed when it ended, and its partial files.
+
+    What exporters with other ledgers have left stays as it is: their next start removes it. What has no ledger's mark
+    is of an earlier version; it is ours unless another ledger's exporter had the folder last. Media that were renamed
+    are ours only where the ledger knows the instance.
+
+    Args:
+        media: The media folder.
+        ledger: The ledger that is worked with.
+        other: Mark of another ledger whose exporter had the folder last and did not give it back.
+        lost: Mark that this ledger had before it was lost and made anew.
+
+    Returns:
+        Number of media that were renamed and not committed.
+
+    Raises:
+        MediaFolderUnusable: The media folder cannot be made or written.
+    """
+    partial = media / PARTIAL
+    try:
+        partial.mkdir(mode=0o700, parents=True, exist_ok=True)
+        orphans = []
+        ours = [folder for folder in partial.iterdir() if _is_ours(folder.name, {ledger.mark, lost}, other)]
+        for promise in filter(None, map(_noted, ours)):
+            if lost is not None or ledger.entry(promise.name) is not None:
+                owned = {medium.file for medium in ledger.media(promise.name)}
+                orphans += [target for target in promise.targets if target not in owned]
+        remove(media, orphans)
+        for folder in ours:
+            _delete(folder)
+    except OSError as error:
+        raise MediaFolderUnusable(media, error) from error
+    superseded = ledger.superseded()
+    remove(media, superseded)
+    ledger.forget_superseded(superseded)
+    return len(orphans)
+
+
+def remove(media: Path, paths: Iterable[str]) -> None:
+    """Delete outputs by their paths below the media folder; what is gone is fine."""
+    for path in paths:
+        if path.endswith("/"):
+            shutil.rmtree(media / path, ignore_errors=True)
+        else:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                (media / path).unlink()

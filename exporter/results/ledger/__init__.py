@@ -1,0 +1,36 @@
+"""What happened to every instance: the one SQLite database of a data or output folder.
+
+ledger        the way in
+reader        questions to the ledger
+transitions   states and what changes them
+relations     duplicates and conflicts
+output_names  reserved output names
+commit        transactions shared by many writers
+schema        tables, versions, files
+damage        damaged ledgers counted over restarts
+types         values that travel in and out
+"""
+
+from exporter.results.ledger.ledger import Ledger
+from exporter.results.ledger.schema import LedgerUnusable
+from exporter.results.ledger.types import (
+    Arrival,
+    Completed,
+    Counts,
+    DuplicateCheck,
+    InstanceRow,
+    InstanceStatus,
+    OutboxLine,
+)
+
+__all__ = [
+    "Arrival",
+    "Completed",
+    "Counts",
+    "DuplicateCheck",
+    "InstanceRow",
+    "InstanceStatus",
+    "Ledger",
+    "LedgerUnusable",
+    "OutboxLine",
+]

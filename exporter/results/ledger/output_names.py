@@ -1,0 +1,120 @@
+"""Output names: no two instances ever share one, whatever the case rules of the file system.
+
+Contract: `reserve` looks at what committed rows own and at what is under way, in one step. A name under way belongs to
+its instance until `release`; the ledger releases it after the commit that makes it a row.
+"""
+
+from __future__ import annotations
+
+import threading
+from itertools import chain, count
+from typing import TYPE_CHECKING
+
+from exporter.results.ledger.schema import stored
+from exporter.results.ledger.transitions import output_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from exporter.results.ledger.transitions import Row
+
+
+class OutputNames:
+    """The output names of one ledger, those under way included."""
+
+    def __init__(self, read: Callable[[str, tuple[object, ...]], list[Row]]) -> None:
+        """`read` runs a query on committed rows."""
+        self._read = read
+        self._lock = threading.Lock()
+        self._under_way: dict[str, tuple[str, str, frozenset[str]]] = {}
+
+    def reserve(
+        self,
+        wanted: str,
+        name: str,
+        suffixes: Iterable[str],
+        alternatives: Iterable[str] | None,
+        taken: Callable[[str], bool] | None,
+    ) -> str:
+        """See `Ledger.reserve_base`."""
+        endings = tuple(suffixes)
+        others = alternatives if alternatives is not None else _alternatives(wanted)
+        with self._lock:
+            owner = self._read("SELECT id FROM instance WHERE name = CAST(? AS TEXT)", (stored(name),))
+            owner_id = owner[0][0] if owner else -1
+            for base in chain((wanted,), others):
+                outputs = {output_key(base + ending): base + ending for ending in endings}
+                if self._is_free(base, outputs, name, owner_id, taken):
+                    self._under_way[name] = (base, output_key(base), frozenset(outputs))
+                    return base
+        raise LookupError("no output name is left among the alternatives")
+
+    def base_of(self, name: str) -> str | None:
+        """The base that is reserved for the instance under way."""
+        with self._lock:
+            reserved = self._under_way.get(name)
+        return reserved[0] if reserved is not None else None
+
+    def release(self, name: str) -> None:
+        """Forget the reservation of the instance."""
+        with self._lock:
+            self._under_way.pop(name, None)
+
+    def _is_free(
+        self,
+        base: str,
+        outputs: dict[str, str],
+        name: str,
+        owner_id: int,
+        taken: Callable[[str], bool] | None,
+    ) -> bool:
+        key = output_key(base)
+        bases = self._read("SELECT id FROM instance WHERE base_key = CAST(? AS TEXT)", (stored(key),))
+        if any(row[0] != owner_id for row in bases):
+            return False
+        for other, (_, other_key, other_outputs) in self._under_way.items():
+            if other != name and (other_key == key or _overlap(outputs, other_outputs)):
+                return False
+        for output, path in outputs.items():
+            owners = self._owners_near(output)
+            if any(owner != owner_id for owner in owners):
+                return False
+            if taken is not None and not owners and taken(path):
+                return False
+        return True
+
+    def _owners_near(self, key: str) -> list[int]:
+        """Ids of the instances with an output at `key`, around it or inside it."""
+        plain = key.rstrip("/")
+        around = [key[:end] for end in range(1, len(plain)) if key[end] == "/"]
+        keys = [spelling for path in (plain, *around) for spelling in (path, f"{path}/")]
+        owners = []
+        for table in ("medium", "superseded"):
+            for path in keys:
+                owners += self._read(_AT[table], (stored(path),))
+        # "0" is the character after "/": the range holds every path below the folder and nothing else.
+        owners += self._read(_INSIDE, (stored(f"{plain}/"), stored(f"{plain}0")))
+        return [row[0] for row in owners]
+
+
+def _alternatives(wanted: str) -> Iterator[str]:
+    """Other names near `wanted`; then, as the folders around it may be outputs themselves, below other folders."""
+    near = (f"{wanted}-{number}" for number in range(2, 10))
+    return chain(near, (f"~{number}/{wanted}" for number in count(2)))
+
+
+_AT = {
+    "medium": "SELECT instance_id FROM medium WHERE path_key = CAST(? AS TEXT)",
+    "superseded": "SELECT instance_id FROM superseded WHERE path_key = CAST(? AS TEXT)",
+}
+_INSIDE = "SELECT instance_id FROM medium WHERE path_key > CAST(? AS TEXT) AND path_key < CAST(? AS TEXT) LIMIT 2"
+
+
+def _overlap(outputs: Iterable[str], others: frozenset[str]) -> bool:
+    """Whether one of these outputs is, contains or lies inside one of the others."""
+    folders = [other.rstrip("/") for other in others]
+    return any(
+        mine == theirs or mine.startswith(f"{theirs}/") or theirs.startswith(f"{mine}/")
+        for mine in (output.rstrip("/") for output in outputs)
+        for theirs in folders
+    )

@@ -1,0 +1,324 @@
+"""What the ledger can be asked; the half of it that only reads.
+
+Contract: answers show committed transactions only. Safe from many threads; walks over all instances use a connection
+of their own, so that a slow reader holds up nobody. Memory stays constant, but for `names_done`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import zlib
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+from exporter.outcome import InstanceIdentity
+from exporter.results.ledger import transitions
+from exporter.results.ledger.relations import UNNUMBERED, IdentifiedInstance, relate
+from exporter.results.ledger.schema import connect, stored, unusable
+from exporter.results.ledger.types import (
+    FINAL,
+    LONGEST_WAIT_S,
+    ContainerMembers,
+    Counts,
+    DuplicateCheck,
+    FinishedRow,
+    InstanceRow,
+    InstanceStatus,
+    OutboxLine,
+    Overdue,
+    SeriesMember,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from exporter.outcome import MediaFile
+
+_LINES = "SELECT seq, position, length, crc32, text FROM line WHERE seq > ? ORDER BY seq"
+
+
+class LedgerReader:
+    """A ledger as it can be asked."""
+
+    def __init__(self, path: Path, busy_timeout_s: float) -> None:
+        """Open the database at `path` for reading.
+
+        Raises:
+            LedgerUnusable: It cannot be used.
+        """
+        self.path = path
+        self._busy_timeout_s = busy_timeout_s
+        self._reader = connect(path, read_only=True, busy_timeout_s=busy_timeout_s)
+        self._reading = threading.Lock()
+
+    def entry(self, name: str) -> InstanceRow | None:
+        """The instance of that name."""
+        found = self._read(transitions.ENTRY + transitions.NAMED, (stored(name),))
+        return transitions.entry_of(found[0]) if found else None
+
+    def entries(self, state: InstanceStatus | None = None, reason: str | None = None) -> Iterator[InstanceRow]:
+        """Instances in that state and of that reason, in order of their first attempt; memory stays constant."""
+        terms: list[tuple[str, str]] = [("state = ?", state)] if state is not None else []
+        terms += [("reason = ?", reason)] if reason is not None else []
+        where = "WHERE " + " AND ".join(term for term, _ in terms) if terms else ""
+        for row in self._scan(f"{transitions.ENTRY} {where} ORDER BY id", tuple(value for _, value in terms)):
+            yield transitions.entry_of(row)
+
+    def interrupted(self, least: int) -> dict[str, int]:
+        """Names of pending instances with at least so many interruptions, and how many each of them has."""
+        return dict(
+            self._read(
+                "SELECT name, interruptions FROM instance WHERE state = 'deferred' AND interruptions >= ?", (least,)
+            )
+        )
+
+    def series_members(self, sop_class_uids: Iterable[str]) -> Iterator[SeriesMember]:
+        """Exported files of folders that are of these classes, series by series; memory stays constant."""
+        classes = tuple(sop_class_uids)
+        statement = f"""SELECT study_instance_uid, series_instance_uid, name, content_sha256 FROM instance
+            WHERE state = ? AND source = 'folder' AND series_instance_uid <> ''
+            AND sop_class_uid IN ({",".join("?" * len(classes))})
+            ORDER BY study_instance_uid, series_instance_uid, name"""  # noqa: S608 - only question marks are put in
+        for study, series, name, content in self._scan(statement, (InstanceStatus.EXPORTED, *classes)):
+            yield SeriesMember(study or "", series, name, content or "")
+
+    def media(self, name: str) -> tuple[MediaFile, ...]:
+        """The media the instance owns, with final paths."""
+        found = self._read("SELECT id FROM instance WHERE name = CAST(? AS TEXT)", (stored(name),))
+        return tuple(map(transitions.medium_of, self._read(transitions.MEDIUM, (found[0][0],)))) if found else ()
+
+    def unchanged(self, name: str, size_bytes: int, mtime_ns: int, settings_sha256: str) -> bool:
+        """Whether that file, as it is, was finished under these settings (about 10 us)."""
+        found = self._read(
+            "SELECT size_bytes, mtime_ns, settings_sha256, state FROM instance WHERE name = CAST(? AS TEXT)",
+            (stored(name),),
+        )
+        return bool(found) and found[0][:3] == (size_bytes, mtime_ns, settings_sha256) and found[0][3] in FINAL
+
+    def finished(self, name: str, size_bytes: int, mtime_ns: int, settings_sha256: str) -> FinishedRow | None:
+        """How that input, as it is, was finished under these settings; None where it was not (about 10 us)."""
+        found = self._read(
+            """SELECT size_bytes, mtime_ns, settings_sha256, state, reason, updated_ns FROM instance
+            WHERE name = CAST(? AS TEXT)""",
+            (stored(name),),
+        )
+        if not found or found[0][:3] != (size_bytes, mtime_ns, settings_sha256) or found[0][3] not in FINAL:
+            return None
+        return FinishedRow(InstanceStatus(found[0][3]), *found[0][4:])
+
+    def inside(self, prefix: str, settings_sha256: str) -> ContainerMembers:
+        """How many instances there are whose names begin with `prefix`, which ends in ``/``."""
+        pending = finished = failed = 0
+        # "0" is the character after "/": the range holds every name that begins with the prefix, and nothing else.
+        for state, same, number in self._read(
+            """SELECT state, settings_sha256 IS ?, count(*) FROM instance
+            WHERE name > CAST(? AS TEXT) AND name < CAST(? AS TEXT) GROUP BY 1, 2""",
+            (settings_sha256, stored(prefix), stored(f"{prefix[:-1]}0")),
+        ):
+            if state in FINAL and same:
+                finished += number
+                failed += number * (state == InstanceStatus.FAILED)
+            else:
+                pending += number
+        return ContainerMembers(pending, finished, failed)
+
+    def failed(self, prefix: str) -> list[str]:
+        """Names that begin with `prefix`, which ends in ``/``, of instances that failed."""
+        return [
+            row[0]
+            for row in self._read(
+                """SELECT name FROM instance
+                WHERE name > CAST(? AS TEXT) AND name < CAST(? AS TEXT) AND state = 'failed'""",
+                (stored(prefix), stored(f"{prefix[:-1]}0")),
+            )
+        ]
+
+    def closed_folders(self) -> list[str]:
+        """Names of folders that failed because they could not be read."""
+        return [
+            row[0]
+            for row in self._read(
+                "SELECT name FROM instance WHERE state = 'failed' AND reason = 'unreadable' AND substr(name, -1) = '/'"
+            )
+        ]
+
+    def names_done(self, settings_sha256: str) -> dict[str, tuple[int, int]]:
+        """Size and mtime of every input that was finished under these settings: for rerunning a whole folder.
+
+        Holds about 250 bytes per input; `unchanged` holds nothing.
+        """
+        done = self._scan(
+            "SELECT name, size_bytes, mtime_ns FROM instance WHERE settings_sha256 = ? AND state NOT IN ('active', 'deferred')",  # noqa: E501
+            (settings_sha256,),
+        )
+        return {name: (size_bytes, mtime_ns) for name, size_bytes, mtime_ns in done}
+
+    def counts(self) -> Counts:
+        """Instances by state and reason."""
+        by_state: dict[str, int] = {}
+        by_reason: dict[tuple[str, str], int] = {}
+        for state, reason, number in self._read("SELECT state, reason, count(*) FROM instance GROUP BY state, reason"):
+            by_state[state] = by_state.get(state, 0) + number
+            if reason is not None:
+                by_reason[state, reason] = number
+        flags = self._read(
+            "SELECT (SELECT count(*) FROM instance WHERE duplicate_of IS NOT NULL), (SELECT count(*) FROM instance WHERE conflict_with IS NOT NULL)"  # noqa: E501
+        )[0]
+        return Counts(
+            **{state.value: by_state.get(state, 0) for state in InstanceStatus},
+            duplicates=flags[0],
+            conflicts=flags[1],
+            by_reason=by_reason,
+        )
+
+    def overdue(self, now: float) -> Overdue:
+        """Deferred instances whose next attempt is late or too far ahead at Unix time `now`.
+
+        Those that are to be tried at once (interrupted, withdrawn, `retry`) are not among them.
+        """
+        late, too_far, furthest = self._read(
+            """SELECT coalesce(sum(not_before < ?1), 0), coalesce(sum(not_before > ?2), 0), max(not_before)
+            FROM instance WHERE state = 'deferred' AND not_before > 0""",
+            (now - LONGEST_WAIT_S, now + LONGEST_WAIT_S),
+        )[0]
+        return Overdue(late, too_far, furthest if too_far else None)
+
+    def owns(self, path: str) -> bool:
+        """Whether an instance owns the file at that path below the media folder, or a folder around it."""
+        key = transitions.output_key(path)
+        around = (f"{key[:end]}/" for end in range(1, len(key)) if key[end] == "/")
+        return any(
+            self._read("SELECT 1 FROM medium WHERE path_key = CAST(? AS TEXT)", (stored(one),))
+            or self._read("SELECT 1 FROM superseded WHERE path_key = CAST(? AS TEXT)", (stored(one),))
+            for one in (key, *around)
+        )
+
+    def line(self, seq: int) -> bytes | None:
+        """The metadata line of that number."""
+        found = self._read("SELECT text FROM line WHERE seq = ?", (seq,))
+        return zlib.decompress(found[0][0]) if found else None
+
+    def problem(self) -> str | None:
+        """What SQLite complains of when it checks every page of the database; None where it is sound."""
+        found = self._read("PRAGMA integrity_check(1)")[0][0]
+        return None if found == "ok" else str(found)
+
+    def superseded(self) -> list[str]:
+        """Media paths nobody owns any more and whose files are to be deleted."""
+        return [row[0] for row in self._read("SELECT path FROM superseded ORDER BY path")]
+
+    def duplicate_of(self, identity: InstanceIdentity, *, name: str = "", ae_title: str = "") -> InstanceRow | None:
+        """The instance with the same SOP Instance UID, content and AE title, other than `name`."""
+        found = relate(identity, name, UNNUMBERED, ae_title, self._others(identity, UNNUMBERED, ae_title)).duplicate_of
+        return self.entry(found) if found is not None else None
+
+    def conflict_with(self, identity: InstanceIdentity, *, name: str = "") -> InstanceRow | None:
+        """An instance with the same SOP Instance UID and other content, other than `name`."""
+        found = relate(identity, name, UNNUMBERED, "", self._others(identity, UNNUMBERED, "")).conflict_with
+        return self.entry(found) if found is not None else None
+
+    def _others(
+        self, identity: InstanceIdentity, number: int, ae_title: str, *, enough: int = 2
+    ) -> list[IdentifiedInstance]:
+        """The first instances that may be original or conflict of the one with that identity and row number.
+
+        They are of any state: what is tried again was known before. At most `enough` of each kind, so that ten
+        thousand copies of one instance cost no more than two.
+        """
+        chosen = "SELECT id, name, content_sha256, ae_title, duplicate_of, conflict_with FROM instance"
+        uid, content = identity.sop_instance_uid, identity.content_sha256
+        found = self._read(
+            f"""{chosen} WHERE sop_instance_uid = ? AND content_sha256 = ? AND ae_title = ? AND duplicate_of IS NULL
+            ORDER BY id LIMIT ?""",
+            (uid, content, ae_title, enough),
+        )
+        found += self._read(
+            f"""{chosen} WHERE sop_instance_uid = ? AND content_sha256 <> ? AND (id < ? OR conflict_with IS NULL)
+            ORDER BY id LIMIT ?""",
+            (uid, content, number, enough),
+        )
+        return [
+            IdentifiedInstance(
+                row[1], row[0], InstanceIdentity("", uid, "", "", row[2]), row[3], DuplicateCheck(row[4], row[5])
+            )
+            for row in found
+        ]
+
+    def finished_instances(self, uids: Iterable[str]) -> set[str]:
+        """Those SOP Instance UIDs of which the ledger has an instance in a final state."""
+        wanted = [*uids]
+        found: set[str] = set()
+        for at in range(0, len(wanted), 500):
+            some = wanted[at : at + 500]
+            marks = ",".join("?" * len(some))
+            rows_of = self._read(
+                f"""SELECT DISTINCT sop_instance_uid FROM instance WHERE sop_instance_uid IN ({marks})
+                AND state IN ('exported', 'skipped', 'quarantined', 'failed')""",  # noqa: S608 - only question marks
+                tuple(some),
+            )
+            found.update(row[0] for row in rows_of)
+        return found
+
+    def instances_of(self, study_uid: str, series_uid: str = "") -> set[str]:
+        """SOP Instance UIDs in a final state of one study, or of one of its series; a walk over all instances."""
+        terms = "AND series_instance_uid = ?" if series_uid else ""
+        found = self._scan(
+            f"""SELECT DISTINCT sop_instance_uid FROM instance WHERE study_instance_uid = ? {terms}
+            AND sop_instance_uid <> '' AND state IN ('exported', 'skipped', 'quarantined', 'failed')""",  # noqa: S608 - our own words
+            (study_uid, series_uid) if series_uid else (study_uid,),
+        )
+        return {row[0] for row in found}
+
+    def outbox(self, after_seq: int, limit: int = 1000, max_bytes: int = 4 << 20) -> list[OutboxLine]:
+        """The next committed metadata lines after `after_seq`, in order: at least one, if there is one.
+
+        Up to `limit` lines and about `max_bytes` of text.
+        """
+        lines: list[OutboxLine] = []
+        size = 0
+        try:
+            with self._reading, closing(self._reader.cursor()) as cursor:
+                for row in cursor.execute(f"{_LINES} LIMIT ?", (after_seq, limit)):
+                    lines.append(OutboxLine(row[0], row[1], row[2], row[3], zlib.decompress(row[4])))
+                    size += row[2]
+                    if size >= max_bytes:
+                        break
+        except sqlite3.Error as error:
+            raise unusable(self.path, error) from error
+        return lines
+
+    def line_places(self, after_seq: int = 0) -> Iterator[tuple[int, int, int]]:
+        """(seq, length, crc32) of every metadata line after `after_seq`, without their text."""
+        for row in self._scan("SELECT seq, length, crc32 FROM line WHERE seq > ? ORDER BY seq", (after_seq,)):
+            yield row[0], row[1], row[2]
+
+    def line_end(self, seq: int) -> int:
+        """Sum of the lengths of all lines up to `seq`, in bytes."""
+        found = self._read("SELECT position + length FROM line WHERE seq = ?", (seq,))
+        return int(found[0][0]) if found else 0
+
+    def progress(self) -> dict[str, int]:
+        """What `mark_published` or `set_file` remembered last."""
+        return dict(self._read("SELECT key, value FROM progress"))
+
+    def foreign_bytes(self) -> list[tuple[int, int, int]]:
+        """(seq, length, crc32): whole lines in the file that are not ours and lie before line `seq`, in order."""
+        found = self._read("SELECT before_seq, length, crc32 FROM foreign_bytes ORDER BY id")
+        return [(row[0], row[1], row[2]) for row in found]
+
+    def _read(self, statement: str, values: tuple[object, ...] = ()) -> list[transitions.Row]:
+        try:
+            with self._reading:
+                return self._reader.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise unusable(self.path, error) from error
+
+    def _scan(self, statement: str, values: tuple[object, ...] = ()) -> Iterator[transitions.Row]:
+        # Its own connection: a caller that walks a million rows slowly must not hold up the others.
+        with closing(connect(self.path, read_only=True, busy_timeout_s=self._busy_timeout_s)) as connection:
+            try:
+                yield from connection.execute(statement, values)
+            except sqlite3.Error as error:
+                raise unusable(self.path, error) from error

@@ -1,0 +1,371 @@
+"""The ledger's tables, how its database is opened, and what an unusable one is called.
+
+Contract: a connection from here has the current schema, WAL, ``synchronous=FULL`` (every COMMIT is fsynced) and a busy
+timeout. A database that is corrupt, locked, of a newer schema or not a ledger raises `LedgerUnusable` with cause and
+hint; it must never be repaired, replaced or emptied here.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sqlite3
+import stat
+import threading
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from exporter.errors import OutOfSpace
+from listener.foundation.durable import fsync_folder
+from listener.foundation.file_kind import kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SCHEMA = 3
+"""Version of the tables (``PRAGMA user_version``); a higher one was written by a newer exporter."""
+
+NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
+"""What file systems without hard links answer (FAT, exFAT, some network and FUSE file systems)."""
+
+_MOST_LOG_PAGES = 4000
+"""16 MiB."""
+
+_APPLICATION = 0x444D4531
+"""``PRAGMA application_id`` of a ledger (``DME1``): another program's database is never taken for one."""
+
+_TABLES = """
+CREATE TABLE instance (
+    id INTEGER PRIMARY KEY,
+    name TEXT NOT NULL UNIQUE,
+    source TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT,
+    message TEXT NOT NULL DEFAULT '',
+    attempts INTEGER NOT NULL,
+    not_before REAL,
+    sop_class_uid TEXT,
+    sop_instance_uid TEXT,
+    study_instance_uid TEXT,
+    series_instance_uid TEXT,
+    content_sha256 TEXT,
+    source_sha256 TEXT,
+    settings_sha256 TEXT,
+    duplicate_of TEXT,
+    conflict_with TEXT,
+    base TEXT,
+    base_key TEXT,
+    line_seq INTEGER,
+    updated_ns INTEGER NOT NULL,
+    ae_title TEXT NOT NULL DEFAULT '',
+    interruptions INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX instance_state ON instance (state, reason);
+CREATE INDEX instance_uid ON instance (sop_instance_uid) WHERE sop_instance_uid IS NOT NULL;
+CREATE INDEX instance_duplicate ON instance (duplicate_of) WHERE duplicate_of IS NOT NULL;
+CREATE INDEX instance_conflict ON instance (conflict_with) WHERE conflict_with IS NOT NULL;
+CREATE UNIQUE INDEX instance_base ON instance (base_key) WHERE base_key IS NOT NULL;
+
+CREATE TABLE medium (
+    instance_id INTEGER NOT NULL REFERENCES instance (id),
+    position INTEGER NOT NULL,
+    path TEXT NOT NULL,
+    path_key TEXT NOT NULL,
+    suffix TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    sha256 TEXT NOT NULL,
+    codec TEXT NOT NULL,
+    transcoded INTEGER NOT NULL,
+    width INTEGER,
+    height INTEGER,
+    frames INTEGER,
+    duration_s REAL,
+    PRIMARY KEY (instance_id, position)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX medium_path ON medium (path_key);
+
+CREATE TABLE superseded (
+    path_key TEXT PRIMARY KEY,
+    path TEXT NOT NULL,
+    instance_id INTEGER NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE line (
+    seq INTEGER PRIMARY KEY,
+    instance_id INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    crc32 INTEGER NOT NULL,
+    text BLOB NOT NULL
+);
+
+CREATE TABLE foreign_bytes (
+    id INTEGER PRIMARY KEY,
+    before_seq INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    crc32 INTEGER NOT NULL
+);
+
+CREATE TABLE progress (
+    key TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) WITHOUT ROWID;
+"""
+
+_UPGRADES = {
+    1: ("ae_title", "TEXT NOT NULL DEFAULT ''"),
+    2: ("interruptions", "INTEGER NOT NULL DEFAULT 0"),
+}
+"""The column of `instance` that makes the next schema of each earlier one."""
+
+
+class LedgerUnusable(Exception):
+    """The ledger cannot be read or written; says why and what to do."""
+
+    def __init__(self, path: Path, cause: str, hint: str, *, is_damaged: bool = False) -> None:
+        super().__init__(f"ledger {path}: {cause}; {hint}")
+        self.path = path
+        self.cause = cause
+        self.hint = hint
+        self.is_damaged = is_damaged
+        """Whether it stays so, however often an exporter is started again."""
+
+
+def unusable(path: Path, error: sqlite3.Error) -> LedgerUnusable | OutOfSpace:
+    """What an error of SQLite means for the exporter.
+
+    Source: sqlite.org/rescode.html.
+    """
+    code = getattr(error, "sqlite_errorcode", 0)
+    primary = code & 0xFF
+    if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
+        return OutOfSpace(f"ledger {path}: the disk or quota is full")
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        cause, hint = (
+            "the file is damaged or is not an SQLite database",
+            "keep a copy, move it away and run `exporter reconcile --rebuild`",
+        )
+        return LedgerUnusable(path, cause, hint, is_damaged=True)
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        cause, hint = "another process keeps it locked", "end that process or its transaction, then try again"
+    elif primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH):
+        cause, hint = "it cannot be opened for this use", "check that the folder exists and who may write in it"
+    elif primary == sqlite3.SQLITE_IOERR:
+        cause, hint = "the device reported an error", "check the disk, its quota and the kernel's log"
+    else:
+        cause, hint = f"SQLite refused ({getattr(error, 'sqlite_errorname', error)})", "report this as a defect"
+    return LedgerUnusable(path, cause, hint)
+
+
+def connect(path: Path, *, read_only: bool, busy_timeout_s: float) -> sqlite3.Connection:
+    """A connection with the current schema.
+
+    Raises:
+        LedgerUnusable: Corrupt, locked, newer, foreign, absent (when `read_only`) or not permitted.
+        OutOfSpace: The disk is full.
+    """
+    try:
+        connection = _connect_read_only(path, busy_timeout_s) if read_only else _connect(path, busy_timeout_s)
+    except sqlite3.Error as error:
+        raise unusable(path, error) from error
+    try:
+        _check_version(connection, path, read_only=read_only)
+    except sqlite3.Error as error:
+        connection.close()
+        raise unusable(path, error) from error
+    except LedgerUnusable:
+        connection.close()
+        raise
+    return connection
+
+
+def _connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    try:
+        if not path.exists():
+            _make(path)
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise LedgerUnusable(path, f"it is {kind_of(mode)}", "move it away: a ledger is a regular file")
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        hint = "check that the folder exists and who may write in it"
+        raise LedgerUnusable(path, f"it cannot be opened ({error.strerror})", hint) from error
+    connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+    try:
+        _prepare(connection)
+        connection.execute("PRAGMA journal_mode=WAL").fetchone()
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
+        connection.execute(f"PRAGMA wal_autocheckpoint={_log_pages(path)}")
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+def _log_pages(path: Path) -> int:
+    """Pages of 4 KiB that the log grows to before it is moved into the database: few where the disk is small.
+
+    Moving it takes up to as much space once more: a log that fills the disk could not be moved any more.
+    """
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return _MOST_LOG_PAGES
+    return max(64, min(_MOST_LOG_PAGES, found.f_bavail * found.f_frsize // 4096 // 16))
+
+
+def _make(path: Path) -> None:
+    """Make an empty ledger; it appears whole, so that who only looks never meets half of one."""
+    making = path.with_name(f"{path.name}.making-{os.getpid()}-{threading.get_ident()}")
+    # SQLite gives -wal and -shm the mode of the database: what they hold is patient data.
+    os.close(os.open(making, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    try:
+        with closing(sqlite3.connect(making, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            _make_tables(connection)
+            connection.execute("COMMIT")
+        with suppress(FileExistsError):  # somebody was faster
+            _appear(making, path)
+    finally:
+        making.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def _appear(making: Path, path: Path) -> None:
+    """Give a finished file its name, unless that name is taken.
+
+    Raises:
+        FileExistsError: It is.
+    """
+    # Makers take turns: a rename would replace what somebody else made in between, and so would a log put aside.
+    # (The folder itself is no place for this lock: where it is the media folder, too, its exporter has it locked.)
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    turn = os.open(path.with_name(f"{path.name}.turn"), flags, 0o600)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        _put_log_aside(path)
+        try:
+            path.hardlink_to(making)
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            making.rename(path)
+    finally:
+        os.close(turn)
+
+
+def _put_log_aside(path: Path) -> None:
+    """Move away the log of a ledger that is gone: SQLite would take its pages for those of the new one."""
+    stamp = time.time_ns()
+    for suffix in ("-wal", "-shm"):
+        log = Path(f"{path}{suffix}")
+        if log.exists():
+            log.rename(f"{path}.lost-{stamp}{suffix}")
+
+
+def _connect_read_only(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    if path.exists() and not path.is_file():
+        mode = path.stat().st_mode
+        raise LedgerUnusable(path, f"it is {kind_of(mode)}", "move it away: a ledger is a regular file")
+    if not path.is_file():
+        raise LedgerUnusable(path, "there is none", "check the data or output folder; nothing was exported here yet")
+    address = f"file:{quote(os.fsencode(path.absolute()))}?mode=ro"
+    wal = path.with_name(path.name + "-wal")
+    # Without -shm and without leave to make one, WAL cannot be read; with no log beside it the file alone is whole.
+    attempts = [address] if wal.exists() and wal.stat().st_size else [address, f"{address}&immutable=1"]
+    for attempt, uri in enumerate(attempts, start=1):
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
+        )
+        try:
+            _prepare(connection)
+            connection.execute("PRAGMA schema_version").fetchone()
+        except sqlite3.OperationalError:
+            connection.close()
+            if attempt == len(attempts):
+                raise
+        except sqlite3.Error:
+            connection.close()
+            raise
+        else:
+            return connection
+    raise AssertionError  # pragma: no cover - the loop returns or raises
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.text_factory = _text
+    connection.execute("PRAGMA cache_size=-16000")
+    connection.execute("PRAGMA temp_store=MEMORY")
+
+
+def _text(value: bytes) -> str:
+    # File names are bytes; `stored` wrote them as they are, and they come back as os.fsdecode gives them.
+    return value.decode("utf-8", "surrogateescape")
+
+
+def stored(name: str) -> bytes:
+    """A name for a statement that says ``CAST(? AS TEXT)``: bytes that are not UTF-8 survive the round trip."""
+    return name.encode("utf-8", "surrogateescape")
+
+
+def _check_version(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+    if version == SCHEMA and application == _APPLICATION and not empty:
+        return
+    if application == _APPLICATION and 0 < version < SCHEMA:
+        if read_only:
+            hint = "it is brought up to date when this version of the exporter next runs"
+            raise LedgerUnusable(path, f"schema {version} was written by an earlier exporter", hint)
+        _upgrade(connection)
+        return
+    if application == _APPLICATION and version > SCHEMA:
+        cause = f"schema {version} was written by a newer exporter; this one knows {SCHEMA}"
+        raise LedgerUnusable(path, cause, "use the newer version")
+    if not empty or read_only:
+        hint = "choose another folder, or move that file away"
+        raise LedgerUnusable(path, "the database is not a ledger of this exporter", hint)
+    connection.execute("BEGIN IMMEDIATE")
+    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:  # nobody was faster
+        _make_tables(connection)
+    connection.execute("COMMIT")
+    fsync_folder(path.parent)
+
+
+def _upgrade(connection: sqlite3.Connection) -> None:
+    """Bring an earlier schema up to date, in one transaction; another process may be faster."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        there = {row[1] for row in connection.execute("PRAGMA table_info(instance)")}
+        for number in range(version, SCHEMA):
+            column, kind = _UPGRADES[number]
+            if column not in there:
+                connection.execute(f"ALTER TABLE instance ADD COLUMN {column} {kind}")
+        connection.execute(f"PRAGMA user_version={SCHEMA}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    for statement in _statements():
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id={_APPLICATION}")
+    connection.execute(f"PRAGMA user_version={SCHEMA}")
+
+
+def _statements() -> Iterator[str]:
+    return (statement for statement in _TABLES.split(";") if statement.strip())

@@ -1,0 +1,209 @@
+"""The values that travel in and out of the ledger."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final, Literal
+
+from exporter.errors import SkipReason
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exporter.outcome import InstanceIdentity, MediaFile
+
+Source = Literal["spool", "folder"]
+
+_LAST_TIME: Final = 253402300799.0
+"""End of the year 9999: later ones cannot be written."""
+
+LONGEST_WAIT_S: Final = 3600.0
+"""Longest time between two attempts at one instance."""
+
+
+class InstanceStatus(StrEnum):
+    """What the ledger knows of an instance; exactly one at any time."""
+
+    ACTIVE = "active"
+    """An attempt was begun and has not ended."""
+    DEFERRED = "deferred"
+    """Waits for another attempt: after a failure that may pass, an interruption, or `retry`."""
+    EXPORTED = "exported"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    """Failed for good; its file stays where it is (a folder's file)."""
+    QUARANTINED = "quarantined"
+    """Failed for good; its bytes are kept in the spool's quarantine."""
+
+
+SUSPECT_AFTER: Final = 2
+"""Interruptions after which an instance is tried with nothing else under way."""
+FINAL = frozenset((InstanceStatus.EXPORTED, InstanceStatus.SKIPPED, InstanceStatus.FAILED, InstanceStatus.QUARANTINED))
+"""States that end the work on an instance."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An input as `Ledger.begin_many` takes it."""
+
+    name: str
+    """Spool name, or path relative to the input folder as `os.fsdecode` gives it."""
+    size_bytes: int
+    mtime_ns: int
+    source: Source
+    ae_title: str = ""
+    """Our AE title whose settings count; empty: those of the top. Duplicates are looked for within it."""
+    number: int | None = None
+    """Number of its row, if it gets a new one, from `Ledger.reserve_number`; None: the next."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """One instance as the ledger has it."""
+
+    name: str
+    source: Source
+    size_bytes: int
+    mtime_ns: int
+    state: InstanceStatus
+    reason: str | None
+    message: str
+    attempts: int
+    """Attempts begun, this one included while it is active; interrupted ones are not counted here."""
+    not_before: float | None
+    """Unix time before which a deferred instance is not tried again, as far as the clock was right; 0: at once."""
+    identity: InstanceIdentity | None
+    source_sha256: str | None
+    settings_sha256: str | None
+    duplicate_of: str | None
+    conflict_with: str | None
+    base: str | None
+    """Output base that it owns."""
+    line_seq: int | None
+    """Its newest metadata line."""
+    ae_title: str = ""
+    """Our AE title whose settings count; empty: those of the top."""
+    interruptions: int = 0
+    """Attempts that something outside the instance ended; an attempt that ends by itself sets this to zero."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRow:
+    """How the work on one input ended."""
+
+    state: InstanceStatus
+    reason: str | None
+    updated_ns: int
+    """When, in Unix time."""
+
+    @property
+    def may_contain(self) -> bool:
+        """Whether it may be a container: then names inside it count, too. An instance contains none."""
+        return self.state is InstanceStatus.FAILED or self.reason == SkipReason.ARCHIVE
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerMembers:
+    """How many instances a container has in the ledger."""
+
+    pending: int
+    """Not finished, or under other settings."""
+    finished: int
+    failed: int
+    """Those of them that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesMember:
+    """One exported file of a folder, and the series it belongs to."""
+
+    study_uid: str
+    series_uid: str
+    name: str
+    content_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How the work on one instance ended, as `Ledger.finish_many` takes it."""
+
+    name: str
+    state: InstanceStatus
+    reason: str | None = None
+    message: str = ""
+    identity: InstanceIdentity | None = None
+    media: tuple[MediaFile, ...] | None = None
+    """With final paths; None without a `line` leaves the media of an earlier export, and their line, in force."""
+    settings_sha256: str | None = None
+    source_sha256: str | None = None
+    duplicate_of: str | None = None
+    conflict: str | None = None
+    line: bytes | None = None
+    """One whole metadata line, newline included."""
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateCheck:
+    """How an instance relates to others; see `exporter.results.ledger.relations`."""
+
+    duplicate_of: str | None = None
+    """Name of the instance with the same SOP Instance UID and the same content."""
+    conflict_with: str | None = None
+    """Name of an instance with the same SOP Instance UID and other content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Instances by state. Files still in ``spool/new`` that were never begun are not here: the spool counts them."""
+
+    active: int = 0
+    deferred: int = 0
+    exported: int = 0
+    skipped: int = 0
+    failed: int = 0
+    quarantined: int = 0
+    duplicates: int = 0
+    """Instances of any state that are flagged as duplicates."""
+    conflicts: int = 0
+    by_reason: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Instances by (state, reason)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Deferred instances whose next attempt is not when it should be: late, or put off longer than ever is right."""
+
+    late: int = 0
+    """Due for longer than `LONGEST_WAIT_S`: no exporter runs, or it cannot get at them."""
+    too_far: int = 0
+    """Put off for longer than `LONGEST_WAIT_S`: the clock was wrong then, or is now."""
+    furthest: float | None = None
+    """Unix time that the last of those is put off until."""
+
+
+def overdue_sentences(overdue: Overdue) -> list[str]:
+    """What an operator is to know of them; empty where all is well."""
+    sentences = []
+    if overdue.late:
+        sentences.append(f"{overdue.late} of them have been due for over an hour: is the exporter running?")
+    if overdue.too_far and overdue.furthest is not None:
+        until = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(min(overdue.furthest, _LAST_TIME)))
+        sentences.append(
+            f"{overdue.too_far} of them are put off until {until}: a clock was wrong;"
+            " the exporter tries them soon after its next start, a backfill at once"
+        )
+    return sentences
+
+
+@dataclass(frozen=True, slots=True)
+class OutboxLine:
+    """One committed metadata line and its place among all of them."""
+
+    seq: int
+    position: int
+    """Sum of the lengths of all lines before it, in bytes."""
+    length: int
+    crc32: int
+    text: bytes

@@ -1,0 +1,187 @@
+"""One line of ``metadata.jsonl``: the instance's elements, three keys of the seed, and everything of ours in `export`.
+
+Contract: bytes of one JSON object in UTF-8 with one newline, at the end. Our keys come first and win over a record
+that claims them; the record comes from a worker process, so it is parsed, never trusted. Keys of `export` are always
+all there, null where they do not apply. Must never hold NaN, Infinity or a raw control character.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from exporter.outcome import Exported, MediaType, Skipped
+from listener.foundation.text import json_escaped
+
+if TYPE_CHECKING:
+    from exporter.outcome import MediaFile, Rendering, Timing
+
+_RELATIONS: Final = frozenset({"duplicate_of", "conflict_with"})
+
+
+class BadRecordError(ValueError):
+    """What a worker sent as a record is not a JSON object; says nothing of its content."""
+
+
+def line(
+    outcome: Exported | Skipped,
+    *,
+    dicom_file: str,
+    version: str,
+    media: tuple[MediaFile, ...] | None = None,
+    duplicate_of: str | None = None,
+    conflict_with: str | None = None,
+    ae_title: str = "",
+) -> bytes:
+    """The line of one instance, newline included.
+
+    Args:
+        outcome: Exported, or Skipped with a record.
+        dicom_file: Spool name, or path relative to the input folder as `os.fsdecode` gives it.
+        version: Of the exporter.
+        media: The media under their final names; default: `outcome.media`.
+        duplicate_of: Name of the instance this one repeats, in the form of `dicom_file`.
+        conflict_with: Name of an instance with the same SOP Instance UID and other content.
+        ae_title: Our AE title whose settings count; empty: those of the top.
+
+    Raises:
+        BadRecordError: `outcome.record` is no JSON object.
+    """
+    published = media if media is not None else outcome.media if isinstance(outcome, Exported) else ()
+    record = _record(outcome.record)
+    told = _told(record.pop("export", None))
+    ours = {
+        "dicom_file": shown(dicom_file),
+        "media_file": shown(published[0].file) if published else None,
+        "media_type": published[0].kind if published else MediaType.NONE,
+        "export": {
+            "status": outcome.status,
+            "reason": outcome.reason if isinstance(outcome, Skipped) else None,
+            "media": [_medium(medium) for medium in published],
+            "timing": _timing(outcome.timing) if isinstance(outcome, Exported) else None,
+            "rendering": _rendering(outcome.rendering) if isinstance(outcome, Exported) else None,
+            "source_sha256": outcome.source_sha256,
+            "content_sha256": outcome.identity.content_sha256 if outcome.identity is not None else None,
+            "settings_sha256": outcome.settings_sha256,
+            "ae_title": ae_title or None,
+            "version": version,
+            "warnings": list(dict.fromkeys(map(_clean, (*outcome.warnings, *told.warnings)))),
+            "duplicate_of": None if duplicate_of is None else shown(duplicate_of),
+            "conflict_with": None if conflict_with is None else shown(conflict_with),
+            "transfer_syntax_uid": told.transfer_syntax_uid,
+            "left_out": told.left_out,
+            "private_left_out": told.private_left_out,
+        },
+    }
+    return json_escaped(orjson.dumps({**ours, **record, **ours}, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def says_the_same(old: bytes, new: bytes) -> bool:
+    """Whether two lines of one instance differ in nothing but its relation to others, or not at all.
+
+    Others may come after it: exported again it would be the one that is in conflict, though nothing of it changed.
+    """
+    try:
+        told = [orjson.loads(text) for text in (old, new)]
+        for one in told:
+            told_of_itself = {key: value for key, value in one["export"].items() if key not in _RELATIONS}
+            # A key that an earlier version did not write is one that does not apply.
+            one["export"] = {key: value for key, value in told_of_itself.items() if value is not None}
+    except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
+        return old == new
+    return bool(told[0] == told[1])
+
+
+def is_line(text: bytes) -> bool:
+    """Whether a line of a metadata file has the form of ours."""
+    try:
+        said = orjson.loads(text)
+        return "dicom_file" in said and "settings_sha256" in said["export"] and "status" in said["export"]
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return False
+
+
+def shown(name: str) -> str:
+    r"""A file name as text: bytes that are not UTF-8 as ``\xff``, since JSON has no place for them."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What `exporter.results.metadata.record` says besides the elements; whatever does not have its form is nothing."""
+
+    transfer_syntax_uid: str | None
+    left_out: list[dict[str, Any]]
+    private_left_out: int | None
+    warnings: list[str]
+
+
+def _record(text: str | None) -> dict[str, Any]:
+    try:
+        record = orjson.loads(text or "{}")
+    except orjson.JSONDecodeError:
+        raise BadRecordError("the record of a worker is not JSON") from None
+    if not isinstance(record, dict):
+        raise BadRecordError("the record of a worker is not a JSON object")
+    return record
+
+
+def _told(value: object) -> _Told:
+    told = value if isinstance(value, dict) else {}
+    syntax, left_out, warnings = (told.get(key) for key in ("transfer_syntax_uid", "left_out", "warnings"))
+    private = told.get("private_left_out")
+    return _Told(
+        syntax if isinstance(syntax, str) and syntax else None,
+        [one for one in left_out if isinstance(one, dict)] if isinstance(left_out, list) else [],
+        private if type(private) is int else None,
+        [one for one in warnings if isinstance(one, str)] if isinstance(warnings, list) else [],
+    )
+
+
+def _clean(text: str) -> str:
+    # Lone surrogates cannot be encoded; warnings have none unless a worker was taken over.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _medium(medium: MediaFile) -> dict[str, Any]:
+    return {
+        "path": shown(medium.file),
+        "kind": medium.kind,
+        "width": medium.width,
+        "height": medium.height,
+        "frames": medium.frames,
+        "duration_s": medium.duration_s,
+        "sha256": medium.sha256,
+        "bytes": medium.bytes,
+        "transcoded": medium.transcoded,
+        "codec": _clean(medium.codec),
+        "geometry": medium.geometry,
+        "values": medium.values,
+    }
+
+
+def _timing(timing: Timing | None) -> dict[str, Any] | None:
+    if timing is None:
+        return None
+    return {
+        "source": _clean(timing.source),
+        "rate_hz": timing.rate_hz,
+        "variable": timing.variable,
+        "frame_times_ms": timing.frame_times_ms,
+    }
+
+
+def _rendering(rendering: Rendering | None) -> dict[str, Any] | None:
+    if rendering is None:
+        return None
+    return {
+        "modality": rendering.modality,
+        "window": rendering.window,
+        "voi": rendering.voi,
+        "inverted": rendering.inverted,
+        "inside_window": rendering.inside_window,
+        "colour": rendering.colour,
+        "notes": [_clean(note) for note in rendering.notes],
+    }

@@ -1,0 +1,443 @@
+"""Make finished media visible under their final names, and commit what happened: the last step of every export.
+
+Contract: in this order, each step durable before the next: media files (the writer fsynced them) -> rename to their
+final names, with the permissions that the settings say -> fsync of the folders -> outcome, media and metadata line in
+one transaction of the ledger -> files of an earlier export deleted. A batch shares the fsyncs. What a crash between two
+of these steps leaves is repaired at the next start (`exporter.results.intents`).
+
+Must never: replace a file that is not the instance's own (unless `overwrite`), or trust a name that a worker gives.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import stat
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from exporter.errors import OutOfSpace, Reason, SkipReason, StorageUnavailable
+from exporter.outcome import Exported, Failed, Outcome, Skipped
+from exporter.results import intents
+from exporter.results.intents import Intent
+from exporter.results.ledger.types import Completed, DuplicateCheck, InstanceStatus
+from exporter.results.line import BadRecordError, line
+from exporter.results.output_names import PARTIAL, identity_base, output_bases
+from exporter.settings.permissions import MediaPermissions
+from listener.foundation.durable import fsync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from exporter.outcome import InstanceIdentity, MediaFile
+    from exporter.results.ledger import Ledger
+    from exporter.results.ledger.types import Source
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+SUFFIX: Final = re.compile(r"(\.[A-Za-z0-9_-]{1,24}){1,4}/?")
+PARTIAL_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+_KNOWN_FOLDERS: Final = 4096
+
+
+class _BadMediaError(Exception):
+    """What a worker says about its media cannot be so."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkItem:
+    """One instance to be exported."""
+
+    name: str
+    """Its key in the ledger: spool name, or path relative to the input folder."""
+    path: Path
+    size_bytes: int
+    mtime_ns: int
+    source: Source
+    mirrors: str | None = None
+    """Relative path that output mirrors; None where output is named by identity."""
+    ae_title: str = ""
+    """Our AE title whose settings count; empty: the settings of the top."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedWork:
+    """One instance that a worker, or a look at its folder entry, has decided."""
+
+    work: WorkItem
+    outcome: Outcome
+    folder: Path | None = None
+    """Its folder of partial files."""
+    relation: DuplicateCheck | None = None
+    """How it relates to others, where that was asked already."""
+
+
+@dataclass(frozen=True, slots=True)
+class NameChoice:
+    """How output names are made."""
+
+    layout: str
+    """Template for received instances; files of a folder mirror their place."""
+    overwrite: bool = False
+    """Whether files that are there and not recorded in the ledger may be replaced."""
+
+
+@dataclass(frozen=True, slots=True)
+class AETitleProfile:
+    """What is different for the instances that call one of our AE titles."""
+
+    layout: str
+    settings_sha256: str
+
+
+class Publisher:
+    """The one that renames and commits, for one media folder; used by one thread."""
+
+    def __init__(
+        self,
+        media: Path,
+        ledger: Ledger,
+        names: NameChoice,
+        *,
+        settings_sha256: str,
+        version: str,
+        own_ways: Mapping[str, AETitleProfile] | None = None,
+        permissions: MediaPermissions | None = None,
+    ) -> None:
+        """Publish below `media`; `own_ways` tells by AE title what differs from `names` and `settings_sha256`."""
+        self._media = media
+        self._partial = media / PARTIAL
+        self._ledger = ledger
+        self._names = names
+        self._default_way = AETitleProfile(names.layout, settings_sha256)
+        self._own_ways = own_ways or {}
+        self._version = version
+        self._permissions = permissions or MediaPermissions()
+        self._folders: set[Path] = set()
+        self._unsynced: set[Path] = set()
+        self._placed: dict[str, tuple[Completed, Outcome]] = {}
+        self._half_done: dict[str, list[tuple[Path, Path]]] = {}
+        """By instance, the renames of a try that the file system ended half-way: (partial, final) of each."""
+        self._renamed: dict[str, dict[str, tuple[int, int]]] = {}
+        """By instance, what was renamed and is not committed: final path, and (device, inode) of the file."""
+        self._stray: dict[str, tuple[int, int]] = {}
+        """Files that were renamed and given up while they could not be removed: path, and (device, inode)."""
+
+    def publish(self, batch: Sequence[FinishedWork]) -> list[Outcome | StorageUnavailable]:
+        """Rename, sync and commit. May be repeated after `OutOfSpace`.
+
+        Returns:
+            For each instance its outcome as it is now, with final names; or why it could not be published, while the
+            media folder cannot be used: nothing of it is committed then, and it has to be exported again.
+
+        Raises:
+            OutOfSpace: Disk or quota are full; what was done stays done, and the same batch can be published later.
+            LedgerUnusable: The ledger cannot be written.
+        """
+        conditions: dict[str, StorageUnavailable] = {}
+        self._remove_strays()
+        for finished in batch:
+            name = finished.work.name
+            if name not in self._placed:
+                try:
+                    self._placed[name] = self._place(finished)
+                except OSError as error:
+                    conditions[name] = self._condition(error)
+                    self._folders.clear()  # one that is known may be the one that is gone
+        try:
+            self._sync()
+        except OSError as error:
+            condition = self._condition(error)
+            conditions.update(dict.fromkeys((one.work.name for one in batch), condition))
+            self._unsynced.clear()
+            self._folders.clear()
+        for name in conditions:
+            self._abandon(name)
+        kept = [finished for finished in batch if finished.work.name not in conditions]
+        superseded = self._ledger.finish_many(self._placed[one.work.name][0] for one in kept) if kept else ()
+        placed, self._placed = self._placed, {}
+        self._renamed.clear()
+        self._tidy(superseded, [one.folder for one in kept if placed[one.work.name][0].media])
+        return [conditions.get(one.work.name) or placed[one.work.name][1] for one in batch]
+
+    def _abandon(self, name: str) -> None:
+        """Forget what was renamed for an instance that is given up, and remove it, now or before the next batch."""
+        self._placed.pop(name, None)
+        self._half_done.pop(name, None)
+        self._stray.update(self._renamed.pop(name, {}))
+        self._remove_strays()
+
+    def _remove_strays(self) -> None:
+        for path, file in list(self._stray.items()):
+            with suppress(OSError):  # the folder is not there yet
+                self._partial.stat()
+                with suppress(FileNotFoundError):
+                    if _identity_of(self._media / path) == file:  # still the one that was renamed here
+                        intents.remove(self._media, [path])
+                del self._stray[path]
+
+    def _tidy(self, superseded: Sequence[str], folders: Iterable[Path | None]) -> None:
+        """Remove what the commit has made needless; what cannot be removed now is removed at the next start.
+
+        Nothing here may undo the commit: the batch would be published again, without its partial files.
+        """
+        with suppress(OSError, OutOfSpace):
+            intents.remove(self._media, superseded)
+            self._ledger.forget_superseded(superseded)
+        for folder in folders:
+            if folder is not None:
+                with suppress(OSError):
+                    intents.clear(folder)
+
+    # -- one instance ------------------------------------------------------------------------------------------------
+
+    def _place(self, finished: FinishedWork) -> tuple[Completed, Outcome]:
+        outcome = finished.outcome
+        relation = finished.relation or self._relation(finished)
+        try:
+            match outcome:
+                case Exported():
+                    return self._exported(finished, outcome, relation)
+                case Skipped():
+                    return self._skipped(finished, outcome, relation), outcome
+                case Failed():
+                    return self._failed(finished, outcome, relation), outcome
+        except BadRecordError as error:
+            fault = str(error)
+        except _BadMediaError as error:
+            fault = str(error)
+        failed = Failed(Reason.INTERNAL, fault, may_pass=False, identity=outcome.identity)
+        return self._failed(finished, failed, relation), failed
+
+    def _failed(self, finished: FinishedWork, outcome: Failed, relation: DuplicateCheck) -> Completed:
+        state = InstanceStatus.QUARANTINED if finished.work.source == "spool" else InstanceStatus.FAILED
+        return Completed(
+            finished.work.name,
+            state,
+            reason=outcome.reason,
+            message=outcome.message,
+            identity=outcome.identity,
+            settings_sha256=self._way(finished.work).settings_sha256,
+            source_sha256=outcome.source_sha256,
+            conflict=relation.conflict_with,
+        )
+
+    def _way(self, work: WorkItem) -> AETitleProfile:
+        return self._own_ways.get(work.ae_title, self._default_way)
+
+    def _relation(self, finished: FinishedWork) -> DuplicateCheck:
+        identity, work = finished.outcome.identity, finished.work
+        return self._ledger.identify(work.name, identity, work.ae_title) if identity is not None else DuplicateCheck()
+
+    def _exported(
+        self, finished: FinishedWork, outcome: Exported, relation: DuplicateCheck
+    ) -> tuple[Completed, Outcome]:
+        work, folder = finished.work, finished.folder
+        if folder is None:
+            raise _BadMediaError("the worker process had no folder for media")
+        self._undo(work, folder)
+        _check(outcome.media, folder)
+        base = self._base(work, outcome.identity, [medium.suffix for medium in outcome.media])
+        media = tuple(replace(medium, file=base + medium.suffix) for medium in outcome.media)
+        text = line(
+            outcome,
+            dicom_file=work.name,
+            version=self._version,
+            media=media,
+            duplicate_of=relation.duplicate_of,
+            conflict_with=relation.conflict_with,
+            ae_title=work.ae_title,
+        )
+        self._rename(work, folder, outcome.media, media)
+        ending = Completed(
+            work.name,
+            InstanceStatus.EXPORTED,
+            identity=outcome.identity,
+            media=media,
+            settings_sha256=self._way(work).settings_sha256,
+            source_sha256=outcome.source_sha256,
+            duplicate_of=relation.duplicate_of,
+            conflict=relation.conflict_with,
+            line=text,
+        )
+        return ending, replace(outcome, media=media)
+
+    def _skipped(self, finished: FinishedWork, outcome: Skipped, relation: DuplicateCheck) -> Completed:
+        told = outcome.reason is SkipReason.NO_MEDIA and outcome.record is not None
+        text = None
+        if told:
+            text = line(
+                outcome,
+                dicom_file=finished.work.name,
+                version=self._version,
+                duplicate_of=relation.duplicate_of,
+                conflict_with=relation.conflict_with,
+                ae_title=finished.work.ae_title,
+            )
+        return Completed(
+            finished.work.name,
+            InstanceStatus.SKIPPED,
+            reason=outcome.reason,
+            message=outcome.message,
+            identity=outcome.identity,
+            media=() if told else None,  # without a line the earlier export, and what its line says, stand
+            settings_sha256=self._way(finished.work).settings_sha256,
+            source_sha256=outcome.source_sha256,
+            duplicate_of=relation.duplicate_of,
+            conflict=relation.conflict_with,
+            line=text,
+        )
+
+    # -- names and folders -------------------------------------------------------------------------------------------
+
+    def wanted_base(self, work: WorkItem, identity: InstanceIdentity) -> str:
+        """Output base of an instance, unless another has it."""
+        if work.mirrors is not None:
+            return output_bases(work.mirrors)[0]
+        uids = {
+            "StudyInstanceUID": identity.study_instance_uid,
+            "SeriesInstanceUID": identity.series_instance_uid,
+            "SOPInstanceUID": identity.sop_instance_uid,
+            "SOPClassUID": identity.sop_class_uid,
+        }
+        return identity_base(self._way(work).layout, uids)
+
+    def _base(self, work: WorkItem, identity: InstanceIdentity, suffixes: Iterable[str]) -> str:
+        wanted = self.wanted_base(work, identity)
+        others = [] if work.mirrors is None else output_bases(work.mirrors)[1:]
+        return self._ledger.reserve_base(
+            wanted,
+            work.name,
+            suffixes=suffixes,
+            alternatives=_alternatives(wanted, others, work.name),
+            taken=self._taken,
+        )
+
+    def _taken(self, path: str) -> bool:
+        """Whether something that is not ours is in the way of an output file or folder."""
+        target = self._media / path
+        for above in target.relative_to(self._media).parents:
+            with suppress(FileNotFoundError):
+                if not stat.S_ISDIR((self._media / above).lstat().st_mode) and above != Path():
+                    return True
+        try:
+            there = target.lstat()
+        except FileNotFoundError:
+            return False
+        same_kind = stat.S_ISDIR(there.st_mode) == path.endswith("/")
+        return not (self._names.overwrite and same_kind)
+
+    def _rename(self, work: WorkItem, folder: Path, partial: Sequence[MediaFile], final: Sequence[MediaFile]) -> None:
+        """Note the final names, then rename; undone where the file system stops half-way."""
+        try:
+            intents.record(folder, Intent(work.name, tuple(medium.file for medium in final)))
+        except FileExistsError:
+            raise _BadMediaError("the worker process left files that it was not asked for") from None
+        done = self._half_done[work.name] = []
+        renamed = self._renamed[work.name] = {}
+        try:
+            for number, (before, after) in enumerate(zip(partial, final, strict=True)):
+                source, target = folder / before.file, self._media / after.file
+                self._make_folder(target.parent)
+                self._permissions.apply(source)
+                if after.suffix.endswith("/") and target.is_dir():
+                    target.rename(folder / f"{number}.old")  # a folder with files cannot be replaced at once
+                renamed[after.file] = _identity_of(source)
+                source.rename(target)
+                done.append((source, target))
+                self._stray.pop(after.file, None)
+                self._unsynced.add(target.parent)
+        except OSError:
+            self._undo(work, folder)
+            raise
+        del self._half_done[work.name]
+
+    def _undo(self, work: WorkItem, folder: Path) -> None:
+        """Take back what an earlier try has renamed; what cannot be taken back now is, before the next try.
+
+        Raises:
+            OSError: The file system stops here, too.
+        """
+        done = self._half_done.get(work.name)
+        if done is None:
+            return
+        while done:
+            source, target = done[-1]
+            target.rename(source)
+            done.pop()
+        with suppress(FileNotFoundError):
+            intents.clear(folder)
+        del self._half_done[work.name]
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder in self._folders:
+            return
+        if folder != self._media:
+            self._make_folder(folder.parent)
+            with suppress(FileExistsError):
+                self._permissions.make_folder(folder)
+                self._unsynced |= {folder, folder.parent}
+        if len(self._folders) >= _KNOWN_FOLDERS:
+            self._folders.clear()
+        self._folders.add(folder)
+
+    def _sync(self) -> None:
+        """Make the new names durable."""
+        while self._unsynced:
+            folder = next(iter(self._unsynced))
+            fsync_folder(folder)
+            self._unsynced.remove(folder)  # not `pop`: a set may give another one than its iterator does
+
+    def _condition(self, error: OSError) -> StorageUnavailable:
+        """What an error of the media folder means.
+
+        Raises:
+            OutOfSpace: Disk or quota are full.
+        """
+        if error.errno in FULL:
+            raise OutOfSpace(f"media folder {self._media}: {error.strerror}") from error
+        return StorageUnavailable(f"media folder {self._media}", error)
+
+
+def _alternatives(wanted: str, others: Sequence[str], name: str) -> Iterator[str]:
+    """What else an output may be called; the last one is free unless somebody made it so on purpose."""
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()
+    return chain(
+        others, (f"{wanted}-{number}" for number in range(2, 10)), (f"{wanted}-{digest[:16]}", f"~other/{digest[:32]}")
+    )
+
+
+def _check(media: Sequence[MediaFile], folder: Path) -> None:
+    """Look at what a worker says it has written: one that its input has taken over may say anything.
+
+    Raises:
+        _BadMediaError: It cannot be so.
+        OSError: The folder cannot be looked at.
+    """
+    if not media:
+        raise _BadMediaError("the worker process named no media")
+    if len({medium.suffix for medium in media}) != len(media) or len({medium.file for medium in media}) != len(media):
+        raise _BadMediaError("the worker process gave two media one name")
+    for medium in media:
+        if not PARTIAL_NAME.fullmatch(medium.file) or not SUFFIX.fullmatch(medium.suffix):
+            raise _BadMediaError("the worker process gave a medium an impossible name")
+        try:
+            there = (folder / medium.file).lstat()
+        except FileNotFoundError:
+            folder.stat()  # where the folder itself is gone, the worker is not to blame
+            raise _BadMediaError("the worker process named a medium that is not there") from None
+        if medium.suffix.endswith("/"):
+            if not stat.S_ISDIR(there.st_mode):
+                raise _BadMediaError("the worker process named a folder that is none")
+        elif not stat.S_ISREG(there.st_mode) or there.st_size != medium.bytes:
+            raise _BadMediaError("the worker process named a file of another size or kind")
+
+
+def _identity_of(path: Path) -> tuple[int, int]:
+    """(device, inode) of what is at a path."""
+    there = path.lstat()
+    return there.st_dev, there.st_ino

@@ -1,0 +1,311 @@
+"""A lost or damaged ledger made anew from what it described: metadata lines, media and the spool's quarantine.
+
+Contract: the old database is moved aside, never deleted. Every line of ``metadata.jsonl`` that is ours, and before it
+those of rotated files that lie beside it, becomes the instance it tells of, byte by byte the same line; lines of
+others keep their place. Quarantined spool files become quarantined instances; files that wait in the spool need no
+ledger. What cannot be known any more is not invented: failures and skips of a backfill, and sizes and times of its
+inputs, so that a rerun exports those anew under the same names, without a second line where nothing changed; and what
+became of a kept spool file that no line tells of, so that it waits again. Run `exporter.results.reconcile` afterwards.
+
+Must never: run beside an exporter, change the metadata file beyond cutting a torn tail (kept), touch media, or delete
+anything.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import re
+import time
+import zlib
+from collections import deque
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from exporter.errors import Reason, SkipReason
+from exporter.outcome import InstanceIdentity, MediaFile, MediaType
+from exporter.results.ledger import Arrival, Completed, InstanceStatus, Ledger
+from exporter.results.metadata.inspection import MOST_LINE_BYTES
+from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
+from exporter.results.metadata.rotation import START, open_rotated, rotated_files
+from listener.foundation.durable import fsync_folder
+from listener.spool.names import NAME
+from listener.spool.quarantine import REASON, REPORT_SUFFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from exporter.results.ledger.types import Source
+    from exporter.results.reconcile import Folders
+
+_BATCH: Final = 1000
+_ESCAPED: Final = re.compile(r"\\x([89a-f][0-9a-f])")
+
+
+@dataclass(slots=True)
+class Rebuilt:
+    """What a new ledger was made of."""
+
+    kept: Path | None
+    """Where the old database is now."""
+    lines: int = 0
+    rotated: int = 0
+    """Those of them that are in rotated files."""
+    foreign_bytes: int = 0
+    """Bytes of the metadata file that are whole lines of others."""
+    quarantined: int = 0
+    waiting_again: int = 0
+    """Kept spool files that no line tells of."""
+
+
+@dataclass(slots=True)
+class _Replay:
+    """The lines of ours that were read and are not yet in the ledger, and what lies between them."""
+
+    ledger: Ledger
+    arrivals: list[Arrival] = field(default_factory=list)
+    endings: list[Completed] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
+    lines: int = 0
+    foreign: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def add(self, arrival: Arrival, ending: Completed) -> None:
+        if arrival.name in self.names or len(self.names) >= _BATCH:
+            self.flush()  # a later line of the same input begins after the earlier one has ended
+        self.names.add(arrival.name)
+        self.arrivals.append(arrival)
+        self.endings.append(ending)
+        self.lines += 1
+
+    def add_foreign(self, text: bytes) -> None:
+        before = self.lines + 1
+        length, crc32 = 0, 0
+        if self.foreign and self.foreign[-1][0] == before:
+            _, length, crc32 = self.foreign.pop()
+        self.foreign.append((before, length + len(text), zlib.crc32(text, crc32)))
+
+    def flush(self) -> None:
+        begun = self.ledger.begin_many(self.arrivals)
+        again = [
+            replace(arrival, source="folder")
+            for arrival, entry in zip(self.arrivals, begun, strict=True)
+            if entry.state is not InstanceStatus.ACTIVE
+        ]  # a spool name that comes twice
+        self.ledger.begin_many(again)
+        paths = self.ledger.finish_many(self.endings)
+        self.ledger.forget_superseded(paths)  # deleted long ago, by the exporter that superseded them
+        self.arrivals, self.endings, self.names = [], [], set()
+
+
+def rebuild(folders: Folders) -> Rebuilt:
+    """Make the ledger of these folders anew.
+
+    Raises:
+        LedgerUnusable: An exporter is running, or the new database cannot be written.
+        MetadataFileUnusable: The metadata file cannot be read.
+        OutOfSpace: The disk is full.
+    """
+    with Ledger.locked(folders.ledger):
+        rebuilt = Rebuilt(_set_aside(folders.ledger))
+        with Ledger.open(folders.ledger, exclusive=False) as ledger:
+            replay = _Replay(ledger)
+            rebuilt.rotated = _replay_rotated(folders, ledger)
+            replay.lines = rebuilt.rotated
+            has_file = folders.metadata.is_file()
+            if has_file:
+                _replay_lines(folders, replay)
+            ledger.set_file(replay.lines, {START: rebuilt.rotated}, replay.foreign)
+            rebuilt.quarantined = _replay_quarantine(folders.spool, ledger)
+            rebuilt.waiting_again = _wait_again(folders.spool, ledger)
+            if has_file:
+                Appender(folders.metadata, ledger, append=True).close()  # checks every line, and cuts a torn tail
+    rebuilt.lines = replay.lines
+    rebuilt.foreign_bytes = sum(length for _, length, _ in replay.foreign)
+    return rebuilt
+
+
+def prospect(folders: Folders) -> str:
+    """What `rebuild` would do, as the end of a sentence about a damaged ledger; looks only."""
+    lines = _count_lines(folders.metadata)
+    rotated = len(rotated_files(folders.metadata))
+    parts = [f"{lines} lines of {folders.metadata.name}"]
+    if rotated:
+        parts.append(f"the lines of {rotated} rotated files")
+    stays = "what failed or was skipped is looked at again"
+    if folders.spool is not None:
+        parts.append(f"{sum(1 for _ in _quarantined(folders.spool))} files in quarantine")
+        waiting = sum(_count_files(folders.spool / name) for name in ("new", "active"))
+        stays = f"the {waiting} files that wait in the spool stay and are exported then"
+    return (
+        "starting again does not mend it. Stop the exporter and run `exporter reconcile --rebuild`: it keeps the"
+        f" damaged database under another name and makes a new one of {', '.join(parts)}; {stays}; no media is touched"
+        " and no line is written twice"
+    )
+
+
+def _count_lines(path: Path) -> int:
+    if not path.is_file():
+        return 0
+    try:
+        with path.open("rb") as file:
+            return sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
+    except OSError:
+        return 0
+
+
+def _count_files(folder: Path) -> int:
+    try:
+        with os.scandir(folder) as entries:
+            return sum(1 for entry in entries if NAME.fullmatch(entry.name))
+    except OSError:
+        return 0
+
+
+def _set_aside(ledger: Path) -> Path | None:
+    """Move the database and its log away, together."""
+    stamp = f"lost-{time.time_ns()}"
+    for suffix in ("-wal", "-shm"):
+        source = Path(f"{ledger}{suffix}")
+        if source.exists():
+            source.rename(f"{ledger}.{stamp}{suffix}")
+    return ledger.rename(f"{ledger}.{stamp}") if ledger.exists() else None
+
+
+def _replay_rotated(folders: Folders, ledger: Ledger) -> int:
+    """Replay the lines of rotated files, oldest first; how many there are.
+
+    Raises:
+        MetadataFileUnusable: One of them cannot be read.
+    """
+    replay = _Replay(ledger)
+    for path in rotated_files(folders.metadata):
+        try:
+            with open_rotated(path) as file:
+                while text := file.readline(MOST_LINE_BYTES):
+                    read = _read(text, folders) if text.endswith(b"\n") else None
+                    if read is not None:
+                        replay.add(*read)
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            cause = f"it cannot be read ({getattr(error, 'strerror', None) or 'damaged'})"
+            raise MetadataFileUnusable(path, cause, "mend it, or move it out of the folder") from error
+    replay.flush()
+    last = deque(ledger.line_places(), maxlen=1)  # a line that two files hold is one line
+    return last[0][0] if last else 0
+
+
+def _replay_lines(folders: Folders, replay: _Replay) -> None:
+    with folders.metadata.open("rb") as file:
+        while (text := file.readline(MOST_LINE_BYTES)).endswith(b"\n"):
+            read = _read(text, folders)
+            if read is None:
+                replay.add_foreign(text)
+            else:
+                replay.add(*read)
+    replay.flush()
+
+
+def _read(text: bytes, folders: Folders) -> tuple[Arrival, Completed] | None:
+    """What a line tells; None for a line that is not ours."""
+    try:
+        said = orjson.loads(text)
+        told = said["export"]
+        name = str(said["dicom_file"])
+        source: Source = "spool" if folders.spool is not None and NAME.fullmatch(name) else "folder"
+        exported = told["status"] == "exported"
+        ae_title = str(told.get("ae_title") or "")
+        media = tuple(_medium(one) for one in told["media"])
+        if _ESCAPED.search(name) and not all((folders.media / one.file).exists() for one in media):
+            name, media = _unescaped(name), tuple(replace(one, file=_unescaped(one.file)) for one in media)
+        ending = Completed(
+            name,
+            InstanceStatus.EXPORTED if exported else InstanceStatus.SKIPPED,
+            reason=None if exported else SkipReason(told["reason"]),
+            identity=_identity(said, told),
+            media=media,
+            settings_sha256=told["settings_sha256"],
+            source_sha256=told["source_sha256"],
+            duplicate_of=told["duplicate_of"],
+            conflict=told["conflict_with"],
+            line=text,
+        )
+    except (orjson.JSONDecodeError, LookupError, TypeError, ValueError, AttributeError):
+        return None
+    return Arrival(name, 0, 0, source, ae_title), ending
+
+
+def _unescaped(text: str) -> str:
+    r"""The file name whose bytes `exporter.results.line.shown` shows as ``\xff``."""
+    raw = _ESCAPED.sub(lambda found: chr(0xDC00 + int(found[1], 16)), text)
+    return os.fsdecode(raw.encode("utf-8", "surrogateescape"))
+
+
+def _identity(said: dict[str, Any], told: dict[str, Any]) -> InstanceIdentity | None:
+    content = told.get("content_sha256")
+    if not content:
+        return None
+    keys = ("SOP Class UID", "SOP Instance UID", "Study Instance UID", "Series Instance UID")
+    sop_class, sop_instance, study, series = (str(said.get(key) or "") for key in keys)
+    return InstanceIdentity(sop_class, sop_instance, study, series, str(content))
+
+
+def _medium(one: dict[str, Any]) -> MediaFile:
+    path = str(one["path"])
+    return MediaFile(
+        file=path,
+        suffix=PurePosixPath(path).suffix + ("/" if path.endswith("/") else ""),
+        kind=MediaType(one["kind"]),
+        bytes=int(one["bytes"]),
+        sha256=str(one["sha256"]),
+        codec=str(one["codec"]),
+        transcoded=bool(one["transcoded"]),
+        width=one["width"],
+        height=one["height"],
+        frames=one["frames"],
+        duration_s=one["duration_s"],
+    )
+
+
+def _replay_quarantine(spool: Path | None, ledger: Ledger) -> int:
+    number = 0
+    for name, reason, path in _quarantined(spool):
+        size_bytes, mtime_ns = path.stat().st_size, path.stat().st_mtime_ns
+        begun = ledger.begin_attempt(name, size_bytes=size_bytes, mtime_ns=mtime_ns, source="spool")
+        if begun.state is InstanceStatus.ACTIVE:
+            ledger.finish(name, state=InstanceStatus.QUARANTINED, reason=reason, message=_message(path))
+            number += 1
+    return number
+
+
+def _wait_again(spool: Path | None, ledger: Ledger) -> int:
+    """Give kept files that no line tells of back to `new/`: skipped, or told in lines that are lost; nobody knows."""
+    if spool is None or not (spool / "done").is_dir():
+        return 0
+    names = [name for name in os.listdir(spool / "done") if NAME.fullmatch(name) and ledger.entry(name) is None]  # noqa: PTH208 - names only
+    for name in names:
+        (spool / "done" / name).rename(spool / "new" / name)
+    if names:
+        fsync_folder(spool / "new")
+        fsync_folder(spool / "done")
+    return len(names)
+
+
+def _quarantined(spool: Path | None) -> Iterator[tuple[str, str, Path]]:
+    folder = spool / "quarantine" if spool is not None else None
+    if folder is None or not folder.is_dir():
+        return
+    for reason in sorted(os.listdir(folder)):  # noqa: PTH208 - names only
+        if REASON.fullmatch(reason) and reason in set(Reason):
+            for name in sorted(filter(NAME.fullmatch, os.listdir(folder / reason))):  # noqa: PTH208 - names only
+                yield name, reason, folder / reason / name
+
+
+def _message(path: Path) -> str:
+    try:
+        report = json.loads(path.with_name(f"{path.name}{REPORT_SUFFIX}").read_bytes())
+        return str(report["message"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""

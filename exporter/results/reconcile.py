@@ -1,0 +1,405 @@
+"""The proof that every instance is accounted for: spool, ledger, media and metadata lines agree, or it says where not.
+
+Contract: looks only; works on a data folder whose exporter runs or does not, and on a backfill's output folder. What
+an interrupted exporter repairs at its next start is a note, not a fault. While one runs, things move under the eye:
+a fault counts only when it is still there on another look.
+
+What is proved (`ReconcileFault.kind` in brackets):
+
+- every file of the spool is in one folder, and that folder fits its state in the ledger (`two_places`, `two_states`);
+- every instance that is not exported or skipped has its bytes (`lost`);
+- every medium the ledger knows is there with its size, with `deep` its SHA-256 (`no_medium`, `other_medium`);
+- every file below the media folder belongs to an instance (`no_owner`);
+- ``metadata.jsonl`` has every line of the ledger, in order, byte by byte (`damaged_lines`); every exported instance has
+  one, and its newest says what the ledger says (`no_line`, `other_line`);
+- the database itself is sound (`damaged_ledger`).
+
+Must never: change anything, or hold what grows with the number of instances (faults are counted, and listed up to
+`MOST_LISTED`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import stat
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from exporter.outcome import MediaType
+from exporter.results.intents import pending
+from exporter.results.ledger import InstanceStatus, Ledger
+from exporter.results.line import shown
+from exporter.results.metadata.inspection import inspect
+from exporter.results.metadata.rotation import FACTS, START, is_rotated
+from exporter.results.output_names import PARTIAL
+from listener.foundation.file_kind import kind_of
+from listener.spool.names import NAME
+from listener.spool.quarantine import REASON
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from exporter.outcome import MediaFile
+    from exporter.results.ledger import InstanceRow
+
+MOST_LISTED: Final = 1000
+"""Faults that are listed one by one."""
+LOOKS: Final = 3
+"""How often a running exporter's folder is looked at before a fault counts."""
+PAUSE_S: Final = 1.0
+"""Time between two looks: longer than any step between renaming media and committing them takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """What belongs together."""
+
+    ledger: Path
+    media: Path
+    metadata: Path
+    spool: Path | None = None
+    """None for a backfill."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReconcileFault:
+    """One thing that is not as it must be."""
+
+    kind: str
+    subject: str
+    """Name of the instance, or path below the media folder; never a value of a data set."""
+    message: str
+
+
+@dataclass(slots=True)
+class ReconcileReport:
+    """What was looked at and what was found."""
+
+    instances: dict[str, int] = field(default_factory=dict)
+    """Instances of the ledger by state."""
+    waiting: int = 0
+    """Spool files nobody has begun."""
+    refused: int = 0
+    """Spool files that the listener put into quarantine."""
+    media: int = 0
+    media_bytes: int = 0
+    lines: int = 0
+    """Lines of ours in the metadata file; those in rotated files are not counted."""
+    foreign_bytes: int = 0
+    """Bytes of the metadata file that are whole lines of others."""
+    notes: Counter[str] = field(default_factory=Counter)
+    """What the next start of an exporter will put right, by sentence."""
+    faults: list[ReconcileFault] = field(default_factory=list)
+    fault_count: int = 0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether everything is accounted for."""
+        return self.fault_count == 0
+
+    def fault(self, kind: str, subject: str, message: str) -> None:
+        """Count a fault, and list it while there is room."""
+        self.fault_count += 1
+        if len(self.faults) < MOST_LISTED:
+            self.faults.append(ReconcileFault(kind, subject, message))
+
+
+def reconcile(folders: Folders, *, deep: bool = False) -> ReconcileReport:
+    """Look at everything and compare.
+
+    Args:
+        folders: What belongs together.
+        deep: Whether to read every medium and compare its SHA-256, and check every page of the database.
+
+    Raises:
+        LedgerUnusable: The ledger cannot be read at all.
+    """
+    report = _look(folders, deep=deep)
+    looks = 1
+    while report.fault_count and looks < LOOKS and _is_running(folders.ledger):
+        time.sleep(PAUSE_S)
+        before = {(fault.kind, fault.subject) for fault in report.faults}
+        report = _look(folders, deep=deep)
+        looks += 1
+        if report.fault_count <= MOST_LISTED:
+            report.faults = [fault for fault in report.faults if (fault.kind, fault.subject) in before]
+            report.fault_count = len(report.faults)
+    return report
+
+
+def _is_running(ledger: Path) -> bool:
+    try:
+        descriptor = os.open(f"{ledger}.lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _look(folders: Folders, *, deep: bool) -> ReconcileReport:
+    report = ReconcileReport()
+    with Ledger.open_read_only(folders.ledger) as ledger:
+        problem = ledger.problem() if deep else None
+        if problem is not None:
+            report.fault("damaged_ledger", folders.ledger.name, problem)
+            return report
+        if folders.spool is not None:
+            _spool_files(folders.spool, ledger, report)
+        states: Counter[str] = Counter()
+        last_line = _lines(folders.metadata, ledger, report)
+        for entry in ledger.entries():
+            states[entry.state] += 1
+            if entry.source == "spool":
+                _has_bytes(entry, folders.spool, report)
+            media = ledger.media(entry.name)
+            if entry.state is InstanceStatus.EXPORTED and not media:
+                report.fault("no_medium", shown(entry.name), "it is exported, but owns no medium")
+            for medium in media:
+                _medium_is_there(entry, medium, folders.media, report, deep=deep)
+            _line_agrees(entry, media, last_line, ledger, report)
+        report.instances = dict(states)
+        _owners(folders, ledger, report)
+    return report
+
+
+# -- spool -----------------------------------------------------------------------------------------------------------
+
+_PENDING: Final = frozenset((InstanceStatus.ACTIVE, InstanceStatus.DEFERRED))
+_DONE: Final = frozenset((InstanceStatus.EXPORTED, InstanceStatus.SKIPPED))
+
+
+def _spool_files(spool: Path, ledger: Ledger, report: ReconcileReport) -> None:
+    for folder in ("new", "active", "done"):
+        for name in _names(spool / folder):
+            _file_fits(folder, name, ledger.entry(name), report)
+    for reason in sorted(entry for entry in _listing(spool / "quarantine") if REASON.fullmatch(entry)):
+        for name in _names(spool / "quarantine" / reason):
+            entry = ledger.entry(name)
+            if any((spool / other / name).exists() for other in ("new", "active", "done")):
+                report.fault("two_places", name, "its file is in quarantine and elsewhere in the spool")
+            elif entry is None:
+                report.refused += 1
+            elif entry.state is not InstanceStatus.QUARANTINED:
+                hint = "; `exporter failures retry` it again" if entry.state in _PENDING else ""
+                report.fault("two_states", name, f"its file is in quarantine, the ledger says {entry.state}{hint}")
+            elif entry.reason != reason:
+                report.fault("two_states", name, f"its file is in quarantine/{reason}, the ledger says {entry.reason}")
+
+
+def _file_fits(folder: str, name: str, entry: InstanceRow | None, report: ReconcileReport) -> None:
+    if folder == "done":
+        if entry is None or entry.state not in _DONE:
+            said = "does not know it" if entry is None else f"says {entry.state}"
+            report.fault("two_states", name, f"its file is in done/, the ledger {said}")
+    elif entry is None:
+        report.waiting += 1
+    elif entry.state not in _PENDING:
+        report.notes["files of finished instances wait to leave the spool"] += 1
+
+
+def _has_bytes(entry: InstanceRow, spool: Path | None, report: ReconcileReport) -> None:
+    if spool is None or entry.state in _DONE:
+        return
+    folders = [spool / "new", spool / "active"]
+    if entry.state not in _PENDING:
+        folders.append(spool / "quarantine" / str(entry.reason))
+    # Twice: a claim between two looks moves the file from the second folder to the first.
+    if not any((folder / entry.name).exists() for folder in (*folders, *folders)):
+        report.fault("lost", entry.name, f"the ledger says {entry.state}, but its file is not in the spool")
+
+
+def _names(folder: Path) -> list[str]:
+    return [name for name in _listing(folder) if NAME.fullmatch(name)]
+
+
+def _listing(folder: Path) -> list[str]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return os.listdir(folder)  # noqa: PTH208 - names only: a million of them
+    return []
+
+
+# -- media -----------------------------------------------------------------------------------------------------------
+
+
+def _medium_is_there(
+    entry: InstanceRow, medium: MediaFile, media: Path, report: ReconcileReport, *, deep: bool
+) -> None:
+    path = media / medium.file
+    fault = None
+    if medium.suffix.endswith("/"):
+        if not path.is_dir():
+            fault = ("no_medium", "its folder is not there")
+        else:
+            size, digest = _folder_facts(path, deep=deep)
+    else:
+        try:
+            status = path.lstat()
+        except OSError:
+            status = None
+        if status is None or not stat.S_ISREG(status.st_mode):
+            fault = ("no_medium", "its file is not there")
+        else:
+            size, digest = status.st_size, _sha256(path) if deep else None
+    if fault is None and size != medium.bytes:
+        fault = ("other_medium", f"it has {size} bytes, the ledger says {medium.bytes}")
+    if fault is None and deep and digest != medium.sha256:
+        fault = ("other_medium", "its SHA-256 is not the one in the ledger")
+    if fault is None:
+        report.media += 1
+        report.media_bytes += medium.bytes
+    elif entry.state in _PENDING:
+        report.notes["media of instances that are exported anew"] += 1
+    else:
+        report.fault(fault[0], shown(medium.file), fault[1])
+
+
+def _folder_facts(folder: Path, *, deep: bool) -> tuple[int, str | None]:
+    r"""Bytes of a folder's files, and the SHA-256 of their sorted lines ``<sha256>  <name>\n``."""
+    size, lines = 0, []
+    for name in sorted(_listing(folder)):
+        size += (folder / name).lstat().st_size
+        if deep:
+            lines.append(f"{_sha256(folder / name)}  {name}\n")
+    return size, hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest() if deep else None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _owners(folders: Folders, ledger: Ledger, report: ReconcileReport) -> None:
+    """Look for files below the media folder that no instance owns."""
+    under_way = set(_under_way(folders.media))
+    ours = _ours_below(folders)
+    for path in _files_below(folders.media):
+        if not path.startswith(ours) and not ledger.owns(path):
+            if any(path == target or path.startswith(f"{target}/") for target in under_way):
+                report.notes["media that were renamed and not committed"] += 1
+            else:
+                report.fault("no_owner", shown(path), "no instance owns this file")
+
+
+def _ours_below(folders: Folders) -> tuple[str, ...]:
+    """Beginnings of our own files where they lie in the media folder: ledger, metadata, and what goes with them."""
+    media = folders.media.resolve()
+    files = (folders.ledger.resolve(), folders.metadata.resolve())
+    return tuple(str(file.relative_to(media)) for file in files if file.is_relative_to(media))
+
+
+def _files_below(media: Path) -> Iterator[str]:
+    """Files below the media folder, relative to it, without those in work; links are not followed."""
+    pending = [""]
+    while pending:
+        folder = pending.pop()
+        try:
+            entries = list(os.scandir(media / folder))
+        except FileNotFoundError:
+            continue
+        for entry in entries:
+            path = f"{folder}{entry.name}"
+            if path == PARTIAL:
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(f"{path}/")
+            else:
+                yield path
+
+
+def _under_way(media: Path) -> Iterator[str]:
+    """Final names that are noted beside partial files: `exporter.results.publish` makes the note before it renames."""
+    for promise in pending(media):
+        yield from (target.rstrip("/") for target in promise.targets)
+
+
+# -- lines -----------------------------------------------------------------------------------------------------------
+
+
+def _lines(metadata: Path, ledger: Ledger, report: ReconcileReport) -> int:
+    """Compare the metadata file with the ledger; the last line that is in its place."""
+    progress = ledger.progress()
+    published, start = progress.get("published_seq", 0), progress.get(START, 0)
+    seen = {key: progress[key] for key in FACTS if key in progress}
+    if seen and is_rotated(metadata, seen):
+        report.notes["the metadata file was rotated; the exporter goes on in a new one"] += 1
+        return published
+    try:
+        mode = metadata.stat().st_mode
+        if not stat.S_ISREG(mode):
+            report.fault("damaged_lines", metadata.name, f"it is {kind_of(mode)}; the exporter refuses to start")
+            return 0
+        file = metadata.open("rb")
+    except FileNotFoundError:
+        if published > start:
+            report.fault("damaged_lines", metadata.name, "the file is gone; the exporter makes it anew when it starts")
+        return start
+    with file:
+        finding = inspect(
+            file,
+            ledger.line_places(start),
+            start=(start, 0),
+            foreign=ledger.foreign_bytes(),
+            published_seq=published,
+            repeats=lambda: lambda _: False,
+        )
+    report.lines = finding.seq - start
+    report.foreign_bytes = sum(length for _, length, _ in finding.foreign)
+    if finding.seq < published:
+        message = f"line {finding.seq - start + 1} of {published - start} is not there or not as it was written"
+        report.fault("damaged_lines", metadata.name, f"{message}; the exporter mends it when it starts")
+    elif finding.end < finding.size:
+        report.notes["bytes behind the last metadata line"] += finding.size - finding.end
+    return finding.seq
+
+
+def _line_agrees(
+    entry: InstanceRow, media: tuple[MediaFile, ...], last_line: int, ledger: Ledger, report: ReconcileReport
+) -> None:
+    """Whether the newest line of an instance says what the ledger says."""
+    name = shown(entry.name)
+    if entry.line_seq is None:
+        if entry.state is InstanceStatus.EXPORTED or (
+            entry.state is InstanceStatus.SKIPPED and entry.reason == "no_media"
+        ):
+            report.fault("no_line", name, f"it is {entry.state}, but has no metadata line")
+        return
+    if entry.line_seq > last_line:
+        report.notes["metadata lines that wait to be written to the file"] += 1
+    line = ledger.line(entry.line_seq)
+    if line is None:
+        report.fault("no_line", name, "the ledger does not have its metadata line")
+        return
+    try:
+        said = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        report.fault("other_line", name, "its metadata line is not JSON")
+        return
+    if not _says(said, name, media):
+        report.fault("other_line", name, "its metadata line does not say what the ledger says")
+
+
+def _says(said: Any, name: str, media: tuple[MediaFile, ...]) -> bool:
+    try:
+        told = [(one["path"], one["sha256"], one["bytes"]) for one in said["export"]["media"]]
+        kind = media[0].kind if media else MediaType.NONE
+        return (
+            said["dicom_file"] == name
+            and told == [(shown(one.file), one.sha256, one.bytes) for one in media]
+            and said["media_file"] == (told[0][0] if told else None)
+            and said["media_type"] == kind
+        )
+    except (LookupError, TypeError):
+        return False

@@ -1,0 +1,154 @@
+"""One series in a worker process of its own: what the process runs, and what its owner calls.
+
+Contract: the process is the same kind that exports instances (`exporter.work.worker`), with the same limits, so a
+decoder that crashes or never ends costs the series and nothing else. The owner writes the list of files into a manifest
+that only it and the process can read, and gets an `Outcome`: `Exported` with the volumes, or `Failed`. Every attempt
+that ends leaves a description beside the volumes (`exporter.series.assemble`), a refusal too.
+
+Must never: put paths or identifiers on a command line or into a log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from exporter.errors import ExportError, Reason
+from exporter.outcome import Exported, Failed, InstanceIdentity, MediaFile, MediaType, Outcome
+from exporter.results.output_names import uid_component
+from exporter.settings.permissions import MediaPermissions
+from exporter.work.protocol import WorkerJob
+from exporter.work.supervisor import Worker, WorkerKilled, WorkerSetup
+from exporter.writers.volumes.voxels import disk_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from exporter.series.assemble import WrittenSeries
+    from exporter.settings.settings import MediaSettings, Settings
+    from exporter.work.protocol import Ask, Export
+
+TARGET: Final = "exporter.series.job:prepare"
+
+
+def prepare(settings: Mapping[str, Any]) -> Export:
+    """The function that a worker process runs for every manifest."""
+    from exporter.settings.settings import MediaSettings
+
+    return partial(export, MediaSettings.model_validate(settings["media"]), str(settings["settings_sha256"]))
+
+
+def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: Ask) -> Outcome:  # noqa: ARG001 - the contract's shape
+    """Write the series that the manifest at `job.path` lists.
+
+    Raises:
+        OutOfSpace: The disk is full.
+    """
+    from exporter.series.assemble import refuse_series, write_series
+
+    manifest = json.loads(Path(job.path).read_bytes())
+    base = Path(manifest["base"])
+    try:
+        written = write_series([Path(path) for path in manifest["paths"]], base, settings, of=manifest["of"])
+    except ExportError as error:
+        if not error.may_pass:
+            refuse_series(base, error, of=manifest["of"])
+        return Failed(error.reason, str(error), error.may_pass)
+    except MemoryError:
+        return Failed(Reason.TOO_LARGE, "write series: needs more memory than limits.memory_mb permits", may_pass=False)
+    identity = InstanceIdentity("", "", manifest["study"], manifest["series"], "")
+    media = tuple(_medium(path, written) for path in written.files)
+    return Exported(identity, media, "{}", "", settings_sha256, warnings=written.warnings)
+
+
+def _medium(path: Path, written: WrittenSeries) -> MediaFile:
+    described = json.loads(written.description.read_bytes())["volumes"]
+    (told,) = (one for one in described if one["path"] == path.name)
+    columns, rows, slices, times = told["shape"]
+    return MediaFile(
+        file=path.name,
+        suffix="".join(path.suffixes[-2:]),
+        kind=MediaType.VOLUME,
+        bytes=path.stat().st_size,
+        sha256=told["sha256"],
+        codec="nrrd" if path.suffix == ".nrrd" else "nifti-1",
+        width=columns,
+        height=rows,
+        frames=slices * times,
+    )
+
+
+class SeriesWorker:
+    """Writes series below one folder, one after the other, for the thread that makes it."""
+
+    def __init__(self, root: Path, settings: Settings) -> None:
+        self.root = root
+        self._permissions = MediaPermissions.of(settings.media.mode, settings.media.group)
+        limits = settings.limits
+        values = {"media": settings.media_settings.model_dump(mode="json"), "settings_sha256": settings.settings_sha256}
+        self._worker = Worker(
+            WorkerSetup(
+                values,
+                memory_bytes=limits.memory_mb << 20,
+                cpu_s=limits.cpu_s,
+                wall_s=limits.wall_s,
+                target=TARGET,
+            )
+        )
+
+    def base(self, study: str, series: str) -> Path:
+        """Where the volumes of a series go, without extension."""
+        return self.root / uid_component(study) / uid_component(series)
+
+    def write(self, paths: Sequence[Path], study: str, series: str, *, of: str = "") -> Outcome:
+        """Write one series.
+
+        Raises:
+            OutOfSpace: The disk is full.
+            Cancelled, WorkerUnstartable: As `Worker.run`.
+            EncodeFailed: The manifest cannot be written.
+        """
+        base = self.base(study, series)
+        manifest = self.root / f".{os.getpid()}.manifest"
+        told = {
+            "paths": [str(path.absolute()) for path in paths],
+            "base": str(base.absolute()),
+            "study": study,
+            "series": series,
+            "of": of,
+        }
+        with disk_errors("write series"):
+            self._permissions.make_folders(base.parent)
+            fd = os.open(manifest, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "w", encoding="ascii") as file:
+                json.dump(told, file)
+        try:
+            outcome = self._worker.run(WorkerJob(str(manifest), str(self.root), ask=False), lambda _: None)
+        except WorkerKilled as killed:
+            return Failed(Reason.DECODER_CRASH, str(killed), may_pass=True)
+        finally:
+            manifest.unlink(missing_ok=True)
+        with disk_errors("write series"):
+            self._permit(base, outcome)
+        return outcome
+
+    def _permit(self, base: Path, outcome: Outcome) -> None:
+        """Give what the process has written, private until then, the permissions of the settings."""
+        from exporter.series.assemble import description_of
+
+        files = [base.parent / medium.file for medium in outcome.media] if isinstance(outcome, Exported) else []
+        for path in (*files, description_of(base)):
+            with suppress(FileNotFoundError):
+                self._permissions.apply(path)
+
+    def cancel(self) -> None:
+        """Give up; from any thread."""
+        self._worker.cancel()
+
+    def close(self) -> None:
+        """End the process."""
+        self._worker.close()

@@ -1,0 +1,223 @@
+"""Series that arrive: instances are kept until their series has been quiet for a while, then it becomes a volume.
+
+Contract: after an instance is exported and before the spool lets go of it, `keep` puts a second link to its file (or a
+copy, across file systems) into ``series/.waiting/<study>/<series>``. A thread of its own looks for series that got
+nothing for `volume.series_quiet_s` and writes them (`exporter.series.job`); a later instance makes the series anew.
+An AE title with settings of its own has its series apart, in ``series/ae-<title>``, with a thread of their own.
+What waits is kept for `KEPT_S` after its last instance. The folder is the state: a restart goes on where it was.
+
+Must never: delay the spool for the time that writing takes, or let a series end the exporter.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from exporter.errors import ExportError, MachineCondition
+from exporter.outcome import Exported, Failed
+from exporter.results.intents import MediaFolderUnusable
+from exporter.results.output_names import ae_title_component, uid_component
+from exporter.settings.permissions import MediaPermissions
+from exporter.work.supervisor import Cancelled, WorkerUnstartable
+from listener.foundation.durable import fsync_folder, make_private_folders
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from exporter.outcome import InstanceIdentity
+    from exporter.series.job import SeriesWorker
+    from exporter.settings.settings import Settings
+
+    Keep = Callable[[Path, InstanceIdentity, str], None]
+    """Takes note of an instance that is exported, before its file goes away; with the AE title whose settings count."""
+
+log = structlog.get_logger()
+
+WAITING: Final = ".waiting"
+KEPT_S: Final = 86_400.0
+"""Instances of a written series are kept so long for those that come late."""
+_LOOK_S: Final = 2.0
+_PAUSE_S: Final = 30.0
+_NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
+_TRIED: Final = ".tried"
+
+
+@contextmanager
+def series_volumes(root: Path, settings: Settings) -> Iterator[Keep]:
+    """What to call with every exported instance; its series become volumes while the block runs, if they shall.
+
+    Raises:
+        MediaFolderUnusable: The folder of what waits cannot be made.
+    """
+    with ExitStack() as stack:
+        live: dict[str, LiveSeries] = {}
+        for title, own in {"": settings, **settings.by_ae_title}.items():
+            if own.volume.series:
+                series = LiveSeries(root / f"ae-{ae_title_component(title)}" if title else root, own)
+                series.start()
+                stack.callback(series.stop)
+                live[title] = series
+
+        def keep(path: Path, identity: InstanceIdentity, ae_title: str) -> None:
+            if ae_title in live:
+                live[ae_title].add_instance(path, identity)
+
+        yield keep
+
+
+class LiveSeries:
+    """The waiting series of one data folder, and the thread that writes them."""
+
+    def __init__(self, root: Path, settings: Settings) -> None:
+        self._root = root
+        self._waiting = root / WAITING
+        self._settings = settings
+        self._stop = threading.Event()
+        self._worker: SeriesWorker | None = None
+        self._thread: threading.Thread | None = None
+        self._pause_s = 0.0
+        self._folders_stay = threading.Lock()
+
+    def start(self) -> None:
+        """Start the thread.
+
+        Raises:
+            MediaFolderUnusable: The folder of what waits cannot be made.
+        """
+        try:
+            MediaPermissions.of(self._settings.media.mode, self._settings.media.group).make_folders(self._root)
+            self._waiting.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise MediaFolderUnusable(self._root, error) from error
+        self._thread = threading.Thread(target=self._run, name="series")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; a series under way is given up and written after the next start."""
+        self._stop.set()
+        worker = self._worker
+        if worker is not None:
+            worker.cancel()
+        if self._thread is not None:
+            self._thread.join()
+
+    def add_instance(self, path: Path, identity: InstanceIdentity) -> None:
+        """Keep an exported instance for its series, durably, if it is of one that can be a volume.
+
+        Raises:
+            OSError: The machine does not let it be kept now. That the file itself is gone costs the series this
+                instance, and is said.
+        """
+        from exporter.writers.volumes.planes import SERIES_CLASSES
+
+        if identity.sop_class_uid not in SERIES_CLASSES or not identity.series_instance_uid:
+            return
+        study, series = uid_component(identity.study_instance_uid), uid_component(identity.series_instance_uid)
+        try:
+            with self._folders_stay:
+                _keep(path, self._waiting / study / series)
+        except OSError as error:
+            if path.exists() or not path.parent.is_dir():
+                raise
+            problem = errno.errorcode.get(error.errno or 0, "EIO")
+            log.warning("an instance is not kept for its series", item=path.name, problem=problem)
+
+    def _run(self) -> None:
+        from exporter.series.job import SeriesWorker
+
+        self._worker = SeriesWorker(self._root, self._settings)
+        try:
+            while not self._stop.is_set():
+                with suppress(Cancelled):
+                    self.write_quiet_series()
+                self._worker.close()  # a process that waits would hold memory for nothing
+                self._stop.wait(self._pause_s or min(_LOOK_S, self._settings.volume.series_quiet_s / 2))
+        finally:
+            self._worker.close()
+
+    def write_quiet_series(self) -> None:
+        """Write every series that has become quiet, and let go of what was kept long enough."""
+        self._pause_s = 0.0
+        try:
+            for folder in self._folders():
+                if self._stop.is_set():
+                    return
+                self._look_at(folder)
+        except (MachineCondition, ExportError, WorkerUnstartable) as error:
+            self._trouble(str(error))
+        except OSError as error:
+            self._trouble(errno.errorcode.get(error.errno or 0, "EIO"))
+
+    def _trouble(self, problem: str) -> None:
+        """Say what the machine lacks, and wait longer: no series is to blame."""
+        self._pause_s = _PAUSE_S
+        log.warning("series wait", problem=problem, seconds=_PAUSE_S)
+
+    def _folders(self) -> Iterator[Path]:
+        for study in sorted(self._waiting.iterdir()):
+            yield from sorted(folder for folder in study.iterdir() if folder.is_dir())
+            with suppress(OSError), self._folders_stay:
+                study.rmdir()  # only an empty one goes
+
+    def _look_at(self, folder: Path) -> None:
+        changed_ns = folder.stat().st_mtime_ns
+        age_s = time.time() - changed_ns / 1e9
+        if 0 <= age_s < self._settings.volume.series_quiet_s:
+            return
+        tried = folder.with_name(folder.name + _TRIED)
+        if tried.exists() and tried.stat().st_mtime_ns == changed_ns:
+            if age_s > KEPT_S:
+                with self._folders_stay:
+                    if folder.stat().st_mtime_ns == changed_ns:
+                        shutil.rmtree(folder)
+                        tried.unlink()
+            return
+        self._write(folder)
+        tried.touch(mode=0o600)
+        os.utime(tried, ns=(changed_ns, changed_ns))
+
+    def _write(self, folder: Path) -> None:
+        if self._worker is None:
+            return
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        # Folder names stand for the identifiers: they are those, or their hashes where those are no UIDs.
+        outcome = self._worker.write(paths, folder.parent.name, folder.name)
+        if isinstance(outcome, Exported):
+            log.info("series written", instances=len(paths), volumes=len(outcome.media), warnings=len(outcome.warnings))
+        elif isinstance(outcome, Failed):
+            log.warning("a series is no volume", instances=len(paths), reason=outcome.reason, problem=outcome.message)
+
+
+def _keep(path: Path, folder: Path) -> None:
+    """Link a file into a folder, or copy it there; durably."""
+    make_private_folders(folder)
+    target = folder / path.name
+    try:
+        target.hardlink_to(path)
+    except FileExistsError:
+        return
+    except OSError as error:
+        if error.errno not in _NO_LINK:
+            raise
+        _copy(path, target)
+    fsync_folder(folder)
+
+
+def _copy(path: Path, target: Path) -> None:
+    """Copy a file durably under its final name."""
+    partial = target.with_name(f".{target.name}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    with path.open("rb") as source, os.fdopen(os.open(partial, flags, 0o600), "wb") as copy:
+        shutil.copyfileobj(source, copy, 1 << 20)
+        copy.flush()
+        os.fsync(copy.fileno())
+    partial.replace(target)

@@ -1,0 +1,269 @@
+"""`exporter serve`: listener and exporter in one go, each a process of its own, supervised from here.
+
+Contract: the two daemons are those of `listener` and `exporter run`; a crash of one does not touch the other, and it is
+started again after a pause that grows. They tell when they are ready and that they are alive as they would tell systemd
+(sd_notify(3)), and end with this process. What cannot start at all ends the command with the daemon's own sentence and
+exit code.
+
+Must never: import what the daemons do, so that nothing of theirs can end this process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from listener.foundation.processes import own_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import FrameType
+
+    from exporter.settings.settings import Settings
+    from listener.settings.listener import DataFolder
+
+log = structlog.get_logger()
+
+TICK_S: Final = 0.2
+READY_S: Final = 120.0
+SILENT_S: Final = 180.0
+"""A daemon that was ready and says nothing for so long hangs: it is killed and started again."""
+STOP_S: Final = 75.0
+LONGEST_PAUSE_S: Final = 30.0
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class _Daemon:
+    """One of the two daemons, over all its lives."""
+
+    def __init__(self, name: str, arguments: list[str]) -> None:
+        self.name = name
+        self._arguments = arguments
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        address = f"exporter-serve-{secrets.token_hex(8)}"
+        self._socket.bind(f"\0{address}")
+        self._socket.setblocking(False)
+        self._environment = own_environment() | {
+            "NOTIFY_SOCKET": f"@{address}",
+            "WATCHDOG_USEC": str(int(SILENT_S * 1e6)),
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self._heard_at = 0.0
+        self._start_at = 0.0
+        self._pause_s = 0.5
+        self.is_ready = False
+        self.was_ready = False
+
+    def fileno(self) -> int:
+        """Of the socket on which it tells how it is."""
+        return self._socket.fileno()
+
+    def start(self) -> None:
+        self.is_ready = False
+        self._heard_at = time.monotonic()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", *self._arguments],
+            stdin=subprocess.DEVNULL,
+            env=self._environment,
+            process_group=0,  # Ctrl-C is ours to pass on
+            preexec_fn=_end_with_parent,  # noqa: PLW1509 - this process has one thread
+        )
+
+    def supervise(self) -> int | None:
+        """Take its messages, start it again if it ended; its exit code if it ended before it was ever ready."""
+        with suppress(BlockingIOError):
+            while words := self._socket.recv(4096):
+                self._heard_at = time.monotonic()
+                if b"READY=1" in words.split(b"\n"):
+                    self.is_ready = self.was_ready = True
+                    self._pause_s = 0.5
+        process = self._process
+        if process is None:
+            if time.monotonic() >= self._start_at:
+                self.start()
+            return None
+        code = process.poll()
+        if code is None:
+            if time.monotonic() - self._heard_at > (SILENT_S if self.is_ready else READY_S):
+                log.error("a daemon gives no sign of life: ended", daemon=self.name)
+                process.kill()
+            return None
+        if not self.was_ready and code > 0:
+            return code
+        self._process, self.is_ready = None, False
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+        self._start_at = time.monotonic() + self._pause_s
+        how = f"code {code}" if code >= 0 else signal.Signals(-code).name
+        log.error("a daemon ended unexpectedly: started again", daemon=self.name, how=how, pause_s=self._pause_s)
+        return None
+
+    def terminate(self, number: signal.Signals) -> None:
+        """Tell it to end."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._socket.close()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+
+def serve(
+    settings: Settings,
+    data: DataFolder,
+    *,
+    config: Path | None = None,
+    log_level: str | None = None,
+    demo: bool = False,
+) -> int:
+    """Run listener and exporter until SIGTERM or SIGINT; the exit code of the command.
+
+    Args:
+        settings: Read from `config` already: what is said here comes from it.
+        data: The data folder of both.
+        config: The configuration file, which both read for themselves.
+        log_level: The least that both log.
+        demo: Whether a few sample instances are sent to the listener once it is ready.
+    """
+    options = ["--data", str(data.root)]
+    options += ["--config", str(config)] if config is not None else []
+    options += ["--log-level", log_level] if log_level is not None else []
+    daemons = [_Daemon("listener", ["listener", *options]), _Daemon("exporter", ["exporter", "run", *options])]
+    with _signals() as told:
+        try:
+            for daemon in daemons:  # one after the other: what is wrong with both is then said once
+                daemon.start()
+                code = _until_ready(daemon, daemons, told)
+                if code is not None:
+                    return code
+            _say(settings, data)
+            with _samples(settings) if demo else nullcontext():
+                return _watch(daemons, told)
+        finally:
+            _stop(daemons, told)
+
+
+def _until_ready(daemon: _Daemon, daemons: list[_Daemon], told: list[int]) -> int | None:
+    """Wait for one daemon; the exit code if there is nothing to wait for any more."""
+    while not daemon.is_ready:
+        if told:
+            return 0
+        select.select([daemon], [], [], TICK_S)
+        for one in daemons[: daemons.index(daemon) + 1]:
+            code = one.supervise()
+            if code is not None:
+                return code
+    return None
+
+
+def _watch(daemons: list[_Daemon], told: list[int]) -> int:
+    while not told:
+        select.select(daemons, [], [], TICK_S)
+        for daemon in daemons:
+            daemon.supervise()
+    return 0
+
+
+def _stop(daemons: list[_Daemon], told: list[int]) -> None:
+    """Have both finish what is under way; another signal makes them hurry, and time out ends them."""
+    passed_on = len(told)
+    for daemon in daemons:
+        daemon.terminate(signal.SIGTERM)
+    until = time.monotonic() + STOP_S
+    while any(daemon.is_running for daemon in daemons):
+        if len(told) > passed_on:
+            passed_on = len(told)
+            for daemon in daemons:
+                daemon.terminate(signal.SIGTERM)
+        if time.monotonic() > until:
+            for daemon in daemons:
+                daemon.terminate(signal.SIGKILL)
+        time.sleep(TICK_S / 4)
+    for daemon in daemons:
+        daemon.close()
+
+
+def _say(settings: Settings, data: DataFolder) -> None:
+    """What runs and what to try, in plain words."""
+    listener = settings.listener
+    host = _reachable(listener.host)
+    secure = " +tla" if listener.tls is not None else ""
+    lines = [
+        f"Receiving DICOM on {listener.host}, port {listener.port}, as {listener.ae_title}.",
+        f"Media go to {settings.media_folder(data)}, metadata to {settings.metadata_file(data)}.",
+        "Try it from another terminal:",
+        f"  echoscu{secure} -aec {listener.ae_title} {host} {listener.port}",
+        f"  storescu{secure} -aec {listener.ae_title} +sd +r {host} {listener.port} FOLDER-OF-DICOM-FILES",
+        f"  {_own_command()} status --data {data.root}",
+        "Stop with Ctrl-C.",
+    ]
+    _write("\n".join(lines))
+
+
+def _own_command() -> str:
+    """This command as it was called: a virtual environment's is seldom on the reader's path."""
+    called = sys.argv[0]
+    return called if called.rpartition("/")[2] == "exporter" else "exporter"
+
+
+@contextmanager
+def _samples(settings: Settings) -> Iterator[None]:
+    """Have another process send pydicom's sample files to our own listener, by the network like anybody else."""
+    listener = settings.listener
+    if listener.tls is not None:
+        _write("The samples of --demo are sent without TLS only: none are sent.")
+        yield
+        return
+    command = [sys.executable, "-P", "-m", "exporter.services.demo", _reachable(listener.host), str(listener.port)]
+    process = subprocess.Popen([*command, listener.ae_title], stdin=subprocess.DEVNULL, env=own_environment())
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+
+
+def _write(text: str) -> None:
+    with suppress(BrokenPipeError):
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+
+def _reachable(host: str) -> str:
+    """The address at which this machine reaches what is bound to `host`."""
+    return "127.0.0.1" if host in {"0.0.0.0", "::", "localhost"} else host  # noqa: S104 - nothing is bound here
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals that told us to stop, as they come."""
+    told: list[int] = []
+
+    def on_signal(number: int, _: FrameType | None) -> None:
+        told.append(number)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield told
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,598 @@
+"""Every setting of the exporter, as one frozen tree: the whole YAML file, validated.
+
+Contract: a `Settings` exists only if it is valid; defaults here are the defaults of `config/exporter.yml`. The keys of
+the DICOM Media Exporter's ``config.yml`` keep their names and their effect. A class here has a field only if something
+acts on it; what a later version will act on is refused as not available, never ignored. Field docstrings are the
+documentation: `config/exporter.yml`, the JSON Schema and `docs/configuration.md` repeat them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from exporter.settings.permissions import group_id_of
+from exporter.settings.pull import PullPeers
+from listener.foundation.configuration import FilePath, ReservedSection, Section, Spelling, load, not_available
+from listener.foundation.fields import AETitle
+from listener.foundation.logs import LogSection
+from listener.settings.dicomweb import DicomwebSection
+from listener.settings.listener import (
+    DataFolder,
+    ListenerSection,
+    ListenerSettings,
+    OrthancServers,
+    SpoolSection,
+    StatusSection,
+)
+from listener.settings.watch import WatchedFolders, overlap
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Percentage = Annotated[float, Field(ge=0, le=100)]
+Extension = Annotated[str, Spelling(r"^\.[A-Za-z0-9]{1,8}$", "a dot and up to 8 letters or digits", prefix=".")]
+LAYOUT_FIELDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
+"""What the output name of a received instance can be made of."""
+
+
+def _layout(value: Any) -> Any:
+    """A template that always stays below the media folder and holds nothing but UIDs and plain text."""
+    if not isinstance(value, str):
+        return value
+    permitted = {"permitted": "folders of " + ", ".join(f"{{{name}}}" for name in LAYOUT_FIELDS) + " and plain letters"}
+    parts = value.split("/")
+    left = re.sub("|".join(rf"\{{{name}\}}" for name in LAYOUT_FIELDS), "", value)
+    if not all(parts) or {".", ".."} & set(parts) or not re.fullmatch(r"[A-Za-z0-9._/-]*", left):
+        raise PydanticCustomError("layout", "is not a template of output names", permitted)
+    if "{" not in value:
+        raise PydanticCustomError("layout", "gives every instance the same name", permitted)
+    return value
+
+
+def _mode(value: Any) -> Any:
+    """Permission bits of media files: an octal number as text, for `0640` without quotes is 416 in YAML 1.1."""
+    if not isinstance(value, str) or not re.fullmatch(r"06[0-7][0-7]", value) or int(value, 8) & 0o013:
+        permitted = {"permitted": 'a quoted octal number without execution or writing by others, such as "0640"'}
+        raise PydanticCustomError("mode", "are no permissions of a file", permitted)
+    return value
+
+
+def _group(value: Any) -> Any:
+    """A group of this system: its name, or its number as text."""
+    if isinstance(value, str):
+        try:
+            group_id_of(value)
+        except KeyError:
+            permitted = {"permitted": "a group of this system (getent group), by its name or its quoted number"}
+            raise PydanticCustomError("group", "is no group here", permitted) from None
+    return value
+
+
+class DicomSettings(Section):
+    """Where `backfill` reads."""
+
+    dir: FilePath | None = None
+    """Folder of DICOM files; the command line's DIR wins."""
+    recursive: bool = True
+    """Whether the folders below it are searched too."""
+
+
+class ArchiveSettings(Section):
+    """Archives that `backfill` finds or is given: zip; tar, also compressed with gzip, bzip2 or xz."""
+
+    enabled: bool = True
+    """Whether the members of archives are exported; otherwise archives are files without DICOM data."""
+    max_members: PositiveInt = 1_000_000
+    """Most members of one archive, folders included; what comes behind them is not exported."""
+    max_ratio: PositiveInt = 200
+    """How many times its own size an archive may hold; 1 GiB is always permitted."""
+    copies_bytes: PositiveInt = 4 << 30
+    """Room for temporary copies: members wait for it, and one more may exceed it. They lie below the media folder."""
+
+
+class MediaFolderSettings(Section):
+    """Where media go."""
+
+    dir: FilePath | None = None
+    """Folder of media files; default: ``media`` below the data or output folder."""
+    overwrite: bool = False
+    """Whether a media file that is there but that no ledger knows of is replaced; otherwise its name is not taken."""
+    layout: Annotated[str, BeforeValidator(_layout)] = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
+    """Output name of a received instance, without extension."""
+    mode: Annotated[str, BeforeValidator(_mode)] = "0600"
+    """Permissions of media files, as a quoted octal number such as `"0640"`, whatever the umask; who may read them may
+    enter the folders that are made for them."""
+    group: Annotated[str | None, BeforeValidator(_group)] = None
+    """Group of media files and of the folders that are made for them, which pass it on; `mode` must let it in."""
+
+    @model_validator(mode="after")
+    def _lets_its_group_in(self) -> Self:
+        if self.group is not None and not int(self.mode, 8) & 0o040:
+            raise ValueError(f'`media.mode: "{self.mode}"` keeps out `media.group`: permit it to read, as "0640" does')
+        return self
+
+
+class MetadataSettings(Section):
+    """The file of metadata lines."""
+
+    file: FilePath | None = None
+    """JSON Lines file; default: ``metadata.jsonl`` below the data or output folder."""
+    append: bool = False
+    """Whether lines may be added to a file that this ledger did not write."""
+    private: bool = True
+    """Whether lines hold private elements; otherwise they are left out, nested ones too, and counted."""
+
+
+class ConfigCopySettings(Section):
+    """Where a copy of the configuration in force is kept."""
+
+    file: FilePath | None = None
+    """File that gets a copy of this file, byte by byte, when something is exported with it."""
+
+
+class EncodingArgs(Section):
+    """What the encoder is told, named as FFmpeg and PyAV name it."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, str | int | float] = Field(init=False)
+
+    pix_fmt: str = "yuv420p"
+    """Pixel format of the encoded stream."""
+    options: dict[str, str | int | float] = Field(default_factory=dict)
+    """Options of the encoder, such as `crf` and `preset` of libx264."""
+
+
+class VideoEncoding(Section):
+    """How video is encoded."""
+
+    encoding_format: str = "h264"
+    """Format (`h264`, `hevc`, `av1`, `vp9`) or encoder of FFmpeg (`libx264`, `ffv1`, ...)."""
+    encoding_args: EncodingArgs = EncodingArgs(options={"crf": "17"})
+    """What the encoder is told, named as FFmpeg and PyAV name it: `pix_fmt`, `options`, and any of the attributes
+    `bit_rate`, `gop_size`, `level`, `max_b_frames`, `profile`, `qmax` and `qmin`."""
+
+
+class FramingSettings(Section):
+    """Which part of the picture is shown, and at what size. Applied in this order; nothing by default."""
+
+    crop: Literal["none", "regions", "anatomy"] = "none"
+    """`regions`: to the box around all ultrasound regions of the instance; `anatomy`: to its largest region that is a
+    two-dimensional picture. An instance without such a region is not cropped, and its record says so."""
+    shape: Literal["keep", "square_crop", "square_pad"] = "keep"
+    """Make the picture square: the middle of it, or all of it with black beside it."""
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Part of width and height that is cut off at each side, of the whole: 0.1 leaves the middle 80 %."""
+    pixels: Literal["keep", "square"] = "keep"
+    """`square`: resample pixels that are not square (the longer side grows); otherwise the file states their shape."""
+    size: tuple[PositiveInt, PositiveInt] | None = None
+    """Columns and rows of the output."""
+    channel: Literal["keep", "gray"] = "keep"
+    """`gray`: luma of colour pictures (ITU-R BT.601)."""
+
+
+class DisplaySettings(Section):
+    """How gray values become display values, where the instance leaves a choice."""
+
+    voi: Annotated[int, Field(ge=0)] = 0
+    """Which of an instance's VOI transformations: its tables first, then its windows; 0 is the first."""
+    window: tuple[float, PositiveFloat] | None = None
+    """Centre and width in modality units, such as Hounsfield units, instead of the instance's own windows."""
+    automatic: Literal["instance", "frame", "always"] = "instance"
+    """Range of the window of instances without one: the least to the greatest value of all frames, or of each frame.
+    For all frames they are decoded twice. Values of up to 8 bits keep their full range. `always`: as `instance`, also
+    for instances that have windows of their own (`window` still wins)."""
+    automatic_percentiles: tuple[Percentage, Percentage] = (0.0, 100.0)
+    """Robust automatic windows: from the first to the second percentile of the values, such as `[0.5, 99.5]`, so that a
+    few extreme ones do not matter; then also for values of up to 8 bits. Padding is left out."""
+    overlays: bool = False
+    """Whether overlay planes are drawn, in white."""
+
+    @model_validator(mode="after")
+    def _percentiles_are_in_order(self) -> Self:
+        low, high = self.automatic_percentiles
+        if low >= high:
+            raise ValueError("`automatic_percentiles` must rise: the lower one comes first")
+        return self
+
+
+class VideoSettings(Section):
+    """Multi-frame instances."""
+
+    preset: Literal["default", "lossless", "lossless-h264", "small", "echonet-112", "echoprime-224"] = "default"
+    """A named choice of container, encoder and framing; `extension`, `save_method_kwargs` and `framing` win over it
+    where they are not at their defaults. `default`: those keys alone, but lossless H.264 for palette colours and
+    labels while `save_method_kwargs` is at its default. `lossless`: FFV1 in Matroska. `lossless-h264`:
+    lossless H.264 in MP4. `small`: AV1 in MP4. `echonet-112`, `echoprime-224`: for these models (docs/media.md)."""
+
+    extension: Extension = ".mp4"
+    """File name extension; it selects the container (.mp4, .m4v, .mov, .mkv, .webm, .avi)."""
+    save_method_kwargs: VideoEncoding = VideoEncoding()
+    """Encoder and its options."""
+    default_rate_hz: PositiveFloat = 30.0
+    """Frames per second of a cine whose elements do not say when its frames are shown."""
+    untimed: Literal["frames", "video"] = "frames"
+    """What multi-frame instances become that are no cines, such as tiles of a slide, segments, pages and views
+    (docs/media.md says which): `frames`, a folder of images; `video`, a video at `default_rate_hz`."""
+    threads: PositiveInt = 1
+    """Threads of one encoder. One per worker and a worker per core is faster than threads inside the encoder."""
+    psnr_floor_db: PositiveFloat = 28.0
+    """Lowest peak signal-to-noise ratio that a decoded-back frame may have; below it the export is `verify_failed`."""
+    copy_jpeg: bool = False
+    """Whether cines in JPEG baseline become Motion JPEG bit by bit where their display values are the JPEG's own."""
+    framing: FramingSettings = FramingSettings()
+    """Which part of the picture is shown, and at what size."""
+
+
+class PillowEncoding(Section):
+    """How images are encoded."""
+
+    pil_writer_params: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of Pillow's `save` for the format, such as `quality` of JPEG."""
+
+
+class ImageSettings(Section):
+    """Single-frame instances."""
+
+    extension: Extension = ".png"
+    """File name extension; it selects the format (.png, .jpg, .jpeg, .webp, .tif, .tiff, .bmp, .jp2)."""
+    save_method_kwargs: PillowEncoding = PillowEncoding()
+    """Options of the image encoder."""
+    psnr_floor_db: PositiveFloat = 28.0
+    """Lowest peak signal-to-noise ratio that a lossy image may have when decoded back; below it: `verify_failed`."""
+    outputs: Annotated[tuple[Literal["view8", "raw16"], ...], Field(min_length=1, max_length=2)] = ("view8",)
+    """`view8`: display values of 8 bits. `raw16`: stored values as they are, in a PNG of 16 bits (or a NumPy array
+    where 16 bits are not enough), with slope and intercept in the record; of palette colours, the numbers of the
+    colours. Colour of three samples has `view8` alone."""
+    copy_jpeg: bool = False
+    """Whether JPEG baseline becomes `.jpg` bit by bit where its display values are the JPEG's own."""
+    framing: FramingSettings = FramingSettings()
+    """Which part of the picture `view8` shows, and at what size."""
+
+
+class FramesSettings(Section):
+    """Multi-frame instances as a folder of numbered images and `frames.jsonl` with their times."""
+
+    enabled: bool = False
+    """Whether cines, too, become a folder of images instead of a video; the images as `image` says."""
+
+
+class VolumeSettings(Section):
+    """Enhanced multi-frame CT, MR and PET, segmentations, RT doses, parametric maps; and whole series."""
+
+    enabled: bool = True
+    """Whether instances that are volumes become volumes; otherwise they become frames, or video if they are cines."""
+    format: Literal["nii.gz", "nii", "nrrd"] = "nii.gz"
+    """NIfTI-1, compressed or not, or NRRD."""
+    series: bool = False
+    """Whether complete series of single-frame CT, MR and PET instances become volumes too, beside their images."""
+    series_quiet_s: PositiveFloat = 60.0
+    """Seconds without a new instance of a series after which it is taken as complete; a later one makes it anew."""
+
+
+class AudioSettings(Section):
+    """Audio waveforms, and audio tracks of video streams."""
+
+    format: Literal["wav", "flac"] = "wav"
+    """WAV keeps the samples as they are; FLAC keeps them compressed (mu-law and A-law expanded to 16 bits)."""
+    tracks: Literal["left_out", "all", "none"] = "left_out"
+    """Which audio tracks of a video stream become files of their own beside the video: those that its container cannot
+    hold, all of them, or none."""
+
+
+class WaveformSettings(Section):
+    """ECG, haemodynamic, respiratory and other sampled curves."""
+
+    drawing: Literal["svg", "png", "none"] = "svg"
+    """Drawing beside the CSV, at 25 mm/s and 10 mm/mV."""
+    drawing_s: PositiveFloat = 60.0
+    """Longest time that is drawn, in seconds from the start; the CSV always holds everything."""
+
+
+class ReportSettings(Section):
+    """Structured reports and key object selections."""
+
+    text: bool = True
+    """Whether a plain text rendering is written beside the JSON tree."""
+
+
+class LimitSettings(Section):
+    """What one instance may cost; beyond it the instance fails, nothing else does."""
+
+    max_instance_bytes: PositiveInt = 8 << 30
+    """Largest file that is read."""
+    max_frame_pixels: PositiveInt = 1 << 28
+    """Largest rows x columns of one frame."""
+    max_frames: PositiveInt = 100_000
+    """Most frames of one instance."""
+    min_frame_bytes: Annotated[int, Field(ge=0)] = 64
+    """Least bytes of an instance per frame, beyond its first 1,000 frames: each frame costs time however small it is.
+    Video streams have any number; 0 permits it for all."""
+    max_jpeg_scans: PositiveInt = 100
+    """Most scans of one JPEG: each one passes over the whole picture."""
+    max_inflated_bytes: PositiveInt = 1 << 30
+    """Largest data set after inflating a deflated transfer syntax."""
+    max_header_bytes: PositiveInt = 64 << 20
+    """Largest data set without its pixel data."""
+    max_depth: PositiveInt = 64
+    """Deepest nesting of sequences."""
+    max_elements: PositiveInt = 1_000_000
+    """Most elements of one data set, nested ones included."""
+    memory_mb: PositiveInt = 2048
+    """Address space of one worker process, in MiB."""
+    cpu_s: PositiveFloat = 600.0
+    """Processor time that any instance may take, in seconds; a small one may take less, as the next three say."""
+    cpu_base_s: PositiveFloat = 30.0
+    """Processor time that an instance may take however small it is, in seconds."""
+    cpu_s_per_mb: PositiveFloat = 5.0
+    """Further seconds per megabyte of the instance."""
+    cpu_s_per_megapixel: PositiveFloat = 2.0
+    """Further seconds per million pixels of all frames together."""
+    wall_s: PositiveFloat = 900.0
+    """Time that one instance may take, in seconds."""
+    attempts: PositiveInt = 2
+    """Most attempts at one instance, across restarts."""
+
+    def allowed_cpu_s(self, size_bytes: int, pixels: int = 0) -> float:
+        """Processor time that an instance of that size may take, in seconds; `pixels` are those of all its frames."""
+        by_size = self.cpu_base_s + size_bytes * self.cpu_s_per_mb / 1e6 + pixels * self.cpu_s_per_megapixel / 1e6
+        return min(self.cpu_s, by_size)
+
+
+class MediaSettings(Section):
+    """What decides the content of media and of their lines: its hash tells whether an export is still up to date."""
+
+    video: VideoSettings = VideoSettings()
+    image: ImageSettings = ImageSettings()
+    frames: FramesSettings = FramesSettings()
+    display: DisplaySettings = DisplaySettings()
+    volume: VolumeSettings = VolumeSettings()
+    audio: AudioSettings = AudioSettings()
+    waveform: WaveformSettings = WaveformSettings()
+    report: ReportSettings = ReportSettings()
+    metadata: MetadataSettings = MetadataSettings()
+    """Metadata lines."""
+    limits: LimitSettings = LimitSettings()
+
+    @cached_property
+    def settings_sha256(self) -> str:
+        """Hash of every setting that decides what media and lines hold; limits only decide whether there are any."""
+        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - {"limits", "metadata"})
+        content["metadata"] = self.metadata.model_dump(mode="json", include={"private"})
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class AETitleMediaSection(Section):
+    """Where media of instances that call this AE title go."""
+
+    layout: Annotated[str, BeforeValidator(_layout)] = MediaFolderSettings.model_fields["layout"].default
+    """Their output name, without extension; not said: as `media.layout`. A folder of their own, as in
+    `research/{StudyInstanceUID}/{SOPInstanceUID}`, keeps them apart."""
+
+
+class AETitleMetadataSection(Section):
+    """Metadata lines of instances that call this AE title."""
+
+    private: bool = MetadataSettings.model_fields["private"].default
+    """Whether they hold private elements; not said: as `metadata.private`."""
+
+
+class AETitleSection(Section):
+    """Settings of one of our AE titles, instead of those of the top."""
+
+    ae_title: AETitle
+    """One of `listener.ae_title` and `listener.more_ae_titles` (or `ANY-SCP`, where `listener.any_scp` takes it)."""
+    media: AETitleMediaSection = AETitleMediaSection()
+    """Where media go."""
+    video: VideoSettings = VideoSettings()
+    """Multi-frame instances."""
+    image: ImageSettings = ImageSettings()
+    """Single-frame instances."""
+    frames: FramesSettings = FramesSettings()
+    """Multi-frame instances as a folder of numbered images."""
+    display: DisplaySettings = DisplaySettings()
+    """How gray values become display values."""
+    volume: VolumeSettings = VolumeSettings()
+    """Volumes."""
+    audio: AudioSettings = AudioSettings()
+    """Audio."""
+    waveform: WaveformSettings = WaveformSettings()
+    """Sampled curves."""
+    report: ReportSettings = ReportSettings()
+    """Structured reports."""
+    metadata: AETitleMetadataSection = AETitleMetadataSection()
+    """Metadata lines."""
+
+
+def _is_ours(entry: AETitleSection, info: ValidationInfo) -> AETitleSection:
+    """Refuse settings for an AE title that no association can call."""
+    listener = info.data.get("listener")  # absent where that section is itself at fault
+    if isinstance(listener, ListenerSection) and entry.ae_title not in listener.called_ae_titles:
+        permitted = ", ".join(sorted(listener.called_ae_titles)) + ", or what `listener.more_ae_titles` adds"
+        problem = f"is for the AE title {entry.ae_title!r}, which is none of ours"
+        raise PydanticCustomError("ae_title", "{problem}", {"problem": problem, "permitted": permitted})
+    return entry
+
+
+def _overlaid(base: Section, said: Section) -> Section:
+    """`base` with every value that `said` was given in the file; options of encoders are replaced as a whole."""
+    values = {name: getattr(said, name) for name in said.model_fields_set}
+    for name, value in values.items():
+        if isinstance(value, Section):
+            values[name] = _overlaid(getattr(base, name), value)
+    return base.model_copy(update=values)
+
+
+class SpaceSettings(Section):
+    """When the export daemon pauses because the disk of media, metadata lines or ledger runs full, and what is kept."""
+
+    pause_below_bytes: Annotated[int, Field(ge=0)] = 128 << 20
+    """Free space under which nothing new is begun. Under the marks of `spool` the listener refuses well before."""
+    resume_above_bytes: Annotated[int, Field(ge=0)] = 256 << 20
+    """Free space from which work goes on."""
+    pause_below_files: Annotated[int, Field(ge=0)] = 100
+    """Free inodes under which nothing new is begun."""
+    resume_above_files: Annotated[int, Field(ge=0)] = 200
+    """Free inodes from which work goes on."""
+    reserve_bytes: Annotated[int, Field(ge=0)] = 16 << 20
+    """Space that is kept beside the ledger, and a quarter of it in the spool, so that a full disk still takes the
+    outcome of instances under way and lets failed ones into quarantine; 0 keeps none."""
+
+    @model_validator(mode="after")
+    def _marks_are_in_order(self) -> Self:
+        for of in ("bytes", "files"):
+            if getattr(self, f"pause_below_{of}") > getattr(self, f"resume_above_{of}"):
+                raise ValueError(f"the marks must rise: `pause_below_{of}` <= `resume_above_{of}`")
+        return self
+
+
+def _profile(value: Any) -> Any:
+    if value == "basic":
+        raise not_available("the profile `basic`", "none")
+    return value
+
+
+class PrivacySettings(Section):
+    """De-identification of media and metadata."""
+
+    profile: Annotated[Literal["none"], BeforeValidator(_profile)] = "none"
+    """`none`: media hold pixels only, but metadata lines hold the instance's elements as they are."""
+
+
+class NotifySection(ReservedSection):
+    """Messages when something finished or failed: not available in this version."""
+
+
+class Settings(MediaSettings):
+    """The whole file."""
+
+    num_workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
+    """Instances that are exported at once, each in its own process; `auto` is one per processor. 0 makes `backfill`
+    work without child processes: one instance at a time and without limits on memory and time, so that one hostile
+    file can end the run; the daemons always use a process."""
+    dicom: DicomSettings = DicomSettings()
+    """What `backfill` reads."""
+    archives: ArchiveSettings = ArchiveSettings()
+    """Archives among what `backfill` reads."""
+    media: MediaFolderSettings = MediaFolderSettings()
+    """Where media go."""
+    config: ConfigCopySettings = ConfigCopySettings()
+    """Where a copy of this file goes."""
+    privacy: PrivacySettings = PrivacySettings()
+    """De-identification."""
+    listener: ListenerSection = ListenerSection()
+    """The C-STORE service."""
+    ae_titles: tuple[Annotated[AETitleSection, AfterValidator(_is_ours)], ...] = ()
+    """Settings of their own for some of our AE titles. What an entry says counts for the instances that call its AE
+    title, instead of what the section of the same name says at the top; what it does not say is as it is there. The
+    same instance sent to two of them is exported for both: it is a duplicate only within one."""
+    spool: SpoolSection = SpoolSection()
+    """The hand-over between receiving and exporting."""
+    room: SpaceSettings = SpaceSettings()
+    """When the export daemon pauses because a disk runs full."""
+    log: LogSection = LogSection()
+    """Logs of the daemons."""
+    orthanc: OrthancServers = ()
+    """Orthanc servers that are polled, one or several."""
+    sources: WatchedFolders = ()
+    """Further ways in."""
+    dicomweb: DicomwebSection = DicomwebSection()
+    """Instances over HTTP."""
+    pull: PullPeers = ()
+    """PACS that `exporter pull` fetches from, one or several."""
+    notify: NotifySection = NotifySection()
+    """Messages: not available in this version."""
+    status: StatusSection = StatusSection()
+    """Our HTTP service."""
+
+    @field_validator("ae_titles")
+    @classmethod
+    def _names_each_once(cls, entries: tuple[AETitleSection, ...]) -> tuple[AETitleSection, ...]:
+        titles = [entry.ae_title for entry in entries]
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        if twice:
+            raise ValueError(f"holds two entries for {', '.join(map(repr, twice))}: one AE title has one")
+        return entries
+
+    @field_validator("sources")
+    @classmethod
+    def _is_apart_from_output(cls, sections: WatchedFolders, info: ValidationInfo) -> WatchedFolders:
+        """What we write must not come in again, and never be moved or deleted as something that came."""
+        media, metadata = info.data.get("media"), info.data.get("metadata")  # absent where they are at fault
+        written = {
+            "media.dir": media.dir if isinstance(media, MediaFolderSettings) else None,
+            "metadata.file": metadata.file if isinstance(metadata, MetadataSettings) else None,
+        }
+        for key, path in written.items():
+            for section in sections:
+                if path is not None and overlap(section.watch, path):
+                    raise ValueError(f"{section.watch} is watched and holds what we write (`{key}`), or lies inside it")
+        return sections
+
+    @field_serializer("ae_titles")
+    def _as_said(self, entries: tuple[AETitleSection, ...]) -> list[dict[str, Any]]:
+        """What is not said is inherited: written out with defaults it would say something else."""
+        return [entry.model_dump(mode="json", exclude_unset=True) for entry in entries]
+
+    @property
+    def by_ae_title(self) -> dict[str, Settings]:
+        """For every AE title that has settings of its own: the whole, as it counts for instances that call it."""
+        found = {}
+        for entry in self.ae_titles:
+            whole = {name: getattr(self, name) for name in type(self).model_fields} | {"ae_titles": ()}
+            for name in entry.model_fields_set - {"ae_title"}:
+                whole[name] = _overlaid(whole[name], getattr(entry, name))
+            found[entry.ae_title] = type(self)(**whole)
+        return found
+
+    @property
+    def media_settings(self) -> MediaSettings:
+        """The part that travels to worker processes."""
+        parts = {name: getattr(self, name) for name in MediaSettings.model_fields}
+        return MediaSettings(**parts | {"metadata": MetadataSettings(private=self.metadata.private)})
+
+    @property
+    def listener_settings(self) -> ListenerSettings:
+        """The part that the listener reads."""
+        return ListenerSettings(**{name: getattr(self, name) for name in ListenerSettings.model_fields})
+
+    @property
+    def workers(self) -> int:
+        """`num_workers` as a number."""
+        return len(os.sched_getaffinity(0)) if self.num_workers == "auto" else self.num_workers
+
+    def media_folder(self, data: DataFolder) -> Path:
+        """Where media go: `media.dir`, or below the data folder."""
+        return self.media.dir or data.media
+
+    def metadata_file(self, data: DataFolder) -> Path:
+        """Where metadata lines go: `metadata.file`, or below the data folder."""
+        return self.metadata.file or data.metadata
+
+
+def load_settings(path: Path | None) -> Settings:
+    """The settings of a file, or the defaults.
+
+    Raises:
+        ConfigurationError: The file is not a valid configuration; the error lists every fault.
+    """
+    return Settings() if path is None else load(path, Settings)

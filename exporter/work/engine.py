@@ -1,0 +1,765 @@
+"""The threads of an exporter: some supervise a worker process each, one publishes what they finish.
+
+    submit -> scheduler -> supervisors: count the attempt, run it -> publisher: rename, commit, JSONL -> results
+
+Instances are worked on in parallel and in any order; what a result says of others, and its output name, follow the
+order of `submit` (`exporter.work.input_order`).
+
+Contract: every `WorkItem` that is submitted comes back exactly once as a `Result`. The attempt is durable in the ledger
+before a worker sees the instance. What may pass is deferred as long as attempts are left. A condition of the machine (a
+full disk, too little memory, a folder of ours that is gone) is no verdict and counts nothing. What was under way when
+an exporter ended is tried again, at last with nothing else under way (`exporter.work.isolation`). Supervisors do not
+wait for the disk of their neighbours: one thread publishes for all, in batches.
+
+Must never: let one instance end a thread. What ends a thread is fatal for the exporter and comes out of `check`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import queue
+import shutil
+import threading
+import time
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+from exporter.errors import MachineCondition, OutOfSpace, Reason, SkipReason, StorageUnavailable
+from exporter.outcome import Failed, Skipped
+from exporter.results.ledger.types import LONGEST_WAIT_S, Arrival, InstanceStatus
+from exporter.results.output_names import PARTIAL
+from exporter.results.publish import FULL, FinishedWork
+from exporter.work import isolation
+from exporter.work.input_order import InputOrder
+from exporter.work.protocol import ExportStopped, WorkerJob
+from exporter.work.scheduling import Scheduler
+from exporter.work.supervisor import Cancelled, SetAside, WorkerKilled, WorkerUnstartable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from exporter.outcome import InstanceIdentity, Outcome
+    from exporter.results.ledger import Ledger
+    from exporter.results.ledger.types import InstanceRow
+    from exporter.results.metadata.jsonl import Appender
+    from exporter.results.ownership import Ownership
+    from exporter.results.publish import Publisher, WorkItem
+    from exporter.work.input_order import InputTurn
+    from exporter.work.protocol import Export
+    from exporter.work.scheduling import WorkerLease
+    from exporter.work.supervisor import Decide
+
+TICK_S: Final = 0.5
+BATCH: Final = 64
+"""Most instances that are published together."""
+DECIDED_ROOM: Final = 4 * BATCH
+"""Most instances whose outcome needs no worker that can usefully be under way at once."""
+GATHER_S: Final = 0.03
+"""So long the first of them waits for others: they share their fsyncs."""
+STALE_S: Final = 60.0
+"""A thread that gave no sign of life for so long is stuck."""
+LONGEST_PAUSE_S: Final = 5.0
+MEMORY_SHORT: Final = "memory_short"
+"""Why an instance is pending: as the ledger and the log call it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedResult:
+    """The outcome is final and durable, its line is in the metadata file."""
+
+    work: WorkItem
+    outcome: Outcome
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class KnownOutcome:
+    """The ledger had a final state already: a crash came between its commit and the move in the spool."""
+
+    work: WorkItem
+    entry: InstanceRow
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """It failed in a way that may pass and is to be tried again when it is due."""
+
+    work: WorkItem
+    outcome: Failed
+    due: float
+    """Monotonic time: a clock that is set while the exporter runs delays nothing."""
+    memory_short: bool = False
+    """Whether its worker was killed with nothing else under way; the attempt does not count."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is pending, in one word."""
+        return MEMORY_SHORT if self.memory_short else self.outcome.reason
+
+
+@dataclass(frozen=True, slots=True)
+class HeldBack:
+    """No verdict: something outside the instance ended its attempts, and it is to be tried again after `wait_s`."""
+
+    work: WorkItem
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """No verdict; the attempt does not count."""
+
+    work: WorkItem
+    condition: MachineCondition | None = None
+    """What kept it from a verdict; None where the exporter stops."""
+
+
+Result = PublishedResult | KnownOutcome | Deferred | HeldBack | Returned
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempted:
+    """One attempt that has a final outcome, on its way to the publisher."""
+
+    turn: InputTurn
+    outcome: Outcome
+    started: float
+    """Monotonic time."""
+    folder: Path | None = None
+    """Its folder of partial files."""
+    has_asked: bool = False
+    """Whether the worker asked if the instance is wanted: one that failed before that is never a mere duplicate."""
+    is_counted: bool = True
+    """Whether the ledger knows of the attempt."""
+
+
+class Runner(Protocol):
+    """What exports one instance at a time: a worker process, or this process itself."""
+
+    last_progress: float
+
+    def ensure_ready(self) -> None:
+        """Be ready to run a job."""
+        ...
+
+    @property
+    def has_process(self) -> bool:
+        """Whether a process of its own holds memory."""
+        ...
+
+    def run(self, job: WorkerJob, decide: Decide, may_continue: Callable[[], bool]) -> Outcome:
+        """Export one instance; see `Worker.run`."""
+        ...
+
+    def cancel(self) -> None:
+        """Give up the current job, from another thread."""
+        ...
+
+    def close(self) -> None:
+        """End."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePolicy:
+    """How the engine treats instances."""
+
+    attempts: int
+    """Most attempts at one instance."""
+    retry_after_s: float = 5.0
+    """Time until the second attempt; each further one waits four times longer, up to `LONGEST_WAIT_S`."""
+    skip_duplicates: bool = True
+    """Whether an instance that was exported before is skipped as soon as its identity is known."""
+
+    patience_s: float = math.inf
+    """Longest time that finished instances wait for the identity of one before them. Beyond it that one comes after
+    them: a relation then depends on time, and no slow input delays what others wait for."""
+
+    def wait_s(self, attempts: int) -> float:
+        """Time from a failed attempt to the next, after so many attempts."""
+        return min(self.retry_after_s * 4.0 ** min(max(attempts - 1, 0), 20), LONGEST_WAIT_S)
+
+    @property
+    def longest_wait_s(self) -> float:
+        """Longest time between two attempts at one instance."""
+        return self.wait_s(self.attempts - 1)
+
+
+class Engine:
+    """Supervisors, their workers, and the publisher."""
+
+    def __init__(
+        self,
+        media: Path,
+        ledger: Ledger,
+        publisher: Publisher,
+        appender: Appender,
+        *,
+        runners: list[Runner],
+        policy: EnginePolicy,
+        ownership: Ownership | None = None,
+    ) -> None:
+        self._media = media
+        self._ownership = ownership
+        self._mark = ledger.mark
+        self._partial = media / PARTIAL
+        self._ledger = ledger
+        self._publisher = publisher
+        self._appender = appender
+        self._runners = runners
+        self._policy = policy
+        self._scheduler = Scheduler(len(runners))
+        self._begun: dict[str, InstanceRow] = {}
+        """Attempts that were given up without a verdict and go on with a later lease, by name."""
+        self._killed_alone: Counter[str] = Counter()
+        """Names of instances whose worker was killed with nothing else under way."""
+        self._folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        self._finished: queue.SimpleQueue[_Attempted | Literal["look", "last"]] = queue.SimpleQueue()
+        """For the publisher; `look` makes it look again at what it holds, `last` ends it."""
+        self._order = InputOrder(ledger, publisher.wanted_base, lambda: self._finished.put("look"), policy.patience_s)
+        self.results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self.waits_for: MachineCondition | None = None
+        """Why outcomes wait, while they do."""
+        self._lines_wait_for: MachineCondition | None = None
+        self._isolation = isolation.Isolation(ledger.interrupted(isolation.TOGETHER))
+        self._stopping = threading.Event()
+        self._beat = time.monotonic()
+        self._numbers = iter(range(1 << 62))
+        self._threads = ThreadPoolExecutor(len(runners) + 1, thread_name_prefix="exporter")
+        self._supervisors: list[Future[None]] = []
+        self._publishing: Future[None] | None = None
+
+    @property
+    def room(self) -> int:
+        """How many works can usefully be under way at once: enough that neither workers nor the disk wait."""
+        return 8 * len(self._runners) + 8 + self._scheduler.aside
+
+    @property
+    def memory_problem(self) -> str | None:
+        """Sentence for the operator while fewer workers run than there are; None otherwise."""
+        return self._scheduler.memory_problem
+
+    def start(self) -> None:
+        """Start the threads; workers start in parallel."""
+        with _making(self._media):
+            self._partial.mkdir(mode=0o700, exist_ok=True)
+        self._supervisors = [self._threads.submit(self._supervise, runner) for runner in self._runners]
+        self._publishing = self._threads.submit(self._publish)
+
+    def submit(self, work: WorkItem) -> None:
+        """Hand in one instance; never waits. The caller keeps to `room`, and calls from one thread only."""
+        # A suspect waits for its turn, and nobody may wait for it, or it for others: it is related when it is alone.
+        is_suspect = self._isolation.is_suspect(work.name)
+        turn = self._order.pass_by(work) if is_suspect else self._order.enter(work)
+        self._scheduler.submit(turn, alone=work.name in self._killed_alone)
+
+    def submit_decided(self, work: WorkItem, outcome: Outcome) -> None:
+        """Hand in an instance whose outcome needs no worker; its attempt is counted with those of its batch."""
+        self._finished.put(_Attempted(self._order.pass_by(work), outcome, time.monotonic(), is_counted=False))
+
+    def check(self) -> None:
+        """Raise what ended a thread, if anything did, and that the media folder is no longer ours."""
+        if self._ownership is not None:
+            self._ownership.check()
+        for future in [*self._supervisors, *([self._publishing] if self._publishing else [])]:
+            if future.done():
+                future.result()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether every thread has shown progress lately: what the watchdog is fed with."""
+        now = time.monotonic()
+        return now - self._beat < STALE_S and all(now - runner.last_progress < STALE_S for runner in self._runners)
+
+    def stop(self, drain_s: float = 0.0) -> None:
+        """End the threads: work that waits comes back at once, work under way after `drain_s` at the latest."""
+        self._stopping.set()
+        for turn in self._scheduler.close():
+            if self._begun.pop(turn.work.name, None) is not None:
+                with suppress(MachineCondition):  # where that cannot be written, the attempt counts
+                    self._ledger.withdraw(turn.work.name)
+            self._order.leave(turn)
+            self.results.put(Returned(turn.work))
+        wait(self._supervisors, timeout=drain_s)
+        for runner in self._runners:
+            runner.cancel()
+        wait(self._supervisors)
+        self._finished.put("last")
+        if self._publishing is not None:
+            wait([self._publishing])
+        self._threads.shutdown()
+        while not self._folders.empty():
+            with suppress(OSError):
+                self._folders.get().rmdir()
+
+    def cancel(self) -> None:
+        """Have work under way given up now; `stop` must follow or be under way."""
+        for runner in self._runners:
+            runner.cancel()
+
+    # -- supervisors -------------------------------------------------------------------------------------------------
+
+    def _supervise(self, runner: Runner) -> None:
+        try:
+            self._prepare(runner)
+            while not self._scheduler.is_closed:
+                runner.last_progress = time.monotonic()
+                lease = self._scheduler.acquire(TICK_S)
+                if lease is not None:
+                    try:
+                        self._attempt(runner, lease)
+                    finally:
+                        self._scheduler.release(lease)
+                elif self._scheduler.has_surplus:
+                    runner.close()
+        finally:
+            runner.close()
+
+    def _prepare(self, runner: Runner) -> None:
+        """Start the worker before there is work for it; where memory does not permit that, run fewer of them."""
+        try:
+            runner.ensure_ready()
+        except (Cancelled, OSError):
+            pass
+        except WorkerKilled:
+            self._scheduler.reduce()
+
+    def _attempt(self, runner: Runner, lease: WorkerLease) -> None:
+        """One attempt at one instance; whatever comes of it is put into one of the queues."""
+        turn, name = lease.turn, lease.turn.work.name
+        wait_s = self._isolation.wait_s(name)
+        if wait_s > 0:
+            self._put_off(turn, HeldBack(turn.work, wait_s))
+            return
+        if not self._isolation.enter(name, lambda: self._go_on(runner)):
+            self._put_off(turn, Returned(turn.work))
+            return
+        started = turn.begun_at = time.monotonic()
+        if lease.is_exclusive:
+            runner.close()  # what the last instance left in its memory belongs to this one
+        try:
+            self._ensure_ready(runner)  # before the attempt counts: a worker that cannot start is nobody's fault
+            entry = self._begun.pop(name, None) or self._begin(turn)
+        except (Cancelled, MachineCondition) as why:
+            self._put_off(turn, Returned(turn.work, why if isinstance(why, MachineCondition) else None))
+            return
+        except WorkerKilled:
+            self._isolation.leave(name)
+            self._repeat(runner, lease, self._scheduler.retry_alone)
+            return
+        if entry.state is not InstanceStatus.ACTIVE:
+            self._put_off(turn, KnownOutcome(turn.work, entry))
+        elif isolation.is_given_up(entry.interruptions):
+            self._hand_on(_Attempted(turn, _given_up(entry), started))
+        else:
+            self._run(runner, lease, entry, started)
+
+    def _ensure_ready(self, runner: Runner) -> None:
+        """Have a worker.
+
+        Raises:
+            WorkerKilled: It is killed while it starts, and others hold memory.
+            WorkerUnstartable: None starts.
+            MachineCondition: The machine has no room for one more process.
+            Cancelled: The exporter stops.
+        """
+        try:
+            runner.ensure_ready()
+        except OSError as error:
+            raise MachineCondition(f"starting a worker process: {error.strerror}") from error
+        except WorkerKilled as killed:
+            if self._has_others(runner):
+                raise
+            raise WorkerUnstartable(f"worker processes do not start: {killed}; give the exporter more memory") from None
+
+    def _has_others(self, runner: Runner) -> bool:
+        return any(other.has_process for other in self._runners if other is not runner)
+
+    def _go_on(self, runner: Runner) -> bool:
+        runner.last_progress = time.monotonic()  # who waits for its turn is not stuck
+        return not self._stopping.is_set()
+
+    def _hand_on(self, attempted: _Attempted) -> None:
+        """Give an attempt that has an outcome to the publisher."""
+        self._order.identify(attempted.turn, attempted.outcome.identity)
+        self._isolation.pass_on(attempted.turn.work.name)
+        self._finished.put(attempted)
+
+    def _run(self, runner: Runner, lease: WorkerLease, entry: InstanceRow, started: float) -> None:
+        turn, work = lease.turn, lease.turn.work
+        has_asked = False
+        is_suspect = self._isolation.is_suspect(work.name)
+
+        def decide(identity: InstanceIdentity) -> Skipped | None:
+            nonlocal has_asked
+            has_asked = True
+            self._order.identify(turn, identity)
+            if is_suspect:
+                turn.identity = identity
+                turn.relation = self._ledger.identify(work.name, identity, work.ae_title)
+            return self._duplicate(turn)
+
+        folder: Path | None = None
+        try:
+            folder = self._take_folder()
+            received = work.source == "spool"
+            ours = received or work.path.is_relative_to(self._partial)
+            job = WorkerJob(str(work.path), str(folder), ask=True, received=received, ae_title=work.ae_title, ours=ours)
+            outcome = runner.run(job, decide, partial(self._scheduler.may_continue, lease))
+        except (MachineCondition, Cancelled, OSError) as why:
+            self._without_verdict(runner, turn, folder, why)
+        except SetAside:
+            self._go_on_later(turn, folder, entry)
+            self._repeat(runner, lease, self._scheduler.set_aside)
+        except WorkerKilled:
+            self._go_on_later(turn, folder, entry)
+            self._handle_killed(runner, lease)
+        else:
+            self._killed_alone.pop(work.name, None)
+            trouble = self._trouble(work, folder) if isinstance(outcome, Failed) else None
+            if trouble is not None:
+                self._interrupted(runner, turn, folder, trouble)
+            elif isinstance(outcome, Failed) and outcome.may_pass and entry.attempts < self._policy.attempts:
+                self._put_away(folder)
+                self._defer(runner, turn, outcome, self._policy.wait_s(entry.attempts))
+            else:
+                self._hand_on(_Attempted(turn, outcome, started, folder, has_asked))
+
+    def _go_on_later(self, turn: InputTurn, folder: Path | None, entry: InstanceRow) -> None:
+        """Keep an attempt, and the place of its instance in the order, for a later lease."""
+        self._put_away(folder)
+        self._begun[turn.work.name] = entry
+        self._isolation.leave(turn.work.name)
+
+    def _repeat(self, runner: Runner, lease: WorkerLease, hand_back: Callable[[WorkerLease], bool]) -> None:
+        """Hand a lease back to the scheduler; where that hands out nothing more, the attempt is given back."""
+        if not hand_back(lease):
+            self._begun.pop(lease.turn.work.name, None)
+            self._give_back(runner, lease.turn, None, None)
+
+    def _handle_killed(self, runner: Runner, lease: WorkerLease) -> None:
+        """Run an instance again alone; where its worker was killed although it was alone, leave it pending."""
+        if not lease.is_alone or self._has_others(runner):
+            self._repeat(runner, lease, self._scheduler.retry_alone)
+            return
+        turn, work = lease.turn, lease.turn.work
+        self._begun.pop(work.name, None)
+        self._killed_alone[work.name] += 1
+        wait_s = self._policy.wait_s(self._killed_alone[work.name])
+        message = (
+            "memory is short: its worker process was killed from outside with nothing else under way; pending. Give "
+            "the exporter more memory (MemoryMax of its service, the limit of its container), or lower "
+            "limits.memory_mb so that such instances are refused as too_large"
+        )
+        not_before = time.time() + wait_s
+        self._insist(runner, lambda: self._ledger.withdraw(work.name))  # the attempt does not count
+        self._insist(runner, lambda: self._ledger.defer(work.name, MEMORY_SHORT, message, not_before))
+        outcome = Failed(Reason.TOO_LARGE, message, may_pass=True)
+        self._put_off(turn, Deferred(work, outcome, time.monotonic() + wait_s, memory_short=True))
+
+    def _without_verdict(
+        self, runner: Runner, turn: InputTurn, folder: Path | None, why: MachineCondition | Cancelled | OSError
+    ) -> None:
+        match why:
+            case StorageUnavailable():
+                self._interrupted(runner, turn, folder, why)
+            case OSError():  # descriptors or processes are used up: the worker is not to blame
+                condition = MachineCondition(f"running a worker process: {why.strerror}")
+                self._give_back(runner, turn, folder, condition)
+            case MachineCondition():
+                self._give_back(runner, turn, folder, why)
+            case Cancelled():
+                self._give_back(runner, turn, folder, None)
+
+    def _give_back(
+        self, runner: Runner | None, turn: InputTurn, folder: Path | None, condition: MachineCondition | None
+    ) -> None:
+        """End an attempt without a verdict and without counting it."""
+        self._put_away(folder)
+        self._insist(runner, lambda: self._ledger.withdraw(turn.work.name))
+        self._put_off(turn, Returned(turn.work, condition))
+
+    def _interrupted(
+        self, runner: Runner | None, turn: InputTurn, folder: Path | None, condition: StorageUnavailable
+    ) -> None:
+        """End an attempt for a folder that was not there: of no account while it is not, counted once all is well."""
+        work = turn.work
+        lasting = self._lacking(work)
+        if lasting is not None:
+            self._give_back(runner, turn, folder, lasting)
+            return
+        self._put_away(folder)
+        counts: list[int] = []
+        self._insist(runner, lambda: counts.append(self._ledger.interrupt(work.name, str(condition))))
+        wait_s = max([self._policy.retry_after_s, *(self._isolation.interrupted(work.name, count) for count in counts)])
+        self._put_off(turn, HeldBack(work, wait_s))
+
+    def _trouble(self, work: WorkItem, folder: Path) -> StorageUnavailable | None:
+        """What the machine lacks now that can have made an instance fail; None where all is well."""
+        if not folder.is_dir():
+            return StorageUnavailable(f"media folder {self._media}: a folder of partial files is gone")
+        return self._lacking(work)
+
+    def _lacking(self, work: WorkItem) -> StorageUnavailable | None:
+        """What of our own folders cannot be used now; None where all can."""
+        probe = self._partial / f"{self._mark}-probe-{threading.get_ident()}"
+        try:
+            os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            probe.unlink()
+        except OSError as error:
+            if error.errno not in FULL:  # what is full says so itself
+                return StorageUnavailable(f"media folder {self._media}", error)
+        if work.source == "spool" or work.path.is_relative_to(self._partial):
+            try:
+                work.path.lstat()
+                with os.scandir(work.path.parent) as entries:
+                    next(entries, None)  # a disk that has failed may still know its names
+            except OSError as error:
+                return StorageUnavailable("the spool" if work.source == "spool" else "temporary copies", error)
+        return None
+
+    def _begin(self, turn: InputTurn) -> InstanceRow:
+        work = turn.work
+        return self._ledger.begin_attempt(
+            work.name,
+            size_bytes=work.size_bytes,
+            mtime_ns=work.mtime_ns,
+            source=work.source,
+            ae_title=work.ae_title,
+            number=turn.number,
+        )
+
+    def _duplicate(self, turn: InputTurn) -> Skipped | None:
+        """The outcome of an instance that is to be skipped because the same came before; None as long as unknown."""
+        if not self._policy.skip_duplicates or turn.relation is None or turn.relation.duplicate_of is None:
+            return None
+        return Skipped(SkipReason.DUPLICATE, "the same instance with the same content came before", turn.identity)
+
+    def _put_off(self, turn: InputTurn, result: Result) -> None:
+        """Hand back an instance that is not published now."""
+        self._order.leave(turn)
+        self._isolation.leave(turn.work.name)
+        self.results.put(result)
+
+    def _take_folder(self) -> Path:
+        """An empty folder for partial files; one level below `.partial`, where `exporter.results.intents` looks.
+
+        Raises:
+            OutOfSpace, StorageUnavailable: It cannot be made.
+        """
+        with suppress(queue.Empty):
+            while True:
+                folder = self._folders.get_nowait()
+                if folder.is_dir():  # somebody may have emptied `.partial`
+                    return folder
+        folder = self._partial / f"{self._mark}-{os.getpid()}-{next(self._numbers)}"
+        with _making(self._media):
+            folder.mkdir(mode=0o700)
+        return folder
+
+    def _put_away(self, folder: Path | None) -> None:
+        """Keep a folder of partial files for the next instance, if it is empty; delete it otherwise."""
+        if folder is None:
+            return
+        try:
+            is_empty = not any(folder.iterdir())
+        except OSError:
+            return  # it is gone, or will be with the next start
+        if is_empty:
+            self._folders.put(folder)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _defer(self, runner: Runner, turn: InputTurn, outcome: Failed, wait_s: float) -> None:
+        work, due, not_before = turn.work, time.monotonic() + wait_s, time.time() + wait_s
+        self._insist(runner, lambda: self._ledger.defer(work.name, outcome.reason, outcome.message, not_before))
+        self._isolation.clear(work.name)
+        self._put_off(turn, Deferred(work, outcome, due))
+
+    def _insist(self, runner: Runner | None, write: Callable[[], None]) -> None:
+        """Write to the ledger, and wait while the disk is full, unless the exporter stops (then the attempt counts)."""
+        while True:
+            if runner is None:
+                self._beat = time.monotonic()
+            else:
+                runner.last_progress = time.monotonic()  # who waits for space is not stuck
+            try:
+                write()
+            except MachineCondition as condition:
+                self.waits_for = condition
+                if self._stopping.wait(TICK_S):
+                    return
+            else:
+                self.waits_for = None
+                return
+
+    # -- publisher ---------------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        held: dict[int, _Attempted] = {}
+        last = False
+        while not last:
+            arrived, last = self._batch()
+            self._beat = time.monotonic()
+            held |= {one.turn.serial: one for one in arrived}
+            while ready := self._order.ready(one.turn for one in held.values()):
+                self._publish_batch([held.pop(turn.serial) for turn in ready])
+            self._append()
+        for one in held.values():  # they wait for what a supervisor had when it ended for good
+            self._give_back_now(one)
+
+    def _append(self) -> None:
+        """Write the lines of what was committed; where that cannot be now, they are safe in the ledger and follow."""
+        try:
+            self._appender.publish()
+        except OutOfSpace:
+            return
+        except MachineCondition as condition:
+            self.waits_for = self._lines_wait_for = condition
+        else:
+            if self._lines_wait_for is not None:
+                self.waits_for = self._lines_wait_for = None
+
+    def _batch(self) -> tuple[list[_Attempted], bool]:
+        """What is finished by now or within a moment of the first, and whether it is the last."""
+        batch: list[_Attempted] = []
+        wait_s, until = TICK_S, 0.0
+        with suppress(queue.Empty):
+            while len(batch) < BATCH:
+                item = self._finished.get(timeout=wait_s)
+                if not isinstance(item, _Attempted):
+                    return batch, item == "last"
+                batch.append(item)
+                until = until or time.monotonic() + GATHER_S
+                wait_s = max(until - time.monotonic(), 0.0)
+        return batch, False
+
+    def _finish(self, one: _Attempted) -> FinishedWork:
+        """What is published of an attempt, now that its relation is decided."""
+        duplicate = self._duplicate(one.turn) if one.has_asked else None
+        return FinishedWork(one.turn.work, duplicate or one.outcome, one.folder, one.turn.relation)
+
+    def _publish_batch(self, batch: list[_Attempted]) -> None:
+        finished = [self._finish(one) for one in batch]
+        pause_s = 1.0
+        uncounted = [one.turn for one in batch if not one.is_counted]
+        while True:
+            try:
+                if self._ownership is not None:
+                    self._ownership.confirm()
+                if uncounted:
+                    self._ledger.begin_many(
+                        Arrival(
+                            turn.work.name,
+                            turn.work.size_bytes,
+                            turn.work.mtime_ns,
+                            turn.work.source,
+                            number=turn.number,
+                        )
+                        for turn in uncounted
+                    )
+                    uncounted = []
+                outcomes = self._publisher.publish(finished)
+            except MachineCondition as condition:
+                self.waits_for = condition
+                if self._give_up(pause_s):
+                    for one in batch:
+                        self._give_back_now(one, condition)
+                    return
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            else:
+                self.waits_for = None
+                break
+        self._append()
+        now = time.monotonic()
+        for one, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, StorageUnavailable):
+                self._interrupted(None, one.turn, one.folder, outcome)
+                continue
+            self._order.leave(one.turn)
+            self._isolation.clear(one.turn.work.name)
+            self._isolation.leave(one.turn.work.name)
+            self._put_away(one.folder)
+            self.results.put(PublishedResult(one.turn.work, outcome, now - one.started))
+
+    def _give_back_now(self, one: _Attempted, condition: MachineCondition | None = None) -> None:
+        with suppress(MachineCondition):  # where not even that can be written, the attempt counts
+            self._ledger.withdraw(one.turn.work.name)
+        self._put_off(one.turn, Returned(one.turn.work, condition))
+
+    def _give_up(self, pause_s: float) -> bool:
+        """Pause because the disk is full; whether the exporter stops instead."""
+        until = time.monotonic() + pause_s
+        while time.monotonic() < until:
+            self._beat = time.monotonic()
+            if self._stopping.wait(TICK_S):
+                return True
+        return False
+
+
+class InProcess:
+    """A runner without a process and without limits on memory and time, for ``num_workers: 0``."""
+
+    def __init__(self, export: Export) -> None:
+        self._export = export
+        self._cancelled = False
+        self.last_progress = time.monotonic()
+
+    def ensure_ready(self) -> None:
+        """Refuse after `cancel`."""
+        if self._cancelled:
+            raise Cancelled
+
+    @property
+    def has_process(self) -> bool:
+        """None of its own: this process holds the memory."""
+        return False
+
+    def run(self, job: WorkerJob, decide: Decide, may_continue: Callable[[], bool]) -> Outcome:  # noqa: ARG002 - it goes on
+        """Export one instance here; a crash of native code ends everything."""
+        refusal: Skipped | None = None
+
+        def ask(identity: InstanceIdentity) -> None:
+            nonlocal refusal
+            refusal = decide(identity) if job.ask else None
+            if refusal is not None:
+                raise ExportStopped
+
+        try:
+            return self._export(job, ask)
+        except ExportStopped:
+            if refusal is None:
+                raise
+            return refusal
+
+    def cancel(self) -> None:
+        """Refuse further jobs; the current one cannot be given up."""
+        self._cancelled = True
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def _given_up(entry: InstanceRow) -> Failed:
+    message = (
+        f"given up: each of {entry.interruptions} attempts was interrupted, as by the end of the exporter, the last "
+        f"{isolation.ALONE} with nothing else under way"
+    )
+    return Failed(Reason.DECODER_CRASH, message, may_pass=False)
+
+
+@contextmanager
+def _making(folder: Path) -> Iterator[None]:
+    """Tell a full disk from a folder that cannot be used."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise OutOfSpace(f"media folder {folder}: {error.strerror}") from error
+        raise StorageUnavailable(f"media folder {folder}", error) from error

@@ -1,0 +1,395 @@
+"""Supervision of one worker process: start, one job at a time, limits from outside, and the end of it.
+
+Contract: `Worker.run` returns an `Outcome` for whatever the input does to the process: a crash, an endless loop, too
+much memory or nonsense on the pipe are outcomes too, and cost this one process; the next job gets a new one. Each
+`Worker` belongs to one thread (the kernel kills the process when that thread ends); only `cancel` may be called from
+another.
+
+Must never: trust what a worker sends beyond its form, show what a worker printed, or leave a process behind.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from exporter.errors import OutOfSpace, Reason, StorageUnavailable
+from exporter.outcome import Failed, InstanceIdentity, Outcome, Skipped, from_json
+from exporter.work.worker import PARENT_VARIABLE
+from listener.foundation.processes import own_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from exporter.work.protocol import WorkerJob
+
+    Decide = Callable[[InstanceIdentity], Skipped | None]
+    """Says whether an instance is exported (None), now that its identity is known."""
+
+PIPELINE: Final = "exporter.work.pipeline:prepare"
+START_TRIES: Final = 3
+START_S: Final = 120.0
+"""Most time that a process may take to load its libraries."""
+GROWTH_BYTES: Final = 160 << 20
+"""A process that holds so much more than at its start is replaced after its job."""
+LONGEST_MESSAGE_BYTES: Final = 256 << 20
+"""More than any record can have: headers are limited, and so are the values taken from them."""
+TICK_S: Final = 1.0
+_CHUNK: Final = 1 << 20
+_LAST_WORDS_BYTES: Final = 4096
+_DEATH_S: Final = 5.0
+
+
+class WorkerUnstartable(Exception):
+    """Worker processes do not start: nothing can be exported, and no instance is to blame."""
+
+
+class Cancelled(Exception):
+    """The exporter stops; the job was given up without a verdict."""
+
+
+class WorkerKilled(Exception):
+    """The process was killed from outside, most likely because memory is short: no verdict on the instance."""
+
+
+class SetAside(Exception):
+    """The job took long and others wait: it was given up without a verdict."""
+
+
+class _Gone(Exception):
+    """The process is dead, or was killed for what it did; holds the outcome of its job."""
+
+    def __init__(self, reason: Reason, message: str, *, may_pass: bool = True) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.may_pass = may_pass
+
+
+def _always() -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What every worker process is started with."""
+
+    settings: Mapping[str, Any]
+    """What the target needs to know, as JSON values."""
+    memory_bytes: int = 2 << 30
+    file_bytes: int = 64 << 30
+    """Largest file that a worker may write."""
+    cpu_s: float = 600.0
+    """Processor time that any job may take."""
+    cpu_base_s: float = math.inf
+    """Processor time that a job may take however small its file is, and seconds for each megabyte."""
+    cpu_s_per_mb: float = 0.0
+    wall_s: float = 900.0
+    target: str = PIPELINE
+    """``module:function`` that makes the export function from the settings."""
+    start_s: float = START_S
+    growth_bytes: int = GROWTH_BYTES
+
+    def hello(self) -> dict[str, Any]:
+        """The first message to the process."""
+        return {
+            "target": self.target,
+            "settings": self.settings,
+            "limits": {
+                "memory_bytes": self.memory_bytes,
+                "file_bytes": self.file_bytes,
+                "cpu_s": self.cpu_s,
+                "cpu_base_s": min(self.cpu_s, self.cpu_base_s),
+                "cpu_s_per_mb": self.cpu_s_per_mb,
+                "growth_bytes": self.growth_bytes,
+            },
+        }
+
+
+class Worker:
+    """One worker process after another, for the thread that makes this."""
+
+    def __init__(self, setup: WorkerSetup) -> None:
+        self._setup = setup
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()  # between `cancel` and the end of a process
+        self._cancelled = False
+        self._may_continue: Callable[[], bool] = _always
+        self._received = bytearray()
+        self._last_words = b""
+        self.starts = 0
+        """How many processes were started so far."""
+        self.last_progress = time.monotonic()
+        """When this was last seen to do its duty: the watchdog looks at it."""
+
+    @property
+    def has_process(self) -> bool:
+        """Whether there is a process, working or not."""
+        return self._process is not None
+
+    # -- life of the process -----------------------------------------------------------------------------------------
+
+    def ensure_ready(self) -> None:
+        """Have a process that can work; start one where there is none.
+
+        Raises:
+            WorkerUnstartable: It ends or says nothing before it is ready, several times in a row.
+            WorkerKilled: It is killed before it is ready, several times in a row.
+            Cancelled: `cancel` was called.
+        """
+        if self._process is not None and self._process.poll() is not None:
+            self._end()  # it died while it had nothing to do: no instance is to blame
+        tries = 0
+        while self._process is None:
+            try:
+                self._try_start()
+            except (WorkerUnstartable, WorkerKilled):
+                tries += 1
+                if tries == START_TRIES:
+                    raise
+
+    def _try_start(self) -> None:
+        self._start()
+        try:
+            self._send(self._setup.hello())
+            word, _ = self._message(time.monotonic() + self._setup.start_s, "start")
+        except _Gone as gone:
+            # No instance was opened yet, so what it printed can be shown.
+            last_line = self._last_words.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            hint = last_line[:300] or "it printed nothing; raise limits.memory_mb if it is low"
+            raise WorkerUnstartable(f"worker processes do not start ({gone}): {hint}") from None
+        if word != "ready":
+            self._end()
+            raise WorkerUnstartable(f"a worker process answers {word!r} instead of being ready")
+        self._last_words = b""
+
+    def _start(self) -> None:
+        environment = own_environment() | {
+            PARENT_VARIABLE: str(os.getpid()),
+            "OMP_NUM_THREADS": "1",  # as many workers as cores: threads inside them only fight
+            "OPENBLAS_NUM_THREADS": "1",
+            "MALLOC_ARENA_MAX": "2",
+        }
+        command = [sys.executable, "-P", "-m", "exporter.work.worker"]  # -P: no module of the current folder is run
+        with self._lock:
+            if self._cancelled:
+                raise Cancelled
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                bufsize=0,
+                process_group=0,  # a Ctrl-C of the terminal goes to the exporter alone
+            )
+        self._received.clear()
+        self._last_words = b""
+        self.starts += 1
+
+    def close(self) -> None:
+        """End the process, if there is one."""
+        self._end()
+
+    def cancel(self) -> None:
+        """Give up the current job and refuse others; from any thread."""
+        with self._lock:
+            self._cancelled = True
+            self._kill()
+
+    def _kill(self) -> None:
+        process = self._process
+        if process is not None and process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+    def _end(self) -> int:
+        """Kill the process and everything it may have started; its return code."""
+        process = self._process
+        if process is None:
+            return 0
+        with self._lock:
+            self._kill()
+            code = process.wait()
+            self._process = None
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+        return code
+
+    # -- one job -----------------------------------------------------------------------------------------------------
+
+    def run(self, job: WorkerJob, decide: Decide, may_continue: Callable[[], bool] = _always) -> Outcome:
+        """Export one instance; the time that `decide` takes does not count against its limit.
+
+        Args:
+            job: What to export.
+            decide: Called once the identity is known, where the job asks.
+            may_continue: Asked every `TICK_S`; where it says no, the job is given up.
+
+        Raises:
+            OutOfSpace: The worker found the disk full.
+            StorageUnavailable: It found a folder of ours gone.
+            Cancelled: `cancel` was called; there is no verdict.
+            SetAside: `may_continue` said no; there is no verdict.
+            WorkerKilled: Something else killed the process; there is no verdict.
+            WorkerUnstartable: There is no process, and none starts.
+        """
+        self.ensure_ready()
+        identity: InstanceIdentity | None = None
+        self._may_continue = may_continue
+        try:
+            deadline = time.monotonic() + self._setup.wall_s
+            self._send(asdict(job))
+            word, text = self._message(deadline, "export")
+            if word == "identity":
+                identity = _identity(text)
+                if identity is None:
+                    raise self._nonsense()
+                asked_at = time.monotonic()
+                skipped = decide(identity)
+                self._send("go" if skipped is None else "stop")
+                word, text = self._message(deadline + time.monotonic() - asked_at, "export")
+                if skipped is not None and word == "stopped":
+                    return skipped
+            return self._verdict(word, text)
+        except _Gone as gone:
+            return Failed(gone.reason, str(gone), gone.may_pass, identity)
+        finally:
+            self._may_continue = _always
+            self.last_progress = time.monotonic()
+
+    def _verdict(self, word: str, text: bytes) -> Outcome:
+        if word == "space":
+            raise OutOfSpace(_text(text))
+        if word == "unavailable":
+            raise StorageUnavailable(_text(text))
+        if word in {"outcome", "final"}:
+            with suppress(ValueError):  # pydantic's ValidationError is one; its text would quote what was sent
+                outcome = from_json(text)
+                if word == "final":
+                    self._end()
+                return outcome
+        raise self._nonsense()
+
+    def _nonsense(self) -> _Gone:
+        self._end()
+        return _Gone(Reason.DECODER_CRASH, "the worker process gave an answer that makes no sense")
+
+    # -- the pipe ----------------------------------------------------------------------------------------------------
+
+    def _send(self, message: object) -> None:
+        process = self._process
+        if process is None or process.stdin is None:
+            raise _Gone(Reason.DECODER_CRASH, "the worker process is gone")
+        rest = memoryview(json.dumps(message).encode("ascii") + b"\n")
+        try:
+            while rest:
+                rest = rest[os.write(process.stdin.fileno(), rest) :]
+        except BrokenPipeError:
+            raise self._death() from None
+
+    def _message(self, deadline: float, operation: str) -> tuple[str, bytes]:
+        """The next line, as its word and its JSON text; what the process prints meanwhile is dropped."""
+        process = self._process
+        if process is None or process.stdout is None or process.stderr is None:
+            raise _Gone(Reason.DECODER_CRASH, "the worker process is gone")
+        answers, noise = process.stdout.fileno(), process.stderr.fileno()
+        poll = select.poll()
+        poll.register(answers, select.POLLIN)
+        poll.register(noise, select.POLLIN)
+        while (end := self._received.find(b"\n")) < 0:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                self._end()
+                raise _Gone(Reason.TIMEOUT, f"{operation}: took longer than limits.wall_s permits; stopped")
+            if not self._may_continue():
+                self._end()
+                raise SetAside
+            if len(self._received) > LONGEST_MESSAGE_BYTES:
+                raise self._nonsense()
+            for fd, _ in poll.poll(min(left_s, TICK_S) * 1000):
+                chunk = os.read(fd, _CHUNK)
+                if fd == answers:
+                    if not chunk:
+                        raise self._death()
+                    self._received += chunk
+                elif chunk:
+                    self._last_words = (self._last_words + chunk)[-_LAST_WORDS_BYTES:]
+                else:
+                    poll.unregister(noise)
+            self.last_progress = time.monotonic()
+        line = bytes(self._received[:end])
+        del self._received[: end + 1]
+        word, _, text = line.partition(b" ")
+        return word.decode("ascii", "replace"), text
+
+    def _death(self) -> _Gone:
+        """Why the process ended by itself.
+
+        Raises:
+            Cancelled: It was `cancel`.
+            WorkerKilled: It was somebody else: the kernel, when memory is short, or a person.
+        """
+        process = self._process
+        if process is not None:
+            _await_death(process.pid)
+        code = self._end()
+        if self._cancelled:
+            raise Cancelled
+        if code == -signal.SIGXCPU:
+            message = (
+                "used more processor time than is permitted for its size (limits.cpu_s, limits.cpu_base_s, "
+                "limits.cpu_s_per_mb, limits.cpu_s_per_megapixel); stopped"
+            )
+            return _Gone(Reason.TIMEOUT, message, may_pass=False)  # it would again
+        if code == -signal.SIGKILL:
+            raise WorkerKilled("a worker process was killed from outside (memory may be short)")
+        if code < 0:
+            return _Gone(Reason.DECODER_CRASH, f"the worker process died of {_signal_name(-code)}")
+        return _Gone(Reason.DECODER_CRASH, f"the worker process ended with code {code}")
+
+
+def _await_death(pid: int) -> None:
+    """Wait until a child has ended, without collecting it: its pipe closes a moment before its end."""
+    with suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(pid)
+        try:
+            poll = select.poll()
+            poll.register(descriptor, select.POLLIN)
+            poll.poll(_DEATH_S * 1000)
+        finally:
+            os.close(descriptor)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _text(text: bytes) -> str:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    return value if isinstance(value, str) else "unknown"
+
+
+def _identity(text: bytes) -> InstanceIdentity | None:
+    """The identity in a worker's message; None where it is anything else."""
+    try:
+        values = json.loads(text)
+        return InstanceIdentity(**values) if all(isinstance(value, str) for value in values.values()) else None
+    except (ValueError, TypeError, AttributeError):
+        return None

@@ -1,0 +1,166 @@
+"""The worker process: exports one instance at a time, inside limits, and answers with data only.
+
+Contract: ``python -m exporter.work.worker`` reads lines of JSON on its standard input and writes lines ``<word>
+<JSON>`` on what was its standard output; everything else that is printed goes to its standard error, which the parent
+throws away.
+
+    parent                          worker
+    {target, settings, limits}  ->
+                                <-  ready {}
+    {path, folder, ask, ...}    ->
+                                <-  identity {...}      only where the job asks
+    "go" or "stop"              ->
+                                <-  outcome {...} | final {...} | stopped {} | space "message" | unavailable "message"
+
+After `final`, an outcome too, the process ends: it holds more memory than at its start.
+
+A native decoder may crash, loop or eat memory here: the parent kills the process and starts another. The process dies
+with the thread that started it, never outlives the exporter, and leaves no core dump.
+
+Must never: take patient data on its command line, in its environment or in its title; send anything but JSON.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
+
+from exporter.errors import OutOfSpace, StorageUnavailable
+from exporter.outcome import to_json
+from exporter.work.protocol import ExportStopped, WorkerJob
+from listener.foundation.cpu_limit import limit_cpu
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exporter.outcome import InstanceIdentity
+    from exporter.work.protocol import Ask, Export
+
+PARENT_VARIABLE: Final = "EXPORTER_PARENT_PID"
+_PR_SET_PDEATHSIG: Final = 1
+_PR_SET_DUMPABLE: Final = 4
+_PR_SET_NO_NEW_PRIVS: Final = 38
+
+
+class _Channel:
+    """The two ends of the conversation, moved away from the descriptors that libraries print to."""
+
+    def __init__(self) -> None:
+        self._input: BinaryIO = os.fdopen(os.dup(0), "rb", closefd=True)
+        self._output = os.dup(1)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.close(null)
+        os.dup2(2, 1)
+
+    def receive(self) -> Any:
+        """The next message; None when the parent is gone."""
+        line = self._input.readline()
+        return json.loads(line) if line.endswith(b"\n") else None
+
+    def send(self, word: str, text: bytes) -> None:
+        """Send one line; `text` is JSON, which has no raw newline."""
+        rest = memoryview(b"%s %s\n" % (word.encode("ascii"), text))
+        while rest:
+            rest = rest[os.write(self._output, rest) :]
+
+
+def main() -> int:
+    """Serve jobs until the parent closes the pipe."""
+    channel = _Channel()
+    _die_with_parent()
+    os.umask(0o077)  # of what libraries write, too: the exporter gives media the permissions of the settings
+    hello = channel.receive()
+    if hello is None:
+        return 0
+    _set_limits(hello["limits"])
+    module, _, name = hello["target"].partition(":")
+    export: Export = getattr(import_module(module), name)(hello["settings"])
+
+    def ask(identity: InstanceIdentity) -> None:
+        channel.send("identity", json.dumps(asdict(identity)).encode("ascii"))
+        if channel.receive() != "go":
+            raise ExportStopped
+
+    channel.send("ready", b"{}")
+    enough_bytes = _resident_bytes() + hello["limits"]["growth_bytes"]
+    while (message := channel.receive()) is not None:
+        job = WorkerJob(**message)
+        _allow_cpu(hello["limits"], job.path)
+        if not _answer(channel, export, job, ask, enough_bytes):
+            break
+    return 0
+
+
+def _answer(channel: _Channel, export: Export, job: WorkerJob, ask: Ask, enough_bytes: int) -> bool:
+    """Export and answer; whether another job may follow."""
+    try:
+        outcome = export(job, ask if job.ask else _go_on)
+    except OutOfSpace as condition:
+        channel.send("space", json.dumps(str(condition)).encode("ascii"))
+    except StorageUnavailable as condition:
+        channel.send("unavailable", json.dumps(str(condition)).encode("ascii"))
+    except ExportStopped:
+        channel.send("stopped", b"{}")
+    else:
+        is_final = _resident_bytes() > enough_bytes
+        channel.send("final" if is_final else "outcome", to_json(outcome))
+        return not is_final
+    return True
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - the parent may not look: no dumps allowed
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
+def _go_on(identity: InstanceIdentity) -> None:
+    """For jobs that do not ask."""
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that started it is gone; allow neither dumps nor privileges."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is not None and os.getppid() != int(parent):
+        os._exit(0)  # it died before the line above took effect
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as knob:  # noqa: PTH123 - a knob of the kernel
+        knob.write("500")  # when memory is short, this process goes first
+
+
+def _set_limits(limits: Mapping[str, float]) -> None:
+    """Apply the limits of the whole process."""
+    for kind, value in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_AS, int(limits["memory_bytes"])),
+        (resource.RLIMIT_FSIZE, int(limits["file_bytes"])),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (bound, bound))
+
+
+def _allow_cpu(limits: Mapping[str, float], path: str) -> None:
+    """Limit the processor time of the next job, by the size of its file."""
+    try:
+        size_bytes = Path(path).stat().st_size
+    except OSError:
+        size_bytes = 0  # the job says why it cannot be read
+    limit_cpu(min(limits["cpu_s"], limits["cpu_base_s"] + size_bytes * limits["cpu_s_per_mb"] / 1e6))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

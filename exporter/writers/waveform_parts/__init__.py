@@ -1,0 +1,5 @@
+"""Parts of the waveform writer.
+
+waveform_groups  multiplex groups as numbers
+drawing          waveforms as SVG and PNG
+"""

@@ -1,0 +1,557 @@
+"""Several receiving processes are one listener: to peers, to the spool, to counters and to whoever operates it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from tests.listener.sources.test_commitment import ON, Requester, ScriptedRequester, queued
+
+from listener.foundation.errors import SourceUnusable
+from listener.settings.listener import ListenerSettings
+from listener.sources.dimse.processes import pool
+from listener.sources.dimse.processes.child import read_settings
+from listener.sources.dimse.processes.messages import ChannelClosed, DescriptorChannel
+from listener.spool.names import is_of
+from tests.listener.process import listening
+from tests.listener.requestor import CT, Receiver, Requestor, data_set, eventually, pdu, pdv
+from tests.listener.requestor import stored_data_set as stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+    from types import ModuleType
+
+    Receive = Callable[..., Receiver]
+
+
+@pytest.fixture
+def two(receive: Receive) -> Receiver:
+    """A listener of two processes."""
+    return of_two(receive)
+
+
+def of_two(receive: Receive, *, listener: Mapping[str, Any] = MappingProxyType({}), **settings: Any) -> Receiver:
+    """A listener of two processes that both serve: its port may be open before, on a machine that is busy."""
+    receiver = receive(listener={"processes": 2, **listener}, **settings)
+    eventually(lambda: processes(receiver) == 2, "both processes serve", 60)
+    return receiver
+
+
+def processes(receiver: Receiver) -> int:
+    """How many processes serve, as `exporter status` tells."""
+    gauges: Any = receiver.daemon.counters.snapshot()["gauges"]
+    return int(gauges["receiving_processes"])
+
+
+def other_process(listener: int) -> psutil.Process:
+    """The process beside the listener's own."""
+
+    def found() -> list[psutil.Process]:
+        return [p for p in psutil.Process(listener).children() if is_member(p)]
+
+    def is_member(process: psutil.Process) -> bool:
+        try:
+            return "listener.sources.dimse.processes.child" in process.cmdline()
+        except psutil.Error:  # it has just ended
+            return False
+
+    eventually(lambda: len(found()) == 1, "there is one more process")
+    return found()[0]
+
+
+def is_of_the_listener(receiver: Receiver, path: Path) -> bool:
+    """Whether the listener's own process received a file, and not another one."""
+    return is_of(receiver.daemon._spool.mark, path.name)
+
+
+@contextmanager
+def handed_over(receiver: Receiver, **options: Any) -> Iterator[Requestor]:
+    """A requestor whose association goes to the other process: our own serves one that does nothing."""
+    with Requestor(receiver.port) as idle, Requestor(receiver.port, **options) as requestor:
+        # Connections are handed out in order; the answer to the first says that it has its place.
+        assert idle.associate()[0] == 2
+        yield requestor
+
+
+def test_associations_at_once_are_spread_and_every_byte_is_kept(two: Receiver) -> None:
+    with ExitStack() as stack:
+        requestors = [stack.enter_context(two.requestor()) for _ in range(6)]
+        assert {requestor.associate()[0] for requestor in requestors} == {2}
+        for number, requestor in enumerate(requestors):
+            for one in range(5):
+                assert requestor.store(f"1.2.{number}.{one}").status == 0
+            assert requestor.echo().status == 0
+        assert {requestor.release() for requestor in requestors} == {6}
+    two.wait_for("associations_released", 6)
+    files = two.new()
+    assert {stored(path) for path in files} == {data_set(f"1.2.{n}.{m}") for n in range(6) for m in range(5)}
+    assert sum(is_of_the_listener(two, path) for path in files) == 15
+    assert two.count("instances_stored") == 30
+    assert two.count("bytes_stored") == 30 * len(data_set("1.2.0.0"))
+    assert two.count("echoes") == 6
+
+
+def test_the_line_of_an_association_is_the_same_whoever_served_it(tmp_path: Path, free_port: int) -> None:
+    with listening(tmp_path, free_port, processes=2) as listener:
+        with Requestor(free_port) as first, Requestor(free_port) as second:
+            for requestor in (first, second):
+                assert requestor.associate()[0] == 2
+                assert requestor.store().status == 0
+            assert {first.release(), second.release()} == {6}
+        eventually(lambda: len(listener.associations) == 2, "both are told")
+        one, other = ({k: v for k, v in line.items() if k not in VARIES} for line in listener.associations)
+    assert one == other
+    assert one["stored"] == 1
+
+
+VARIES = ("seconds", "slowest_commit_s", "timestamp")
+
+
+def test_a_process_that_is_killed_costs_its_own_associations_and_is_replaced(two: Receiver) -> None:
+    process = other_process(os.getpid())
+    with two.requestor() as here, two.requestor() as there:
+        assert {here.associate()[0], there.associate()[0]} == {2}
+        assert there.store("1.2.1").status == 0
+        there.send(pdu(4, pdv(1, 3, there.store_command("1.2.2"))))
+        there.send(pdu(4, pdv(1, 0, data_set("1.2.2")[:500])))
+        eventually(lambda: len(list((two.spool / "tmp").iterdir())) == 1, "it is being received")
+        process.kill()
+        assert there.is_closed()
+        assert here.store("1.2.3").status == 0
+        two.wait_for("receiving_processes_ended")
+        assert here.release() == 6
+    eventually(lambda: not list((two.spool / "tmp").iterdir()), "what it had begun is deleted")
+    assert {stored(path) for path in two.new()} == {data_set("1.2.1"), data_set("1.2.3")}
+    eventually(lambda: other_process(os.getpid()).pid != process.pid, "another process is there")
+
+    def is_served_there() -> bool:
+        with handed_over(two) as requestor:
+            assert requestor.associate()[0] == 2
+            assert requestor.store("1.2.4").status == 0
+        return not is_of_the_listener(two, two.new()[-1])
+
+    eventually(is_served_there, "the new process serves")
+
+
+def test_a_process_that_hangs_is_ended_and_replaced(receive: Receive, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver = of_two(receive)
+    process = other_process(os.getpid())
+    process.suspend()
+    monkeypatch.setattr(pool, "BUSY_S", 1.5)
+    time.sleep(2.0)  # the silence itself
+    with handed_over(receiver) as requestor:
+        assert requestor.associate()[0] == 2  # by the listener's own
+    monkeypatch.setattr(pool, "SILENT_S", 1.0)
+    eventually(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, "it is ended")
+    monkeypatch.undo()
+    eventually(lambda: other_process(os.getpid()).pid != process.pid, "another process is there")
+    with receiver.requestor() as requestor:
+        assert requestor.associate()[0] == 2
+        assert requestor.store().status == 0
+
+
+def test_no_process_outlives_the_listener_not_even_one_that_is_killed(tmp_path: Path, free_port: int) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text(json.dumps({"listener": {"port": free_port, "processes": 3}}))
+    command = [sys.executable, "-m", "listener", "--config", str(config), "--data", str(tmp_path / "data")]
+    with psutil.Popen(command) as listener, ExitStack() as stack:
+        eventually(lambda: len(listener.foundation.processes()) == 2 and is_open(free_port), "it listens", 30)
+        others = listener.foundation.processes()
+        requestors = [stack.enter_context(Requestor(free_port)) for _ in range(3)]
+        assert {requestor.associate()[0] for requestor in requestors} == {2}
+        listener.kill()
+        assert psutil.wait_procs(others, 5)[1] == []
+        assert all(requestor.is_closed() for requestor in requestors)
+
+
+def is_open(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_signals_that_reach_the_whole_group_are_the_business_of_the_listener(two: Receiver) -> None:
+    process = other_process(os.getpid())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        process.send_signal(number)
+    with handed_over(two) as requestor:
+        assert requestor.associate()[0] == 2
+        assert requestor.store().status == 0
+    assert process.is_running()
+
+
+def test_bounds_hold_for_all_processes_together(receive: Receive) -> None:
+    receiver = of_two(receive, listener={"limits": {"max_associations": 4, "max_associations_per_peer": 3}})
+    with ExitStack() as stack:
+        first = [stack.enter_context(receiver.requestor()) for _ in range(3)]
+        assert [requestor.associate()[0] for requestor in first] == [2, 2, 2]
+        assert stack.enter_context(receiver.requestor()).associate() == (3, bytes((0, 2, 3, 2)))
+        other = stack.enter_context(receiver.requestor(source="127.0.0.2"))
+        assert other.associate()[0] == 2
+        late = stack.enter_context(receiver.requestor(source="127.0.0.3"))
+        assert late.associate() == (3, bytes((0, 2, 3, 2)))
+        assert {requestor.release() for requestor in (*first, other)} == {6}
+        receiver.wait_for("associations_released", 4)
+        again = [stack.enter_context(receiver.requestor(source="127.0.0.4")) for _ in range(3)]
+        assert [requestor.associate()[0] for requestor in again] == [2, 2, 2]
+
+
+def test_silent_connections_make_room_wherever_they_are(receive: Receive) -> None:
+    receiver = of_two(receive, listener={"limits": {"max_associations": 4}})
+    with ExitStack() as stack:
+        silent = [stack.enter_context(receiver.requestor(source="127.0.0.2")) for _ in range(4)]
+        for number in range(4):
+            requestor = stack.enter_context(receiver.requestor(source=f"127.0.0.{number + 3}"))
+            assert requestor.associate()[0] == 2
+            assert requestor.store().status == 0
+        assert all(requestor.is_closed() for requestor in silent)
+
+
+def test_settings_that_are_read_again_reach_every_process(receive: Receive) -> None:
+    receiver = of_two(receive)
+    with handed_over(receiver) as requestor:
+        assert requestor.associate(called="NEW") == (3, bytes((0, 1, 1, 7)))
+    settings = receiver.settings.listener.model_copy(update={"more_ae_titles": ("NEW",)})
+    receiver.daemon.reload(ListenerSettings(listener=settings))
+
+    def is_known() -> bool:
+        with handed_over(receiver) as requestor:
+            return requestor.associate(called="NEW")[0] == 2
+
+    eventually(is_known, "the other process knows the new AE title")
+
+
+def test_a_lack_of_room_is_told_by_every_process(receive: Receive) -> None:
+    receiver = of_two(receive, spool={"refuse_below_bytes": 0, "reject_below_bytes": 0})
+    with handed_over(receiver) as requestor:
+        assert requestor.associate()[0] == 2
+        assert requestor.store("1.2.1").status == 0
+        marks = {"refuse_below_bytes": 1 << 60, "resume_above_bytes": 1 << 60, "reject_below_bytes": 0}
+        receiver.daemon.reload(
+            ListenerSettings.model_validate({"listener": receiver.settings.listener, "spool": marks})
+        )
+        eventually(lambda: requestor.store("1.2.2").status == 0xA700, "it refuses")
+    receiver.wait_for("instances_out_of_space")
+
+
+def test_what_is_under_way_in_any_process_is_answered_when_the_listener_stops(two: Receiver) -> None:
+    with two.requestor() as idle, two.requestor() as requestor:
+        assert {idle.associate()[0], requestor.associate()[0]} == {2}
+        content = data_set("1.2.3")
+        requestor.send(pdu(4, pdv(1, 3, requestor.store_command("1.2.3"))))
+        requestor.send(pdu(4, pdv(1, 0, content[:500])))
+        eventually(lambda: len(list((two.spool / "tmp").iterdir())) == 1, "it is being received")
+        stopped: list[int] = []
+        stop = threading.Thread(target=lambda: stopped.append(two.daemon.stop()))
+        stop.start()
+        assert idle.receive()[0] == 7
+        requestor.send(pdu(4, pdv(1, 2, content[500:])))
+        assert requestor.response().status == 0
+        stop.join(10)
+    assert stopped == [0]
+    assert [stored(path) for path in two.new()] == [content]
+    assert two.count("instances_stored") == 1
+
+
+def test_what_does_not_end_in_time_is_cut_off_and_counted(receive: Receive) -> None:
+    receiver = of_two(receive, listener={"deadlines": {"drain_s": 2.0}})
+    with handed_over(receiver) as requestor:
+        assert requestor.associate()[0] == 2
+        requestor.send(pdu(4, pdv(1, 3, requestor.store_command())))
+        requestor.send(pdu(4, pdv(1, 0, data_set()[:500])))
+        eventually(lambda: len(list((receiver.spool / "tmp").iterdir())) == 1, "it is being received")
+        process = other_process(os.getpid())
+        assert receiver.daemon.stop() == 1
+        assert not process.is_running()
+        assert requestor.is_closed()
+
+
+def test_the_handshake_of_tls_takes_place_where_the_association_is_served(receive: Receive, certificate: Path) -> None:
+    receiver = of_two(receive, listener={"tls": {"certificate": str(certificate)}})
+    context = ssl.create_default_context(cafile=certificate)
+    for _ in range(2):
+        with Requestor(receiver.port) as idle, Requestor(receiver.port) as requestor:
+            for one in (idle, requestor):
+                one.sock = context.wrap_socket(one.sock, server_hostname="localhost")
+                assert one.associate()[0] == 2
+                assert one.store().status == 0
+                assert one.release() == 6
+    receiver.wait_for("associations_released", 4)
+    assert 1 <= sum(is_of_the_listener(receiver, path) for path in receiver.new()) <= 3
+
+
+# pynetdicom 3.0.4 breaks over a report that comes while its association is aborted.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_storage_commitment_is_one_service_whichever_process_is_asked(receive: Receive, free_port: int) -> None:
+    targets = [{"ae_title": "REQUESTER", "host": "127.0.0.1", "port": free_port}]
+    receiver = of_two(receive, listener={"commitment": ON | {"targets": targets}})
+    with receiver.requestor() as here, receiver.requestor() as there:
+        assert {here.associate()[0], there.associate()[0]} == {2}
+        assert {here.store("1.2.1").status, there.store("1.2.2").status} == {0}
+        assert {here.release(), there.release()} == {6}
+    receiver.wait_for("associations_released", 2)
+    with ExitStack() as stack:
+        for number in range(2):  # the second is handed over
+            requester = Requester()
+            assert requester.ask(receiver.port, (CT, "1.2.1"), (CT, "1.2.2")) == 0
+            assert [kind for kind, _ in requester.reports] == [1]
+            receiver.wait_for("commitment_reports_delivered", number + 1)
+            if number == 0:
+                assert stack.enter_context(receiver.requestor()).associate()[0] == 2
+        assert not list((receiver.spool / "commitment").iterdir())
+        later = Requester()
+        server = later.ae.start_server(("127.0.0.1", free_port), block=False, evt_handlers=later.handlers())
+        assert server is not None
+        try:
+            assert later.ask(receiver.port, (CT, "1.2.1"), wait=False) == 0
+            assert later.got.wait(10)
+        finally:
+            server.shutdown()
+    assert [kind for kind, _ in later.reports] == [1]
+
+
+def test_a_receiving_process_that_is_killed_leaves_its_reports_for_new_associations(
+    receive: Receive,
+) -> None:
+    receiver = of_two(receive, listener={"commitment": ON})
+    with handed_over(receiver) as requestor, receiver.requestor() as other:
+        requester, third = ScriptedRequester(requestor), ScriptedRequester(other)
+        for one in (requester, third):
+            assert one.ask() == 0
+            one.report()
+        assert len(queued(receiver, "*.held")) == 2
+        other_process(os.getpid()).kill()
+        eventually(lambda: len(queued(receiver, "*.json")) == 1, "what it held is released", 20)
+        assert len(queued(receiver, "*.held")) == 1
+
+
+def test_without_another_process_the_listener_serves_everybody(
+    receive: Receive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    receiver = receive(listener={"processes": 2})
+    assert processes(receiver) == 1
+    with ExitStack() as stack:
+        requestors = [stack.enter_context(receiver.requestor()) for _ in range(4)]
+        assert {requestor.associate()[0] for requestor in requestors} == {2}
+        assert {requestor.store().status for requestor in requestors} == {0}
+    assert all(is_of_the_listener(receiver, path) for path in receiver.new())
+
+
+def test_a_port_that_is_taken_leaves_no_process_behind(receive: Receive, free_port: int) -> None:
+    with socket.create_server(("127.0.0.1", free_port)), pytest.raises(SourceUnusable, match="in use"):
+        receive(listener={"port": free_port, "processes": 3})
+    assert [p for p in psutil.Process().children() if "listener.sources.dimse.processes.child" in p.cmdline()] == []
+
+
+def test_a_process_without_threads_gives_connections_back(two: Receiver) -> None:
+    process = other_process(os.getpid())
+    limit = process.memory_info().vms + (300 << 10)  # no address space for the stack of a thread
+    resource.prlimit(process.pid, resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    with handed_over(two) as requestor:
+        assert requestor.associate()[0] == 2
+        assert requestor.store().status == 0
+    assert [is_of_the_listener(two, path) for path in two.new()] == [True]
+    assert process.is_running()
+
+
+def test_a_channel_ends_with_either_process() -> None:
+    ours, theirs = DescriptorChannel.pair()
+    other = DescriptorChannel(theirs)
+    assert ours.send({"word": 1})
+    assert other.receive() == ({"word": 1}, None)
+    assert other.receive(0) is None
+    ours.close()
+    with pytest.raises(ChannelClosed):
+        other.receive(5)
+    assert not other.send({"word": 2})
+    other.close()
+
+
+def test_settings_arrive_as_they_were_sent(certificate: Path, tmp_path: Path) -> None:
+    passcode = tmp_path / "passcode"
+    passcode.write_text("secret\n")
+    sent = ListenerSettings.model_validate(
+        {
+            "listener": {
+                "host": "0.0.0.0",  # noqa: S104 - nothing is bound
+                "more_ae_titles": ["A", "B"],
+                "peers": [{"ae_title": "PEER", "networks": ["192.0.2.0/24", "2001:db8::/32"]}, {"ae_title": "OTHER"}],
+                "users": [{"name": "user", "passcode_file": str(passcode)}],
+                "tls": {"certificate": str(certificate), "minimum_version": "1.3"},
+                "commitment": {"enabled": True, "targets": [{"ae_title": "T", "host": "192.0.2.1", "port": 104}]},
+            },
+            "spool": {"keep_days": 1.5, "sync_folder": "always"},
+            "log": {"level": "warning", "format": "json"},
+        }
+    )
+    descriptor = os.memfd_create("settings")
+    os.write(descriptor, json.dumps(sent.model_dump(mode="json", include={"listener", "spool", "log"})).encode())
+    assert read_settings(descriptor) == sent
+
+
+def test_a_process_without_descriptors_gives_connections_back(two: Receiver) -> None:
+    """The descriptor of the connection cannot be received; who sent it must not wait for ever."""
+    process = other_process(os.getpid())
+    _, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, most))  # those it has stay open
+    with handed_over(two) as requestor:
+        assert requestor.associate()[0] == 2
+        assert requestor.store().status == 0
+    assert [is_of_the_listener(two, path) for path in two.new()] == [True]
+    assert process.is_running()
+
+
+@pytest.mark.parametrize(("module", "call"), [(socket, "socketpair"), (os, "memfd_create")])
+def test_a_process_that_ends_while_there_are_no_descriptors_is_replaced_once_there_are(
+    two: Receiver, monkeypatch: pytest.MonkeyPatch, module: ModuleType, call: str
+) -> None:
+    tried: list[str] = []
+
+    def without_descriptors(*_: object) -> None:
+        tried.append(call)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    process = other_process(os.getpid())
+    monkeypatch.setattr(module, call, without_descriptors)
+    process.kill()
+    eventually(lambda: tried, "another one is started, in vain", 30)
+    eventually(lambda: processes(two) == 1, "the listener serves alone", 30)
+    monkeypatch.undo()
+    eventually(lambda: other_process(os.getpid()).pid != process.pid, "another process is there", 30)
+    assert two.daemon.is_alive()
+    eventually(lambda: processes(two) == 2, "both processes serve", 60)
+    with handed_over(two) as requestor:
+        assert requestor.associate()[0] == 2
+
+
+def test_settings_that_a_process_had_no_descriptor_for_reach_it_later(receive: Receive) -> None:
+    receiver = of_two(receive)
+    process = other_process(os.getpid())
+    before = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    settings = receiver.settings.listener.model_copy(update={"more_ae_titles": ("NEW",)})
+    receiver.daemon.reload(ListenerSettings(listener=settings))
+    with handed_over(receiver) as requestor:  # comes back: what was sent before it has arrived
+        assert requestor.associate()[0] == 2
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, before)
+
+    def is_known_there() -> bool:
+        with handed_over(receiver) as requestor:
+            accepted = requestor.associate(called="NEW")[0] == 2
+            if accepted:
+                assert requestor.store().status == 0
+        return accepted and not is_of_the_listener(receiver, receiver.new()[-1])
+
+    eventually(is_known_there, "the other process knows the new AE title")
+
+
+def test_a_process_that_cannot_use_new_settings_gets_no_connection_until_it_can(
+    receive: Receive, certificate: Path, tmp_path: Path
+) -> None:
+    """A certificate that is gone again when the other process reads it; the listener's own could read it."""
+    pem = tmp_path / "listener.pem"
+    pem.write_bytes(certificate.read_bytes())
+    receiver = of_two(receive, listener={"tls": {"certificate": str(pem)}})
+    context = ssl.create_default_context(cafile=certificate)
+    process = other_process(os.getpid())
+    process.suspend()
+    settings = receiver.settings.listener.model_copy(update={"more_ae_titles": ("NEW",)})
+    receiver.daemon.reload(ListenerSettings(listener=settings))
+    pem.rename(tmp_path / "away.pem")
+    process.resume()
+
+    def is_served(title: str) -> bool:
+        """Whether an association is accepted; by the listener's own process or by the other, as the spool tells."""
+        with Requestor(receiver.port) as idle, Requestor(receiver.port) as requestor:
+            for one in (idle, requestor):
+                one.sock = context.wrap_socket(one.sock, server_hostname="localhost")
+            assert idle.associate()[0] == 2
+            accepted = requestor.associate(called=title)[0] == 2
+            return accepted and requestor.store().status == 0
+
+    until = time.monotonic() + 3.0  # long enough for it to be told again, more than once
+    while time.monotonic() < until:
+        assert is_served("NEW"), "the old settings do not know this AE title"
+        assert is_of_the_listener(receiver, receiver.new()[-1])
+    (tmp_path / "away.pem").rename(pem)
+    eventually(
+        lambda: is_served("NEW") and not is_of_the_listener(receiver, receiver.new()[-1]),
+        "the other process serves by the new settings",
+        30,
+    )
+    assert other_process(os.getpid()).pid == process.pid
+
+
+def test_a_connection_that_comes_back_while_the_listener_stops_is_closed(
+    two: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = other_process(os.getpid())
+    _, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    process.suspend()
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, most))  # it cannot receive the connection
+    (member,) = two.daemon._dimse._crew._members
+    end = pool._PoolProcess.terminate
+
+    def resume_and_end(member: pool._PoolProcess, until: float) -> int:
+        process.resume()  # what it says now is heard by nobody else
+        return end(member, until)
+
+    monkeypatch.setattr(pool._PoolProcess, "end", resume_and_end)
+    with two.requestor() as idle, two.requestor() as requestor:
+        assert idle.associate()[0] == 2
+        eventually(lambda: member._places, "the second connection is handed over")
+        places = [*member._places.values()]
+        two.daemon.stop()
+        assert [place.sock.fileno() for place in places] == [-1]
+        assert requestor.is_closed()
+
+
+def test_a_killed_process_that_does_not_end_keeps_nobody_waiting(
+    two: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for a disk that hangs: it is dead to us, and cannot be waited for."""
+    process = other_process(os.getpid())
+    ends = threading.Event()
+    poll, wait = subprocess.Popen.poll, subprocess.Popen.wait
+
+    def poll_later(popen: subprocess.Popen[bytes]) -> int | None:
+        return poll(popen) if ends.is_set() else None
+
+    def wait_longer(popen: subprocess.Popen[bytes], timeout: float | None = None) -> int:
+        if not ends.wait(timeout):
+            raise subprocess.TimeoutExpired("", timeout or 0)
+        return wait(popen, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "poll", poll_later)
+    monkeypatch.setattr(subprocess.Popen, "wait", wait_longer)
+    try:
+        process.kill()
+        eventually(lambda: two.count("receiving_processes_ended") == 1, "its end is noticed")
+        for _ in range(3):
+            with two.requestor() as requestor:
+                requestor.sock.settimeout(5)
+                assert requestor.associate()[0] == 2
+                assert requestor.store().status == 0
+        assert two.daemon.is_alive()
+        assert processes(two) == 1
+    finally:
+        ends.set()
+    eventually(lambda: processes(two) == 2, "another process serves", 60)

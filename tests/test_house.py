@@ -1,0 +1,200 @@
+"""The rules of the house that a reader relies on: one word for one thing, folders that are floors, no dead names."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import tokenize
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGES = ("exporter", "listener")
+MOST_MODULES_AT_A_ROOT = 8
+LONGEST_SUBJECT = 72
+SUBJECTS_SINCE = "2026-11-28T13:00:00+00:00"
+"""Commits before the rule existed keep the subjects they have."""
+SPOOL_FOLDERS = {"new", "active", "done", "quarantine"}
+WORDS_READ_TWICE = re.compile(r"\b(told|whoever|is none|are none)\b|; (how many|whether|what)\b")
+
+
+def sources() -> list[Path]:
+    return sorted(path for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py"))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(REPOSITORY).as_posix()
+
+
+TREES = {path: ast.parse(path.read_text()) for path in sources()}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in TREES}
+
+
+def imported(tree: ast.Module) -> set[str]:
+    """Own modules that a file imports anywhere, for types only included."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in MODULES else node.module)
+    return found & MODULES.keys()
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Strongly connected components of more than one node (Tarjan)."""
+    index: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        index[node] = lowest[node] = len(index)
+        stack.append(node)
+        for other in sorted(graph.get(node, ())):
+            if other not in index:
+                visit(other)
+                lowest[node] = min(lowest[node], lowest[other])
+            elif other in stack:
+                lowest[node] = min(lowest[node], index[other])
+        if lowest[node] == index[node]:
+            component = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(component) > 1:
+                found.append(sorted(component))
+
+    for node in sorted(graph):
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_public_class_names_are_unique() -> None:
+    places: dict[str, list[str]] = defaultdict(list)
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places[node.name].append(f"{relative(path)}:{node.lineno}")
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
+
+
+def test_siblings_do_not_import_in_circles() -> None:
+    siblings: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for path, tree in TREES.items():
+        mine = path.relative_to(REPOSITORY).with_suffix("").parts
+        for name in imported(tree):
+            theirs = MODULES[name].relative_to(REPOSITORY).with_suffix("").parts
+            shared = next((i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b), None)
+            if shared is not None and "__init__" not in {mine[shared], theirs[shared]}:
+                siblings["/".join(mine[:shared])][mine[shared]].add(theirs[shared])
+    assert {folder: found for folder, graph in siblings.items() if (found := circles(graph))} == {}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_roots_are_small(package: str) -> None:
+    assert len(list((REPOSITORY / package).glob("*.py"))) <= MOST_MODULES_AT_A_ROOT
+
+
+def test_nobody_but_the_spool_knows_its_folders() -> None:
+    strangers = []
+    for path, tree in TREES.items():
+        if relative(path).startswith("listener/spool/"):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
+                if node.right.value in SPOOL_FOLDERS:
+                    strangers.append(f"{relative(path)}:{node.lineno}: / {node.right.value!r}")
+    assert strangers == []
+
+
+def test_every_package_docstring_lists_its_modules() -> None:
+    missing = {}
+    for path, tree in TREES.items():
+        if path.name != "__init__.py":
+            continue
+        text = ast.get_docstring(tree) or ""
+        names = {p.stem for p in path.parent.glob("*.py")} | {p.parent.name for p in path.parent.glob("*/__init__.py")}
+        unnamed = {name for name in names - {"__init__", "__main__"} if not re.search(rf"\b{name}\b", text)}
+        if unnamed:
+            missing[relative(path)] = sorted(unnamed)
+    assert missing == {}
+
+
+def test_docstring_summaries_are_plain() -> None:
+    found = []
+    for path, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                summary = (ast.get_docstring(node) or "").split("\n\n")[0]
+                if WORDS_READ_TWICE.search(summary):
+                    found.append(f"{relative(path)}:{getattr(node, 'lineno', 1)}: {summary}")
+    assert found == []
+
+
+def test_commit_subjects_are_short() -> None:
+    git = ["git", "log", f"--since={SUBJECTS_SINCE}", "--no-merges", "--format=%s"]
+    done = subprocess.run(git, cwd=REPOSITORY, capture_output=True, check=False, text=True)
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    assert [subject for subject in done.stdout.splitlines() if len(subject) > LONGEST_SUBJECT] == []
+
+
+def _names_defined(tree: ast.Module) -> set[str]:
+    """Module-level and class-level functions, classes and constants without a decorator that registers them."""
+    found = set()
+    for holder in [tree, *(n for n in ast.walk(tree) if isinstance(n, ast.ClassDef))]:
+        for node in holder.body:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                kinds = {ast.unparse(d).partition("(")[0] for d in node.decorator_list}
+                if kinds <= {
+                    "staticmethod",
+                    "classmethod",
+                    "property",
+                    "dataclass",
+                    "cached_property",
+                    "contextmanager",
+                }:
+                    found.add(node.name)
+            elif holder is tree and isinstance(node, (ast.Assign, ast.AnnAssign)):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in found if not (name.startswith("__") and name.endswith("__"))}
+
+
+CALLED_FROM_OUTSIDE = {
+    "export_file": "the Python interface",
+    "backfill": "the Python interface",
+    "_missing_": "enum calls it",
+    "run": "subclasses of Thread",
+}
+"""Names that no code of ours mentions a second time, and who uses them."""
+
+
+def test_no_name_is_dead() -> None:
+    mentions: Counter[str] = Counter()
+    for path in TREES:
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+            if token.type == tokenize.NAME:
+                mentions[token.string] += 1
+            elif token.type == tokenize.STRING and not token.string.startswith(('"""', 'r"""')):
+                mentions.update(re.findall(r"\w+", token.string))
+    dead = {
+        f"{relative(path)}: {name}"
+        for path, tree in TREES.items()
+        for name in _names_defined(tree)
+        if mentions[name] < 2 and name not in CALLED_FROM_OUTSIDE
+    }
+    assert dead == set()
