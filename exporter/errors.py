@@ -120,20 +120,6 @@ class CorruptPixels(ExportError):
     reason = Reason.CORRUPT_PIXELS
 
 
-class DecoderCrash(ExportError):
-    """The worker process died (signal, out of memory) while it worked on the instance."""
-
-    reason = Reason.DECODER_CRASH
-    may_pass = True
-
-
-class ExportTimeout(ExportError):
-    """The worker used up the wall or CPU time that one instance may take."""
-
-    reason = Reason.TIMEOUT
-    may_pass = True
-
-
 class EncodeFailed(ExportError):
     """The output encoder refused."""
 
@@ -145,19 +131,6 @@ class VerifyFailed(ExportError):
     """The written file, decoded back, is not what was meant to be written."""
 
     reason = Reason.VERIFY_FAILED
-    may_pass = True
-
-
-class PrivacyUnknown(ExportError):
-    """The privacy profile cannot prove that the output is clean, so there is none."""
-
-    reason = Reason.PRIVACY_UNKNOWN
-
-
-class Internal(ExportError):
-    """A defect of ours, kept apart so that it is never mistaken for a bad input."""
-
-    reason = Reason.INTERNAL
     may_pass = True
 
 
@@ -182,7 +155,3 @@ class SkipInstance(Exception):
     def __init__(self, reason: SkipReason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-
-
-BY_REASON: dict[Reason, type[ExportError]] = {cls.reason: cls for cls in ExportError.__subclasses__()}
-"""Every failure reason and the class that carries it."""

@@ -114,9 +114,9 @@ def test_nobody_but_the_spool_knows_its_folders() -> None:
         if relative(path).startswith("listener/spool/"):
             continue
         for node in ast.walk(tree):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
-                if node.right.value in SPOOL_FOLDERS:
-                    strangers.append(f"{relative(path)}:{node.lineno}: / {node.right.value!r}")
+            joined = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+            if joined and isinstance(node.right, ast.Constant) and node.right.value in SPOOL_FOLDERS:
+                strangers.append(f"{relative(path)}:{node.lineno}: / {node.right.value!r}")
     assert strangers == []
 
 

@@ -19,7 +19,6 @@ nothing heavy, so that they answer at once.
     reconcile         `exporter reconcile`
     config_reference  documentation made from the settings
     signals           a first and a second Ctrl-C
-    spoolview         counts of a spool that is looked at from outside
     status            `exporter status`
 """
 

@@ -16,8 +16,8 @@ from cyclopts import Parameter
 
 from exporter.commands import ExitCode
 from exporter.commands.options import DataOptions, existing, in_words
-from exporter.commands.spoolview import SpoolView
 from listener.foundation.text import printable
+from listener.spool.view import SpoolView
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from exporter.settings.settings import LimitSettings
 
 CHUNK = 1 << 20
-_TRAILER = 8
-"""Bytes of check values that some writers leave behind the last block: Adler-32, or those of gzip (RFC 1952 2.3.1)."""
 IN_MEMORY = 8 << 20
 """Largest inflated data set that is kept in memory."""
 

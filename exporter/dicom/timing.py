@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from pydicom import Dataset
 
-    from exporter.dicom.instance import Instance
 
 DEFAULT_RATE_HZ = 30.0
 
@@ -129,12 +128,6 @@ class Schedule:
             return Timing(source=self.source, rate_hz=float(1 / self.period))
         times = tuple(float(start * 1000) for start in self.starts or ())
         return Timing(source=self.source, rate_hz=None, variable=True, frame_times_ms=times)
-
-
-def timing_of(instance: Instance, *, default_rate_hz: float = DEFAULT_RATE_HZ) -> Timing:
-    """The timing of an instance as its record tells it."""
-    frames = instance.pixels.frames if instance.pixels is not None else 1
-    return schedule_of(instance.header, frames, default_rate_hz=default_rate_hz).timing
 
 
 def schedule_of(header: Dataset, frames: int, *, default_rate_hz: float = DEFAULT_RATE_HZ) -> Schedule:

@@ -5,7 +5,7 @@ Contract: `FrameElements.of(index, macro, keyword)` finds the value that holds f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from exporter.dicom.elements import READING_ERRORS, is_unreadable_sequence, name_of, value_of
 
@@ -53,14 +53,6 @@ class FrameElements:
             note = f"{name_of(keyword)} cannot be read: what it says of frames is not applied"
             if note not in self._notes:
                 self._notes.append(note)
-
-    def value_for(self, index: int, macro: str, keyword: str) -> Any:
-        """The value of an element for one frame, None where it is absent.
-
-        Raises:
-            ValueError: It cannot be read.
-        """
-        return value_of(self.item(index, macro), keyword)
 
 
 def _items(dataset: Dataset, keyword: str) -> list[Dataset]:

@@ -24,7 +24,6 @@ class Verdict(Enum):
 
 
 SUCCESS: Final = 0x0000
-CANCELLED: Final = 0xFE00
 _PENDING: Final = frozenset({0xFF00, 0xFF01})
 _NEVER: Final = {
     0x0122: "it does not support this SOP class",

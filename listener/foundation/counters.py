@@ -12,10 +12,9 @@ import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
 FILE = "listener.json"
@@ -76,7 +75,7 @@ class Counters:
             partial.replace(folder / FILE)
 
 
-def read_counters(spool_root: Path) -> Mapping[str, object] | None:
+def read_counters(spool_root: Path) -> dict[str, Any] | None:
     """What the listener of this spool counted last; None where there is nothing to read."""
     try:
         found = json.loads((spool_root / FILE).read_text())

@@ -5,4 +5,5 @@ names        names in order of arrival
 quarantine   what is kept because something is wrong with it
 early_flush  large files flushed while they arrive
 space        free space and inodes, with hysteresis
+view         what is in a spool, looked at from outside
 """

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from exporter.frames.codestream import Codestream
 
 _SOS, _EOI, _DHT, _DRI = 0xDA, 0xD9, 0xC4, 0xDD
-_NOT_FRAMES: Final = frozenset({0xC4, 0xC8, 0xCC})
 _HUFFMAN_DCT: Final = frozenset({0xC0, 0xC1, 0xC2, 0xC5, 0xC6})
 _PROGRESSIVE: Final = frozenset({0xC2, 0xC6, 0xCA, 0xCE})
 # T.81 B.1.1.5: in entropy-coded data a zero follows each byte FF. T.87 A.1: the next bit is a zero.

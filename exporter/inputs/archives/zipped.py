@@ -33,7 +33,6 @@ CENTRAL: Final = b"PK\x01\x02"
 END: Final = b"PK\x05\x06"
 _END64: Final = b"PK\x06\x06"
 _LOCATOR64: Final = b"PK\x06\x07"
-_DESCRIPTOR: Final = b"PK\x07\x08"
 _WINDOW: Final = 1 << 20
 _CENTRAL_HEAD: Final = struct.Struct("<4s6H3L5H2L")
 _LOCAL_HEAD: Final = struct.Struct("<4s5H3L2H")

@@ -43,8 +43,6 @@ CUSTOM_DATA: Final = "customData"
 """Column of a storage plugin's own notes, from Orthanc 1.12.8 on."""
 DICOM: Final = 1
 """Type of an attachment that is a whole DICOM file; 2 is its summary as JSON, 3 the file up to the pixel data."""
-USER: Final = 1024
-"""First type that users define."""
 UNCOMPRESSED: Final = 1
 ZLIB_WITH_SIZE: Final = 2
 UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -1,7 +1,7 @@
 """What the ledger can be asked; the half of it that only reads.
 
 Contract: answers show committed transactions only. Safe from many threads; walks over all instances use a connection
-of their own, so that a slow reader holds up nobody. Memory stays constant, but for `names_done`.
+of their own, so that a slow reader holds up nobody. Memory stays constant.
 """
 
 from __future__ import annotations
@@ -144,17 +144,6 @@ class LedgerReader:
             )
         ]
 
-    def names_done(self, settings_sha256: str) -> dict[str, tuple[int, int]]:
-        """Size and mtime of every input that was finished under these settings: for rerunning a whole folder.
-
-        Holds about 250 bytes per input; `unchanged` holds nothing.
-        """
-        done = self._scan(
-            "SELECT name, size_bytes, mtime_ns FROM instance WHERE settings_sha256 = ? AND state NOT IN ('active', 'deferred')",  # noqa: E501
-            (settings_sha256,),
-        )
-        return {name: (size_bytes, mtime_ns) for name, size_bytes, mtime_ns in done}
-
     def counts(self) -> Counts:
         """Instances by state and reason."""
         by_state: dict[str, int] = {}
@@ -208,11 +197,6 @@ class LedgerReader:
     def superseded(self) -> list[str]:
         """Media paths nobody owns any more and whose files are to be deleted."""
         return [row[0] for row in self._read("SELECT path FROM superseded ORDER BY path")]
-
-    def duplicate_of(self, identity: InstanceIdentity, *, name: str = "", ae_title: str = "") -> InstanceRow | None:
-        """The instance with the same SOP Instance UID, content and AE title, other than `name`."""
-        found = relate(identity, name, UNNUMBERED, ae_title, self._others(identity, UNNUMBERED, ae_title)).duplicate_of
-        return self.entry(found) if found is not None else None
 
     def conflict_with(self, identity: InstanceIdentity, *, name: str = "") -> InstanceRow | None:
         """An instance with the same SOP Instance UID and other content, other than `name`."""

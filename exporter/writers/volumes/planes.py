@@ -57,8 +57,6 @@ SERIES_CLASSES: Final = frozenset({_STORAGE + "2", _STORAGE + "4", _STORAGE + "1
 _SPATIAL_POINTERS: Final = frozenset({0x00200032, 0x00209056, 0x00209057, 0x0020930F})
 """Image Position (Patient), Stack ID, In-Stack Position Number, Distance Reference Location: where, not when."""
 
-_PLANE_ELEMENTS: Final = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-
 
 @dataclass(frozen=True, slots=True)
 class VolumeFrame:

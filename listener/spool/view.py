@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from listener.foundation.counters import read_counters
 from listener.spool.names import NAME
 from listener.spool.quarantine import REASON, REPORT_SUFFIX
 from listener.spool.space import SILENT_S, SPACE_FILE
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class RefusedCounts:
+class QuarantinedItem:
     """One item of the quarantine."""
 
     name: str
@@ -61,18 +62,18 @@ class SpoolView:
             receiving=_count(root / "tmp"),
             waiting=_count(root / "new") + _count(root / "active"),
             quarantined={reason: count for reason, count in counts.items() if count},
-            listener=_object(root / "listener.json"),
+            listener=read_counters(root),
             paused=_news(told, "paused"),
             memory=_news(told, "memory"),
         )
 
-    def refused(self) -> Iterator[RefusedCounts]:
+    def refused(self) -> Iterator[QuarantinedItem]:
         """Every item of the quarantine, oldest first within its reason."""
         for reason in self.quarantined:
             folder = self.root / "quarantine" / reason
             for name in sorted(filter(NAME.fullmatch, _names(folder))):
                 report = _object(folder / f"{name}{REPORT_SUFFIX}") or {}
-                yield RefusedCounts(name, reason, str(report.get("message", "")))
+                yield QuarantinedItem(name, reason, str(report.get("message", "")))
 
     def report(self, reason: str, name: str) -> dict[str, Any]:
         """What was written down when an item came into quarantine."""
