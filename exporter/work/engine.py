@@ -340,7 +340,8 @@ class Engine:
         if not self._isolation.enter(name, lambda: self._go_on(runner)):
             self._put_off(turn, Returned(turn.work))
             return
-        started = turn.begun_at = time.monotonic()
+        started = time.monotonic()
+        turn.begun_at = turn.begun_at or started
         if lease.is_exclusive:
             runner.close()  # what the last instance left in its memory belongs to this one
         try:
@@ -411,7 +412,7 @@ class Engine:
             received = work.source == "spool"
             ours = received or work.path.is_relative_to(self._partial)
             job = WorkerJob(str(work.path), str(folder), ask=True, received=received, ae_title=work.ae_title, ours=ours)
-            outcome = runner.run(job, decide, partial(self._scheduler.may_continue, lease))
+            outcome = runner.run(job, decide, partial(self._may_continue, lease))
         except (MachineCondition, Cancelled, OSError) as why:
             self._without_verdict(runner, turn, folder, why)
         except SetAside:
@@ -430,6 +431,13 @@ class Engine:
                 self._defer(runner, turn, outcome, self._policy.wait_s(entry.attempts))
             else:
                 self._hand_on(_Attempted(turn, outcome, started, folder, has_asked))
+
+    def _may_continue(self, lease: WorkerLease) -> bool:
+        """Whether an attempt may go on; the others do not wait for the identity of an instance that takes long."""
+        may_continue = self._scheduler.may_continue(lease)
+        if lease.takes_long or not may_continue:
+            lease.turn.begun_at = -math.inf
+        return may_continue
 
     def _go_on_later(self, turn: InputTurn, folder: Path | None, entry: InstanceRow) -> None:
         """Keep an attempt, and the place of its instance in the order, for a later lease."""

@@ -16,14 +16,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tests.listener.sources.test_hostile_peers import BAD_PDUS, BAD_REQUESTS, BAD_VALUES
-
 from tests.faults.daemons import SMALL_MARKS, Daemons, Footprint, Late, daemons, family_cpu_s, wait_for
 from tests.faults.invariants import whole_spool_files
 from tests.faults.report import Row, Scale, attempt
 from tests.faults.senders import Canary
 from tests.listener.certificates import make_certificate
 from tests.listener.requestor import CT, EXPLICIT, Requestor, data_set, pdu, pdv, proposed, request
+from tests.listener.sources.dimse.test_hostile_peers import BAD_PDUS, BAD_REQUESTS, BAD_VALUES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.exporter.test_instance import bare, element, item, part10
 
 from exporter.outcome import Exported
 from exporter.settings.settings import MediaSettings
 from exporter.work import pipeline
 from exporter.work.protocol import WorkerJob
+from tests.exporter.dicom.test_instance import bare, element, item, part10
 
 if TYPE_CHECKING:
     from pathlib import Path

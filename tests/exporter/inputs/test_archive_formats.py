@@ -14,7 +14,6 @@ import zlib
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.exporter.readers.making import CT, EVERY_KIND, LIMITS, MR, STUDY, header, read, tarred, zipped
 
 from exporter.dicom.bytesource import MemoryBytes
 from exporter.inputs.archives import member as member_module
@@ -23,6 +22,7 @@ from exporter.inputs.archives.member import ArchiveMember, MemberKind
 from exporter.inputs.archives.members import ArchiveLimits
 from exporter.inputs.archives.names import path_of
 from exporter.outcome import Failed, Skipped
+from tests.exporter.inputs.making import CT, EVERY_KIND, LIMITS, MR, STUDY, header, read, tarred, zipped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -382,9 +382,8 @@ def test_a_tar_without_its_end_mark_is_damage(place: Path, scratch: Scratch) -> 
 
 
 def test_an_archive_that_changes_meanwhile_is_damage(place: Path, scratch: Scratch) -> None:
-    from tests.exporter.readers.making import Nothing
-
     from exporter.inputs.archives.members import ArchiveMembers
+    from tests.exporter.inputs.making import Nothing
 
     place.write_bytes(zipped(STUDY))
     entries = ArchiveMembers("a", place, LIMITS).entries(Nothing(), scratch)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
-from tests.exporter.readers.making import CT, EVERY_KIND, MR, STUDY, header, lines, media, run, tarred, zipped
 
 from exporter.errors import OutOfSpace, Reason
 from exporter.inputs.archives.members import BYTES_PER_MEMBER, FREE_MEMBERS
@@ -27,6 +26,7 @@ from exporter.results import intents
 from exporter.results.ledger import InstanceStatus, Ledger
 from exporter.results.reconcile import Folders, reconcile
 from exporter.settings.settings import Settings
+from tests.exporter.inputs.making import CT, EVERY_KIND, MR, STUDY, header, lines, media, run, tarred, zipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable

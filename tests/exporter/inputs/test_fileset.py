@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
-from tests.exporter.readers.making import CT, lines, media, run
 
 from exporter.errors import ExportError
 from exporter.inputs.backfill import BackfillRequest, plan
@@ -22,6 +21,7 @@ from exporter.inputs.fileset import MediaFolder, is_dicomdir_name, references
 from exporter.outcome import Failed, Skipped
 from exporter.results.ledger import Ledger
 from exporter.settings.settings import Settings
+from tests.exporter.inputs.making import CT, lines, media, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.listener.sources.scripted_peer import Gone, Line, ScriptedPeer, message, p_data, response
 
 from exporter.pull import asking, fetching, getting, peer
 from exporter.pull.outcome import RowState
@@ -19,6 +18,7 @@ from exporter.pull.request import PullEnded
 from listener.sources.dimse.upper_layer import command as dimse
 from listener.sources.dimse.upper_layer import pdu
 from tests.exporter.pull.running import Puller
+from tests.listener.sources.dimse.scripted_peer import Gone, Line, ScriptedPeer, message, p_data, response
 
 if TYPE_CHECKING:
     from collections.abc import Callable

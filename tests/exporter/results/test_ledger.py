@@ -395,11 +395,11 @@ def test_the_log_is_fsynced_before_a_caller_goes_on(peer: Callable[[str], str], 
     program = """
 import os, sys
 from pathlib import Path
-from exporter.results.ledger import Ledger, State
+from exporter.results.ledger import Ledger
 with Ledger.open(Path(sys.argv[1])) as ledger:
     for n in range(5):
         os.write(1, b"before %d" % n)
-        ledger.begin(str(n), size_bytes=1, mtime_ns=2, source="folder")
+        ledger.begin_attempt(str(n), size_bytes=1, mtime_ns=2, source="folder")
         os.write(1, b"after %d" % n)
 """
     trace = tmp_path / "trace"

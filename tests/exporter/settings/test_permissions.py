@@ -76,8 +76,8 @@ def backfill(folder: Path, output: Path, workers: int = 1, **sections: Any) -> N
 
 
 def entries(root: Path) -> dict[str, os.stat_result]:
-    """Everything below a folder."""
-    return {path.relative_to(root).as_posix(): path.lstat() for path in root.rglob("*")}
+    """Everything below a folder but links, which have no permissions of their own."""
+    return {path.relative_to(root).as_posix(): path.lstat() for path in root.rglob("*") if not path.is_symlink()}
 
 
 def bits(found: os.stat_result) -> int:

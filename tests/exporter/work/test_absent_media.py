@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.exporter.test_instance import bare, element, image, part10
 
 from exporter.errors import SkipReason
 from exporter.outcome import Skipped
 from exporter.settings.settings import MediaSettings
 from exporter.work import pipeline
 from exporter.work.protocol import WorkerJob
+from tests.exporter.dicom.test_instance import bare, element, image, part10
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -243,11 +243,11 @@ def test_the_process_dies_with_its_parent(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent("""
         import os, signal
-        from exporter.work.protocol import Job
+        from exporter.work.protocol import WorkerJob
         from exporter.work.supervisor import Worker, WorkerSetup
 
         worker = Worker(WorkerSetup(settings={}, target="tests.exporter.misbehaving:prepare"))
-        print(worker.run(Job("x/pid.dcm", ".", False), lambda _: None).message, flush=True)
+        print(worker.run(WorkerJob("x/pid.dcm", ".", False), lambda _: None).message, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
         """)
     )

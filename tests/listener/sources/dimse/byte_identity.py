@@ -37,7 +37,7 @@ from pydicom.uid import UID
 from listener.intake.transfer_syntaxes import choose
 from tests.listener.certificates import make_certificate
 from tests.listener.requestor import Receiver, Requestor, eventually, proposed
-from tests.listener.sources import further_senders
+from tests.listener.sources.dimse import further_senders
 from tests.orthanc_server import OrthancServer
 from tests.ports import free_port
 from tests.pynetdicom_requestor import associate, release

@@ -28,7 +28,7 @@ from pydicom.uid import RLELossless, RTDoseStorage
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.listener.sources.byte_identity import Sample, Sender
+    from tests.listener.sources.dimse.byte_identity import Sample, Sender
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[2]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from pydicom import config
 
-from tests.listener.sources import byte_identity
+from tests.listener.sources.dimse import byte_identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.listener.sources import further_senders
+from tests.listener.sources.dimse import further_senders
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,10 +9,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.listener.sources.test_commitment import ON, Requester, store
 
 from listener.settings.listener import ListenerSettings
 from tests.listener.requestor import Receiver, Requestor, eventually
+from tests.listener.sources.dimse.commitment.test_commitment import ON, Requester, store
 
 if TYPE_CHECKING:
     from collections.abc import Callable

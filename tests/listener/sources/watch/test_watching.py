@@ -477,7 +477,7 @@ def test_settings_that_change_amid_a_round_count_from_the_next_one_on(
         source.reload(watched.settings({"after": "move"}))
         return copy_into_spool(*given)
 
-    monkeypatch.setattr("listener.sources.watch.source.take", reload_amid)
+    monkeypatch.setattr("listener.sources.watch.source.copy_into_spool", reload_amid)
     eventually((watched.folder / ".done" / "x.dcm").exists, "it is moved in the end")
     assert watched.contents() == [b"x"]
     assert (watched.folder / ".done" / "x.dcm").read_bytes() == b"x"

@@ -10,7 +10,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.listener.sources.scripted_peer import HEADER, Gone, Line, ScriptedPeer, message, p_data, response
 
 from listener.settings.listener import CommitmentSection
 from listener.sources.dimse.commitment import messages
@@ -18,6 +17,7 @@ from listener.sources.dimse.commitment.queue import CommitmentQueue, Reference
 from listener.sources.dimse.upper_layer import pdu
 from tests.listener.process import listening
 from tests.listener.requestor import CT, Receiver, eventually
+from tests.listener.sources.dimse.scripted_peer import HEADER, Gone, Line, ScriptedPeer, message, p_data, response
 
 if TYPE_CHECKING:
     from collections.abc import Callable

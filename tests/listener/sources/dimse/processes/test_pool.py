@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from tests.listener.sources.test_commitment import ON, Requester, ScriptedRequester, queued
 
 from listener.foundation.errors import SourceUnusable
 from listener.settings.listener import ListenerSettings
@@ -30,6 +29,7 @@ from listener.spool.names import is_of
 from tests.listener.process import listening
 from tests.listener.requestor import CT, Receiver, Requestor, data_set, eventually, pdu, pdv
 from tests.listener.requestor import stored_data_set as stored
+from tests.listener.sources.dimse.commitment.test_commitment import ON, Requester, ScriptedRequester, queued
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom import Dataset
 from pynetdicom import AE, evt
-from tests.listener.sources.scripted_peer import Gone, Line, ScriptedPeer, element, message, p_data, response
 
 from listener.sources.dimse.upper_layer import command as dimse
 from listener.sources.dimse.upper_layer import pdu
@@ -30,6 +29,7 @@ from listener.sources.dimse.upper_layer.scu import (
     contexts_of,
     request_association,
 )
+from tests.listener.sources.dimse.scripted_peer import Gone, Line, ScriptedPeer, element, message, p_data, response
 from tests.ports import free_port
 
 if TYPE_CHECKING:
