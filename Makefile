@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev peers serve test check lock bench bench-receive faults fidelity clean
+.PHONY: help setup setup-dev peers serve test test-long check lock bench bench-receive faults fidelity clean
 
 help:                 ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
@@ -32,8 +32,11 @@ serve: setup          ## listener + exporter on 127.0.0.1:11112, output in ./dic
 peers:                # the real programs that interoperability tests talk to; says what it could not install
 	@sh tests/install-peers
 
-test: setup-dev peers ## every test, the interoperability ones with real peers included
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+test: setup-dev peers ## the tests, with real peers; those that kill, fill, cut or wait for long are in test-long
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+
+test-long: setup-dev peers ## the slow tests: kills, full disks, power cuts, memory, every pixel of the corpus
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 check: setup-dev      ## lint, format, types, tests
 	$(BIN)/ruff check .

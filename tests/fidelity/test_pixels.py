@@ -59,11 +59,13 @@ def findings(
     return survey(export(folder / "in", folder / "out"))
 
 
+@pytest.mark.slow
 def test_no_judge_differs_without_a_known_reason(findings: list[Finding]) -> None:
     """Raw values exact (lossy: 3), float64 and DCMTK 1 of 255, a second decoder 3, colour means 2, times 1 ms."""
     assert [(f.file, judge, found) for f, judge, found, why in page.beyond(findings) if not why] == []
 
 
+@pytest.mark.slow
 def test_every_judge_had_its_say(findings: list[Finding]) -> None:
     """A judge that never speaks never disagrees."""
     said = {judge: sum(getattr(f, judge) is not None for f in findings) for judge in page.TOLERANCE}
@@ -75,18 +77,21 @@ def test_every_judge_had_its_say(findings: list[Finding]) -> None:
     assert said["video_means"] > 5
 
 
+@pytest.mark.slow
 def test_every_gray_file_that_is_exported_has_raw_values_that_a_judge_confirms(findings: list[Finding]) -> None:
     gray = [f for f in findings if f.photometric.startswith("MONOCHROME") and not f.refused]
     assert len(gray) > 35
     assert [f.file for f in gray if f.raw is None] == []
 
 
+@pytest.mark.slow
 def test_what_is_refused_is_refused_by_pydicom_too(findings: list[Finding]) -> None:
     for finding in findings:
         if finding.refused:
             assert "pydicom: fails" in finding.confirmed, finding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMED)
 def test_rare_codecs_are_exported(findings: list[Finding], name: str) -> None:
     found = [f for f in findings if f.syntax == NAMED[name]]
@@ -96,6 +101,7 @@ def test_rare_codecs_are_exported(findings: list[Finding], name: str) -> None:
         assert any(f.bits.startswith("12") and f.raw is not None for f in found)
 
 
+@pytest.mark.slow
 def test_a_bare_htj2k_codestream_equals_its_encapsulated_original(
     corpus: Path, tmp_path: Path, peer: Callable[[str], str]
 ) -> None:
@@ -109,6 +115,7 @@ def test_a_bare_htj2k_codestream_equals_its_encapsulated_original(
     assert finding.syntax in decoders.HTJ2K
 
 
+@pytest.mark.slow
 def test_the_page_of_the_documentation_is_what_this_command_writes() -> None:
     """Every difference on the page is explained; it was made from the whole corpus."""
     text = (page.PAGE).read_text()

@@ -47,6 +47,7 @@ def association_profile(catalog: list[dict[str, Any]], path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_instance_that_is_sent_again_is_a_duplicate_and_is_not_exported_again(
     product: Product, peer: Callable[[str], str]
 ) -> None:
@@ -102,6 +103,7 @@ def check_media(product: Product, ffprobe: str) -> None:
     assert not told, f"told but not there: {sorted(told)[:5]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("associations", [1, 4])
 @pytest.mark.parametrize("sender", ["dcmsend", "storescu"])
 def test_everything_a_real_sender_delivers_is_accounted_for(
@@ -134,6 +136,7 @@ def test_everything_a_real_sender_delivers_is_accounted_for(
     assert product.stop("serve") == 0
 
 
+@pytest.mark.slow
 def test_a_folder_is_accounted_for_file_by_file_and_a_rerun_exports_nothing(
     corpus: Path, tmp_path: Path, peer: Callable[[str], str]
 ) -> None:

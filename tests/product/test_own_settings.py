@@ -98,6 +98,7 @@ ae_titles: [{ae_title: A, image: {extension: .png}}, {ae_title: B, image: {exten
     assert {line["export"]["duplicate_of"] for line in product.lines} == {None}
 
 
+@pytest.mark.slow
 def test_what_failed_under_an_ae_title_is_tried_again_under_it(
     make_product: Callable[..., Product], peer: Callable[[str], str]
 ) -> None:

@@ -463,6 +463,7 @@ def test_a_backfill_that_is_not_on_a_terminal_logs_json_without_file_names(
     assert "exported 1; skipped 1 (not_regular 1); failed 2 (corrupt_pixels 1, not_dicom 1)" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_stops_cleanly_and_a_rerun_goes_on(tmp_path: Path, number: signal.Signals) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"

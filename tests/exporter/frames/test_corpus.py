@@ -215,6 +215,7 @@ print(total.hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_bytes_whatever_memory_held_before(corpus: Path) -> None:
     """`MALLOC_PERTURB_` fills fresh and freed memory with different bytes in each run."""
     digests = {

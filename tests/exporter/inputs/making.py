@@ -89,7 +89,7 @@ def header(name: bytes, size: int = 0, kind: bytes = b"0", size_field: bytes | N
 class Nothing:
     """No memory."""
 
-    def done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
+    def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
         return False
 
     def failed(self, prefix: str) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape

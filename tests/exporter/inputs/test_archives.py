@@ -62,7 +62,7 @@ def test_members_are_exported_beside_files_and_mirrored_below_their_archive(fold
     assert tally.exported == 3 * len(KINDS) + 1
     assert dict(tally.skipped) == {"archive": len(KINDS)}
     assert dict(tally.failed) == {"not_dicom": len(KINDS)}
-    assert tally.done == tally.total == len(results)
+    assert tally.settled == tally.total == len(results)
     expected = {f"{kind}/study/{name}.png" for kind in KINDS for name in "123"}
     assert set(media(out)) == {*expected, "plain.png"}
     told = {line["dicom_file"]: line["media_file"] for line in lines(out)}
@@ -97,7 +97,7 @@ def test_a_second_run_reads_nothing_of_what_is_unchanged(folder: Path, out: Path
 def test_an_archive_given_by_itself_shares_the_names_of_its_folder(folder: Path, out: Path) -> None:
     tally, results = run(folder / "deflated.zip", out)
     assert results.keys() == {"deflated.zip", *(f"deflated.zip//{name}" for name, _ in STUDY)}
-    assert tally.total == tally.done == 5
+    assert tally.total == tally.settled == 5
     again, results = run(folder, out)
     assert again.unchanged == 5
     assert not {name for name in results if name.startswith("deflated.zip")}
@@ -214,7 +214,7 @@ def test_nothing_is_written_outside_the_output(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "out"
     tally, results = run(inner, out)
     assert tally.exported == 2 * len(names)
-    assert len(results) == tally.done
+    assert len(results) == tally.settled
     new = set(tmp_path.rglob("*")) - before
     assert all(path.is_relative_to(out) for path in new)
     assert len({name.casefold() for name in media(out)}) == len(media(out)) == 2 * len(names)

@@ -192,7 +192,7 @@ def test_the_exact_spelling_wins(tmp_path: Path) -> None:
 def test_a_whole_medium_has_no_failures(cd: Path, out: Path) -> None:
     tally, _ = run(cd, out)
     assert (tally.exported, dict(tally.skipped), dict(tally.failed)) == (7, {"dicomdir": 1}, {})
-    assert tally.total == tally.done == 8
+    assert tally.total == tally.settled == 8
     again, results = run(cd, out)
     assert (again.unchanged, results) == (8, {})
 
@@ -209,7 +209,7 @@ def test_a_missing_file_is_told_until_it_is_there(cd: Path, out: Path) -> None:
     assert isinstance(outcome, Failed)
     assert outcome.reason == "unreadable"
     assert "not there" in outcome.message
-    assert tally.done == tally.total
+    assert tally.settled == tally.total
     again, results = run(cd, out)
     assert (again.failed_before, results) == (2, {})
     gone.write_bytes(content)
@@ -231,7 +231,7 @@ def test_the_directory_given_by_itself_exports_what_it_references_only(cd: Path,
     assert tally.exported == 6
     assert dict(tally.failed) == {"unreadable": 1}
     assert "extra" not in results
-    assert tally.done == tally.total
+    assert tally.settled == tally.total
     assert "77654033/CR1/6154.png" in media(out)
     whole, results = run(cd, out)
     assert set(results) == {"extra", "77654033/CT2/moved"}

@@ -151,6 +151,7 @@ def test_a_running_listener_receives(tmp_path: Path, forty: Made) -> None:
         running.daemon.stop()
 
 
+@pytest.mark.slow
 def test_beside_a_running_listener_that_starts_again_c_get_loses_nothing(tmp_path: Path, forty: Made) -> None:
     """A listener that starts empties `tmp/`: what is under way there is refused, and asked for again."""
     puller = Puller(tmp_path, "ODD", 0, {"method": "get", "attempts": 20, "parallel": 1})

@@ -254,7 +254,8 @@ def test_lines_of_many_threads_do_not_mix(tmp_path: Path) -> None:
 
 def _run(program: str, *, style: str = "json") -> str:
     """Standard error of a process that logs; it must end well enough to have written all."""
-    head = f"from listener.foundation import logs; import structlog; logs.configure('info', {style!r}); logs.catch_uncaught()\n"
+    head = "from listener.foundation import logs; import structlog\n"
+    head += f"logs.configure('info', {style!r}); logs.catch_uncaught()\n"
     done = subprocess.run(
         [sys.executable, "-c", head + program], capture_output=True, text=True, check=False, timeout=60
     )

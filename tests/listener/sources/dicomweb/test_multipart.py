@@ -24,7 +24,7 @@ class Collected:
         self.open: tuple[dict[str, str], bytearray] | None = None
         self.largest = 0
 
-    def begin(self, header: Mapping[str, str]) -> None:
+    def begin_part(self, header: Mapping[str, str]) -> None:
         assert self.open is None
         self.open = dict(header), bytearray()
 
@@ -32,7 +32,7 @@ class Collected:
         assert self.open is not None
         self.open[1].extend(piece)
 
-    def end(self) -> None:
+    def end_part(self) -> None:
         assert self.open is not None
         self.parts.append((self.open[0], bytes(self.open[1])))
         self.open = None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def terms(tmp_path: Path) -> Iterator[UploadTerms]:
     with Spool.open(tmp_path / "spool") as spool:
         listener = ListenerSettings()
-        surroundings = Surroundings(spool, SpaceGuard(spool.root, listener.spool.spool), Counters(), tmp_path)
+        surroundings = Surroundings(spool, SpaceGuard(spool.root, listener.spool), Counters(), tmp_path)
         yield UploadTerms(surroundings, listener.listener, STUDY.encode())
 
 

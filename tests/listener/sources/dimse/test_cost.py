@@ -100,6 +100,6 @@ def test_two_hundred_associations_that_store_at_once_are_served_in_little_memory
             assert {requestor.response().status for requestor in requestors} == {0}
             assert {requestor.release() for requestor in requestors} == {6}
         most = max(most, resident(pid))
-        assert len(list((listener.spool.spool / "new").iterdir())) == 200
+        assert len(list((listener.spool / "new").iterdir())) == 200
     print(f"{(most - start) / 200 / 1024:.0f} KiB for each")  # noqa: T201 - a figure
     assert most - start < 200 * (700 << 10)

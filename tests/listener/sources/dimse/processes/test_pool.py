@@ -170,8 +170,8 @@ def test_no_process_outlives_the_listener_not_even_one_that_is_killed(tmp_path: 
     config.write_text(json.dumps({"listener": {"port": free_port, "processes": 3}}))
     command = [sys.executable, "-m", "listener", "--config", str(config), "--data", str(tmp_path / "data")]
     with psutil.Popen(command) as listener, ExitStack() as stack:
-        eventually(lambda: len(listener.foundation.processes()) == 2 and is_open(free_port), "it listens", 30)
-        others = listener.foundation.processes()
+        eventually(lambda: len(listener.children()) == 2 and is_open(free_port), "it listens", 30)
+        others = listener.children()
         requestors = [stack.enter_context(Requestor(free_port)) for _ in range(3)]
         assert {requestor.associate()[0] for requestor in requestors} == {2}
         listener.kill()
@@ -514,7 +514,7 @@ def test_a_connection_that_comes_back_while_the_listener_stops_is_closed(
         process.resume()  # what it says now is heard by nobody else
         return end(member, until)
 
-    monkeypatch.setattr(pool._PoolProcess, "end", resume_and_end)
+    monkeypatch.setattr(pool._PoolProcess, "terminate", resume_and_end)
     with two.requestor() as idle, two.requestor() as requestor:
         assert idle.associate()[0] == 2
         eventually(lambda: member._places, "the second connection is handed over")

@@ -434,6 +434,7 @@ def test_a_release_that_is_not_answered_ends_in_time(script: Callable[[Line], No
         assert not association.is_open
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=4), st.integers(0, 400))
 def test_a_peer_whose_bytes_are_wrong_anywhere_costs_its_association_and_its_time(
