@@ -18,8 +18,6 @@ MOST_MODULES_AT_A_ROOT = 8
 LONGEST_SUBJECT = 72
 SUBJECTS_SINCE = "2026-11-28T13:00:00+00:00"
 """Commits before the rule existed keep the subjects they have."""
-SPOOL_FOLDERS = {"new", "active", "done", "quarantine"}
-WORDS_READ_TWICE = re.compile(r"\b(told|whoever|is none|are none)\b|; (how many|whether|what)\b")
 
 
 def sources() -> list[Path]:
@@ -108,18 +106,6 @@ def test_package_roots_are_small(package: str) -> None:
     assert len(list((REPOSITORY / package).glob("*.py"))) <= MOST_MODULES_AT_A_ROOT
 
 
-def test_nobody_but_the_spool_knows_its_folders() -> None:
-    strangers = []
-    for path, tree in TREES.items():
-        if relative(path).startswith("listener/spool/"):
-            continue
-        for node in ast.walk(tree):
-            joined = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
-            if joined and isinstance(node.right, ast.Constant) and node.right.value in SPOOL_FOLDERS:
-                strangers.append(f"{relative(path)}:{node.lineno}: / {node.right.value!r}")
-    assert strangers == []
-
-
 def test_every_package_docstring_lists_its_modules() -> None:
     missing = {}
     for path, tree in TREES.items():
@@ -131,17 +117,6 @@ def test_every_package_docstring_lists_its_modules() -> None:
         if unnamed:
             missing[relative(path)] = sorted(unnamed)
     assert missing == {}
-
-
-def test_docstring_summaries_are_plain() -> None:
-    found = []
-    for path, tree in TREES.items():
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                summary = (ast.get_docstring(node) or "").split("\n\n")[0]
-                if WORDS_READ_TWICE.search(summary):
-                    found.append(f"{relative(path)}:{getattr(node, 'lineno', 1)}: {summary}")
-    assert found == []
 
 
 def test_commit_subjects_are_short() -> None:
@@ -175,10 +150,11 @@ def _names_defined(tree: ast.Module) -> set[str]:
 
 
 CALLED_FROM_OUTSIDE = {
-    "export_file": "the Python interface",
-    "backfill": "the Python interface",
-    "_missing_": "enum calls it",
-    "run": "subclasses of Thread",
+    "readinto": "FFmpeg reads a stream by it",
+    "seekable": "FFmpeg asks it",
+    "emit": "logging calls it",
+    "STORE_TABLE": "made into a table of docs/receiving.md by its test",
+    "UPLOAD_TABLE": "made into a table of docs/dicomweb.md by its test",
 }
 """Names that no code of ours mentions a second time, and who uses them."""
 

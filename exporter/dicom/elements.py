@@ -109,6 +109,17 @@ class quiet_reading:  # noqa: N801 - used like a function, as contextlib's own
         _ONE_READER.release()
 
 
+def unread_value(header: Dataset, tag: int) -> Any:
+    """The value of an element as pydicom holds it, mostly bytes that are not read yet.
+
+    pydicom reads an empty one at once; None where it does not know its VR.
+    """
+    try:
+        return header.get_item(tag).value
+    except READING_ERRORS:
+        return None
+
+
 def value_of(header: Dataset, keyword: str) -> Any:
     """The value of an element, or None where it is absent or empty.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from exporter.dicom.elements import integer_of, name_of
+from exporter.dicom.elements import integer_of, name_of, unread_value
 from exporter.errors import BadGeometry
 from exporter.results.metadata.keys import Keys
 from exporter.writers.document import is_empty_document
@@ -50,7 +50,7 @@ def _private_pixels(header: Dataset, pixels: int) -> list[str]:
     """The private elements that may hold the pixel data: Elscint's, else the largest that is large enough."""
     keys, largest = Keys(header), (0, 0)
     for tag in [int(tag) for tag in header.keys() if tag & 0x10000]:  # noqa: SIM118 - it iterates over elements
-        value = header.get_item(tag).value
+        value = unread_value(header, tag)
         if not isinstance(value, bytes) or not value:
             continue
         if (tag >> 16, tag & 0xFF, keys.creator(tag)) == _ELSCINT:

@@ -23,7 +23,8 @@ KEPT: list[bytes] = []
 
 def identity(content: str = "c") -> InstanceIdentity:
     """An identity with that content."""
-    return InstanceIdentity("1.2.840.10008.5.1.4.1.1.7", "1.2.3", "1.2", "1.2.1", content)
+    uid = "1.2.4" if content == "hang" else "1.2.3"  # others shall not wait for the output name of one that never ends
+    return InstanceIdentity("1.2.840.10008.5.1.4.1.1.7", uid, "1.2", "1.2.1", content)
 
 
 def prepare(settings: dict[str, Any]) -> Export:

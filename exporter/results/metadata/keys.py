@@ -19,10 +19,11 @@ elements an instance has, and never on the number of the block.
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from exporter.dicom.elements import READING_ERRORS
+from exporter.dicom.elements import READING_ERRORS, unread_value
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -91,14 +92,12 @@ class Keys:
 
     def _read_creator(self, tag: int) -> str:
         """The value of a private creator element; the same whether pydicom has read it before or not."""
-        value: Any = self._header.get_item(tag).value
+        value = unread_value(self._header, tag)
         if isinstance(value, bytes) and value.isascii() and _ESCAPE not in value:
             text = value.decode("ascii")
         else:
-            try:
+            with suppress(*READING_ERRORS):
                 value = self._header[tag].value
-            except READING_ERRORS:
-                value = self._header.get_item(tag).value
             if isinstance(value, bytes):
                 text = value.decode("latin-1")
             elif value is None or isinstance(value, str):

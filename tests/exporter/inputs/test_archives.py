@@ -88,7 +88,7 @@ def test_a_second_run_reads_nothing_of_what_is_unchanged(folder: Path, out: Path
     text = (out / "metadata.jsonl").read_bytes()
     second, results = run(folder, out)
     assert results == {}
-    assert second.unchanged == second.done == second.total == first.done
+    assert second.unchanged == second.settled == second.total == first.settled
     assert second.failed_before == len(KINDS)
     assert {path.name for path in folder.iterdir() if path.stat().st_atime_ns} == set()
     assert (out / "metadata.jsonl").read_bytes() == text

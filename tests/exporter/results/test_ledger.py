@@ -846,10 +846,10 @@ from pathlib import Path
 from exporter.results.ledger import Ledger
 ledger = Ledger.open(Path({str(path)!r}))
 for number in range(300):
-    ledger.begin(f"{{number:0200}}", size_bytes=1, mtime_ns=1, source="spool")
+    ledger.begin_attempt(f"{{number:0200}}", size_bytes=1, mtime_ns=1, source="spool")
 with sqlite3.connect({str(path)!r}) as other:
     other.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
-ledger.begin("one more", size_bytes=1, mtime_ns=1, source="spool")
+ledger.begin_attempt("one more", size_bytes=1, mtime_ns=1, source="spool")
 os.kill(os.getpid(), 9)
 """
     subprocess.run([sys.executable, "-c", program], check=False, cwd=Path(__file__).parents[3])

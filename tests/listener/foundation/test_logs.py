@@ -136,7 +136,7 @@ def test_exceptions_are_classes_and_places_never_their_words(lines: Callable[...
         log.warning("disk", error=OSError(errno.ENOSPC, "No space left on device", f"/patients/{SECRET}"))
     first, second, third = lines()
     assert first["error"] == "RuntimeError from ValueError"
-    assert first["at"][-1].startswith("listener/test_logs.py:")
+    assert first["at"][-1].startswith("foundation/test_logs.py:")
     assert second["error"] == "RuntimeError"
     assert third["error"] == "OSError: No space left on device"
     assert SECRET not in json.dumps(lines())
