@@ -107,6 +107,7 @@ def test_too_many_answers_are_cancelled_and_nothing_of_them_is_fetched(
             answer.StudyDate = "20200102"
             answer.StudyInstanceUID = f"1.2.3.{number}"
             yield 0xFF00, answer
+            time.sleep(0.01)  # pynetdicom reads nothing, no C-CANCEL either, while it has something to send
 
     peer.find = find
     with peer:
