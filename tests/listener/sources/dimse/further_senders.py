@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.listener.sources.dimse.byte_identity import Sample, Sender
 
 HERE = Path(__file__).resolve().parent
-REPOSITORY = HERE.parents[2]
+REPOSITORY = HERE.parents[3]
 DCMJS = REPOSITORY / ".peers" / "node_modules"
 """Where `tests/install-peers` puts what npm brings."""
 PIXELMED = Path("/usr/share/java/pixelmed.jar")
