@@ -54,6 +54,8 @@ SENDERS = ("storescu", "dcmsend", "Orthanc", "pynetdicom", *further_senders.NAME
 SPEAK_TLS = {"storescu", "Orthanc", "pynetdicom", *further_senders.SPEAK_TLS, "raw"}
 BUILT_ON_DCMTK = {"storescu", "dcmsend", "Orthanc"}
 SEND_A_FILES_BYTES = {"raw", "pynetdicom2"}
+PATIENCE_S = 300
+"""Both receivers wait so long for a sender that pauses: what it sends is compared, not when."""
 SAYS = re.compile(rb"\A\x00{0}.{128}DICM\x02\x00\x00\x00UL\x04\x00(.{4})", re.DOTALL)
 
 
@@ -194,6 +196,7 @@ def pynetdicom_witness(samples: list[Sample], certificate: Path | None) -> Itera
             context.transfer_syntax = in_our_order(context.transfer_syntax)  # the first of them is taken
 
     entity = AE(WITNESS)
+    entity.network_timeout = entity.dimse_timeout = PATIENCE_S
     for sop_class in {sample.sop_class for sample in samples}:
         entity.add_supported_context(sop_class, in_our_order(sample.syntax for sample in samples))
     before, _config.UNRESTRICTED_STORAGE_SERVICE = _config.UNRESTRICTED_STORAGE_SERVICE, True  # private classes too
@@ -353,7 +356,8 @@ def compare(
         "raw": lambda: raw,
     }
     send = senders[name]() if name in senders else further_senders.sender_of(name, find)
-    keep: dict[str, Any] = {"mismatch": "accept", "damaged": "accept"}
+    deadlines = dict.fromkeys(("request_s", "pdu_s", "idle_s"), PATIENCE_S)
+    keep: dict[str, Any] = {"mismatch": "accept", "damaged": "accept", "deadlines": deadlines}
     receiver = Receiver(
         folder / "data", {"listener": keep | ({"tls": {"certificate": str(certificate)}} if encrypted else {})}
     )

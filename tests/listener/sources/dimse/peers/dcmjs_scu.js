@@ -9,7 +9,9 @@
 
 const { Client, log, requests } = require("dcmjs-dimse");
 
-const SILENT_MS = 20000;
+// Longer than any pause of a busy machine, and than the library's own minute: pauses decide nothing here.
+const SILENT_MS = 300000;
+const PATIENT = { associationTimeout: SILENT_MS, connectTimeout: SILENT_MS, pduTimeout: SILENT_MS };
 const say = (name, what) => process.stdout.write(`${name}\t${what}\n`);
 let giveUp = () => {};
 
@@ -41,7 +43,8 @@ function send(host, port, called, options, name, make) {
 }
 
 async function main(host, port, called, given, ...names) {
-  const { tls, ...options } = JSON.parse(given);
+  const { tls, ...asked } = JSON.parse(given);
+  const options = { ...PATIENT, ...asked };
   if (tls) options.securityOptions = { rejectUnauthorized: false };
   const all = names.map((name) => [name, () => new requests.CStoreRequest(name)]);
   if (names.length === 0) all.push(["echo", () => new requests.CEchoRequest()]);
