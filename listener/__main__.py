@@ -39,7 +39,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from listener.daemon import ListenerDaemon, ListenerSignals, run
     from listener.foundation.errors import SourceUnusable
-    from listener.spool.spool import SpoolError
+    from listener.spool.errors import SpoolError
 
     orders = ListenerSignals()  # before the start: an order that comes while we start is not lost
     daemon = ListenerDaemon(settings, DataFolder(options.data))

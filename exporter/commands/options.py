@@ -106,7 +106,7 @@ def in_words() -> Iterator[None]:
     """Turn the errors that the ledger, the spool and the system raise on purpose into sentences of the command."""
     from exporter.errors import MachineCondition, OutOfSpace
     from exporter.results.ledger import LedgerUnusable
-    from listener.spool.spool import SpoolError
+    from listener.spool.errors import SpoolError
 
     try:
         yield

@@ -22,8 +22,9 @@ from listener.daemon import ListenerDaemon
 from listener.foundation.counters import Counters
 from listener.settings.listener import ListenerSettings
 from listener.sources.contract import Surroundings
+from listener.spool.errors import SpoolBusy
 from listener.spool.space import SpaceGuard, SpaceLevel
-from listener.spool.spool import Spool, SpoolBusy
+from listener.spool.spool import Spool
 
 if TYPE_CHECKING:
     from types import TracebackType

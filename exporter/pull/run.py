@@ -28,7 +28,7 @@ from exporter.pull.receiver import Receiver, ReceiverGone
 from exporter.pull.report import FoundFile, private_file, write_report
 from exporter.pull.request import PullEnded
 from exporter.results.ledger import LedgerUnusable
-from listener.spool.spool import SpoolError
+from listener.spool.errors import SpoolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

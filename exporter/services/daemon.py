@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from exporter.settings.settings import Settings
     from exporter.work.engine import Result
     from listener.settings.listener import DataFolder
-    from listener.spool.spool import SpoolItem
+    from listener.spool.incoming import SpoolItem
 
 log = structlog.get_logger()
 

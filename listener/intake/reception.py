@@ -17,7 +17,9 @@ from listener.intake.store_status import Disposition, StoreStatus
 if TYPE_CHECKING:
     from listener.intake.walk import DataSetScanner
     from listener.settings.listener import ListenerSection
-    from listener.spool.spool import Incoming, Spool, SpoolWriteFailed
+    from listener.spool.errors import SpoolWriteFailed
+    from listener.spool.incoming import Incoming
+    from listener.spool.spool import Spool
 
 log = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-"""Names of spooled files: made here, in order of arrival, never from the wire."""
+"""Names in a spool: of its folders, its lock files, and its items, which are made here and never from the wire."""
 
 from __future__ import annotations
 
@@ -6,12 +6,40 @@ import random
 import re
 import threading
 import time
-from typing import Final
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAME: Final = re.compile(r"[0-9]{20}-[0-9a-f]{16}\.dcm")
 """Time of arrival in nanoseconds, the mark of the process that received it, 48 random bits: sorted by arrival."""
 TIME_DIGITS: Final = 20
 MARK_BITS: Final = 16
+
+
+class SpoolState(StrEnum):
+    """The state of an item; the value is the name of the folder that it is in."""
+
+    RECEIVING = "tmp"
+    NEW = "new"
+    """Committed: waits for export."""
+    ACTIVE = "active"
+    """The exporter works on it."""
+    DONE = "done"
+    """Exported, and kept for a while."""
+    QUARANTINE = "quarantine"
+    """In a sub-folder that is named after the reason."""
+
+
+def lock_file(root: Path, role: str) -> Path:
+    """The file by which one process holds the spool for its role (``listener``, ``exporter``, ``pull``)."""
+    return root / f"{role}.lock"
+
+
+def received_at(name: str) -> int:
+    """The time of arrival that is in an item's name, in nanoseconds since 1970."""
+    return int(name[:TIME_DIGITS])
 
 
 def is_of(mark: int, name: str) -> bool:

@@ -16,69 +16,17 @@ import heapq
 import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
-from listener.foundation.durable import (
-    Buffer,
-    Folder,
-    FolderSync,
-    fsync_folder,
-    names_follow_files,
-    start_write_back,
-    write_all,
-    write_out,
-)
-from listener.spool.early_flush import EarlyFlush, Flusher
-from listener.spool.names import NAME, SpoolNames, is_of
+from listener.foundation.durable import Folder, FolderSync, fsync_folder, names_follow_files
+from listener.spool.errors import SpoolBusy, SpoolUnusable, SpoolWriteFailed
+from listener.spool.incoming import CommitPath, Incoming, SpoolItem
+from listener.spool.names import NAME, SpoolNames, SpoolState, is_of, lock_file, received_at
 from listener.spool.quarantine import Quarantine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-
-FOLDERS: Final = ("tmp", "new", "active", "done", "quarantine")
-SMALL_BYTES: Final = 1 << 20
-"""Up to this size an item is made durable by one sync where the file system allows it."""
-WRITE_BACK_BYTES: Final = 1 << 20
-"""Large items are sent to the disk in steps of this size while they arrive,"""
-FLUSH_BYTES: Final = 8 << 20
-"""and flushed in steps of this size, so that the final fsync is short."""
-
-
-class SpoolError(Exception):
-    """The spool cannot do what was asked."""
-
-
-class SpoolUnusable(SpoolError):
-    """The spool folder cannot be used at all: a matter for the administrator."""
-
-    def __init__(self, path: Path, cause: str, hint: str) -> None:
-        super().__init__(f"the spool folder {path} cannot be used: {cause}; {hint}")
-        self.path = path
-
-
-class SpoolBusy(SpoolError):
-    """Another daemon of the same role works on this spool."""
-
-    def __init__(self, role: str, path: Path, holder: str) -> None:
-        super().__init__(
-            f"another {role} already works on the spool {path.parent} ({holder}); "
-            f"stop it, or give this one another data folder with --data"
-        )
-        self.role = role
-
-
-class SpoolWriteFailed(SpoolError):
-    """An item could not be made durable; nothing of it is visible, and its sender must not be told otherwise."""
-
-    def __init__(self, operation: str, cause: OSError) -> None:
-        super().__init__(f"{operation} failed: {cause.strerror or cause}")
-        self.errno = cause.errno
-
-    @property
-    def is_full(self) -> bool:
-        """Whether a disk or a quota is exhausted, as against broken or read-only."""
-        return self.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class SpoolSettings(Protocol):
@@ -93,20 +41,6 @@ class SpoolSettings(Protocol):
     def sync_folder(self) -> str:
         """``always``: the folder is synced for every item, whatever the file system."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolItem:
-    """One received file, in the state that its folder tells."""
-
-    name: str
-    folder: Path
-    size_bytes: int
-
-    @property
-    def path(self) -> Path:
-        """Where it is in this state."""
-        return self.folder / self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,82 +59,6 @@ class SpoolCounts:
         return sum(self.quarantined_by_reason.values())
 
 
-class Incoming:
-    """One file being received: in `tmp/` until `commit`, gone after `discard`."""
-
-    __slots__ = ("_early", "_flush_at", "_spool", "_written_back", "fd", "name", "size_bytes")
-
-    def __init__(self, spool: Spool, name: str, fd: int) -> None:
-        self._spool = spool
-        self._early: EarlyFlush | None = None
-        self._written_back = 0
-        self._flush_at = FLUSH_BYTES
-        self.name = name
-        self.fd = fd
-        self.size_bytes = 0
-
-    def write(self, buffers: Sequence[Buffer]) -> None:
-        """Append the buffers in order, all of them: the kernel may take less than it was given (at ENOSPC above all).
-
-        Raises:
-            SpoolWriteFailed: The file system refused; call `discard`.
-        """
-        try:
-            self.size_bytes += write_all(self.fd, buffers)
-        except OSError as error:
-            raise SpoolWriteFailed("writing to the spool", error) from error
-        if self.size_bytes - self._written_back >= WRITE_BACK_BYTES:
-            self._begin_with_the_disk()
-
-    def _begin_with_the_disk(self) -> None:
-        start_write_back(self.fd, self._written_back, self.size_bytes - self._written_back)
-        self._written_back = self.size_bytes
-        if self.size_bytes >= self._flush_at:
-            if self._early is None:
-                self._early = EarlyFlush(self._spool.tmp.path / self.name)
-            if self._spool.flusher.request_flush(self._early):
-                self._flush_at = self.size_bytes + FLUSH_BYTES
-
-    def begin_write_out(self) -> None:
-        """Have the disk begin with a small item that is complete: advice, for who has something to do meanwhile."""
-        if self._spool.is_committed_at_once(self.size_bytes):
-            start_write_back(self.fd, 0, self.size_bytes)
-
-    def commit(self) -> SpoolItem:
-        """Make the item durable and visible in `new/`; when this returns, it survives a power cut.
-
-        Raises:
-            SpoolWriteFailed: It is not durable, and nothing of it is left.
-        """
-        return self._spool._commit(self)  # noqa: SLF001 - one mechanism in two classes of this module
-
-    def discard(self) -> None:
-        """Forget the file; harmless after `commit` or a second time, and never raises.
-
-        On a disk that is broken or read-only the file stays in `tmp/`, where nobody takes it for an instance and
-        `recover_listener` finds it; whoever discards has a peer to answer.
-        """
-        with suppress(OSError):
-            self._close()
-        with suppress(OSError):
-            os.unlink(self.name, dir_fd=self._spool.tmp.fd)
-
-    def _sync(self, sync: Callable[[int], None]) -> None:
-        """Sync the complete file by `os.fsync` or `os.fdatasync`.
-
-        Raises:
-            OSError: It failed, or an earlier flush has.
-        """
-        sync(self.fd)
-        if self._early is not None:
-            self._early.check()
-
-    def _close(self) -> None:
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1
-            os.close(fd)
-
-
 class Spool:
     """The spool below one root folder; safe for use by many threads, and by one process per role."""
 
@@ -208,13 +66,13 @@ class Spool:
         self.root = root
         self.keep_days = settings.keep_days if settings is not None else 0.0
         self._names = SpoolNames(mark)
-        self.tmp, self.new, self.active, self.done = (Folder(root / f) for f in FOLDERS[:4])
-        self._quarantine = Quarantine(root / FOLDERS[4])
-        self._arrivals = FolderSync(self.new.fd)
-        self.flusher = Flusher()
+        self.tmp, self.new, self.active, self.done = (
+            Folder(root / state) for state in (SpoolState.RECEIVING, SpoolState.NEW, SpoolState.ACTIVE, SpoolState.DONE)
+        )
+        self._quarantine = Quarantine(root / SpoolState.QUARANTINE)
         in_steps = settings is not None and settings.sync_folder == "always"
-        self.names_follow_files = not in_steps and names_follow_files(self.new.fd)
-        """Whether one sync of a small file makes it durable together with its name."""
+        is_one_sync_enough = not in_steps and names_follow_files(self.new.fd)
+        self.commit_path = CommitPath(self.tmp, self.new, FolderSync(self.new.fd), self._names, is_one_sync_enough)
 
     @classmethod
     def open(cls, root: Path, *, settings: SpoolSettings | None = None, mark: int | None = None) -> Self:
@@ -230,8 +88,8 @@ class Spool:
         """
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in FOLDERS:
-                (root / folder).mkdir(mode=0o700, exist_ok=True)
+            for state in SpoolState:
+                (root / state).mkdir(mode=0o700, exist_ok=True)
             fsync_folder(root)
             spool = cls(root, settings, mark)
         except OSError as error:
@@ -240,7 +98,7 @@ class Spool:
 
     def close(self) -> None:
         """Close the folders; the spool cannot be used after that."""
-        self.flusher.close()
+        self.commit_path.flusher.close()
         for folder in (self.tmp, self.new, self.active, self.done):
             os.close(folder.fd)
         self._quarantine.close()
@@ -293,7 +151,7 @@ class Spool:
             SpoolBusy: Another process holds it.
             SpoolUnusable: The lock file cannot be made.
         """
-        path = self.root / f"{role}.lock"
+        path = lock_file(self.root, role)
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -321,65 +179,7 @@ class Spool:
         Raises:
             SpoolWriteFailed: The file system refuses.
         """
-        name = self._names.make()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            fd = os.open(name, flags, 0o600, dir_fd=self.tmp.fd)
-        except OSError as error:
-            raise SpoolWriteFailed("making a file in the spool", error) from error
-        return Incoming(self, name, fd)
-
-    def is_committed_at_once(self, size_bytes: int) -> bool:
-        """Whether an item of this size is made durable together with its name."""
-        return self.names_follow_files and size_bytes <= SMALL_BYTES
-
-    def _commit(self, incoming: Incoming) -> SpoolItem:
-        name = self._names.renew(incoming.name)  # the file may have been made long before its content came
-        if self.is_committed_at_once(incoming.size_bytes):
-            self._commit_at_once(incoming, name)
-        else:
-            self._commit_in_steps(incoming, name)
-        return SpoolItem(name, self.new.path, incoming.size_bytes)
-
-    def _commit_in_steps(self, incoming: Incoming, name: str) -> None:
-        """Sync the file, rename it into `new/`, sync the folder: in this order, each for its own reason."""
-        try:
-            incoming._sync(os.fdatasync)  # noqa: SLF001 - one mechanism in two classes of this module
-            incoming._close()  # noqa: SLF001 - one mechanism in two classes of this module
-            os.rename(incoming.name, name, src_dir_fd=self.tmp.fd, dst_dir_fd=self.new.fd)
-        except OSError as error:
-            # The kernel may report a lost write once only: the file counts as lost, it is never synced again.
-            incoming.discard()
-            raise SpoolWriteFailed("syncing a received file", error) from error
-        try:
-            self._arrivals.commit()
-        except OSError as error:
-            self._take_back(name)
-            raise SpoolWriteFailed("syncing the spool folder", error) from error
-
-    def _commit_at_once(self, incoming: Incoming, name: str) -> None:
-        """Write the file out, rename it into `new/`, sync it once: content, size and name become durable together.
-
-        Two syncs are most of what a small file costs. Written out before the rename, it is not seen in `new/` without
-        its content, after a power cut neither.
-        """
-        try:
-            write_out(incoming.fd)
-            os.rename(incoming.name, name, src_dir_fd=self.tmp.fd, dst_dir_fd=self.new.fd)
-        except OSError as error:
-            incoming.discard()
-            raise SpoolWriteFailed("writing a received file", error) from error
-        try:
-            os.fsync(incoming.fd)  # not fdatasync: that may leave out the change that the rename made
-            incoming._close()  # noqa: SLF001 - one mechanism in two classes of this module
-        except OSError as error:
-            self._take_back(name)
-            incoming.discard()
-            raise SpoolWriteFailed("syncing a received file", error) from error
-
-    def _take_back(self, name: str) -> None:
-        with suppress(OSError):
-            os.unlink(name, dir_fd=self.new.fd)
+        return Incoming(self.commit_path)
 
     def recover_listener(self) -> int:
         """Delete what an earlier listener had not finished receiving (its senders got no success); how many.
@@ -457,7 +257,7 @@ class Spool:
             SpoolWriteFailed: It could not be kept, and nothing of it is left.
         """
         try:
-            incoming._sync(os.fsync)  # noqa: SLF001 - one mechanism in two classes of this module
+            incoming.sync()
             path = self._quarantine.take_new(incoming.name, self._names.make(), self.tmp, reason, report)
         except OSError as error:
             incoming.discard()
@@ -500,7 +300,7 @@ class Spool:
     def purge(self, now: float) -> int:
         """Delete items of `done/` that arrived more than `keep_days` before `now` (seconds since 1970); how many."""
         oldest_ns = int((now - self.keep_days * 86_400) * 1e9)
-        names = [name for name in self.done.entries(NAME) if int(name[:20]) < oldest_ns]
+        names = [name for name in self.done.entries(NAME) if received_at(name) < oldest_ns]
         for name in names:
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self.done.fd)

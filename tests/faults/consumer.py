@@ -11,11 +11,14 @@ import os
 import sys
 import threading
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from listener.spool.spool import Spool, SpoolItem
+from listener.spool.spool import Spool
 from tests.faults.invariants import uid_in
 from tests.faults.numbered import look_at
+
+if TYPE_CHECKING:
+    from listener.spool.incoming import SpoolItem
 
 AT_ONCE: Final = 500
 PAUSE_S: Final = 0.05

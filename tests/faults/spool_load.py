@@ -14,7 +14,8 @@ import sys
 import threading
 from pathlib import Path
 
-from listener.spool.spool import Spool, SpoolWriteFailed
+from listener.spool.errors import SpoolWriteFailed
+from listener.spool.spool import Spool
 
 SIZES = (500, 5_000, 20_000, 200_000) * 4 + (20_000_000,)
 """The largest is flushed while it arrives."""
@@ -34,7 +35,7 @@ def is_whole(data: bytes) -> bool:
 def main(root: Path, journal: Path, threads: int, *, in_steps: bool) -> int:
     spool = Spool.open(root)
     if in_steps:
-        spool.names_follow_files = False
+        spool.commit_path.names_follow_files = False
     spool.recover_listener()
     told = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     seeds = random.SystemRandom()

@@ -71,7 +71,7 @@ def test_f56_the_whole_product_survives_a_power_cut(tmp_path: Path) -> None:
 
 def test_f54_a_listener_killed_at_a_call_loses_nothing_it_acknowledged(tmp_path: Path) -> None:
     with Spool.open(tmp_path / "spool") as spool:
-        sync = "sync_file_range" if spool.names_follow_files else "fdatasync"
+        sync = "sync_file_range" if spool.commit_path.names_follow_files else "fdatasync"
     calls = ("writev", sync, "renameat", "fsync")
     row = hold(lambda: crash_points.listener_points(tmp_path, FEW, damaged=False, calls=calls))
     assert row.injected == len(calls)

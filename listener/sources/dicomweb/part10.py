@@ -22,14 +22,14 @@ from listener.intake.reception import StoreIdentity, failed, judge, keep_data_se
 from listener.intake.transfer_syntaxes import DEFLATED, EXPLICIT_LITTLE, encoding_of, is_storage
 from listener.intake.walk import LONG_VRS, SHORT_VRS, DataSetScanner
 from listener.sources.dicomweb import situations
+from listener.spool.errors import SpoolWriteFailed
 from listener.spool.space import SpaceLevel
-from listener.spool.spool import SpoolWriteFailed
 
 if TYPE_CHECKING:
     from listener.intake.store_status import StoreStatus
     from listener.settings.listener import ListenerSection
     from listener.sources.contract import Surroundings
-    from listener.spool.spool import Incoming
+    from listener.spool.incoming import Incoming
 
 PREFIX_BYTES: Final = 132
 LONGEST_META: Final = 65_536

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from listener.sources.orthanc.troubles import AnswerTooLarge, OrthancTrouble, WithinErrors, WrongChecksum
+from listener.spool.errors import SpoolWriteFailed
 from listener.spool.space import SpaceLevel
-from listener.spool.spool import SpoolWriteFailed
 
 if TYPE_CHECKING:
     from listener.sources.contract import Surroundings

@@ -26,8 +26,8 @@ from listener.settings.watch import overlap
 from listener.sources.watch.folder import Candidate, FolderScan, ScanOptions, Signature, open_root, scan, status_of
 from listener.sources.watch.memory import FileState, MemoryFailed, WatchState
 from listener.sources.watch.taking import PIECE_BYTES, CopyResult, CopySource, copy_into_spool, delete, move, open_done
+from listener.spool.errors import SpoolWriteFailed
 from listener.spool.space import SpaceLevel
-from listener.spool.spool import SpoolWriteFailed
 
 if TYPE_CHECKING:
     from listener.settings.listener import ListenerSettings

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from listener.sources.watch.folder import Candidate
-    from listener.spool.spool import Incoming, Spool
+    from listener.spool.incoming import Incoming
+    from listener.spool.spool import Spool
 
 PIECE_BYTES: Final = 1 << 20
 TAKEN_PREFIX: Final = "taken-"

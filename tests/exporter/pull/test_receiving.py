@@ -15,7 +15,8 @@ from exporter.pull.finding import FoundInstance, PullTarget
 from exporter.pull.journal import JournalUnusable, PullJournal, Question, QuestionState, TargetState
 from exporter.pull.outcome import RowState
 from exporter.results.ledger import InstanceStatus, Ledger
-from listener.spool.spool import Spool, SpoolBusy
+from listener.spool.errors import SpoolBusy
+from listener.spool.spool import Spool
 from tests.exporter.pull.odd_peer import OddPeer
 from tests.exporter.pull.running import Puller
 from tests.listener.requestor import Receiver

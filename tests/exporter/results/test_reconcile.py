@@ -71,7 +71,7 @@ class House:
         return incoming.commit().name
 
     def active(self, name: str):  # type: ignore[no-untyped-def]  # noqa: ANN201 - a SpoolItem
-        from listener.spool.spool import SpoolItem
+        from listener.spool.incoming import SpoolItem
 
         path = self.root / "spool" / "active" / name
         return SpoolItem(name, path.parent, path.stat().st_size)

@@ -33,11 +33,14 @@ from exporter.services.reserve import FILES
 from exporter.settings.settings import Settings, SpaceSettings
 from exporter.work import isolation
 from listener.settings.listener import DataFolder
+from listener.spool.errors import SpoolBusy
 from listener.spool.space import SPACE_FILE, Free, read_published_space
-from listener.spool.spool import Spool, SpoolBusy, SpoolItem
+from listener.spool.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from listener.spool.incoming import SpoolItem
 
 ROOT = Path(__file__).parents[3]
 CT, MR, CINE = (

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from listener.spool.early_flush import EarlyFlush, Flusher
-from listener.spool.spool import FLUSH_BYTES, Spool, SpoolWriteFailed
+from listener.spool.errors import SpoolWriteFailed
+from listener.spool.incoming import FLUSH_BYTES
+from listener.spool.spool import Spool
 from tests.listener.requestor import eventually
 
 if TYPE_CHECKING:
@@ -162,7 +164,7 @@ def test_an_item_that_is_given_up_meanwhile_leaves_nothing_behind(spool: Spool, 
     given_up.discard()
     waiting.discard()
     disk.goes_on.set()
-    spool.flusher.close()
+    spool.commit_path.flusher.close()
     assert len(disk.early) == 1, "a file that was given up was flushed"
     assert len(list(Path("/proc/self/fd").iterdir())) == before
     assert list(spool.tmp.path.iterdir()) == []

@@ -14,21 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import listener.spool.spool
+import listener.spool.incoming
 from listener.foundation.durable import FolderSync, write_all
+from listener.spool.errors import SpoolBusy, SpoolUnusable, SpoolWriteFailed
 from listener.spool.names import NAME
-from listener.spool.spool import Spool, SpoolBusy, SpoolUnusable, SpoolWriteFailed
+from listener.spool.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from listener.spool.spool import SpoolItem
+    from listener.spool.incoming import SpoolItem
 
 
 @pytest.fixture(params=["at once", "in steps"])
 def spool(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Spool]:
     with Spool.open(tmp_path / "spool") as opened:
-        opened.names_follow_files = request.param == "at once"
+        opened.commit_path.names_follow_files = request.param == "at once"
         yield opened
 
 
@@ -191,7 +192,7 @@ def test_a_step_that_fails_is_never_a_success_and_leaves_nothing(
     match call:
         case "writing out":
             monkeypatch.setattr(os, "fdatasync", broken)
-            monkeypatch.setattr("listener.spool.spool.write_out", broken)
+            monkeypatch.setattr("listener.spool.incoming.write_out", broken)
         case "renaming":
             monkeypatch.setattr(os, "rename", broken)
         case _:
@@ -219,16 +220,16 @@ def test_a_small_item_is_written_out_before_it_has_its_name_and_synced_after(
 
         monkeypatch.setattr(module, name, call)
 
-    noted(listener.spool.spool, "write_out")
+    noted(listener.spool.incoming, "write_out")
     for name in ("fdatasync", "rename", "fsync"):
         noted(os, name)
     put(spool)
-    if spool.names_follow_files:
+    if spool.commit_path.names_follow_files:
         assert calls == ["write_out file", "rename", "fsync file"]
     else:
         assert calls == ["fdatasync file", "rename", "fsync folder"]
     calls.clear()
-    put(spool, bytes(listener.spool.spool.SMALL_BYTES + 1))
+    put(spool, bytes(listener.spool.incoming.SMALL_BYTES + 1))
     assert calls == ["fdatasync file", "rename", "fsync folder"]
 
 
@@ -237,13 +238,13 @@ def test_where_writing_out_is_not_permitted_items_are_committed_in_steps(
 ) -> None:
     monkeypatch.setattr("listener.foundation.durable.SYNC_FILE_RANGE", None)
     with Spool.open(tmp_path / "spool") as spool:
-        assert not spool.names_follow_files
+        assert not spool.commit_path.names_follow_files
         put(spool)
 
 
 def test_the_administrator_may_want_every_folder_synced(tmp_path: Path) -> None:
     with Spool.open(tmp_path / "spool", settings=Keep()) as spool:
-        assert not spool.names_follow_files
+        assert not spool.commit_path.names_follow_files
 
 
 def test_a_full_disk_does_not_stop_a_daemon_from_starting(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,8 +19,8 @@ from listener.intake.store_status import StoreStatus
 from listener.intake.transfer_syntaxes import encoding_of
 from listener.intake.walk import DataSetScanner
 from listener.sources.dimse.acceptor.cpu_affinity import SMALL_BYTES
+from listener.spool.errors import SpoolWriteFailed
 from listener.spool.space import SpaceLevel
-from listener.spool.spool import SpoolWriteFailed
 
 if TYPE_CHECKING:
     from listener.intake.transfer_syntaxes import Encoding
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from listener.sources.dimse.acceptor.cpu_affinity import CpuAffinity
     from listener.sources.dimse.upper_layer.command import Command
     from listener.sources.dimse.upper_layer.negotiation import AcceptedContext
-    from listener.spool.spool import Incoming
+    from listener.spool.incoming import Incoming
 
 log = structlog.get_logger()
 

@@ -28,8 +28,9 @@ from listener.sources.dimse.acceptor.serving import Serving
 from listener.sources.dimse.commitment.queue import CommitmentQueue
 from listener.sources.dimse.processes.messages import ChannelClosed, DescriptorChannel
 from listener.sources.dimse.upper_layer.peer_pseudonyms import key_of
+from listener.spool.errors import SpoolUnusable
 from listener.spool.space import SpaceLevel
-from listener.spool.spool import Spool, SpoolUnusable
+from listener.spool.spool import Spool
 
 if TYPE_CHECKING:
     from listener.sources.dimse.acceptor.config import AcceptorConfig

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from listener.spool.spool import Incoming
+    from listener.spool.incoming import Incoming
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from structlog.testing import capture_logs
 from listener.foundation.configuration import ConfigurationError, load
 from listener.foundation.errors import SourceUnusable
 from listener.settings.listener import ListenerSettings
+from listener.spool.errors import SpoolWriteFailed
 from listener.spool.space import SpaceLevel
-from listener.spool.spool import SpoolWriteFailed
 from tests.listener.requestor import CT, data_set, explicit
 from tests.listener.sources.dicomweb.store import CONTENT_TYPE, STUDY, TOKEN, instance, meta, multipart, part
 

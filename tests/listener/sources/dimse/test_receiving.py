@@ -11,7 +11,8 @@ import pydicom
 import pytest
 
 from listener.foundation.durable import write_out
-from listener.spool.spool import Incoming, SpoolWriteFailed
+from listener.spool.errors import SpoolWriteFailed
+from listener.spool.incoming import Incoming
 from tests.listener.requestor import CT, EXPLICIT, IMPLICIT, data_set, explicit, pdu, pdv, proposed, stored_data_set
 
 if TYPE_CHECKING:
@@ -84,8 +85,8 @@ def test_success_is_not_said_before_a_small_file_is_written_out_renamed_and_sync
 
         return noted
 
-    monkeypatch.setattr(receiver.daemon._spool, "names_follow_files", True)
-    monkeypatch.setattr("listener.spool.spool.write_out", noting("written out", write_out))
+    monkeypatch.setattr(receiver.daemon._spool.commit_path, "names_follow_files", True)
+    monkeypatch.setattr("listener.spool.incoming.write_out", noting("written out", write_out))
     monkeypatch.setattr(os, "rename", noting("rename", os.rename))
     monkeypatch.setattr(os, "fsync", noting("sync", os.fsync))
     with receiver.requestor() as requestor:

@@ -16,8 +16,8 @@ from listener.settings.listener import ListenerSettings
 from listener.sources.watch.folder import ScanOptions, scan
 from listener.sources.watch.source import WatchSource, token
 from listener.sources.watch.taking import CopyResult, CopySource, copy_into_spool, delete, move
+from listener.spool.errors import SpoolWriteFailed
 from listener.spool.space import SpaceLevel
-from listener.spool.spool import SpoolWriteFailed
 from tests.listener.requestor import eventually
 
 if TYPE_CHECKING:
