@@ -9,8 +9,12 @@ import subprocess
 import tokenize
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("exporter", "listener")
@@ -117,6 +121,55 @@ def test_every_package_docstring_lists_its_modules() -> None:
         if unnamed:
             missing[relative(path)] = sorted(unnamed)
     assert missing == {}
+
+
+SPOOL_WORDS = frozenset(("tmp", "new", "active", "done", "quarantine"))
+OTHER_MEANINGS = {
+    "listener/intake/store_status.py": "where a status puts the bytes",
+    "exporter/pull/statuses.py": "how a retrieval ended",
+    "exporter/results/ledger/types.py": "states of an instance in the ledger",
+    "exporter/commands/status.py": "the same, as keys of the report",
+}
+"""Modules outside the spool in which one of its folders' names is a word of another kind, and of which."""
+OWNERS = {
+    "listener.json": "listener/foundation/counters.py",
+    "exporter.json": "listener/spool/space.py",
+}
+LOCK_OWNERS = ("listener/foundation/locks.py", "listener/spool/names.py")
+
+
+def _texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and text of every string constant that is no docstring, those between an f-string's values included."""
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            yield node.lineno, node.value
+
+
+def test_nobody_but_the_spool_knows_its_folders() -> None:
+    found = []
+    for path, tree in TREES.items():
+        module = relative(path)
+        for line, text in _texts(tree):
+            folders = SPOOL_WORDS.intersection(text.split("/")) if re.fullmatch(r"[\w./-]+", text) else set()
+            is_foreign = not module.startswith("listener/spool/") and module not in OTHER_MEANINGS
+            if folders and is_foreign:
+                found.append(f"{module}:{line}: {text!r} is a folder of the spool: see listener/spool/view.py")
+            if OWNERS.get(text, module) != module or (text.endswith(".lock") and module not in LOCK_OWNERS):
+                found.append(f"{module}:{line}: the file {text!r} belongs to another module")
+    assert found == []
+
+
+def test_nobody_but_the_spool_reads_the_time_in_a_name() -> None:
+    found = []
+    for path, tree in TREES.items():
+        if relative(path).startswith("listener/spool/"):
+            continue
+        for node in ast.walk(tree):
+            is_conversion = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "int"
+            if is_conversion and re.fullmatch(r"int\(.*\[:(20|TIME_DIGITS)\]\)", ast.unparse(node)):
+                found.append(f"{relative(path)}:{node.lineno}: {ast.unparse(node)}: see listener/spool/names.py")
+    assert found == []
 
 
 def test_commit_subjects_are_short() -> None:

@@ -18,7 +18,7 @@ from cyclopts import Parameter
 from exporter.commands import CommandError, ExitCode
 from exporter.commands.options import DataOptions, existing, in_words
 from listener.foundation.text import printable
-from listener.spool.view import SpoolView
+from listener.spool import view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,8 +82,7 @@ def show(
     data = existing((places or DataOptions()).data)
     with in_words():
         failure = _only([*failures_of(data)], identifier)
-        spool = SpoolView.read(data / "spool")
-    details = {} if spool is None else spool.report(failure.reason, failure.id)
+        details = view.report(data / "spool", failure.reason, failure.id)
     facts = {key: value for key, value in asdict(failure).items() if value not in ({}, None)} | details
     if as_json:
         print(json.dumps(facts))
@@ -146,7 +145,7 @@ def failures_of(data: Path) -> Iterator[Failure]:
                 for entry in ledger.entries(state):
                     in_ledger.add(entry.name)
                     yield _of_entry(entry)
-    if (spool := SpoolView.read(data / "spool")) is not None:
+    if (spool := view.SpoolView.read(data / "spool")) is not None:
         for refused in spool.refused():
             if refused.name not in in_ledger:
                 yield Failure(refused.name, "quarantined", refused.reason, refused.message)

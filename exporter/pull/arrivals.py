@@ -16,11 +16,10 @@ import re
 import struct
 import threading
 import time
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from listener.spool.names import NAME
-from listener.spool.quarantine import REASON
+from listener.spool.names import NAME, received_at
+from listener.spool.view import folders
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -108,15 +107,8 @@ class Arrivals:
 
     # -- the spool ---------------------------------------------------------------------------------------------------
 
-    def _folders(self) -> Iterator[Path]:
-        # In the order an item goes through them, so that one on its way is met at least once.
-        yield self._root / "new"
-        yield self._root / "active"
-        with suppress(FileNotFoundError), os.scandir(self._root / "quarantine") as entries:
-            yield from sorted(self._root / "quarantine" / e.name for e in entries if REASON.fullmatch(e.name))
-
     def _names(self, oldest_ns: int) -> Iterator[tuple[Path, str]]:
-        for folder in self._folders():
+        for folder in folders(self._root):
             started_ns = time.time_ns()
             try:
                 changed_ns = folder.stat().st_mtime_ns
@@ -125,7 +117,7 @@ class Arrivals:
                 with os.scandir(folder) as entries:
                     for entry in entries:
                         name = entry.name
-                        if NAME.fullmatch(name) and int(name[:20]) >= oldest_ns:
+                        if NAME.fullmatch(name) and received_at(name) >= oldest_ns:
                             yield folder, name
             except FileNotFoundError:
                 continue
@@ -153,18 +145,18 @@ class Arrivals:
         read = [(name, uid) for name, uid in fresh if uid is not None]
         self._journal.note_arrivals(read, names if census else None)
         self._seen.update(known, (name for name, _ in read))
-        newest = max((int(name[:20]) for name in (*known, *(name for name, _ in read))), default=0)
+        newest = max((received_at(name) for name in (*known, *(name for name, _ in read))), default=0)
         self._newest_ns = max(self._newest_ns, min(newest, time.time_ns()))
         if len(self._seen) > MOST_REMEMBERED:
             oldest = self._newest_ns - SLACK_NS
-            self._seen = {name for name in self._seen if int(name[:20]) >= oldest}
+            self._seen = {name for name in self._seen if received_at(name) >= oldest}
         return len(read)
 
     def _belongs(self, name: str) -> tuple[str, str] | None:
         """Study and series of a file of the spool; None where it is gone or cannot be read."""
         from exporter.dicom.elements import READING_ERRORS, quiet_reading
 
-        for folder in self._folders():
+        for folder in folders(self._root):
             try:
                 with (folder / name).open("rb") as file, quiet_reading():
                     import pydicom

@@ -4,14 +4,10 @@ Contract: with `move`, exactly one listener receives while a pull is under way. 
 listener's lock and opens its port itself, with the section `listener` of the configuration and nothing of the other
 sources. With `get` nobody's port is needed: instances are written beside whatever listener runs or comes; one that
 starts empties `tmp/`, and what was under way there is not committed, not acknowledged, and asked for again.
-
-Whether a listener still runs is judged by the process its lock file names: trying the lock would keep one that
-starts from its own.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Self
@@ -25,6 +21,7 @@ from listener.sources.contract import Surroundings
 from listener.spool.errors import SpoolBusy
 from listener.spool.space import SpaceGuard, SpaceLevel
 from listener.spool.spool import Spool
+from listener.spool.view import is_held
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -107,7 +104,7 @@ class Receiver:
         """Whether somebody receives now."""
         if self._method == "get":
             return True
-        return self._own.is_alive() if self._own is not None else _holder_lives(self._data)
+        return self._own.is_alive() if self._own is not None else is_held(self._data.spool, "listener")
 
     @property
     def has_room(self) -> bool:
@@ -152,15 +149,3 @@ class Receiver:
             with suppress(OSError):
                 space.measure(spool.counts().new if count_in < 0 else None)
             count_in = 10 if count_in < 0 else count_in
-
-
-def _holder_lives(data: DataFolder) -> bool:
-    """Whether the process that the listener's lock file names is there."""
-    try:
-        pid = int((data.spool / "listener.lock").read_text().strip() or "0")
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except (OSError, ValueError, OverflowError):
-        return False
-    return pid > 0

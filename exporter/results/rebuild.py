@@ -13,7 +13,6 @@ anything.
 
 from __future__ import annotations
 
-import json
 import lzma
 import os
 import re
@@ -32,9 +31,9 @@ from exporter.results.ledger import Arrival, Completed, InstanceStatus, Ledger
 from exporter.results.metadata.inspection import MOST_LINE_BYTES
 from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.results.metadata.rotation import START, open_rotated, rotated_files
-from listener.foundation.durable import fsync_folder
-from listener.spool.names import NAME
-from listener.spool.quarantine import REASON, REPORT_SUFFIX
+from listener.spool import view
+from listener.spool.names import NAME, SpoolState
+from listener.spool.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,7 +137,7 @@ def prospect(folders: Folders) -> str:
     stays = "what failed or was skipped is looked at again"
     if folders.spool is not None:
         parts.append(f"{sum(1 for _ in _quarantined(folders.spool))} files in quarantine")
-        waiting = sum(_count_files(folders.spool / name) for name in ("new", "active"))
+        waiting = sum(len(view.entries(folders.spool, state)) for state in view.WAITING)
         stays = f"the {waiting} files that wait in the spool stay and are exported then"
     return (
         "starting again does not mend it. Stop the exporter and run `exporter reconcile --rebuild`: it keeps the"
@@ -153,14 +152,6 @@ def _count_lines(path: Path) -> int:
     try:
         with path.open("rb") as file:
             return sum(part.count(b"\n") for part in iter(lambda: file.read(1 << 20), b""))
-    except OSError:
-        return 0
-
-
-def _count_files(folder: Path) -> int:
-    try:
-        with os.scandir(folder) as entries:
-            return sum(1 for entry in entries if NAME.fullmatch(entry.name))
     except OSError:
         return 0
 
@@ -271,41 +262,30 @@ def _medium(one: dict[str, Any]) -> MediaFile:
 
 def _replay_quarantine(spool: Path | None, ledger: Ledger) -> int:
     number = 0
-    for name, reason, path in _quarantined(spool):
-        size_bytes, mtime_ns = path.stat().st_size, path.stat().st_mtime_ns
-        begun = ledger.begin_attempt(name, size_bytes=size_bytes, mtime_ns=mtime_ns, source="spool")
+    if spool is None:
+        return 0
+    for reason, name in _quarantined(spool):
+        found = (view.folder(spool, SpoolState.QUARANTINE, reason) / name).stat()
+        begun = ledger.begin_attempt(name, size_bytes=found.st_size, mtime_ns=found.st_mtime_ns, source="spool")
         if begun.state is InstanceStatus.ACTIVE:
-            ledger.finish(name, state=InstanceStatus.QUARANTINED, reason=reason, message=_message(path))
+            message = str(view.report(spool, reason, name).get("message", ""))
+            ledger.finish(name, state=InstanceStatus.QUARANTINED, reason=reason, message=message)
             number += 1
     return number
 
 
 def _wait_again(spool: Path | None, ledger: Ledger) -> int:
     """Give kept files that no line tells of back to `new/`: skipped, or told in lines that are lost; nobody knows."""
-    if spool is None or not (spool / "done").is_dir():
+    if spool is None:
         return 0
-    names = [name for name in os.listdir(spool / "done") if NAME.fullmatch(name) and ledger.entry(name) is None]  # noqa: PTH208 - names only
-    for name in names:
-        (spool / "done" / name).rename(spool / "new" / name)
+    names = [name for name in view.entries(spool, SpoolState.DONE) if ledger.entry(name) is None]
     if names:
-        fsync_folder(spool / "new")
-        fsync_folder(spool / "done")
+        with Spool.open(spool) as opened:
+            opened.put_back_kept(names)
     return len(names)
 
 
-def _quarantined(spool: Path | None) -> Iterator[tuple[str, str, Path]]:
-    folder = spool / "quarantine" if spool is not None else None
-    if folder is None or not folder.is_dir():
-        return
-    for reason in sorted(os.listdir(folder)):  # noqa: PTH208 - names only
-        if REASON.fullmatch(reason) and reason in set(Reason):
-            for name in sorted(filter(NAME.fullmatch, os.listdir(folder / reason))):  # noqa: PTH208 - names only
-                yield name, reason, folder / reason / name
-
-
-def _message(path: Path) -> str:
-    try:
-        report = json.loads(path.with_name(f"{path.name}{REPORT_SUFFIX}").read_bytes())
-        return str(report["message"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return ""
+def _quarantined(spool: Path) -> Iterator[tuple[str, str]]:
+    """Reason and name of what the exporter, not the listener, put into quarantine."""
+    for reason in set(Reason).intersection(view.reasons(spool)):
+        yield from ((reason, name) for name in sorted(view.entries(spool, SpoolState.QUARANTINE, reason)))

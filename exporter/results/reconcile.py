@@ -20,7 +20,6 @@ Must never: change anything, or hold what grows with the number of instances (fa
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import stat
@@ -40,8 +39,9 @@ from exporter.results.metadata.inspection import inspect
 from exporter.results.metadata.rotation import FACTS, START, is_rotated
 from exporter.results.output_names import PARTIAL
 from listener.foundation.file_kind import kind_of
-from listener.spool.names import NAME
-from listener.spool.quarantine import REASON
+from listener.foundation.locks import is_locked
+from listener.spool import view
+from listener.spool.names import SpoolState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +124,7 @@ def reconcile(folders: Folders, *, deep: bool = False) -> ReconcileReport:
     """
     report = _look(folders, deep=deep)
     looks = 1
-    while report.fault_count and looks < LOOKS and _is_running(folders.ledger):
+    while report.fault_count and looks < LOOKS and is_locked(folders.ledger):
         time.sleep(PAUSE_S)
         before = {(fault.kind, fault.subject) for fault in report.faults}
         report = _look(folders, deep=deep)
@@ -133,20 +133,6 @@ def reconcile(folders: Folders, *, deep: bool = False) -> ReconcileReport:
             report.faults = [fault for fault in report.faults if (fault.kind, fault.subject) in before]
             report.fault_count = len(report.faults)
     return report
-
-
-def _is_running(ledger: Path) -> bool:
-    try:
-        descriptor = os.open(f"{ledger}.lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _look(folders: Folders, *, deep: bool) -> ReconcileReport:
@@ -182,13 +168,13 @@ _DONE: Final = frozenset((InstanceStatus.EXPORTED, InstanceStatus.SKIPPED))
 
 
 def _spool_files(spool: Path, ledger: Ledger, report: ReconcileReport) -> None:
-    for folder in ("new", "active", "done"):
-        for name in _names(spool / folder):
-            _file_fits(folder, name, ledger.entry(name), report)
-    for reason in sorted(entry for entry in _listing(spool / "quarantine") if REASON.fullmatch(entry)):
-        for name in _names(spool / "quarantine" / reason):
+    for state in view.COMMITTED:
+        for name in view.entries(spool, state):
+            _file_fits(state, name, ledger.entry(name), report)
+    for reason in view.reasons(spool):
+        for name in view.entries(spool, SpoolState.QUARANTINE, reason):
             entry = ledger.entry(name)
-            if any((spool / other / name).exists() for other in ("new", "active", "done")):
+            if view.find(spool, name, view.COMMITTED) is not None:
                 report.fault("two_places", name, "its file is in quarantine and elsewhere in the spool")
             elif entry is None:
                 report.refused += 1
@@ -199,8 +185,8 @@ def _spool_files(spool: Path, ledger: Ledger, report: ReconcileReport) -> None:
                 report.fault("two_states", name, f"its file is in quarantine/{reason}, the ledger says {entry.reason}")
 
 
-def _file_fits(folder: str, name: str, entry: InstanceRow | None, report: ReconcileReport) -> None:
-    if folder == "done":
+def _file_fits(state: SpoolState, name: str, entry: InstanceRow | None, report: ReconcileReport) -> None:
+    if state is SpoolState.DONE:
         if entry is None or entry.state not in _DONE:
             said = "does not know it" if entry is None else f"says {entry.state}"
             report.fault("two_states", name, f"its file is in done/, the ledger {said}")
@@ -213,22 +199,10 @@ def _file_fits(folder: str, name: str, entry: InstanceRow | None, report: Reconc
 def _has_bytes(entry: InstanceRow, spool: Path | None, report: ReconcileReport) -> None:
     if spool is None or entry.state in _DONE:
         return
-    folders = [spool / "new", spool / "active"]
-    if entry.state not in _PENDING:
-        folders.append(spool / "quarantine" / str(entry.reason))
-    # Twice: a claim between two looks moves the file from the second folder to the first.
-    if not any((folder / entry.name).exists() for folder in (*folders, *folders)):
+    states = view.WAITING if entry.state in _PENDING else (*view.WAITING, SpoolState.QUARANTINE)
+    # Twice: an item that is put back between two looks moves from the second folder to the first.
+    if view.find(spool, entry.name, (*states, *states), str(entry.reason)) is None:
         report.fault("lost", entry.name, f"the ledger says {entry.state}, but its file is not in the spool")
-
-
-def _names(folder: Path) -> list[str]:
-    return [name for name in _listing(folder) if NAME.fullmatch(name)]
-
-
-def _listing(folder: Path) -> list[str]:
-    with suppress(FileNotFoundError, NotADirectoryError):
-        return os.listdir(folder)  # noqa: PTH208 - names only: a million of them
-    return []
 
 
 # -- media -----------------------------------------------------------------------------------------------------------
@@ -269,7 +243,10 @@ def _medium_is_there(
 def _folder_facts(folder: Path, *, deep: bool) -> tuple[int, str | None]:
     r"""Bytes of a folder's files, and the SHA-256 of their sorted lines ``<sha256>  <name>\n``."""
     size, lines = 0, []
-    for name in sorted(_listing(folder)):
+    names: list[str] = []
+    with suppress(FileNotFoundError):
+        names = sorted(os.listdir(folder))  # noqa: PTH208 - names only
+    for name in names:
         size += (folder / name).lstat().st_size
         if deep:
             lines.append(f"{_sha256(folder / name)}  {name}\n")

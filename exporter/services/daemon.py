@@ -34,6 +34,7 @@ from exporter.services.pause import DiskBackpressure
 from exporter.services.reserve import DiskReserve
 from exporter.work.engine import Deferred, EnginePolicy, HeldBack, KnownOutcome, PublishedResult, Returned
 from listener.foundation.notify import notify, watchdog_interval_s
+from listener.spool.names import received_at
 from listener.spool.spool import Spool
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ class _Loop:
             self._engine.submit(work)
 
     def _work(self, item: SpoolItem) -> WorkItem:
-        arrived_ns = int(item.name[:20])
+        arrived_ns = received_at(item.name)
         title = called_ae_title(item.path, self._titles)
         return WorkItem(item.name, item.path, item.size_bytes, arrived_ns, "spool", ae_title=title)
 

@@ -14,6 +14,26 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def lock_file_of(path: Path) -> Path:
+    """The lock file of what is at `path`: `<path>.lock`."""
+    return path.with_name(f"{path.name}.lock")
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of what is at `path`; never creates its lock file."""
+    try:
+        descriptor = os.open(lock_file_of(path), os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def lock(path: Path, busy: tuple[str, str], refused: Callable[[str, str], Exception]) -> int:
     """Lock `<path>.lock`; its descriptor, which holds the lock until it is closed.
 
@@ -25,9 +45,8 @@ def lock(path: Path, busy: tuple[str, str], refused: Callable[[str, str], Except
     Raises:
         Exception: What `refused` makes, if the lock cannot be had.
     """
-    lock = path.with_name(f"{path.name}.lock")
     try:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = os.open(lock_file_of(path), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         hint = "check that its folder exists and who may write in it"
         raise refused(f"its lock cannot be opened ({error.strerror})", hint) from error
@@ -46,7 +65,7 @@ def lock(path: Path, busy: tuple[str, str], refused: Callable[[str, str], Except
 def is_in_place(path: Path, descriptor: int) -> bool:
     """Whether `<path>.lock` is the file that is locked: another process would lock another one."""
     try:
-        there = path.with_name(f"{path.name}.lock").stat()
+        there = lock_file_of(path).stat()
     except OSError:
         return False
     return os.path.samestat(there, os.fstat(descriptor))

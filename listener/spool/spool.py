@@ -25,7 +25,7 @@ from listener.spool.names import NAME, SpoolNames, SpoolState, is_of, lock_file,
 from listener.spool.quarantine import Quarantine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 
@@ -277,6 +277,13 @@ class Spool:
         if moved:
             os.fsync(self.new.fd)
         return moved
+
+    def put_back_kept(self, names: Iterable[str]) -> None:
+        """Give items of `done/` back to `new/`, durably."""
+        for name in names:
+            os.rename(name, name, src_dir_fd=self.done.fd, dst_dir_fd=self.new.fd)
+        os.fsync(self.new.fd)
+        os.fsync(self.done.fd)
 
     def recover_exporter(self) -> int:
         """Give what an earlier exporter had claimed back to `new/`; how many."""

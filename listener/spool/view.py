@@ -1,7 +1,8 @@
 """What is in a spool, looked at from outside: nothing is created, locked or moved.
 
-Contract: works on a live spool, on one of another user that may be read, and where there is none. Counts are of one
-moment per folder; an item that moves meanwhile may be seen twice or not at all.
+Contract: works on a live spool, on one of another user that may be read, and where there is none. Counts and names are
+of one moment per folder; an item that moves meanwhile may be seen twice or not at all. `folders` and `find` look in the
+order in which an item goes through the folders, so that one on its way is met at least once.
 """
 
 from __future__ import annotations
@@ -11,16 +12,21 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from listener.foundation.counters import read_counters
-from listener.spool.names import NAME
+from listener.spool.names import NAME, SpoolState, lock_file
 from listener.spool.quarantine import REASON, REPORT_SUFFIX
 from listener.spool.space import SILENT_S, SPACE_FILE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+WAITING: Final = (SpoolState.NEW, SpoolState.ACTIVE)
+"""The states of an item that is committed and not settled."""
+COMMITTED: Final = (*WAITING, SpoolState.DONE)
+"""The states of an item that is not in quarantine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +60,12 @@ class SpoolView:
         """The view of a spool folder; None where there is none."""
         if not root.is_dir():
             return None
-        reasons = sorted(name for name in _names(root / "quarantine") if REASON.fullmatch(name))
-        counts = {reason: _count(root / "quarantine" / reason) for reason in reasons}
+        counts = {reason: len(entries(root, SpoolState.QUARANTINE, reason)) for reason in reasons(root)}
         told = _object(root / SPACE_FILE) or {}
         return cls(
             root=root,
-            receiving=_count(root / "tmp"),
-            waiting=_count(root / "new") + _count(root / "active"),
+            receiving=len(entries(root, SpoolState.RECEIVING)),
+            waiting=sum(len(entries(root, state)) for state in WAITING),
             quarantined={reason: count for reason, count in counts.items() if count},
             listener=read_counters(root),
             paused=_news(told, "paused"),
@@ -70,24 +75,74 @@ class SpoolView:
     def refused(self) -> Iterator[QuarantinedItem]:
         """Every item of the quarantine, oldest first within its reason."""
         for reason in self.quarantined:
-            folder = self.root / "quarantine" / reason
-            for name in sorted(filter(NAME.fullmatch, _names(folder))):
-                report = _object(folder / f"{name}{REPORT_SUFFIX}") or {}
-                yield QuarantinedItem(name, reason, str(report.get("message", "")))
+            for name in sorted(entries(self.root, SpoolState.QUARANTINE, reason)):
+                yield QuarantinedItem(name, reason, str(report(self.root, reason, name).get("message", "")))
 
-    def report(self, reason: str, name: str) -> dict[str, Any]:
-        """What was written down when an item came into quarantine."""
-        return _object(self.root / "quarantine" / reason / f"{name}{REPORT_SUFFIX}") or {}
+
+def entries(root: Path, state: SpoolState, reason: str = "") -> list[str]:
+    """The names of the items in one state, unordered.
+
+    Args:
+        root: Folder of the spool.
+        state: The state; of quarantined items only those of one reason.
+        reason: The reason of quarantine.
+    """
+    return [name for name in _names(folder(root, state, reason)) if NAME.fullmatch(name)]
+
+
+def reasons(root: Path) -> list[str]:
+    """The reasons for which something is or was in quarantine, in order."""
+    return sorted(filter(REASON.fullmatch, _names(root / SpoolState.QUARANTINE)))
+
+
+def folder(root: Path, state: SpoolState, reason: str = "") -> Path:
+    """The folder of the items in one state; of quarantined items, of one reason."""
+    return root / state / reason
+
+
+def folders(root: Path) -> Iterator[Path]:
+    """The folders of all items whose bytes are here and are not exported yet."""
+    yield from (root / state for state in WAITING)
+    yield from (folder(root, SpoolState.QUARANTINE, reason) for reason in reasons(root))
+
+
+def find(root: Path, name: str, states: Iterable[SpoolState], reason: str = "") -> Path | None:
+    """The file of an item; None where it is in none of these states.
+
+    Args:
+        root: Folder of the spool.
+        name: Of the item.
+        states: The states to look in, in this order.
+        reason: The reason, where quarantine is among them.
+    """
+    paths = (folder(root, state, reason if state is SpoolState.QUARANTINE else "") / name for state in states)
+    return next((path for path in paths if path.exists()), None)
+
+
+def report(root: Path, reason: str, name: str) -> dict[str, Any]:
+    """The report that was written when an item came into quarantine; empty where there is none."""
+    return _object(folder(root, SpoolState.QUARANTINE, reason) / f"{name}{REPORT_SUFFIX}") or {}
+
+
+def is_held(root: Path, role: str) -> bool:
+    """Whether the process that a role's lock file names is alive.
+
+    It is not tried to lock the file: that would keep a process that starts from its own lock.
+    """
+    try:
+        pid = int(lock_file(root, role).read_text().strip() or "0")
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, ValueError, OverflowError):
+        return False
+    return pid > 0
 
 
 def _names(folder: Path) -> list[str]:
     with suppress(FileNotFoundError, NotADirectoryError):
         return os.listdir(folder)  # noqa: PTH208 - names only: a million of them
     return []
-
-
-def _count(folder: Path) -> int:
-    return sum(1 for name in _names(folder) if NAME.fullmatch(name))
 
 
 def _news(told: dict[str, Any], name: str) -> str | None:

@@ -9,12 +9,17 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+from listener.foundation.locks import lock_file_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def count(ledger: Path) -> int:
     """Count one more time; the times so far, this one included."""
-    note = _note(ledger)
+    note = lock_file_of(ledger)
     times = 1
     with suppress(OSError, ValueError, TypeError, KeyError):
         inode = ledger.stat().st_ino
@@ -30,10 +35,6 @@ def count(ledger: Path) -> int:
 def forget(ledger: Path) -> None:
     """An exporter worked with the ledger and ended in order."""
     with suppress(OSError):
-        note = _note(ledger)
+        note = lock_file_of(ledger)
         if note.stat().st_size:
             os.truncate(note, 0)
-
-
-def _note(ledger: Path) -> Path:
-    return Path(f"{ledger}.lock")
