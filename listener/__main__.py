@@ -61,12 +61,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _read(options: argparse.Namespace) -> ListenerSettings:
-    """The settings of the file and the command line; the exporter's sections are none of our business."""
+    """The settings of the file and the command line; the exporter checks its own sections of the file."""
     settings = ListenerSettings()
     if options.config is not None:
-        from listener.foundation.configuration import EXPORTER_SECTIONS, load
+        from listener.foundation.configuration import load
 
-        settings = load(options.config, ListenerSettings, ignore_unknown_sections=EXPORTER_SECTIONS)
+        settings = load(options.config, ListenerSettings, is_shared=True)
     if options.log_level is None:
         return settings
     return settings.model_copy(update={"log": settings.log.model_copy(update={"level": options.log_level})})

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 
 __all__ = [
-    "EXPORTER_SECTIONS",
     "ConfigurationError",
     "ConfigurationFault",
     "FilePath",
@@ -44,25 +43,10 @@ __all__ = [
     "validate",
 ]
 
-EXPORTER_SECTIONS = frozenset(
-    {
-        "num_workers",
-        "dicom",
-        "media",
-        "metadata",
-        "config",
-        "ae_titles",
-        "archives",
-        "limits",
-        "room",
-        "privacy",
-        "notify",
-    }
-    | {"video", "image", "frames", "display", "volume", "audio", "waveform", "report", "pull"}
-)
-"""Top-level keys that only the exporter reads; the listener leaves them alone."""
-
 ModelT = TypeVar("ModelT", bound=BaseModel)
+
+LIKENESS_OF_A_TYPO = 0.8
+"""Of two keys by `difflib`: `listner` and `listener` have 0.93, `dicom` and `dicomweb`, which both exist, 0.77."""
 
 
 class Section(BaseModel):
@@ -119,29 +103,39 @@ class ConfigurationError(Exception):
         super().__init__("\n".join(fault.sentence(source) for fault in self.faults))
 
 
-def load(path: Path, model: type[ModelT], *, ignore_unknown_sections: frozenset[str] = frozenset()) -> ModelT:
+def load(path: Path, model: type[ModelT], *, is_shared: bool = False) -> ModelT:
     """The file as a model.
 
     Args:
         path: The YAML file.
         model: What it must be.
-        ignore_unknown_sections: Top-level keys that another program reads.
+        is_shared: Whether another program reads other sections of the file: a top-level key that is not the model's
+            is then a fault only where it is a slip for one of the model's.
 
     Raises:
         ConfigurationError: The file cannot be read, is no YAML, or is not what the model permits.
     """
     document = read(path)
-    loaded, faults = validate(document, model, ignore_unknown_sections=ignore_unknown_sections)
+    loaded, faults = validate(document, model, is_shared=is_shared)
     if loaded is None:
         raise ConfigurationError(str(path), faults)
     return loaded
 
 
 def validate(
-    document: Document, model: type[ModelT], *, ignore_unknown_sections: frozenset[str] = frozenset()
+    document: Document, model: type[ModelT], *, is_shared: bool = False
 ) -> tuple[ModelT | None, tuple[ConfigurationFault, ...]]:
-    """A file that has been read, as a model; None and the faults where it is none."""
-    data = {key: value for key, value in document.data.items() if key not in ignore_unknown_sections}
+    """The model of a file that has been read, or its faults.
+
+    Args:
+        document: The file.
+        model: What it must be.
+        is_shared: See `load`.
+
+    Returns:
+        The model and no faults, or None and every fault.
+    """
+    data = {key: value for key, value in document.data.items() if not is_shared or _concerns(key, value, model)}
     faults = list(document.faults)
     loaded = None
     try:
@@ -272,16 +266,29 @@ def _known_keys(model: type[BaseModel], place: KeyPath) -> list[str]:
     return list(found.model_fields) if found is not None else []
 
 
+def _concerns(key: str, value: Any, model: type[BaseModel]) -> bool:
+    """Whether a top-level key is one of the model's, or a slip for one: a typo, or a plain value of a section."""
+    if difflib.get_close_matches(key.casefold(), model.model_fields, 1, LIKENESS_OF_A_TYPO):
+        return True
+    is_plain = not isinstance(value, dict | list | None)
+    return is_plain and bool(_sections_with(key, model))
+
+
 def _guess(name: str, known: Sequence[str], model: type[BaseModel]) -> str:
     """A key of that very name in a section, or else the key that is spelled most like it."""
-    inside = [
-        f"{section}.{name}"
+    inside = [f"{section}.{name}" for section in _sections_with(name, model)]
+    return " or ".join(inside or difflib.get_close_matches(name, known, 1, 0.6))
+
+
+def _sections_with(name: str, model: type[BaseModel]) -> list[str]:
+    """The sections of a model that have a key of this name."""
+    return [
+        section
         for section, info in model.model_fields.items()
         if (found := model_inside(info.annotation)) is not None
         and not _holds(info.annotation, Sequence)
         and name in found.model_fields
     ]
-    return " or ".join(inside or difflib.get_close_matches(name, known, 1, 0.6))
 
 
 _KINDS = {

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from exporter.commands import config_reference
 from exporter.settings.settings import MediaSettings, Settings, load_settings
-from listener.foundation.configuration import EXPORTER_SECTIONS, ConfigurationError, ReservedSection, load
+from listener.foundation.configuration import ConfigurationError, ReservedSection, load
 from listener.foundation.yaml_file import read
 from listener.settings.listener import DataFolder, ListenerSettings
 
@@ -74,9 +74,7 @@ def test_the_annotated_file_is_in_step_with_the_models() -> None:
 
 def test_the_annotated_file_loads_as_the_defaults() -> None:
     assert load_settings(REPOSITORY / "config/exporter.yml") == Settings()
-    assert load(
-        REPOSITORY / "config/exporter.yml", ListenerSettings, ignore_unknown_sections=EXPORTER_SECTIONS
-    ) == ListenerSettings()  # fmt: skip
+    assert load(REPOSITORY / "config/exporter.yml", ListenerSettings, is_shared=True) == ListenerSettings()
 
 
 def test_the_annotated_file_has_every_key_of_the_models() -> None:
@@ -124,9 +122,14 @@ def test_something_acts_on_every_key() -> None:
     assert unread == []
 
 
-def test_the_sections_that_the_listener_leaves_alone_are_the_others() -> None:
-    assert set(Settings.model_fields) - set(ListenerSettings.model_fields) == EXPORTER_SECTIONS
+def test_the_listener_takes_no_section_of_the_exporter_for_a_slip(tmp_path: Path) -> None:
     assert set(ListenerSettings.model_fields) <= set(Settings.model_fields)
+    path = tmp_path / "exporter.yml"
+    for name in set(Settings.model_fields) - set(ListenerSettings.model_fields):
+        default = Settings.model_fields[name].default
+        value = default if isinstance(default, bool | int | float | str) else {"anything": 1}
+        path.write_text(f"{name}: {json.dumps(value)}\n")
+        assert load(path, ListenerSettings, is_shared=True) == ListenerSettings()
 
 
 def test_both_programs_have_the_same_defaults_for_what_both_read() -> None:

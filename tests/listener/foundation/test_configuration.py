@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from pydantic import BeforeValidator, Field, SecretStr
 
 from listener.foundation.configuration import (
-    EXPORTER_SECTIONS,
     ConfigurationError,
     ConfigurationFault,
     FilePath,
@@ -173,11 +172,30 @@ def test_the_home_folder_is_understood(write: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_top_level_keys_of_another_program_are_left_alone(write: Any) -> None:
-    path = write("workers: 1\nimage: 3\n")
-    assert load(path, Model, ignore_unknown_sections=EXPORTER_SECTIONS).workers == 1
-    assert faults_of(path) == [
-        f"2: image: unknown key (permitted: {KEYS})",
+    path = write("workers: 1\nimage: {rate: 3}\nrate: {per: 1}\noptions:\n")
+    assert load(path, Model, is_shared=True).workers == 1
+    assert [fault.partition(" (")[0] for fault in faults_of(path)] == [
+        "2: image: unknown key",
+        "3: rate: unknown key",
+        "4: options: unknown key",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "guess"),
+    [
+        ("worker: 1\n", "workers"),
+        ("Video: {rate: 1}\n", "video"),
+        ("vidoe: {rate: 1}\n", "video"),
+        ("rate: 3\n", "video.rate"),
+    ],
+)
+def test_a_slip_is_a_fault_also_where_another_program_reads_the_file(write: Any, text: str, guess: str) -> None:
+    key = text.partition(":")[0]
+    with pytest.raises(ConfigurationError) as caught:
+        load(write(text), Model, is_shared=True)
+    (fault,) = caught.value.faults
+    assert fault.sentence("") == f":1: {key}: unknown key (permitted: {KEYS}; did you mean {guess}?)"
 
 
 # -- what is refused -------------------------------------------------------------------------------------------------
