@@ -1,24 +1,31 @@
-"""What a complete data set is answered, and where its bytes go: for every way in.
+"""One instance on its way into the spool: how it is judged, what its sender is answered, and where its bytes go.
 
-Contract: a data set is never decoded; it ends in exactly one `StoreStatus`.
+Contract: a data set is never decoded; a reception ends in exactly one `StoreStatus`, success only once the spool has
+committed. Trouble with the spool becomes a status, too: nothing here raises for it, so that the peer can be answered.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import structlog
 
 from listener.intake import store_status
 from listener.intake.store_status import Disposition, StoreStatus
+from listener.spool.errors import SpoolWriteFailed
+from listener.spool.space import SpaceLevel
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from listener.foundation.durable import Buffer
     from listener.intake.walk import DataSetScanner
     from listener.settings.listener import ListenerSection
-    from listener.spool.errors import SpoolWriteFailed
     from listener.spool.incoming import Incoming
+    from listener.spool.space import SpaceSignal
     from listener.spool.spool import Spool
 
 log = structlog.get_logger()
@@ -50,31 +57,110 @@ def judge(walk: DataSetScanner | None, said: StoreIdentity, settings: ListenerSe
     return store_status.SUCCESS if is_valid_uid(said.sop_instance_uid) else store_status.BAD_UID
 
 
-def keep_data_set(spool: Spool, incoming: Incoming, situation: StoreStatus, walk: DataSetScanner | None) -> None:
-    """Put the bytes where the situation says, durably.
+class InstanceReception(ABC):
+    """The bytes of one instance until it is complete or given up; the way in says what they are, in `_judge`."""
 
-    Raises:
-        SpoolWriteFailed: They are not there.
-    """
-    match situation.kept:
-        case Disposition.NEW:
-            incoming.commit()
-        case Disposition.QUARANTINE:
-            fault = walk.finish() if walk is not None else None
-            report = {
-                "message": situation.comment,
-                "status": f"0x{situation.status:04X}",
-                "by": "listener",
-                "cause": fault.cause if fault else situation.word,
-                "offset": fault.offset if fault else None,
-            }
-            spool.refuse(incoming, situation.reason or situation.word, report)
-        case Disposition.NOWHERE:
-            incoming.discard()
+    __slots__ = ("_incoming", "_settings", "_situation", "_spool", "_walk", "size_bytes")
+
+    def __init__(self, spool: Spool, settings: ListenerSection, refusal: StoreStatus | None) -> None:
+        """Begin with no bytes and no file.
+
+        Args:
+            spool: Where they go.
+            settings: What is refused.
+            refusal: Why the instance is refused already.
+        """
+        self._spool = spool
+        self._settings = settings
+        self._incoming: Incoming | None = None
+        self._walk: DataSetScanner | None = None
+        self._situation = refusal
+        self.size_bytes = 0
+
+    def _open(self) -> None:
+        """Make the file in the spool."""
+        try:
+            self._incoming = self._spool.receive()
+        except SpoolWriteFailed as error:
+            self._give_up(failed(error))
+
+    def _append(self, buffers: Sequence[Buffer], *, is_complete: bool = False) -> bool:
+        """Write buffers to the file.
+
+        Args:
+            buffers: What comes next.
+            is_complete: Whether no more will come: the disk can begin while we look at what it writes.
+
+        Returns:
+            Whether they are written; the instance is given up where they are not.
+        """
+        if self._incoming is None:
+            return False
+        try:
+            self._incoming.write(buffers)
+        except SpoolWriteFailed as error:
+            self._give_up(failed(error))
+            return False
+        if is_complete:
+            self._incoming.begin_write_out()
+        return True
+
+    def finish(self) -> StoreStatus:
+        """Judge the complete instance, and make it durable where its status says.
+
+        Returns:
+            What its sender is answered.
+        """
+        situation = self._situation or self._judge()
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            try:
+                if situation.kept is Disposition.NEW:
+                    incoming.commit()
+                elif situation.kept is Disposition.QUARANTINE:
+                    self._spool.refuse(incoming, situation.reason or situation.word, self._report(situation))
+                else:
+                    incoming.discard()
+            except SpoolWriteFailed as error:
+                situation = failed(error)
+        self._situation = situation
+        return situation
+
+    def discard(self) -> None:
+        """The instance will never be complete; harmless after `finish`."""
+        if self._incoming is not None:
+            self._incoming.discard()
+            self._incoming = None
+
+    def _give_up(self, situation: StoreStatus) -> None:
+        self.discard()
+        self._situation = situation
+
+    @abstractmethod
+    def _judge(self) -> StoreStatus:
+        """The status of a complete instance that nothing was wrong with so far."""
+
+    def _report(self, situation: StoreStatus) -> dict[str, object]:
+        """What an operator reads beside the file in quarantine."""
+        fault = self._walk.finish() if self._walk is not None else None
+        return {
+            "message": situation.comment,
+            "status": f"0x{situation.status:04X}",
+            "by": "listener",
+            "cause": fault.cause if fault else situation.word,
+            "offset": fault.offset if fault else None,
+        }
+
+
+def refusal_for_space(space: SpaceSignal) -> StoreStatus | None:
+    """Why no instance can be taken now; None while there is room."""
+    if space.state is not SpaceLevel.ENOUGH:
+        return store_status.OUT_OF_SPACE
+    return store_status.QUEUE_FULL if space.queue_full else None
 
 
 def failed(error: SpoolWriteFailed) -> StoreStatus:
-    """The situation that trouble with the spool makes, told to the operator."""
+    """The status that trouble with the spool makes; the operator finds it in the log."""
     log.error("spool write failed", problem=str(error))
     return store_status.OUT_OF_SPACE if error.is_full else store_status.STORAGE_FAILED
 

@@ -1,7 +1,8 @@
-"""What a C-STORE is answered: one table, with the clause beside each row (PS3.4 Table B.2-1, PS3.7 Annex C).
+"""The answers to the sender of an instance: one table, with the clause of each row (PS3.4 Table B.2-1, PS3.7 Annex C).
 
-Contract: every answer of the storage service is a `StoreStatus`; the status on the wire, the words in (0000,0902) Error
-Comment and whether the bytes are kept follow from this table and nothing else. 0x0000 means: the bytes are durable.
+Contract: every answer of the storage service, and every answer to an uploaded instance, is a `StoreStatus`. The status
+on the wire, the words in (0000,0902) Error Comment and whether the bytes are kept follow from this table and nothing
+else. 0x0000 means: the bytes are durable.
 """
 
 from __future__ import annotations
@@ -111,6 +112,50 @@ STORE_TABLE: Final = (
     CLASS_NOT_NEGOTIATED,
 )
 """Every answer to a C-STORE-RQ."""
+
+# -- by HTTP alone; the codes of PS3.18 10.5.3 and Annex I are those of C-STORE ----------------------------------------
+
+NOT_PART_10: Final = StoreStatus(
+    0xC000, "not_part_10", "Cannot understand: no DICOM file", Disposition.QUARANTINE, "PS3.10 7.1", reason="not_dicom"
+)
+BAD_META: Final = StoreStatus(
+    0xC000,
+    "bad_file_meta",
+    "Cannot understand: file meta information",
+    Disposition.QUARANTINE,
+    "PS3.10 7.1",
+    reason="unreadable",
+)
+OTHER_STUDY: Final = StoreStatus(
+    0xC409, "other_study", "Study Instance UID is not that of the address", Disposition.NOWHERE, "PS3.18 10.5.1"
+)
+"""The Standard leaves the digits after C free; these are what other archives answer."""
+CLASS_NOT_SUPPORTED: Final = StoreStatus(
+    0x0122, "class_not_supported", "SOP Class is no storage class", Disposition.NOWHERE, "PS3.7 C.5.6"
+)
+NOT_ENCODED_SO: Final = StoreStatus(
+    0xC000, "part_encoding", "Cannot understand: media type or encoding of the part", Disposition.NOWHERE, "PS3.18 8.7"
+)
+
+UPLOAD_TABLE: Final = (
+    SUCCESS,
+    BAD_UID,
+    MISMATCH_ACCEPTED,
+    DAMAGED_ACCEPTED,
+    OUT_OF_SPACE,
+    STORAGE_FAILED,
+    QUEUE_FULL,
+    TOO_LARGE,
+    DAMAGED,
+    NOT_PART_10,
+    BAD_META,
+    OTHER_STUDY,
+    CLASS_NOT_SUPPORTED,
+    NOT_ENCODED_SO,
+)
+"""Every answer to an uploaded instance."""
+
+# -- other services ----------------------------------------------------------------------------------------------------
 
 UNRECOGNIZED_OPERATION: Final = 0x0211
 """PS3.7 C.5.24: a service that was not negotiated."""

@@ -7,5 +7,4 @@ multipart      multipart/related, part by part
 intake         the parts of one request
 part10         one part: PS3.10 into the spool
 response       the store response
-situations     reasons in a response
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final
 
-from listener.sources.dicomweb import situations
+from listener.intake import store_status
 from listener.sources.dicomweb.multipart import Malformed, Multipart, media_type
 from listener.sources.dicomweb.part10 import Upload, UploadTerms
 
@@ -91,7 +91,7 @@ class Intake:
         assert self._upload is not None  # noqa: S101 - `begin` comes first
         upload, self._upload = self._upload, None
         try:
-            self.answers.append(upload.finish())
+            self.answers.append(upload.answer())
             self._malformed += upload.is_malformed
         finally:
             upload.discard()
@@ -101,9 +101,9 @@ def _refusal(header: Mapping[str, str]) -> StoreStatus | None:
     """Why a part cannot be an instance; a part that does not say what it is, is one like the others."""
     encodings = {header.get(name, "").lower() for name in ("content-transfer-encoding", "content-encoding")}
     if not encodings <= PLAIN_ENCODINGS:
-        return situations.NOT_ENCODED_SO
+        return store_status.NOT_ENCODED_SO
     said = header.get("content-type")
     try:
-        return situations.NOT_ENCODED_SO if said and media_type(said).name != DICOM else None
+        return store_status.NOT_ENCODED_SO if said and media_type(said).name != DICOM else None
     except Malformed:
-        return situations.NOT_ENCODED_SO
+        return store_status.NOT_ENCODED_SO

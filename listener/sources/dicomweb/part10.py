@@ -18,18 +18,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from listener.intake import store_status
-from listener.intake.reception import StoreIdentity, failed, judge, keep_data_set
+from listener.intake.reception import InstanceReception, StoreIdentity, judge, refusal_for_space
 from listener.intake.transfer_syntaxes import DEFLATED, EXPLICIT_LITTLE, encoding_of, is_storage
 from listener.intake.walk import LONG_VRS, SHORT_VRS, DataSetScanner
-from listener.sources.dicomweb import situations
-from listener.spool.errors import SpoolWriteFailed
-from listener.spool.space import SpaceLevel
 
 if TYPE_CHECKING:
     from listener.intake.store_status import StoreStatus
     from listener.settings.listener import ListenerSection
     from listener.sources.contract import Surroundings
-    from listener.spool.incoming import Incoming
 
 PREFIX_BYTES: Final = 132
 LONGEST_META: Final = 65_536
@@ -69,12 +65,12 @@ class UploadFileMeta:
         if len(self._held) < PREFIX_BYTES:
             return None
         if self._held[128:PREFIX_BYTES] != b"DICM":
-            self.fault = situations.NOT_PART_10
+            self.fault = store_status.NOT_PART_10
             return None
         while self.fault is None and not self.is_complete and self._step():
             pass
         if self.fault is None and not self.is_complete and len(self._held) > LONGEST_META:
-            self.fault = situations.BAD_META
+            self.fault = store_status.BAD_META
         if not self.is_complete:
             return None
         # What was held before and lies behind the end is a few bytes of one header at most.
@@ -99,7 +95,7 @@ class UploadFileMeta:
             length = int.from_bytes(held[at + 8 : start], "little")
         end = start + length
         if end > LONGEST_META or vr not in LONG_VRS | SHORT_VRS:
-            self.fault = situations.BAD_META
+            self.fault = store_status.BAD_META
         if self.fault is not None or len(held) < end:
             return False
         if vr == b"UI":
@@ -118,7 +114,7 @@ class UploadTerms:
     """The study that the address names; none takes any."""
 
 
-class Upload:
+class Upload(InstanceReception):
     """One instance on its way."""
 
     def __init__(self, terms: UploadTerms, refusal: StoreStatus | None = None, *, keeps_malformed: bool = True) -> None:
@@ -129,21 +125,19 @@ class Upload:
             refusal: Why it is refused already.
             keeps_malformed: Whether it goes into quarantine where it turns out to be no DICOM file.
         """
-        self._terms = terms
+        around = terms.surroundings
+        super().__init__(around.spool, terms.settings, refusal or refusal_for_space(around.space))
+        self._study_wanted = terms.study_instance_uid
         self._keeps_malformed = keeps_malformed
         self._held: list[bytes] = []
         """The bytes, until there is a file for them."""
         self._meta = UploadFileMeta()
-        self._walk: DataSetScanner | None = None
         self._inflate: _Inflated | None = None
-        self._situation = refusal or _no_room(terms.surroundings)
-        self._incoming: Incoming | None = None
-        self.size_bytes = 0
 
     @property
     def is_malformed(self) -> bool:
         """Whether it was kept although it is no DICOM file."""
-        return self._situation in {situations.NOT_PART_10, situations.BAD_META}
+        return self._situation in {store_status.NOT_PART_10, store_status.BAD_META}
 
     def write(self, piece: memoryview) -> None:
         """Take the next bytes of the file."""
@@ -151,63 +145,43 @@ class Upload:
         self._look(piece)
         if self._situation is not None:
             return
-        if self.size_bytes > self._terms.settings.limits.max_instance_bytes:
+        if self.size_bytes > self._settings.limits.max_instance_bytes:
             self._give_up(store_status.TOO_LARGE)
             return
         if self._incoming is not None:
-            self._write([piece])
+            self._append([piece])
         elif self._meta.is_complete:
             self._held.append(bytes(piece))
-            self._open()
+            self._write_held()
         elif self._meta.fault is None or self._keeps_malformed:
             self._held.append(bytes(piece))
             if self._meta.fault is not None:
-                self._open()
+                self._write_held()
 
-    def _open(self) -> None:
+    def _write_held(self) -> None:
         """Make a file in the spool, and write what was held."""
         held, self._held = self._held, []
-        try:
-            self._incoming = self._terms.surroundings.spool.receive()
-        except SpoolWriteFailed as error:
-            self._give_up(failed(error))
-        else:
-            self._write([memoryview(piece) for piece in held])
+        self._open()
+        self._append(held)
 
-    def _write(self, pieces: list[memoryview]) -> None:
-        if self._incoming is None:
-            return
-        try:
-            self._incoming.write(pieces)
-        except SpoolWriteFailed as error:
-            self._give_up(failed(error))
+    def finish(self) -> StoreStatus:
+        """Judge the complete file, and make it durable where its status says.
 
-    def finish(self) -> Answer:
-        """The file is complete: judge it, and make it durable where it is kept."""
+        Returns:
+            What its sender is answered.
+        """
         if self._situation is None and self._incoming is None and self._keeps_malformed:
-            self._open()
-        if self._situation is None:
-            self._situation = self._judge()
+            self._write_held()
+        self._situation = self._situation or self._judge()
         if self.is_malformed and not self._keeps_malformed:
             self.discard()
-        if self._incoming is not None:
-            try:
-                keep_data_set(self._terms.surroundings.spool, self._incoming, self._situation, self._walk)
-            except SpoolWriteFailed as error:
-                self._situation = failed(error)
-            self._incoming = None
+        return super().finish()
+
+    def answer(self) -> Answer:
+        """`finish`, with what the response says of the instance."""
+        situation = self.finish()
         said = self._identity(of_data_set=True)
-        return Answer(self._situation, _shown(said.sop_class_uid), _shown(said.sop_instance_uid), self.size_bytes)
-
-    def discard(self) -> None:
-        """The file will never be complete; harmless after `finish`."""
-        if self._incoming is not None:
-            self._incoming.discard()
-            self._incoming = None
-
-    def _give_up(self, situation: StoreStatus) -> None:
-        self.discard()
-        self._situation = situation
+        return Answer(situation, _shown(said.sop_class_uid), _shown(said.sop_instance_uid), self.size_bytes)
 
     def _look(self, piece: memoryview) -> None:
         """Go over the bytes for structure and UIDs; also of what is refused, so that the answer can name it."""
@@ -226,7 +200,7 @@ class Upload:
     def _begin_walk(self) -> None:
         syntax = _text(self._meta.values.get(0x0010))
         encoding = encoding_of(syntax)
-        limits = self._terms.settings.limits
+        limits = self._settings.limits
         bounds = {"max_depth": limits.max_depth, "max_elements": limits.max_elements}
         if encoding is not None:
             self._walk = DataSetScanner(encoding, **bounds, study=True)
@@ -239,19 +213,19 @@ class Upload:
         if self._meta.fault is not None:
             return self._meta.fault
         if not self._meta.is_complete:
-            return situations.NOT_PART_10 if self.size_bytes < PREFIX_BYTES else situations.BAD_META
+            return store_status.NOT_PART_10 if self.size_bytes < PREFIX_BYTES else store_status.BAD_META
         said = self._identity()
         if not self._meta.values.get(0x0010) or said.sop_class_uid is None:
-            return situations.BAD_META
+            return store_status.BAD_META
         if not is_storage(_text(said.sop_class_uid)):
-            return situations.CLASS_NOT_SUPPORTED
-        situation = judge(self._walk, said, self._terms.settings)
+            return store_status.CLASS_NOT_SUPPORTED
+        situation = judge(self._walk, said, self._settings)
         if situation is store_status.MISMATCH:
             # Nobody announced the instance, as a command does: its own careless file meta information differs.
             situation = store_status.MISMATCH_ACCEPTED
-        wanted = self._terms.study_instance_uid
+        wanted = self._study_wanted
         if situation.is_success and wanted is not None and self._study() != wanted:
-            return situations.OTHER_STUDY
+            return store_status.OTHER_STUDY
         return situation
 
     def _looked(self) -> DataSetScanner | None:
@@ -292,12 +266,6 @@ class _Inflated:
         if self._inflater.unconsumed_tail:
             self._left = 0
         self.walk.feed(memoryview(inflated))
-
-
-def _no_room(surroundings: Surroundings) -> StoreStatus | None:
-    if surroundings.space.state is not SpaceLevel.ENOUGH:
-        return store_status.OUT_OF_SPACE
-    return store_status.QUEUE_FULL if surroundings.space.queue_full else None
 
 
 def _text(uid: bytes | None) -> str:

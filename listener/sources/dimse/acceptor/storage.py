@@ -1,8 +1,7 @@
 """The storage service: one C-STORE message at a time from the wire into the spool (PS3.4 Annex B, PS3.7 9.1.1).
 
-Contract: an `IncomingDataSet` takes the data set of one message piece by piece, never decodes it, and ends in exactly
-one `StoreStatus` of the table in `statuses`; success only once the spool has committed. Trouble with the spool becomes
-a situation, too: a reception never raises, it goes on swallowing bytes so that the association can be answered.
+Contract: an `IncomingDataSet` takes the data set of one message piece by piece and never raises: once it is refused, it
+goes on swallowing bytes so that the association can be answered.
 """
 
 from __future__ import annotations
@@ -14,13 +13,20 @@ import structlog
 
 from listener.intake import store_status
 from listener.intake.file_meta import AssociationParties, FileMeta
-from listener.intake.reception import StoreIdentity, failed, is_valid_uid, judge, keep_data_set, stand_in_uid
+from listener.intake.reception import (
+    InstanceReception,
+    StoreIdentity,
+    failed,
+    is_valid_uid,
+    judge,
+    refusal_for_space,
+    stand_in_uid,
+)
 from listener.intake.store_status import StoreStatus
 from listener.intake.transfer_syntaxes import encoding_of
 from listener.intake.walk import DataSetScanner
 from listener.sources.dimse.acceptor.cpu_affinity import SMALL_BYTES
 from listener.spool.errors import SpoolWriteFailed
-from listener.spool.space import SpaceLevel
 
 if TYPE_CHECKING:
     from listener.intake.transfer_syntaxes import Encoding
@@ -52,7 +58,7 @@ class StorageService:
     def __init__(
         self, surroundings: Surroundings, settings: ListenerSection, parties: AssociationParties, seat: CpuAffinity
     ) -> None:
-        self._spool = surroundings.spool
+        self.spool = surroundings.spool
         self._space = surroundings.space
         self.settings = settings
         self._parties = parties
@@ -69,7 +75,7 @@ class StorageService:
             target = refusal
         else:
             try:
-                target, self._spare = self._spare or self._spool.receive(), None
+                target, self._spare = self._spare or self.spool.receive(), None
             except SpoolWriteFailed as error:
                 target = failed(error)
         return IncomingDataSet(self, context, command, known, target)
@@ -83,7 +89,7 @@ class StorageService:
         self.seat.received(last_bytes)
         if self._spare is None:
             try:
-                self._spare = self._spool.receive()
+                self._spare = self.spool.receive()
             except SpoolWriteFailed:
                 self._spare = None  # said when it is needed
 
@@ -97,9 +103,7 @@ class StorageService:
         # dcmsend 3.6.7 sometimes says another class than that of its presentation context.
         if command.sop_class_uid != known.sop_class_uid and self.settings.mismatch == "refuse":
             return store_status.CLASS_NOT_NEGOTIATED
-        if self._space.state is not SpaceLevel.ENOUGH:
-            return store_status.OUT_OF_SPACE
-        return store_status.QUEUE_FULL if self._space.queue_full else None
+        return refusal_for_space(self._space)
 
     def _get_to_know(self, context: AcceptedContext) -> _Known:
         file_meta = FileMeta(context.abstract_syntax, context.transfer_syntax, self._parties)
@@ -108,22 +112,10 @@ class StorageService:
         return known
 
 
-class IncomingDataSet:
+class IncomingDataSet(InstanceReception):
     """The data set of one message, on its way."""
 
-    __slots__ = (
-        "_head",
-        "_incoming",
-        "_is_of_context",
-        "_most_bytes",
-        "_situation",
-        "_storage",
-        "_views",
-        "_walk",
-        "command",
-        "context",
-        "size_bytes",
-    )
+    __slots__ = ("_head", "_is_of_context", "_most_bytes", "_seat", "_views", "command", "context")
 
     def __init__(
         self,
@@ -133,20 +125,17 @@ class IncomingDataSet:
         known: _Known,
         target: Incoming | StoreStatus,
     ) -> None:
+        refusal = target if isinstance(target, StoreStatus) else None
+        super().__init__(storage.spool, storage.settings, refusal)
         self.context = context
         self.command = command
-        self.size_bytes = 0
-        self._storage = storage
+        self._seat = storage.seat
         self._head = b""
         self._views: list[memoryview] = []
-        self._walk: DataSetScanner | None = None
-        self._incoming: Incoming | None = None
-        self._situation: StoreStatus | None = None
         self._is_of_context = command.sop_class_uid == known.sop_class_uid
         limits = storage.settings.limits
         self._most_bytes = limits.max_instance_bytes
         if isinstance(target, StoreStatus):
-            self._situation = target
             return
         self._incoming = target
         if known.encoding is not None:
@@ -176,51 +165,34 @@ class IncomingDataSet:
         Args:
             is_complete: Whether no more will come: the disk can begin while we look at what it writes.
         """
-        if self._storage.seat.is_gathered and self.size_bytes > SMALL_BYTES:
-            self._storage.seat.received(self.size_bytes)
+        if self._seat.is_gathered and self.size_bytes > SMALL_BYTES:
+            self._seat.received(self.size_bytes)
         views, self._views = self._views, []
         if self._incoming is None or not (views or self._head):
             return
         head, self._head = self._head, b""
-        try:
-            self._incoming.write([head, *views] if head else views)
-            if is_complete:
-                self._incoming.begin_write_out()
-        except SpoolWriteFailed as error:
-            self._give_up(failed(error))
-            return
-        if self._walk is not None:
+        if self._append([head, *views] if head else views, is_complete=is_complete) and self._walk is not None:
             for view in views:
                 self._walk.feed(view)
 
     def finish(self) -> StoreStatus:
-        """The data set is complete: judge it, and make it durable where it is kept."""
+        """Judge the complete data set, and make it durable where its status says.
+
+        Returns:
+            What its sender is answered.
+        """
         self.flush(is_complete=True)
-        if self._situation is None:
-            self._situation = self._judge()
-        if self._incoming is not None:
-            try:
-                keep_data_set(self._storage._spool, self._incoming, self._situation, self._walk)  # noqa: SLF001 - one service in two classes
-            except SpoolWriteFailed as error:
-                self._situation = failed(error)
-            self._incoming = None
-        return self._situation
+        return super().finish()
 
     def discard(self) -> None:
         """The data set will never be complete."""
         self._views.clear()
-        if self._incoming is not None:
-            self._incoming.discard()
-            self._incoming = None
-
-    def _give_up(self, situation: StoreStatus) -> None:
-        self.discard()
-        self._situation = situation
+        super().discard()
 
     def _judge(self) -> StoreStatus:
         """What the data set is, by its own lengths and UIDs (PS3.4 B.2.3)."""
         said = StoreIdentity(self.command.sop_class_uid, self.command.sop_instance_uid)
-        situation = judge(self._walk, said, self._storage.settings)
+        situation = judge(self._walk, said, self._settings)
         if situation is store_status.SUCCESS and not self._is_of_context:
             return store_status.MISMATCH_ACCEPTED  # a data set that cannot be walked does not tell
         return situation

@@ -42,7 +42,7 @@ def judged(terms: UploadTerms, file: bytes, cuts: Iterable[int] = ()) -> Answer:
     for cut in [*sorted(cuts), len(file)]:
         upload.write(memoryview(file)[at:cut])
         at = cut
-    return upload.finish()
+    return upload.answer()
 
 
 def deflated(content: bytes) -> bytes:
