@@ -19,9 +19,6 @@ from listener.spool.errors import SpoolWriteFailed
 from listener.spool.space import SpaceLevel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from listener.foundation.durable import Buffer
     from listener.intake.walk import DataSetScanner
     from listener.settings.listener import ListenerSection
     from listener.spool.incoming import Incoming
@@ -83,27 +80,6 @@ class InstanceReception(ABC):
             self._incoming = self._spool.receive()
         except SpoolWriteFailed as error:
             self._give_up(failed(error))
-
-    def _append(self, buffers: Sequence[Buffer], *, is_complete: bool = False) -> bool:
-        """Write buffers to the file.
-
-        Args:
-            buffers: What comes next.
-            is_complete: Whether no more will come: the disk can begin while we look at what it writes.
-
-        Returns:
-            Whether they are written; the instance is given up where they are not.
-        """
-        if self._incoming is None:
-            return False
-        try:
-            self._incoming.write(buffers)
-        except SpoolWriteFailed as error:
-            self._give_up(failed(error))
-            return False
-        if is_complete:
-            self._incoming.begin_write_out()
-        return True
 
     def finish(self) -> StoreStatus:
         """Judge the complete instance, and make it durable where its status says.

@@ -18,11 +18,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from listener.intake import store_status
-from listener.intake.reception import InstanceReception, StoreIdentity, judge, refusal_for_space
+from listener.intake.reception import InstanceReception, StoreIdentity, failed, judge, refusal_for_space
 from listener.intake.transfer_syntaxes import DEFLATED, EXPLICIT_LITTLE, encoding_of, is_storage
 from listener.intake.walk import LONG_VRS, SHORT_VRS, DataSetScanner
+from listener.spool.errors import SpoolWriteFailed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from listener.foundation.durable import Buffer
     from listener.intake.store_status import StoreStatus
     from listener.settings.listener import ListenerSection
     from listener.sources.contract import Surroundings
@@ -163,6 +167,14 @@ class Upload(InstanceReception):
         held, self._held = self._held, []
         self._open()
         self._append(held)
+
+    def _append(self, pieces: Sequence[Buffer]) -> None:
+        if self._incoming is None:
+            return
+        try:
+            self._incoming.write(pieces)
+        except SpoolWriteFailed as error:
+            self._give_up(failed(error))
 
     def finish(self) -> StoreStatus:
         """Judge the complete file, and make it durable where its status says.

@@ -120,7 +120,13 @@ class Services:
     def end_message(self, sink: DataSetSink) -> None:
         """A data set is complete: answer its message."""
         if isinstance(sink, IncomingDataSet):
-            self._stored(sink)
+            started = time.monotonic()
+            situation = sink.finish()
+            if self._commitments is not None and situation.is_success:
+                self._commitments.journal.record(sink.command.sop_class_uid, sink.command.sop_instance_uid)
+            self._account.count_answer(situation, sink.size_bytes, time.monotonic() - started)
+            self._respond(sink.context, sink.command, situation.status, situation.comment)
+            self._storage.prepare(sink.size_bytes)
         elif isinstance(sink, BufferedDataSet) and self._is_commitment(sink.context, sink.command):
             try:
                 self._commit(sink)
@@ -135,17 +141,6 @@ class Services:
         if self._commitments is not None:
             for name in self._unconfirmed.values():
                 self._commitments.release_association(name)
-
-    # -- storage and verification ------------------------------------------------------------------------------------
-
-    def _stored(self, reception: IncomingDataSet) -> None:
-        started = time.monotonic()
-        situation = reception.finish()
-        if self._commitments is not None and situation.is_success:
-            self._commitments.journal.record(reception.command.sop_class_uid, reception.command.sop_instance_uid)
-        self._account.count_answer(situation, reception.size_bytes, time.monotonic() - started)
-        self._respond(reception.context, reception.command, situation.status, situation.comment)
-        self._storage.prepare(reception.size_bytes)
 
     def _answer_command(self, context: AcceptedContext, command: dimse.Command, *, is_store: bool) -> None:
         """Answer a message that is complete with its command (PS3.7 9.3)."""

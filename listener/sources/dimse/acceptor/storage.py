@@ -171,7 +171,14 @@ class IncomingDataSet(InstanceReception):
         if self._incoming is None or not (views or self._head):
             return
         head, self._head = self._head, b""
-        if self._append([head, *views] if head else views, is_complete=is_complete) and self._walk is not None:
+        try:
+            self._incoming.write([head, *views] if head else views)
+        except SpoolWriteFailed as error:
+            self._give_up(failed(error))
+            return
+        if is_complete:
+            self._incoming.begin_write_out()
+        if self._walk is not None:
             for view in views:
                 self._walk.feed(view)
 
