@@ -1,4 +1,4 @@
-"""The receiving daemon: opens the spool, starts the sources, watches over both, drains when told to stop.
+"""The receiving daemon: opens the spool, starts the sources, watches over both, drains when it is to stop.
 
 Contract: `ListenerDaemon.start` either has everything running or raises and leaves nothing changed; `stop` accepts
 nothing new, lets messages under way be answered, and says how many were cut off. The watchdog of systemd is fed only
@@ -102,7 +102,11 @@ class ListenerDaemon:
             log.warning("needs a restart", setting="log")
 
     def stop(self) -> int:
-        """Drain and close; how many associations were cut off."""
+        """Drain and close.
+
+        Returns:
+            The number of associations that were cut off.
+        """
         cut_off = sum(source.stop(self._settings.listener.deadlines.drain_s) for source in self._sources)
         self._looks_stop.set()
         if self._looks.is_alive():
@@ -188,7 +192,7 @@ class ListenerSignals:
 
 
 def run(daemon: ListenerDaemon, orders: ListenerSignals, read_settings: Callable[[], ListenerSettings | None]) -> None:
-    """Run a started daemon until it is told to stop.
+    """Run a started daemon until a signal or the caller stops it.
 
     Args:
         daemon: It is stopped when this returns.

@@ -172,6 +172,26 @@ def test_nobody_but_the_spool_reads_the_time_in_a_name() -> None:
     assert found == []
 
 
+PLAIN_ENGLISH_IN = ("listener",)
+RIDDLES = re.compile(r"; (how many|whether|what)\b|\btold\b|\bwhoever\b|(?<!there )\bis none\b", re.IGNORECASE)
+"""What a summary must not say: a returned value as an appendix (it goes into `Returns:`), and words for nobody."""
+
+
+def test_summaries_of_docstrings_are_plain() -> None:
+    found = []
+    for path, tree in TREES.items():
+        if not relative(path).startswith(PLAIN_ENGLISH_IN):
+            continue
+        for node in ast.walk(tree):
+            if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                continue
+            is_public = isinstance(node, ast.Module) or not node.name.startswith("_") or node.name.endswith("__")
+            summary = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
+            if is_public and RIDDLES.search(summary):
+                found.append(f"{relative(path)}:{node.body[0].lineno}: {summary}")
+    assert found == []
+
+
 def test_commit_subjects_are_short() -> None:
     git = ["git", "log", f"--since={SUBJECTS_SINCE}", "--no-merges", "--format=%s"]
     done = subprocess.run(git, cwd=REPOSITORY, capture_output=True, check=False, text=True)

@@ -70,7 +70,7 @@ class ReservedSection(Section):
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
-    """Annotation of text that must match a pattern; what is permitted is told in words."""
+    """Annotation of text that must match a pattern, with words for what is permitted."""
 
     pattern: str
     permitted: str

@@ -118,9 +118,12 @@ class Folder:
 
 
 def write_all(fd: int, buffers: Sequence[Buffer]) -> int:
-    """Write every byte of the buffers in order; how many.
+    """Write every byte of the buffers in order.
 
     The kernel may take less than it was given (at ENOSPC above all, where the next call says so).
+
+    Returns:
+        The number of bytes.
     """
     return sum(_writev_all(fd, buffers[at : at + MOST_BUFFERS]) for at in range(0, len(buffers), MOST_BUFFERS))
 

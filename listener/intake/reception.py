@@ -147,5 +147,5 @@ def is_valid_uid(uid: bytes) -> bool:
 
 
 def stand_in_uid(uid: bytes) -> bytes:
-    """A UID made from what is none, for (0002,0003) alone: the data set stays as it is (PS3.5 B.2)."""
+    """A UID made from an invalid one, for (0002,0003) alone: the data set stays as it is (PS3.5 B.2)."""
     return b"2.25.%d" % int.from_bytes(hashlib.sha256(uid).digest()[:16], "big")

@@ -185,7 +185,11 @@ class HttpServer:
         return self._thread.is_alive() and time.monotonic() - self._last_tick < 20 * TICK_S
 
     def stop(self, within_s: float) -> int:
-        """Accept nothing new, let requests under way be answered; how many were cut off."""
+        """Accept nothing new, and let requests under way be answered.
+
+        Returns:
+            The number of requests that were cut off.
+        """
         if self._loop is None or self._stopping is None or not self._thread.is_alive():
             if self._socket is not None:
                 self._socket.close()

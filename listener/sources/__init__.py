@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def further_sources(settings: ListenerSettings, surroundings: Surroundings) -> list[Source]:
-    """Every source beside the DIMSE one; what a source needs is imported only where it is asked for."""
+    """Every source beside the DIMSE one; the modules of a source are imported only where it is configured."""
     sources: list[Source] = []
     if settings.sources:
         from listener.sources.watch.source import WatchSource

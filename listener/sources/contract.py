@@ -34,7 +34,10 @@ class Source(Protocol):
     """One way in."""
 
     def start(self) -> str:
-        """Begin; what is now open to whom, in a few words.
+        """Begin to receive.
+
+        Returns:
+            A few words for the log: the address that is open now, and its clients.
 
         Raises:
             SourceUnusable: It cannot.
@@ -50,5 +53,9 @@ class Source(Protocol):
         ...
 
     def stop(self, within_s: float) -> int:
-        """Accept nothing new, finish what is under way; how many were cut off after `within_s` seconds."""
+        """Accept nothing new, and finish what is under way within `within_s` seconds.
+
+        Returns:
+            The number of associations, requests or downloads that were cut off.
+        """
         ...

@@ -33,7 +33,7 @@ class SpoolBusy(SpoolError):
 
 
 class SpoolWriteFailed(SpoolError):
-    """An item could not be made durable; nothing of it is visible, and its sender must not be told otherwise."""
+    """An item could not be made durable: nothing of it is visible, and its sender must not get a success."""
 
     def __init__(self, operation: str, cause: OSError) -> None:
         super().__init__(f"{operation} failed: {cause.strerror or cause}")

@@ -92,7 +92,11 @@ class Quarantine:
                         yield word, folder.path / name, folder.size_of(name) or 0
 
     def give_back(self, path: Path, target: Folder) -> bool:
-        """Move one file of here to another folder of the spool, not synced yet; whether it was there."""
+        """Move one file of the quarantine to another folder of the spool, not synced yet.
+
+        Returns:
+            Whether it was there.
+        """
         moved = False
         with suppress(FileNotFoundError):
             os.rename(path, path.name, dst_dir_fd=target.fd)

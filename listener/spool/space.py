@@ -92,7 +92,7 @@ class WatermarkLevel:
         self.state = SpaceLevel.ENOUGH
 
     def apply_settings(self, marks: Watermarks) -> None:
-        """Other marks from the next look on; what was short stays so until the new ones say otherwise."""
+        """Use other marks from the next look on; a shortage lasts until the new ones end it."""
         self._marks = marks
 
     def level_at(self, free: int) -> SpaceLevel:

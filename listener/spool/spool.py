@@ -182,10 +182,13 @@ class Spool:
         return Incoming(self.commit_path)
 
     def recover_listener(self) -> int:
-        """Delete what an earlier listener had not finished receiving (its senders got no success); how many.
+        """Delete what an earlier listener had not finished receiving: its senders got no success.
 
         An empty file in `new/` is such a one, too: without a journal a file system may show a name after a power cut
         whose file it had not yet written, and nothing empty was ever acknowledged.
+
+        Returns:
+            The number of files that were deleted.
         """
         empty = [name for name in self.new.entries(NAME) if self.new.size_of(name) == 0]
         partial = [(self.tmp, name) for name in self.tmp.entries()] + [(self.new, name) for name in empty]
@@ -197,7 +200,11 @@ class Spool:
         return self._names.mark
 
     def recover_process(self, mark: int) -> int:
-        """Delete what one receiving process that ended had not finished; how many."""
+        """Delete what one receiving process had not finished when it ended.
+
+        Returns:
+            The number of files that were deleted.
+        """
         return _delete([(self.tmp, name) for name in self.tmp.entries(NAME) if is_of(mark, name)])
 
     # -- exporting ---------------------------------------------------------------------------------------------------
@@ -271,7 +278,11 @@ class Spool:
             yield word, SpoolItem(path.name, path.parent, size_bytes)
 
     def requeue(self, reason_or_name: str) -> int:
-        """Give quarantined items back to `new/`: one by its name, or all of one reason; how many."""
+        """Give quarantined items back to `new/`: one by its name, or all of one reason.
+
+        Returns:
+            Their number.
+        """
         wanted = [path for word, path, _ in self._quarantine.files() if reason_or_name in (word, path.name)]
         moved = sum(self._quarantine.give_back(path, self.new) for path in wanted)
         if moved:
@@ -286,7 +297,11 @@ class Spool:
         os.fsync(self.done.fd)
 
     def recover_exporter(self) -> int:
-        """Give what an earlier exporter had claimed back to `new/`; how many."""
+        """Give what an earlier exporter had claimed back to `new/`.
+
+        Returns:
+            The number of items.
+        """
         names = self.active.entries(NAME)
         for name in names:
             os.rename(name, name, src_dir_fd=self.active.fd, dst_dir_fd=self.new.fd)
@@ -305,7 +320,11 @@ class Spool:
         )
 
     def purge(self, now: float) -> int:
-        """Delete items of `done/` that arrived more than `keep_days` before `now` (seconds since 1970); how many."""
+        """Delete items of `done/` that arrived more than `keep_days` before `now` (seconds since 1970).
+
+        Returns:
+            Their number.
+        """
         oldest_ns = int((now - self.keep_days * 86_400) * 1e9)
         names = [name for name in self.done.entries(NAME) if received_at(name) < oldest_ns]
         for name in names:

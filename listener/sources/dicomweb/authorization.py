@@ -1,4 +1,4 @@
-"""Who may store: whoever shows the token, as Bearer (RFC 6750) or as the password of Basic (RFC 7617).
+"""Who may store: a client that shows the token, as Bearer (RFC 6750) or as the password of Basic (RFC 7617).
 
 Contract: comparing takes the same time whatever was shown. Basic is there for clients that know nothing else; its user
 name is not looked at.

@@ -67,7 +67,7 @@ def media_type(value: str) -> ContentType:
 
 
 class Parts(Protocol):
-    """Whoever takes the parts."""
+    """The receiver of the parts."""
 
     def begin_part(self, header: Mapping[str, str]) -> None:
         """A part begins; names of its header are in lower case."""

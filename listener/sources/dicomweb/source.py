@@ -60,7 +60,11 @@ class DicomwebSource:
         self._app.policy, self._server.guard = policy, guard
 
     def stop(self, within_s: float) -> int:
-        """Close the port, let requests under way be answered; how many were cut off."""
+        """Close the port, and let requests under way be answered.
+
+        Returns:
+            The number of requests that were cut off.
+        """
         cut_off = self._server.stop(within_s)
         self._app.close()
         return cut_off

@@ -98,12 +98,12 @@ class DimseSource:
         return f"{kind} on {settings.host}:{self.port}, AE title {settings.ae_title}"
 
     def is_alive(self) -> bool:
-        """Whether the accepting thread goes round, and whoever looks after the crew."""
+        """Whether the accepting thread and the supervisor of the processes are running."""
         accepts = self._acceptor.is_alive() and time.monotonic() - self._last_tick < 10 * TICK_S
         return accepts and self._crew.is_alive()
 
     def reload(self, settings: ListenerSettings) -> None:
-        """New associations get the new settings and certificates; what needs a restart stays, and is said."""
+        """Give new settings and certificates to new associations; log a change that needs a restart instead."""
         try:
             terms = acceptor_config(settings.listener, self._key)
         except SourceUnusable as error:

@@ -130,7 +130,10 @@ class OrthancClient:
             return None if body is None else b"".join(body.pieces(most_bytes))
 
     def delete(self, path: str) -> bool:
-        """Delete a resource; whether it was there.
+        """Delete a resource.
+
+        Returns:
+            Whether it was there.
 
         Raises:
             OrthancTrouble: It may still be there.

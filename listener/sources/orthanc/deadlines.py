@@ -33,7 +33,7 @@ class Limit:
         self._lock = threading.Lock()
 
     def attach(self, fd: int) -> None:
-        """Hold on to a connection, whoever closes it first.
+        """Hold on to a connection, whichever side closes it first.
 
         A duplicate, since the connection's own descriptor may be closed, and its number given to another, while its
         body is still being read.

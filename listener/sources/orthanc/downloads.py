@@ -149,7 +149,7 @@ class Downloads:
             thread.start()
 
     def stop(self) -> None:
-        """Begin nothing more; what is under way goes on."""
+        """Begin no more downloads; those under way go on."""
         self._stopping.set()
         self.gate.set()
         for _ in self._threads:

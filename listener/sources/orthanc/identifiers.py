@@ -15,17 +15,17 @@ MD5: Final = re.compile(r"[0-9a-f]{32}", re.IGNORECASE)
 
 
 def resource_id(value: object) -> bytes | None:
-    """The identifier of a patient, study, series or instance as 20 bytes; None where it is none."""
+    """The identifier of a patient, study, series or instance as 20 bytes; None for other text."""
     return _unhex(value, IDENTIFIER)
 
 
 def attachment_uuid(value: object) -> bytes | None:
-    """The UUID of an attachment as 16 bytes; None where it is none."""
+    """The UUID of an attachment as 16 bytes; None for other text."""
     return _unhex(value, UUID)
 
 
 def md5_sum(value: object) -> bytes | None:
-    """An MD5 sum as 16 bytes; None where it is none."""
+    """An MD5 sum as 16 bytes; None for other text."""
     return _unhex(value, MD5)
 
 

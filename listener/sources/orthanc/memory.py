@@ -122,7 +122,7 @@ class SyncState:
         return cls(path, connection)
 
     def close(self) -> None:
-        """Close it; what was recorded is on disk already."""
+        """Close the database; every record is on disk already."""
         with suppress(sqlite3.Error):
             self._connection.close()
 

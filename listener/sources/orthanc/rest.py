@@ -125,7 +125,11 @@ class Orthanc:
         return found.digest()
 
     def delete(self, instance: bytes) -> bool:
-        """Delete an instance; whether it was there."""
+        """Delete an instance.
+
+        Returns:
+            Whether it was there.
+        """
         return self._client.delete(f"/instances/{spelled(instance)}")
 
     def _there(self, path: str, most_bytes: int) -> bytes:

@@ -66,7 +66,11 @@ class OrthancSource:
             self._running.reload(found)
 
     def stop(self, within_s: float) -> int:
-        """End; how many downloads were cut off."""
+        """End polling and downloads.
+
+        Returns:
+            The number of downloads that were cut off.
+        """
         running, self._running = self._running, None
         return running.stop(within_s) if running is not None else 0
 

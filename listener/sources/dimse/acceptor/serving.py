@@ -58,7 +58,11 @@ class Serving:
         return True
 
     def join(self, within_s: float) -> int:
-        """Wait until all are over, or so long; how many are not."""
+        """Wait until all associations are over, at most so long.
+
+        Returns:
+            The number of those that are not.
+        """
         until = time.monotonic() + within_s
         for thread in self._running():
             thread.join(max(0.0, until - time.monotonic()))

@@ -62,7 +62,7 @@ _LINE: Final = re.compile(rb"[0-9.]{1,64} [0-9.]{1,64}\n")
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One instance that somebody asks about, or is told about."""
+    """One instance of a commitment request or report."""
 
     sop_class_uid: str
     sop_instance_uid: str

@@ -49,7 +49,7 @@ class RelayedSpaceLevel:
 
 
 class RemoteSlot:
-    """The place of a connection that was handed over; who counts it is told what becomes of it."""
+    """The slot of a connection that was handed over; the process that counts it hears of every change."""
 
     def __init__(self, member: ReceiverProcess, number: int, sock: socket.socket, host: str) -> None:
         self._member = member
@@ -94,7 +94,7 @@ class ReceiverProcess:
         self._serving = Serving(ProcessContext(surroundings, commitments, self._stopping.is_set, start["number"]))
 
     def run(self) -> None:
-        """Serve until we are told to stop.
+        """Serve until the parent stops this process.
 
         Raises:
             ChannelClosed: The listener's process is gone.

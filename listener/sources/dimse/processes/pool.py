@@ -106,11 +106,14 @@ class ReceiverPool:
         return looks or not self._members
 
     def hand_over(self, place: ConnectionSlot, own: int) -> bool:
-        """Hand a connection over, unless we serve no more than any of the others ourselves; whether it was.
+        """Hand a connection over, unless this process serves no more than any other itself.
 
         Args:
             place: The connection's.
             own: How many associations our own process serves.
+
+        Returns:
+            Whether it was handed over.
         """
         least = min(self._members, key=lambda member: member.load, default=None)
         return least is not None and least.load < own and least.hand_over(place)
@@ -124,10 +127,13 @@ class ReceiverPool:
             member.tell_to_stop(within_s)
 
     def join(self, until: float) -> int:
-        """See that every process ends; how many associations were cut off.
+        """Wait until every process has ended.
 
         Args:
             until: When those that did not finish are ended, on the monotonic clock.
+
+        Returns:
+            The number of associations that were cut off.
         """
         return sum(member.terminate(until) for member in self._members)
 
@@ -207,7 +213,7 @@ class _PoolProcess:
         return len(self._places) if self.is_ready and self._is_up_to_date and answers else float("inf")
 
     def fileno(self) -> int:
-        """Of the channel; -1 where there is none."""
+        """The descriptor of the channel; -1 where there is no channel."""
         channel = self._channel  # whoever admits connections may hear of its end meanwhile
         return channel.fileno() if channel is not None else -1
 
@@ -305,7 +311,11 @@ class _PoolProcess:
             self._channel.send({"stop": within_s}, wait=False)
 
     def terminate(self, until: float) -> int:
-        """Hear its last words, and see that it ends; how many of its associations were cut off."""
+        """Read the last messages of the process, and wait until it has ended.
+
+        Returns:
+            The number of its associations that were cut off.
+        """
         channel, process, cut_off = self._channel, self._process, len(self._places)
         if process is None:
             return 0

@@ -57,7 +57,7 @@ class DeadlineMissed(AssociationOver):
 
 
 class AssociationStopped(AssociationOver):
-    """We were told to stop, and the peer is between two messages."""
+    """The listener stops, and the peer is between two messages."""
 
     ended = "stopped"
     farewell = pdu.abort()
