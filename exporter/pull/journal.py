@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.pull.finding import FoundInstance, PullTarget
 from listener.foundation.durable import fsync_folder, make_private_folders
+from listener.foundation.errors import Unusable
 from listener.foundation.sqlite_files import DatabaseFiles
 
 if TYPE_CHECKING:
@@ -72,8 +73,11 @@ CREATE INDEX arrival_instance ON arrival (instance);
 """
 
 
-class JournalUnusable(Exception):
-    """The journal cannot be read or written; says why and what to do."""
+class JournalUnusable(Unusable):
+    """The journal cannot be read or written."""
+
+    def __init__(self, path: Path, cause: str, hint: str) -> None:
+        super().__init__(f"the journal {path} cannot be used", cause, hint)
 
 
 class QuestionState(StrEnum):
@@ -145,9 +149,7 @@ class PullJournal:
             fsync_folder(path.parent.parent)
             journal = cls(path)
         except OSError as error:
-            raise JournalUnusable(
-                f"the journal {path} cannot be opened: {error.strerror}; look at its folder"
-            ) from error
+            raise JournalUnusable(path, error.strerror or "system error", "look at its folder") from error
         except sqlite3.Error as error:
             raise _unusable(path, error) from error
         try:
@@ -176,11 +178,9 @@ class PullJournal:
             self._db.execute(f"PRAGMA user_version={VERSION}")
             self._db.execute("COMMIT")
         elif application != _APPLICATION:
-            raise JournalUnusable(f"{self._path} is no journal of `exporter pull`; move it away")
+            raise JournalUnusable(self._path, "it is no journal of `exporter pull`", "move it away")
         elif version != VERSION:
-            raise JournalUnusable(
-                f"the journal {self._path} was written by another version; use that one, or move it away"
-            )
+            raise JournalUnusable(self._path, "it was written by another version", "use that one, or move it away")
 
     def close(self) -> None:
         """Close the database."""
@@ -394,7 +394,7 @@ class PullJournal:
         """
         loss = None if self._files is None else self._files.loss()
         if loss is not None:
-            raise JournalUnusable(f"the journal {self._path} cannot be used: {loss}; start again")
+            raise JournalUnusable(self._path, loss, "start again")
         return _Transaction(self._db, self._lock, self._path)
 
 
@@ -439,4 +439,4 @@ def _unusable(path: Path, error: sqlite3.Error) -> JournalUnusable:
         "SQLITE_READONLY": "look at its folder and who may write there",
         "SQLITE_CANTOPEN": "look at its folder and who may write there",
     }
-    return JournalUnusable(f"the journal {path} cannot be used ({name}): {hints.get(name, 'look at the disk')}")
+    return JournalUnusable(path, f"SQLite refused ({name})", hints.get(name, "look at the disk"))

@@ -20,6 +20,7 @@ import structlog
 
 from listener.daemon import ListenerDaemon
 from listener.foundation.counters import Counters
+from listener.foundation.errors import Unusable
 from listener.settings.listener import ListenerSettings
 from listener.sources.contract import Surroundings
 from listener.spool.space import SpaceGuard, SpaceLevel
@@ -37,8 +38,11 @@ log = structlog.get_logger()
 LOOK_EVERY_S = 1.0
 
 
-class ReceiverGone(Exception):
-    """Nobody receives any more."""
+class ReceiverGone(Unusable):
+    """The listener of the data folder, which received for the pull, has ended."""
+
+    def __init__(self) -> None:
+        super().__init__("the listener that received for this data folder is gone", hint="start it")
 
 
 class Receiver:

@@ -35,6 +35,7 @@ from exporter.errors import OutOfSpace, StorageUnavailable
 from exporter.results.intents import MediaFolderUnusable
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import FULL
+from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,7 @@ class MediaFolderTaken(MediaFolderUnusable):
     """Another exporter works on the media folder, or may."""
 
     def __init__(self, path: Path, why: str, hint: str) -> None:
-        Exception.__init__(self, f"another exporter works on the media folder {path} ({why}); {hint}")
+        Unusable.__init__(self, f"another exporter works on the media folder {path} ({why})", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

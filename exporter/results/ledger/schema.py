@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 from exporter.errors import OutOfSpace
 from listener.foundation.durable import fsync_folder
+from listener.foundation.errors import Unusable
 from listener.foundation.file_kind import kind_of
 
 if TYPE_CHECKING:
@@ -126,14 +127,12 @@ _UPGRADES = {
 """The column of `instance` that makes the next schema of each earlier one."""
 
 
-class LedgerUnusable(Exception):
-    """The ledger cannot be read or written; says why and what to do."""
+class LedgerUnusable(Unusable):
+    """The ledger cannot be read or written."""
 
     def __init__(self, path: Path, cause: str, hint: str, *, is_damaged: bool = False) -> None:
-        super().__init__(f"ledger {path}: {cause}; {hint}")
+        super().__init__(f"ledger {path}", cause, hint)
         self.path = path
-        self.cause = cause
-        self.hint = hint
         self.is_damaged = is_damaged
         """Whether it stays so, however often an exporter is started again."""
 
