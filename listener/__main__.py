@@ -44,10 +44,6 @@ def _receive(options: argparse.Namespace, settings: ListenerSettings) -> int:
 
     from listener.daemon import ListenerDaemon, ListenerSignals, run
 
-    orders = ListenerSignals()  # before the start: an order that comes while we start is not lost
-    daemon = ListenerDaemon(settings, DataFolder(options.data))
-    daemon.start()
-
     def read_again() -> ListenerSettings | None:
         try:
             return _read(options)
@@ -55,7 +51,11 @@ def _receive(options: argparse.Namespace, settings: ListenerSettings) -> int:
             sys.stderr.write(error.report("listener"))
             return None
 
-    run(daemon, orders, read_again)
+    orders = ListenerSignals()
+    with orders.handled():
+        daemon = ListenerDaemon(settings, DataFolder(options.data))
+        daemon.start()
+        run(daemon, orders, read_again)
     return 0
 
 

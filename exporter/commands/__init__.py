@@ -18,7 +18,6 @@ module and those of light commands (status, failures) import nothing heavy, so t
     pull              `exporter pull`
     reconcile         `exporter reconcile`
     config_reference  documentation made from the settings
-    signals           a first and a second Ctrl-C
     status            `exporter status`
 """
 

@@ -17,8 +17,8 @@ from cyclopts import Parameter
 from exporter.commands import CommandError, ExitCode
 from exporter.commands.daemons import LogLevelOption  # noqa: TC001 - cyclopts reads the annotations at run time
 from exporter.commands.options import DataOptions, in_words
-from exporter.commands.signals import stopped_by_signals
 from listener.foundation.errors import Unusable
+from listener.foundation.signals import stopping
 from listener.foundation.text import printable
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def pull(
     request = _request(places, settings, chosen, cohort)
     request = _with(request, again=again, any_time=any_time)
     stop = threading.Event()
-    with in_words(), stopped_by_signals(stop):
+    with in_words(), stopping(stop):
         if dry_run is not None:
             return _find(request, stop, dry_run.expanduser(), cohort)
         place = report.expanduser() if report is not None else request.data.root / "pull" / "report.csv"

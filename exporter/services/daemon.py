@@ -13,10 +13,9 @@ fault of an instance or of this program.
 from __future__ import annotations
 
 import queue
-import signal
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -34,11 +33,11 @@ from exporter.services.pause import DiskBackpressure
 from exporter.services.reserve import DiskReserve
 from exporter.work.engine import Deferred, EnginePolicy, HeldBack, KnownOutcome, PublishedResult, Returned
 from listener.foundation.notify import notify, watchdog_interval_s
+from listener.foundation.signals import stopping
 from listener.spool.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import FrameType
 
     from exporter.results.ledger import Ledger
     from exporter.series.live import Keep
@@ -92,8 +91,9 @@ def run(settings: Settings, data: DataFolder, orders: DaemonSignals | None = Non
     policy = EnginePolicy(attempts=settings.limits.attempts, patience_s=PATIENCE_S)
     kept_bytes = settings.room.reserve_bytes
     reserve = DiskReserve(Path(f"{data.ledger}.reserve"), kept_bytes)
+    told = orders or DaemonSignals.none()
     with (
-        _signals(orders or DaemonSignals.none()) as told,
+        stopping(told.stop, told.now.set),
         Spool.open(data.spool, settings=settings.spool) as spool,
         spool.lock("exporter"),
         open_export_context(
@@ -446,21 +446,3 @@ def _deferred(ledger: Ledger, longest_wait_s: float) -> dict[str, float]:
             within_s=longest_wait_s,
         )
     return due
-
-
-@contextmanager
-def _signals(orders: DaemonSignals) -> Iterator[DaemonSignals]:
-    """SIGTERM and SIGINT become orders, where this runs in the main thread."""
-
-    def on_signal(_: int, __: FrameType | None) -> None:
-        (orders.now if orders.stop.is_set() else orders.stop).set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield orders
-        return
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield orders
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -8,6 +8,7 @@ logs           logs without patient data
 text           foreign text, written safely
 counters       counters of a daemon in a small file
 notify         sd_notify(3)
+signals        what asks a process to stop
 processes      the environment of child processes
 cpu_limit      processor time of this process
 locks          lock files
