@@ -32,6 +32,7 @@ from exporter.services.context import OutputPaths, open_export_context
 from exporter.services.pause import DiskBackpressure
 from exporter.services.reserve import DiskReserve
 from exporter.work.engine import Deferred, EnginePolicy, HeldBack, KnownOutcome, PublishedResult, Returned
+from listener.foundation.backoff import Backoff
 from listener.foundation.notify import notify, watchdog_interval_s
 from listener.foundation.signals import stopping
 from listener.spool.spool import Spool
@@ -158,7 +159,7 @@ class _Loop:
         """When what is deferred is due, in monotonic time."""
         self._unsettled: list[PublishedResult | KnownOutcome] = []
         self._unreleased: list[str] = []
-        self._pause_s = 0.0
+        self._backoff = Backoff(1.0, LONGEST_PAUSE_S)
         self._resume_at = 0.0
         self._counts = {"exported": 0, "skipped": 0, "quarantined": 0}
 
@@ -387,7 +388,7 @@ class _Loop:
                 self._spool.quarantine(item, reason, {"reason": reason, "message": message})
                 self._count("quarantined")
                 log.warning("quarantined", item=item.name, reason=reason, problem=message, seconds=seconds)
-        self._pause_s = 0.0
+        self._backoff.reset()
 
     def _settle_known(self, item: SpoolItem, result: KnownOutcome) -> None:
         entry = result.entry
@@ -406,10 +407,10 @@ class _Loop:
         now = time.monotonic()
         if now < self._resume_at:
             return
-        self._pause_s = min(max(2 * self._pause_s, 1.0), LONGEST_PAUSE_S)
-        self._resume_at = now + self._pause_s
+        pause_s = self._backoff.next_pause()
+        self._resume_at = now + pause_s
         event = "paused: no space" if isinstance(why, OutOfSpace) else "paused: a folder cannot be used"
-        log.error(event, problem=str(why), seconds=self._pause_s)
+        log.error(event, problem=str(why), seconds=pause_s)
 
 
 def _condition(error: OSError) -> MachineCondition:
