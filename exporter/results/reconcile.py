@@ -20,7 +20,6 @@ Must never: change anything, or hold what grows with the number of instances (fa
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import stat
@@ -39,6 +38,7 @@ from exporter.results.line import shown
 from exporter.results.metadata.inspection import inspect
 from exporter.results.metadata.rotation import FACTS, START, is_rotated
 from exporter.results.output_names import PARTIAL
+from listener.foundation import locks
 from listener.foundation.file_kind import kind_of
 from listener.spool.names import NAME
 from listener.spool.quarantine import REASON
@@ -124,7 +124,7 @@ def reconcile(folders: Folders, *, deep: bool = False) -> ReconcileReport:
     """
     report = _look(folders, deep=deep)
     looks = 1
-    while report.fault_count and looks < LOOKS and _is_running(folders.ledger):
+    while report.fault_count and looks < LOOKS and locks.is_held(locks.lock_file_of(folders.ledger)):
         time.sleep(PAUSE_S)
         before = {(fault.kind, fault.subject) for fault in report.faults}
         report = _look(folders, deep=deep)
@@ -133,20 +133,6 @@ def reconcile(folders: Folders, *, deep: bool = False) -> ReconcileReport:
             report.faults = [fault for fault in report.faults if (fault.kind, fault.subject) in before]
             report.fault_count = len(report.faults)
     return report
-
-
-def _is_running(ledger: Path) -> bool:
-    try:
-        descriptor = os.open(f"{ledger}.lock", os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _look(folders: Folders, *, deep: bool) -> ReconcileReport:

@@ -8,7 +8,6 @@ hint; it must never be repaired, replaced or emptied here.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import sqlite3
 import stat
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from exporter.errors import OutOfSpace
+from listener.foundation import locks
 from listener.foundation.durable import fsync_folder
 from listener.foundation.errors import Unusable
 from listener.foundation.file_kind import kind_of
@@ -247,20 +247,20 @@ def _appear(making: Path, path: Path) -> None:
     # Makers take turns: a rename would replace what somebody else made in between, and so would a log put aside.
     # (The folder itself is no place for this lock: where it is the media folder, too, its exporter has it locked.)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    turn = os.open(path.with_name(f"{path.name}.turn"), flags, 0o600)
+    file = os.open(path.with_name(f"{path.name}.turn"), flags, 0o600)
     try:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        if path.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        _put_log_aside(path)
-        try:
-            path.hardlink_to(making)
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            making.rename(path)
+        with locks.turn(file):
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            _put_log_aside(path)
+            try:
+                path.hardlink_to(making)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                making.rename(path)
     finally:
-        os.close(turn)
+        os.close(file)
 
 
 def _put_log_aside(path: Path) -> None:

@@ -8,7 +8,6 @@ transaction of SQLite takes each piece of a day file exactly once.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import sqlite3
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
+from listener.foundation import locks
 from listener.foundation.durable import Folder
 
 if TYPE_CHECKING:
@@ -132,14 +132,11 @@ class AcknowledgedIndex:
         """Move a damaged database out of the way, unless another process has done so since we opened it."""
         log.error("index of acknowledged instances was damaged: it is built again from the day files")
         self._disconnect()
-        fcntl.flock(self._folder.fd, fcntl.LOCK_EX)
-        try:
+        with locks.turn(self._folder.fd):
             if not _is_sound(self._path):
                 for end in ("-wal", "-shm", ""):
                     with suppress(FileNotFoundError):
                         os.unlink(f"{_NAME}{end}", dir_fd=self._folder.fd)
-        finally:
-            fcntl.flock(self._folder.fd, fcntl.LOCK_UN)
 
     def _find(self, db: sqlite3.Connection, uids: Iterable[str]) -> dict[str, set[str]]:
         self._catch_up(db, lambda: False)
