@@ -15,5 +15,5 @@ locks          locks between processes
 backoff        pauses between attempts that double
 durable        files and names that survive a power cut
 file_kind      what a path leads to, in a word
-sqlite_files   files of an open database, watched
+sqlite_files   databases: made, opened, explained, watched
 """
