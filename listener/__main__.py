@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from listener.foundation import logs
+from listener.foundation.configuration import ConfigurationError
+from listener.foundation.errors import Unusable
 from listener.settings.listener import DataFolder, ListenerSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-COULD_NOT_RUN = 1
-USAGE_OR_CONFIGURATION = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,36 +26,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from listener.foundation.configuration import ConfigurationError
-
     try:
-        settings = _read(options)
-    except ConfigurationError as error:
-        sys.stderr.write(f"{error}\n")
-        return USAGE_OR_CONFIGURATION
+        return _receive(options, _read(options))
+    except Unusable as error:
+        sys.stderr.write(error.report("listener"))
+        return error.exit_code
+
+
+def _receive(options: argparse.Namespace, settings: ListenerSettings) -> int:
+    """Receive until a signal says otherwise.
+
+    Raises:
+        SpoolUnusable, SpoolBusy, SourceUnusable: Why it cannot.
+    """
     logs.configure(settings.log.level, settings.log.format)
     logs.catch_uncaught()
 
     from listener.daemon import ListenerDaemon, ListenerSignals, run
-    from listener.foundation.errors import SourceUnusable
-    from listener.spool.errors import SpoolError
-
-    orders = ListenerSignals()  # before the start: an order that comes while we start is not lost
-    daemon = ListenerDaemon(settings, DataFolder(options.data))
-    try:
-        daemon.start()
-    except (SpoolError, SourceUnusable) as error:
-        sys.stderr.write(f"listener: {error}\n")
-        return COULD_NOT_RUN
 
     def read_again() -> ListenerSettings | None:
         try:
             return _read(options)
         except ConfigurationError as error:
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(error.report("listener"))
             return None
 
-    run(daemon, orders, read_again)
+    orders = ListenerSignals()
+    with orders.handled():
+        daemon = ListenerDaemon(settings, DataFolder(options.data))
+        daemon.start()
+        run(daemon, orders, read_again)
     return 0
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from listener.foundation.counters import Counters
 from listener.foundation.notify import notify, reloading, watchdog_interval_s
+from listener.foundation.signals import STOP, handling
 from listener.sources import further_sources
 from listener.sources.contract import Surroundings
 from listener.sources.dimse import DimseSource
@@ -24,8 +25,7 @@ from listener.spool.space import SpaceGuard, SpaceLevel
 from listener.spool.spool import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
+    from collections.abc import Callable, Iterator
 
     from listener.settings.listener import DataFolder, ListenerSettings
     from listener.sources.contract import Source
@@ -172,8 +172,6 @@ class ListenerSignals:
         self._hang_up = threading.Event()
         self.stop = threading.Event()
         """Set once we are to stop."""
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._on_signal)
 
     def wait(self, seconds: float) -> None:
         """Until an order comes, or so long."""
@@ -186,7 +184,13 @@ class ListenerSignals:
         self._hang_up.clear()
         return asked
 
-    def _on_signal(self, number: int, _: FrameType | None) -> None:
+    @contextmanager
+    def handled(self) -> Iterator[None]:
+        """Heed signals while the block runs, so that an order which comes while we start is not lost."""
+        with handling(self._heed, *STOP, signal.SIGHUP):
+            yield
+
+    def _heed(self, number: int) -> None:
         (self._hang_up if number == signal.SIGHUP else self.stop).set()
         self._wake.set()
 

@@ -1,9 +1,9 @@
 """The commands of `exporter`, one module each, imported only when its command runs.
 
 Contract: a command is a function that returns an `ExitCode` and prints its result to standard output. What is expected
-to go wrong is raised as `CommandError`: one clear sentence that says what, which file or key, and what to do; `main` of
-`exporter.commands.app` prints it to standard error. This module and those of light commands (status, failures) import
-nothing heavy, so that they answer at once.
+to go wrong is raised as `CommandError` or another `Unusable`: one clear sentence that says what, which file or key, and
+what to do; `main` of `exporter.commands.app` prints it to standard error and ends with the error's exit code. This
+module and those of light commands (status, failures) import nothing heavy, so that they answer at once.
 
     app               the command `exporter`, and which commands there are
     backfill          `exporter backfill`
@@ -18,14 +18,15 @@ nothing heavy, so that they answer at once.
     pull              `exporter pull`
     reconcile         `exporter reconcile`
     config_reference  documentation made from the settings
-    signals           a first and a second Ctrl-C
     status            `exporter status`
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import ClassVar, Self
+from typing import Self
+
+from listener.foundation.errors import Unusable
 
 
 class ExitCode(IntEnum):
@@ -48,26 +49,9 @@ class ExitCode(IntEnum):
     PIPE_CLOSED = 141, "the reader of standard output went away"
 
 
-class CommandError(Exception):
+class CommandError(Unusable):
     """Something expected that keeps a command from its work: one sentence, or one per fault, and the code."""
 
-    speaker: ClassVar[str] = "exporter: "
-    """What stands before each sentence."""
-
-    def __init__(self, sentence: str, code: ExitCode = ExitCode.NOT_RUN) -> None:
+    def __init__(self, sentence: str, code: int = ExitCode.NOT_RUN) -> None:
         super().__init__(sentence)
-        self.code = code
-
-    @property
-    def lines(self) -> list[str]:
-        """One sentence per line."""
-        return str(self).splitlines()
-
-
-class ConfigurationRefused(CommandError):
-    """Faults of a configuration file: each sentence begins with file and line, so that editors find it."""
-
-    speaker: ClassVar[str] = ""
-
-    def __init__(self, sentences: str) -> None:
-        super().__init__(sentences, ExitCode.USAGE)
+        self.exit_code = code

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import cyclopts
 
-from exporter.commands import CommandError, ExitCode
+from exporter.commands import ExitCode
+from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,10 +81,9 @@ def _run(tokens: list[str]) -> int:
         help_of = f"exporter {command}".strip()
         print(f"exporter: {sentence} Try `{help_of} --help`.", file=sys.stderr)
         return ExitCode.USAGE
-    except CommandError as error:
-        for line in error.lines:
-            print(f"{error.speaker}{printable(line)}", file=sys.stderr)
-        return error.code
+    except Unusable as error:
+        sys.stderr.write(error.report("exporter"))
+        return error.exit_code
     return int(code or 0)
 
 

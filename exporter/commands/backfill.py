@@ -19,7 +19,7 @@ from exporter.commands.options import (
     OutputOption,
     TakeOverOption,
     WorkersOption,
-    running_in_words,
+    in_words,
     settings_of,
 )
 
@@ -58,7 +58,7 @@ def backfill(
         raise CommandError(f"--engine {engine} is not available yet; use --engine local", ExitCode.USAGE)
     settings = settings_of(config)
     request = replace(_request(directory, output, settings, workers), take_over=take_over)
-    with running_in_words():
+    with in_words():
         from exporter.commands.progress import print_plan, run
         from exporter.inputs.backfill import export, plan, reader_of
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import cyclopts
 from cyclopts import Parameter
 
-from exporter.commands import CommandError, ConfigurationRefused, ExitCode
+from exporter.commands import CommandError, ExitCode
 from exporter.commands.options import ConfigOption, settings_of
 from listener.foundation.durable import make_private_folders
 
@@ -79,10 +79,10 @@ def refuse_untried(settings: Settings, path: Path | None) -> None:
     """Try the encoders of a configuration that are not the default ones, so that no run starts in vain.
 
     Raises:
-        CommandError: One sentence for each fault.
+        ConfigurationError: One sentence for each fault.
     """
     from exporter.commands.encoder_check import faults_of
-    from listener.foundation.configuration import fault_at
+    from listener.foundation.configuration import ConfigurationError, fault_at
     from listener.foundation.yaml_file import read
 
     found = faults_of(settings)
@@ -93,7 +93,7 @@ def refuse_untried(settings: Settings, path: Path | None) -> None:
     if found and path is not None:
         document = read(path)
         faults = [fault_at(document, key_path, problem) for key_path, problem in found]
-        raise ConfigurationRefused("\n".join(fault.sentence(str(path)) for fault in faults))
+        raise ConfigurationError(str(path), faults)
 
 
 def keep_copy(settings: Settings, path: Path | None) -> None:

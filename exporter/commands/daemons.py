@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from exporter.commands.config import keep_copy, refuse_untried
-from exporter.commands.options import DataOptions, TakeOverOption, running_in_words
+from exporter.commands.options import DataOptions, TakeOverOption, in_words
 
 if TYPE_CHECKING:
     from exporter.settings.settings import Settings
@@ -28,7 +28,7 @@ def serve(
     """Receive and export in one go: listener, exporter and data folder; needs no configuration, binds loopback."""
     places = places or DataOptions()
     settings = _ready(places, log_level)
-    with running_in_words():
+    with in_words():
         from exporter.services.serve import serve as run_both
 
         # Both daemons read the configuration for themselves; `exporter run` tries its encoders and keeps its copy.
@@ -43,7 +43,7 @@ def run(
     settings = _ready(places, log_level)
     refuse_untried(settings, places.config)
     keep_copy(settings, places.config)
-    with running_in_words():
+    with in_words():
         from exporter.services.daemon import run as run_daemon
 
         return run_daemon(settings, places.folder(), take_over=take_over)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter, validators
 
-from exporter.commands import CommandError, ConfigurationRefused, ExitCode
+from exporter.commands import CommandError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,15 +75,11 @@ def settings_of(config: Path | None) -> Settings:
     """The settings of a file, or the defaults.
 
     Raises:
-        CommandError: The file cannot be used; one sentence for each fault.
+        ConfigurationError: The file cannot be used; one sentence for each fault.
     """
     from exporter.settings.settings import load_settings
-    from listener.foundation.configuration import ConfigurationError
 
-    try:
-        return load_settings(config)
-    except ConfigurationError as error:
-        raise ConfigurationRefused(str(error)) from error
+    return load_settings(config)
 
 
 def existing(data: Path) -> Path:
@@ -103,36 +99,14 @@ def existing(data: Path) -> Path:
 
 @contextmanager
 def in_words() -> Iterator[None]:
-    """Turn the errors that the ledger, the spool and the system raise on purpose into sentences of the command."""
+    """Turn a condition of the machine that keeps a command from its work into a sentence of the command."""
     from exporter.errors import MachineCondition, OutOfSpace
-    from exporter.results.ledger import LedgerUnusable
-    from listener.spool.errors import SpoolError
 
     try:
         yield
-    except (LedgerUnusable, SpoolError) as error:
-        raise CommandError(str(error)) from error
     except OutOfSpace as error:
         raise CommandError(f"the disk is full: {error}; free some space and start again") from error
     except MachineCondition as error:
         raise CommandError(f"{error}; nothing is judged for that, and the same command goes on from here") from error
     except PermissionError as error:
         raise CommandError(f"{error.filename}: permission denied; run as the user that owns the data folder") from error
-
-
-@contextmanager
-def running_in_words() -> Iterator[None]:
-    """The same for commands that export: what keeps an exporter from running, as sentences."""
-    from exporter.inputs.backfill import InputUnusable
-    from exporter.results.intents import MediaFolderUnusable
-    from exporter.results.metadata.jsonl import MetadataFileUnusable
-    from exporter.work.supervisor import WorkerUnstartable
-    from listener.foundation.errors import SourceUnusable
-
-    try:
-        with in_words():
-            yield
-    except InputUnusable as error:
-        raise CommandError(str(error), ExitCode.USAGE) from error
-    except (MediaFolderUnusable, MetadataFileUnusable, WorkerUnstartable, SourceUnusable) as error:
-        raise CommandError(str(error)) from error

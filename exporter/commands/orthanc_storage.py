@@ -17,7 +17,7 @@ from exporter.commands.options import (
     OutputOption,
     TakeOverOption,
     WorkersOption,
-    running_in_words,
+    in_words,
     settings_of,
 )
 from listener.foundation.text import printable
@@ -52,7 +52,7 @@ def orthanc_storage(
     The same media, under the same names, as from a running Orthanc. The folder is never changed.
     """
     settings = settings_of(config)
-    with running_in_words():
+    with in_words():
         from exporter.commands.progress import print_plan, run
         from exporter.inputs.backfill import ExportTarget
         from exporter.inputs.orthanc_storage.storage import StorageRequest, opened_storage

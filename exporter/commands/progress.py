@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from exporter.commands import ExitCode
-from exporter.commands.signals import stopped_by_signals
+from listener.foundation.signals import stopping
 from listener.foundation.text import printable
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def run(start: Start, target: ExportTarget) -> int:
     log = target.settings.log
     logs.configure(log.level, log.format)
     tally, stop, started = Progress(), threading.Event(), time.monotonic()
-    with stopped_by_signals(stop), _progress(tally):
+    with stopping(stop), _progress(tally):
         for _ in start(target, tally, stop):
             pass
     print(_summary(target, tally, time.monotonic() - started))

@@ -17,7 +17,8 @@ from cyclopts import Parameter
 from exporter.commands import CommandError, ExitCode
 from exporter.commands.daemons import LogLevelOption  # noqa: TC001 - cyclopts reads the annotations at run time
 from exporter.commands.options import DataOptions, in_words
-from exporter.commands.signals import stopped_by_signals
+from listener.foundation.errors import Unusable
+from listener.foundation.signals import stopping
 from listener.foundation.text import printable
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def pull(
     request = _request(places, settings, chosen, cohort)
     request = _with(request, again=again, any_time=any_time)
     stop = threading.Event()
-    with in_words(), stopped_by_signals(stop):
+    with in_words(), stopping(stop):
         if dry_run is not None:
             return _find(request, stop, dry_run.expanduser(), cohort)
         place = report.expanduser() if report is not None else request.data.root / "pull" / "report.csv"
@@ -98,15 +99,12 @@ def _request(places: DataOptions, settings: Settings, peer: PullPeerSection, pat
     """What to do.
 
     Raises:
-        CommandError: No row of the cohort can be used.
+        CohortUnusable, CommandError: No row of the cohort can be used.
     """
-    from exporter.pull.cohort import CohortUnusable, read_cohort
+    from exporter.pull.cohort import read_cohort
     from exporter.pull.request import PullRequest
 
-    try:
-        cohort = read_cohort(path.expanduser(), codec=_codec(peer.character_set))
-    except CohortUnusable as error:
-        raise CommandError(str(error), ExitCode.USAGE) from error
+    cohort = read_cohort(path.expanduser(), codec=_codec(peer.character_set))
     if not cohort.rows:
         raise CommandError("\n".join(_rows_told(_wrong(cohort))), ExitCode.USAGE)
     return PullRequest(cohort, settings, peer, peer.level, places.folder())
@@ -126,15 +124,12 @@ def _codec(character_set: str) -> str:
 
 
 def _find(request: PullRequest, stop: threading.Event, place: Path, path: Path) -> int:
-    from exporter.pull.request import PullEnded
     from exporter.pull.run import survey
 
     if place.exists() or place.is_symlink():
         raise CommandError(f"{place} is there already, and is not replaced; name a new file", ExitCode.USAGE)
     try:
         problems = survey(request, stop, place)
-    except PullEnded as error:
-        raise CommandError(str(error)) from error
     except OSError as error:
         raise CommandError(f"{place} cannot be written: {error.strerror}") from error
     found = request.cohort.count - len(problems)
@@ -145,22 +140,14 @@ def _find(request: PullRequest, stop: threading.Event, place: Path, path: Path) 
 
 
 def _fetch(request: PullRequest, stop: threading.Event, report: Path, path: Path) -> int:
-    from exporter.pull.journal import JournalUnusable
-    from exporter.pull.receiver import ReceiverGone
-    from exporter.pull.request import PullEnded
     from exporter.pull.run import pull
-    from listener.foundation.errors import SourceUnusable
 
     if not report.parent.is_dir() and report.parent != request.data.root / "pull":
         raise CommandError(f"there is no folder {report.parent} for the report", ExitCode.USAGE)
     try:
         summary = pull(request, stop, report)
-    except (PullEnded, JournalUnusable, SourceUnusable) as error:
-        raise CommandError(f"{error}; the same command goes on where it stopped") from error
-    except ReceiverGone as error:
-        raise CommandError(
-            "the listener that received for this data folder is gone; start it, and the same command goes on"
-        ) from error
+    except Unusable as error:
+        raise CommandError(f"{error}; the same command goes on where it stopped", error.exit_code) from error
     except OSError as error:
         raise CommandError(f"{error.filename or report}: {error.strerror or error}") from error
     _tell(request, summary, path, report)

@@ -62,14 +62,10 @@ def _rebuild(folder: DataFolder, settings: Settings) -> None:
     if not metadata.is_file() and spool is None:
         raise CommandError(f"there is neither {metadata} nor {folder.spool}: nothing to make a ledger of")
     with in_words():
-        from exporter.results.metadata.jsonl import MetadataFileUnusable
         from exporter.results.rebuild import rebuild
         from exporter.results.reconcile import Folders
 
-        try:
-            made = rebuild(Folders(folder.ledger, settings.media_folder(folder), metadata, spool))
-        except MetadataFileUnusable as error:
-            raise CommandError(str(error)) from error
+        made = rebuild(Folders(folder.ledger, settings.media_folder(folder), metadata, spool))
     kept = f"; the old one is {made.kept}" if made.kept is not None else ""
     rotated = f" ({made.rotated} in rotated files)" if made.rotated else ""
     again = f", {made.waiting_again} wait again" if made.waiting_again else ""

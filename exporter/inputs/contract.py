@@ -18,6 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from listener.foundation.errors import Unusable
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from contextlib import AbstractContextManager
@@ -30,8 +32,10 @@ INSIDE: Final = "//"
 """Between a container's name and a name within it: ``clinic/studies.zip//1/IM0001``."""
 
 
-class InputUnusable(Exception):
+class InputUnusable(Unusable):
     """There is nothing to export there, or not what can be read."""
+
+    exit_code = 2
 
 
 class InputContent(Protocol):

@@ -13,6 +13,7 @@ import structlog
 from exporter.pull.finding import Finder
 from exporter.pull.journal import Question, QuestionState
 from exporter.pull.keys import Rank
+from exporter.pull.pace import pauses
 from exporter.pull.peer import (
     FIND,
     AssociationLost,
@@ -41,8 +42,6 @@ T = TypeVar("T")
 
 TRIES: Final = 6
 """How often in a row a peer may be out of reach until a run ends."""
-FIRST_PAUSE_S: Final = 1.0
-LONGEST_PAUSE_S: Final = 60.0
 LINE_IDLE_S: Final = 3.0
 RELATIONAL_HINT: Final = (
     "; a row without a key of a study needs relational queries: add StudyInstanceUID, PatientID or AccessionNumber"
@@ -65,18 +64,18 @@ class ReachabilityRetry:
             PullEnded: It is out of reach for good, or for too long.
             Stopped: We are to stop.
         """
-        failures, since = 0, time.monotonic()
+        backoff, since = pauses(), time.monotonic()
         while True:
             try:
                 result = operation()
             except PeerUnreachable as error:
                 if self._reached > since:
-                    failures, since = 0, time.monotonic()
-                failures += 1
-                if not error.may_pass or failures >= TRIES:
+                    backoff, since = pauses(), time.monotonic()
+                pause_s = backoff.next_pause()
+                if not error.may_pass or backoff.failures >= TRIES:
                     raise PullEnded(str(error)) from error
-                log.warning("peer out of reach", tries=failures, problem=str(error))
-                if self._stop.wait(min(FIRST_PAUSE_S * 2 ** (failures - 1), LONGEST_PAUSE_S)):
+                log.warning("peer out of reach", tries=backoff.failures, problem=str(error))
+                if self._stop.wait(pause_s):
                     raise PullStopped from None
             else:
                 self._reached = time.monotonic()
@@ -111,7 +110,7 @@ class RowFinder:
         """
         problem = ""
         for attempt in range(self._request.peer.attempts):
-            if attempt and self._stop.wait(min(FIRST_PAUSE_S * 2 ** (attempt - 1), LONGEST_PAUSE_S)):
+            if attempt and self._stop.wait(pauses().pause_after(attempt)):
                 raise PullStopped
             if not self._pace.wait_for_turn():
                 raise PullStopped

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from exporter.pull.keys import MatchingKey, WrongValue, checked, column_fault, key_of
+from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,8 +29,10 @@ COMMENT: Final = "#"
 LONGEST_LINE: Final = 64 << 10
 
 
-class CohortUnusable(Exception):
+class CohortUnusable(Unusable):
     """No row of the file can be used: one sentence per fault."""
+
+    exit_code = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import structlog
 
 from exporter.pull.finding import CHUNK, Finder, PullTarget
 from exporter.pull.journal import TargetState
+from exporter.pull.pace import pauses
 from exporter.pull.peer import FIND, GET, MOVE, AssociationLost, PeerError, PeerUnreachable, PullStopped, identifier
 from exporter.pull.statuses import Verdict, verdict, words
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 LOOK_EVERY_S: Final = 0.2
-FIRST_PAUSE_S: Final = 1.0
-LONGEST_PAUSE_S: Final = 60.0
 SHORT_SETTLE_S: Final = 1.0
 """Instead of `settle_s` where the peer itself says that something failed."""
 
@@ -116,7 +115,7 @@ class Fetch:
 
     def _pause(self, attempts: int) -> bool:
         """Before it is asked for once more; False where we are to stop."""
-        return not self._tools.stop.wait(min(FIRST_PAUSE_S * 2 ** (attempts - 1), LONGEST_PAUSE_S))
+        return not self._tools.stop.wait(pauses().pause_after(attempts))
 
     # -- what it is, and what of it is here ----------------------------------------------------------------------------
 

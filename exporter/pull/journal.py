@@ -10,7 +10,6 @@ The file holds UIDs, no other identifier of a patient, and is private to the use
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
@@ -19,17 +18,14 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.pull.finding import FoundInstance, PullTarget
-from listener.foundation.durable import fsync_folder, make_private_folders
-from listener.foundation.sqlite_files import DatabaseFiles
+from listener.foundation.errors import Unusable
+from listener.foundation.sqlite_files import DatabaseFiles, Schema, cause_and_hint, open_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
     from types import TracebackType
 
-VERSION: Final = 1
-_APPLICATION: Final = 0x444D4550
-"""``PRAGMA application_id`` of a journal (``DMEP``)."""
 _TABLES: Final = """
 CREATE TABLE run (cohort TEXT PRIMARY KEY, is_over INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE question (
@@ -70,10 +66,16 @@ CREATE TABLE missing (
 CREATE TABLE arrival (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, instance TEXT NOT NULL);
 CREATE INDEX arrival_instance ON arrival (instance);
 """
+_SCHEMA: Final = Schema("a journal of `exporter pull`", _TABLES, version=1, application=0x444D4550)
+"""``DMEP`` marks a journal."""
+_IF_DAMAGED: Final = "move it away; what is in the spool is not fetched again"
 
 
-class JournalUnusable(Exception):
-    """The journal cannot be read or written; says why and what to do."""
+class JournalUnusable(Unusable):
+    """The journal cannot be read or written."""
+
+    def __init__(self, path: Path, cause: str, hint: str) -> None:
+        super().__init__(f"the journal {path} cannot be used", cause, hint)
 
 
 class QuestionState(StrEnum):
@@ -124,12 +126,12 @@ class RetrieveTask:
 class PullJournal:
     """The open journal of one data folder; safe for many threads."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, db: sqlite3.Connection) -> None:
         """Use `PullJournal.open`."""
         self._path = path
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
-        self._files: DatabaseFiles | None = None
+        self._db = db
+        self._files = DatabaseFiles(path)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -139,48 +141,9 @@ class PullJournal:
             JournalUnusable: It cannot be used, or it is not one.
         """
         try:
-            make_private_folders(path.parent)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-            fsync_folder(path.parent)
-            fsync_folder(path.parent.parent)
-            journal = cls(path)
-        except OSError as error:
-            raise JournalUnusable(
-                f"the journal {path} cannot be opened: {error.strerror}; look at its folder"
-            ) from error
-        except sqlite3.Error as error:
+            return cls(path, open_private(path, _SCHEMA, synchronous="FULL", timeout_s=10.0))
+        except (OSError, sqlite3.Error) as error:
             raise _unusable(path, error) from error
-        try:
-            journal._prepare()
-            journal._files = DatabaseFiles(path)
-        except sqlite3.Error as error:
-            journal.close()
-            raise _unusable(path, error) from error
-        except JournalUnusable:
-            journal.close()
-            raise
-        return journal
-
-    def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode=WAL").fetchone()
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute(f"PRAGMA journal_size_limit={64 << 20}")
-        application = self._db.execute("PRAGMA application_id").fetchone()[0]
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if not tables and not version:
-            self._db.execute("BEGIN IMMEDIATE")
-            for statement in filter(str.strip, _TABLES.split(";")):
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA application_id={_APPLICATION}")
-            self._db.execute(f"PRAGMA user_version={VERSION}")
-            self._db.execute("COMMIT")
-        elif application != _APPLICATION:
-            raise JournalUnusable(f"{self._path} is no journal of `exporter pull`; move it away")
-        elif version != VERSION:
-            raise JournalUnusable(
-                f"the journal {self._path} was written by another version; use that one, or move it away"
-            )
 
     def close(self) -> None:
         """Close the database."""
@@ -392,9 +355,9 @@ class PullJournal:
         Raises:
             JournalUnusable: Files of the journal were removed or replaced while it was in use.
         """
-        loss = None if self._files is None else self._files.loss()
+        loss = self._files.loss()
         if loss is not None:
-            raise JournalUnusable(f"the journal {self._path} cannot be used: {loss}; start again")
+            raise JournalUnusable(self._path, loss, "start again")
         return _Transaction(self._db, self._lock, self._path)
 
 
@@ -429,14 +392,5 @@ class _Transaction:
             raise _unusable(self._path, error) from error
 
 
-def _unusable(path: Path, error: sqlite3.Error) -> JournalUnusable:
-    name = getattr(error, "sqlite_errorname", type(error).__name__)
-    hints = {
-        "SQLITE_FULL": "the disk is full: free some space and start again",
-        "SQLITE_BUSY": "another process keeps it locked",
-        "SQLITE_CORRUPT": "it is damaged: move it away; what is in the spool is not fetched again",
-        "SQLITE_NOTADB": "it is no SQLite database: move it away",
-        "SQLITE_READONLY": "look at its folder and who may write there",
-        "SQLITE_CANTOPEN": "look at its folder and who may write there",
-    }
-    return JournalUnusable(f"the journal {path} cannot be used ({name}): {hints.get(name, 'look at the disk')}")
+def _unusable(path: Path, error: OSError | sqlite3.Error) -> JournalUnusable:
+    return JournalUnusable(path, *cause_and_hint(error, if_damaged=_IF_DAMAGED))

@@ -12,12 +12,21 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from listener.foundation.backoff import Backoff
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exporter.settings.windows import Window
 
 LOOK_EVERY_S: Final = 20.0
+FIRST_PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+
+
+def pauses() -> Backoff:
+    """Pauses before a peer is asked for the same thing again."""
+    return Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,13 @@ import structlog
 
 from listener.daemon import ListenerDaemon
 from listener.foundation.counters import Counters
+from listener.foundation.errors import Unusable
 from listener.settings.listener import ListenerSettings
 from listener.sources.contract import Surroundings
 from listener.spool.errors import SpoolBusy
 from listener.spool.space import SpaceGuard, SpaceLevel
 from listener.spool.spool import Spool
-from listener.spool.view import is_held
+from listener.spool.view import holder_lives
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -35,8 +36,11 @@ log = structlog.get_logger()
 LOOK_EVERY_S = 1.0
 
 
-class ReceiverGone(Exception):
-    """Nobody receives any more."""
+class ReceiverGone(Unusable):
+    """The listener of the data folder, which received for the pull, has ended."""
+
+    def __init__(self) -> None:
+        super().__init__("the listener that received for this data folder is gone", hint="start it")
 
 
 class Receiver:
@@ -104,7 +108,7 @@ class Receiver:
         """Whether somebody receives now."""
         if self._method == "get":
             return True
-        return self._own.is_alive() if self._own is not None else is_held(self._data.spool, "listener")
+        return self._own.is_alive() if self._own is not None else holder_lives(self._data.spool, "listener")
 
     @property
     def has_room(self) -> bool:

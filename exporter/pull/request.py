@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from exporter.pull.pace import Clock
 from exporter.settings.windows import Window
+from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
     from exporter.pull.cohort import Cohort, Row
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from listener.settings.listener import DataFolder
 
 
-class PullEnded(Exception):
+class PullEnded(Unusable):
     """The run cannot go on: one sentence; the same command goes on where it stopped."""
 
 

@@ -1,7 +1,7 @@
 """The whole pull: one thread asks the rows, others fetch what they find; it ends, stops or goes on where it stopped.
 
 Contract: `pull` returns when every row has come to its end or it was told to stop; what keeps it from going on at
-all is raised as `PullEnded` or as the error of the spool, the ledger or the journal, and everything done until then
+all is raised as `PullEnded` or another `Unusable`, and everything done until then
 is kept. Row numbers and counts are logged, nothing else of a cohort.
 """
 
@@ -20,15 +20,14 @@ from exporter.pull.arrivals import Arrivals
 from exporter.pull.asking import ReachabilityRetry, RowFinder
 from exporter.pull.fetching import DestinationUnknown, Fetch, FetchContext
 from exporter.pull.getting import Getter
-from exporter.pull.journal import JournalUnusable, PullJournal, QuestionState, TargetState
+from exporter.pull.journal import PullJournal, QuestionState, TargetState
 from exporter.pull.outcome import summarize
 from exporter.pull.pace import RateLimiter
 from exporter.pull.peer import PullStopped
 from exporter.pull.receiver import Receiver, ReceiverGone
 from exporter.pull.report import FoundFile, private_file, write_report
 from exporter.pull.request import PullEnded
-from exporter.results.ledger import LedgerUnusable
-from listener.spool.errors import SpoolError
+from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +56,7 @@ def pull(request: PullRequest, stop: threading.Event, report: Path) -> Summary:
 
     Raises:
         PullEnded: It cannot go on.
-        JournalUnusable, SpoolError, LedgerUnusable, OutOfSpace, SourceUnusable: The data folder cannot be used.
+        Unusable, OutOfSpace: The data folder, its spool, ledger or journal, or the port cannot be used.
     """
     with (
         Receiver(request.settings, request.data, request.peer.method) as receiver,
@@ -274,12 +273,4 @@ class _Run:
             log.info("progress", targets=self._ended, instances=self._arrivals.count, queued=self._tasks.qsize())
 
 
-_EXPECTED: Final[tuple[type[Exception], ...]] = (
-    PullEnded,
-    ReceiverGone,
-    JournalUnusable,
-    LedgerUnusable,
-    OutOfSpace,
-    SpoolError,
-    OSError,
-)
+_EXPECTED: Final[tuple[type[Exception], ...]] = (Unusable, OutOfSpace, OSError)

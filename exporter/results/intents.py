@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from exporter.results.output_names import PARTIAL
+from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,13 +34,12 @@ _MARKED: Final = re.compile(r"(?:copies-)?([0-9a-f]{16})-")
 """What the names in `.partial` begin with: the mark of the ledger whose exporter made them."""
 
 
-class MediaFolderUnusable(Exception):
-    """The media folder cannot be written: a matter for the administrator."""
+class MediaFolderUnusable(Unusable):
+    """The media folder cannot be written."""
 
     def __init__(self, path: Path, cause: OSError) -> None:
-        super().__init__(
-            f"the media folder {path} cannot be written: {cause.strerror}; mend it, or choose another with media.dir"
-        )
+        hint = "mend it, or choose another with media.dir"
+        super().__init__(f"the media folder {path} cannot be written", cause.strerror or "system error", hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,6 @@ Must never: take over from an exporter that may live, or write into a folder tha
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import os
 import secrets
@@ -35,6 +34,8 @@ from exporter.errors import OutOfSpace, StorageUnavailable
 from exporter.results.intents import MediaFolderUnusable
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import FULL
+from listener.foundation import locks
+from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,7 @@ class MediaFolderTaken(MediaFolderUnusable):
     """Another exporter works on the media folder, or may."""
 
     def __init__(self, path: Path, why: str, hint: str) -> None:
-        Exception.__init__(self, f"another exporter works on the media folder {path} ({why}); {hint}")
+        Unusable.__init__(self, f"another exporter works on the media folder {path} ({why})", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +204,8 @@ def locked(media: Path) -> Iterator[bool]:
     try:
         has_locks = True
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            locks.try_to_lock(descriptor)
+        except locks.LockBusy:
             found = _found(media)
             why = f"{found.in_words}" if found is not None else "it has the folder locked"
             raise MediaFolderTaken(media, why, "wait for it to end, or choose another media.dir") from None

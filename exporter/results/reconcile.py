@@ -38,8 +38,8 @@ from exporter.results.line import shown
 from exporter.results.metadata.inspection import inspect
 from exporter.results.metadata.rotation import FACTS, START, is_rotated
 from exporter.results.output_names import PARTIAL
+from listener.foundation import locks
 from listener.foundation.file_kind import kind_of
-from listener.foundation.locks import is_locked
 from listener.spool import view
 from listener.spool.names import SpoolState
 
@@ -124,7 +124,7 @@ def reconcile(folders: Folders, *, deep: bool = False) -> ReconcileReport:
     """
     report = _look(folders, deep=deep)
     looks = 1
-    while report.fault_count and looks < LOOKS and is_locked(folders.ledger):
+    while report.fault_count and looks < LOOKS and locks.is_held(locks.lock_file_of(folders.ledger)):
         time.sleep(PAUSE_S)
         before = {(fault.kind, fault.subject) for fault in report.faults}
         report = _look(folders, deep=deep)

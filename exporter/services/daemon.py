@@ -13,10 +13,9 @@ fault of an instance or of this program.
 from __future__ import annotations
 
 import queue
-import signal
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -33,13 +32,14 @@ from exporter.services.context import OutputPaths, open_export_context
 from exporter.services.pause import DiskBackpressure
 from exporter.services.reserve import DiskReserve
 from exporter.work.engine import Deferred, EnginePolicy, HeldBack, KnownOutcome, PublishedResult, Returned
+from listener.foundation.backoff import Backoff
 from listener.foundation.notify import notify, watchdog_interval_s
+from listener.foundation.signals import stopping
 from listener.spool.names import received_at
 from listener.spool.spool import Spool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import FrameType
 
     from exporter.results.ledger import Ledger
     from exporter.series.live import Keep
@@ -93,8 +93,9 @@ def run(settings: Settings, data: DataFolder, orders: DaemonSignals | None = Non
     policy = EnginePolicy(attempts=settings.limits.attempts, patience_s=PATIENCE_S)
     kept_bytes = settings.room.reserve_bytes
     reserve = DiskReserve(Path(f"{data.ledger}.reserve"), kept_bytes)
+    told = orders or DaemonSignals.none()
     with (
-        _signals(orders or DaemonSignals.none()) as told,
+        stopping(told.stop, told.now.set),
         Spool.open(data.spool, settings=settings.spool) as spool,
         spool.lock("exporter"),
         open_export_context(
@@ -159,7 +160,7 @@ class _Loop:
         """When what is deferred is due, in monotonic time."""
         self._unsettled: list[PublishedResult | KnownOutcome] = []
         self._unreleased: list[str] = []
-        self._pause_s = 0.0
+        self._backoff = Backoff(1.0, LONGEST_PAUSE_S)
         self._resume_at = 0.0
         self._counts = {"exported": 0, "skipped": 0, "quarantined": 0}
 
@@ -388,7 +389,7 @@ class _Loop:
                 self._spool.quarantine(item, reason, {"reason": reason, "message": message})
                 self._count("quarantined")
                 log.warning("quarantined", item=item.name, reason=reason, problem=message, seconds=seconds)
-        self._pause_s = 0.0
+        self._backoff.reset()
 
     def _settle_known(self, item: SpoolItem, result: KnownOutcome) -> None:
         entry = result.entry
@@ -407,10 +408,10 @@ class _Loop:
         now = time.monotonic()
         if now < self._resume_at:
             return
-        self._pause_s = min(max(2 * self._pause_s, 1.0), LONGEST_PAUSE_S)
-        self._resume_at = now + self._pause_s
+        pause_s = self._backoff.next_pause()
+        self._resume_at = now + pause_s
         event = "paused: no space" if isinstance(why, OutOfSpace) else "paused: a folder cannot be used"
-        log.error(event, problem=str(why), seconds=self._pause_s)
+        log.error(event, problem=str(why), seconds=pause_s)
 
 
 def _condition(error: OSError) -> MachineCondition:
@@ -447,21 +448,3 @@ def _deferred(ledger: Ledger, longest_wait_s: float) -> dict[str, float]:
             within_s=longest_wait_s,
         )
     return due
-
-
-@contextmanager
-def _signals(orders: DaemonSignals) -> Iterator[DaemonSignals]:
-    """SIGTERM and SIGINT become orders, where this runs in the main thread."""
-
-    def on_signal(_: int, __: FrameType | None) -> None:
-        (orders.now if orders.stop.is_set() else orders.stop).set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield orders
-        return
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield orders
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

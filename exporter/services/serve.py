@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from listener.foundation.processes import own_environment
+from listener.foundation.signals import STOP, handling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from types import FrameType
 
     from exporter.settings.settings import Settings
     from listener.settings.listener import DataFolder
@@ -143,7 +143,8 @@ def serve(
     options += ["--config", str(config)] if config is not None else []
     options += ["--log-level", log_level] if log_level is not None else []
     daemons = [_Daemon("listener", ["listener", *options]), _Daemon("exporter", ["exporter", "run", *options])]
-    with _signals() as told:
+    told: list[int] = []
+    with handling(told.append, *STOP):
         try:
             for daemon in daemons:  # one after the other: what is wrong with both is then said once
                 daemon.start()
@@ -251,19 +252,3 @@ def _reachable(host: str) -> str:
 
 def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The signals that told us to stop, as they come."""
-    told: list[int] = []
-
-    def on_signal(number: int, _: FrameType | None) -> None:
-        told.append(number)
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield told
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

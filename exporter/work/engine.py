@@ -39,6 +39,7 @@ from exporter.work.input_order import InputOrder
 from exporter.work.protocol import ExportStopped, WorkerJob
 from exporter.work.scheduling import Scheduler
 from exporter.work.supervisor import Cancelled, SetAside, WorkerKilled, WorkerUnstartable
+from listener.foundation.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -655,7 +656,7 @@ class Engine:
 
     def _publish_batch(self, batch: list[_Attempted]) -> None:
         finished = [self._finish(one) for one in batch]
-        pause_s = 1.0
+        backoff = Backoff(1.0, LONGEST_PAUSE_S)
         uncounted = [one.turn for one in batch if not one.is_counted]
         while True:
             try:
@@ -676,11 +677,10 @@ class Engine:
                 outcomes = self._publisher.publish(finished)
             except MachineCondition as condition:
                 self.waits_for = condition
-                if self._give_up(pause_s):
+                if self._give_up(backoff.next_pause()):
                     for one in batch:
                         self._give_back_now(one, condition)
                     return
-                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
                 self.waits_for = None
                 break

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from exporter.errors import OutOfSpace, Reason, StorageUnavailable
 from exporter.outcome import Failed, InstanceIdentity, Outcome, Skipped, from_json
 from exporter.work.worker import PARENT_VARIABLE
+from listener.foundation.errors import Unusable
 from listener.foundation.processes import own_environment
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ _LAST_WORDS_BYTES: Final = 4096
 _DEATH_S: Final = 5.0
 
 
-class WorkerUnstartable(Exception):
+class WorkerUnstartable(Unusable):
     """Worker processes do not start: nothing can be exported, and no instance is to blame."""
 
 

@@ -8,10 +8,12 @@ logs           logs without patient data
 text           foreign text, written safely
 counters       counters of a daemon in a small file
 notify         sd_notify(3)
+signals        what asks a process to stop
 processes      the environment of child processes
 cpu_limit      processor time of this process
-locks          lock files
+locks          locks between processes
+backoff        pauses between attempts that double
 durable        files and names that survive a power cut
 file_kind      what a path leads to, in a word
-sqlite_files   files of an open database, watched
+sqlite_files   databases: made, opened, explained, watched
 """

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import AddressValueError, NetmaskValueError
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
+from listener.foundation.errors import Unusable
 from listener.foundation.yaml_file import ConfigurationFault, Document, KeyPath, read, spelled
 
 if TYPE_CHECKING:
@@ -92,10 +93,11 @@ class Spelling:
         raise PydanticCustomError("spelling", "is not spelled as it must be", context)
 
 
-class ConfigurationError(Exception):
+class ConfigurationError(Unusable):
     """The configuration cannot be used; the text lists every fault, one per line."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code = 2
+    names_its_file = True
 
     def __init__(self, source: str, faults: Sequence[ConfigurationFault]) -> None:
         self.source = source

@@ -5,34 +5,32 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from listener.foundation.errors import Unusable
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-class SpoolError(Exception):
-    """The spool cannot do what was asked."""
-
-
-class SpoolUnusable(SpoolError):
-    """The spool folder cannot be used at all: a matter for the administrator."""
+class SpoolUnusable(Unusable):
+    """The spool folder cannot be used at all."""
 
     def __init__(self, path: Path, cause: str, hint: str) -> None:
-        super().__init__(f"the spool folder {path} cannot be used: {cause}; {hint}")
+        super().__init__(f"the spool folder {path} cannot be used", cause, hint)
         self.path = path
 
 
-class SpoolBusy(SpoolError):
+class SpoolBusy(Unusable):
     """Another daemon of the same role works on this spool."""
 
     def __init__(self, role: str, path: Path, holder: str) -> None:
         super().__init__(
-            f"another {role} already works on the spool {path.parent} ({holder}); "
-            f"stop it, or give this one another data folder with --data"
+            f"another {role} already works on the spool {path.parent} ({holder})",
+            hint="stop it, or give this one another data folder with --data",
         )
         self.role = role
 
 
-class SpoolWriteFailed(SpoolError):
+class SpoolWriteFailed(Exception):
     """An item could not be made durable: nothing of it is visible, and its sender must not get a success."""
 
     def __init__(self, operation: str, cause: OSError) -> None:

@@ -11,13 +11,13 @@ Must never: take a name from the wire, show a partial file outside `tmp/`, or ca
 from __future__ import annotations
 
 import errno
-import fcntl
 import heapq
 import os
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, Self
 
+from listener.foundation import locks
 from listener.foundation.durable import Folder, FolderSync, fsync_folder, names_follow_files
 from listener.spool.errors import SpoolBusy, SpoolUnusable, SpoolWriteFailed
 from listener.spool.incoming import CommitPath, Incoming, SpoolItem
@@ -153,20 +153,12 @@ class Spool:
         """
         path = lock_file(self.root, role)
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fd = locks.take(path)
+        except locks.LockBusy as error:
+            raise SpoolBusy(role, path, error.holder) from error
         except OSError as error:
             raise _unusable(path, error) from error
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-                raise SpoolBusy(role, path, f"process {holder}" if holder.isdigit() else "unknown process") from error
-            except OSError as error:
-                raise _unusable(path, error) from error
-            with suppress(OSError):  # who holds it is a help to people; a full disk must not stop a start
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, f"{os.getpid()}\n".encode("ascii"), 0)
             yield
         finally:
             os.close(fd)

@@ -124,7 +124,7 @@ def report(root: Path, reason: str, name: str) -> dict[str, Any]:
     return _object(folder(root, SpoolState.QUARANTINE, reason) / f"{name}{REPORT_SUFFIX}") or {}
 
 
-def is_held(root: Path, role: str) -> bool:
+def holder_lives(root: Path, role: str) -> bool:
     """Whether the process that a role's lock file names is alive.
 
     It is not tried to lock the file: that would keep a process that starts from its own lock.

@@ -13,6 +13,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from listener.foundation.sqlite_files import is_full
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -142,7 +144,7 @@ class SharedTransaction:
         if not batch:
             return
         error = self._transact(batch)
-        if _is_full(error) and self._shrink():
+        if error is not None and is_full(error) and self._shrink():
             for ticket in batch:
                 ticket.results.clear()
             error = self._transact(batch)
@@ -201,7 +203,3 @@ class SharedTransaction:
 def _checkpoint(connection: sqlite3.Connection) -> bool:
     busy, in_log, moved = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     return not busy and in_log == moved
-
-
-def _is_full(error: sqlite3.Error | None) -> bool:
-    return error is not None and getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL

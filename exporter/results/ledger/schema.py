@@ -8,7 +8,6 @@ hint; it must never be repaired, replaced or emptied here.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import sqlite3
 import stat
@@ -16,15 +15,14 @@ import threading
 import time
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from exporter.errors import OutOfSpace
+from listener.foundation import locks, sqlite_files
 from listener.foundation.durable import fsync_folder
+from listener.foundation.errors import Unusable
 from listener.foundation.file_kind import kind_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from listener.foundation.sqlite_files import Schema
 
 SCHEMA = 3
 """Version of the tables (``PRAGMA user_version``); a higher one was written by a newer exporter."""
@@ -119,49 +117,35 @@ CREATE TABLE progress (
 ) WITHOUT ROWID;
 """
 
-_UPGRADES = {
-    1: ("ae_title", "TEXT NOT NULL DEFAULT ''"),
-    2: ("interruptions", "INTEGER NOT NULL DEFAULT 0"),
-}
-"""The column of `instance` that makes the next schema of each earlier one."""
+_SCHEMA = Schema(
+    "a ledger of this exporter",
+    _TABLES,
+    SCHEMA,
+    _APPLICATION,
+    upgrades={
+        1: ("instance", "ae_title", "TEXT NOT NULL DEFAULT ''"),
+        2: ("instance", "interruptions", "INTEGER NOT NULL DEFAULT 0"),
+    },
+)
 
 
-class LedgerUnusable(Exception):
-    """The ledger cannot be read or written; says why and what to do."""
+class LedgerUnusable(Unusable):
+    """The ledger cannot be read or written."""
 
     def __init__(self, path: Path, cause: str, hint: str, *, is_damaged: bool = False) -> None:
-        super().__init__(f"ledger {path}: {cause}; {hint}")
+        super().__init__(f"ledger {path}", cause, hint)
         self.path = path
-        self.cause = cause
-        self.hint = hint
         self.is_damaged = is_damaged
         """Whether it stays so, however often an exporter is started again."""
 
 
 def unusable(path: Path, error: sqlite3.Error) -> LedgerUnusable | OutOfSpace:
-    """What an error of SQLite means for the exporter.
-
-    Source: sqlite.org/rescode.html.
-    """
-    code = getattr(error, "sqlite_errorcode", 0)
-    primary = code & 0xFF
-    if primary == sqlite3.SQLITE_FULL or code == sqlite3.SQLITE_IOERR_SHMSIZE:
+    """What an error of SQLite means for the exporter."""
+    if sqlite_files.is_full(error):
         return OutOfSpace(f"ledger {path}: the disk or quota is full")
-    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        cause, hint = (
-            "the file is damaged or is not an SQLite database",
-            "keep a copy, move it away and run `exporter reconcile --rebuild`",
-        )
-        return LedgerUnusable(path, cause, hint, is_damaged=True)
-    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-        cause, hint = "another process keeps it locked", "end that process or its transaction, then try again"
-    elif primary in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH):
-        cause, hint = "it cannot be opened for this use", "check that the folder exists and who may write in it"
-    elif primary == sqlite3.SQLITE_IOERR:
-        cause, hint = "the device reported an error", "check the disk, its quota and the kernel's log"
-    else:
-        cause, hint = f"SQLite refused ({getattr(error, 'sqlite_errorname', error)})", "report this as a defect"
-    return LedgerUnusable(path, cause, hint)
+    if_damaged = "keep a copy, move it away and run `exporter reconcile --rebuild`"
+    cause, hint = sqlite_files.cause_and_hint(error, if_damaged=if_damaged)
+    return LedgerUnusable(path, cause, hint, is_damaged=sqlite_files.is_damaged(error))
 
 
 def connect(path: Path, *, read_only: bool, busy_timeout_s: float) -> sqlite3.Connection:
@@ -176,13 +160,10 @@ def connect(path: Path, *, read_only: bool, busy_timeout_s: float) -> sqlite3.Co
     except sqlite3.Error as error:
         raise unusable(path, error) from error
     try:
-        _check_version(connection, path, read_only=read_only)
+        _SCHEMA.ensure(connection, read_only=read_only)
     except sqlite3.Error as error:
         connection.close()
         raise unusable(path, error) from error
-    except LedgerUnusable:
-        connection.close()
-        raise
     return connection
 
 
@@ -197,12 +178,9 @@ def _connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     except OSError as error:
         hint = "check that the folder exists and who may write in it"
         raise LedgerUnusable(path, f"it cannot be opened ({error.strerror})", hint) from error
-    connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+    connection = sqlite_files.connect(path, synchronous="FULL", timeout_s=busy_timeout_s)
     try:
         _prepare(connection)
-        connection.execute("PRAGMA journal_mode=WAL").fetchone()
-        connection.execute("PRAGMA synchronous=FULL")
-        connection.execute(f"PRAGMA journal_size_limit={64 << 20}")
         connection.execute(f"PRAGMA wal_autocheckpoint={_log_pages(path)}")
     except sqlite3.Error:
         connection.close()
@@ -229,9 +207,7 @@ def _make(path: Path) -> None:
     os.close(os.open(making, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
     try:
         with closing(sqlite3.connect(making, isolation_level=None)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            _make_tables(connection)
-            connection.execute("COMMIT")
+            _SCHEMA.make(connection)
         with suppress(FileExistsError):  # somebody was faster
             _appear(making, path)
     finally:
@@ -248,20 +224,20 @@ def _appear(making: Path, path: Path) -> None:
     # Makers take turns: a rename would replace what somebody else made in between, and so would a log put aside.
     # (The folder itself is no place for this lock: where it is the media folder, too, its exporter has it locked.)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-    turn = os.open(path.with_name(f"{path.name}.turn"), flags, 0o600)
+    file = os.open(path.with_name(f"{path.name}.turn"), flags, 0o600)
     try:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        if path.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-        _put_log_aside(path)
-        try:
-            path.hardlink_to(making)
-        except OSError as error:
-            if error.errno not in NO_LINKS:
-                raise
-            making.rename(path)
+        with locks.turn(file):
+            if path.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            _put_log_aside(path)
+            try:
+                path.hardlink_to(making)
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                making.rename(path)
     finally:
-        os.close(turn)
+        os.close(file)
 
 
 def _put_log_aside(path: Path) -> None:
@@ -316,56 +292,3 @@ def _text(value: bytes) -> str:
 def stored(name: str) -> bytes:
     """A name for a statement that says ``CAST(? AS TEXT)``: bytes that are not UTF-8 survive the round trip."""
     return name.encode("utf-8", "surrogateescape")
-
-
-def _check_version(connection: sqlite3.Connection, path: Path, *, read_only: bool) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
-    if version == SCHEMA and application == _APPLICATION and not empty:
-        return
-    if application == _APPLICATION and 0 < version < SCHEMA:
-        if read_only:
-            hint = "it is brought up to date when this version of the exporter next runs"
-            raise LedgerUnusable(path, f"schema {version} was written by an earlier exporter", hint)
-        _upgrade(connection)
-        return
-    if application == _APPLICATION and version > SCHEMA:
-        cause = f"schema {version} was written by a newer exporter; this one knows {SCHEMA}"
-        raise LedgerUnusable(path, cause, "use the newer version")
-    if not empty or read_only:
-        hint = "choose another folder, or move that file away"
-        raise LedgerUnusable(path, "the database is not a ledger of this exporter", hint)
-    connection.execute("BEGIN IMMEDIATE")
-    if connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:  # nobody was faster
-        _make_tables(connection)
-    connection.execute("COMMIT")
-    fsync_folder(path.parent)
-
-
-def _upgrade(connection: sqlite3.Connection) -> None:
-    """Bring an earlier schema up to date, in one transaction; another process may be faster."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        there = {row[1] for row in connection.execute("PRAGMA table_info(instance)")}
-        for number in range(version, SCHEMA):
-            column, kind = _UPGRADES[number]
-            if column not in there:
-                connection.execute(f"ALTER TABLE instance ADD COLUMN {column} {kind}")
-        connection.execute(f"PRAGMA user_version={SCHEMA}")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-
-
-def _make_tables(connection: sqlite3.Connection) -> None:
-    for statement in _statements():
-        connection.execute(statement)
-    connection.execute(f"PRAGMA application_id={_APPLICATION}")
-    connection.execute(f"PRAGMA user_version={SCHEMA}")
-
-
-def _statements() -> Iterator[str]:
-    return (statement for statement in _TABLES.split(";") if statement.strip())

@@ -32,6 +32,7 @@ from exporter.results.metadata.inspection import Finding, inspect
 from exporter.results.metadata.rotation import FACTS, START, facts, is_rotated
 from listener.foundation import locks
 from listener.foundation.durable import fsync_folder
+from listener.foundation.errors import Unusable
 from listener.foundation.file_kind import kind_of
 
 if TYPE_CHECKING:
@@ -47,14 +48,12 @@ _TAIL = 1000
 """Lines at the end of the file that are looked at after a crash; those before were fsynced long ago."""
 
 
-class MetadataFileUnusable(Exception):
-    """The metadata file cannot be used; says why and what to do."""
+class MetadataFileUnusable(Unusable):
+    """The metadata file cannot be used."""
 
     def __init__(self, path: Path, cause: str, hint: str) -> None:
-        super().__init__(f"metadata file {path}: {cause}; {hint}")
+        super().__init__(f"metadata file {path}", cause, hint)
         self.path = path
-        self.cause = cause
-        self.hint = hint
 
 
 class Appender:

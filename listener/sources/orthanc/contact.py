@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from listener.foundation.backoff import Backoff
 from listener.sources.orthanc.troubles import CredentialsRefused, OrthancTrouble
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class ServerHealth:
         self._client = client
         self._log = structlog.get_logger().bind(server=settings.label)
         self._until = 0.0
-        self._failures = 0
+        self._backoff = Backoff(settings.pause_s, settings.max_pause_s)
         self.is_known = False
         """Whether it answered when it was last asked."""
         self._trouble = ""
@@ -45,6 +46,7 @@ class ServerHealth:
     def reload(self, settings: OrthancSection) -> None:
         """Take over other pauses, and try at once."""
         self._settings = settings
+        self._backoff = Backoff(settings.pause_s, settings.max_pause_s, self._backoff.failures)
         self._until = 0.0
 
     def is_open(self) -> bool:
@@ -71,7 +73,7 @@ class ServerHealth:
 
     def succeeded(self) -> None:
         """The server does its work: the next pause is a short one again."""
-        self._failures = 0
+        self._backoff.reset()
         if self._said[0] and self.is_known:
             self._log.info("orthanc does its work again", after=self._said[0])
             self._said = ("", 0.0)
@@ -92,9 +94,7 @@ class ServerHealth:
     def _pause(self, word: str) -> float:
         now = time.monotonic()
         if self.is_known or now >= self._until:
-            longest = min(self._settings.max_pause_s, self._settings.pause_s * 2 ** min(self._failures, 30))
-            self._until = now + longest * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
-            self._failures += 1
+            self._until = now + self._backoff.next_pause() * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         self.is_known = False
         self._trouble = word
         return self._until - now

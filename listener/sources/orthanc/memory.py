@@ -10,7 +10,6 @@ Used by one thread at a time. Must never: hold anything of a data set; Orthanc's
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from contextlib import closing, suppress
@@ -18,16 +17,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Final, Self
 
-from listener.foundation.durable import fsync_folder, make_private_folders
 from listener.foundation.errors import SourceUnusable
-from listener.foundation.sqlite_files import DatabaseFiles
+from listener.foundation.sqlite_files import DatabaseFiles, Schema, cause_and_hint, open_private, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-VERSION: Final = 1
-SCHEMA: Final = """
+_TABLES: Final = """
 CREATE TABLE instances(
     id BLOB PRIMARY KEY,      -- Orthanc's identifier, 20 bytes
     state INTEGER NOT NULL,   -- State
@@ -50,6 +47,7 @@ CREATE TABLE position(
 );
 INSERT INTO position VALUES (1, 0, 0, NULL, 0, 0);
 """
+_SCHEMA: Final = Schema("one of instances taken from Orthanc", _TABLES, version=1)
 QUESTIONS: Final = 500
 """Most identifiers that one statement asks for."""
 
@@ -108,18 +106,9 @@ class SyncState:
             SourceUnusable: It cannot be opened, or is none.
         """
         try:
-            make_private_folders(path.parent)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-            connection = sqlite3.connect(path, timeout=5, isolation_level=None, check_same_thread=False)
+            return cls(path, open_private(path, _SCHEMA, synchronous="FULL", timeout_s=5.0))
         except (OSError, sqlite3.Error) as error:
-            raise _unusable(path, getattr(error, "strerror", None) or "it cannot be opened") from error
-        try:
-            _prepare(connection)
-            fsync_folder(path.parent)
-        except (OSError, sqlite3.Error) as error:
-            connection.close()
-            raise _unusable(path, _cause(error)) from error
-        return cls(path, connection)
+            raise _unusable(path, error) from error
 
     def close(self) -> None:
         """Close the database; every record is on disk already."""
@@ -180,8 +169,7 @@ class SyncState:
         if loss is not None:
             raise sqlite3.OperationalError(loss)
         connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(connection):
             connection.executemany(
                 "INSERT OR REPLACE INTO instances(id, state, epoch, seq, uuid, md5, why, noted)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -192,21 +180,6 @@ class SyncState:
                     "UPDATE position SET epoch = ?, seq = ?, anchor = ?, vanished = ?",
                     (position.epoch, position.seq, position.anchor, position.vanished),
                 )
-            connection.execute("COMMIT")
-        except sqlite3.Error:
-            with suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
-            raise
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
-    elif version != VERSION:
-        raise sqlite3.DatabaseError(f"it was written by another version ({version})")
 
 
 def _noted(row: tuple[bytes, int, int, int, bytes | None, bytes | None, str | None]) -> KnownInstance:
@@ -214,14 +187,7 @@ def _noted(row: tuple[bytes, int, int, int, bytes | None, bytes | None, str | No
     return KnownInstance(instance, InstanceState(state), epoch, seq, uuid, md5, why)
 
 
-def _cause(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or "it cannot be opened"
-    return "it is damaged, or no data base of ours" if isinstance(error, sqlite3.DatabaseError) else "it cannot be read"
-
-
-def _unusable(path: Path, cause: str) -> SourceUnusable:
-    return SourceUnusable(
-        f"what was taken from Orthanc is remembered in {path}, which cannot be used: {cause}; move it away to take"
-        " everything again (what was exported already is not exported twice)"
-    )
+def _unusable(path: Path, error: OSError | sqlite3.Error) -> SourceUnusable:
+    again = "move it away to take everything again (what was exported already is not exported twice)"
+    cause, hint = cause_and_hint(error, if_damaged=again)
+    return SourceUnusable(f"what was taken from Orthanc is remembered in {path}, which cannot be used", cause, hint)

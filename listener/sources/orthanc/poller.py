@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from listener.foundation.backoff import Backoff
 from listener.sources.orthanc.assignments import InFlight
 from listener.sources.orthanc.cursor import Cursor
 from listener.sources.orthanc.downloads import DownloadJob, Requeued, Taken, Troubled
@@ -299,7 +300,7 @@ class Poller:
 
     def _try_later(self, job: DownloadJob, trouble: OrthancTrouble) -> None:
         self._count("retries")
-        pause_s = min(self._settings.max_pause_s, self._settings.pause_s * 2**job.tries)
+        pause_s = Backoff(self._settings.pause_s, self._settings.max_pause_s).pause_after(job.tries + 1)
         chance = random.uniform(0.5, 1.0)  # noqa: S311 - no secret
         self._jobs.delay(replace(job, tries=job.tries + 1), pause_s * chance)
         self._log.debug(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from listener.foundation.sqlite_files import DatabaseFiles
+from listener.foundation.sqlite_files import DatabaseFiles, Schema, cause_and_hint, open_private, transaction
 from listener.sources.watch.folder import Signature
 
 if TYPE_CHECKING:
@@ -35,8 +35,10 @@ FORGET_AFTER_S: Final = 86_400.0
 LONGEST_WAIT_S: Final = 86_400.0
 STEP: Final = 1000
 """So many rows are compared with the folder at a time."""
-SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS files (
+_SCHEMA: Final = Schema(
+    "one of files taken from a watched folder",
+    """
+CREATE TABLE files (
   name BLOB PRIMARY KEY,
   size INTEGER NOT NULL,
   mtime_ns INTEGER NOT NULL,
@@ -45,8 +47,9 @@ CREATE TABLE IF NOT EXISTS files (
   state INTEGER NOT NULL,
   not_before REAL NOT NULL DEFAULT 0,
   gone_since REAL
-) WITHOUT ROWID
-"""
+) WITHOUT ROWID;
+""",
+)
 
 
 class FileState(IntEnum):
@@ -85,8 +88,6 @@ class WatchState:
         self._path = path
         self._cursor = b""
         try:
-            for folder in (path.parent.parent, path.parent):  # `parents=True` would give the outer one to others
-                folder.mkdir(mode=0o700, exist_ok=True)
             try:
                 self._db = _connect(path)
             except sqlite3.DatabaseError as error:
@@ -132,7 +133,7 @@ class WatchState:
         self._check()
         sql = "REPLACE INTO files (name, size, mtime_ns, inode, ctime_ns, state, not_before) VALUES (?,?,?,?,?,?,?)"
         try:
-            with self._db:
+            with transaction(self._db):
                 self._db.executemany(sql, rows)
         except sqlite3.Error as error:
             raise MemoryFailed(_said(error)) from error
@@ -145,7 +146,7 @@ class WatchState:
         """
         self._check()
         try:
-            with self._db:
+            with transaction(self._db):
                 self._db.executemany("DELETE FROM files WHERE name = ?", [(os.fsencode(name),) for name in names])
         except sqlite3.Error as error:
             raise MemoryFailed(_said(error)) from error
@@ -165,7 +166,7 @@ class WatchState:
             sql = "SELECT name, gone_since FROM files WHERE name > ? ORDER BY name LIMIT ?"
             rows = self._db.execute(sql, (self._cursor, STEP)).fetchall()
             there = [(name, since, is_there(os.fsdecode(name))) for name, since in rows]
-            with self._db:
+            with transaction(self._db):
                 self._db.executemany(
                     "UPDATE files SET gone_since = ? WHERE name = ?",
                     [(None if here else now, name) for name, since, here in there if here is not (since is None)],
@@ -198,14 +199,10 @@ class WatchState:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """The data base, opened in WAL mode: a commit survives the process, not always a power cut; see the contract."""
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    db = sqlite3.connect(path, timeout=10.0, check_same_thread=False)
+    """The data base, opened so that a commit survives the process, not always a power cut; see the contract."""
+    db = open_private(path, _SCHEMA, synchronous="NORMAL", timeout_s=10.0)
     try:
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=NORMAL")
         db.execute("PRAGMA cache_size=-8000")
-        db.execute(SCHEMA)
         db.execute("SELECT count(*) FROM (SELECT name FROM files LIMIT 1)").fetchone()
     except sqlite3.Error:
         db.close()
@@ -214,6 +211,4 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _said(error: OSError | sqlite3.Error) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or "system error"
-    return getattr(error, "sqlite_errorname", "") or type(error).__name__
+    return "; ".join(cause_and_hint(error, if_damaged="move it away: its files come again"))

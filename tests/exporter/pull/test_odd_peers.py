@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydicom import Dataset
 
-from exporter.pull import asking, fetching
+from exporter.pull import asking, fetching, pace
 from exporter.pull.outcome import RowState
 from exporter.pull.request import PullEnded
 from tests.exporter.pull.odd_peer import OddPeer
@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(asking, "FIRST_PAUSE_S", 0.05)
-    monkeypatch.setattr(fetching, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(pace, "FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(fetching, "SHORT_SETTLE_S", 0.2)
 
 

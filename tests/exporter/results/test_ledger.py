@@ -684,7 +684,7 @@ def test_a_newer_schema_is_refused_and_left_alone(path: Path) -> None:
         connection.execute("PRAGMA user_version=99")
     before = path.read_bytes()
     for opening in (Ledger.open, Ledger.open_read_only):
-        with pytest.raises(LedgerUnusable, match=r"newer exporter.*use the newer version"):
+        with pytest.raises(LedgerUnusable, match=r"newer version.*use the newer version"):
             opening(path)
     assert path.read_bytes() == before
 

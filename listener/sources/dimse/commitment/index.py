@@ -8,20 +8,21 @@ transaction of SQLite takes each piece of a day file exactly once.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import sqlite3
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
+from listener.foundation import locks
 from listener.foundation.durable import Folder
+from listener.foundation.sqlite_files import Schema, cause_and_hint, open_private, transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 log = structlog.get_logger()
@@ -38,12 +39,15 @@ DAY_FILE: Final = re.compile(r"[0-9]{8}\.log")
 _LINE: Final = re.compile(rb"^([0-9.]{1,64}) ([0-9.]{1,64})$", re.MULTILINE)
 """A whole line: class UID, instance UID. What a power cut tore is none."""
 _NAME: Final = "index.db"
-_SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS day_file (name TEXT PRIMARY KEY, read_bytes INTEGER NOT NULL, last_row INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS sop_class (number INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE);
-CREATE TABLE IF NOT EXISTS instance (row INTEGER PRIMARY KEY, uid TEXT NOT NULL, class INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS instance_by_uid ON instance (uid, class);
-"""
+_SCHEMA: Final = Schema(
+    "an index of acknowledged instances",
+    """
+CREATE TABLE day_file (name TEXT PRIMARY KEY, read_bytes INTEGER NOT NULL, last_row INTEGER NOT NULL);
+CREATE TABLE sop_class (number INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE);
+CREATE TABLE instance (row INTEGER PRIMARY KEY, uid TEXT NOT NULL, class INTEGER NOT NULL);
+CREATE INDEX instance_by_uid ON instance (uid, class);
+""",
+)
 
 
 class IndexUnusable(OSError):
@@ -104,23 +108,15 @@ class AcknowledgedIndex:
                     return use(self._database())
             except (OSError, sqlite3.Error) as error:
                 self._disconnect()
-                raise IndexUnusable(f"the index of acknowledged instances cannot be used: {_cause(error)}") from error
+                cause, _ = cause_and_hint(error, if_damaged="")
+                raise IndexUnusable(f"the index of acknowledged instances cannot be used: {cause}") from error
 
     def _database(self) -> sqlite3.Connection:
         if self._db is None:
             if self._folder.fd < 0:
                 self._folder = Folder(self._folder.path)
-            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-            os.close(os.open(_NAME, flags, 0o600, dir_fd=self._folder.fd))
-            db = sqlite3.connect(self._path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-            try:
-                db.execute("PRAGMA journal_mode=WAL")
-                db.execute("PRAGMA synchronous=NORMAL")  # a power cut loses rows, whose lines are then read again
-                db.executescript(_SCHEMA)
-            except sqlite3.Error:
-                db.close()
-                raise
-            self._db = db
+            # A power cut loses rows, whose lines are then read again.
+            self._db = open_private(self._path, _SCHEMA, synchronous="NORMAL", timeout_s=BUSY_S)
         return self._db
 
     def _disconnect(self) -> None:
@@ -132,14 +128,11 @@ class AcknowledgedIndex:
         """Move a damaged database out of the way, unless another process has done so since we opened it."""
         log.error("index of acknowledged instances was damaged: it is built again from the day files")
         self._disconnect()
-        fcntl.flock(self._folder.fd, fcntl.LOCK_EX)
-        try:
+        with locks.turn(self._folder.fd):
             if not _is_sound(self._path):
                 for end in ("-wal", "-shm", ""):
                     with suppress(FileNotFoundError):
                         os.unlink(f"{_NAME}{end}", dir_fd=self._folder.fd)
-        finally:
-            fcntl.flock(self._folder.fd, fcntl.LOCK_UN)
 
     def _find(self, db: sqlite3.Connection, uids: Iterable[str]) -> dict[str, set[str]]:
         self._catch_up(db, lambda: False)
@@ -165,7 +158,7 @@ class AcknowledgedIndex:
 
     def _take_in(self, db: sqlite3.Connection, name: str) -> bool:
         """Take in the next piece of a day file; False where no further line of it is complete."""
-        with _transaction(db):
+        with transaction(db):
             row = db.execute("SELECT read_bytes FROM day_file WHERE name = ?", (name,)).fetchone()
             start = row[0] if row else 0
             if (self._folder.size_of(name) or 0) < start:
@@ -195,7 +188,7 @@ class AcknowledgedIndex:
 
     def _drop(self, db: sqlite3.Connection, name: str) -> bool:
         """Drop some rows of a day whose file is gone; False once there are none left."""
-        with _transaction(db):
+        with transaction(db):
             row = db.execute("SELECT last_row FROM day_file WHERE name = ?", (name,)).fetchone()
             if row is None:
                 return False
@@ -204,19 +197,6 @@ class AcknowledgedIndex:
                 return True
             db.execute("DELETE FROM day_file WHERE name = ?", (name,))
         return False
-
-
-@contextmanager
-def _transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """One write transaction, begun before anything is read: no other process takes in the same lines."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        if db.in_transaction:  # SQLite rolls back by itself where a disk is full
-            db.execute("ROLLBACK")
-        raise
-    db.execute("COMMIT")
 
 
 def _class_number(db: sqlite3.Connection, uid: str) -> int:
@@ -235,9 +215,3 @@ def _is_sound(path: Path) -> bool:
         return False
     finally:
         db.close()
-
-
-def _cause(error: OSError | sqlite3.Error) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or "system error"
-    return getattr(error, "sqlite_errorname", "") or type(error).__name__

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from listener.foundation.backoff import Backoff
 from listener.foundation.durable import Folder, fsync_folder, write_all
 from listener.intake import store_status
 from listener.sources.dimse.commitment.index import AcknowledgedIndex
@@ -315,7 +316,7 @@ class CommitmentQueue:
 
     def pause_s(self, attempts: int) -> float:
         """Pause after so many tries before the last one."""
-        return float(min(self.settings.retry_s * 2 ** min(attempts, 32), LONGEST_PAUSE_S))
+        return Backoff(self.settings.retry_s, LONGEST_PAUSE_S).pause_after(attempts + 1)
 
     def due(self) -> Iterator[ScheduledReport]:
         """The reports to deliver now on a new association, the oldest first; each file is read once for that."""
