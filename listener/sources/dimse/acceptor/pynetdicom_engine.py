@@ -64,6 +64,8 @@ TICK_S: Final = 0.25
 """Deadlines and the order to stop are looked at so often."""
 MOST_WAITING: Final = 100
 """Messages that are complete and not yet answered; one is all that was negotiated (PS3.7 D.3.3.3)."""
+CAN_ABORT: Final = ("Sta3", "Sta6")
+"""States in which pynetdicom's machine knows an A-ABORT of the acceptor's (PS3.8 Table 9-10); others break it."""
 LONGEST_IGNORED_BYTES: Final = 1 << 20
 """Data sets of messages that are no C-STORE: none of them is served here."""
 
@@ -120,7 +122,7 @@ class PynetdicomAssociation:
         """An association of pynetdicom on a connection that is there."""
         settings = self._terms.settings
         entity = AE(settings.ae_title)
-        # Deadlines are looked after here; of pynetdicom's own, this one ends the wait for a request, and acts after ours.
+        # Deadlines are looked after here; pynetdicom's own for the request acts after ours.
         entity.acse_timeout = settings.deadlines.request_s + 4 * TICK_S
         entity.network_timeout = entity.dimse_timeout = None
         service = Service(entity, "acceptor")
@@ -175,11 +177,12 @@ class PynetdicomAssociation:
 
     def _abort(self, service: Service, word: str) -> None:
         self._ended = self._ended or word
-        service.abort(block=False)
+        if service.dul.state_machine.current_state in CAN_ABORT:
+            service.abort(block=False)
 
     def _end(self, service: Service, sock: socket.socket) -> None:
         """Have both threads end, close the connection and leave nothing half-received."""
-        if service.is_alive() or service.dul.is_alive():
+        if service.is_aborted or service.is_rejected:
             self._is_closed.wait(LINGER_S)  # the last PDU of ours is on its way
         with suppress(OSError):
             # Of the plain class: TLS would drop state that the reading thread is using.
