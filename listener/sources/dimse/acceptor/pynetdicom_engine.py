@@ -153,8 +153,8 @@ class PynetdicomAssociation:
         """Wait until the association is over, or has to be."""
         while not (self._ended or (self._is_closed.is_set() and self._storage is None)):
             service.join(TICK_S)
-            if not service.is_alive():
-                return
+            if not (service.is_alive() and service.dul.is_alive()):
+                return  # where one of the threads broke over what a peer sent, the other would wait
             reason = self._reason_to_end(service)
             if reason:
                 self._abort(service, reason)
