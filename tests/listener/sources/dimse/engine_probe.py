@@ -105,7 +105,7 @@ class Compared:
 
 
 def proposals(*, every: bool) -> list[Proposal]:
-    """Some proposals that offer a choice, and every class and every transfer syntax; with `every`, every pair of them."""
+    """Some proposals that offer a choice, every class, every transfer syntax; with `every`, every pair of the two."""
     some = (CT, VERIFICATION, PRIVATE, FIND)
     choices = ((IMPLICIT, EXPLICIT), (IMPLICIT, JPEG), (EXPLICIT, IMPLICIT, "1.2.840.10008.1.2.4.90", JPEG))
     found = [Proposal(uid, one) for uid in some for one in choices]
