@@ -24,6 +24,7 @@ from tests.listener.requestor import (
     proposed,
     user_information,
 )
+from tests.listener.sources.dimse.byte_identity import client_context
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,6 +190,25 @@ def test_a_class_is_answered_what_we_are_as_storage_scp(receiver: Receiver) -> N
         kind, body = requestor.associate(user=user_information(asked))
     assert kind == 2
     assert item(0x56, struct.pack(">H", len(CT)) + CT.encode() + bytes((2, 0, 0, 0, 0, 0))) in body
+
+
+def test_a_user_is_let_in_over_tls_without_the_positive_response_that_native_gives(
+    receive: Callable[..., Receiver], certificate: Path, tmp_path: Path
+) -> None:
+    """PS3.7 D.3.3.7.2 has a server response for it; pynetdicom gives one for tickets alone."""
+    (tmp_path / "passcode").write_text("secret\n")
+    users = [{"name": "anna", "passcode_file": str(tmp_path / "passcode")}]
+    receiver = receive(listener={"users": users, "tls": {"certificate": str(certificate)}})
+    for passcode, answer in ((b"secret", 2), (b"wrong!", 3)):
+        identity = item(0x58, b"\2\1\0\4anna\0\6" + passcode)
+        with receiver.requestor() as requestor:
+            requestor.sock = client_context().wrap_socket(requestor.sock)
+            kind, body = requestor.associate(user=user_information(identity))
+            assert kind == answer
+            assert item(0x59, b"\0\0") not in body
+            if kind == 2:
+                assert requestor.store("1.2.3").status == 0
+    assert len(receiver.new()) == 1
 
 
 def test_further_processes_receive_on_it_too(receive: Callable[..., Receiver]) -> None:
