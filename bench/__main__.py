@@ -1,16 +1,16 @@
-"""`python -m bench [receive] [--rounds N]`: run measurements and write `docs/benchmarks.md`."""
+"""`python -m bench [receive|engines] [--rounds N]`: run measurements and write `docs/benchmarks.md`."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from bench import receive
+from bench import engines, receive
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("receive",), default="receive")
+    parser.add_argument("what", nargs="?", choices=("receive", "engines"), default="receive")
     parser.add_argument("--rounds", type=int, default=5, help="how often each cell is measured [%(default)s]")
     parser.add_argument("--only", default="", help="receivers whose name contains this word, and ours")
     parser.add_argument("--cells", default="", help="cells whose name matches this regular expression")
@@ -21,7 +21,7 @@ def main() -> None:
         "--write", type=Path, default=None, help="the report [docs/benchmarks.md, where everything is measured]"
     )
     options = parser.parse_args()
-    receive.run(options)
+    (engines if options.what == "engines" else receive).run(options)
 
 
 if __name__ == "__main__":

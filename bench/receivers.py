@@ -57,10 +57,15 @@ def compile_preload(kind: str, folder: Path) -> Path:
     return target
 
 
-def _ours(port: int, folder: Path) -> list[str]:
+def _ours(port: int, folder: Path, engine: str = "native") -> list[str]:
     config = folder / "listener.yml"
-    config.write_text(f"listener:\n  port: {port}\nspool:\n  refuse_below_bytes: 0\n  reject_below_bytes: 0\n")
+    spool = "spool:\n  refuse_below_bytes: 0\n  reject_below_bytes: 0\n"
+    config.write_text(f"listener:\n  port: {port}\n  engine: {engine}\n{spool}")
     return [sys.executable, "-m", "listener", "--config", str(config), "--data", str(folder), "--log-level", "error"]
+
+
+def _ours_on_pynetdicom(port: int, folder: Path) -> list[str]:
+    return _ours(port, folder, "pynetdicom")
 
 
 def _storescp(port: int, folder: Path) -> list[str]:
@@ -90,8 +95,11 @@ def _usual(port: int, folder: Path) -> list[str]:
     return [sys.executable, str(HERE / "usual_handler.py"), str(port), str(folder)]
 
 
+OURS = Receiver("ours", True, _ours)
+OURS_ON_PYNETDICOM = Receiver("ours, engine pynetdicom", True, _ours_on_pynetdicom)
 RECEIVERS = (
-    Receiver("ours", True, _ours),
+    OURS,
+    OURS_ON_PYNETDICOM,
     Receiver("ours, not durable", False, _ours, preload="VOLATILE"),
     Receiver("storescp as shipped", False, _storescp, pdu_bytes=16384),
     Receiver("storescp --fork -B", False, _storescp_fork),

@@ -17,6 +17,7 @@ BROAD_EXCEPT = {
     "listener/sources/dimse/acceptor/serving.py": "around one association: a defect must not leave its peer waiting",
     "listener/sources/orthanc/downloads.py": "around one instance: a defect of ours must not stop all the others",
 }
+MAY_IMPORT_PYNETDICOM = "listener/sources/dimse/acceptor/pynetdicom_engine.py"
 WRITERS_MAY_IMPORT = (
     "exporter.dicom.elements",
     "exporter.errors",
@@ -73,6 +74,18 @@ def imports(path: Path, *, at_start_only: bool) -> set[str]:
 def test_the_listener_knows_nothing_of_the_exporter(path: Path) -> None:
     if path.relative_to(REPOSITORY).parts[0] == "listener":
         assert not {name for name in imports(path, at_start_only=False) if name.startswith("exporter")}
+
+
+def test_one_module_of_the_product_imports_pynetdicom() -> None:
+    """Where we request, and by default where we accept, the upper layer is ours."""
+    found = set()
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.partition(".")[0] == "pynetdicom" for name in names):
+                found.add(path.relative_to(REPOSITORY).as_posix())
+    assert found == {MAY_IMPORT_PYNETDICOM}
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "exporter" / "writers").glob("*.py")), ids=str)

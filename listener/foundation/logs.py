@@ -43,6 +43,7 @@ QUIET_S = 60.0
 
 LIBRARIES = (
     "pydicom",
+    "pynetdicom",
     "PIL",
     "libav",
     "av",

@@ -24,6 +24,9 @@ from listener.settings.watch import WatchedFolders
 MOST_BY_ITSELF = 3
 """Most receiving processes without being told: of 45 MB each, so that all of them stay below 150 MB."""
 
+MOST_ASSOCIATIONS_OF_PYNETDICOM = 400
+"""It waits by select(2), which knows no descriptor above 1023; an association takes two."""
+
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address."""
@@ -137,6 +140,9 @@ class CommitmentSection(Section):
 class ListenerSection(Section):
     """The C-STORE service."""
 
+    engine: Literal["native", "pynetdicom"] = "native"
+    """Upper layer that serves associations: `native` is ours; `pynetdicom` is for a sender that disagrees with it. The
+    second is slower and offers no storage commitment."""
     ae_title: AETitle = "EXPORTER"
     """Our AE title."""
     more_ae_titles: tuple[AETitle, ...] = ()
@@ -179,6 +185,21 @@ class ListenerSection(Section):
             )
         if self.users and self.tls is None:
             raise ValueError("`users` needs `tls`: passcodes are never taken in clear")
+        return self
+
+    @model_validator(mode="after")
+    def _is_offered_by_the_engine(self) -> Self:
+        if self.engine == "native":
+            return self
+        if self.commitment.enabled:
+            raise ValueError(
+                "`engine: pynetdicom` offers no storage commitment: set `engine: native`, or switch `commitment` off"
+            )
+        if self.limits.max_associations > MOST_ASSOCIATIONS_OF_PYNETDICOM:
+            raise ValueError(
+                f"`engine: pynetdicom` serves at most {MOST_ASSOCIATIONS_OF_PYNETDICOM} connections at once: set "
+                "`engine: native`, or lower `limits.max_associations`"
+            )
         return self
 
     @property

@@ -15,11 +15,18 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def receive(tmp_path: Path) -> Iterator[Callable[..., Receiver]]:
+def engine() -> str:
+    """The engine of the receivers; a module whose rules hold for both has a fixture of this name with parameters."""
+    return "native"
+
+
+@pytest.fixture
+def receive(tmp_path: Path, engine: str) -> Iterator[Callable[..., Receiver]]:
     """Starts receivers; every one is stopped at the end."""
     running: list[Receiver] = []
 
     def start(**settings: Any) -> Receiver:
+        settings["listener"] = {"engine": engine} | settings.get("listener", {})
         receiver = Receiver(tmp_path / f"data{len(running)}", settings)
         running.append(receiver)
         return receiver

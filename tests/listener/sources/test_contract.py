@@ -31,6 +31,11 @@ def dimse(surroundings: Surroundings) -> DimseSource:
     return DimseSource(ListenerSettings.model_validate({"listener": {"port": 0}}), surroundings)
 
 
+def dimse_on_pynetdicom(surroundings: Surroundings) -> DimseSource:
+    settings = ListenerSettings.model_validate({"listener": {"port": 0, "engine": "pynetdicom", "processes": 1}})
+    return DimseSource(settings, surroundings)
+
+
 def watch(surroundings: Surroundings) -> WatchSource:
     data = surroundings.spool.root.parent
     folder = data.with_name(f"{data.name}-watched")
@@ -53,7 +58,7 @@ def orthanc(surroundings: Surroundings) -> OrthancSource:
     return OrthancSource(settings.orthanc[0], surroundings)
 
 
-SOURCES: list[Callable[[Surroundings], Source]] = [dimse, watch, dicomweb, orthanc]
+SOURCES: list[Callable[[Surroundings], Source]] = [dimse, dimse_on_pynetdicom, watch, dicomweb, orthanc]
 
 
 @pytest.fixture

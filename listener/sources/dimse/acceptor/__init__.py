@@ -1,6 +1,7 @@
 """Our side of an association that a peer requests.
 
 association   one association from connection to end
+pynetdicom_engine  the same, with pynetdicom as the upper layer
 serving       the associations of one process
 services      what each message is answered
 storage       one data set into the spool

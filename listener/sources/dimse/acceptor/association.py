@@ -114,6 +114,32 @@ class Connection:
         """The peer's address."""
         return self.place.host
 
+    def secure(self, terms: AcceptorConfig) -> socket.socket:
+        """Shake hands where TLS is spoken, in the association's own thread.
+
+        Returns:
+            The socket that the peer is spoken to on.
+
+        Raises:
+            OSError, ValueError: The handshake failed.
+        """
+        if terms.tls is not None:
+            plain = self.place.sock
+            plain.settimeout(terms.settings.tls.handshake_s if terms.settings.tls else None)
+            self.place.replace_socket(terms.tls.wrap_socket(plain, server_side=True, do_handshake_on_connect=False))
+            self.place.sock.do_handshake()  # type: ignore[attr-defined] # the line above made it an SSLSocket
+        return self.place.sock
+
+    def parties(self, request: pdu.AssociateRequest, *, encrypted: bool) -> AssociationParties:
+        """Who sends and who receives, as the file meta information says it."""
+        scheme = "dicoms" if encrypted else "dicom"
+        return AssociationParties(
+            sending_ae_title=request.calling_ae_title,
+            receiving_ae_title=request.called_ae_title,
+            sending_address=f"{scheme}://{_in_url(self.peer_host)}",
+            receiving_address=f"{scheme}://{_in_url(self.own_host)}:{self.own_port}",
+        )
+
 
 class Association:
     """One acceptor's association."""
@@ -168,14 +194,9 @@ class Association:
     # -- establishing ------------------------------------------------------------------------------------------------
 
     def _open(self) -> Wire:
-        """The connection as a wire; the TLS handshake happens here, in the association's own thread."""
-        sock = self._connection.place.sock
-        if self._terms.tls is not None:
-            sock.settimeout(self._settings.tls.handshake_s if self._settings.tls else None)
-            sock = self._terms.tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-            self._connection.place.replace_socket(sock)
-            sock.do_handshake()
+        """The connection as a wire."""
         common, deadlines = self._common, self._settings.deadlines
+        sock = self._connection.secure(self._terms)
         return Wire(sock, pdu_s=deadlines.pdu_s, stopping=common.stopping, turn=common.turn)
 
     def _establish(self) -> Rejection | None:
@@ -191,13 +212,7 @@ class Association:
         if isinstance(answer, Rejection):
             return answer
         self._contexts = answer.contexts
-        scheme = "dicoms" if encrypted else "dicom"
-        parties = AssociationParties(
-            sending_ae_title=request.calling_ae_title,
-            receiving_ae_title=request.called_ae_title,
-            sending_address=f"{scheme}://{_in_url(connection.peer_host)}",
-            receiving_address=f"{scheme}://{_in_url(connection.own_host)}:{connection.own_port}",
-        )
+        parties = connection.parties(request, encrypted=encrypted)
         peer = PeerFacts(self._wire, request.max_pdu_bytes, request.calling_ae_title, request.called_ae_title)
         storage = StorageService(common.surroundings, self._settings, parties, CpuAffinity(common.number))
         self._services = Services(peer, storage, common.commitments, self._account)

@@ -5,6 +5,7 @@ Contract: `terms_of` gives a frozen whole that replaces an earlier one, or raise
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,12 @@ def acceptor_config(settings: ListenerSection, key: bytes) -> AcceptorConfig:
         key: What names of peers are hashed with in logs.
 
     Raises:
-        SourceUnusable: A certificate or a passcode cannot be read.
+        SourceUnusable: A certificate or a passcode cannot be read, or the engine is not installed.
     """
+    if settings.engine == "pynetdicom" and importlib.util.find_spec("pynetdicom") is None:
+        raise SourceUnusable(
+            "listener.engine: the package pynetdicom is not installed; install it, or set `engine: native`"
+        )
     context = server_context(settings.tls) if settings.tls is not None else None
     users = tuple(_credentials(user.name, user.passcode_file) for user in settings.users)
     return AcceptorConfig(

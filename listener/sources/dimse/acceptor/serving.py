@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from listener.sources.dimse.acceptor.config import AcceptorConfig
+    from listener.sources.dimse.acceptor.pynetdicom_engine import PynetdicomAssociation
 
 log = structlog.get_logger()
 
@@ -72,7 +73,7 @@ class Serving:
         try:
             own = place.sock.getsockname()
             connection = Connection(place, str(own[0]), int(own[1]))
-            Association(connection, terms, self._common).run()
+            _engine(terms)(connection, terms, self._common).run()
         except Exception:  # around the replies of one association: a defect of ours must not leave its peer waiting
             log.exception("association failed inside")
             self._common.surroundings.counters.add("associations_failed_inside")
@@ -90,3 +91,12 @@ class Serving:
     def _forget(self, thread: threading.Thread) -> None:
         with self._lock:
             self._threads.discard(thread)
+
+
+def _engine(terms: AcceptorConfig) -> type[Association | PynetdicomAssociation]:
+    """The upper layer that serves new associations; pynetdicom is imported only where it is asked for."""
+    if terms.settings.engine == "native":
+        return Association
+    from listener.sources.dimse.acceptor.pynetdicom_engine import PynetdicomAssociation
+
+    return PynetdicomAssociation

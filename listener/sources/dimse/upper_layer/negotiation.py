@@ -110,7 +110,7 @@ def negotiate(
         host: The requestor's IP address.
         encrypted: Whether the connection is TLS; user identities count only then.
     """
-    rejection = _rejection(request, policy, host, encrypted=encrypted)
+    rejection = rejection_of(request, policy, host, encrypted=encrypted)
     if rejection is not None:
         return rejection
     settings = policy.settings
@@ -144,9 +144,17 @@ def negotiate(
     return Acceptance(reply, accepted)
 
 
-def _rejection(
+def rejection_of(
     request: pdu.AssociateRequest, policy: NegotiationPolicy, host: str, *, encrypted: bool
 ) -> Rejection | None:
+    """The reason to reject a request as a whole; None where its presentation contexts are to be answered.
+
+    Args:
+        request: What the requestor says of itself; its contexts are not looked at.
+        policy: What it is judged by.
+        host: The requestor's IP address.
+        encrypted: Whether the connection is TLS.
+    """
     settings = policy.settings
     if not request.protocol_version & 1:
         return WRONG_PROTOCOL_VERSION

@@ -332,6 +332,18 @@ def client_context() -> ssl.SSLContext:
     return context
 
 
+def sender_named(name: str, folder: Path, find: Callable[[str], str], certificate: Path) -> Sender:
+    """One of `SENDERS`."""
+    senders: dict[str, Callable[[], Sender]] = {
+        "storescu": lambda: dcmtk(find("storescu"), folder),
+        "dcmsend": lambda: dcmtk(find("dcmsend"), folder),
+        "Orthanc": lambda: orthanc(find("Orthanc"), folder, certificate),
+        "pynetdicom": lambda: pynetdicom,
+        "raw": lambda: raw,
+    }
+    return senders[name]() if name in senders else further_senders.sender_of(name, find)
+
+
 # -- the matrix ------------------------------------------------------------------------------------------------------
 
 
@@ -348,14 +360,7 @@ def compare(
         encrypted: Whether over TLS.
     """
     certificate = make_certificate(folder, "server")
-    senders: dict[str, Callable[[], Sender]] = {
-        "storescu": lambda: dcmtk(find("storescu"), folder),
-        "dcmsend": lambda: dcmtk(find("dcmsend"), folder),
-        "Orthanc": lambda: orthanc(find("Orthanc"), folder, certificate),
-        "pynetdicom": lambda: pynetdicom,
-        "raw": lambda: raw,
-    }
-    send = senders[name]() if name in senders else further_senders.sender_of(name, find)
+    send = sender_named(name, folder, find, certificate)
     deadlines = dict.fromkeys(("request_s", "pdu_s", "idle_s"), PATIENCE_S)
     keep: dict[str, Any] = {"mismatch": "accept", "damaged": "accept", "deadlines": deadlines}
     receiver = Receiver(

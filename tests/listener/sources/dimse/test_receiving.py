@@ -1,4 +1,4 @@
-"""The main duty: what is acknowledged is in the spool, byte for byte."""
+"""The main duty of both engines: what is acknowledged is in the spool, byte for byte."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.listener.requestor import Receiver
+
+
+@pytest.fixture(params=["native", "pynetdicom"])
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def test_an_echo_is_answered(receiver: Receiver) -> None:
