@@ -11,7 +11,6 @@ import csv
 import re
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exporter.niffler.row_store import RowStore, SourceRow, column_set, split_evenly
@@ -20,6 +19,7 @@ from listener.foundation.text import csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from exporter.niffler.header_values import Cell
 

@@ -14,7 +14,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from exporter.errors import Reason, SkipReason
 from exporter.pull.report import private_file
@@ -22,6 +22,7 @@ from listener.foundation.text import csv_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import TracebackType
 
     from exporter.niffler.row_store import SourceRow
 
@@ -79,13 +80,15 @@ class FailedFolder:
         self._kept: set[str] = set()
         self._file = private_file(self._folder / LIST)
 
-    def __enter__(self) -> FailedFolder:
+    def __enter__(self) -> Self:
         self._writer = csv.writer(self._file.__enter__(), lineterminator="\n")
         self._writer.writerow(_HEAD)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        self._file.__exit__(kind, error, trace)  # type: ignore[arg-type]
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.__exit__(kind, error, trace)
         if error is None:
             for name in self._earlier - self._kept:
                 with suppress(OSError):

@@ -12,15 +12,17 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.niffler.keyed_names import Level
 from exporter.niffler.notice import is_address
+from listener.foundation.text import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from exporter.niffler.keyed_names import Level
     from exporter.settings.settings import Settings
 
 FEATURES: Final = "featureset.txt"
@@ -87,46 +89,63 @@ class NifflerConfig:
         return type(base)(**{name: getattr(base, name) for name in type(base).model_fields} | changed)
 
 
-def read_niffler_file(path: Path, changes: Sequence[str] = ()) -> NifflerConfig:
+def read_niffler_file(path: Path, changes: Sequence[str] = (), *, needs_folders: bool = True) -> NifflerConfig:
     """The configuration in `path`, with single values changed.
 
     Args:
         path: The file; ``featureset.txt`` lies beside it.
         changes: ``KEY=VALUE`` each.
+        needs_folders: Whether the input folder and the list of columns must be on this machine.
 
     Raises:
         NifflerFileUnusable: It cannot be read, or something in it is at fault.
     """
     values, faults = _with_changes(_pairs(path), changes)
+    found, further = _read_values(values)
+    faults += further
+    at_fault = {field for key, (field, _) in _KEYS.items() if any(fault.startswith(f"{key}:") for fault in faults)}
+    faults += [
+        f"{key}: is missing; name the folder"
+        for key, field in (("DICOMHome", "dicom_home"), ("OutputDirectory", "output"))
+        if field not in found and field not in at_fault
+    ]
+    found = _DEFAULTS | found
+    features: tuple[str, ...] | None = ()
+    if needs_folders:
+        faults += _folder_faults(found)
+        if found["specific_only"]:
+            try:
+                features = _features(path.parent / FEATURES)
+            except _Fault as fault:
+                faults.append(f"SpecificHeadersOnly: {fault}")
+    specific_only, send_email = found.pop("specific_only"), found.pop("send_email")
+    if send_email and not is_address(found["email"]) and "email" not in at_fault:
+        faults.append("YourEmail: SendEmail needs one e-mail address (name@host)")
+    if faults:
+        raise NifflerFileUnusable("\n".join(printable(f"{path}: {fault}") for fault in faults))
+    found["features"] = features if specific_only else None
+    found["email"] = found["email"] if send_email else None
+    return NifflerConfig(**found)
+
+
+def _read_values(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Fields with what the values mean, and what is wrong with the others."""
     found: dict[str, Any] = {}
+    faults: list[str] = []
     for key, value in values.items():
         if key not in _KEYS:
             faults.append(f"{key}: no such key (permitted: {', '.join(_KEYS)})")
             continue
         field, read = _KEYS[key]
+        if field in found:
+            other = next(name for name, (its, _) in _KEYS.items() if its == field and name in values and name != key)
+            faults.append(f"{key}: says the same as {other}: name one of them")
+            continue
         try:
-            if field in found:
-                other = next(name for name, (its, _) in _KEYS.items() if its == field and name in values)
-                raise _Fault(f"says the same as {other}: name one of them")
             found[field] = read(value)
         except _Fault as fault:
             faults.append(f"{key}: {fault}")
-    at_fault = {field for key, (field, _) in _KEYS.items() if any(fault.startswith(f"{key}:") for fault in faults)}
-    found = _DEFAULTS | found
-    faults += _folder_faults(found, at_fault)
-    features = None
-    if found["specific_only"]:
-        try:
-            features = _features(path.parent / FEATURES)
-        except _Fault as fault:
-            faults.append(f"SpecificHeadersOnly: {fault}")
-    send = found.pop("send_email")
-    if send and not is_address(found["email"]):
-        faults.append("YourEmail: SendEmail needs one e-mail address (name@host)")
-    if faults:
-        raise NifflerFileUnusable("\n".join(f"{path}: {fault}" for fault in faults))
-    del found["specific_only"]
-    return NifflerConfig(**found | {"features": features, "email": found["email"] if send else None})
+    return found, faults
 
 
 def _pairs(path: Path) -> dict[str, Any]:
@@ -150,7 +169,9 @@ def _pairs(path: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, RecursionError) as error:
         pairs = _flat_pairs(text)
         if pairs is None:
-            where = f"line {error.lineno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+            where = "it is nested too deep"
+            if isinstance(error, json.JSONDecodeError):
+                where = f"line {error.lineno}: {error.msg}"
             raise NifflerFileUnusable(f"{path}: is no JSON: {where}") from None
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
         raise NifflerFileUnusable(f"{path}: is no JSON object of keys and values")
@@ -197,12 +218,8 @@ def _with_changes(values: dict[str, Any], changes: Sequence[str]) -> tuple[dict[
     return values, faults
 
 
-def _folder_faults(found: Mapping[str, Any], at_fault: set[str]) -> list[str]:
-    faults = [
-        f"{key}: is missing; name the folder"
-        for key, field in (("DICOMHome", "dicom_home"), ("OutputDirectory", "output"))
-        if field not in found and field not in at_fault
-    ]
+def _folder_faults(found: Mapping[str, Any]) -> list[str]:
+    faults = []
     home, output = found.get("dicom_home"), found.get("output")
     if home is not None and not os.path.isdir(home):  # noqa: PTH112 - False where it cannot be looked at
         faults.append(f"DICOMHome: there is no folder {home}")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import orjson
 
-from exporter.errors import MachineCondition, OutOfSpace
+from exporter.errors import OutOfSpace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +26,7 @@ MOST_COLUMNS: Final = 200_000
 """Most columns of one table: more are an accident of private elements or of sequences, and no program opens it."""
 
 
-class TooManyColumns(MachineCondition):
+class TooManyColumns(Exception):
     """The table would have more columns than a program can use."""
 
 
@@ -54,7 +55,7 @@ class RowStore:
         self._file = TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
         self.count = 0
 
-    def __enter__(self) -> RowStore:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -155,7 +156,7 @@ def split_evenly(count: int, parts: int) -> list[tuple[int, int]]:
     parts = max(1, min(parts, count))
     size, more = divmod(count, parts)
     starts = [number * size + min(number, more) for number in range(parts + 1)]
-    return list(zip(starts, starts[1:], strict=False))
+    return list(pairwise(starts))
 
 
 def column_set(rows: Iterable[SourceRow], wanted: tuple[str, ...] | None) -> ColumnSet:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from exporter.settings.settings import LimitSettings
 
 NO_PIXELS: Final = "the instance has no pixel data"
-NEEDED: Final = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation", "PixelRepresentation")
-"""Elements that pixel data need (PS3.3 C.7.6.3; (0028,0103) not with floating point numbers)."""
+NEEDED: Final = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation")
+"""Elements that pixel data need (PS3.3 C.7.6.3)."""
 
 
 @dataclass(slots=True)
