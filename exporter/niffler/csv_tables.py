@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.niffler.row_store import RowStore, SourceRow, column_set, split_evenly
 from exporter.pull.report import private_file
+from listener.foundation.durable import make_private_folders
 from listener.foundation.text import csv_text
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def write_tables(store: RowStore, plan: TablePlan, outcome_of: Callable[[SourceR
     """
     parts = split_evenly(store.count, plan.parts)
     for folder in ("meta", "maps"):
-        (plan.output / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private_folders(plan.output.absolute() / folder)
     wanted = None if plan.wanted is None else tuple(name for name in plan.wanted if name not in OWN_COLUMNS)
     whole = column_set(store.rows(), wanted)
     with ExitStack() as stack:

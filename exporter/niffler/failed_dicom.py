@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from exporter.errors import Reason, SkipReason
 from exporter.pull.report import private_file
+from listener.foundation.durable import make_private_folders
 from listener.foundation.text import csv_text
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class FailedFolder:
         self._folder = output / FAILED
         self._copies = copies
         for number in range(NO_PICTURE, MANY_VALUES + 1):
-            (self._folder / str(number)).mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private_folders(self._folder.absolute() / str(number))
         self._earlier = self._listed()
         self._kept: set[str] = set()
         self._file = private_file(self._folder / LIST)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Level = Literal["patient", "study", "series"]
 KEY_FILE: Final = "names.key"
 _KEY_BYTES: Final = 32
-_LEVELS: Final[tuple[Level, ...]] = ("patient", "study", "series")
+LEVELS: Final[tuple[Level, ...]] = ("patient", "study", "series")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -70,8 +70,8 @@ class KeyedNames:
         patient, study, series = identifiers
         # Patients without an ID must not share a folder: their studies stand for them.
         owner = patient or f"study {study}" if patient or study else f"file {file}"
-        parts = (owner, study, series)[: _LEVELS.index(level) + 1]
-        folders = [self._name(kind, value) for kind, value in zip(_LEVELS, parts, strict=False)]
+        parts = (owner, study, series)[: LEVELS.index(level) + 1]
+        folders = [self._name(kind, value) for kind, value in zip(LEVELS, parts, strict=False)]
         return "/".join([*folders, self._name("file", file)])
 
     def _name(self, kind: str, value: str) -> str:

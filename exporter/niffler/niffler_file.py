@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from exporter.niffler.keyed_names import LEVELS
 from exporter.niffler.notice import is_address
 from listener.foundation.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from exporter.niffler.keyed_names import Level
+    from exporter.niffler.keyed_names import LEVELS, Level
     from exporter.settings.settings import Settings
 
 FEATURES: Final = "featureset.txt"
@@ -279,10 +280,10 @@ def _processes(value: Any) -> float:
 
 
 def _level(value: Any) -> Level:
-    match value.strip() if isinstance(value, str) else value:
-        case "patient" | "study" | "series" as level:
+    for level in LEVELS:
+        if isinstance(value, str) and value.strip() == level:
             return level
-    raise _Fault(f"{_shown(value)} is no level (permitted: patient, study, series)")
+    raise _Fault(f"{_shown(value)} is no level (permitted: {', '.join(LEVELS)})")
 
 
 def _folder(value: Any) -> Path:

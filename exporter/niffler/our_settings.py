@@ -37,14 +37,14 @@ def from_niffler(config: NifflerConfig) -> str:
     content = {
         "num_workers": "auto" if config.processes == 0 else config.workers,
         "dicom": {"dir": str(config.dicom_home), "recursive": config.depth > 0},
-        **settings.model_dump(mode="json", exclude_defaults=True),
+        **settings.model_dump(mode="json", exclude_defaults=True, exclude={"ae_titles"}),
     }
     notes = [
         "# From a configuration of Niffler. Media are as there, under names that mirror the input folder.",
         f"# exporter backfill --config THIS_FILE --output {str(config.output)!r}",
         "# Without a key here, and kept by `exporter backfill --niffler-config`:",
         f"#   Depth ({config.depth}), FlattenedToLevel ({config.level}), SplitIntoChunks ({config.chunks})",
-        "#   PublicHeadersOnly, CommonHeadersOnly, SpecificHeadersOnly, PrintImages, SendEmail, YourEmail: tables, mail",
+        "#   PublicHeadersOnly, CommonHeadersOnly, SpecificHeadersOnly, PrintImages, SendEmail, YourEmail",
     ]
     return "\n".join([*notes, yaml.safe_dump(content, sort_keys=False, allow_unicode=True)])
 
