@@ -7,7 +7,7 @@ behind, whatever ends the run.
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import pairwise
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Final, Self
@@ -67,7 +67,9 @@ class RowStore:
         Raises:
             OutOfSpace: The disk is full.
         """
-        content = asdict(row) | {"name": list(os.fsencode(row.name)) if not row.name.isascii() else row.name}
+        content = {name: getattr(row, name) for name in SourceRow.__slots__}
+        if not row.name.isascii():
+            content["name"] = list(os.fsencode(row.name))
         try:
             self._file.write(orjson.dumps(content) + b"\n")
         except OSError as error:
