@@ -21,6 +21,7 @@ and can be called from a plain script: no ``__main__`` guard is needed, no state
     services  daemons, and what every run opens
     inputs    folders, archives, DICOM media, Orthanc storage
     pull      instances asked of a PACS
+    niffler   Niffler's PNG extractor: its configuration, tables and folders
     commands  the command line
 
 Each may import those above it.

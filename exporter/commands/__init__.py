@@ -7,11 +7,12 @@ module and those of light commands (status, failures) import nothing heavy, so t
 
     app               the command `exporter`, and which commands there are
     backfill          `exporter backfill`
-    config            `exporter config check|show|schema|init`
+    config            `exporter config check|show|schema|init|from-niffler|from-dme`
     daemons           `exporter serve` and `exporter run`
     encoder_check     encoders of the settings tried before a run
     explain           `exporter explain`
     failures          `exporter failures list|show|retry`
+    niffler           `exporter backfill --niffler-config`
     options           options that commands share
     orthanc_storage   `exporter orthanc-storage`
     progress          progress, plan and summary of a run

@@ -48,6 +48,21 @@ def backfill(
     ] = "local",
     dry_run: Annotated[bool, Parameter(negative="", help="Only say what would be done; nothing is written.")] = False,
     take_over: TakeOverOption = False,
+    niffler_config: Annotated[
+        Path | None,
+        Parameter(
+            name="--niffler-config",
+            help="Configuration of Niffler's PNG extractor (config.json): its folders, tables and names; see"
+            " docs/migration.md.",
+        ),
+    ] = None,
+    changes: Annotated[
+        tuple[str, ...], Parameter(name="--set", help="With --niffler-config: KEY=VALUE instead of the file's value.")
+    ] = (),
+    mail_server: Annotated[
+        str | None,
+        Parameter(help="With --niffler-config: host or host:port that takes its e-mail; default: localhost."),
+    ] = None,
 ) -> int:
     """Export every DICOM file below a folder that is new or changed since the last run.
 
@@ -57,6 +72,18 @@ def backfill(
     if engine in NOT_YET:
         raise CommandError(f"--engine {engine} is not available yet; use --engine local", ExitCode.USAGE)
     settings = settings_of(config)
+    if niffler_config is not None:
+        from exporter.commands.niffler import NifflerRun
+
+        if directory is not None or output is not None or dry_run:
+            raise CommandError(
+                "with --niffler-config the folders are DICOMHome and OutputDirectory (--set changes them), and there is"
+                " no --dry-run",
+                ExitCode.USAGE,
+            )
+        return NifflerRun(niffler_config, changes, settings, workers, take_over, mail_server or "localhost")()
+    if changes or mail_server is not None:
+        raise CommandError("--set and --mail-server belong to --niffler-config", ExitCode.USAGE)
     request = replace(_request(directory, output, settings, workers), take_over=take_over)
     with in_words():
         from exporter.commands.progress import print_plan, run

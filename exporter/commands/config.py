@@ -1,4 +1,4 @@
-"""`exporter config check|show|schema|init`: the configuration before anything runs with it."""
+"""`exporter config check|show|schema|init|from-niffler|from-dme`: the configuration before anything runs with it."""
 
 from __future__ import annotations
 
@@ -72,6 +72,32 @@ def init(
     with os.fdopen(descriptor, "w", encoding="utf-8") as target:
         target.write(text)
     print(f"wrote {file}; change what you need, then: exporter config check {file}")
+    return ExitCode.DONE
+
+
+@application.command(name="from-niffler")
+def from_niffler(
+    file: Annotated[Path, Parameter(name="FILE", help="config.json of Niffler.")], /
+) -> int:
+    """Print our configuration for one of Niffler's PNG extractor; comments say what has no key here."""
+    from exporter.commands.niffler import niffler_config
+    from exporter.niffler import our_settings
+
+    print(our_settings.from_niffler(niffler_config(file, (), needs_folders=False)), end="")
+    return ExitCode.DONE
+
+
+@application.command(name="from-dme")
+def from_dme(file: Annotated[Path, Parameter(name="FILE", help="config.yml of the DICOM Media Exporter.")], /) -> int:
+    """Print our configuration for one of the DICOM Media Exporter, of its last or its first form."""
+    from exporter.niffler import our_settings
+    from listener.foundation.configuration import ConfigurationError
+
+    try:
+        text = our_settings.from_dme(file)
+    except ConfigurationError as error:
+        raise ConfigurationRefused(str(error)) from error
+    print(text, end="")
     return ExitCode.DONE
 
 

@@ -1,0 +1,108 @@
+"""`exporter backfill --niffler-config`: a run of Niffler's PNG extractor, with its configuration, tables and folders.
+
+Contract: as every command that exports; then the tables, the failures and, where the configuration asks for one, the
+e-mail. What is wrong with the configuration is one sentence each, and nothing has been changed.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from exporter.commands import CommandError, ConfigurationRefused, ExitCode
+from exporter.commands.options import running_in_words
+from listener.foundation.text import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from exporter.niffler.extraction import Extraction, ExtractionReport
+    from exporter.niffler.niffler_file import NifflerConfig
+    from exporter.settings.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class NifflerRun:
+    """What the command line says beside the configuration of Niffler."""
+
+    file: Path
+    changes: tuple[str, ...]
+    settings: Settings
+    """What our own configuration says of everything that Niffler has no key for."""
+    workers: int | None
+    take_over: bool
+    mail_server: str = field(default="localhost")
+
+    def __call__(self) -> int:
+        """Run it to its end."""
+        config = niffler_config(self.file, self.changes)
+        try:
+            code, report = self._extract(config)
+        except CommandError:
+            _mail(config, self.mail_server, None)
+            raise
+        if code != ExitCode.INTERRUPTED:
+            _mail(config, self.mail_server, report)
+        return code
+
+    def _extract(self, config: NifflerConfig) -> tuple[int, ExtractionReport | None]:
+        with running_in_words():
+            from exporter.niffler.extraction import Extraction
+            from exporter.niffler.row_store import TooManyColumns
+
+            settings = config.settings(self.settings)
+            with Extraction(config, settings) as extraction:
+                code = self._read(config, extraction)
+                if code == ExitCode.INTERRUPTED:
+                    return code, None
+                try:
+                    report = extraction.finish()
+                except TooManyColumns as error:
+                    raise CommandError(str(error)) from error
+        for sentence in report.sentences(config):
+            print(printable(sentence))
+        return (ExitCode.SOME_FAILED if report.failures else code), report
+
+    def _read(self, config: NifflerConfig, extraction: Extraction) -> int:
+        """Read every file, with pictures or for the tables alone."""
+        if not config.print_images:
+            extraction.files.read_all()
+            return ExitCode.DONE
+        from exporter.commands.progress import run
+        from exporter.inputs.backfill import export
+
+        return run(partial(export, extraction.files), extraction.target(self.workers, take_over=self.take_over))
+
+
+def niffler_config(file: Path, changes: tuple[str, ...], *, needs_folders: bool = True) -> NifflerConfig:
+    """The configuration of Niffler in a file; with `needs_folders` its folders and lists must be here.
+
+    Raises:
+        CommandError: It cannot be used; one sentence for each fault.
+    """
+    from exporter.niffler.niffler_file import NifflerFileUnusable, read_niffler_file
+
+    try:
+        return read_niffler_file(file, changes, needs_folders=needs_folders)
+    except NifflerFileUnusable as error:
+        raise ConfigurationRefused(str(error)) from error
+
+
+def _mail(config: NifflerConfig, server: str, report: ExtractionReport | None) -> None:
+    """Send the e-mail that the configuration asks for; a server that does not take it costs a sentence."""
+    if config.email is None:
+        return
+    from exporter.niffler.notice import NoticeUndelivered, failure_notice, send_notice, success_notice
+
+    if report is None:
+        message = failure_notice(config.email, 0, {}, "the command and ImageExtractor.out say why")
+    elif report.failures:
+        message = failure_notice(config.email, report.converted, report.failures)
+    else:
+        message = success_notice(config.email)
+    try:
+        send_notice(message, server)
+    except NoticeUndelivered as error:
+        print(f"exporter: {printable(str(error))}", file=sys.stderr)
