@@ -11,6 +11,7 @@ notify         sd_notify(3)
 processes      the environment of child processes
 cpu_limit      processor time of this process
 locks          lock files
+backoff        pauses between attempts that double
 durable        files and names that survive a power cut
 file_kind      what a path leads to, in a word
 sqlite_files   files of an open database, watched
