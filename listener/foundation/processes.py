@@ -98,7 +98,7 @@ class ChildProcess:
         from subprocess import DEVNULL, PIPE, Popen  # children import this module, too, and start none
 
         output = PIPE if with_pipes else None
-        self._heard_at = time.monotonic()
+        self._heard_at, self.is_ready = time.monotonic(), False
         self._popen = Popen(
             [*self._command, *arguments],
             stdin=output or DEVNULL,
@@ -149,7 +149,7 @@ class ChildProcess:
         Returns:
             Its exit code; 0 where there was none, None where it is not dead yet.
         """
-        popen = self._popen
+        popen, self.is_ready = self._popen, False
         if popen is None:
             return 0
         self._await_end(popen, within_s)
@@ -159,7 +159,7 @@ class ChildProcess:
         for pipe in (popen.stdin, popen.stdout, popen.stderr):
             if pipe is not None:
                 pipe.close()
-        self._popen, self.is_ready = None, False
+        self._popen = None
         return code
 
     def postpone(self) -> float:

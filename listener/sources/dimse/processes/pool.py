@@ -243,10 +243,11 @@ class _PoolProcess:
             log.warning("a receiving process cannot be started", problem=error.strerror)
             self._child.postpone()
             return
-        self._channel, self._cut_off, self._space = channel, None, None
         spool, state = self._surroundings.spool.root, self._surroundings.state
         number = os.getpid() + self._number
         channel.send(messages.StartReceiving(os.fsencode(spool), os.fsencode(state), number, self._mark), wait=False)
+        self._is_up_to_date, self._cut_off, self._space = False, None, None
+        self._channel = channel  # from here on others may send, too
         self._send_news()
 
     def apply_settings(self, settings: bytes) -> None:
