@@ -304,7 +304,11 @@ class _PoolProcess:
             self._channel.send(messages.StopReceiving(within_s), wait=False)
 
     def terminate(self, until: float) -> int:
-        """Hear its last message, and see that it ends; how many of its associations were cut off."""
+        """Read its last messages, and see that it ends.
+
+        Returns:
+            How many of its associations were cut off.
+        """
         channel = self._channel
         events = _PoolEvents()
         with suppress(ChannelClosed):
@@ -345,7 +349,11 @@ class _PoolProcess:
                 raise messages.MessageRefused(f"{type(message).__name__} is no message to the listener's own process")
 
     def _lose(self) -> bool:
-        """Give up a process that ended by itself; whether it served anybody. The thread that accepts waits for this."""
+        """Give up a process that ended by itself; the thread that accepts waits for this.
+
+        Returns:
+            Whether it served anybody.
+        """
         channel = self._channel
         with self._lock:
             self._channel = None
