@@ -7,6 +7,7 @@ Exit codes: 0 stopped as told, 1 could not run (port in use, unusable data folde
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from listener.foundation import logs
 from listener.foundation.configuration import ConfigurationError
 from listener.foundation.errors import Unusable
+from listener.foundation.processes import end_with_parent
 from listener.settings.listener import DataFolder, ListenerSettings
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
+    end_with_parent(signal.SIGTERM)
     sys.exit(_run(_parser().parse_args(arguments)))
 
 

@@ -91,13 +91,8 @@ def from_niffler(
 def from_dme(file: Annotated[Path, Parameter(name="FILE", help="config.yml of the DICOM Media Exporter.")], /) -> int:
     """Print our configuration for one of the DICOM Media Exporter, of its last or its first form."""
     from exporter.niffler import our_settings
-    from listener.foundation.configuration import ConfigurationError
 
-    try:
-        text = our_settings.from_dme(file)
-    except ConfigurationError as error:
-        raise ConfigurationRefused(str(error)) from error
-    print(text, end="")
+    print(our_settings.from_dme(file), end="")
     return ExitCode.DONE
 
 

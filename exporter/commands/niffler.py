@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from exporter.commands import CommandError, ConfigurationRefused, ExitCode
-from exporter.commands.options import running_in_words
+from exporter.commands import CommandError, ExitCode
+from exporter.commands.options import in_words
 from listener.foundation.text import printable
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class NifflerRun:
         return code
 
     def _extract(self, config: NifflerConfig) -> tuple[int, ExtractionReport | None]:
-        with running_in_words():
+        with in_words():
             from exporter.niffler.extraction import Extraction
             from exporter.niffler.row_store import TooManyColumns
 
@@ -87,7 +87,7 @@ def niffler_config(file: Path, changes: tuple[str, ...], *, needs_folders: bool 
     try:
         return read_niffler_file(file, changes, needs_folders=needs_folders)
     except NifflerFileUnusable as error:
-        raise ConfigurationRefused(str(error)) from error
+        raise CommandError(str(error), ExitCode.USAGE) from error
 
 
 def _mail(config: NifflerConfig, server: str, report: ExtractionReport | None) -> None:

@@ -9,7 +9,7 @@ text           foreign text, written safely
 counters       counters of a daemon in a small file
 notify         sd_notify(3)
 signals        what asks a process to stop
-processes      the environment of child processes
+processes      child processes that run modules of ours
 cpu_limit      processor time of this process
 locks          locks between processes
 backoff        pauses between attempts that double
