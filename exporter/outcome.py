@@ -155,6 +155,16 @@ class MediaFile:
 
 
 @dataclass(frozen=True, slots=True)
+class WriterOrigin:
+    """Where a writer comes from that is not one of the exporter's own."""
+
+    name: str
+    """Name of its entry point."""
+    distribution: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Exported:
     """The instance has media, written, verified and durable under their partial or (once published) final names."""
 
@@ -167,6 +177,8 @@ class Exported:
     timing: Timing | None = None
     rendering: Rendering | None = None
     warnings: tuple[str, ...] = ()
+    writers: tuple[WriterOrigin, ...] = ()
+    """Writers of other distributions that made some of the media."""
     status: Literal["exported"] = field(default="exported", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     """The input, as metadata lines call it (`dicom_file`); told to Python callers, never by a worker."""

@@ -10,7 +10,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ConfigurationRefused, ExitCode
-from exporter.commands.options import ConfigOption, settings_of
+from exporter.commands.options import ConfigOption, refuse_unusable_writers, settings_of
 from listener.foundation.durable import make_private_folders
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def init(
 
 
 def refuse_untried(settings: Settings, path: Path | None) -> None:
-    """Try the encoders of a configuration that are not the default ones, so that no run starts in vain.
+    """Load the installed writers, and try the encoders that are not the default ones, so that no run starts in vain.
 
     Raises:
         CommandError: One sentence for each fault.
@@ -85,6 +85,7 @@ def refuse_untried(settings: Settings, path: Path | None) -> None:
     from listener.foundation.configuration import fault_at
     from listener.foundation.yaml_file import read
 
+    refuse_unusable_writers(settings)
     found = faults_of(settings)
     for number, entry in enumerate(settings.ae_titles):
         own = settings.by_ae_title[entry.ae_title]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from exporter.commands.config import keep_copy, refuse_untried
-from exporter.commands.options import DataOptions, TakeOverOption, running_in_words
+from exporter.commands.options import DataOptions, TakeOverOption, refuse_unusable_writers, running_in_words
 
 if TYPE_CHECKING:
     from exporter.settings.settings import Settings
@@ -28,6 +28,7 @@ def serve(
     """Receive and export in one go: listener, exporter and data folder; needs no configuration, binds loopback."""
     places = places or DataOptions()
     settings = _ready(places, log_level)
+    refuse_unusable_writers(settings)
     with running_in_words():
         from exporter.services.serve import serve as run_both
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
-from exporter.commands.options import ConfigOption, settings_of
+from exporter.commands.options import ConfigOption, refuse_unusable_writers, settings_of
 from exporter.dicom.received import settings_for
 from listener.foundation.text import printable
 
@@ -49,6 +49,7 @@ def explain(
             f"{file} is a folder; name one file, or use `exporter backfill {file} --dry-run`", ExitCode.USAGE
         )
 
+    refuse_unusable_writers(whole)
     title, settings = settings_for(whole, path)
 
     def tell(facts: dict[str, object]) -> None:
@@ -117,7 +118,9 @@ def _explain(path: Path, settings: Settings, tell: Callable[[dict[str, object]],
         with Instance.open(path, settings.limits) as instance:
             _describe(instance, facts)
             writers = choose_all(instance, settings.media_settings)
-            facts["writer"] = str(writers.main.kind)
+            origin = writers.origin_of(writers.main)
+            by = f" by {origin.name} of {origin.distribution} {origin.version}" if origin else ""
+            facts["writer"] = f"{writers.main.kind}{by}"
             _describe_frames(instance, settings, facts)
             kinds = ", ".join(writer.kind for writer in (writers.main, *writers.further))
             facts["verdict"] = f"would be exported: {kinds}"

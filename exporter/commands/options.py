@@ -127,12 +127,25 @@ def running_in_words() -> Iterator[None]:
     from exporter.results.intents import MediaFolderUnusable
     from exporter.results.metadata.jsonl import MetadataFileUnusable
     from exporter.work.supervisor import WorkerUnstartable
+    from exporter.writers.discovery import WriterUnusable
     from listener.foundation.errors import SourceUnusable
 
     try:
         with in_words():
             yield
-    except InputUnusable as error:
+    except (InputUnusable, WriterUnusable) as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
     except (MediaFolderUnusable, MetadataFileUnusable, WorkerUnstartable, SourceUnusable) as error:
         raise CommandError(str(error)) from error
+
+
+def refuse_unusable_writers(settings: Settings) -> None:
+    """Load the writers that other distributions add, before anything runs with them.
+
+    Raises:
+        CommandError: One of them cannot be used, or the settings name one that is not installed.
+    """
+    from exporter.writers.discovery import enabled_writers
+
+    with running_in_words():
+        enabled_writers(settings.writers)

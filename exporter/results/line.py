@@ -7,7 +7,7 @@ all there, null where they do not apply. Must never hold NaN, Infinity or a raw 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -16,7 +16,7 @@ from exporter.outcome import Exported, MediaType, Skipped
 from listener.foundation.text import json_escaped
 
 if TYPE_CHECKING:
-    from exporter.outcome import MediaFile, Rendering, Timing
+    from exporter.outcome import MediaFile, Rendering, Timing, WriterOrigin
 
 _RELATIONS: Final = frozenset({"duplicate_of", "conflict_with"})
 
@@ -73,6 +73,7 @@ def line(
             "transfer_syntax_uid": told.transfer_syntax_uid,
             "left_out": told.left_out,
             "private_left_out": told.private_left_out,
+            "writers": _writers(outcome.writers) if isinstance(outcome, Exported) else None,
         },
     }
     return json_escaped(orjson.dumps({**ours, **record, **ours}, option=orjson.OPT_APPEND_NEWLINE))
@@ -160,6 +161,11 @@ def _medium(medium: MediaFile) -> dict[str, Any]:
         "geometry": medium.geometry,
         "values": medium.values,
     }
+
+
+def _writers(origins: tuple[WriterOrigin, ...]) -> list[dict[str, str]] | None:
+    """Writers of other distributions; None where only the exporter's own made media."""
+    return [{key: _clean(text) for key, text in asdict(origin).items()} for origin in origins] or None
 
 
 def _timing(timing: Timing | None) -> dict[str, Any] | None:

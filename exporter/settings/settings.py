@@ -314,6 +314,17 @@ class ReportSettings(Section):
     """Whether a plain text rendering is written beside the JSON tree."""
 
 
+class InstalledWriterSection(Section):
+    """Settings of one writer that another distribution adds (docs/media.md, "Writers of others")."""
+
+    name: str
+    """Name of its entry point; a name that is not installed is an error."""
+    enabled: bool = True
+    """Whether the writer may write; otherwise the exporter works as if it were not installed."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the writer's own, which its documentation names; the exporter does not check them."""
+
+
 class LimitSettings(Section):
     """What one instance may cost; beyond it the instance fails, nothing else does."""
 
@@ -368,14 +379,31 @@ class MediaSettings(Section):
     audio: AudioSettings = AudioSettings()
     waveform: WaveformSettings = WaveformSettings()
     report: ReportSettings = ReportSettings()
+    writers: tuple[InstalledWriterSection, ...] = ()
+    """Settings of writers that other distributions add; every one that is installed writes, named here or not."""
     metadata: MetadataSettings = MetadataSettings()
     """Metadata lines."""
     limits: LimitSettings = LimitSettings()
 
+    @field_validator("writers")
+    @classmethod
+    def _names_each_writer_once(
+        cls, sections: tuple[InstalledWriterSection, ...]
+    ) -> tuple[InstalledWriterSection, ...]:
+        names = [section.name for section in sections]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"holds two entries for {', '.join(map(repr, twice))}: one writer has one")
+        return sections
+
+    def options_of(self, writer: str) -> dict[str, Any]:
+        """Options of the installed writer of that name, as the configuration gives them."""
+        return next((section.options for section in self.writers if section.name == writer), {})
+
     @cached_property
     def settings_sha256(self) -> str:
         """Hash of every setting that decides what media and lines hold; limits only decide whether there are any."""
-        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - {"limits", "metadata"})
+        left_out = {"limits", "metadata"} if self.writers else {"limits", "metadata", "writers"}
+        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - left_out)
         content["metadata"] = self.metadata.model_dump(mode="json", include={"private"})
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

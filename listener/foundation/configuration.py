@@ -58,7 +58,7 @@ EXPORTER_SECTIONS = frozenset(
         "privacy",
         "notify",
     }
-    | {"video", "image", "frames", "display", "volume", "audio", "waveform", "report", "pull"}
+    | {"video", "image", "frames", "display", "volume", "audio", "waveform", "report", "writers", "pull"}
 )
 """Top-level keys that only the exporter reads; the listener leaves them alone."""
 
