@@ -56,7 +56,7 @@ class Writer(Protocol):
 
     kind: MediaType
     part: InstancePart
-    """Part of the instance that the media are made of; of the writers of one part, the one of the highest score writes."""
+    """Part of the instance that the media are made of; of the writers of a part, that of the highest score writes."""
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
         """The fitness of this writer for the instance, 0 or more; None where it cannot write the instance.

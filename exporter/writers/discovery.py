@@ -117,9 +117,8 @@ def _loaded(point: EntryPoint) -> Writer:
     try:
         writer: Any = made()
     except Exception as error:
-        raise _unusable(
-            point, f"it cannot be made without arguments ({type(error).__name__}: {error}); expected is a class that can"
-        ) from error
+        problem = f"it cannot be made ({type(error).__name__}: {error}); expected is a class that needs no arguments"
+        raise _unusable(point, problem) from error
     kind, part = getattr(writer, "kind", None), getattr(writer, "part", None)
     if not isinstance(kind, MediaType) or kind is MediaType.NONE:
         permitted = ", ".join(sorted(OWN_NAMES))

@@ -22,9 +22,9 @@ from xml.parsers import expat
 
 from exporter.dicom.elements import integer_of, name_of, text_of, value_of
 from exporter.errors import BadGeometry, ExportError, Unreadable, UnsupportedSyntax, VerifyFailed
-from exporter.outcome import MediaFile, MediaType
+from exporter.outcome import MediaType
 from exporter.writers.contract import InstancePart, Written
-from exporter.writers.durable_write import seal, write_new
+from exporter.writers.durable_write import media_file, seal, write_new
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -198,15 +198,8 @@ class DocumentWriter:
         sealed = seal(path)
         if sealed.bytes != len(document) or sealed.sha256 != digest.hexdigest():
             raise VerifyFailed("read document back: other bytes than were written")
-        medium = MediaFile(
-            file=path.name,
-            suffix=found.suffix,
-            kind=MediaType.DOCUMENT,
-            bytes=sealed.bytes,
-            sha256=sealed.sha256,
-            codec=found.suffix.removeprefix(".").partition(".")[0],
-            transcoded=False,
-        )
+        codec = found.suffix.removeprefix(".").partition(".")[0]
+        medium = media_file(path, self.kind, found.suffix, codec, sealed, transcoded=False)
         return Written((medium,), warnings=tuple(warnings))
 
 

@@ -12,13 +12,16 @@ import hashlib
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exporter.errors import GONE, EncodeFailed, OutOfSpace, StorageUnavailable
+from exporter.outcome import MediaFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from exporter.outcome import MediaType
 
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """No verdict on the instance: a disk that is full or was mounted read-only takes it later."""
@@ -82,3 +85,20 @@ def seal(path: Path) -> Sealed:
             digest.update(piece)
             size += len(piece)
     return Sealed(bytes=size, sha256=digest.hexdigest())
+
+
+def media_file(
+    path: Path, kind: MediaType, suffix: str, codec: str, sealed: Sealed | None = None, **details: Any
+) -> MediaFile:
+    """The media file at `path`, made durable here where `sealed` does not say that it is.
+
+    Args:
+        path: The partial file.
+        kind: Kind of media.
+        suffix: As `MediaFile.suffix`.
+        codec: As `MediaFile.codec`.
+        sealed: Size and hash, where the file is durable already.
+        details: Further fields of `MediaFile`.
+    """
+    sealed = sealed or seal(path)
+    return MediaFile(path.name, suffix, kind, sealed.bytes, sealed.sha256, codec, **details)

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.dicom.timing import Schedule, default_rate_warning, schedule_of
 from exporter.errors import CorruptPixels
-from exporter.outcome import Geometry, MediaFile, MediaType, Rendering
+from exporter.outcome import Geometry, MediaType, Rendering
 from exporter.writers.contract import InstancePart, WriterTask, Written
-from exporter.writers.durable_write import write_new, writing
+from exporter.writers.durable_write import Sealed, media_file, write_new, writing
 from exporter.writers.image import NO_RAW, View, lossy_warnings
 from exporter.writers.image_parts.image_file import Still, write_still
 from exporter.writers.image_parts.raw import RescaleElements, has_raw, raw_form, write_raw
@@ -196,13 +196,12 @@ def _write(task: WriterTask, numbered: Numbered) -> Written:
         finally:
             os.close(descriptor)
     listing = "".join(sorted(f"{sha256}  {name}\n" for name, sha256 in folder.hashes.items()))
-    medium = MediaFile(
-        file=folder.path.name,
-        suffix=".frames/",
-        kind=MediaType.FRAMES,
-        bytes=folder.bytes,
-        sha256=hashlib.sha256(listing.encode()).hexdigest(),
-        codec="+".join(folder.codecs),
+    medium = media_file(
+        folder.path,
+        MediaType.FRAMES,
+        ".frames/",
+        "+".join(folder.codecs),
+        Sealed(folder.bytes, hashlib.sha256(listing.encode()).hexdigest()),
         transcoded=not folder.copied,
         width=folder.size[0],
         height=folder.size[1],

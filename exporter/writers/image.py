@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from exporter.errors import CorruptPixels
-from exporter.outcome import MediaFile, MediaType, Rendering
+from exporter.outcome import MediaType, Rendering
 from exporter.writers.contract import InstancePart, WriterTask, Written
-from exporter.writers.durable_write import write_new
+from exporter.writers.durable_write import media_file, write_new
 from exporter.writers.image_parts.image_file import Still, StillPlan, is_lossless, write_still
 from exporter.writers.image_parts.raw import RescaleElements, has_raw, raw_form, write_raw
 from exporter.writers.pictures.aspect_and_icc import icc_profile, pixel_aspect
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from exporter.dicom.instance import Instance
     from exporter.frames import Frames
+    from exporter.outcome import MediaFile
     from exporter.settings.settings import ImageSettings, MediaSettings
 
 SCORE = 50
@@ -143,14 +144,5 @@ def lossy_warnings(task: WriterTask) -> list[str]:
 
 def image_medium(path: Path, suffix: str, still: Still, size: tuple[int, int]) -> MediaFile:
     """The medium of one written image of `size` (columns, rows)."""
-    return MediaFile(
-        file=path.name,
-        suffix=suffix,
-        kind=MediaType.IMAGE,
-        bytes=still.sealed.bytes,
-        sha256=still.sealed.sha256,
-        codec=still.codec,
-        width=size[0],
-        height=size[1],
-        frames=1,
-    )
+    columns, rows = size
+    return media_file(path, MediaType.IMAGE, suffix, still.codec, still.sealed, width=columns, height=rows, frames=1)

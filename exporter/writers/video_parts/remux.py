@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from exporter.dicom.timing import Schedule, default_rate_warning, schedule_of
 from exporter.errors import BadGeometry, CorruptPixels, VerifyFailed
-from exporter.outcome import MediaFile, MediaType, Rendering
+from exporter.outcome import MediaType, Rendering
 from exporter.settings.settings import FramingSettings
 from exporter.writers.contract import WriterTask, Written
-from exporter.writers.durable_write import seal
+from exporter.writers.durable_write import media_file
 from exporter.writers.pictures.display_order import DisplayOrder, display_order
 from exporter.writers.pictures.framing import framing_of
 from exporter.writers.pictures.nal_units import nal_units
 from exporter.writers.pictures.video_stream import StreamKind, kinds_of, open_stream, reading, video_of
 from exporter.writers.video_parts.encoder import closing, container_options, foreign
 from exporter.writers.video_parts.soundtrack import Sound, write_tracks
-from exporter.writers.video_parts.verify import TIME_TOLERANCE_S
+from exporter.writers.video_parts.verify import TIME_TOLERANCE_S, check_times
 from exporter.writers.video_parts.video_plan import CONTAINERS
 
 if TYPE_CHECKING:
@@ -140,15 +140,12 @@ def remux(task: WriterTask, extension: str) -> Written:
         _check(copy, digest)
         sound = Sound(source, kind, schedule.rate, task.settings.limits)
         tracks = write_tracks(task, sound, held=digest.sound, warnings=warnings)
-    sealed = seal(path)
     framing = framing_of(FramingSettings(), instance, frames, (order.height, order.width, 3), None)
-    medium = MediaFile(
-        file=path.name,
-        suffix=extension,
-        kind=MediaType.VIDEO,
-        bytes=sealed.bytes,
-        sha256=sealed.sha256,
-        codec=digest.codec,
+    medium = media_file(
+        path,
+        MediaType.VIDEO,
+        extension,
+        digest.codec,
         transcoded=False,
         width=order.width,
         height=order.height,
@@ -356,15 +353,8 @@ def _check(copy: StreamCopy, digest: Digest) -> None:
         raise VerifyFailed("the copied video, read back, does not hold the instance's pictures")
     if not decoded and not copy.order.damaged:
         raise VerifyFailed("the copied video cannot be decoded")
-    _check_times(copy.schedule, times, duration)
-
-
-def _check_times(schedule: Schedule, times: list[float], duration: float) -> None:
-    ticks, unit = schedule.ticks(), float(schedule.time_base)
-    worst = max(abs(time - tick * unit) for time, tick in zip(sorted(times), ticks, strict=False))
-    if worst > TIME_TOLERANCE_S:
-        raise VerifyFailed(f"a picture of the copied video is shown {worst * 1000:.1f} ms off its time")
-    if duration < ticks[-1] * unit - 2 * TIME_TOLERANCE_S:
+    end_s = check_times(copy.schedule, sorted(times))
+    if duration < end_s - 2 * TIME_TOLERANCE_S:  # its sound may be longer
         raise VerifyFailed("the copied video is shorter than the sum of its frame times")
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from exporter.errors import CorruptPixels, VerifyFailed
-from exporter.outcome import MediaFile, MediaType
-from exporter.writers.durable_write import seal
+from exporter.outcome import MediaType
+from exporter.writers.durable_write import media_file
 from exporter.writers.pictures.video_stream import StreamKind, open_stream, reading
 from exporter.writers.video_parts.encoder import closing, foreign
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     import av
 
+    from exporter.outcome import MediaFile
     from exporter.settings.settings import LimitSettings
     from exporter.writers.contract import WriterTask
 
@@ -77,18 +78,8 @@ def write_tracks(task: WriterTask, sound: Sound, *, held: frozenset[int], warnin
                 path.unlink(missing_ok=True)
             continue
         form, codec, duration_s = written
-        sealed = seal(path)
-        media.append(
-            MediaFile(
-                file=path.name,
-                suffix=f".{form}" if len(chosen) == 1 else f".{number}.{form}",
-                kind=MediaType.AUDIO,
-                bytes=sealed.bytes,
-                sha256=sealed.sha256,
-                codec=codec,
-                duration_s=duration_s,
-            )
-        )
+        suffix = f".{form}" if len(chosen) == 1 else f".{number}.{form}"
+        media.append(media_file(path, MediaType.AUDIO, suffix, codec, duration_s=duration_s))
     return tuple(media)
 
 
