@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +20,7 @@ from exporter.dicom.timing import Schedule, default_rate_warning, schedule_of
 from exporter.errors import CorruptPixels
 from exporter.outcome import Geometry, MediaType, Rendering
 from exporter.writers.contract import InstancePart, WriterTask, Written
-from exporter.writers.durable_write import Sealed, media_file, write_new, writing
+from exporter.writers.durable_write import Sealed, SyncBatch, media_file, write_new, writing
 from exporter.writers.image import NO_RAW, View, lossy_warnings
 from exporter.writers.image_parts.image_file import Still, write_still
 from exporter.writers.image_parts.raw import RescaleElements, has_raw, raw_form, write_raw
@@ -31,6 +30,7 @@ from exporter.writers.pictures.display_frames import peek, still_pictures, strea
 from exporter.writers.pictures.framing import framing_of
 from exporter.writers.video_parts.jpeg_copy import bare_jpegs, same_jpegs
 from exporter.writers.video_parts.remux import probe_stream
+from listener.foundation.durable import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -150,6 +150,8 @@ class _Folder:
     """What is written so far."""
 
     path: Path
+    batch: SyncBatch
+    """The frames' files, synced many at a time; the folder is complete when all of them are durable."""
     lines: dict[int, dict[str, Any]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
@@ -173,28 +175,25 @@ class _Folder:
 
 
 def _write(task: WriterTask, numbered: Numbered) -> Written:
-    folder = _Folder(task.folder / "0.part")
-    with writing("making a folder of frames"):
-        folder.path.mkdir()
     outputs = task.settings.image.outputs
     warnings = list(numbered.warnings)
-    if "raw16" in outputs and not numbered.measures:
-        warnings.append(NO_RAW)
-    if "view8" in outputs or not numbered.measures:
-        _write_views(task, numbered, folder)
-        warnings += lossy_warnings(task)
-    if "raw16" in outputs and numbered.measures:
-        _write_raws(task, numbered, folder)
+    with SyncBatch() as batch:
+        folder = _Folder(task.folder / "0.part", batch)
+        with writing("making a folder of frames"):
+            folder.path.mkdir()
+        if "raw16" in outputs and not numbered.measures:
+            warnings.append(NO_RAW)
+        if "view8" in outputs or not numbered.measures:
+            _write_views(task, numbered, folder)
+            warnings += lossy_warnings(task)
+        if "raw16" in outputs and numbered.measures:
+            _write_raws(task, numbered, folder)
     schedule = numbered.schedule
     if schedule is None:
         folder.notes += ("no element says when frames are shown: they are a set of pictures, not a cine",)
     _write_index(schedule, folder)
     with writing("sealing a folder of frames"):
-        descriptor = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        fsync_folder(folder.path)
     listing = "".join(sorted(f"{sha256}  {name}\n" for name, sha256 in folder.hashes.items()))
     medium = media_file(
         folder.path,
@@ -228,14 +227,15 @@ def _write_views(task: WriterTask, numbered: Numbered, folder: _Folder) -> None:
     if not frames.is_video_stream and view.may_copy and same_jpegs(frames, task.settings.display) is not None:
         for number, jpeg in _counted(bare_jpegs(frames, framing.aspect), numbered.numbers):
             name = f"{_stem(number, numbered.count)}.jpg"
-            folder.line(number)["file"] = folder.add(name, Still(write_new(folder.path / name, (jpeg,)), "jpeg"))
+            sealed = write_new(folder.path / name, (jpeg,), folder.batch)
+            folder.line(number)["file"] = folder.add(name, Still(sealed, "jpeg"))
         folder.copied = True
         folder.notes += ("the instance's own JPEGs, copied; segments of text left out",)
         return
     for number, image in _counted(images, numbered.numbers):
         name = f"{_stem(number, numbered.count)}{settings.extension}"
         shown = framing.apply(image)
-        still = write_still(folder.path / name, shown, view.plan(gray=shown.ndim == 2))
+        still = write_still(folder.path / name, shown, view.plan(gray=shown.ndim == 2), folder.batch)
         folder.line(number)["file"] = folder.add(name, still)
 
 
@@ -246,7 +246,7 @@ def _write_raws(task: WriterTask, numbered: Numbered, folder: _Folder) -> None:
         form = raw_form(stored)
         name = f"{_stem(number, numbered.count)}{form.suffix}"
         line = folder.line(number)
-        line["raw"] = folder.add(name, write_raw(folder.path / name, stored, form))
+        line["raw"] = folder.add(name, write_raw(folder.path / name, stored, form, folder.batch))
         line |= asdict(rescale.values(number - 1, form))
         folder.size = (stored.shape[1], stored.shape[0]) if folder.size == (0, 0) else folder.size
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from exporter.dicom.pixels import PixelDescription
+    from exporter.writers.durable_write import SyncBatch
 
 _PNG = StillPlan(extension=".png", parameters=(), psnr_floor_db=math.inf)
 
@@ -58,8 +59,8 @@ def raw_form(stored: NDArray[Any]) -> RawForm:
     return RawForm(".raw.png", -(1 << 15) if stored.dtype.kind == "i" else 0)
 
 
-def write_raw(path: Path, stored: NDArray[Any], form: RawForm) -> Still:
-    """Write one frame of stored values and read it back.
+def write_raw(path: Path, stored: NDArray[Any], form: RawForm, batch: SyncBatch | None = None) -> Still:
+    """Write one frame of stored values and read it back; durable at once, or with its batch.
 
     Raises:
         VerifyFailed: Read back they differ.
@@ -69,10 +70,10 @@ def write_raw(path: Path, stored: NDArray[Any], form: RawForm) -> Still:
         samples = (stored.astype(np.int32) - form.offset).astype(np.uint16)
         if not np.array_equal(samples.astype(np.int32) + form.offset, stored):
             raise VerifyFailed("stored values do not fit 16 bits")
-        return write_still(path, samples, _PNG)
+        return write_still(path, samples, _PNG, batch)
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(stored), allow_pickle=False)
-    sealed = write_new(path, (buffer.getvalue(),))
+    sealed = write_new(path, (buffer.getvalue(),), batch)
     with path.open("rb") as file:
         back = np.lib.format.read_array(file, allow_pickle=False)
     if back.dtype != stored.dtype or back.tobytes() != np.ascontiguousarray(stored).tobytes():
