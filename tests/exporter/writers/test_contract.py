@@ -157,7 +157,7 @@ COMPETING = [
 """Every combination of the settings that scores depend on."""
 
 
-@pytest.mark.parametrize("settings", COMPETING, ids=str)
+@pytest.mark.parametrize("settings", COMPETING, ids=map(str, range(len(COMPETING))))
 def test_writers_of_one_part_never_have_the_same_score_whatever_their_kind(
     settings: MediaSettings, corpus: Path, corpus_catalog: list[dict[str, Any]]
 ) -> None:
