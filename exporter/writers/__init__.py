@@ -61,7 +61,7 @@ class ChosenWriters:
     warnings: tuple[str, ...] = ()
     """Parts beside the main one that contradict themselves."""
     origins: Mapping[int, WriterOrigin] = field(default_factory=dict)
-    """Where writers of other distributions come from, by `id`."""
+    """Origins of writers of other distributions, by `id` of the writer."""
 
     def origin_of(self, writer: Writer) -> WriterOrigin | None:
         """The origin of a writer that another distribution adds; None for the exporter's own."""
@@ -107,7 +107,7 @@ class ChosenWriters:
         )
 
     def _write_fitting(self, writer: Writer, task: WriterTask) -> Written:
-        """What `writer` makes of an instance; where frames have other sizes than the header says, the frames that fit.
+        """Write with `writer`; where frames have other sizes than the header says, write the frames that fit.
 
         A video or a volume has one size: the frames that fit become a folder of images, and a warning names the others.
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class InstancePart(StrEnum):
-    """The parts of an instance that media are made of; where the SOP class names none, the first there is the main."""
+    """The parts of an instance that media are made of, the main one first where the SOP class does not name it."""
 
     PIXELS = "pixel data"
     WAVEFORM = "waveform"
@@ -41,7 +41,7 @@ class WriterTask:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a writer made of one instance."""
+    """The media that a writer made of one instance."""
 
     media: tuple[MediaFile, ...]
     timing: Timing | None = None

@@ -1,4 +1,4 @@
-"""A written file, made durable and hashed; and what the operating system says when it cannot be.
+"""Writing of media files: durable, hashed, and with every error of the operating system as one of ours.
 
 Contract: a file that was sealed is on the disk, byte for byte what its hash says. Every `OSError` of writing leaves
 here as `OutOfSpace`, `StorageUnavailable` or `EncodeFailed`; a failed fsync is never tried again (Linux reports an I/O

@@ -1,8 +1,8 @@
-"""Multi-frame instances as a folder of numbered images and `frames.jsonl`, which tells when each is shown.
+"""Multi-frame instances as a folder of numbered images and `frames.jsonl` with the times of each.
 
 Contract: frame n of the instance is `frame-<n>` (from 1, padded with zeros so that names sort); the images are written
-as the `image` settings say. The folder is complete, every file in it verified and durable, before its name is told; it
-becomes visible by one rename, like any medium.
+as the `image` settings say. The folder is complete, every file in it verified and durable, before its name is
+returned; it becomes visible by one rename, like any medium.
 
 `frames.jsonl` has one object per frame, in order: `frame`, `file` (of `view8`), `raw` (of `raw16`), `time_ms` from the
 first frame, `duration_ms`, and of raw values `offset`, `slope`, `intercept`, `linear` as in the record. Times are null
@@ -87,7 +87,7 @@ class FramesWriter:
         """Write the frames that have the size that the header says, and name the others.
 
         Raises:
-            ExportError: There is none, a frame cannot be decoded, or its image not written.
+            ExportError: No frame fits, a frame cannot be decoded, or its image not written.
             OutOfSpace: The disk is full.
         """
         from exporter.frames import open_frames
@@ -121,7 +121,7 @@ class Numbered:
     """Number of frames announced."""
     images: Iterator[NDArray[np.uint8]]
     schedule: Schedule | None
-    """When frames are shown; None where they are no cine and no element gives times."""
+    """Times of the frames; None where they are no cine and no element gives times."""
     measures: bool
     """Whether there are stored values that mean something."""
     warnings: tuple[str, ...]
@@ -147,7 +147,7 @@ def _stills(task: WriterTask, frames: Frames) -> Numbered:
 
 @dataclass(slots=True)
 class _Folder:
-    """What is written so far."""
+    """The files of the folder that are written so far."""
 
     path: Path
     batch: SyncBatch
@@ -162,7 +162,7 @@ class _Folder:
     notes: tuple[str, ...] = ()
 
     def line(self, number: int) -> dict[str, Any]:
-        """What `frames.jsonl` will say of a frame."""
+        """The object of a frame in `frames.jsonl`."""
         return self.lines.setdefault(number, {})
 
     def add(self, name: str, still: Still) -> str:

@@ -102,14 +102,14 @@ def _view(task: WriterTask, frames: Frames, settings: ImageSettings, path: Path)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How display images of one instance are written."""
+    """The way in which display images of one instance are written."""
 
     settings: ImageSettings
     frames: Frames
     framing: Framing
 
     def plan(self, *, gray: bool) -> StillPlan:
-        """For the encoder of images."""
+        """The plan for the encoder of images."""
         plan = _plan(self.settings)
         return replace(plan, icc_profile=icc_profile(self.frames, gray=gray), aspect=self.framing.aspect)
 

@@ -94,7 +94,7 @@ def tree_lines(tree: Item) -> Iterator[str]:
 
 
 def _flag(value: str, terms: frozenset[str]) -> str:
-    """A flag of the document; what is no defined term cannot pass for one."""
+    """A flag of the document; a text that is no defined term is shown as unknown."""
     return value if value in terms else f"unknown flag {text_line(value)!r}"
 
 

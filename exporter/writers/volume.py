@@ -84,7 +84,7 @@ class VolumeWriter:
 
 
 def _kind(instance: Instance) -> VolumeKind | None:
-    """How the instance's planes are told; None where it cannot be a volume.
+    """The way in which the instance describes its planes; None where it cannot be a volume.
 
     Beside the classes that are volumes by their nature, any still frames with functional groups may be one (breast
     tomosynthesis, optical coherence tomography, secondary captures): their planes decide.

@@ -51,7 +51,7 @@ _SIXTEEN_BIT: Final = frozenset({"PNG", "TIFF"})
 
 @dataclass(frozen=True, slots=True)
 class StillPlan:
-    """How an image is encoded."""
+    """Format and parameters of an encoded image."""
 
     extension: str
     parameters: tuple[tuple[str, Any], ...]

@@ -1,4 +1,4 @@
-"""Stored values as they are, in a file that any program reads: 16-bit PNG, or a NumPy array where 16 bits do not do.
+"""Stored values, unchanged, in a file that any program reads: 16-bit PNG, or a NumPy array for more than 16 bits.
 
 Contract: exact and reversible. A sample is the stored value minus `Values.offset`; slope and intercept that lead to
 modality values (Hounsfield units, ...) are told beside, never applied.
@@ -35,11 +35,11 @@ _PNG = StillPlan(extension=".png", parameters=(), psnr_floor_db=math.inf)
 
 @dataclass(frozen=True, slots=True)
 class RawForm:
-    """How an instance's stored values are written."""
+    """The file format of an instance's stored values."""
 
     suffix: str
     offset: int
-    """What is added to a sample to get the stored value."""
+    """Number to add to a sample for the stored value."""
 
     @property
     def extension(self) -> str:
@@ -92,7 +92,7 @@ class RescaleElements:
         self._linear = not is_damaged and not (tables and holds_table(tables[0]))
 
     def values(self, index: int, form: RawForm) -> Values:
-        """What the samples of frame `index` mean; those of a palette are the numbers that they are."""
+        """The meaning of the samples of frame `index`; those of a palette mean their own numbers."""
         if self._labels:
             return Values(offset=form.offset, slope=1.0, intercept=0.0)
         item = self._elements.item(index, "PixelValueTransformationSequence")

@@ -69,7 +69,7 @@ def bare_jpeg(data: bytes, aspect: tuple[int, int] | None = None) -> bytes | Non
 
 
 def _state_aspect(segments: list[bytes], aspect: tuple[int, int]) -> None:
-    """The shape of pixels in the JFIF header (unit 0: a ratio, T.871 10.1), which is made where there is none.
+    """The shape of pixels in the JFIF header (unit 0: a ratio, T.871 10.1), which is made if absent.
 
     Beside Adobe's marker none is made: JFIF would claim another colour space.
     """
@@ -118,7 +118,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _scan_end(data: bytes, position: int) -> int:
-    """Where the entropy-coded bytes end: the next marker that is neither a stuffed byte nor a restart."""
+    """Offset of the end of the entropy-coded bytes: the next marker that is neither a stuffed byte nor a restart."""
     while True:
         position = data.find(b"\xff", position)
         if position < 0 or position + 1 >= len(data):

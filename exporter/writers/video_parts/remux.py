@@ -63,7 +63,7 @@ class StreamCopy:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """What one decoding pass over a stream has told."""
+    """Findings of one decoding pass over a stream."""
 
     kind: StreamKind
     order: DisplayOrder
@@ -207,7 +207,7 @@ def _schedule(task: WriterTask, order: DisplayOrder, warnings: list[str], *, sou
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What was copied."""
+    """Codec, pictures and sound that were copied."""
 
     codec: str
     pictures: str
@@ -243,7 +243,7 @@ def _copy(copy: StreamCopy, warnings: list[str]) -> Digest:
 
 
 def _holds(stream: Any, container: str, warnings: list[str]) -> bool:
-    """Whether a container can hold an audio track; where not, a warning names it."""
+    """Whether a container can hold an audio track; a warning names a track that it cannot."""
     if not stream.codec_context.sample_rate:
         warnings.append("an audio track is left out: it holds no sound")
         return False
@@ -359,7 +359,7 @@ def _check(copy: StreamCopy, digest: Digest) -> None:
 
 
 def _decoded(stream: VideoStream, packet: Packet[VideoStream] | None, order: DisplayOrder) -> int:
-    """How many pictures come out of the decoder; what is damaged in the instance may stay damaged."""
+    """Number of pictures that the decoder gives for a packet; damaged pictures of the instance may give none."""
     import av
 
     try:

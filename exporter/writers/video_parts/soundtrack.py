@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from exporter.writers.contract import WriterTask
 
 _PCM: Final = {"u8": "pcm_u8", "s16": "pcm_s16le", "s32": "pcm_s32le", "flt": "pcm_f32le", "dbl": "pcm_f64le"}
-"""How WAV holds each packed sample format of FFmpeg."""
+"""WAV codec for each packed sample format of FFmpeg."""
 _OPTIONS: Final = {"wav": {"fflags": "+bitexact", "rf64": "auto"}, "flac": {"fflags": "+bitexact"}}
 """Without them FFmpeg names itself in the file; RF64 (EBU Tech 3306) where WAV's 4 GiB are not enough."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """Where the tracks are."""
+    """The stream that holds the audio tracks."""
 
     source: BinaryIO
     kind: StreamKind
@@ -130,7 +130,7 @@ def _decoded(sound: Sound, index: int) -> Iterator[Any]:
 
 
 def _packed(resampler: av.AudioResampler, first: Any, others: Iterator[Any]) -> Iterator[Any]:
-    """The same samples with channels side by side; rate and layout must stay what they are at first."""
+    """Samples with channels side by side; rate and layout must stay as in the first frame."""
     shape = (first.format.name, first.layout.name, first.sample_rate)
     yield from resampler.resample(first)
     for frame in others:

@@ -144,7 +144,7 @@ class FrameFingerprints:
 
 
 def _spread(frames: int, most: int) -> frozenset[int]:
-    """At most `most` of the frames, evenly spread, the first and the last among them."""
+    """Indices of up to `most` frames, evenly spread, the first and the last among them."""
     if frames <= most:
         return frozenset(range(frames))
     return frozenset(round(i * (frames - 1) / (most - 1)) for i in range(most))
