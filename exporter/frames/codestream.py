@@ -1,4 +1,4 @@
-"""What a compressed frame says about itself, read from its first bytes, before any decoder sees it.
+"""Headers of compressed frames, read from the first bytes before any decoder sees them.
 
 Contract: `sniff` recognises JPEG (all processes), JPEG-LS, JPEG 2000 / HTJ2K (bare or in JP2) and JPEG XL (bare or in a
 container) by their own markers and returns size, components and precision; every length is checked against the bytes
@@ -21,7 +21,7 @@ from exporter.frames.jpeg_xl_bits import BIT_DEPTH, ENUM, EXTRA_CHANNELS, JpegXl
 
 
 class Codec(StrEnum):
-    """The codestreams that can be told by their bytes."""
+    """Codestreams that are recognised by their bytes."""
 
     JPEG = "JPEG"
     JPEG_LS = "JPEG-LS"
@@ -56,7 +56,7 @@ class Codestream:
     uniform: bool = True
     """Whether all components have one precision and one sign."""
     tiles: int = 1
-    """JPEG 2000: number of tiles by the tile grid, 0 where there is none."""
+    """JPEG 2000: number of tiles in the tile grid, 0 without a grid."""
     frame_header: int = 0
     """JPEG: offset of the frame header's content."""
 

@@ -78,7 +78,7 @@ def _joined(data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """What frame headers depend on."""
+    """Properties of the image that its frame headers depend on."""
 
     width: int
     height: int
@@ -86,7 +86,7 @@ class _Image:
 
 
 def _frame_end(data: bytes) -> int:
-    """Where the only frame of a codestream ends, in bytes."""
+    """Offset of the end of the only frame of a codestream, in bytes."""
     bits = JpegXlBits(data, 2)
     image = _image(bits)
     bits.align()
