@@ -99,7 +99,7 @@ class BadGeometry(ExportError):
 
 
 class FrameSizesDiffer(BadGeometry):
-    """One of several frames has another size, or another number of samples, than the header says."""
+    """A frame has another size, or another number of samples, than the header says."""
 
 
 class TooLarge(ExportError):

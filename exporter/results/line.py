@@ -22,7 +22,7 @@ _RELATIONS: Final = frozenset({"duplicate_of", "conflict_with"})
 
 
 class BadRecordError(ValueError):
-    """What a worker sent as a record is not a JSON object; says nothing of its content."""
+    """The record of a worker is not a JSON object; the message does not quote its content."""
 
 
 def line(
@@ -111,7 +111,7 @@ def shown(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What `exporter.results.metadata.record` says besides the elements; whatever does not have its form is nothing."""
+    """Statements of `exporter.results.metadata.record` besides the elements; a value of another form is left out."""
 
     transfer_syntax_uid: str | None
     left_out: list[dict[str, Any]]

@@ -30,7 +30,7 @@ SCHEMA = 3
 """Version of the tables (``PRAGMA user_version``); a higher one was written by a newer exporter."""
 
 NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
-"""What file systems without hard links answer (FAT, exFAT, some network and FUSE file systems)."""
+"""Errors of file systems without hard links (FAT, exFAT, some network and FUSE file systems)."""
 
 _MOST_LOG_PAGES = 4000
 """16 MiB."""
@@ -135,11 +135,11 @@ class LedgerUnusable(Exception):
         self.cause = cause
         self.hint = hint
         self.is_damaged = is_damaged
-        """Whether it stays so, however often an exporter is started again."""
+        """Whether the condition stays, however often an exporter is started again."""
 
 
 def unusable(path: Path, error: sqlite3.Error) -> LedgerUnusable | OutOfSpace:
-    """What an error of SQLite means for the exporter.
+    """The exporter's error for an error of SQLite.
 
     Source: sqlite.org/rescode.html.
     """
