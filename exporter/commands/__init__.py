@@ -29,7 +29,7 @@ from typing import ClassVar, Self
 
 
 class ExitCode(IntEnum):
-    """What a command tells its caller; the same for every command."""
+    """Exit codes, the same for every command."""
 
     meaning: str
 
@@ -52,7 +52,7 @@ class CommandError(Exception):
     """Something expected that keeps a command from its work: one sentence, or one per fault, and the code."""
 
     speaker: ClassVar[str] = "exporter: "
-    """What stands before each sentence."""
+    """Prefix of each sentence."""
 
     def __init__(self, sentence: str, code: ExitCode = ExitCode.NOT_RUN) -> None:
         super().__init__(sentence)

@@ -27,7 +27,7 @@ Found = tuple[str, str]
 
 
 def faults_of(settings: MediaSettings) -> list[Found]:
-    """What is wrong with each encoder that is not at its defaults."""
+    """Faults of each encoder that is not at its defaults."""
     from exporter.settings.settings import ImageSettings, VideoSettings
 
     found: list[Found] = []
@@ -149,7 +149,7 @@ def _at_key(section: str, problem: str) -> Found:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Nothing reaches standard error: encoders print banners to it from C."""
+    """Silence standard error: encoders print banners to it from C."""
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:

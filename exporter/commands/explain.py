@@ -139,7 +139,7 @@ def _explain(path: Path, settings: Settings, tell: Callable[[dict[str, object]],
 
 
 def _describe(instance: Instance, facts: dict[str, object]) -> None:
-    """What the header says of class, syntax and pixels."""
+    """Class, syntax and pixels by the header."""
     facts["bytes"] = instance.size_bytes
     facts["class"] = _uid(instance.sop_class_uid)
     facts["syntax"] = _uid(instance.transfer_syntax)
@@ -155,7 +155,7 @@ def _describe(instance: Instance, facts: dict[str, object]) -> None:
 
 
 def _uid(text: str) -> str:
-    """A UID with its name; what is no UID may be anything and is not shown."""
+    """A UID with its name; other text may be anything and is not shown."""
     from pydicom.uid import UID
 
     if not re.fullmatch(r"[0-9.]{1,64}", text):
@@ -165,7 +165,7 @@ def _uid(text: str) -> str:
 
 
 def _describe_frames(instance: Instance, settings: Settings, facts: dict[str, object]) -> None:
-    """When frames are shown, and how the first one becomes a picture."""
+    """Times of the frames, and the rendering of the first frame."""
     from exporter.dicom.timing import default_rate_warning, schedule_of
     from exporter.frames import open_frames
     from exporter.writers.pictures.cine import has_times, is_video_stream

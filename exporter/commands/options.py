@@ -1,4 +1,4 @@
-"""Which configuration and which folder a command works with, and the sentences for what can be wrong with them."""
+"""Configuration and folder of a command, and the sentences for their faults."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class DataOptions:
         return DataFolder(self.data.expanduser())
 
     def media(self) -> Path:
-        """Where media are: `media.dir` where the configuration names it; cheap without a configuration."""
+        """Folder of media: `media.dir` where the configuration names it; cheap without a configuration."""
         if self.config is not None and (found := self.settings().media.dir) is not None:
             return found
         return self.data.expanduser() / "media"
@@ -122,7 +122,7 @@ def in_words() -> Iterator[None]:
 
 @contextmanager
 def running_in_words() -> Iterator[None]:
-    """The same for commands that export: what keeps an exporter from running, as sentences."""
+    """Turn the errors of commands that export into sentences: as `in_words`, and obstacles to an exporter."""
     from exporter.inputs.backfill import InputUnusable
     from exporter.results.intents import MediaFolderUnusable
     from exporter.results.metadata.jsonl import MetadataFileUnusable
