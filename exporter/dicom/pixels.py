@@ -141,7 +141,7 @@ def _colours(header: Dataset, notes: list[str]) -> tuple[int, str]:
     elif any(photometric in names for names in _DEFINED.values()):
         notes.append(f"{name_of('PhotometricInterpretation')} contradicts {name_of('SamplesPerPixel')}")
     else:
-        raise BadGeometry(f"{name_of('PhotometricInterpretation')} is none of those that PS3.3 C.7.6.3.1.2 defines")
+        raise BadGeometry(f"{name_of('PhotometricInterpretation')} is not defined in PS3.3 C.7.6.3.1.2")
     return samples, deduced
 
 

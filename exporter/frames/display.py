@@ -359,7 +359,7 @@ class GrayscalePipeline:
         centres, widths = numbers_of(item, "WindowCenter"), numbers_of(item, "WindowWidth")
         function = text_of(item, "VOILUTFunction") or "LINEAR"
         if function not in _WINDOWS or function == "automatic":
-            self._notes.append(f"{name_of('VOILUTFunction')} is none of LINEAR, LINEAR_EXACT, SIGMOID: read as LINEAR")
+            self._notes.append(f"{name_of('VOILUTFunction')} is not LINEAR, LINEAR_EXACT or SIGMOID: read as LINEAR")
             function = "LINEAR"
         for centre, width in zip(centres, widths, strict=False):
             usable = self._window(centre, width, function)

@@ -76,7 +76,7 @@ class AudioWriter:
             if rate * len(group.channels) * group.raw.itemsize > _MOST_BYTES_PER_SECOND:
                 raise BadGeometry(f"write audio: {name_of('SamplingFrequency')} is more than any sound has")
             if abs(rate - group.rate_hz) > 1e-6 * group.rate_hz or rate < 1:
-                warnings.append("audio: the sampling frequency is no whole number of hertz; the nearest is written")
+                warnings.append("audio: the sampling frequency is not an integer number of hertz; rounded")
             if form == "flac" and (group.raw.itemsize > 2 or len(group.channels) > _FLAC_CHANNELS):
                 warnings.append("audio: FLAC holds up to 16 bits and 8 channels here; WAV is written")
                 form = "wav"

@@ -181,7 +181,7 @@ class DocumentWriter:
         found = kind_of(document)
         if found is None:
             raise UnsupportedSyntax(
-                f"write document: {name_of('EncapsulatedDocument')} is none of PDF, CDA, STL, OBJ, MTL by its bytes"
+                f"write document: {name_of('EncapsulatedDocument')} holds no PDF, CDA, STL, OBJ or MTL by its bytes"
             )
         claimed = text_of(task.instance.header, "MIMETypeOfEncapsulatedDocument").lower()
         if claimed and claimed not in found.mime_types:

@@ -136,7 +136,7 @@ def _segments(instance: Instance) -> Segments:
     named = text_of(header, "SegmentationType").upper()
     type_ = "LABELMAP" if instance.sop_class_uid.endswith(".66.7") else named or "BINARY"
     if type_ not in {"BINARY", "FRACTIONAL", "LABELMAP"}:
-        raise UnsupportedSyntax("write volume: (0062,0001) Segmentation Type is none of BINARY, FRACTIONAL, LABELMAP")
+        raise UnsupportedSyntax("write volume: (0062,0001) Segmentation Type is not BINARY, FRACTIONAL or LABELMAP")
     try:
         largest = float(text_of(header, "MaximumFractionalValue") or 255)
     except ValueError:

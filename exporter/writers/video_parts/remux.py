@@ -113,7 +113,7 @@ def _check_size(instance: Instance, order: DisplayOrder, warnings: list[str]) ->
     surplus = (order.height - pixels.rows, order.width - pixels.columns)
     if not all(0 <= more < _MACROBLOCK for more in surplus):
         raise BadGeometry(sizes)
-    warnings.append(f"{sizes}: whole macroblocks, which the stream does not say to cut")
+    warnings.append(f"{sizes}: whole macroblocks, without cropping in the stream")
 
 
 def remux(task: WriterTask, extension: str) -> Written:
@@ -172,7 +172,7 @@ def _recognised(
         try:
             return kind, display_order(source, kind, rate, limits)
         except CorruptPixels:
-            warnings.append(f"the stream is not {kind.demuxer}, which (0002,0010) Transfer Syntax UID says")
+            warnings.append(f"the stream is not {kind.demuxer}, as (0002,0010) Transfer Syntax UID says")
     return kinds[-1], display_order(source, kinds[-1], rate, limits)
 
 
@@ -245,7 +245,7 @@ def _copy(copy: StreamCopy, warnings: list[str]) -> Digest:
 def _holds(stream: Any, container: str, warnings: list[str]) -> bool:
     """Whether a container can hold an audio track; a warning names a track that it cannot."""
     if not stream.codec_context.sample_rate:
-        warnings.append("an audio track is left out: it holds no sound")
+        warnings.append("an audio track is left out: it has no sampling rate")
         return False
     if container == "matroska" or stream.codec_context.name.removesuffix("float") in _AUDIO_IN_MP4:
         return True
