@@ -16,7 +16,7 @@ messages. Foreign exceptions (pydicom, imagecodecs, PyAV, OSError) are mapped at
     ├─ EncodeFailed                 encode_failed     once
     ├─ VerifyFailed                 verify_failed     once
     ├─ PrivacyUnknown               privacy_unknown   no
-    └─ Internal                     internal          once
+    └─ WritersTied                  internal          no
     MachineCondition              (not a verdict on the instance: the exporter pauses)
     ├─ OutOfSpace
     └─ StorageUnavailable
@@ -99,7 +99,7 @@ class BadGeometry(ExportError):
 
 
 class FrameSizesDiffer(BadGeometry):
-    """One of several frames has another size, or another number of samples, than the header says."""
+    """A frame has another size, or another number of samples, than the header says."""
 
 
 class TooLarge(ExportError):
@@ -132,6 +132,12 @@ class VerifyFailed(ExportError):
 
     reason = Reason.VERIFY_FAILED
     may_pass = True
+
+
+class WritersTied(ExportError):
+    """Two writers fit the instance equally well: which one writes is not left to chance."""
+
+    reason = Reason.INTERNAL
 
 
 class MachineCondition(Exception):

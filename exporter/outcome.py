@@ -1,4 +1,4 @@
-"""What travels out of one export: `Outcome = Exported | Skipped | Failed`, matched exhaustively.
+"""The results of one export: `Outcome = Exported | Skipped | Failed`, matched exhaustively.
 
 Contract: frozen values that cross the worker's pipe as JSON (`to_json`, `from_json`), so that a worker taken over by a
 hostile codestream can send data, never code. Paths inside are names relative to a folder the receiver knows.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MediaType(StrEnum):
-    """The kinds of media; `media_type` of a record is the kind of its first medium, `none` where there is none."""
+    """The kinds of media; `media_type` of a record is the kind of its first medium, `none` without media."""
 
     IMAGE = "image"
     VIDEO = "video"
@@ -33,7 +33,7 @@ class MediaType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InstanceIdentity:
-    """Who an instance is: the UIDs of its data set and the hash of its content."""
+    """Identity of an instance: the UIDs of its data set and the hash of its content."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -45,7 +45,7 @@ class InstanceIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """When each frame of a multi-frame instance is shown, and which element says so."""
+    """Times of the frames of a multi-frame instance, and the element that they come from."""
 
     source: str
     """Keyword of the element the times come from (``FrameTime``, ``CineRate``, ...), or ``default``."""
@@ -58,7 +58,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """What was done to stored values on the way to display values (PS3.4 N.2: modality, VOI, presentation)."""
+    """Steps from stored values to display values (PS3.4 N.2: modality, VOI, presentation)."""
 
     modality: str | None = None
     """``RescaleSlope/Intercept``, ``ModalityLUTSequence`` or None."""
@@ -88,7 +88,7 @@ class Region:
     data_type: int | None
     """Region Data Type as the instance has it (PS3.3 C.8.5.5.1.2)."""
     units: tuple[str | None, str | None]
-    """Of the x and the y direction: ``cm``, ``s``, ``cm/s``, ``Hz``, ..."""
+    """Units of the x and the y direction: ``cm``, ``s``, ``cm/s``, ``Hz``, ..."""
     delta: tuple[float | None, float | None]
     """Physical value per output pixel to the right, and per output pixel downwards."""
     reference: tuple[float | None, float | None]
@@ -99,7 +99,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """How pixels of the output lie over pixels of the instance, and what they measure.
+    """Place of the output's pixels over those of the instance, and their physical size.
 
     A point at (x, y) of the instance, measured from its upper left corner, is in the output at
     ``((x - box[0]) * scale[0] + offset[0], (y - box[1]) * scale[1] + offset[1])``.
@@ -112,7 +112,7 @@ class Geometry:
     scale: tuple[float, float] = (1.0, 1.0)
     """Output pixels per pixel of the instance, horizontally and vertically."""
     offset: tuple[float, float] = (0.0, 0.0)
-    """Where the box's upper left corner lies in the output: its padding at the left and above."""
+    """Place of the box's upper left corner in the output: the padding at the left and above."""
     pixel_spacing_mm: tuple[float, float] | None = None
     """Distance of rows and of columns of the output, where the instance tells it."""
     regions: tuple[Region, ...] = ()
@@ -120,7 +120,7 @@ class Geometry:
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """What samples of raw values mean: ``stored = sample + offset``, ``value = stored * slope + intercept``."""
+    """Meaning of the samples of raw values: ``stored = sample + offset``, ``value = stored * slope + intercept``."""
 
     offset: int
     slope: float
@@ -134,13 +134,13 @@ class MediaFile:
     """One written media file (or folder of frames)."""
 
     file: str
-    """In a worker's answer: its name in the folder of partial files; once published: relative to the media folder."""
+    """Name in the folder of partial files in a worker's answer; once published, path relative to the media folder."""
     suffix: str
-    """What is added to the instance's output base: ``.png``, ``.raw.png``; ends in ``/`` for a folder."""
+    """Ending after the instance's output base: ``.png``, ``.raw.png``; ends in ``/`` for a folder."""
     kind: MediaType
     bytes: int
     sha256: str
-    """Of the file; of a folder: of the sorted lines ``<sha256>  <name>\\n`` of its files."""
+    """Hash of the file; for a folder, hash of the sorted lines ``<sha256>  <name>\\n`` of its files."""
     codec: str
     transcoded: bool = True
     """False where the encoded frames of the instance were copied bit by bit."""
@@ -149,9 +149,19 @@ class MediaFile:
     frames: int | None = None
     duration_s: float | None = None
     geometry: Geometry | None = None
-    """Where pixels were moved or are calibrated; None where output pixels are the instance's and measure nothing."""
+    """Geometry of pixels that were moved or are calibrated; None for the instance's own pixels without calibration."""
     values: Values | None = None
-    """For raw values; None for display values."""
+    """Meaning of raw values; None for display values."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriterOrigin:
+    """Origin of a writer that is not one of the exporter's own."""
+
+    name: str
+    """Name of its entry point."""
+    distribution: str
+    version: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +177,8 @@ class Exported:
     timing: Timing | None = None
     rendering: Rendering | None = None
     warnings: tuple[str, ...] = ()
+    writers: tuple[WriterOrigin, ...] = ()
+    """Writers of other distributions that made some of the media."""
     status: Literal["exported"] = field(default="exported", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     """The input, as metadata lines call it (`dicom_file`); told to Python callers, never by a worker."""
@@ -174,7 +186,7 @@ class Exported:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Nothing is wrong and there is no media; with `record` where the instance still has metadata to tell."""
+    """The instance is in order and has no media; `record` holds its metadata where it still gets a line."""
 
     reason: SkipReason
     message: str

@@ -226,6 +226,7 @@ CALLED_FROM_OUTSIDE = {
     "readinto": "FFmpeg reads a stream by it",
     "seekable": "FFmpeg asks it",
     "emit": "logging calls it",
+    "options_of": "writers of other distributions call it",
     "STORE_TABLE": "made into a table of docs/receiving.md by its test",
     "UPLOAD_TABLE": "made into a table of docs/dicomweb.md by its test",
 }

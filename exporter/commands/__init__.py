@@ -31,7 +31,7 @@ from listener.foundation.errors import Unusable
 
 
 class ExitCode(IntEnum):
-    """What a command tells its caller; the same for every command."""
+    """Exit codes, the same for every command."""
 
     meaning: str
 

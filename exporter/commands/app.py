@@ -1,4 +1,4 @@
-"""The command `exporter`: which commands there are, and what its caller is told.
+"""The command `exporter`: its subcommands and its exit codes.
 
 Contract: every command ends with a code of `ExitCode`; wrong usage ends with 2 and one sentence; expected errors are
 one sentence on standard error, never a traceback. Commands are imported when they run, so that the light ones start at

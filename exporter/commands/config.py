@@ -10,7 +10,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
-from exporter.commands.options import ConfigOption, settings_of
+from exporter.commands.options import ConfigOption, refuse_unusable_writers, settings_of
 from listener.foundation.durable import make_private_folders
 
 if TYPE_CHECKING:
@@ -76,9 +76,7 @@ def init(
 
 
 @application.command(name="from-niffler")
-def from_niffler(
-    file: Annotated[Path, Parameter(name="FILE", help="config.json of Niffler.")], /
-) -> int:
+def from_niffler(file: Annotated[Path, Parameter(name="FILE", help="config.json of Niffler.")], /) -> int:
     """Print our configuration for one of Niffler's PNG extractor; comments say what has no key here."""
     from exporter.commands.niffler import niffler_config
     from exporter.niffler import our_settings
@@ -97,7 +95,7 @@ def from_dme(file: Annotated[Path, Parameter(name="FILE", help="config.yml of th
 
 
 def refuse_untried(settings: Settings, path: Path | None) -> None:
-    """Try the encoders of a configuration that are not the default ones, so that no run starts in vain.
+    """Load the installed writers, and try the encoders that are not the default ones, so that no run starts in vain.
 
     Raises:
         ConfigurationError: One sentence for each fault.
@@ -106,6 +104,7 @@ def refuse_untried(settings: Settings, path: Path | None) -> None:
     from listener.foundation.configuration import ConfigurationError, fault_at
     from listener.foundation.yaml_file import read
 
+    refuse_unusable_writers(settings)
     found = faults_of(settings)
     for number, entry in enumerate(settings.ae_titles):
         own = settings.by_ae_title[entry.ae_title]

@@ -47,11 +47,11 @@ class SettingKey:
     meaning: str
     permitted: str
     default: Any
-    """As plain data; `...` where a value is required."""
+    """Default as plain data; `...` where a value is required."""
     is_section: bool
     """Whether keys follow below it."""
     is_example: bool
-    """Whether it exists only inside an item of a list or a section that is off by default."""
+    """Whether the key exists only inside an item of a list or a section that is off by default."""
 
     @property
     def name(self) -> str:
@@ -88,7 +88,7 @@ def _keys(model: type[BaseModel], above: tuple[str, ...], values: Any, *, is_exa
 
 
 def _says_again(name: str, inside: type[BaseModel]) -> bool:
-    """Whether a section inside another is one of the top: its keys are told there."""
+    """Whether a section inside another is also a top-level one: its keys are documented there."""
     top = Settings.model_fields.get(name)
     return top is not None and model_inside(top.annotation) is inside
 
@@ -106,7 +106,7 @@ def _default(info: FieldInfo) -> Any:
 
 
 def _permitted(rule: dict[str, Any]) -> str:
-    """What a key may hold, in words, from its JSON Schema."""
+    """Permitted values of a key, in words, from its JSON Schema."""
     if "anyOf" in rule:
         return " or ".join(_permitted(branch) for branch in rule["anyOf"] if branch.get("type") != "null")
     if "enum" in rule or "const" in rule:
@@ -152,7 +152,7 @@ def _sentence(meaning: str, permitted: str) -> str:
 
 
 def _value(key: SettingKey) -> str:
-    """What follows the colon."""
+    """The text behind the colon."""
     if key.default is ... or (key.is_section and key.default is None):
         return ""
     if key.default is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from exporter.commands.config import keep_copy, refuse_untried
-from exporter.commands.options import DataOptions, TakeOverOption, in_words
+from exporter.commands.options import DataOptions, TakeOverOption, in_words, refuse_unusable_writers
 from listener.foundation.processes import end_with_parent
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def serve(
     """Receive and export in one go: listener, exporter and data folder; needs no configuration, binds loopback."""
     places = places or DataOptions()
     settings = _ready(places, log_level)
+    refuse_unusable_writers(settings)
     with in_words():
         from exporter.services.serve import serve as run_both
 

@@ -27,7 +27,7 @@ Found = tuple[str, str]
 
 
 def faults_of(settings: MediaSettings) -> list[Found]:
-    """What is wrong with each encoder that is not at its defaults."""
+    """Faults of each encoder that is not at its defaults."""
     from exporter.settings.settings import ImageSettings, VideoSettings
 
     found: list[Found] = []
@@ -69,7 +69,7 @@ def _tried(settings: MediaSettings, section: str, frames: int) -> list[Found]:
     """Why an instance of so many frames cannot be written, if it cannot."""
     from exporter.dicom.instance import Instance
     from exporter.errors import ExportError
-    from exporter.writers import choose
+    from exporter.writers import choose, registry
     from exporter.writers.contract import WriterTask
 
     with tempfile.TemporaryDirectory(prefix="exporter-trial-") as name:
@@ -78,7 +78,7 @@ def _tried(settings: MediaSettings, section: str, frames: int) -> list[Found]:
         (folder / "out").mkdir()
         try:
             with Instance.open(folder / "trial.dcm", settings.limits) as instance:
-                choose(instance, settings).write(WriterTask(instance, folder / "out", settings))
+                choose(instance, settings, registry()).write(WriterTask(instance, folder / "out", settings))
         except ExportError as error:
             return [_at_key(section, str(error))]
     return []
@@ -149,7 +149,7 @@ def _at_key(section: str, problem: str) -> Found:
 
 @contextmanager
 def _silenced() -> Iterator[None]:
-    """Nothing reaches standard error: encoders print banners to it from C."""
+    """Silence standard error: encoders print banners to it from C."""
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
-from exporter.commands.options import ConfigOption, settings_of
+from exporter.commands.options import ConfigOption, refuse_unusable_writers, settings_of
 from exporter.dicom.received import settings_for
 from listener.foundation.text import printable
 
@@ -49,6 +49,7 @@ def explain(
             f"{file} is a folder; name one file, or use `exporter backfill {file} --dry-run`", ExitCode.USAGE
         )
 
+    refuse_unusable_writers(whole)
     title, settings = settings_for(whole, path)
 
     def tell(facts: dict[str, object]) -> None:
@@ -117,7 +118,9 @@ def _explain(path: Path, settings: Settings, tell: Callable[[dict[str, object]],
         with Instance.open(path, settings.limits) as instance:
             _describe(instance, facts)
             writers = choose_all(instance, settings.media_settings)
-            facts["writer"] = str(writers.main.kind)
+            origin = writers.origin_of(writers.main)
+            by = f" by {origin.name} of {origin.distribution} {origin.version}" if origin else ""
+            facts["writer"] = f"{writers.main.kind}{by}"
             _describe_frames(instance, settings, facts)
             kinds = ", ".join(writer.kind for writer in (writers.main, *writers.further))
             facts["verdict"] = f"would be exported: {kinds}"
@@ -136,7 +139,7 @@ def _explain(path: Path, settings: Settings, tell: Callable[[dict[str, object]],
 
 
 def _describe(instance: Instance, facts: dict[str, object]) -> None:
-    """What the header says of class, syntax and pixels."""
+    """Class, syntax and pixels by the header."""
     facts["bytes"] = instance.size_bytes
     facts["class"] = _uid(instance.sop_class_uid)
     facts["syntax"] = _uid(instance.transfer_syntax)
@@ -152,7 +155,7 @@ def _describe(instance: Instance, facts: dict[str, object]) -> None:
 
 
 def _uid(text: str) -> str:
-    """A UID with its name; what is no UID may be anything and is not shown."""
+    """A UID with its name; other text may be anything and is not shown."""
     from pydicom.uid import UID
 
     if not re.fullmatch(r"[0-9.]{1,64}", text):
@@ -162,7 +165,7 @@ def _uid(text: str) -> str:
 
 
 def _describe_frames(instance: Instance, settings: Settings, facts: dict[str, object]) -> None:
-    """When frames are shown, and how the first one becomes a picture."""
+    """Times of the frames, and the rendering of the first frame."""
     from exporter.dicom.timing import default_rate_warning, schedule_of
     from exporter.frames import open_frames
     from exporter.writers.pictures.cine import has_times, is_video_stream

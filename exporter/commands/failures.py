@@ -44,7 +44,7 @@ class Failure:
     """0 where the listener itself refused it."""
     size_bytes: int | None = None
     details: dict[str, Any] = field(default_factory=dict)
-    """What was written down beside the bytes in quarantine."""
+    """Report beside the bytes in quarantine."""
 
 
 @application.default
@@ -117,7 +117,7 @@ def retry(
 
 
 def _waiting(data: Path) -> Iterator[str]:
-    """What waits for another attempt after a failure: no failure yet, and not well either."""
+    """Instances that wait for another attempt after a failure: not failed yet, and not well either."""
     from exporter.results.ledger import InstanceStatus, Ledger
     from exporter.results.ledger.types import overdue_sentences
 
@@ -179,10 +179,13 @@ def _known_reason(reason: str | None) -> None:
 
 
 def _make_pending(data: Path, *, name: str | None, reason: str | None) -> int:
-    """Make one failure, or all of one reason, pending again; how many.
+    """Make one failure, or all of one reason, pending again.
 
     The ledger comes first: a file that is then still in quarantine is listed on, and taken by another `retry`; a file
     that came first would meet a ledger that has it as finished.
+
+    Returns:
+        Number of failures that are pending again.
     """
     from exporter.results.ledger import Ledger
     from listener.spool.spool import Spool

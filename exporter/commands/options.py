@@ -1,4 +1,4 @@
-"""Which configuration and which folder a command works with, and the sentences for what can be wrong with them."""
+"""Configuration and folder of a command, and the sentences for their faults."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class DataOptions:
         return DataFolder(self.data.expanduser())
 
     def media(self) -> Path:
-        """Where media are: `media.dir` where the configuration names it; cheap without a configuration."""
+        """Folder of media: `media.dir` where the configuration names it; cheap without a configuration."""
         if self.config is not None and (found := self.settings().media.dir) is not None:
             return found
         return self.data.expanduser() / "media"
@@ -110,3 +110,14 @@ def in_words() -> Iterator[None]:
         raise CommandError(f"{error}; nothing is judged for that, and the same command goes on from here") from error
     except PermissionError as error:
         raise CommandError(f"{error.filename}: permission denied; run as the user that owns the data folder") from error
+
+
+def refuse_unusable_writers(settings: Settings) -> None:
+    """Load the writers that other distributions add, before anything runs with them.
+
+    Raises:
+        WriterUnusable: One of them cannot be used, or the settings name one that is not installed.
+    """
+    from exporter.writers.discovery import enabled_writers
+
+    enabled_writers(settings.writers)

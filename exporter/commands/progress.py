@@ -1,4 +1,4 @@
-"""What every command does that exports what lies at rest: progress, signals, summary, exit code.
+"""Shared parts of the commands that export things at rest: progress, signals, summary, exit code.
 
 Contract: a bar on a terminal, a log line every ten seconds otherwise; Ctrl-C (or SIGTERM) stops after the instances
 under way, a second one at once. File names may be patients' names: they are never logged, only counted.
@@ -60,7 +60,7 @@ def print_plan(steps: Iterable[DryRunStep]) -> int:
 
 
 def _summary(target: ExportTarget, tally: Progress, seconds: float) -> str:
-    """What was done, in one line or two."""
+    """Summary of a run, in one line or two."""
     parts = [f"exported {tally.exported}"]
     for word, reasons in (("skipped", tally.skipped), ("failed", tally.failed)):
         if reasons:

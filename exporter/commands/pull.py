@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from exporter.settings.settings import Settings
 
 MOST_TOLD = 50
-"""Most rows that are told one by one; the report has them all."""
+"""Most rows that are printed one by one; the report has them all."""
 
 Cohort_ = Annotated[Path, Parameter(name="COHORT.csv", help="CSV file: keywords in the first row, then what to fetch.")]
 
@@ -81,7 +81,7 @@ def pull(
 
 
 def _peer(settings: Settings, name: str, level: str | None, method: str | None) -> PullPeerSection:
-    """The peer of that name, with what the command line says instead.
+    """The peer of that name, with the overrides of the command line.
 
     Raises:
         CommandError: There is none.
@@ -96,7 +96,7 @@ def _peer(settings: Settings, name: str, level: str | None, method: str | None) 
 
 
 def _request(places: DataOptions, settings: Settings, peer: PullPeerSection, path: Path) -> PullRequest:
-    """What to do.
+    """Request of the pull.
 
     Raises:
         CohortUnusable, CommandError: No row of the cohort can be used.

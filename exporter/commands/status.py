@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How many instances are where."""
+    """Numbers of instances by place."""
 
     pending: int = 0
     active: int = 0
@@ -41,14 +41,14 @@ class Standing:
     conflicts: int = 0
     """Same SOP Instance UID as another instance, other content; also counted in their state."""
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)
-    """By state and reason: skipped, quarantined, failed and (waiting for another attempt) pending."""
+    """Numbers by state and reason: skipped, quarantined, failed and (waiting for another attempt) pending."""
     overdue: int = 0
     """Pending instances whose next attempt is late, or put off until a time that cannot be right."""
     receiving: int = 0
     paused: str | None = None
     """Why the exporter pauses."""
     memory: str | None = None
-    """How many workers run, while memory is short."""
+    """Number of workers that run, while memory is short."""
     listener: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _standing(
 
 
 def _table(standing: Standing) -> str:
-    """The same for people: one line per state, its reasons behind it."""
+    """The status for people: one line per state, its reasons behind it."""
     lines = []
     for state in ("pending", "active", "exported", "skipped", "quarantined", "failed", "duplicates", "conflicts"):
         why = ", ".join(f"{reason} {count}" for reason, count in standing.reasons.get(state, {}).items())
@@ -145,7 +145,7 @@ def _table(standing: Standing) -> str:
 
 
 def _listener_lines(listener: dict[str, Any]) -> list[str]:
-    """What the listener last said of itself."""
+    """Last report of the listener."""
     lines = []
     if isinstance(updated := listener.get("updated"), int | float):
         lines.append(f"listener    last sign of life {max(0, time.time() - updated):.0f} s ago")

@@ -69,7 +69,7 @@ class FileBytes:
 
     @property
     def size(self) -> int:
-        """Length in bytes when the file was opened; what is appended later is not seen."""
+        """Length in bytes when the file was opened; bytes appended later are not seen."""
         return self._size
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -180,7 +180,7 @@ def inflate(source: ByteSource, offset: int, limits: LimitSettings, notes: list[
 
 
 def end_of_zeros(source: ByteSource, offset: int) -> int:
-    """Offset of the first byte from `offset` on that is not zero; the end of the source where there is none."""
+    """Offset of the first byte from `offset` on that is not zero; the end of the source if all are zero."""
     while part := source.read_at(offset, CHUNK):
         other = part.lstrip(b"\0")
         if other:
@@ -190,7 +190,7 @@ def end_of_zeros(source: ByteSource, offset: int) -> int:
 
 
 def _inflate(source: ByteSource, offset: int, window: int, most: int) -> tuple[ByteSource, int]:
-    """What is inflated, and the offset behind the deflated stream."""
+    """The inflated bytes, and the offset behind the deflated stream."""
     stream = zlib.decompressobj(window)
     sink = _Sink(most)
     while not stream.eof:

@@ -38,7 +38,7 @@ READING_ERRORS: Final = (
     struct.error,
     BytesLengthException,  # no ValueError, unlike everything else that pydicom says about values
 )
-"""What pydicom raises on damaged elements; it has no base class of its own."""
+"""Errors that pydicom raises on damaged elements; they have no common base class."""
 
 
 def read_elements(raw: bytes, *, implicit: bool, big_endian: bool) -> tuple[Dataset, int]:
@@ -142,7 +142,7 @@ def value_of(header: Dataset, keyword: str) -> Any:
 
 
 def is_unreadable_sequence(dataset: Dataset, keyword: str) -> bool:
-    """Whether an element that must be a sequence is there, has a value, and is none that can be read."""
+    """Whether an element that must be a sequence is present with a value that cannot be read as one."""
     try:
         value = value_of(dataset, keyword)
         if value is None:

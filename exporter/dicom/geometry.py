@@ -1,4 +1,4 @@
-"""Where image planes lie in the patient, and which of them form a regular grid of voxels.
+"""Image planes in the patient, and the regular grids of voxels that they form.
 
 Contract: pure arithmetic on what headers say; no pixels, no files, no DICOM library. `grids` sorts planes along their
 normal, checks orientation, spacing, gaps, tilt and duplicates, and gives every regular piece its affine. It never
@@ -72,7 +72,7 @@ class Plane:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where one plane goes."""
+    """Place of one plane in the grid."""
 
     plane: int
     """Index into the planes that were given."""
@@ -91,7 +91,7 @@ class Grid:
     affine: NDArray[np.float64]
     """(4, 4): ``(i, j, k, 1)`` to millimetres in RAS, with ``j`` counted from the last row."""
     placed: tuple[Placed, ...]
-    """One per plane, in the order of storage: ``t`` outermost, then ``k``."""
+    """A cell for each plane, in the order of storage: ``t`` outermost, then ``k``."""
     tilt_degrees: float = 0.0
     """Angle between the slices' normal and the step from slice to slice."""
     warnings: tuple[str, ...] = ()
@@ -264,7 +264,7 @@ def _normal(plane: Plane) -> NDArray[np.float64]:
 
 
 Stacked = list[list[int]]
-"""For each time, the indices of its planes from the lowest position to the highest; times share their positions."""
+"""Indices of the planes of each time, from the lowest position to the highest; all times have the same positions."""
 
 
 def _repetitions(planes: Sequence[Plane], members: list[int]) -> list[Stacked]:

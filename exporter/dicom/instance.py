@@ -1,4 +1,4 @@
-"""One DICOM file, read-only and lazily: what it is, who it is, and where its pixels are.
+"""One DICOM file, read-only and lazily: its kind, its identity, and its pixels.
 
 Contract: `Instance.open` recognises DICOM by content (with or without preamble and meta information, either byte order,
 deflated), bounds what the header may cost, and raises only `exporter.errors`. Pixel data are located, never loaded.
@@ -50,7 +50,7 @@ UNWALKED_BYTES: Final = 4 << 20
 _FIRST_TAG: Final = 0x00080000
 MEDIA_STORAGE_DIRECTORY: Final = "1.2.840.10008.1.3.10"
 _DIRECTORY_GROUP: Final = frozenset({b"\x04\x00", b"\x00\x04", b""})
-"""What the data set of a DICOMDIR begins with, in either byte order: group 0004 (PS3.3 F.3.2), if it is there."""
+"""Beginnings of the data set of a DICOMDIR, in either byte order: group 0004 (PS3.3 F.3.2), if present."""
 
 
 class Instance:
@@ -128,7 +128,7 @@ class Instance:
 
     @property
     def warnings(self) -> list[str]:
-        """What was odd and got read nevertheless: short sentences without values."""
+        """Oddities that did not prevent reading: short sentences without values."""
         return list(dict.fromkeys(self._notes))
 
     @cached_property
@@ -235,7 +235,7 @@ class Instance:
 
     @cached_property
     def pixels(self) -> PixelDescription | None:
-        """How and where the pixels are stored; None where the instance has none.
+        """Description of the pixels; None where the instance has none.
 
         Raises:
             BadGeometry: Elements of the image pixel module are missing, no numbers, or contradict each other.

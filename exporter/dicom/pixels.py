@@ -1,4 +1,4 @@
-"""How the pixels of an instance are stored, as its header says, checked before anything is allocated.
+"""Description of the pixels of an instance by its header, checked before anything is allocated.
 
 Contract: `describe_pixels` returns a `PixelDescription` whose numbers are consistent and within the limits, or raises.
 It reads header elements only. What was odd and is read nevertheless is noted, without values of the patient.
@@ -32,7 +32,7 @@ _RETIRED: Final = frozenset({"HSV", "ARGB", "CMYK"})
 
 @dataclass(frozen=True, slots=True)
 class PixelDescription:
-    """How the pixels are stored, as the header says (PS3.3 C.7.6.3), and where (offset in `Instance.data`)."""
+    """Form of the stored pixels by the header (PS3.3 C.7.6.3), and their offset in `Instance.data`."""
 
     rows: int
     columns: int
@@ -66,7 +66,7 @@ class PixelDescription:
 def describe_pixels(
     header: Dataset, element: PixelElement, size: int, limits: LimitSettings, notes: list[str]
 ) -> PixelDescription:
-    """How the pixels are stored, checked against each other and against the limits.
+    """The description of the pixels, its elements checked against each other and against the limits.
 
     Raises:
         BadGeometry: Elements are missing, no numbers, or contradict each other.
@@ -141,7 +141,7 @@ def _colours(header: Dataset, notes: list[str]) -> tuple[int, str]:
     elif any(photometric in names for names in _DEFINED.values()):
         notes.append(f"{name_of('PhotometricInterpretation')} contradicts {name_of('SamplesPerPixel')}")
     else:
-        raise BadGeometry(f"{name_of('PhotometricInterpretation')} is none of those that PS3.3 C.7.6.3.1.2 defines")
+        raise BadGeometry(f"{name_of('PhotometricInterpretation')} is not defined in PS3.3 C.7.6.3.1.2")
     return samples, deduced
 
 

@@ -1,4 +1,4 @@
-"""Which settings count for a received file: those of the AE title of ours that its sender called.
+"""Settings that apply to a received file: those of the AE title that its sender called.
 
 Contract: the listener writes that title as (0002,0018) into the file meta information of what it receives; this reads
 it back, and nothing else. Only what our own listener wrote counts: files that came another way (Orthanc, a folder) may
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _HEAD_BYTES: Final = 2048
 """File meta information of the listener's making ends well before."""
 _NO_FILE: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV})
-"""What opening a link, a socket or a device that is not there gives: no received file."""
+"""Errors of opening a link, a socket or a device that does not exist: no received file."""
 _LONG: Final = frozenset({b"OB", b"UR"})
 _IMPLEMENTATION, _RECEIVING = 0x0012, 0x0018
 
@@ -63,7 +63,7 @@ def called_ae_title(path: Path, titles: AbstractSet[str]) -> str:
 
 
 def settings_for(settings: Settings, path: Path) -> tuple[str, Settings]:
-    """What counts for one file, and the AE title whose settings these are (empty: those of the top)."""
+    """Settings of one file, and the AE title whose settings they are (empty for the top-level settings)."""
     by_title = settings.by_ae_title
     try:
         title = called_ae_title(path, by_title.keys())

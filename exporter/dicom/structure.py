@@ -1,4 +1,4 @@
-"""Where the parts of a DICOM file are: a bounded walk over tags, value representations and lengths.
+"""Structure of a DICOM file: a bounded walk over tags, value representations and lengths.
 
 Contract: `find_data_set` says whether bytes are DICOM and where the data set begins; `walk` finds the pixel data
 element and counts what a hostile header costs (elements, items, depth, bytes) before any library builds objects from
@@ -56,14 +56,14 @@ _UID: Final = re.compile(r"[0-9.]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class DataSetStart:
-    """Where meta information and data set are, and how the data set is encoded."""
+    """Offsets of meta information and data set, and the encoding of the data set."""
 
     meta_offset: int | None
-    """Offset of group 0002, or None where there is none."""
+    """Offset of group 0002; None if absent."""
     offset: int
     """Offset of the data set."""
     transfer_syntax: str
-    """As the file says; assumed from the bytes where it does not."""
+    """Transfer syntax by the file; assumed from the bytes where the file has none."""
     implicit: bool
     big_endian: bool
     meta_implicit: bool = False
@@ -91,7 +91,7 @@ class LittleEndianUN:
     """
 
     tag: int | None
-    """Its tag where it lies at the top level; None within sequences."""
+    """Tag of an element at the top level; None within sequences."""
     offset: int
     """Offset of its value."""
     length: int
@@ -100,7 +100,7 @@ class LittleEndianUN:
 
 @dataclass(frozen=True, slots=True)
 class DataSetStructure:
-    """What a walk over the data set found."""
+    """Findings of a walk over the data set."""
 
     header: tuple[tuple[int, int], ...]
     """(begin, end) of the runs of elements that are not pixel data, in the order of the file."""
@@ -141,7 +141,7 @@ class _Window:
 
 
 def find_data_set(source: ByteSource) -> DataSetStart:
-    """Where the data set begins and how it is encoded.
+    """Beginning and encoding of the data set.
 
     Recognised are a file with preamble and prefix, one whose preamble is missing, and a bare data set that begins with
     plausible elements in ascending order.
@@ -311,7 +311,7 @@ class _Found(Exception):
 
 
 class _TopLevel:
-    """What a walk keeps of the top level: which bytes make up the header, and what is odd about its elements."""
+    """Record of the top level during a walk: the bytes of the header, and oddities of its elements."""
 
     def __init__(self, offset: int) -> None:
         self.runs: list[tuple[int, int]] = []
@@ -320,7 +320,7 @@ class _TopLevel:
         self.last = 0
         """Greatest tag so far, pixel data included."""
         self.element = offset
-        """Where the latest element begins: all elements before it are whole."""
+        """Offset of the latest element: all elements before are whole."""
         self._run = offset
         self._noted = -1
         self._tags = array("I")
@@ -440,7 +440,7 @@ class _Walk:
         self.top.leave_out(head, self.offset)
 
     def _behind_fragments(self, offset: int) -> int:
-        """Offset behind the sequence delimiter, or behind the last fragment where there is none.
+        """Offset behind the sequence delimiter, or behind the last fragment without one.
 
         Only heads of fragments are read, many at once where fragments are small; the reader of the frames says what is
         missing.
@@ -662,7 +662,7 @@ def _walk_behind(state: _Walk, pixel: PixelElement, size: int) -> PixelElement:
 
 
 def pixel_element_at(source: ByteSource, start: DataSetStart, offset: int) -> PixelElement | None:
-    """The pixel data element whose head is at `offset`; None where there is none."""
+    """The pixel data element whose head is at `offset`; None if absent."""
     head = _Walker(source, implicit=start.implicit, big_endian=start.big_endian).element(offset)
     if head is None or head[0] not in PIXEL_TAGS:
         return None

@@ -1,4 +1,4 @@
-"""When each frame of a multi-frame instance is shown: the timing ladder, exact, with its provenance.
+"""Times of the frames of a multi-frame instance: the timing ladder, exact, with its provenance.
 
 Contract: `schedule_of` reads header elements only and always answers; the answer names the element it rests on and
 every element that had to be passed over. Times are exact fractions of a second, so that a thousand frames of 33.333 ms
@@ -46,7 +46,7 @@ _LONG_GAP_S = 100
 """Above this a microsecond tick could overflow the 32-bit composition offsets of MP4 (ISO/IEC 14496-12 8.6.1.3)."""
 
 _LONG_PERIOD_TICKS_PER_SECOND = 10_000
-"""For a constant period above that gap: an hour and a few reordered frames then fit into 31 bits."""
+"""Ticks for a constant period above that gap: an hour and a few reordered frames then fit into 31 bits."""
 
 _NUMBER = re.compile(r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})([eE][+-]?\d{1,2})?")
 _DATE_TIME = re.compile(r"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(?:\.(\d{1,6}))?([+-]\d{4})?")
@@ -75,7 +75,7 @@ class Schedule:
     """Most ticks per second of variable timing."""
 
     def within(self, most_ticks: int) -> Schedule:
-        """The same times for a codec that counts at most `most_ticks` per second: each to half a tick or better.
+        """This schedule for a codec that counts at most `most_ticks` per second: each to half a tick or better.
 
         A constant period is the nearest fraction with such a denominator, so that a million frames stay within a
         millisecond of their times where `most_ticks` is 65,535.
@@ -123,7 +123,7 @@ class Schedule:
 
     @property
     def timing(self) -> Timing:
-        """What the record says of it."""
+        """The timing in the metadata line."""
         if self.period is not None:
             return Timing(source=self.source, rate_hz=float(1 / self.period))
         times = tuple(float(start * 1000) for start in self.starts or ())

@@ -80,7 +80,7 @@ class UltrasoundRegion:
 
     @property
     def shows_anatomy(self) -> bool:
-        """Whether it is a two-dimensional picture of tissue or flow."""
+        """Whether the region is a two-dimensional picture of tissue or flow."""
         return self.spatial_format == _TWO_DIMENSIONAL and self.data_type in {TISSUE, COLOUR_FLOW, None}
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 DECODER_ERRORS: Final = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
-"""What imagecodecs raises on damaged input; its codecs' own classes are `RuntimeError`s."""
+"""Errors that imagecodecs raises on damaged input; the classes of its codecs are `RuntimeError`s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Decoded:
     proven: str | None = None
     """JPEG: the space that the codestream's samples are in."""
     note: str | None = None
-    """What was odd about the codestream."""
+    """Oddities of the codestream."""
 
 
 def decode(data: bytes, header: Codestream, label: str, *, to_rgb: bool) -> Decoded:
@@ -110,7 +110,7 @@ def _jpeg(data: bytes, header: Codestream, label: str, to_rgb: bool) -> Decoded:
 def _extent_note(
     data: bytes, header: Codestream, samples: np.ndarray, decoder: Callable[[bytes], np.ndarray]
 ) -> str | None:
-    """What `check_extent` finds in a lossless JPEG, which `refuse_damaged` does not judge."""
+    """Findings of `check_extent` in a lossless JPEG, which `refuse_damaged` does not judge."""
     if not header.lossless_process:
         return None
 

@@ -1,4 +1,4 @@
-"""What a compressed frame says about itself, read from its first bytes, before any decoder sees it.
+"""Headers of compressed frames, read from the first bytes before any decoder sees them.
 
 Contract: `sniff` recognises JPEG (all processes), JPEG-LS, JPEG 2000 / HTJ2K (bare or in JP2) and JPEG XL (bare or in a
 container) by their own markers and returns size, components and precision; every length is checked against the bytes
@@ -17,10 +17,11 @@ from enum import StrEnum
 from typing import Final
 
 from exporter.errors import CorruptPixels
+from exporter.frames.jpeg_xl_bits import BIT_DEPTH, ENUM, EXTRA_CHANNELS, JpegXlBits
 
 
 class Codec(StrEnum):
-    """The codestreams that can be told by their bytes."""
+    """Codestreams that are recognised by their bytes."""
 
     JPEG = "JPEG"
     JPEG_LS = "JPEG-LS"
@@ -55,7 +56,7 @@ class Codestream:
     uniform: bool = True
     """Whether all components have one precision and one sign."""
     tiles: int = 1
-    """JPEG 2000: number of tiles by the tile grid, 0 where there is none."""
+    """JPEG 2000: number of tiles in the tile grid, 0 without a grid."""
     frame_header: int = 0
     """JPEG: offset of the frame header's content."""
 
@@ -77,7 +78,7 @@ def sniff(data: bytes) -> Codestream | None:
     if data[:12] == b"\x00\x00\x00\x0cjP  \r\n\x87\n" or data[:12] == b"\x00\x00\x00\x0cjP\x20\x20\x0d\x0a\x87\x0a":
         return _jp2(data)
     if data[:2] == b"\xff\x0a":
-        return _jpeg_xl(data[2:4096])
+        return _jpeg_xl(data)
     if data[:12] == b"\x00\x00\x00\x0cJXL \r\n\x87\n":
         return _jpeg_xl_container(data)
     return None
@@ -272,78 +273,37 @@ def _jpeg_xl_container(data: bytes) -> Codestream:
         if kind in {b"jxlc", b"jxlp"}:
             start = content + (4 if kind == b"jxlp" else 0)
             if data[start : start + 2] == b"\xff\x0a":
-                return _jpeg_xl(data[start + 2 : min(end, start + 4096)])
+                return _jpeg_xl(data[start : min(end, start + 4096)])
     raise CorruptPixels("reading the JPEG XL header failed: the container holds no codestream")
-
-
-class _Bits:
-    """Reads fields from the least significant bit on."""
-
-    def __init__(self, data: bytes) -> None:
-        self._value = int.from_bytes(data[:256], "little")
-        self._left = 8 * len(data[:256])
-
-    def read(self, count: int) -> int:
-        if count > self._left:
-            raise CorruptPixels("reading the JPEG XL header failed: it is cut")
-        value = self._value & ((1 << count) - 1)
-        self._value >>= count
-        self._left -= count
-        return value
-
-    def choice(self, *alternatives: tuple[int, int]) -> int:
-        """A U32 field: two bits select one of four (base, extra bits)."""
-        base, extra = alternatives[self.read(2)]
-        return base + self.read(extra)
-
-
-_XL_RATIOS: Final = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
-
-
-def _jpeg_xl_size(bits: _Bits) -> tuple[int, int]:
-    """(rows, columns) of the size header."""
-
-    def side(small: int) -> int:
-        if small:
-            return 8 * (bits.read(5) + 1)
-        return bits.choice((1, 9), (1, 13), (1, 18), (1, 30))
-
-    small = bits.read(1)
-    rows = side(small)
-    ratio = bits.read(3)
-    if ratio:
-        numerator, denominator = _XL_RATIOS[ratio - 1]
-        return rows, rows * numerator // denominator
-    return rows, side(small)
 
 
 def _jpeg_xl(data: bytes) -> Codestream:
     """Size header and, of the image metadata, bit depth and colour channels (ISO/IEC 18181-1 D.2, D.3)."""
-    bits = _Bits(data)
-    rows, columns = _jpeg_xl_size(bits)
+    bits = JpegXlBits(data, 2)
+    rows, columns = bits.size()
     precision, components = 8, 3
     if not bits.read(1):  # not all_default
         if bits.read(1):  # extra_fields
             bits.read(3)  # orientation
             if bits.read(1):
-                _jpeg_xl_size(bits)  # intrinsic size
+                bits.size()  # intrinsic size
             if bits.read(1) or bits.read(1):
                 raise CorruptPixels("reading the JPEG XL header failed: previews and animations are not frames")
         if bits.read(1):  # floating point samples
             raise CorruptPixels("reading the JPEG XL header failed: floating point samples are not permitted")
-        precision = bits.choice((8, 0), (10, 0), (12, 0), (1, 6))
+        precision = bits.choice(BIT_DEPTH)
         bits.read(1)  # modular_16bit_buffers
-        if bits.choice((0, 0), (1, 0), (2, 4), (1, 12)):
+        if bits.choice(EXTRA_CHANNELS):
             raise CorruptPixels("reading the JPEG XL header failed: extra channels are not permitted")
         bits.read(1)  # xyb_encoded
         components = _jpeg_xl_components(bits)
     return Codestream(Codec.JPEG_XL, rows, columns, components, precision)
 
 
-def _jpeg_xl_components(bits: _Bits) -> int:
+def _jpeg_xl_components(bits: JpegXlBits) -> int:
     """1 where the colour encoding is gray, else 3."""
     if bits.read(1):  # all_default: sRGB
         return 3
     bits.read(1)  # want_icc
-    space = bits.choice((0, 0), (1, 0), (2, 4), (18, 6))  # an Enum: RGB, gray, XYB, unknown
+    space = bits.choice(ENUM)  # RGB, gray, XYB, unknown
     return 1 if space == 1 else 3

@@ -41,24 +41,24 @@ _XRAY_CLASSES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class DisplayOptions:
-    """How display values are made."""
+    """Settings of the way from stored to display values."""
 
     voi: int = 0
-    """Which of several VOI transformations: VOI tables first, then windows, in the instance's order."""
+    """Number of the VOI transformation: VOI tables first, then windows, in the instance's order."""
     window: tuple[float, float] | None = None
     """Centre and width in modality units, instead of the instance's."""
     automatic: Literal["instance", "frame", "always"] = "instance"
     """Range of the automatic window: one for all frames (they are decoded twice), or each frame its own; `always`: one
     for all frames, also where the instance has VOI transformations of its own."""
     automatic_percentiles: tuple[float, float] = (0.0, 100.0)
-    """From which to which percentile of the values the automatic window reaches."""
+    """First and last percentile of the values that the automatic window spans."""
     overlays: bool = False
     """Whether overlay planes are drawn, in white."""
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a frame's transformation was."""
+    """The transformation that a frame went through."""
 
     modality: str | None
     window: tuple[float, float] | None
@@ -78,7 +78,7 @@ class Modality:
 
     @property
     def name(self) -> str | None:
-        """As recorded."""
+        """The transformation as the metadata line records it."""
         if self.table is not None:
             return "ModalityLUTSequence"
         return None if self.slope == 1.0 and self.intercept == 0.0 else "RescaleSlope/Intercept"
@@ -107,14 +107,14 @@ class Voi:
 
     @property
     def edges(self) -> tuple[float, float]:
-        """Least and greatest modality value that is told apart from those beyond it; nominal for SIGMOID."""
+        """Least and greatest modality value that differs in the result from those beyond it; nominal for SIGMOID."""
         if self.table is not None:
             return float(self.table.first), float(self.table.first + len(self.table.entries) - 1)
         shift, width = (0.5, max(self.width - 1, 0.0)) if self.function == "LINEAR" else (0.0, self.width)
         return self.centre - shift - width / 2, self.centre - shift + width / 2
 
     def __call__(self, values: Floats) -> Floats:
-        """Values between 0 and 1; what is no number becomes 0."""
+        """Values between 0 and 1; not-a-number becomes 0."""
         if self.table is not None:
             return self.table(values) / float((1 << self.table.bits) - 1)
         return _WINDOWS[self.function](values, self.centre, self.width)
@@ -359,7 +359,7 @@ class GrayscalePipeline:
         centres, widths = numbers_of(item, "WindowCenter"), numbers_of(item, "WindowWidth")
         function = text_of(item, "VOILUTFunction") or "LINEAR"
         if function not in _WINDOWS or function == "automatic":
-            self._notes.append(f"{name_of('VOILUTFunction')} is none of LINEAR, LINEAR_EXACT, SIGMOID: read as LINEAR")
+            self._notes.append(f"{name_of('VOILUTFunction')} is not LINEAR, LINEAR_EXACT or SIGMOID: read as LINEAR")
             function = "LINEAR"
         for centre, width in zip(centres, widths, strict=False):
             usable = self._window(centre, width, function)
@@ -385,10 +385,10 @@ class GrayscalePipeline:
 
 
 class _StoredRange:
-    """Which stored values lie inside the edges of a VOI transformation: a range, or any set of them."""
+    """Stored values inside the edges of a VOI transformation: a range, or any set of them."""
 
     def __init__(self, lowest: int, inside: NDArray[np.bool_]) -> None:
-        """For stored values from `lowest` on; `inside` says of each whether it is inside."""
+        """A test of stored values from `lowest` on; `inside` holds one truth value for each."""
         self._lowest = lowest
         self._inside = inside
         found = np.flatnonzero(inside)

@@ -112,7 +112,7 @@ Frame = tuple[Span, ...]
 def index_frames(
     source: ByteSource, fragments: Fragments, frames: int, extended: ExtendedOffsets | None, notes: list[str]
 ) -> tuple[Frame, ...]:
-    """Which spans make up each of the `frames` frames.
+    """Spans that make up each of the `frames` frames.
 
     Tried in this order: the Extended Offset Table, the Basic Offset Table (each only where all its entries point to
     fragments), all fragments for a single frame, one fragment per frame, and the beginnings of codestreams.

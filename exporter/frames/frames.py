@@ -122,12 +122,12 @@ class Frames:
 
     @property
     def warnings(self) -> list[str]:
-        """What was odd and got decoded nevertheless; complete when the frames were read."""
+        """Oddities that did not prevent decoding; complete when the frames were read."""
         return list(dict.fromkeys((*self._notes, *self._seen.warnings())))
 
     @property
     def rendering(self) -> Rendering:
-        """What was done on the way to display values, so far."""
+        """The steps from stored to display values, so far."""
         first = self._applied[0] if self._applied else Applied(None, None, None, inverted=False)
         notes = self.warnings
         if self._varies:
@@ -144,7 +144,7 @@ class Frames:
 
     @cached_property
     def icc_profile(self) -> bytes | None:
-        """(0028,2000) ICC Profile, at the top level or of the first optical path; None where there is none."""
+        """(0028,2000) ICC Profile, at the top level or of the first optical path; None if absent."""
         header = self._instance.header
         for item in (header, *items_of(header, "OpticalPathSequence")[:1]):
             try:
@@ -368,13 +368,13 @@ def _over(values: NDArray[np.float64], percentiles: tuple[float, float] = (0.0, 
 
 @dataclass(slots=True)
 class _Seen:
-    """What was seen of the gray frames that were shown."""
+    """Statistics of the gray frames that were shown."""
 
     frames: int = 0
     windowed: int = 0
     """Frames shown by a VOI transformation of the instance or the settings."""
     flat: int = 0
-    """Of these, frames that are all black or all white."""
+    """Frames among them that are all black or all white."""
     values: int = 0
     inside: int = 0
 

@@ -1,6 +1,6 @@
-"""Whether the entropy-coded data of a JPEG are whole: libjpeg fills what is missing with gray, and says nothing.
+"""Entropy-coded data of a JPEG, checked to be whole: libjpeg fills missing parts with gray without any error.
 
-Contract: `refuse_damaged` raises for a DCT codestream that FFmpeg's decoder, told to stop at any error, cannot
+Contract: `refuse_damaged` raises for a DCT codestream that FFmpeg's decoder, set to stop at any error, cannot
 follow to its last block; every other codestream passes unseen. Costs about half of decoding. Of middles cut out of real
 frames it finds nearly all; single wrong bits that still decode are beyond any JPEG decoder.
 

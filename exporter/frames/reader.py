@@ -82,11 +82,11 @@ class FrameReader(Protocol):
 
 
 def open_reader(instance: Instance, pixels: PixelDescription, limits: LimitSettings, notes: list[str]) -> FrameReader:
-    """The reader that fits the pixel data; by the transfer syntax, and by the bytes where it is provably wrong.
+    """The reader for the pixel data, by transfer syntax, or by the bytes where that is provably wrong.
 
     Raises:
         UnsupportedSyntax: Nothing here reads it.
-        CorruptPixels: Frames are missing, or cannot be told apart.
+        CorruptPixels: Frames are missing, or cannot be separated.
         BadGeometry: The header contradicts the length of the data.
         TooLarge: There are more frames than are permitted for the size of the instance.
     """

@@ -1,4 +1,4 @@
-"""The one video stream of an instance as a file: fragments joined, read by position, nothing copied.
+"""The video stream of an instance as a file: fragments joined, read by position, nothing copied.
 
 Contract: a seekable read-only binary file over the encapsulated payload (PS3.5 A.4.4 to A.4.10: the fragments of a
 video are one stream, whatever their number). Reads beyond the end give nothing.

@@ -14,11 +14,11 @@ from exporter.dicom.structure import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, GE_P
 
 
 class Family(Enum):
-    """How the pixel data of a transfer syntax are read."""
+    """Ways of reading the pixel data of a transfer syntax."""
 
     NATIVE = auto()
     CODESTREAM = auto()
-    """JPEG, JPEG-LS, JPEG 2000, HTJ2K, JPEG XL: which one is told by the bytes."""
+    """JPEG, JPEG-LS, JPEG 2000, HTJ2K, JPEG XL: the bytes say which."""
     RLE = auto()
     ENCAPSULATED_NATIVE = auto()
     DEFLATED_FRAMES = auto()
@@ -50,5 +50,5 @@ _FAMILIES: Final[dict[str, Family]] = {
 
 
 def family_of(uid: str) -> Family:
-    """How pixel data in the transfer syntax `uid` are read."""
+    """The way of reading pixel data in the transfer syntax `uid`."""
     return _FAMILIES.get(uid, Family.UNKNOWN)

@@ -1,4 +1,4 @@
-"""What a run can read: the seam between things at rest and the one run that exports them.
+"""Inputs at rest that a run can read: the seam between them and the run that exports them.
 
 Contract: an `InputReader` yields one `InputEntry` for everything it holds that the run has to do, once each, and never
 what `EarlierOutcomes` says is done. An entry is either decided already (a link, a damaged place: it needs no worker),
@@ -66,22 +66,22 @@ class InputEntry:
     content: InputContent | None = None
     """None where it is `decided`."""
     decided: Skipped | Failed | None = None
-    """Its outcome, where that needs no worker."""
+    """Outcome of an entry that needs no worker."""
     mirrors: str | None = None
     """Relative path that output names mirror; None: output is named by identity, as `media.layout` says."""
     within: str | None = None
-    """Name of the container it belongs to. That container comes after all its members, decided, and its outcome
-    becomes final after theirs: as long as it is not, a rerun looks into it again."""
+    """Name of the container that the entry belongs to. A container comes after all its members, decided, and its
+    outcome becomes final after theirs: until then a rerun looks into it again."""
 
 
 class EarlierOutcomes(Protocol):
-    """What earlier runs have done."""
+    """Results of earlier runs."""
 
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:
-        """Whether that input, as it is, was finished under these settings, with everything inside it.
+        """Whether an input, unchanged, was finished under these settings, with everything inside it (about 10 us).
 
-        Where it was, it is counted here and must not be yielded (about 10 us). What was unreadable is not done where
-        `changed_ns`, the time (ctime) of the last change of the file or of who may read it, is later than that verdict.
+        A finished input is counted here and must not be yielded. An unreadable one is not done where `changed_ns`, the
+        time (ctime) of the last change of the file or its permissions, is later than that verdict.
         """
         ...
 
@@ -105,15 +105,15 @@ class InputReader(Protocol):
             scratch: Where copies go that workers need.
 
         Raises:
-            InputUnusable: It cannot be read at all.
+            InputUnusable: The input cannot be read at all.
             OutOfSpace: There is no room for a copy.
         """
         ...
 
     def count(self) -> Iterator[int]:
-        """How many names it holds, counted up as they are found, for the progress; from another thread.
+        """Numbers of names found so far, for the progress; called from another thread.
 
-        What is inside containers need not be counted: the run adds it when it comes to it.
+        Names inside containers need not be counted: the run adds them when it comes to the container.
         """
         ...
 

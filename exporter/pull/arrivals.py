@@ -1,4 +1,4 @@
-"""Which instances are here: in the spool by the file meta information, after that by the ledger.
+"""Instances that have arrived: in the spool by the file meta information, after that by the ledger.
 
 Contract: `held` says that an instance is here only if its bytes are in `new/`, `active/` or quarantine, or the
 ledger has it as exported, skipped, failed or quarantined. The spool is looked at before the ledger: the exporter
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from exporter.results.ledger import Ledger
 
 SLACK_NS: Final = 600 * 10**9
-"""How much older than the newest known name a new one may be: names are made before a commit, by several processes."""
+"""Largest age of a new name before the newest known one: several processes make names, each before its commit."""
 SETTLED_NS: Final = 100_000_000
 """A folder that was changed so lately may change again without a new time of change."""
 MOST_REMEMBERED: Final = 200_000
@@ -42,7 +42,7 @@ class Arrivals:
     """The index of one data folder's spool, and its ledger; safe for many threads."""
 
     def __init__(self, journal: PullJournal, spool_root: Path, ledger_path: Path) -> None:
-        """Nothing is looked at yet."""
+        """An index without any name yet."""
         self._journal = journal
         self._root = spool_root
         self._ledger_path = ledger_path
@@ -68,7 +68,11 @@ class Arrivals:
             self._journal.end_census()
 
     def take_in_new(self, *, thorough: bool = False) -> int:
-        """Take in what has come since the last look; how many files that were."""
+        """Add the files that have come since the last look.
+
+        Returns:
+            Number of files.
+        """
         with self._lock:
             if thorough:
                 self._unchanged.clear()
@@ -78,7 +82,7 @@ class Arrivals:
             return came
 
     def held(self, uids: Iterable[str]) -> set[str]:
-        """Those of the instances that are here; `look` comes before."""
+        """The instances among those given that are here; call `take_in_new` first."""
         wanted = [*dict.fromkeys(uids)]
         here = self._journal.arrived(wanted)
         rest = [uid for uid in wanted if uid not in here]

@@ -41,7 +41,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 TRIES: Final = 6
-"""How often in a row a peer may be out of reach until a run ends."""
+"""Failed connections in a row after which a run ends."""
 LINE_IDLE_S: Final = 3.0
 RELATIONAL_HINT: Final = (
     "; a row without a key of a study needs relational queries: add StudyInstanceUID, PatientID or AccessionNumber"
@@ -74,7 +74,7 @@ class ReachabilityRetry:
                 pause_s = backoff.next_pause()
                 if not error.may_pass or backoff.failures >= TRIES:
                     raise PullEnded(str(error)) from error
-                log.warning("peer out of reach", tries=backoff.failures, problem=str(error))
+                log.warning("peer unreachable, backing off", tries=backoff.failures, problem=str(error))
                 if self._stop.wait(pause_s):
                     raise PullStopped from None
             else:
@@ -83,7 +83,7 @@ class ReachabilityRetry:
 
 
 class RowFinder:
-    """C-FIND for rows, over one association for as long as it is used."""
+    """C-FIND for rows, over one association as long as that is in use."""
 
     def __init__(self, request: PullRequest, stop: threading.Event, pace: RateLimiter) -> None:
         self._request = request
@@ -102,7 +102,7 @@ class RowFinder:
         self._relational = any(min(key.rank for key, _ in row.values) > Rank.STUDY for row in rows)
 
     def find_row(self, row: Row) -> tuple[RowFindings | None, Question]:
-        """What a row finds, and what became of the question.
+        """Targets of a row, and the result of its question.
 
         Raises:
             PullEnded: The peer is out of reach.
@@ -153,7 +153,7 @@ class RowFinder:
 
 
 def question_of(found: RowFindings) -> Question:
-    """What became of a question that was answered."""
+    """Result of a question that was answered."""
     if found.targets:
         return Question(QuestionState.FOUND, "", found.left_out)
     problem = "nothing matches"

@@ -44,7 +44,7 @@ class Row:
     """The keys that are not empty, and their values."""
 
     def digest(self, *more: str) -> str:
-        """What tells this question from every other, whatever its row number; `more` says to whom and how."""
+        """Key of a question, whatever its row number; `more` has the peer and the settings."""
         content = [*more, *sorted([key.keyword, value] for key, value in self.values)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -59,7 +59,7 @@ class WrongRow:
 
 @dataclass(frozen=True, slots=True)
 class Cohort:
-    """What a file says."""
+    """Contents of a cohort file."""
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
@@ -101,7 +101,7 @@ def read_cohort(path: Path, *, codec: str = "utf-8") -> Cohort:
 
 
 class _WrongRow(Exception):
-    """What is wrong with a row."""
+    """Fault of a row."""
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str | None]]:

@@ -43,7 +43,7 @@ class DestinationUnknown(Exception):
 
 @dataclass(slots=True)
 class FetchContext:
-    """What fetching needs; the same for every target."""
+    """Collaborators of fetching; the same for every target."""
 
     peer: PullPeer
     journal: PullJournal
@@ -72,7 +72,7 @@ class Fetch:
         """Whether the last answer leaves open that more comes by itself."""
 
     def run(self) -> TargetState:
-        """Fetch it; what it ended as is in the journal.
+        """Fetch the target; its result is in the journal.
 
         Raises:
             Stopped: We are to stop.
@@ -91,7 +91,7 @@ class Fetch:
                 return self._end(TargetState.INCOMPLETE, contents, rest)
             if task.attempts:
                 problem = self._problem or "a run that ended before had asked for it"
-                log.warning("asking again", number=task.id, attempt=task.attempts + 1, problem=problem)
+                log.warning("target requested again", number=task.id, attempt=task.attempts + 1, problem=problem)
                 if not self._pause(task.attempts):
                     raise PullStopped
             self._tools.wait_for_receiver()
@@ -120,7 +120,7 @@ class Fetch:
     # -- what it is, and what of it is here ----------------------------------------------------------------------------
 
     def _contents(self) -> TargetInstances | None:
-        """What the target consists of; None where the peer does not say so in several attempts."""
+        """Instances of the target; None where the peer does not list them in several attempts."""
         for attempt in range(1, self._settings.attempts + 1):
             if not self._tools.pace.wait_for_turn():
                 raise PullStopped
@@ -144,7 +144,7 @@ class Fetch:
             return Finder(self._settings, "instance", lambda: line).contents(self._target)
 
     def _rest(self, contents: TargetInstances) -> tuple[FoundInstance, ...] | int:
-        """What is not here: instances, or their number where the peer does not name them."""
+        """Missing instances, or their number where the peer does not name them."""
         if contents.instances is not None:
             held = self._tools.arrivals.held(one.uid for one in contents.instances)
             return tuple(one for one in contents.instances if one.uid not in held)
@@ -160,7 +160,7 @@ class Fetch:
     def _settle(
         self, contents: TargetInstances, before: tuple[FoundInstance, ...] | int
     ) -> tuple[FoundInstance, ...] | int:
-        """What is not here once nothing more comes; before that is said, every name in the spool is looked at."""
+        """Instances still missing once nothing more comes; every name in the spool is looked at first."""
         rest, quiet_since = before, time.monotonic()
         settle_s = self._settings.times.settle_s
         if not self._may_come:
@@ -205,7 +205,7 @@ class Fetch:
         return True
 
     def _requests(self, contents: TargetInstances, rest: tuple[FoundInstance, ...] | int) -> list[PullTarget]:
-        """What to ask for in this attempt: the target as a whole, and in between what is missing of it by name."""
+        """Request of this attempt: the target as a whole, and in between its missing instances by name."""
         whole = [self._target]
         if isinstance(rest, int) or self._task.attempts % 2 == 0 or len(rest) == len(contents.instances or ()):
             return whole

@@ -1,4 +1,4 @@
-"""From rows to targets, and from targets to the instances they consist of: C-FIND level by level.
+"""Targets of rows, and instances of targets: C-FIND level by level.
 
 Contract: every query carries the unique keys of the levels above it, so that a peer without relational queries can
 answer (PS3.4 C.4.1.2.1); only a row that has no key of a study is asked straight at its own level. What a peer
@@ -39,7 +39,7 @@ RETURNED: Final[dict[Rank, tuple[str, ...]]] = {
     Rank.SERIES: ("SeriesInstanceUID", "Modality", "SeriesDescription", "NumberOfSeriesRelatedInstances"),
     Rank.INSTANCE: ("SOPInstanceUID", "SOPClassUID"),
 }
-"""What is asked back at each level, beside the row's own keys and the unique keys above."""
+"""Return keys at each level, beside the row's own keys and the unique keys above."""
 MOST_INSTANCES: Final = 200_000
 """Most instances of one series that are listed."""
 CHUNK: Final = 100
@@ -53,7 +53,7 @@ class TooMany(PeerError):
 
 @dataclass(frozen=True, slots=True)
 class PullTarget:
-    """What is fetched with one request: a study, a series, or instances of one series."""
+    """Target of one request: a study, a series, or instances of one series."""
 
     study: str
     series: str = ""
@@ -61,12 +61,12 @@ class PullTarget:
 
     @property
     def rank(self) -> Rank:
-        """Its level."""
+        """Level of the target."""
         return Rank.INSTANCE if self.instances else Rank.SERIES if self.series else Rank.STUDY
 
     @property
     def keys(self) -> dict[str, str]:
-        """Its unique keys; instances as a list of UIDs (PS3.4 C.2.2.2.2)."""
+        """Unique keys of the target; instances as a list of UIDs (PS3.4 C.2.2.2.2)."""
         keys = {"StudyInstanceUID": self.study}
         if self.series:
             keys["SeriesInstanceUID"] = self.series
@@ -86,17 +86,17 @@ class FoundInstance:
 
 @dataclass(frozen=True, slots=True)
 class TargetInstances:
-    """What a target consists of, as the peer says."""
+    """Instances of a target, as the peer lists them."""
 
     instances: tuple[FoundInstance, ...] | None
     """Each of them; None where the peer does not answer at IMAGE level."""
     count: int | None
-    """Their number where it does not; None where it says neither."""
+    """Number of the instances where the peer does not name them; None where it states neither."""
 
 
 @dataclass(slots=True)
 class RowFindings:
-    """What a row found."""
+    """Targets that a row found."""
 
     targets: dict[PullTarget, Answer] = field(default_factory=dict)
     """Targets, and what the peer said of each."""
@@ -114,7 +114,7 @@ class Finder:
         self._line = open_line
 
     def targets(self, row: Row) -> RowFindings:
-        """What a row asks for, cut into targets.
+        """The request of a row, cut into targets.
 
         Raises:
             TooMany: More answers than `max_matches`.
@@ -132,7 +132,7 @@ class Finder:
         return found
 
     def contents(self, target: PullTarget) -> TargetInstances:
-        """Which instances a target consists of.
+        """Instances of a target.
 
         Raises:
             PeerError: The peer did not answer, other than by refusing this level.

@@ -48,7 +48,7 @@ COMPRESSED: Final = tuple(
         *("4.201", "4.202", "4.203", "4.92", "4.93", "1.99", "2"),
     )
 )
-"""By how often they are met: where there are many classes, the last ones are not proposed."""
+"""Transfer syntaxes by frequency: with many classes, the last ones are not proposed."""
 
 
 _UID: Final = re.compile(r"[0-9.]{1,64}", re.ASCII)
@@ -61,7 +61,7 @@ _COMMON: Final = (
     "9 9.1.1 9.1.2 9.1.3 9.2.1 9.3.1 9.4.1 9.4.2 9.5.1 9.6.1"
 )
 COMMON_CLASSES: Final = tuple("1.2.840.10008.5.1.4.1.1." + end for end in _COMMON.split())
-"""What is proposed where nobody says which classes are to come (PS3.4 Table B.5-1, retired ones among them)."""
+"""SOP classes that are proposed by default (PS3.4 Table B.5-1, retired ones among them)."""
 
 
 class Getter:
@@ -78,7 +78,7 @@ class Getter:
         self._ours = ours
 
     def storage(self, classes: Iterable[str], count: int | None) -> tuple[StorageContexts, GetReception]:
-        """What one association needs to take instances.
+        """The parts of one association that takes instances.
 
         Args:
             classes: What is to come (common ones, where there are none).
@@ -125,7 +125,7 @@ class GetReception:
         return situation
 
     def close(self) -> None:
-        """Nothing more will come."""
+        """End the reception: no more instances will come."""
         self.is_too_large |= self._reception is not None and self._reception.is_endless
         self._storage.close()
 

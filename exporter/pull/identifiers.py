@@ -54,7 +54,7 @@ def encode(asked: Dataset, transfer_syntax: str) -> bytes:
 
 
 def read_answer(content: bytes, transfer_syntax: str, keywords: Sequence[str]) -> Answer:
-    """What an answer says, as text; an element that cannot be read says nothing.
+    """Elements of an answer as text, without those that cannot be read.
 
     Args:
         content: Its bytes.

@@ -1,4 +1,4 @@
-"""What a pull has done, durably: what rows found, which targets are complete, what is missing.
+"""Durable journal of a pull: targets of rows, complete targets, missing instances.
 
 Contract: every method that writes returns once it is durable (SQLite, WAL, ``synchronous=FULL``), so that a pull
 that is killed at any instant goes on where it stopped: what is noted as complete is never asked for again, and what
@@ -79,7 +79,7 @@ class JournalUnusable(Unusable):
 
 
 class QuestionState(StrEnum):
-    """What became of a question."""
+    """State of a question."""
 
     FOUND = "found"
     NOT_FOUND = "not_found"
@@ -88,7 +88,7 @@ class QuestionState(StrEnum):
 
 
 class TargetState(StrEnum):
-    """What became of a target."""
+    """State of a target."""
 
     WAITING = "waiting"
     COMPLETE = "complete"
@@ -118,7 +118,7 @@ class RetrieveTask:
     expected: int | None
     """Instances that it consists of."""
     missing: int
-    """Of these, not here."""
+    """Missing instances among them."""
     since: int
     """The newest arrival when it was begun."""
 
@@ -135,7 +135,7 @@ class PullJournal:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """The journal at `path`, made if there is none.
+        """The journal at `path`, made if absent.
 
         Raises:
             JournalUnusable: It cannot be used, or it is not one.
@@ -203,7 +203,7 @@ class PullJournal:
     # -- questions ---------------------------------------------------------------------------------------------------
 
     def question(self, digest: str) -> Question | None:
-        """What became of a question; None where it was not asked."""
+        """State of a question; None where it was not asked."""
         found = self._rows("SELECT state, problem, left_out FROM question WHERE digest = ?", (digest,))
         return Question(QuestionState(found[0][0]), found[0][1], found[0][2]) if found else None
 
@@ -244,7 +244,7 @@ class PullJournal:
         return self._tasks("WHERE target.id = ?", (number,))[0]
 
     def begun(self, task: RetrieveTask, expected: int | None) -> None:
-        """What a target consists of is known, and a request for it is about to be sent."""
+        """Record that the instances of a target are known, and that a request for it is about to be sent."""
         with self._write():
             self._db.execute(
                 """UPDATE target SET attempts = attempts + 1, expected = ?,
@@ -276,7 +276,7 @@ class PullJournal:
             )
 
     def missing(self, task: RetrieveTask) -> list[FoundInstance]:
-        """What is missing of a target, by name."""
+        """Missing instances of a target, by name."""
         found = self._rows(
             "SELECT instance, series FROM missing WHERE target_id = ? ORDER BY series, instance", (task.id,)
         )
@@ -301,7 +301,7 @@ class PullJournal:
     # -- arrivals ----------------------------------------------------------------------------------------------------
 
     def known_names(self, names: Sequence[str]) -> set[str]:
-        """Those names of the spool that are in the index."""
+        """The spool names among those given that are in the index."""
         return {row[0] for row in self._among("SELECT name FROM arrival WHERE name", names)}
 
     def note_arrivals(self, arrivals: Sequence[tuple[str, str]], census: Sequence[str] | None = None) -> None:
@@ -314,7 +314,7 @@ class PullJournal:
                 self._db.executemany("INSERT OR IGNORE INTO temp.census VALUES (?)", [(name,) for name in census])
 
     def begin_census(self) -> None:
-        """From now on names are counted."""
+        """Count names from now on."""
         with self._write():
             self._db.execute("CREATE TEMP TABLE IF NOT EXISTS census (name TEXT PRIMARY KEY) WITHOUT ROWID")
             self._db.execute("DELETE FROM temp.census")
@@ -326,7 +326,7 @@ class PullJournal:
             self._db.execute("DROP TABLE temp.census")
 
     def arrived(self, uids: Sequence[str]) -> set[str]:
-        """Those instances of which a file is in the index."""
+        """The instances among those given of which a file is in the index."""
         return {row[0] for row in self._among("SELECT DISTINCT instance FROM arrival WHERE instance", uids)}
 
     def arrivals_after(self, number: int) -> list[tuple[str, str]]:

@@ -152,7 +152,7 @@ def key_of(keyword: str) -> MatchingKey | None:
 
 
 def column_fault(name: str) -> str:
-    """Why a column name is no key, as the end of a sentence; a guess is told only where it is near."""
+    """Why a column name is no key, as the end of a sentence; a guess is given only where it is near."""
     vr = _vr_of(name)
     if name in _OURS:
         return "cannot be asked by: it is set by the exporter or the peer"

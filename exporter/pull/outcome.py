@@ -1,4 +1,4 @@
-"""How the rows of a cohort ended, as the journal has it: what the command prints and its exit code follow from this."""
+"""Results of the rows of a cohort by the journal; the command's output and exit code follow from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class RowState(StrEnum):
-    """How a row ended."""
+    """Final state of a row."""
 
     COMPLETE = "complete"
     INCOMPLETE = "incomplete"
@@ -26,7 +26,7 @@ class RowState(StrEnum):
     REFUSED = "refused"
     """The peer did not answer it, or answered too much."""
     WRONG = "wrong"
-    """It cannot be asked for."""
+    """The row cannot be asked for."""
     WAITING = "waiting"
     """Not come to its end yet."""
 
@@ -66,7 +66,7 @@ class Summary:
 
 
 def summarize(cohort: Cohort, digest: Callable[[Row], str], journal: PullJournal) -> Summary:
-    """How each row stands now, in the order of the file."""
+    """State of each row now, in the order of the file."""
     outcomes = [RowOutcome(wrong.number, RowState.WRONG, wrong.problem) for wrong in cohort.wrong]
     outcomes += [_outcome(row.number, digest(row), journal) for row in cohort.rows]
     return Summary(tuple(sorted(outcomes, key=lambda outcome: outcome.number)))

@@ -1,4 +1,4 @@
-"""When the peer may be asked: the window of time, and so many moves per minute.
+"""Limits on requests to the peer: a time window, and moves per minute.
 
 Contract: the window is judged by the clock on the wall, again and again: a change of summer time, a clock that is
 set, or a machine that slept cannot make it wait for a moment that has passed. Who waits is woken by an order to
@@ -31,14 +31,14 @@ def pauses() -> Backoff:
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """What time it is, for tests to put another in its place."""
+    """Clock and waiting, for tests to replace."""
 
     now: Callable[[], float] = time.time
     """Seconds since 1970."""
     elapsed: Callable[[], float] = time.monotonic
     """Seconds that only rise."""
     look_every_s: float = LOOK_EVERY_S
-    """How often the clock on the wall is looked at while waiting."""
+    """Interval between looks at the wall clock while waiting."""
 
     def local(self) -> time.struct_time:
         """The time of day here."""
@@ -56,14 +56,14 @@ class RateLimiter:
         clock: Clock | None = None,
         on_wait: Callable[[Window], None] | None = None,
     ) -> None:
-        """Nothing is waited for yet.
+        """A limiter without any requests yet.
 
         Args:
             window: Time of day; none is always.
             moves_per_minute: Rate of `move`; none is any.
             stop: Ends every wait.
-            clock: What time it is.
-            on_wait: Told once whenever the window begins to be waited for.
+            clock: Clock and waiting.
+            on_wait: Called once whenever a wait for the window begins.
         """
         self._window = window
         self._spacing_s = 60.0 / moves_per_minute if moves_per_minute else 0.0

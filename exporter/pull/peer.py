@@ -80,15 +80,15 @@ class PeerTooSlow(PeerError):
 
 
 class AnswersUnusable(PeerError):
-    """What a C-FIND brought cannot be read as a whole, or is too much: what is there cannot be known."""
+    """The answers to a C-FIND are unreadable or too many: the peer's instances remain unknown."""
 
 
 class PullStopped(Exception):
-    """We are to stop, and what was under way stays as it is."""
+    """The run is to stop; operations under way stay as they are."""
 
 
 class StopOrder:
-    """When operations are cut: at once, or some time after the order to stop, so that they may end by themselves."""
+    """Time at which operations are cut: at once, or some time after the order to stop, so that they may finish."""
 
     def __init__(self, stop: threading.Event, grace_s: float) -> None:
         self._stop = stop
@@ -117,13 +117,13 @@ class PeerRefused(PeerError):
 
     @property
     def verdict(self) -> Verdict:
-        """What follows."""
+        """Consequence of the status."""
         return verdict(self.status)
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a C-FIND brought."""
+    """Answers to a C-FIND."""
 
     entries: tuple[Answer, ...]
     is_cut: bool = False
@@ -132,7 +132,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """How a C-MOVE or C-GET ended, by the peer's own account, which need not be true."""
+    """Final state of a C-MOVE or C-GET by the peer's own account, which need not be true."""
 
     status: int
     completed: int = 0
@@ -142,14 +142,14 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class StorageContexts:
-    """What a C-GET brings to the association: classes and transfer syntaxes of what comes, and where it goes."""
+    """Storage side of a C-GET: classes and transfer syntaxes of the instances, and their sink."""
 
     syntaxes: tuple[tuple[str, tuple[str, ...]], ...]
     instances: InstanceStorage[Any]
 
 
 class PullPeer:
-    """How a peer is reached."""
+    """Address and credentials of a peer."""
 
     def __init__(self, settings: PullPeerSection, calling_ae_title: str, stop: StopOrder) -> None:
         self.settings = settings
@@ -235,7 +235,7 @@ class QueryAssociation:
 
     @property
     def is_open(self) -> bool:
-        """Whether it can still be used."""
+        """Whether the association can still be used."""
         return self._association.is_idle
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Who takes what a peer sends: the listener that runs on the data folder, or one of our own for the time of the pull.
+"""Receivers of instances that a peer sends: the running listener of the data folder, or one for this pull alone.
 
 Contract: with `move`, exactly one listener receives while a pull is under way. Where none runs, the pull holds the
 listener's lock and opens its port itself, with the section `listener` of the configuration and nothing of the other
@@ -44,10 +44,10 @@ class ReceiverGone(Unusable):
 
 
 class Receiver:
-    """What receives during one pull; a context manager."""
+    """The receiver of one pull; a context manager."""
 
     def __init__(self, settings: Settings, data: DataFolder, method: Method) -> None:
-        """Nothing is opened yet."""
+        """A receiver that is not open yet."""
         self._settings = settings
         self._data = data
         self._method = method
@@ -55,7 +55,7 @@ class Receiver:
         self._own: ListenerDaemon | None = None
         self._stop = threading.Event()
         self.surroundings: Surroundings | None = None
-        """For C-GET: where instances go."""
+        """Sink of the instances of a C-GET."""
 
     def __enter__(self) -> Self:
         """Hold the data folder against other pulls.
@@ -132,7 +132,7 @@ class Receiver:
         except SpoolBusy as busy:
             if busy.role != "listener":
                 raise
-            log.info("the running listener receives")
+            log.info("receiving through the running listener")
             return
         self._own = daemon
 

@@ -37,7 +37,7 @@ FACTS: Final = (
     "NumberOfStudyRelatedInstances",
     "NumberOfSeriesRelatedInstances",
 )
-"""What a dry run tells of what it found, beside unique keys and the cohort's own columns."""
+"""Columns that a dry run reports, beside unique keys and the cohort's own columns."""
 
 
 class FoundFile:
@@ -59,7 +59,7 @@ class FoundFile:
 
 
 def write_report(path: Path, outcomes: list[RowOutcome], journal: PullJournal) -> None:
-    """How each row ended, each of its targets, and each instance that is missing.
+    """Final state of each row and of each of its targets, and each missing instance.
 
     Raises:
         OSError: It cannot be written.

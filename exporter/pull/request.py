@@ -1,4 +1,4 @@
-"""What a pull is asked for: a cohort, a peer, how much of what it finds, and where it goes."""
+"""Request of a pull: a cohort, a peer, the level to fetch, and the destination."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class PullEnded(Unusable):
 
 @dataclass(frozen=True, slots=True)
 class PullRequest:
-    """What a pull is asked for."""
+    """Request of a pull."""
 
     cohort: Cohort
     settings: Settings
@@ -52,10 +52,10 @@ class PullRequest:
         return self.settings.listener.is_loopback and not here
 
     def digest(self, row: Row) -> str:
-        """What the journal knows a row by."""
+        """Key of a row in the journal."""
         return row.digest(self.address, self.level)
 
     @property
     def window(self) -> Window | None:
-        """When the peer may be asked."""
+        """Time window in which the peer may be asked."""
         return None if self.peer.window is None or self.any_time else Window.parse(self.peer.window)

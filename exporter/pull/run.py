@@ -43,11 +43,14 @@ log = structlog.get_logger()
 
 TICK_S: Final = 0.05
 RECEIVER_BACK_S: Final = 120.0
-"""How long a listener that ran when we began may be away: a restart is no reason to end."""
+"""Longest absence of a listener that ran at the start of the pull: a restart is no reason to end."""
 
 
 def pull(request: PullRequest, stop: threading.Event, report: Path) -> Summary:
-    """Fetch a cohort; how each row stands when this returns.
+    """Fetch a cohort.
+
+    Returns:
+        State of the rows at the end.
 
     Args:
         request: What is asked for.
@@ -65,7 +68,7 @@ def pull(request: PullRequest, stop: threading.Event, report: Path) -> Summary:
         digests = [request.digest(row) for row in request.cohort.rows]
         cohort = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
         goes_on = journal.begin_run(cohort, digests, again=request.again)
-        log.info("pull begins", rows=len(digests), wrong=len(request.cohort.wrong), goes_on=goes_on)
+        log.info("pull started", rows=len(digests), wrong=len(request.cohort.wrong), goes_on=goes_on)
         arrivals = Arrivals(journal, request.data.spool, request.data.ledger)
         try:
             _Run(request, receiver, journal, arrivals, stop).execute()
@@ -115,7 +118,7 @@ class _Run:
         self._arrivals = arrivals
         self._asked_to_stop = stop
         self._stop = threading.Event()
-        """Set by whoever asked, or by a thread that cannot go on."""
+        """Set by the caller, or by a thread that cannot go on."""
         self._failure: BaseException | None = None
         self._tasks: queue.Queue[RetrieveTask | None] = queue.Queue(4 * request.peer.parallel)
         self._pace = RateLimiter(
@@ -132,7 +135,7 @@ class _Run:
             return
         self._receiver.start()
         if self._receiver.is_own and self._request.is_out_of_reach:
-            log.warning("our listener is bound to loopback: a PACS elsewhere cannot send to it; set `listener.host`")
+            log.warning("listener bound to loopback: a remote PACS cannot send to it; set `listener.host`")
         self._arrivals.start()
         movers = [threading.Thread(target=self._guard, args=(self._move,), daemon=True) for _ in range(self._parallel)]
         threads = [threading.Thread(target=self._guard, args=(self._find,), daemon=True), *movers]
@@ -158,7 +161,7 @@ class _Run:
     # -- threads -----------------------------------------------------------------------------------------------------
 
     def _guard(self, work: Callable[[], None]) -> None:
-        """Run a thread's work; what it cannot cope with ends the others, too, and is raised by `execute`."""
+        """Run a thread's work; an unexpected error ends the others, too, and is raised by `execute`."""
         failure: BaseException | None = RuntimeError("a thread of the pull ended unexpectedly")
         try:
             work()
@@ -186,7 +189,7 @@ class _Run:
                     found, question = self._asking.find_row(row)
                     self._journal.record_answer(digest, question, self._request.address, found.targets if found else ())
                     if question.state is not QuestionState.FOUND:
-                        log.warning("row comes to nothing", row=row.number, problem=question.problem)
+                        log.warning("row failed", row=row.number, problem=question.problem)
                 for task in self._journal.tasks(digest):
                     if task.state is TargetState.WAITING and task.id not in queued:
                         queued.add(task.id)
@@ -228,7 +231,7 @@ class _Run:
             state = self._reach.persist(lambda task=task: Fetch(tools, self._journal.task(task.id)).run())  # type: ignore[misc]
             self._ended += 1
             if state is TargetState.INCOMPLETE:
-                log.warning("target is incomplete", number=task.id, missing=self._journal.task(task.id).missing)
+                log.warning("target incomplete", number=task.id, missing=self._journal.task(task.id).missing)
 
     def _next(self) -> RetrieveTask | None:
         while not self._stop.is_set():
@@ -264,7 +267,7 @@ class _Run:
     # -- words -------------------------------------------------------------------------------------------------------
 
     def _tell_window(self, window: Window) -> None:
-        log.info("waiting for the window of time", window=str(window))
+        log.info("waiting for the time window", window=str(window))
 
     def _tell(self) -> None:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""What the final status of C-FIND, C-MOVE and C-GET means for us: one table (PS3.4 C.4.1.1.4, C.4.2.1.5, C.4.3.1.4).
+"""Consequences of the final status of C-FIND, C-MOVE and C-GET: one table (PS3.4 C.4.1.1.4, C.4.2.1.5, C.4.3.1.4).
 
 Contract: what follows from a status is decided here and nowhere else.
 """
@@ -10,7 +10,7 @@ from typing import Final
 
 
 class Verdict(Enum):
-    """What follows."""
+    """Consequence of a status."""
 
     PENDING = "pending"
     """Not the final one."""
@@ -18,7 +18,7 @@ class Verdict(Enum):
     AGAIN = "again"
     """May pass: worth another attempt."""
     NEVER = "never"
-    """The same request will be refused again."""
+    """A repeated request will be refused again."""
     DESTINATION = "destination"
     """The peer does not know where to move to: no request of this run can succeed."""
 
@@ -42,7 +42,7 @@ _DESTINATION: Final = 0xA801
 
 
 def verdict(status: int) -> Verdict:
-    """What follows from a status; what the table does not know is worth another attempt."""
+    """Consequence of a status; an unknown status is worth another attempt."""
     if status in _PENDING:
         return Verdict.PENDING
     if status == SUCCESS:

@@ -1,4 +1,4 @@
-"""What becomes of an instance: published media, the ledger, the metadata lines, and the checks of all three.
+"""Results of instances: published media, the ledger, the metadata lines, and the checks of all three.
 
 output_names  what outputs are called
 publish       media and outcome made visible and durable

@@ -1,4 +1,4 @@
-"""What a publication is about to do, noted where the next start finds it; and the repair of what it did not finish.
+"""Notes of publications that have begun, for the next start, which repairs those that did not finish.
 
 Contract: a note with the instance's name and the final names of its media is made beside the partial files before the
 first of them is renamed, and removed after the commit. A final name that is promised and that the ledger does not own
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 NOTE: Final = "promise"
 _LONGEST_LINK: Final = 4000
 _MARKED: Final = re.compile(r"(?:copies-)?([0-9a-f]{16})-")
-"""What the names in `.partial` begin with: the mark of the ledger whose exporter made them."""
+"""Prefix of the names in `.partial`: the mark of the ledger whose exporter made them."""
 
 
 class MediaFolderUnusable(Unusable):
@@ -94,7 +94,7 @@ def pending(media: Path) -> Iterator[Intent]:
 
 
 def _noted(folder: Path) -> Intent | None:
-    """The promise in a folder of partial files; None where there is none, or half of one: then nothing was renamed."""
+    """The intent in a folder of partial files; None if absent or incomplete: then nothing was renamed."""
     note = folder / NOTE
     with suppress(OSError, ValueError):
         # Not Path.readlink: it would take a name's `//` (inside an archive) for one slash.
@@ -159,7 +159,7 @@ def recover(media: Path, ledger: Ledger, other: str | None = None, lost: str | N
 
 
 def remove(media: Path, paths: Iterable[str]) -> None:
-    """Delete outputs by their paths below the media folder; what is gone is fine."""
+    """Delete outputs by their paths below the media folder; missing ones are no error."""
     for path in paths:
         if path.endswith("/"):
             shutil.rmtree(media / path, ignore_errors=True)

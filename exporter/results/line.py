@@ -7,7 +7,7 @@ all there, null where they do not apply. Must never hold NaN, Infinity or a raw 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -16,13 +16,13 @@ from exporter.outcome import Exported, MediaType, Skipped
 from listener.foundation.text import json_escaped
 
 if TYPE_CHECKING:
-    from exporter.outcome import MediaFile, Rendering, Timing
+    from exporter.outcome import MediaFile, Rendering, Timing, WriterOrigin
 
 _RELATIONS: Final = frozenset({"duplicate_of", "conflict_with"})
 
 
 class BadRecordError(ValueError):
-    """What a worker sent as a record is not a JSON object; says nothing of its content."""
+    """The record of a worker is not a JSON object; the message does not quote its content."""
 
 
 def line(
@@ -73,6 +73,7 @@ def line(
             "transfer_syntax_uid": told.transfer_syntax_uid,
             "left_out": told.left_out,
             "private_left_out": told.private_left_out,
+            "writers": _writers(outcome.writers) if isinstance(outcome, Exported) else None,
         },
     }
     return json_escaped(orjson.dumps({**ours, **record, **ours}, option=orjson.OPT_APPEND_NEWLINE))
@@ -110,7 +111,7 @@ def shown(name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """What `exporter.results.metadata.record` says besides the elements; whatever does not have its form is nothing."""
+    """Statements of `exporter.results.metadata.record` besides the elements; a value of another form is left out."""
 
     transfer_syntax_uid: str | None
     left_out: list[dict[str, Any]]
@@ -160,6 +161,11 @@ def _medium(medium: MediaFile) -> dict[str, Any]:
         "geometry": medium.geometry,
         "values": medium.values,
     }
+
+
+def _writers(origins: tuple[WriterOrigin, ...]) -> list[dict[str, str]] | None:
+    """Writers of other distributions; None where only the exporter's own made media."""
+    return [{key: _clean(text) for key, text in asdict(origin).items()} for origin in origins] or None
 
 
 def _timing(timing: Timing | None) -> dict[str, Any] | None:

@@ -86,14 +86,14 @@ def identity_base(layout: str, uids: dict[str, str]) -> str:
 
 
 def uid_component(value: str) -> str:
-    """A UID as a file name; anything that is none (PS3.5 9.1), by its hash: nothing from the wire becomes a path."""
+    """A UID as a file name; other text (PS3.5 9.1) by its hash: nothing from the wire becomes a path."""
     if re.fullmatch(r"[0-9][0-9.]{0,63}", value):
         return value
     return f"h{hashlib.sha256(value.encode(errors='surrogateescape')).hexdigest()[:32]}"
 
 
 def ae_title_component(value: str) -> str:
-    """An AE title as part of a file name; what has other characters gets its hash, so that no two share one name."""
+    """An AE title as part of a file name; a title with other characters by its hash, so that no two share a name."""
     if re.fullmatch(r"[A-Z0-9_-]{1,16}", value):
         return value
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', value)}-{hashlib.sha256(value.encode()).hexdigest()[:8]}"

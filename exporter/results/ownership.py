@@ -1,4 +1,4 @@
-"""Which exporter a media folder belongs to, noted where every other exporter sees it: the owner file.
+"""Ownership of a media folder by one exporter, noted where every other exporter sees it: the owner file.
 
 Contract: one exporter works on a media folder, also where ledgers differ, hosts differ, or the file system has no
 locks. Its owner file, ``.partial/owner``, says which: host, boot, process and its start, ledger; it is touched every
@@ -47,9 +47,9 @@ BEAT_S: Final = 10.0
 STALE_S: Final = 180.0
 """Without a beat for so long, an owner that cannot be asked is dead. NFS may show a beat a minute late."""
 WATCH_S: Final = 25.0
-"""So long an owner without a beat is watched before it is taken over: its clock, or the server's, may have been set."""
+"""Time that an owner without a beat is watched before it is taken over: a clock may have been set."""
 GRACE_S: Final = 30.0
-"""So long `.partial` may be gone before it is made anew: whoever moved it away may move it back."""
+"""Time that `.partial` may be gone before it is made anew: it may have been moved away and come back."""
 _FORM: Final = "exporter-1"
 _TICK_S: Final = 1.0
 _TRIES: Final = 5
@@ -65,18 +65,18 @@ class MediaFolderTaken(MediaFolderUnusable):
 
 @dataclass(frozen=True, slots=True)
 class MediaFolderOwner:
-    """What an owner file says."""
+    """Contents of an owner file."""
 
     host: str
     machine: str
-    """``/etc/machine-id``; empty where there is none."""
+    """``/etc/machine-id``; empty if absent."""
     boot: str
     """The kernel's boot id: the same in every container on it."""
     processes: str
     """The namespace in which `pid` counts."""
     pid: int
     started: int
-    """When the process was started, in clock ticks since boot."""
+    """Start of the process, in clock ticks since boot."""
     device: int
     """Number of the media folder's device, which is one for each mounted file system of a kernel."""
     ledger: str
@@ -88,7 +88,7 @@ class MediaFolderOwner:
 
     @classmethod
     def here(cls, media: Path, ledger: Ledger) -> Self:
-        """This process, working with that ledger on that media folder."""
+        """This process as the owner of a media folder, working with a ledger."""
         pid = os.getpid()
         return cls(
             socket.gethostname(),
@@ -105,13 +105,13 @@ class MediaFolderOwner:
 
     @property
     def in_words(self) -> str:
-        """For messages."""
+        """The owner in words, for messages."""
         return f"process {self.pid} on {self.host}"
 
 
 _NUMBERS: Final = tuple(place for place, one in enumerate(fields(MediaFolderOwner)) if one.type == "int")
 UNKNOWN: Final = MediaFolderOwner("an unknown host", "", "", "", 0, 0, 0, "", "", "")
-"""What an owner file says that cannot be understood."""
+"""Owner of a file that cannot be understood."""
 
 
 class Ownership:
@@ -119,7 +119,7 @@ class Ownership:
 
     def __init__(self, media: Path, owner: MediaFolderOwner, former: MediaFolderOwner | None) -> None:
         self.former = former
-        """Who had the folder before and did not give it back."""
+        """Owner that had the folder before and did not give it back."""
         self.owner = owner
         self._media = media
         self._folder = _identity(media)
@@ -168,7 +168,7 @@ class Ownership:
                 self._beat()
 
     def _beat(self) -> None:
-        """Make the owner file anew; what keeps it from being made passes, or `check` says so in time."""
+        """Write the owner file anew; an obstacle passes, or `check` reports it in time."""
         with self._turn, suppress(OSError):
             found = _read(self._media)
             if found is None:
@@ -195,10 +195,13 @@ class Ownership:
 
 @contextmanager
 def locked(media: Path) -> Iterator[bool]:
-    """Keep other exporters of this kernel out of a media folder; whether the file system has locks.
+    """Keep other exporters of this kernel out of a media folder.
+
+    Yields:
+        Whether the file system has locks.
 
     Raises:
-        MediaFolderTaken: Another one works there.
+        MediaFolderTaken: Another exporter works there.
     """
     descriptor = os.open(media, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -263,7 +266,7 @@ def _claim(media: Path, owner: MediaFolderOwner, *, has_locks: bool, take_over: 
 
 
 def _make_or_wait(path: Path, owner: MediaFolderOwner, *, has_locks: bool) -> None:
-    """Make the owner file; where the disk is full and a lock keeps others out, leave that to a later beat."""
+    """Write the owner file; on a full disk, where a lock keeps others out, leave that to a later beat."""
     try:
         _make(path, owner)
     except OSError as error:
@@ -313,7 +316,11 @@ def _is_alive(media: Path, found: MediaFolderOwner, *, has_locks: bool) -> bool 
 
 
 def _put_aside(media: Path, found: MediaFolderOwner, token: str) -> bool:
-    """Take the owner file of a dead owner away; whether it was still that one's."""
+    """Take away the owner file of a dead owner.
+
+    Returns:
+        Whether the file was still that owner's.
+    """
     path, aside = _path(media), _path(media).with_name(f".{OWNER}-{token}-former")
     try:
         path.rename(aside)
@@ -344,7 +351,7 @@ def _found(media: Path) -> MediaFolderOwner | None:
 
 
 def _read(media: Path) -> MediaFolderOwner | None:
-    """Who owns a media folder; None where nobody does."""
+    """Owner of a media folder; None without one."""
     return _read_at(_path(media))
 
 
@@ -358,7 +365,7 @@ def _read_at(path: Path) -> MediaFolderOwner | None:
 
 
 def _written(owner: MediaFolderOwner) -> str:
-    """What an owner file says: a path that leads nowhere, of names that every file system permits."""
+    """Contents of an owner file: a path that leads nowhere, of names that every file system permits."""
     return "/".join((_FORM, *(quote(str(value), safe="")[:200] or "-" for value in astuple(owner))))
 
 
@@ -447,7 +454,7 @@ def _is_running(owner: MediaFolderOwner) -> bool | None:
 
 
 def _started(pid: int) -> int:
-    """When a process was started, in clock ticks since boot (proc(5)); -1 where there is none of that number."""
+    """Start of a process, in clock ticks since boot (proc(5)); -1 if no process has that number."""
     try:
         status = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:

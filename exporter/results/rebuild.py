@@ -47,13 +47,13 @@ _ESCAPED: Final = re.compile(r"\\x([89a-f][0-9a-f])")
 
 @dataclass(slots=True)
 class Rebuilt:
-    """What a new ledger was made of."""
+    """Sources of a new ledger."""
 
     kept: Path | None
-    """Where the old database is now."""
+    """Path of the old database now."""
     lines: int = 0
     rotated: int = 0
-    """Those of them that are in rotated files."""
+    """Lines among them that are in rotated files."""
     foreign_bytes: int = 0
     """Bytes of the metadata file that are whole lines of others."""
     quarantined: int = 0
@@ -128,7 +128,7 @@ def rebuild(folders: Folders) -> Rebuilt:
 
 
 def prospect(folders: Folders) -> str:
-    """What `rebuild` would do, as the end of a sentence about a damaged ledger; looks only."""
+    """Description of what `rebuild` would do, as the end of a sentence about a damaged ledger; read-only."""
     lines = _count_lines(folders.metadata)
     rotated = len(rotated_files(folders.metadata))
     parts = [f"{lines} lines of {folders.metadata.name}"]
@@ -167,10 +167,13 @@ def _set_aside(ledger: Path) -> Path | None:
 
 
 def _replay_rotated(folders: Folders, ledger: Ledger) -> int:
-    """Replay the lines of rotated files, oldest first; how many there are.
+    """Replay the lines of rotated files, oldest first.
+
+    Returns:
+        Number of lines.
 
     Raises:
-        MetadataFileUnusable: One of them cannot be read.
+        MetadataFileUnusable: A rotated file cannot be read.
     """
     replay = _Replay(ledger)
     for path in rotated_files(folders.metadata):
@@ -200,7 +203,7 @@ def _replay_lines(folders: Folders, replay: _Replay) -> None:
 
 
 def _read(text: bytes, folders: Folders) -> tuple[Arrival, Completed] | None:
-    """What a line tells; None for a line that is not ours."""
+    """The statements of a line; None for a line that is not ours."""
     try:
         said = orjson.loads(text)
         told = said["export"]
@@ -275,7 +278,7 @@ def _replay_quarantine(spool: Path | None, ledger: Ledger) -> int:
 
 
 def _wait_again(spool: Path | None, ledger: Ledger) -> int:
-    """Give kept files that no line tells of back to `new/`: skipped, or told in lines that are lost; nobody knows."""
+    """Give kept files without a line back to `new/`: they were skipped, or their lines are lost."""
     if spool is None:
         return 0
     names = [name for name in view.entries(spool, SpoolState.DONE) if ledger.entry(name) is None]

@@ -53,14 +53,14 @@ if TYPE_CHECKING:
 MOST_LISTED: Final = 1000
 """Faults that are listed one by one."""
 LOOKS: Final = 3
-"""How often a running exporter's folder is looked at before a fault counts."""
+"""Number of looks at a running exporter's folder before a fault counts."""
 PAUSE_S: Final = 1.0
 """Time between two looks: longer than any step between renaming media and committing them takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """What belongs together."""
+    """Folders that belong together."""
 
     ledger: Path
     media: Path
@@ -81,7 +81,7 @@ class ReconcileFault:
 
 @dataclass(slots=True)
 class ReconcileReport:
-    """What was looked at and what was found."""
+    """Counts of things checked, and findings."""
 
     instances: dict[str, int] = field(default_factory=dict)
     """Instances of the ledger by state."""
@@ -96,7 +96,7 @@ class ReconcileReport:
     foreign_bytes: int = 0
     """Bytes of the metadata file that are whole lines of others."""
     notes: Counter[str] = field(default_factory=Counter)
-    """What the next start of an exporter will put right, by sentence."""
+    """Repairs that the next start of an exporter will do, as sentences."""
     faults: list[ReconcileFault] = field(default_factory=list)
     fault_count: int = 0
 

@@ -8,7 +8,7 @@ under way, a torn metadata line. One process works on one ledger and one media f
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +22,7 @@ from exporter.results.publish import AETitleProfile, NameChoice, Publisher
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy, InProcess, Runner
 from exporter.work.supervisor import Worker, WorkerSetup
+from exporter.writers.discovery import enabled_writers, installed_writers
 from listener.foundation.durable import make_private_folders
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ def open_export_context(
     Raises:
         LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable: Why it cannot run, and what to do.
         MachineCondition: The disk is full, or a folder is gone.
+        WriterUnusable: A writer of another distribution cannot be used.
     """
+    enabled_writers(settings.writers)
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:
         stack.enter_context(_damage_explained(places))
@@ -184,6 +187,7 @@ def _ledger(path: Path, reserve: DiskReserve | None) -> Ledger:
 def runners(settings: Settings, workers: int) -> list[Runner]:
     """What exports the instances: worker processes, or this process where there are to be none."""
     values = worker_settings(settings)
+    values["installed_writers"] = [asdict(one.origin) for one in installed_writers()]
     values["by_ae_title"] = {title: worker_settings(own) for title, own in settings.by_ae_title.items()}
     if workers == 0:
         from exporter.work import pipeline

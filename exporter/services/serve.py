@@ -210,5 +210,3 @@ def _write(text: str) -> None:
 def _reachable(host: str) -> str:
     """The address at which this machine reaches what is bound to `host`."""
     return "127.0.0.1" if host in {"0.0.0.0", "::", "localhost"} else host  # noqa: S104 - nothing is bound here
-
-

@@ -1,4 +1,4 @@
-"""Who may read media: modes and group of the files and folders that the exporter makes, whatever the umask.
+"""Permissions of media: mode and group of the files and folders that the exporter makes, whatever the umask.
 
 Contract: a media file has its mode and group before it gets its final name; a folder has them before anything is in it.
 A folder that is there keeps what its owner has given it, its set-group-ID bit included, and so passes its group on to

@@ -50,40 +50,40 @@ class PullTLSSection(Section):
     certificate: FilePath | None = None
     """Our certificate, PEM, where the peer asks for one."""
     key: FilePath | None = None
-    """Its private key, PEM; none where the certificate file holds it too."""
+    """Private key of that certificate, PEM; not needed where the certificate file holds the key too."""
     check_host: bool = True
     """Whether the peer's certificate must be for its `host`."""
 
 
 class PullTimeSection(Section):
-    """How long a peer may keep us waiting."""
+    """Longest times that a peer may keep us waiting."""
 
     connect_s: PositiveSeconds = 15.0
-    """For a connection, and for the answer to the request for an association."""
+    """Time for a connection, and for the answer to the request for an association."""
     pdu_s: PositiveSeconds = 30.0
-    """From the first byte of a PDU to its last."""
+    """Time from the first byte of a PDU to its last."""
     find_s: PositiveSeconds = 300.0
-    """For all answers to one C-FIND; after that it is cancelled."""
+    """Time for all answers to one C-FIND; then the query is cancelled."""
     answer_s: PositiveSeconds = 600.0
     """Between two messages while a C-MOVE or C-GET is under way: archives may fetch from tape. Ten times that where the
     peer says that it goes on and its numbers of sub-operations stand still."""
     retrieve_s: PositiveSeconds = 43_200.0
-    """For one C-MOVE or C-GET in all; after that it is cancelled, and what is missing is asked for again."""
+    """Time for one C-MOVE or C-GET in all; then it is cancelled, and missing instances are asked for again."""
     settle_s: PositiveSeconds = 15.0
     """After the end of a C-MOVE, without another instance, until what is not here counts as missing."""
 
 
 class PullPeerSection(Section):
-    """One PACS that `exporter pull --from NAME` asks."""
+    """A PACS that `exporter pull --from NAME` asks."""
 
     name: Annotated[str, Spelling(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,39}$", "up to 40 letters, digits, _ and -")]
-    """What it is called on the command line."""
+    """Name of the PACS on the command line."""
     ae_title: AETitle
-    """Its AE title."""
+    """AE title of the PACS."""
     host: Annotated[str, Field(min_length=1, max_length=253)]
-    """Its host name or address."""
+    """Host name or address of the PACS."""
     port: Port = 104
-    """Its port."""
+    """Port of the PACS."""
     tls: PullTLSSection | None = None
     """Transport security; none speaks plain TCP."""
     calling_ae_title: AETitle | None = None
@@ -93,16 +93,16 @@ class PullPeerSection(Section):
     move_to: AETitle | None = None
     """AE title that the peer knows our listener by; default: `listener.ae_title`."""
     level: Level = "study"
-    """How much is fetched of what a row finds: the whole patient, the whole study, the series, or the instance."""
+    """Level that is fetched for a row: the whole patient, the whole study, the series, or the instance."""
     parallel: Annotated[int, Field(ge=1, le=32)] = 2
     """Moves at once, each on an association of its own."""
     moves_per_minute: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """Most C-MOVE or C-GET requests per minute, all associations together."""
     window: Annotated[str, AfterValidator(_window)] | None = None
-    """Time of day in which the peer is asked, in local time, such as `20:00-06:00`; what is under way at its end is
-    finished."""
+    """Time of day in which the peer is asked, in local time, such as `20:00-06:00`; a transfer under way
+    at its end is finished."""
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
-    """How often a target is asked for until what is then not here counts as missing."""
+    """Number of requests for a target before its absent instances count as missing."""
     max_matches: PositiveInt = 1000
     """Most answers to one row; a row that has more is not fetched, for it is rarely what was meant."""
     max_get_bytes: PositiveInt | None = None
@@ -110,7 +110,7 @@ class PullPeerSection(Section):
     character_set: CharacterSet = "ISO_IR 192"
     """Character set of keys that are not ASCII; `ISO_IR 192` is UTF-8, `ISO_IR 100` Latin-1."""
     times: PullTimeSection = PullTimeSection()
-    """How long it may keep us waiting."""
+    """Longest times that the PACS may keep us waiting."""
 
 
 def _as_list(value: Any) -> Any:

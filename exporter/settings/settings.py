@@ -51,7 +51,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percentage = Annotated[float, Field(ge=0, le=100)]
 Extension = Annotated[str, Spelling(r"^\.[A-Za-z0-9]{1,8}$", "a dot and up to 8 letters or digits", prefix=".")]
 LAYOUT_FIELDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
-"""What the output name of a received instance can be made of."""
+"""Fields that the output name of a received instance can be made of."""
 
 
 def _layout(value: Any) -> Any:
@@ -88,7 +88,7 @@ def _group(value: Any) -> Any:
 
 
 class DicomSettings(Section):
-    """Where `backfill` reads."""
+    """Input of `backfill`."""
 
     dir: FilePath | None = None
     """Folder of DICOM files; the command line's DIR wins."""
@@ -102,15 +102,15 @@ class ArchiveSettings(Section):
     enabled: bool = True
     """Whether the members of archives are exported; otherwise archives are files without DICOM data."""
     max_members: PositiveInt = 1_000_000
-    """Most members of one archive, folders included; what comes behind them is not exported."""
+    """Most members of one archive, folders included; later members are not exported."""
     max_ratio: PositiveInt = 200
-    """How many times its own size an archive may hold; 1 GiB is always permitted."""
+    """Most bytes that an archive may hold, as a multiple of its own size; 1 GiB is always permitted."""
     copies_bytes: PositiveInt = 4 << 30
     """Room for temporary copies: members wait for it, and one more may exceed it. They lie below the media folder."""
 
 
 class MediaFolderSettings(Section):
-    """Where media go."""
+    """Folder, names and permissions of media."""
 
     dir: FilePath | None = None
     """Folder of media files; default: ``media`` below the data or output folder."""
@@ -119,8 +119,8 @@ class MediaFolderSettings(Section):
     layout: Annotated[str, BeforeValidator(_layout)] = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"
     """Output name of a received instance, without extension."""
     mode: Annotated[str, BeforeValidator(_mode)] = "0600"
-    """Permissions of media files, as a quoted octal number such as `"0640"`, whatever the umask; who may read them may
-    enter the folders that are made for them."""
+    """Permissions of media files, as a quoted octal number such as `"0640"`, whatever the umask; readers of the
+    files may enter the folders that are made for them."""
     group: Annotated[str | None, BeforeValidator(_group)] = None
     """Group of media files and of the folders that are made for them, which pass it on; `mode` must let it in."""
 
@@ -143,14 +143,14 @@ class MetadataSettings(Section):
 
 
 class ConfigCopySettings(Section):
-    """Where a copy of the configuration in force is kept."""
+    """Copy of the configuration in force."""
 
     file: FilePath | None = None
     """File that gets a copy of this file, byte by byte, when something is exported with it."""
 
 
 class EncodingArgs(Section):
-    """What the encoder is told, named as FFmpeg and PyAV name it."""
+    """Arguments of the encoder, named as in FFmpeg and PyAV."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     __pydantic_extra__: dict[str, str | int | float] = Field(init=False)
@@ -162,17 +162,17 @@ class EncodingArgs(Section):
 
 
 class VideoEncoding(Section):
-    """How video is encoded."""
+    """Encoder of video and its arguments."""
 
     encoding_format: str = "h264"
     """Format (`h264`, `hevc`, `av1`, `vp9`) or encoder of FFmpeg (`libx264`, `ffv1`, ...)."""
     encoding_args: EncodingArgs = EncodingArgs(options={"crf": "17"})
-    """What the encoder is told, named as FFmpeg and PyAV name it: `pix_fmt`, `options`, and any of the attributes
+    """Arguments of the encoder, named as in FFmpeg and PyAV: `pix_fmt`, `options`, and any of the attributes
     `bit_rate`, `gop_size`, `level`, `max_b_frames`, `profile`, `qmax` and `qmin`."""
 
 
 class FramingSettings(Section):
-    """Which part of the picture is shown, and at what size. Applied in this order; nothing by default."""
+    """Part of the picture that is shown, and its size. Applied in this order; nothing by default."""
 
     crop: Literal["none", "regions", "anatomy"] = "none"
     """`regions`: to the box around all ultrasound regions of the instance; `anatomy`: to its largest region that is a
@@ -190,10 +190,10 @@ class FramingSettings(Section):
 
 
 class DisplaySettings(Section):
-    """How gray values become display values, where the instance leaves a choice."""
+    """The way from gray values to display values, where the instance leaves a choice."""
 
     voi: Annotated[int, Field(ge=0)] = 0
-    """Which of an instance's VOI transformations: its tables first, then its windows; 0 is the first."""
+    """Number of the VOI transformation of an instance: its tables first, then its windows; 0 is the first."""
     window: tuple[float, PositiveFloat] | None = None
     """Centre and width in modality units, such as Hounsfield units, instead of the instance's own windows."""
     automatic: Literal["instance", "frame", "always"] = "instance"
@@ -230,7 +230,7 @@ class VideoSettings(Section):
     default_rate_hz: PositiveFloat = 30.0
     """Frames per second of a cine whose elements do not say when its frames are shown."""
     untimed: Literal["frames", "video"] = "frames"
-    """What multi-frame instances become that are no cines, such as tiles of a slide, segments, pages and views
+    """Media of multi-frame instances that are no cines, such as tiles of a slide, segments, pages and views
     (docs/media.md says which): `frames`, a folder of images; `video`, a video at `default_rate_hz`."""
     threads: PositiveInt = 1
     """Threads of one encoder. One per worker and a worker per core is faster than threads inside the encoder."""
@@ -239,11 +239,11 @@ class VideoSettings(Section):
     copy_jpeg: bool = False
     """Whether cines in JPEG baseline become Motion JPEG bit by bit where their display values are the JPEG's own."""
     framing: FramingSettings = FramingSettings()
-    """Which part of the picture is shown, and at what size."""
+    """Part of the picture that is shown, and its size."""
 
 
 class PillowEncoding(Section):
-    """How images are encoded."""
+    """Parameters of the image encoder."""
 
     pil_writer_params: dict[str, Any] = Field(default_factory=dict)
     """Parameters of Pillow's `save` for the format, such as `quality` of JPEG."""
@@ -265,7 +265,7 @@ class ImageSettings(Section):
     copy_jpeg: bool = False
     """Whether JPEG baseline becomes `.jpg` bit by bit where its display values are the JPEG's own."""
     framing: FramingSettings = FramingSettings()
-    """Which part of the picture `view8` shows, and at what size."""
+    """Part of the picture that `view8` shows, and its size."""
 
 
 class FramesSettings(Section):
@@ -294,7 +294,7 @@ class AudioSettings(Section):
     format: Literal["wav", "flac"] = "wav"
     """WAV keeps the samples as they are; FLAC keeps them compressed (mu-law and A-law expanded to 16 bits)."""
     tracks: Literal["left_out", "all", "none"] = "left_out"
-    """Which audio tracks of a video stream become files of their own beside the video: those that its container cannot
+    """Audio tracks of a video stream that become files of their own beside the video: those that its container cannot
     hold, all of them, or none."""
 
 
@@ -314,8 +314,19 @@ class ReportSettings(Section):
     """Whether a plain text rendering is written beside the JSON tree."""
 
 
+class InstalledWriterSection(Section):
+    """Settings of one writer that another distribution adds (docs/media.md, "Writers of others")."""
+
+    name: str
+    """Name of its entry point; a name that is not installed is an error."""
+    enabled: bool = True
+    """Whether the writer may write; otherwise the exporter works as if it were not installed."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Options of the writer's own, which its documentation names; the exporter does not check them."""
+
+
 class LimitSettings(Section):
-    """What one instance may cost; beyond it the instance fails, nothing else does."""
+    """Limits of one instance; beyond them the instance fails, nothing else does."""
 
     max_instance_bytes: PositiveInt = 8 << 30
     """Largest file that is read."""
@@ -358,7 +369,7 @@ class LimitSettings(Section):
 
 
 class MediaSettings(Section):
-    """What decides the content of media and of their lines: its hash tells whether an export is still up to date."""
+    """Settings that decide the content of media and lines: their hash shows whether an export is up to date."""
 
     video: VideoSettings = VideoSettings()
     image: ImageSettings = ImageSettings()
@@ -368,24 +379,41 @@ class MediaSettings(Section):
     audio: AudioSettings = AudioSettings()
     waveform: WaveformSettings = WaveformSettings()
     report: ReportSettings = ReportSettings()
+    writers: tuple[InstalledWriterSection, ...] = ()
+    """Settings of writers that other distributions add; every one that is installed writes, named here or not."""
     metadata: MetadataSettings = MetadataSettings()
     """Metadata lines."""
     limits: LimitSettings = LimitSettings()
 
+    @field_validator("writers")
+    @classmethod
+    def _names_each_writer_once(
+        cls, sections: tuple[InstalledWriterSection, ...]
+    ) -> tuple[InstalledWriterSection, ...]:
+        names = [section.name for section in sections]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"holds two entries for {', '.join(map(repr, twice))}: one writer has one")
+        return sections
+
+    def options_of(self, writer: str) -> dict[str, Any]:
+        """Options of the installed writer of that name, as the configuration gives them."""
+        return next((section.options for section in self.writers if section.name == writer), {})
+
     @cached_property
     def settings_sha256(self) -> str:
         """Hash of every setting that decides what media and lines hold; limits only decide whether there are any."""
-        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - {"limits", "metadata"})
+        left_out = {"limits", "metadata"} if self.writers else {"limits", "metadata", "writers"}
+        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - left_out)
         content["metadata"] = self.metadata.model_dump(mode="json", include={"private"})
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 class AETitleMediaSection(Section):
-    """Where media of instances that call this AE title go."""
+    """Output names of instances that call this AE title."""
 
     layout: Annotated[str, BeforeValidator(_layout)] = MediaFolderSettings.model_fields["layout"].default
-    """Their output name, without extension; not said: as `media.layout`. A folder of their own, as in
+    """Output name, without extension; default: `media.layout`. A folder of their own, as in
     `research/{StudyInstanceUID}/{SOPInstanceUID}`, keeps them apart."""
 
 
@@ -393,16 +421,16 @@ class AETitleMetadataSection(Section):
     """Metadata lines of instances that call this AE title."""
 
     private: bool = MetadataSettings.model_fields["private"].default
-    """Whether they hold private elements; not said: as `metadata.private`."""
+    """Whether lines hold private elements; default: `metadata.private`."""
 
 
 class AETitleSection(Section):
     """Settings of one of our AE titles, instead of those of the top."""
 
     ae_title: AETitle
-    """One of `listener.ae_title` and `listener.more_ae_titles` (or `ANY-SCP`, where `listener.any_scp` takes it)."""
+    """`listener.ae_title`, one of `listener.more_ae_titles`, or `ANY-SCP` where `listener.any_scp` permits that."""
     media: AETitleMediaSection = AETitleMediaSection()
-    """Where media go."""
+    """Output names."""
     video: VideoSettings = VideoSettings()
     """Multi-frame instances."""
     image: ImageSettings = ImageSettings()
@@ -410,7 +438,7 @@ class AETitleSection(Section):
     frames: FramesSettings = FramesSettings()
     """Multi-frame instances as a folder of numbered images."""
     display: DisplaySettings = DisplaySettings()
-    """How gray values become display values."""
+    """The way from gray values to display values."""
     volume: VolumeSettings = VolumeSettings()
     """Volumes."""
     audio: AudioSettings = AudioSettings()
@@ -428,7 +456,7 @@ def _is_ours(entry: AETitleSection, info: ValidationInfo) -> AETitleSection:
     listener = info.data.get("listener")  # absent where that section is itself at fault
     if isinstance(listener, ListenerSection) and entry.ae_title not in listener.called_ae_titles:
         permitted = ", ".join(sorted(listener.called_ae_titles)) + ", or what `listener.more_ae_titles` adds"
-        problem = f"is for the AE title {entry.ae_title!r}, which is none of ours"
+        problem = f"unknown AE title {entry.ae_title!r}"
         raise PydanticCustomError("ae_title", "{problem}", {"problem": problem, "permitted": permitted})
     return entry
 
@@ -443,7 +471,7 @@ def _overlaid(base: Section, said: Section) -> Section:
 
 
 class SpaceSettings(Section):
-    """When the export daemon pauses because the disk of media, metadata lines or ledger runs full, and what is kept."""
+    """Space at which the export daemon pauses: on the disk of media, metadata lines or ledger; and a reserve."""
 
     pause_below_bytes: Annotated[int, Field(ge=0)] = 128 << 20
     """Free space under which nothing new is begun. Under the marks of `spool` the listener refuses well before."""
@@ -490,25 +518,25 @@ class Settings(MediaSettings):
     work without child processes: one instance at a time and without limits on memory and time, so that one hostile
     file can end the run; the daemons always use a process."""
     dicom: DicomSettings = DicomSettings()
-    """What `backfill` reads."""
+    """Input of `backfill`."""
     archives: ArchiveSettings = ArchiveSettings()
     """Archives among what `backfill` reads."""
     media: MediaFolderSettings = MediaFolderSettings()
-    """Where media go."""
+    """Folder, names and permissions of media."""
     config: ConfigCopySettings = ConfigCopySettings()
-    """Where a copy of this file goes."""
+    """Copy of this file."""
     privacy: PrivacySettings = PrivacySettings()
     """De-identification."""
     listener: ListenerSection = ListenerSection()
     """The C-STORE service."""
     ae_titles: tuple[Annotated[AETitleSection, AfterValidator(_is_ours)], ...] = ()
-    """Settings of their own for some of our AE titles. What an entry says counts for the instances that call its AE
-    title, instead of what the section of the same name says at the top; what it does not say is as it is there. The
-    same instance sent to two of them is exported for both: it is a duplicate only within one."""
+    """Settings for single called AE titles. An entry applies to the instances that call its AE title, instead of the
+    top-level section of the same name; keys that it does not set keep the top-level value. The same instance sent to
+    two of them is exported for both: it is a duplicate only within one."""
     spool: SpoolSection = SpoolSection()
     """The hand-over between receiving and exporting."""
     room: SpaceSettings = SpaceSettings()
-    """When the export daemon pauses because a disk runs full."""
+    """Space at which the export daemon pauses."""
     log: LogSection = LogSection()
     """Logs of the daemons."""
     orthanc: OrthancServers = ()
@@ -536,7 +564,7 @@ class Settings(MediaSettings):
     @field_validator("sources")
     @classmethod
     def _is_apart_from_output(cls, sections: WatchedFolders, info: ValidationInfo) -> WatchedFolders:
-        """What we write must not come in again, and never be moved or deleted as something that came."""
+        """Refuse watched folders that hold our output: it must not come in again, nor be moved or deleted as input."""
         media, metadata = info.data.get("media"), info.data.get("metadata")  # absent where they are at fault
         written = {
             "media.dir": media.dir if isinstance(media, MediaFolderSettings) else None,
@@ -550,12 +578,12 @@ class Settings(MediaSettings):
 
     @field_serializer("ae_titles")
     def _as_said(self, entries: tuple[AETitleSection, ...]) -> list[dict[str, Any]]:
-        """What is not said is inherited: written out with defaults it would say something else."""
+        """Entries with the keys that they set: with defaults written out they would no longer inherit the others."""
         return [entry.model_dump(mode="json", exclude_unset=True) for entry in entries]
 
     @property
     def by_ae_title(self) -> dict[str, Settings]:
-        """For every AE title that has settings of its own: the whole, as it counts for instances that call it."""
+        """Whole settings of every AE title that has an entry, as they apply to instances that call it."""
         found = {}
         for entry in self.ae_titles:
             whole = {name: getattr(self, name) for name in type(self).model_fields} | {"ae_titles": ()}
@@ -581,11 +609,11 @@ class Settings(MediaSettings):
         return len(os.sched_getaffinity(0)) if self.num_workers == "auto" else self.num_workers
 
     def media_folder(self, data: DataFolder) -> Path:
-        """Where media go: `media.dir`, or below the data folder."""
+        """Folder of media: `media.dir`, or below the data folder."""
         return self.media.dir or data.media
 
     def metadata_file(self, data: DataFolder) -> Path:
-        """Where metadata lines go: `metadata.file`, or below the data folder."""
+        """File of metadata lines: `metadata.file`, or below the data folder."""
         return self.metadata.file or data.metadata
 
 

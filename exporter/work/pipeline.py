@@ -49,7 +49,10 @@ def prepare(settings: Mapping[str, Any]) -> Export:
 
     Args:
         settings: ``media``, the `MediaSettings` as JSON values, and ``settings_sha256``; ``by_ae_title`` has the same
-            for each AE title with settings of its own.
+            for each AE title with settings of its own; ``installed_writers``, what this process has to find, too.
+
+    Raises:
+        WriterUnusable: A writer of another distribution cannot be used, or is not found by this process.
     """
     # Loaded now, so that the first instance does not pay for it, nor its limit of processor time.
     import imagecodecs  # noqa: F401
@@ -58,8 +61,10 @@ def prepare(settings: Mapping[str, Any]) -> Export:
     import exporter.results.metadata.record  # noqa: F401
     from exporter import writers
     from exporter.settings.settings import MediaSettings
+    from exporter.writers.discovery import check_origins
 
     writers.registry()
+    check_origins(settings.get("installed_writers", ()))
     own = {"": settings, **settings.get("by_ae_title", {})}
     exports = {
         title: partial(export, MediaSettings.model_validate(values["media"]), str(values["settings_sha256"]))
@@ -144,6 +149,7 @@ def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: 
             written.timing,
             written.rendering,
             tuple(dict.fromkeys((*instance.warnings, *written.warnings))),
+            written.writers,
         )
 
 

@@ -18,9 +18,9 @@ import numpy as np
 
 from exporter.dicom.elements import name_of
 from exporter.errors import BadGeometry, EncodeFailed, TooLarge, UnsupportedSyntax, VerifyFailed
-from exporter.outcome import MediaFile, MediaType
+from exporter.outcome import MediaType
 from exporter.writers.contract import InstancePart, Written
-from exporter.writers.durable_write import seal, write_error, write_new
+from exporter.writers.durable_write import media_file, write_error, write_new
 from exporter.writers.waveform_parts.waveform_groups import groups_of, has_waveform
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.dicom.instance import Instance
+    from exporter.outcome import MediaFile
     from exporter.settings.settings import MediaSettings
     from exporter.writers.contract import WriterTask
     from exporter.writers.waveform_parts.waveform_groups import WaveformGroup
@@ -75,7 +76,7 @@ class AudioWriter:
             if rate * len(group.channels) * group.raw.itemsize > _MOST_BYTES_PER_SECOND:
                 raise BadGeometry(f"write audio: {name_of('SamplingFrequency')} is more than any sound has")
             if abs(rate - group.rate_hz) > 1e-6 * group.rate_hz or rate < 1:
-                warnings.append("audio: the sampling frequency is no whole number of hertz; the nearest is written")
+                warnings.append("audio: the sampling frequency is not an integer number of hertz; rounded")
             if form == "flac" and (group.raw.itemsize > 2 or len(group.channels) > _FLAC_CHANNELS):
                 warnings.append("audio: FLAC holds up to 16 bits and 8 channels here; WAV is written")
                 form = "wav"
@@ -85,20 +86,10 @@ class AudioWriter:
             else:
                 _write_wav(path, group, max(1, rate))
             _verify(path, group, max(1, rate), form)
-            sealed = seal(path)
             suffix = f".{form}" if len(groups) == 1 else f".{number}.{form}"
-            media.append(
-                MediaFile(
-                    file=path.name,
-                    suffix=suffix,
-                    kind=MediaType.AUDIO,
-                    bytes=sealed.bytes,
-                    sha256=sealed.sha256,
-                    codec=_codec(group, form),
-                    transcoded=form == "flac" or group.interpretation in {"SB", "US", "UL"},
-                    duration_s=group.duration_s,
-                )
-            )
+            transcoded = form == "flac" or group.interpretation in {"SB", "US", "UL"}
+            codec, duration_s = _codec(group, form), group.duration_s
+            media.append(media_file(path, self.kind, suffix, codec, transcoded=transcoded, duration_s=duration_s))
             warnings.extend(group.warnings)
         return Written(tuple(media), warnings=tuple(dict.fromkeys(warnings)))
 

@@ -1,4 +1,4 @@
-"""What a writer is: the one contract that every kind of media fulfils, and the suite in its tests checks.
+"""The contract that every writer fulfils, those of other distributions too, and that the suite in its tests checks.
 
 Contract: a writer says whether it can write an instance (`score`), and then writes complete, verified, fsynced files
 under partial names in the folder it is given. It never chooses final names, never sees the ledger, never prints, and
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.dicom.instance import Instance
-    from exporter.outcome import MediaFile, MediaType, Rendering, Timing
+    from exporter.outcome import MediaFile, MediaType, Rendering, Timing, WriterOrigin
     from exporter.settings.settings import MediaSettings
 
 
 class InstancePart(StrEnum):
-    """The parts of an instance that media are made of; where the SOP class names none, the first there is the main."""
+    """The parts of an instance that media are made of, the main one first where the SOP class does not name it."""
 
     PIXELS = "pixel data"
     WAVEFORM = "waveform"
@@ -41,12 +41,14 @@ class WriterTask:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What a writer made of one instance."""
+    """The media that a writer made of one instance."""
 
     media: tuple[MediaFile, ...]
     timing: Timing | None = None
     rendering: Rendering | None = None
     warnings: tuple[str, ...] = ()
+    writers: tuple[WriterOrigin, ...] = ()
+    """Writers of other distributions that made some of the media; filled in by `exporter.writers`, not by writers."""
 
 
 class Writer(Protocol):
@@ -54,12 +56,13 @@ class Writer(Protocol):
 
     kind: MediaType
     part: InstancePart
-    """What it is made of; of the writers of one part, the best writes."""
+    """Part of the instance that the media are made of; of the writers of a part, that of the highest score writes."""
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
-        """How well this writer fits the instance: None for not at all; the highest of its part writes.
+        """The fitness of this writer for the instance, 0 or more; None where it cannot write the instance.
 
-        Must be cheap: it looks at header elements only, never at pixels.
+        The highest score of a part writes; two writers with the same highest score are an error of that instance. Must
+        be cheap: only header elements are looked at, never pixels.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 Contract: the file holds exactly the bytes of (0042,0011) Encapsulated Document, without the byte that padded it to even
 length; its extension is what its bytes are, from the first one on (a mark found somewhere within says nothing), never
-what (0042,0012) MIME Type claims (a contradiction is a warning). Bytes that are none of the known kinds are refused as
+what (0042,0012) MIME Type claims (a contradiction is a warning). Bytes of no known kind are refused as
 `unsupported_syntax`: a media folder is no place for programs that call themselves a report. The original stays where it
 was (quarantine, or the input folder).
 
@@ -22,9 +22,9 @@ from xml.parsers import expat
 
 from exporter.dicom.elements import integer_of, name_of, text_of, value_of
 from exporter.errors import BadGeometry, ExportError, Unreadable, UnsupportedSyntax, VerifyFailed
-from exporter.outcome import MediaFile, MediaType
+from exporter.outcome import MediaType
 from exporter.writers.contract import InstancePart, Written
-from exporter.writers.durable_write import seal, write_new
+from exporter.writers.durable_write import media_file, seal, write_new
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +46,7 @@ class DocumentKind:
 
     suffix: str
     mime_types: frozenset[str]
-    """What (0042,0012) MIME Type of Encapsulated Document may say of it (PS3.3 A.45, A.85, A.104)."""
+    """Permitted values of (0042,0012) MIME Type of Encapsulated Document (PS3.3 A.45, A.85, A.104)."""
 
 
 PDF: Final = DocumentKind(".pdf", frozenset({"application/pdf"}))
@@ -75,7 +75,7 @@ _CDA_ROOTS: Final = frozenset({"urn:hl7-org:v3 ClinicalDocument", "ClinicalDocum
 
 
 def kind_of(document: bytes) -> DocumentKind | None:
-    """What the bytes are from their first one on; None where they are nothing known."""
+    """The kind of a document by its bytes, from the first one on; None for an unknown kind."""
     if _PDF_START.match(document):
         return PDF
     if _binary_stl_length(document) is not None:
@@ -87,7 +87,7 @@ def kind_of(document: bytes) -> DocumentKind | None:
 
 
 def _kind_of_text(text: bytes) -> DocumentKind | None:
-    """What a text is whose statements are one per line."""
+    """The kind of a text document with one statement per line."""
     if text.startswith(b"#!"):  # a script, though OBJ and MTL take its first line as a comment
         return None
     if _STL_START.match(text):
@@ -130,7 +130,7 @@ class _HasEntitiesError(ValueError):
 
 
 _XML_ERRORS: Final = (expat.ExpatError, ValueError, LookupError, AssertionError)
-"""What expat and its table of encodings raise."""
+"""Errors that expat and its table of encodings raise."""
 
 
 def _parse_xml(document: bytes, at_element: Callable[[str, object], None] | None = None) -> None:
@@ -146,7 +146,7 @@ def _parse_xml(document: bytes, at_element: Callable[[str, object], None] | None
 
 
 def _binary_stl_length(document: bytes) -> int | None:
-    """Length of a binary STL: 80 bytes, a count, 50 bytes per triangle; None where the bytes are none."""
+    """Length of a binary STL: 80 bytes, a count, 50 bytes per triangle; None for anything else."""
     if len(document) < 84:
         return None
     length = 84 + 50 * int.from_bytes(document[80:84], "little")
@@ -173,7 +173,7 @@ class DocumentWriter:
 
         Raises:
             Unreadable: The element is empty or shorter than (0042,0015) Encapsulated Document Length.
-            UnsupportedSyntax: The bytes are none of PDF, CDA, STL, OBJ, MTL.
+            UnsupportedSyntax: The bytes are not PDF, CDA, STL, OBJ or MTL.
             VerifyFailed: The file, read back, holds other bytes.
             OutOfSpace: The disk is full.
         """
@@ -181,7 +181,7 @@ class DocumentWriter:
         found = kind_of(document)
         if found is None:
             raise UnsupportedSyntax(
-                f"write document: {name_of('EncapsulatedDocument')} is none of PDF, CDA, STL, OBJ, MTL by its bytes"
+                f"write document: {name_of('EncapsulatedDocument')} holds no PDF, CDA, STL, OBJ or MTL by its bytes"
             )
         claimed = text_of(task.instance.header, "MIMETypeOfEncapsulatedDocument").lower()
         if claimed and claimed not in found.mime_types:
@@ -198,15 +198,8 @@ class DocumentWriter:
         sealed = seal(path)
         if sealed.bytes != len(document) or sealed.sha256 != digest.hexdigest():
             raise VerifyFailed("read document back: other bytes than were written")
-        medium = MediaFile(
-            file=path.name,
-            suffix=found.suffix,
-            kind=MediaType.DOCUMENT,
-            bytes=sealed.bytes,
-            sha256=sealed.sha256,
-            codec=found.suffix.removeprefix(".").partition(".")[0],
-            transcoded=False,
-        )
+        codec = found.suffix.removeprefix(".").partition(".")[0]
+        medium = media_file(path, self.kind, found.suffix, codec, sealed, transcoded=False)
         return Written((medium,), warnings=tuple(warnings))
 
 

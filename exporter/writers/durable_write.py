@@ -1,4 +1,4 @@
-"""A written file, made durable and hashed; and what the operating system says when it cannot be.
+"""Writing of media files: durable, hashed, and with every error of the operating system as one of ours.
 
 Contract: a file that was sealed is on the disk, byte for byte what its hash says. Every `OSError` of writing leaves
 here as `OutOfSpace`, `StorageUnavailable` or `EncodeFailed`; a failed fsync is never tried again (Linux reports an I/O
@@ -12,17 +12,23 @@ import hashlib
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from exporter.errors import GONE, EncodeFailed, OutOfSpace, StorageUnavailable
+from exporter.outcome import MediaFile
+from listener.foundation.durable import start_write_back
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from exporter.outcome import MediaType
+
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """No verdict on the instance: a disk that is full or was mounted read-only takes it later."""
 _PIECE = 1 << 20
+_MOST_UNSYNCED = 64
+"""Files that a batch holds open: far fewer than a process may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +64,44 @@ def write_error(operation: str, error: OSError) -> Exception:
     return EncodeFailed(f"{operation}: the operating system refused ({name})")
 
 
-def write_new(path: Path, pieces: Iterable[bytes]) -> Sealed:
-    """Write a file that is not there yet, hash what is written, and make it durable."""
+class SyncBatch:
+    """Files that are made durable together: the disk works on the earlier ones while the later ones are made.
+
+    Each file is held open until it is synced, so that an error of writing it back cannot be lost. All of them are
+    durable once the block has ended without an error; after an error nothing is known of any.
+    """
+
+    def __init__(self) -> None:
+        self._descriptors: list[int] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._sync()
+        finally:
+            for descriptor in self._descriptors:
+                os.close(descriptor)
+            self._descriptors.clear()
+
+    def add(self, descriptor: int) -> None:
+        """Start writing a complete file out; sync the files so far where they are `_MOST_UNSYNCED`."""
+        if len(self._descriptors) == _MOST_UNSYNCED:
+            self._sync()
+        start_write_back(descriptor, 0, 0)
+        self._descriptors.append(os.dup(descriptor))
+
+    def _sync(self) -> None:
+        with writing("syncing media files"):
+            while self._descriptors:
+                os.fsync(self._descriptors[-1])
+                os.close(self._descriptors.pop())
+
+
+def write_new(path: Path, pieces: Iterable[bytes], batch: SyncBatch | None = None) -> Sealed:
+    """Write a file that is not there yet, hash what is written, and make it durable, at once or with its batch."""
     digest = hashlib.sha256()
     size = 0
     with writing("writing a media file"), path.open("xb") as file:
@@ -68,7 +110,10 @@ def write_new(path: Path, pieces: Iterable[bytes]) -> Sealed:
             digest.update(piece)
             size += len(piece)
         file.flush()
-        os.fsync(file.fileno())
+        if batch is None:
+            os.fsync(file.fileno())
+        else:
+            batch.add(file.fileno())
     return Sealed(bytes=size, sha256=digest.hexdigest())
 
 
@@ -82,3 +127,20 @@ def seal(path: Path) -> Sealed:
             digest.update(piece)
             size += len(piece)
     return Sealed(bytes=size, sha256=digest.hexdigest())
+
+
+def media_file(
+    path: Path, kind: MediaType, suffix: str, codec: str, sealed: Sealed | None = None, **details: Any
+) -> MediaFile:
+    """The media file at `path`, made durable here where `sealed` does not say that it is.
+
+    Args:
+        path: The partial file.
+        kind: Kind of media.
+        suffix: As `MediaFile.suffix`.
+        codec: As `MediaFile.codec`.
+        sealed: Size and hash, where the file is durable already.
+        details: Further fields of `MediaFile`.
+    """
+    sealed = sealed or seal(path)
+    return MediaFile(path.name, suffix, kind, sealed.bytes, sealed.sha256, codec, **details)

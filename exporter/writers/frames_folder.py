@@ -1,8 +1,8 @@
-"""Multi-frame instances as a folder of numbered images and `frames.jsonl`, which tells when each is shown.
+"""Multi-frame instances as a folder of numbered images and `frames.jsonl` with the times of each.
 
 Contract: frame n of the instance is `frame-<n>` (from 1, padded with zeros so that names sort); the images are written
-as the `image` settings say. The folder is complete, every file in it verified and durable, before its name is told; it
-becomes visible by one rename, like any medium.
+as the `image` settings say. The folder is complete, every file in it verified and durable, before its name is
+returned; it becomes visible by one rename, like any medium.
 
 `frames.jsonl` has one object per frame, in order: `frame`, `file` (of `view8`), `raw` (of `raw16`), `time_ms` from the
 first frame, `duration_ms`, and of raw values `offset`, `slope`, `intercept`, `linear` as in the record. Times are null
@@ -13,15 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporter.dicom.timing import Schedule, default_rate_warning, schedule_of
 from exporter.errors import CorruptPixels
-from exporter.outcome import Geometry, MediaFile, MediaType, Rendering
+from exporter.outcome import Geometry, MediaType, Rendering
 from exporter.writers.contract import InstancePart, WriterTask, Written
-from exporter.writers.durable_write import write_new, writing
+from exporter.writers.durable_write import Sealed, SyncBatch, media_file, write_new, writing
 from exporter.writers.image import NO_RAW, View, lossy_warnings
 from exporter.writers.image_parts.image_file import Still, write_still
 from exporter.writers.image_parts.raw import RescaleElements, has_raw, raw_form, write_raw
@@ -31,6 +30,7 @@ from exporter.writers.pictures.display_frames import peek, still_pictures, strea
 from exporter.writers.pictures.framing import framing_of
 from exporter.writers.video_parts.jpeg_copy import bare_jpegs, same_jpegs
 from exporter.writers.video_parts.remux import probe_stream
+from listener.foundation.durable import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -87,7 +87,7 @@ class FramesWriter:
         """Write the frames that have the size that the header says, and name the others.
 
         Raises:
-            ExportError: There is none, a frame cannot be decoded, or its image not written.
+            ExportError: No frame fits, a frame cannot be decoded, or its image not written.
             OutOfSpace: The disk is full.
         """
         from exporter.frames import open_frames
@@ -121,7 +121,7 @@ class Numbered:
     """Number of frames announced."""
     images: Iterator[NDArray[np.uint8]]
     schedule: Schedule | None
-    """When frames are shown; None where they are no cine and no element gives times."""
+    """Times of the frames; None where they are no cine and no element gives times."""
     measures: bool
     """Whether there are stored values that mean something."""
     warnings: tuple[str, ...]
@@ -147,9 +147,11 @@ def _stills(task: WriterTask, frames: Frames) -> Numbered:
 
 @dataclass(slots=True)
 class _Folder:
-    """What is written so far."""
+    """The files of the folder that are written so far."""
 
     path: Path
+    batch: SyncBatch
+    """The frames' files, synced many at a time; the folder is complete when all of them are durable."""
     lines: dict[int, dict[str, Any]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
@@ -160,7 +162,7 @@ class _Folder:
     notes: tuple[str, ...] = ()
 
     def line(self, number: int) -> dict[str, Any]:
-        """What `frames.jsonl` will say of a frame."""
+        """The object of a frame in `frames.jsonl`."""
         return self.lines.setdefault(number, {})
 
     def add(self, name: str, still: Still) -> str:
@@ -173,36 +175,32 @@ class _Folder:
 
 
 def _write(task: WriterTask, numbered: Numbered) -> Written:
-    folder = _Folder(task.folder / "0.part")
-    with writing("making a folder of frames"):
-        folder.path.mkdir()
     outputs = task.settings.image.outputs
     warnings = list(numbered.warnings)
-    if "raw16" in outputs and not numbered.measures:
-        warnings.append(NO_RAW)
-    if "view8" in outputs or not numbered.measures:
-        _write_views(task, numbered, folder)
-        warnings += lossy_warnings(task)
-    if "raw16" in outputs and numbered.measures:
-        _write_raws(task, numbered, folder)
+    with SyncBatch() as batch:
+        folder = _Folder(task.folder / "0.part", batch)
+        with writing("making a folder of frames"):
+            folder.path.mkdir()
+        if "raw16" in outputs and not numbered.measures:
+            warnings.append(NO_RAW)
+        if "view8" in outputs or not numbered.measures:
+            _write_views(task, numbered, folder)
+            warnings += lossy_warnings(task)
+        if "raw16" in outputs and numbered.measures:
+            _write_raws(task, numbered, folder)
     schedule = numbered.schedule
     if schedule is None:
         folder.notes += ("no element says when frames are shown: they are a set of pictures, not a cine",)
     _write_index(schedule, folder)
     with writing("sealing a folder of frames"):
-        descriptor = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        fsync_folder(folder.path)
     listing = "".join(sorted(f"{sha256}  {name}\n" for name, sha256 in folder.hashes.items()))
-    medium = MediaFile(
-        file=folder.path.name,
-        suffix=".frames/",
-        kind=MediaType.FRAMES,
-        bytes=folder.bytes,
-        sha256=hashlib.sha256(listing.encode()).hexdigest(),
-        codec="+".join(folder.codecs),
+    medium = media_file(
+        folder.path,
+        MediaType.FRAMES,
+        ".frames/",
+        "+".join(folder.codecs),
+        Sealed(folder.bytes, hashlib.sha256(listing.encode()).hexdigest()),
         transcoded=not folder.copied,
         width=folder.size[0],
         height=folder.size[1],
@@ -229,14 +227,15 @@ def _write_views(task: WriterTask, numbered: Numbered, folder: _Folder) -> None:
     if not frames.is_video_stream and view.may_copy and same_jpegs(frames, task.settings.display) is not None:
         for number, jpeg in _counted(bare_jpegs(frames, framing.aspect), numbered.numbers):
             name = f"{_stem(number, numbered.count)}.jpg"
-            folder.line(number)["file"] = folder.add(name, Still(write_new(folder.path / name, (jpeg,)), "jpeg"))
+            sealed = write_new(folder.path / name, (jpeg,), folder.batch)
+            folder.line(number)["file"] = folder.add(name, Still(sealed, "jpeg"))
         folder.copied = True
         folder.notes += ("the instance's own JPEGs, copied; segments of text left out",)
         return
     for number, image in _counted(images, numbered.numbers):
         name = f"{_stem(number, numbered.count)}{settings.extension}"
         shown = framing.apply(image)
-        still = write_still(folder.path / name, shown, view.plan(gray=shown.ndim == 2))
+        still = write_still(folder.path / name, shown, view.plan(gray=shown.ndim == 2), folder.batch)
         folder.line(number)["file"] = folder.add(name, still)
 
 
@@ -247,7 +246,7 @@ def _write_raws(task: WriterTask, numbered: Numbered, folder: _Folder) -> None:
         form = raw_form(stored)
         name = f"{_stem(number, numbered.count)}{form.suffix}"
         line = folder.line(number)
-        line["raw"] = folder.add(name, write_raw(folder.path / name, stored, form))
+        line["raw"] = folder.add(name, write_raw(folder.path / name, stored, form, folder.batch))
         line |= asdict(rescale.values(number - 1, form))
         folder.size = (stored.shape[1], stored.shape[0]) if folder.size == (0, 0) else folder.size
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from exporter.errors import CorruptPixels
-from exporter.outcome import MediaFile, MediaType, Rendering
+from exporter.outcome import MediaType, Rendering
 from exporter.writers.contract import InstancePart, WriterTask, Written
-from exporter.writers.durable_write import write_new
+from exporter.writers.durable_write import media_file, write_new
 from exporter.writers.image_parts.image_file import Still, StillPlan, is_lossless, write_still
 from exporter.writers.image_parts.raw import RescaleElements, has_raw, raw_form, write_raw
 from exporter.writers.pictures.aspect_and_icc import icc_profile, pixel_aspect
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from exporter.dicom.instance import Instance
     from exporter.frames import Frames
+    from exporter.outcome import MediaFile
     from exporter.settings.settings import ImageSettings, MediaSettings
 
 SCORE = 50
@@ -101,14 +102,14 @@ def _view(task: WriterTask, frames: Frames, settings: ImageSettings, path: Path)
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """How display images of one instance are written."""
+    """The way in which display images of one instance are written."""
 
     settings: ImageSettings
     frames: Frames
     framing: Framing
 
     def plan(self, *, gray: bool) -> StillPlan:
-        """For the encoder of images."""
+        """The plan for the encoder of images."""
         plan = _plan(self.settings)
         return replace(plan, icc_profile=icc_profile(self.frames, gray=gray), aspect=self.framing.aspect)
 
@@ -143,14 +144,5 @@ def lossy_warnings(task: WriterTask) -> list[str]:
 
 def image_medium(path: Path, suffix: str, still: Still, size: tuple[int, int]) -> MediaFile:
     """The medium of one written image of `size` (columns, rows)."""
-    return MediaFile(
-        file=path.name,
-        suffix=suffix,
-        kind=MediaType.IMAGE,
-        bytes=still.sealed.bytes,
-        sha256=still.sealed.sha256,
-        codec=still.codec,
-        width=size[0],
-        height=size[1],
-        frames=1,
-    )
+    columns, rows = size
+    return media_file(path, MediaType.IMAGE, suffix, still.codec, still.sealed, width=columns, height=rows, frames=1)

@@ -16,15 +16,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import VerifyFailed
-from exporter.outcome import MediaFile, MediaType
+from exporter.outcome import MediaType
 from exporter.writers.contract import InstancePart, Written
-from exporter.writers.durable_write import seal, write_new, writing
+from exporter.writers.durable_write import media_file, write_new, writing
 from exporter.writers.report_parts.content_tree import has_tree, read_tree
 from listener.foundation.text import json_escaped, text_line, text_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
     from exporter.dicom.instance import Instance
     from exporter.settings.settings import MediaSettings
@@ -71,19 +70,12 @@ class ReportWriter:
             back = path.read_bytes()
         if orjson.loads(back) != tree:
             raise VerifyFailed("read report back: another tree than was written")
-        media = [_medium(path, ".json", "json")]
+        media = [media_file(path, self.kind, ".json", "json")]
         if task.settings.report.text:
             text = task.folder / "1.part"
             write_new(text, (line.encode() + b"\n" for line in tree_lines(tree)))
-            media.append(_medium(text, ".txt", "text"))
+            media.append(media_file(text, self.kind, ".txt", "text"))
         return Written(tuple(media), warnings=tuple(warnings))
-
-
-def _medium(path: Path, suffix: str, codec: str) -> MediaFile:
-    sealed = seal(path)
-    return MediaFile(
-        file=path.name, suffix=suffix, kind=MediaType.REPORT, bytes=sealed.bytes, sha256=sealed.sha256, codec=codec
-    )
 
 
 def tree_lines(tree: Item) -> Iterator[str]:
@@ -102,7 +94,7 @@ def tree_lines(tree: Item) -> Iterator[str]:
 
 
 def _flag(value: str, terms: frozenset[str]) -> str:
-    """A flag of the document; what is no defined term cannot pass for one."""
+    """A flag of the document; a text that is no defined term is shown as unknown."""
     return value if value in terms else f"unknown flag {text_line(value)!r}"
 
 

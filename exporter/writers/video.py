@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from exporter.dicom.timing import Schedule, default_rate_warning, schedule_of
 from exporter.errors import EncodeFailed
-from exporter.outcome import MediaFile, MediaType, Rendering
+from exporter.outcome import MediaType, Rendering
 from exporter.settings.settings import FramingSettings
 from exporter.writers.contract import InstancePart, WriterTask, Written
-from exporter.writers.durable_write import seal
+from exporter.writers.durable_write import media_file
 from exporter.writers.pictures.aspect_and_icc import pixel_aspect
 from exporter.writers.pictures.cine import is_cine, is_moving, is_video_stream, keeps_values, lossy_warning
 from exporter.writers.pictures.display_frames import peek, still_pictures, stream_pictures
@@ -37,14 +37,15 @@ if TYPE_CHECKING:
 
     from exporter.dicom.instance import Instance
     from exporter.frames import Frames
+    from exporter.outcome import MediaFile
     from exporter.settings.settings import MediaSettings
 
 SCORE = 50
 _SMALLEST_AV1 = 64
+"""SVT-AV1 takes no picture with fewer rows or columns."""
 _LARGEST_X264 = 16384
 _MPEG4_TICKS = 60_000
 """Below the 65,535 ticks per second of ISO/IEC 14496-2 6.3.3, vop_time_increment_resolution."""
-"""SVT-AV1 takes no picture with fewer rows or columns."""
 
 
 class VideoWriter:
@@ -180,14 +181,11 @@ def _copied(task: WriterTask, frames: Frames, schedule: Schedule) -> Written | N
 
 
 def _medium(path: Path, suffix: str, codec: str, schedule: Schedule, size: tuple[int, int]) -> MediaFile:
-    sealed = seal(path)
-    return MediaFile(
-        file=path.name,
-        suffix=suffix,
-        kind=MediaType.VIDEO,
-        bytes=sealed.bytes,
-        sha256=sealed.sha256,
-        codec=codec,
+    return media_file(
+        path,
+        MediaType.VIDEO,
+        suffix,
+        codec,
         width=size[0],
         height=size[1],
         frames=schedule.frames,

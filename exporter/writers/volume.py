@@ -16,14 +16,14 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import BadGeometry, ExportError, UnsupportedSyntax
-from exporter.outcome import MediaFile, MediaType
+from exporter.outcome import MediaType
 from exporter.writers.contract import InstancePart, Written
 from exporter.writers.pictures.cine import CINE_CLASSES, is_tiled
 
 if TYPE_CHECKING:
     from exporter.dicom.instance import Instance
     from exporter.dicom.pixels import PixelDescription
-    from exporter.outcome import Rendering
+    from exporter.outcome import MediaFile, Rendering
     from exporter.settings.settings import MediaSettings
     from exporter.writers.contract import WriterTask
     from exporter.writers.volumes.build import Segments, Stored, VolumeFile
@@ -84,7 +84,7 @@ class VolumeWriter:
 
 
 def _kind(instance: Instance) -> VolumeKind | None:
-    """How the instance's planes are told; None where it cannot be a volume.
+    """The way in which the instance describes its planes; None where it cannot be a volume.
 
     Beside the classes that are volumes by their nature, any still frames with functional groups may be one (breast
     tomosynthesis, optical coherence tomography, secondary captures): their planes decide.
@@ -136,7 +136,7 @@ def _segments(instance: Instance) -> Segments:
     named = text_of(header, "SegmentationType").upper()
     type_ = "LABELMAP" if instance.sop_class_uid.endswith(".66.7") else named or "BINARY"
     if type_ not in {"BINARY", "FRACTIONAL", "LABELMAP"}:
-        raise UnsupportedSyntax("write volume: (0062,0001) Segmentation Type is none of BINARY, FRACTIONAL, LABELMAP")
+        raise UnsupportedSyntax("write volume: (0062,0001) Segmentation Type is not BINARY, FRACTIONAL or LABELMAP")
     try:
         largest = float(text_of(header, "MaximumFractionalValue") or 255)
     except ValueError:
@@ -166,19 +166,19 @@ def _rendering(frames: tuple[VolumeFrame, ...], kind: VolumeKind) -> Rendering |
 
 
 def _medium(task: WriterTask, file: VolumeFile, number: int | None) -> MediaFile:
-    from exporter.writers.durable_write import writing
+    from exporter.writers.durable_write import Sealed, media_file, writing
 
+    path = task.folder / file.file
     columns, rows, slices, times = file.grid.shape
     suffix = task.settings.volume.format
     with writing("measuring a volume file"):
-        size = (task.folder / file.file).stat().st_size
-    return MediaFile(
-        file=file.file,
-        suffix=f".{suffix}" if number is None else f".{number}.{suffix}",
-        kind=MediaType.VOLUME,
-        bytes=size,
-        sha256=file.sha256,
-        codec="nrrd" if suffix == "nrrd" else "nifti-1",
+        size = path.stat().st_size
+    return media_file(
+        path,
+        MediaType.VOLUME,
+        f".{suffix}" if number is None else f".{number}.{suffix}",
+        "nrrd" if suffix == "nrrd" else "nifti-1",
+        Sealed(size, file.sha256),
         width=columns,
         height=rows,
         frames=slices * times,

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from exporter.errors import VerifyFailed
-from exporter.outcome import MediaFile, MediaType
+from exporter.outcome import MediaType
 from exporter.writers.contract import InstancePart, Written
-from exporter.writers.durable_write import seal, write_new, writing
+from exporter.writers.durable_write import media_file, write_new, writing
 from exporter.writers.waveform_parts.drawing import draw, lay_out
 from exporter.writers.waveform_parts.waveform_groups import groups_of, has_waveform
 from listener.foundation.text import csv_text
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exporter.dicom.instance import Instance
+    from exporter.outcome import MediaFile
     from exporter.settings.settings import MediaSettings
     from exporter.writers.contract import WriterTask
     from exporter.writers.waveform_parts.waveform_groups import WaveformGroup
@@ -79,16 +80,7 @@ class WaveformWriter:
 
 
 def _medium(path: Path, group: WaveformGroup, suffix: str, codec: str) -> MediaFile:
-    sealed = seal(path)
-    return MediaFile(
-        file=path.name,
-        suffix=suffix,
-        kind=MediaType.WAVEFORM,
-        bytes=sealed.bytes,
-        sha256=sealed.sha256,
-        codec=codec,
-        duration_s=group.duration_s,
-    )
+    return media_file(path, MediaType.WAVEFORM, suffix, codec, duration_s=group.duration_s)
 
 
 def _table(path: Path, group: WaveformGroup, base: str) -> MediaFile:

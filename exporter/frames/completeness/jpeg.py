@@ -31,7 +31,7 @@ _CYCLE: Final = bytes(range(0xD0, 0xD8))
 
 @dataclass(slots=True)
 class _Image:
-    """What the markers announced so far."""
+    """Announcements of the markers so far."""
 
     marker: int
     rows: int

@@ -15,18 +15,13 @@ from typing import Final
 
 from exporter.errors import CorruptPixels
 from exporter.frames.codestream import boxes_of
+from exporter.frames.jpeg_xl_bits import BIT_DEPTH, ENUM, EXTRA_CHANNELS, BitsNotFollowed, JpegXlBits
 
 _MOST_BOXES: Final = 1 << 16
 _LAST_PART: Final = 0x80000000
-_ENUM: Final = ((0, 0), (1, 0), (2, 4), (18, 6))
 _SECTION: Final = ((0, 10), (1024, 14), (17408, 22), (4211712, 30))
-_RATIOS: Final = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 _PADDING: Final = 1
 """A byte that makes the fragment's length even (PS3.5 A.4)."""
-
-
-class _Unfollowed(Exception):
-    """The headers use what is not followed here."""
 
 
 def check_jpeg_xl(data: bytes) -> tuple[str, ...]:
@@ -41,7 +36,7 @@ def check_jpeg_xl(data: bytes) -> tuple[str, ...]:
     codestream = data if data[:2] == b"\xff\x0a" else _joined(data)
     try:
         end = _frame_end(codestream)
-    except _Unfollowed:
+    except BitsNotFollowed:
         return ()
     if end > len(codestream):
         raise CorruptPixels(f"the sections of the JPEG XL frame need {end} bytes, {len(codestream)} are there")
@@ -81,54 +76,9 @@ def _joined(data: bytes) -> bytes:
     return b"".join(parts)
 
 
-class _Bits:
-    """Fields from the least significant bit on."""
-
-    def __init__(self, data: bytes, offset: int) -> None:
-        self._data = data
-        self.position = 8 * offset
-
-    def read(self, count: int) -> int:
-        """The next `count` bits, at most 32."""
-        first, skip = divmod(self.position, 8)
-        self.position += count
-        if self.position > 8 * len(self._data):
-            raise CorruptPixels("the headers of the JPEG XL are cut")
-        return int.from_bytes(self._data[first : first + 5], "little") >> skip & (1 << count) - 1
-
-    def choice(self, alternatives: tuple[tuple[int, int], ...]) -> int:
-        """A U32 field: two bits select one of four (base, extra bits)."""
-        base, extra = alternatives[self.read(2)]
-        return base + self.read(extra)
-
-    def long(self) -> int:
-        """A U64 field that is 0 or small.
-
-        Raises:
-            _Unfollowed: It is larger.
-        """
-        selector = self.read(2)
-        if selector == 3:
-            raise _Unfollowed
-        return (0, 1, 17)[selector] + self.read((0, 4, 8)[selector])
-
-    def refuse(self) -> None:
-        """A flag that leads to what is not followed.
-
-        Raises:
-            _Unfollowed: It is set.
-        """
-        if self.read(1):
-            raise _Unfollowed
-
-    def align(self) -> None:
-        """Go to the next byte."""
-        self.position = (self.position + 7) & ~7
-
-
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """What frame headers depend on."""
+    """Properties of the image that its frame headers depend on."""
 
     width: int
     height: int
@@ -136,8 +86,8 @@ class _Image:
 
 
 def _frame_end(data: bytes) -> int:
-    """Where the only frame of a codestream ends, in bytes."""
-    bits = _Bits(data, 2)
+    """Offset of the end of the only frame of a codestream, in bytes."""
+    bits = JpegXlBits(data, 2)
     image = _image(bits)
     bits.align()
     sections = _sections(bits, image)
@@ -148,68 +98,53 @@ def _frame_end(data: bytes) -> int:
     return bits.position // 8 + total
 
 
-def _size(bits: _Bits) -> tuple[int, int]:
-    """(width, height) of the size header (D.2)."""
-
-    def side() -> int:
-        return 8 * (bits.read(5) + 1) if small else bits.choice(((1, 9), (1, 13), (1, 18), (1, 30)))
-
-    small = bits.read(1)
-    height = side()
-    ratio = bits.read(3)
-    if ratio:
-        numerator, denominator = _RATIOS[ratio - 1]
-        return height * numerator // denominator, height
-    return side(), height
-
-
-def _image(bits: _Bits) -> _Image:
+def _image(bits: JpegXlBits) -> _Image:
     """Size header and image metadata, up to the first frame (D.1 to D.3)."""
-    width, height = _size(bits)
+    height, width = bits.size()
     xyb = True
     if not bits.read(1):  # all_default
         extra_fields = bits.read(1)
         if extra_fields:
             bits.read(3)  # orientation
             if bits.read(1):
-                _size(bits)  # intrinsic size
+                bits.size()  # intrinsic size
             bits.refuse()  # preview
             bits.refuse()  # animation
         bits.refuse()  # floating point samples
-        bits.choice(((8, 0), (10, 0), (12, 0), (1, 6)))
+        bits.choice(BIT_DEPTH)
         bits.read(1)  # modular_16bit_buffers
-        if bits.choice(((0, 0), (1, 0), (2, 4), (1, 12))):
-            raise _Unfollowed  # extra channels
+        if bits.choice(EXTRA_CHANNELS):
+            raise BitsNotFollowed  # extra channels
         xyb = bool(bits.read(1))
         _skip_colour_encoding(bits)
         if extra_fields and not bits.read(1):
-            raise _Unfollowed  # tone mapping
+            raise BitsNotFollowed  # tone mapping
         if bits.long():
-            raise _Unfollowed  # extensions
+            raise BitsNotFollowed  # extensions
     if not bits.read(1):  # default_m
-        raise _Unfollowed
+        raise BitsNotFollowed
     return _Image(width, height, xyb)
 
 
-def _skip_colour_encoding(bits: _Bits) -> None:
+def _skip_colour_encoding(bits: JpegXlBits) -> None:
     """Annex E.2."""
     if bits.read(1):
         return
     bits.refuse()  # an ICC profile
-    space = bits.choice(_ENUM)
-    if space != 2 and bits.choice(_ENUM) == 2:
-        raise _Unfollowed  # a white point of its own
-    if space not in {1, 2} and bits.choice(_ENUM) == 2:
-        raise _Unfollowed  # primaries of its own
+    space = bits.choice(ENUM)
+    if space != 2 and bits.choice(ENUM) == 2:
+        raise BitsNotFollowed  # a white point of its own
+    if space not in {1, 2} and bits.choice(ENUM) == 2:
+        raise BitsNotFollowed  # primaries of its own
     if space != 2:
         if bits.read(1):
             bits.read(24)  # gamma
         else:
-            bits.choice(_ENUM)
-    bits.choice(_ENUM)  # rendering intent
+            bits.choice(ENUM)
+    bits.choice(ENUM)  # rendering intent
 
 
-def _sections(bits: _Bits, image: _Image) -> int:
+def _sections(bits: JpegXlBits, image: _Image) -> int:
     """Number of entries in the table of contents, from the frame header (F.2, F.3.1)."""
     shift, upsampling, passes = (1, 1, 1) if bits.read(1) else _division(bits, image)
     width, height, side = -(-image.width // upsampling), -(-image.height // upsampling), 128 << shift
@@ -219,14 +154,14 @@ def _sections(bits: _Bits, image: _Image) -> int:
     return 2 + -(-width // (8 * side)) * -(-height // (8 * side)) + groups * passes
 
 
-def _division(bits: _Bits, image: _Image) -> tuple[int, int, int]:
+def _division(bits: JpegXlBits, image: _Image) -> tuple[int, int, int]:
     """(group_size_shift, upsampling, number of passes) of a frame header that is not all_default."""
     shift, upsampling = 1, 1
     if bits.read(2):
-        raise _Unfollowed  # not a regular frame
+        raise BitsNotFollowed  # not a regular frame
     modular = bits.read(1)
     if bits.long() & 32:
-        raise _Unfollowed  # the DC is another frame
+        raise BitsNotFollowed  # the DC is another frame
     if not image.xyb and bits.read(1):
         bits.read(6)  # subsampling of YCbCr
     upsampling = bits.choice(((1, 0), (2, 0), (4, 0), (8, 0)))
@@ -238,14 +173,14 @@ def _division(bits: _Bits, image: _Image) -> tuple[int, int, int]:
     bits.refuse()  # a size of its own
     # Blending, more frames, a name.
     if bits.choice(((0, 0), (1, 0), (2, 0), (3, 2))) or not bits.read(1) or bits.read(2):
-        raise _Unfollowed
+        raise BitsNotFollowed
     _skip_restoration(bits, modular=bool(modular))
     if bits.long():
-        raise _Unfollowed  # extensions
+        raise BitsNotFollowed  # extensions
     return shift, upsampling, passes
 
 
-def _passes(bits: _Bits) -> int:
+def _passes(bits: JpegXlBits) -> int:
     """Number of passes (F.2, table F.6)."""
     passes = bits.choice(((1, 0), (2, 0), (3, 0), (4, 3)))
     if passes > 1:
@@ -258,7 +193,7 @@ def _passes(bits: _Bits) -> int:
     return passes
 
 
-def _skip_restoration(bits: _Bits, *, modular: bool) -> None:
+def _skip_restoration(bits: JpegXlBits, *, modular: bool) -> None:
     """Restoration filters (annex J.1)."""
     if bits.read(1):
         return
@@ -272,4 +207,4 @@ def _skip_restoration(bits: _Bits, *, modular: bool) -> None:
         if modular:
             bits.read(16)
     if bits.long():
-        raise _Unfollowed
+        raise BitsNotFollowed

@@ -213,7 +213,7 @@ class _PacketWalk:
         self.budget -= packets / 4
 
     def end(self) -> int:
-        """Where the last packet ends."""
+        """Offset of the end of the last packet."""
         size, ends = len(self._body), self._tile.style.end_markers
         for number, (layer, component, resolution, precinct) in enumerate(self._order()):
             if self._body[self._at : self._at + 2] == b"\xff\x91":  # SOP (T.800 A.8.1)

@@ -1,4 +1,4 @@
-"""Whether a file is an archive, told by its content, and opening it.
+"""Recognition of archives by their content, and their opening.
 
 Contract: a file is told by its first bytes, and by its first unpacked block where they say gzip, bzip2 or xz. What
 begins like DICOM is no archive, whatever else it holds. Kinds of archives that are not read are known by name.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HEAD_BYTES: Final = 1 << 16
 """So much is looked at, at most."""
 _SPANNED: Final = (b"PK\x07\x08PK\x03\x04", b"PK00PK\x03\x04")
-"""How an archive begins that was, or could have been, split."""
+"""Beginning of an archive that was, or could have been, split."""
 _OTHERS: Final = {b"7z\xbc\xaf\x27\x1c": "7-Zip", b"Rar!\x1a\x07": "RAR", b"\x28\xb5\x2f\xfd": "Zstandard"}
 
 
@@ -57,7 +57,7 @@ def looks_like_archive(path: Path) -> bool:
 
 
 def foreign_archive(head: bytes) -> str | None:
-    """What kind of archive that is not read begins like `head`."""
+    """Kind of an archive that begins like `head` and is not read."""
     return next((kind for magic, kind in _OTHERS.items() if head.startswith(magic)), None)
 
 
@@ -76,7 +76,7 @@ class ArchiveFile:
 
     @property
     def is_changed(self) -> bool:
-        """Whether it has changed since."""
+        """Whether the archive has changed since."""
         now = os.fstat(self.descriptor)
         return (now.st_size, now.st_mtime_ns) != (self.about.st_size, self.about.st_mtime_ns)
 

@@ -1,4 +1,4 @@
-"""What zip and tar have in common: a member, an archive of members, and what reading one may cost.
+"""Common parts of zip and tar: a member, an archive of members, and the budget of reading one.
 
 Must never: trust a declared size: what is read is counted as it comes.
 """
@@ -22,7 +22,7 @@ RATIO_FLOOR_BYTES: Final = 1 << 30
 
 
 class MemberKind(Enum):
-    """What a member is."""
+    """Kind of a member."""
 
     FILE = "file"
     FOLDER = "folder"
@@ -36,11 +36,11 @@ class ArchiveMember:
     """One member, as its archive describes it."""
 
     raw_name: bytes
-    """As it stands there; `exporter.inputs.archives.names` makes something of it."""
+    """Name as the archive has it; `exporter.inputs.archives.names` makes names of the run of it."""
     from_windows: bool
     """Whether a backslash separates folders."""
     size_bytes: int
-    """As declared; 0 where the archive tells it behind the content."""
+    """Declared size; 0 where the archive has it behind the content."""
     kind: MemberKind
     problem: ExportError | None = None
     """Why its content cannot be had, where that is known."""
@@ -67,7 +67,7 @@ class Archive(Protocol):
 
 
 class Budget:
-    """How many bytes may come out of one archive."""
+    """Budget of bytes that may come out of one archive."""
 
     def __init__(self, archive_bytes: int, max_ratio: int) -> None:
         self._max_ratio = max_ratio

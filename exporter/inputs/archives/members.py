@@ -40,7 +40,7 @@ BYTES_PER_MEMBER: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class ArchiveLimits:
-    """What one archive may cost."""
+    """Limits of one archive."""
 
     max_members: int
     max_member_bytes: int
@@ -143,7 +143,7 @@ class ArchiveMembers:
         self._limits = limits
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
-        """Its members, then itself."""
+        """Entries of the members, then of the archive."""
         try:
             with open_archive(self._path) as file:
                 yield from self._entries(file, memory, scratch)
@@ -200,7 +200,7 @@ class ArchiveMembers:
 
     @contextmanager
     def copies(self, wanted: Collection[str], scratch: Scratch) -> Iterator[dict[str, Path]]:
-        """Copies of the members of these names, all at once; what cannot be read is left out.
+        """Copies of the members of these names, all at once, without those that cannot be read.
 
         Raises:
             OutOfSpace: There is no room.

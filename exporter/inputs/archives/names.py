@@ -1,4 +1,4 @@
-"""What members are called in a run: names that are their own, and that no other input can have.
+"""Names of members in a run: unique, and never the name of another input.
 
 Contract: a name is made of the bytes in the archive alone, so that it is the same in every run; empty and ``.`` parts,
 a leading slash and a drive's colon are left out, and ``..`` becomes ``_``: a name says where a member stands, it leads

@@ -52,7 +52,7 @@ def is_header(block: bytes) -> bool:
 
 @dataclass(slots=True)
 class _Extensions:
-    """What headers before a member say of it."""
+    """Attributes of a member from headers before it."""
 
     name: bytes | None = None
     size: int | None = None

@@ -41,7 +41,7 @@ class Decoder(Protocol):
 
     @property
     def unused_data(self) -> bytes:
-        """What follows its end."""
+        """Input behind the end of the stream."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class Decoder(Protocol):
         ...
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        """Up to `max_length` bytes; what is not used of `data` is kept."""
+        """Up to `max_length` unpacked bytes; unused input is kept."""
         ...
 
 
@@ -100,11 +100,11 @@ def xz() -> Decoder:
 
 
 COMPRESSIONS: Final[dict[bytes, Callable[[], Decoder]]] = {GZIP_MAGIC: gzip, BZIP2_MAGIC: bzip2, XZ_MAGIC: xz}
-"""By how a stream begins."""
+"""Decompressors by the beginning of a stream."""
 
 
 def decode(decoder: Decoder, data: bytes, max_length: int) -> bytes:
-    """What comes out next.
+    """The next unpacked bytes.
 
     Raises:
         Unreadable: The compressed bytes are damaged, or need too much memory.
@@ -139,7 +139,7 @@ class Stream(Protocol):
 
 
 class Plain:
-    """A file as it is."""
+    """An uncompressed file."""
 
     def __init__(self, file: ByteSource) -> None:
         self._file = file
@@ -159,7 +159,7 @@ class Plain:
 
 
 class Unpacked:
-    """A compressed file, unpacked as it is read."""
+    """A compressed file, unpacked while reading."""
 
     def __init__(self, file: ByteSource, new_decoder: Callable[[], Decoder], budget: Budget) -> None:
         self._file = file

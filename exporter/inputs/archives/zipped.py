@@ -1,4 +1,4 @@
-"""A zip archive, read by its central directory; where that is missing, header by header from the beginning.
+"""A zip archive, read by its central directory, or without one header by header from the beginning.
 
 Contract: the directory is read in windows, never whole; every size and offset in it is checked against the file before
 it is used, and what a member unpacks to against its size and CRC-32. Members that lie over each other (the same bytes
@@ -61,13 +61,13 @@ class ZipMember(ArchiveMember):
 
 @dataclass(frozen=True, slots=True)
 class _Directory:
-    """Where the central directory is."""
+    """Place of the central directory."""
 
     start: int
     end: int
     members: int
     shift: int
-    """What is to be added to every offset: length of what stands before the archive."""
+    """Number to add to every offset: length of the bytes before the archive."""
 
 
 class ZipArchive:
@@ -79,7 +79,7 @@ class ZipArchive:
         self._max_member_bytes = max_member_bytes
         self._member = ZipMember(b"", False, 0, MemberKind.FOLDER)
         self._end_of_content: int | None = None
-        """Where the content of a member ends whose sizes follow it, once it was unpacked."""
+        """End of the content of a member whose sizes follow it, known once it was unpacked."""
 
     def members(self) -> Iterator[ArchiveMember]:
         """See `Archive`."""
@@ -147,7 +147,7 @@ class ZipArchive:
     # -- the directory -----------------------------------------------------------------------------------------------
 
     def _directory(self) -> _Directory | None:
-        """Where the directory is; None where the archive has none.
+        """Place of the directory; None where the archive has none.
 
         Raises:
             Unreadable: What stands at its end makes no sense.

@@ -38,7 +38,7 @@ class Prepared:
 
 
 def ahead(entries: Iterator[InputEntry], threads: int) -> Generator[InputEntry]:
-    """The same entries, their contents made readable by `threads` threads."""
+    """The entries given, their contents made readable by `threads` threads."""
     waiting: deque[InputEntry] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="attachments")
     try:

@@ -33,17 +33,17 @@ PREFIX_BYTES: Final = 8
 ENCRYPTED: Final = b"A1"
 """First bytes of what Orthanc's storage plugins encrypt: the version of their header."""
 ENCRYPTION_BYTES: Final = 86
-"""What encryption adds: version (2), number of the master key (4), vector (32), key (32) and tag (16)."""
+"""Bytes that encryption adds: version (2), number of the master key (4), vector (32), key (32) and tag (16)."""
 _ZLIB_HEAD: Final = 2
 
 
 def place(uuid: str) -> str:
-    """Where an attachment lies below the storage folder."""
+    """Path of an attachment below the storage folder."""
     return f"{uuid[:2]}/{uuid[2:4]}/{uuid}"
 
 
 class _Copied:
-    """What may have to be inflated into a copy before a worker can read it."""
+    """Content that may have to be inflated into a copy before a worker can read it."""
 
     def __init__(self, path: Path, limits: LimitSettings, scratch: Scratch) -> None:
         """Read the file at `path`; copies go to `scratch`."""
@@ -135,7 +135,7 @@ class AttachmentFacts(_Copied):
 
 
 def looks_compressed(file: FileBytes) -> int | None:
-    """The size that a file announces to inflate to; None where it is no compressed attachment.
+    """Size that a file announces to inflate to; None for anything but a compressed attachment.
 
     A DICOM file with its prefix is none, whatever its preamble holds. Otherwise the size must be positive, no more than
     deflate can reach (RFC 1951: some 1,032 times), and a zlib stream must follow that can be inflated as far as the
@@ -221,7 +221,7 @@ def _compare(digest: str, wanted: str, what: str) -> None:
 
 @contextmanager
 def _opened(path: Path, limits: LimitSettings) -> Iterator[FileBytes]:
-    """The file at `path` while the block runs; what is none, or empty, is `Unreadable`."""
+    """The file at `path` while the block runs; a missing, irregular or empty one is `Unreadable`."""
     try:
         file = open_file(path, limits)
     except NotDicom:
@@ -244,7 +244,7 @@ def _named(uuid: str) -> Iterator[None]:
 
 
 def missing(uuid: str, path: Path) -> str:
-    """What to say of an attachment that cannot be looked at."""
+    """Message for an attachment that cannot be looked at."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

@@ -64,7 +64,7 @@ class Attachment:
     uuid: str
     """Empty where the index has none that could be one."""
     row: int
-    """Its row in the index: what it is called where it has no UUID."""
+    """Row in the index, the name of an attachment without a UUID."""
     stored_bytes: int = 0
     """Size of the file in the storage folder."""
     content_bytes: int = 0
@@ -76,12 +76,12 @@ class Attachment:
     elsewhere: bool = False
     """Whether a storage plugin keeps it at a place of its own."""
     fault: str = ""
-    """What is wrong with its row; then nothing else of it is to be used but `uuid` and `row`."""
+    """Fault of the row; then only `uuid` and `row` are to be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """How many attachments of which kind the index lists."""
+    """Numbers of attachments by kind in the index."""
 
     instances: int = 0
     """Whole DICOM files."""
@@ -99,7 +99,7 @@ class Holdings:
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """What tells that a file has changed."""
+    """State of a file that changes with its content."""
 
     values: tuple[tuple[int, int, int] | None, ...] = field(default=())
 
@@ -385,7 +385,7 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
 
 
 def _words(error: sqlite3.Error) -> str:
-    """What SQLite complains of, as its code: its sentences may quote the schema."""
+    """Error code of SQLite: its sentences may quote the schema."""
     return str(getattr(error, "sqlite_errorname", type(error).__name__))
 
 

@@ -1,4 +1,4 @@
-"""What lies in a storage folder and is no attachment that the index knows: looked for, listed, left alone.
+"""Files of a storage folder that the index does not know: looked for, listed, left alone.
 
 Contract: every file below the folder is compared with the index, in memory that does not grow with either: the tree is
 walked in the order of its names, and the index is asked for its UUIDs in the same order. The list is one JSON object
@@ -64,7 +64,7 @@ def files(folder: Path, stop: threading.Event | None = None) -> Iterator[WalkedF
 def orphans(
     folder: Path, known: Iterator[str], stop: threading.Event | None = None
 ) -> Iterator[tuple[WalkedFile, str]]:
-    """Every file that the index does not know, and why it is none of its own.
+    """Every file that the index does not know, and the reason.
 
     Args:
         folder: The storage folder.
@@ -90,7 +90,7 @@ def orphans(
 
 @dataclass(frozen=True, slots=True)
 class Orphans:
-    """How many there are."""
+    """Number of orphans."""
 
     unknown: int
     """Attachments that the index does not know."""

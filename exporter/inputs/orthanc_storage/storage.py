@@ -39,7 +39,7 @@ _LEVEL: Final = re.compile(r"[0-9a-f]{2}")
 
 @dataclass(frozen=True, slots=True)
 class StorageRequest:
-    """Which storage folder, and how to read it."""
+    """The storage folder of a request, and the way to read it."""
 
     folder: Path
     index: Path | None = None
@@ -55,7 +55,7 @@ class OrthancStorage:
     reader: IndexedReader | UnindexedReader
     index: StorageIndex | None
     warnings: tuple[str, ...] = field(default=())
-    """What is to be said before it is read."""
+    """Remarks before the storage is read."""
 
     def export(self, target: ExportTarget, tally: Progress, stop: threading.Event) -> Iterator[PublishedResult]:
         """Export every instance that is not done, then look for what the index does not know.
@@ -70,12 +70,12 @@ class OrthancStorage:
             self.reader.look_around(stop)
 
     def plan(self, target: ExportTarget) -> Iterator[DryRunStep]:
-        """What `export` would do with each instance; every attachment is checked, and nothing is written."""
+        """Step that `export` would do for each instance; every attachment is checked, and nothing is written."""
         yield from planned(self.reader, target)
         self.reader.look_around(threading.Event())
 
     def remarks(self, output: Path | None) -> list[str]:
-        """What is to be said after it was read; `output` is where the list of orphans is."""
+        """Remarks after the storage was read; `output` is the folder of the list of orphans."""
         noticed = self.reader.noticed
         said = [] if self.index is None else list(_of_index(self.index))
         if noticed.missing:

@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Noticed:
-    """What a run finds out about a storage folder beside its instances; counted while it runs."""
+    """Findings about a storage folder beside its instances; counted during the run."""
 
     missing: int = 0
     """Instances without a file."""
     elsewhere: int = 0
-    """Those that a storage plugin keeps at places of its own."""
+    """Attachments that a storage plugin keeps at places of its own."""
     headers: int = 0
-    """Headers that were told by their content."""
+    """Headers that were recognised by their content."""
     summaries: int = 0
-    """Summaries in JSON that were told by their content."""
+    """Summaries in JSON that were recognised by their content."""
     orphans: int | None = None
     """Attachments that the index does not know; None as long as they were not looked for."""
     strangers: int | None = None
@@ -76,7 +76,7 @@ class IndexedReader:
                 yield entry
 
     def look_around(self, stop: threading.Event) -> None:
-        """Look for files that the index does not know, unless told to stop.
+        """Look for files that the index does not know, unless stopped.
 
         Raises:
             OutOfSpace, MediaFolderUnusable: The list of them cannot be written.
@@ -133,7 +133,7 @@ def _failed(name: str, message: str) -> InputEntry:
 def readable_together(
     folder: Path, names: Sequence[str], limits: LimitSettings, scratch: Scratch
 ) -> Iterator[list[Path]]:
-    """Regular files of attachments that were exported, told by their content; those that are gone are left out.
+    """Regular files of attachments that were exported, recognised by their content, without missing ones.
 
     Raises:
         OutOfSpace: There is no room for copies.

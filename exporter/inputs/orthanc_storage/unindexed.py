@@ -1,4 +1,4 @@
-"""The instances of a storage folder whose index is lost or is not SQLite: told by their content.
+"""The instances of a storage folder whose index is lost or is not SQLite: recognised by their content.
 
 Contract: every file at an attachment's place is opened, inflated where it is compressed, and is exactly one of
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 class Holds(Enum):
-    """What an attachment holds, as far as its content tells."""
+    """Kind of an attachment by its content."""
 
     WHOLE = "a whole instance, or something that a worker has to judge"
     HEADER = "an instance up to its pixel data"
@@ -91,7 +91,7 @@ class UnindexedReader:
             yield from self._headers(uids)
 
     def look_around(self, stop: threading.Event) -> None:
-        """Look for files that are no attachments, unless told to stop.
+        """Look for files that are no attachments, unless stopped.
 
         Raises:
             OutOfSpace, MediaFolderUnusable: The list of them cannot be written.
@@ -159,7 +159,7 @@ class UnindexedReader:
 
 
 def look_into(path: Path, limits: LimitSettings) -> tuple[Holds, str]:
-    """What a file holds, and the SOP Instance UID in it; pixels are not read."""
+    """Kind of a file, and the SOP Instance UID in it; pixels are not read."""
     from exporter.dicom.elements import text_of
     from exporter.dicom.instance import Instance
 
@@ -182,10 +182,10 @@ class _Nothing:
     """No ledger yet."""
 
     def conflict_with(self, identity: InstanceIdentity) -> None:
-        """Nothing was exported before."""
+        """No instance was exported before."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Close without effect: nothing is open."""
 
 
 class _Uids:

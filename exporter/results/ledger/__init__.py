@@ -1,4 +1,4 @@
-"""What happened to every instance: the one SQLite database of a data or output folder.
+"""The SQLite database of a data or output folder, which records what happened to every instance.
 
 ledger        the way in
 reader        questions to the ledger

@@ -56,7 +56,7 @@ class _Ticket(Generic[T]):
 
 
 class SharedTransaction:
-    """The one connection that writes, and the thread that owns it."""
+    """The connection that writes, and the thread that owns it."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Start the thread; `connection` must be in autocommit mode (``isolation_level=None``) and is closed by it."""
@@ -153,7 +153,11 @@ class SharedTransaction:
                 ticket.settle(error)
 
     def _transact(self, batch: list[_Ticket[object]]) -> sqlite3.Error | None:
-        """Run the batch as one transaction; what it died of, if it did. Operations that failed alone are told so."""
+        """Run the batch as one transaction; operations that failed alone get their error.
+
+        Returns:
+            The error that ended the transaction, if any.
+        """
         failed: list[tuple[_Ticket[object], BaseException]] = []
         connection = self._connection
         try:
@@ -172,7 +176,10 @@ class SharedTransaction:
         return None
 
     def _shrink(self) -> bool:
-        """Move the log into the database and cut it; whether that was possible.
+        """Move the log into the database and cut it.
+
+        Returns:
+            Whether that was possible.
 
         A log that has grown while the disk filled up cannot grow further, and SQLite moves it only after a commit: it
         would stay in its own way for good, though the database itself has room for what is in it.

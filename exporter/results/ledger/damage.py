@@ -1,4 +1,4 @@
-"""How often exporters have ended because their ledger is damaged, counted in a file beside it.
+"""Count of the exporters that ended because their ledger is damaged, kept in its lock file.
 
 Contract: the count belongs to one database file; another in its place begins at nothing. Nothing here raises: where it
 cannot be counted, the message stays the short one.

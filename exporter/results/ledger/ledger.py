@@ -71,7 +71,7 @@ class Ledger(LedgerReader):
 
     @classmethod
     def open(cls, path: Path, *, exclusive: bool = True, busy_timeout_s: float = 10.0) -> Self:
-        """The ledger at `path`, made if there is none.
+        """The ledger at `path`, made if absent.
 
         Args:
             path: The database file.
@@ -92,7 +92,7 @@ class Ledger(LedgerReader):
 
     @classmethod
     def open_read_only(cls, path: Path, *, busy_timeout_s: float = 10.0) -> Self:
-        """The ledger at `path` for looking only, also while an exporter runs.
+        """The ledger at `path`, read-only, also while an exporter runs.
 
         Raises:
             LedgerUnusable: There is none, or as `open`.
@@ -314,7 +314,7 @@ class Ledger(LedgerReader):
     # -- identities ----------------------------------------------------------------------------------------------
 
     def identify(self, name: str, identity: InstanceIdentity | None, ae_title: str = "") -> DuplicateCheck:
-        """How an instance relates to the others; from now on its identity counts for them.
+        """The relation of an instance to the others; from now on its identity counts for them.
 
         Called in the order of the instances, whatever the order in which they are finished: a relation depends on
         that order alone. One that failed before its identity was known has none (`identity` is None), whatever an

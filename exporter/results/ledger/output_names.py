@@ -111,7 +111,7 @@ _INSIDE = "SELECT instance_id FROM medium WHERE path_key > CAST(? AS TEXT) AND p
 
 
 def _overlap(outputs: Iterable[str], others: frozenset[str]) -> bool:
-    """Whether one of these outputs is, contains or lies inside one of the others."""
+    """Whether an output of these is, contains or lies inside another output."""
     folders = [other.rstrip("/") for other in others]
     return any(
         mine == theirs or mine.startswith(f"{theirs}/") or theirs.startswith(f"{mine}/")

@@ -1,4 +1,4 @@
-"""What the ledger can be asked; the half of it that only reads.
+"""The half of the ledger that only reads.
 
 Contract: answers show committed transactions only. Safe from many threads; walks over all instances use a connection
 of their own, so that a slow reader holds up nobody. Memory stays constant.
@@ -98,7 +98,7 @@ class LedgerReader:
         return bool(found) and found[0][:3] == (size_bytes, mtime_ns, settings_sha256) and found[0][3] in FINAL
 
     def finished(self, name: str, size_bytes: int, mtime_ns: int, settings_sha256: str) -> FinishedRow | None:
-        """How that input, as it is, was finished under these settings; None where it was not (about 10 us)."""
+        """State in which the input, unchanged, was finished under these settings; None if unfinished (about 10 us)."""
         found = self._read(
             """SELECT size_bytes, mtime_ns, settings_sha256, state, reason, updated_ns FROM instance
             WHERE name = CAST(? AS TEXT)""",
@@ -109,7 +109,7 @@ class LedgerReader:
         return FinishedRow(InstanceStatus(found[0][3]), *found[0][4:])
 
     def inside(self, prefix: str, settings_sha256: str) -> ContainerMembers:
-        """How many instances there are whose names begin with `prefix`, which ends in ``/``."""
+        """Number of instances whose names begin with `prefix`, which ends in ``/``."""
         pending = finished = failed = 0
         # "0" is the character after "/": the range holds every name that begins with the prefix, and nothing else.
         for state, same, number in self._read(
@@ -190,7 +190,7 @@ class LedgerReader:
         return zlib.decompress(found[0][0]) if found else None
 
     def problem(self) -> str | None:
-        """What SQLite complains of when it checks every page of the database; None where it is sound."""
+        """Complaints of SQLite after a check of every page of the database; None where it is sound."""
         found = self._read("PRAGMA integrity_check(1)")[0][0]
         return None if found == "ok" else str(found)
 
@@ -231,7 +231,7 @@ class LedgerReader:
         ]
 
     def finished_instances(self, uids: Iterable[str]) -> set[str]:
-        """Those SOP Instance UIDs of which the ledger has an instance in a final state."""
+        """The SOP Instance UIDs among those given of which the ledger has an instance in a final state."""
         wanted = [*uids]
         found: set[str] = set()
         for at in range(0, len(wanted), 500):
@@ -284,7 +284,7 @@ class LedgerReader:
         return int(found[0][0]) if found else 0
 
     def progress(self) -> dict[str, int]:
-        """What `mark_published` or `set_file` remembered last."""
+        """The file state that `mark_published` or `set_file` stored last."""
         return dict(self._read("SELECT key, value FROM progress"))
 
     def foreign_bytes(self) -> list[tuple[int, int, int]]:

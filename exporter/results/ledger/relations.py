@@ -1,4 +1,4 @@
-"""How one instance relates to others of its SOP Instance UID: duplicate, conflict, or neither.
+"""Relation of an instance to others of its SOP Instance UID: duplicate, conflict, or neither.
 
 Contract: pure values. The answer depends on the order in which instances came, which is the order of their row numbers,
 never on which of them was finished first. A later instance counts only where it does not know the one in question:
@@ -28,7 +28,7 @@ class IdentifiedInstance:
 
     name: str
     number: int
-    """Of its row."""
+    """Number of the instance's row."""
     identity: InstanceIdentity
     ae_title: str
     relation: DuplicateCheck

@@ -28,7 +28,7 @@ SCHEMA = 3
 """Version of the tables (``PRAGMA user_version``); a higher one was written by a newer exporter."""
 
 NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
-"""What file systems without hard links answer (FAT, exFAT, some network and FUSE file systems)."""
+"""Errors of file systems without hard links (FAT, exFAT, some network and FUSE file systems)."""
 
 _MOST_LOG_PAGES = 4000
 """16 MiB."""
@@ -136,11 +136,14 @@ class LedgerUnusable(Unusable):
         super().__init__(f"ledger {path}", cause, hint)
         self.path = path
         self.is_damaged = is_damaged
-        """Whether it stays so, however often an exporter is started again."""
+        """Whether the condition stays, however often an exporter is started again."""
 
 
 def unusable(path: Path, error: sqlite3.Error) -> LedgerUnusable | OutOfSpace:
-    """What an error of SQLite means for the exporter."""
+    """The exporter's error for an error of SQLite.
+
+    Source: sqlite.org/rescode.html.
+    """
     if sqlite_files.is_full(error):
         return OutOfSpace(f"ledger {path}: the disk or quota is full")
     if_damaged = "keep a copy, move it away and run `exporter reconcile --rebuild`"

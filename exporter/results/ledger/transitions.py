@@ -33,11 +33,11 @@ MEDIUM = """SELECT path, suffix, kind, bytes, sha256, codec, transcoded, width, 
 _PENDING = (InstanceStatus.ACTIVE, InstanceStatus.DEFERRED)
 _INTERRUPTED = """SET state = 'deferred', reason = 'interrupted', message = ?, not_before = 0,
     attempts = max(attempts - 1, 0), interruptions = interruptions + 1, updated_ns = ?"""
-"""What becomes of an attempt that something outside the instance ended: it says nothing about the instance."""
+"""State after an attempt that ended for a reason outside the instance."""
 
 
 def output_key(path: str) -> str:
-    """What two paths share when some file system takes them for one: case and Unicode composition are ignored."""
+    """Key that two paths share where some file system takes them for one: without case and Unicode composition."""
     if path.isascii():
         return path.lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())

@@ -24,7 +24,7 @@ LONGEST_WAIT_S: Final = 3600.0
 
 
 class InstanceStatus(StrEnum):
-    """What the ledger knows of an instance; exactly one at any time."""
+    """State of an instance in the ledger; exactly one at any time."""
 
     ACTIVE = "active"
     """An attempt was begun and has not ended."""
@@ -80,39 +80,39 @@ class InstanceRow:
     duplicate_of: str | None
     conflict_with: str | None
     base: str | None
-    """Output base that it owns."""
+    """Output base that the instance owns."""
     line_seq: int | None
-    """Its newest metadata line."""
+    """Number of the newest metadata line."""
     ae_title: str = ""
-    """Our AE title whose settings count; empty: those of the top."""
+    """Called AE title whose settings apply; empty for the top-level settings."""
     interruptions: int = 0
     """Attempts that something outside the instance ended; an attempt that ends by itself sets this to zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedRow:
-    """How the work on one input ended."""
+    """Final state of the work on one input."""
 
     state: InstanceStatus
     reason: str | None
     updated_ns: int
-    """When, in Unix time."""
+    """Time of the last change, in nanoseconds since 1970."""
 
     @property
     def may_contain(self) -> bool:
-        """Whether it may be a container: then names inside it count, too. An instance contains none."""
+        """Whether the input may be a container: then names inside count, too."""
         return self.state is InstanceStatus.FAILED or self.reason == SkipReason.ARCHIVE
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerMembers:
-    """How many instances a container has in the ledger."""
+    """Counts of the instances of a container in the ledger."""
 
     pending: int
     """Not finished, or under other settings."""
     finished: int
     failed: int
-    """Those of them that failed."""
+    """Instances among them that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class SeriesMember:
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """How the work on one instance ended, as `Ledger.finish_many` takes it."""
+    """Final state of the work on one instance, as `Ledger.finish_many` takes it."""
 
     name: str
     state: InstanceStatus
@@ -146,7 +146,7 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class DuplicateCheck:
-    """How an instance relates to others; see `exporter.results.ledger.relations`."""
+    """Relation of an instance to others; see `exporter.results.ledger.relations`."""
 
     duplicate_of: str | None = None
     """Name of the instance with the same SOP Instance UID and the same content."""
@@ -184,7 +184,7 @@ class Overdue:
 
 
 def overdue_sentences(overdue: Overdue) -> list[str]:
-    """What an operator is to know of them; empty where all is well."""
+    """Problems that an operator has to know; empty without any."""
     sentences = []
     if overdue.late:
         sentences.append(f"{overdue.late} of them have been due for over an hour: is the exporter running?")

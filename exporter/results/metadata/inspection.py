@@ -1,4 +1,4 @@
-"""What a metadata file really holds, compared with the lines the ledger committed: reads only, never changes it.
+"""Comparison of a metadata file with the lines that the ledger committed; read-only.
 
 Contract: `inspect` says up to which line and byte the file is right, and which whole lines of others it holds where
 they may stand. Memory: one line.
@@ -26,12 +26,12 @@ Place = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is right in a metadata file."""
+    """The part of a metadata file that is right."""
 
     seq: int
     """The last line of ours up to which everything is in its place."""
     end: int
-    """Bytes that are right, lines of others included; what follows must not stay."""
+    """Length of the part that is right, lines of others included; bytes behind it must not stay."""
     foreign: tuple[Place, ...]
     """The lines of others before `end`."""
     size: int
@@ -82,7 +82,7 @@ def inspect(
 def _adopt(
     file: BinaryIO, finding: Finding, published_seq: int, repeats: Callable[[], Callable[[bytes], bool]]
 ) -> Finding:
-    """Accept whole lines of others behind what was found, up to the first that is none."""
+    """Accept whole lines of others behind that part, up to the first text that is no line."""
     if finding.end == finding.size or finding.seq < published_seq:
         return finding
     is_repeated = repeats()

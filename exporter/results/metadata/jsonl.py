@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from exporter.results.ledger import Ledger
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""What passes, and what lines can wait for in the ledger meanwhile."""
+"""Errors that pass; lines wait in the ledger meanwhile."""
 _TAIL = 1000
 """Lines at the end of the file that are looked at after a crash; those before were fsynced long ago."""
 
@@ -57,10 +57,10 @@ class MetadataFileUnusable(Unusable):
 
 
 class Appender:
-    """The one writer of a metadata file."""
+    """The only writer of a metadata file."""
 
     def __init__(self, path: Path, ledger: Ledger, *, append: bool = False) -> None:
-        """Open the file, made if there is none, and bring it into agreement with the ledger.
+        """Open the file, made if absent, and bring it into agreement with the ledger.
 
         Args:
             path: The metadata file.
@@ -86,7 +86,7 @@ class Appender:
         """The last line that is in a rotated file; ours begins with the next."""
         self._end = self._place(self._seq) + sum(length for _, length, _ in self._foreign)
         self._seen: dict[str, int] = {key: progress[key] for key in FACTS if key in progress}
-        """What the file looked like when we last wrote it; empty when this ledger never had a file."""
+        """State of the file after our last write; empty when this ledger never had a file."""
         try:
             self._lock = _take_lock(path)
             self._refresh()
@@ -95,7 +95,10 @@ class Appender:
             raise
 
     def publish(self) -> int:
-        """Write every line that was committed before this call; how many this call wrote. Safe from many threads.
+        """Write every line that was committed before this call; safe from many threads.
+
+        Returns:
+            Number of lines that this call wrote.
 
         Raises:
             OutOfSpace: The disk is full; nothing is torn, and a later call goes on.
@@ -190,7 +193,7 @@ class Appender:
             raise MetadataFileUnusable(self.path, f"it is {kind_of(mode)}", hint)
 
     def _look(self) -> dict[str, int]:
-        """What the file looks like; nothing where there is none."""
+        """State of the file; empty if absent."""
         try:
             return facts(self.path.stat())
         except FileNotFoundError:
@@ -204,7 +207,7 @@ class Appender:
         self._settle(Finding(seq, 0, (), 0))
 
     def _place(self, seq: int) -> int:
-        """Where line `seq` ends in the file, lines of others not counted, in bytes."""
+        """Offset of the end of line `seq` in the file, in bytes, lines of others not counted."""
         return self._ledger.line_end(seq) - self._ledger.line_end(self._start)
 
     def _mend(self, *, tail_only: bool) -> None:
@@ -248,7 +251,7 @@ class Appender:
             _warn("metadata file has lines of others: they stay", self.path, bytes=length)
 
     def _joined(self, file: BinaryIO) -> Finding | None:
-        """What is in the file, if somebody put rotated files and the present one together again."""
+        """Contents of a file in which somebody put rotated files and the present one together again."""
         start, foreign, self._start, self._foreign = self._start, self._foreign, 0, ()
         finding = self._inspect(file, 0)
         if finding.seq >= self._seq:

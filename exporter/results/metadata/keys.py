@@ -1,4 +1,4 @@
-"""The keys of a record: an element's full name, and what is added where a name alone is not enough.
+"""The keys of a record: an element's full name, with an addition where a name alone is not unique.
 
 Contract: within one object no two elements get the same key. The rules, in order:
 

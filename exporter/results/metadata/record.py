@@ -1,4 +1,4 @@
-"""The elements of one instance as JSON: the seed's keys, typed values, nothing dropped without being told.
+"""The elements of one instance as JSON: the seed's keys, typed values, nothing dropped without a note.
 
 Contract: `record_text` gives one JSON object in valid UTF-8 for whatever a header holds. Keys are full element names
 ("Patient's Name"); `exporter.results.metadata.keys` tells apart names that collide. Values:
@@ -46,7 +46,7 @@ MOST_CHARACTERS: Final = 1 << 16
 MOST_VALUES: Final = 1 << 17
 """Most values of one element; more are cut, with a warning."""
 MOST_TEXT: Final = 64 << 20
-"""Most characters of all values; elements beyond are left out and told."""
+"""Most characters of all values; elements beyond are left out and listed."""
 MOST_DEPTH: Final = 64
 """Deepest nesting that is followed; DCMTK's limit too."""
 MOST_TOLD: Final = 200
@@ -70,7 +70,7 @@ _PADDING: Final = " \0"
 
 @dataclass(slots=True)
 class RecordNotes:
-    """What has to be said about the elements besides their values."""
+    """Notes about the elements besides their values."""
 
     left_out: list[dict[str, Any]] = field(default_factory=list)
     """Binary elements: `element` (path of keys), `vr`, `bytes`."""
@@ -79,7 +79,7 @@ class RecordNotes:
     unlisted: int = 0
     """Elements left out that are not listed one by one."""
     private: int = 0
-    """Private elements left out because they are not wanted; what is nested in them is not counted."""
+    """Number of private elements left out by the settings; elements nested in them are not counted."""
 
     def leave_out(self, path: tuple[str, ...], vr: str, size_bytes: int) -> None:
         """Note a binary element."""
@@ -117,7 +117,7 @@ def record_text(instance: Instance, *, private: bool = True) -> str:
 def elements(
     header: Dataset, *, most_elements: int = 400_000, private: bool = True
 ) -> tuple[dict[str, Any], RecordNotes]:
-    """The elements of a data set as what JSON can hold, and what has to be told about them."""
+    """The elements of a data set as values that JSON can hold, and notes about them."""
     walk = _Walk(most_elements, private=private)
     with quiet_reading():
         return walk.data_set(header, ()), walk.told
@@ -208,7 +208,7 @@ class _Walk:
         return values if len(values) > 1 else values[0] or None
 
     def _text_of(self, tag: int, vr: str, value: Any) -> str | list[str] | None:
-        """The same for a value as pydicom gives it."""
+        """Text of a value as pydicom gives it."""
         if value is None:
             return None
         texts = [str(one) for one in value] if isinstance(value, MutableSequence) else [str(value)]

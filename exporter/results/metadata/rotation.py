@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 FACTS: Final[tuple[str, ...]] = ("device", "inode", "size", "mtime_ns")
 """Keys under which the ledger remembers what the file looked like when it was last written."""
 _NUMBERED: Final = re.compile(r"[.-](\d[\d.:TZ_-]{0,30})(\.gz|\.xz|\.bz2)?")
-"""What logrotate and its like put behind a name: a number or a date, and what they packed it with."""
+"""Endings that logrotate and its like put behind a name: a number or a date, and that of a compressor."""
 START: Final[str] = "start_seq"
 """Key under which it remembers after which line the present file begins; 0 before the first rotation."""
 
 
 def facts(status: os.stat_result) -> dict[str, int]:
-    """What tells one file, and one state of it, from another."""
+    """Properties that distinguish one file, and one state of a file, from another."""
     # SQLite's integers are signed, the kernel's are not.
     mask = (1 << 63) - 1
     return dict(

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from exporter.writers.durable_write import SyncBatch
+
 FORMATS: Final[Mapping[str, str]] = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -49,7 +51,7 @@ _SIXTEEN_BIT: Final = frozenset({"PNG", "TIFF"})
 
 @dataclass(frozen=True, slots=True)
 class StillPlan:
-    """How an image is encoded."""
+    """Format and parameters of an encoded image."""
 
     extension: str
     parameters: tuple[tuple[str, Any], ...]
@@ -81,13 +83,16 @@ class Still:
     codec: str
 
 
-def write_still(path: Path, image: NDArray[np.uint8] | NDArray[np.uint16], plan: StillPlan) -> Still:
+def write_still(
+    path: Path, image: NDArray[np.uint8] | NDArray[np.uint16], plan: StillPlan, batch: SyncBatch | None = None
+) -> Still:
     """Write one image, decode it back, make it durable.
 
     Args:
         path: File that is not there yet.
         image: (rows, columns) gray or (rows, columns, 3) RGB; uint8, or uint16 for PNG and TIFF (TIFF: gray only).
         plan: Format and parameters.
+        batch: Files that become durable together; default: this one at once.
 
     Raises:
         EncodeFailed: The format or a parameter is not possible.
@@ -99,7 +104,7 @@ def write_still(path: Path, image: NDArray[np.uint8] | NDArray[np.uint16], plan:
     encoded = b"".join(png.encode(image, icc_profile=plan.icc_profile, aspect=plan.aspect)) if fast else None
     if encoded is None:
         encoded = _pillow(image, plan, form)
-    sealed = write_new(path, (encoded,))
+    sealed = write_new(path, (encoded,), batch)
     _check(path.read_bytes(), image, plan, form)
     return Still(sealed=sealed, codec=_codec(plan, form))
 

@@ -37,7 +37,7 @@ def encode(
 
     Args:
         image: Shape (rows, columns) for gray or (rows, columns, 3) for RGB; uint8 or uint16, values as they are.
-        icc_profile: Profile of the colours or the grays, kept as it is (compressed, ISO/IEC 15948 11.3.3.3).
+        icc_profile: Profile of the colours or the grays, kept unchanged (compressed, ISO/IEC 15948 11.3.3.3).
         aspect: Vertical and horizontal size of a pixel (PS3.3 C.7.6.3.1.7); None for square.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Stored values as they are, in a file that any program reads: 16-bit PNG, or a NumPy array where 16 bits do not do.
+"""Stored values, unchanged, in a file that any program reads: 16-bit PNG, or a NumPy array for more than 16 bits.
 
 Contract: exact and reversible. A sample is the stored value minus `Values.offset`; slope and intercept that lead to
 modality values (Hounsfield units, ...) are told beside, never applied.
@@ -28,17 +28,18 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from exporter.dicom.pixels import PixelDescription
+    from exporter.writers.durable_write import SyncBatch
 
 _PNG = StillPlan(extension=".png", parameters=(), psnr_floor_db=math.inf)
 
 
 @dataclass(frozen=True, slots=True)
 class RawForm:
-    """How an instance's stored values are written."""
+    """The file format of an instance's stored values."""
 
     suffix: str
     offset: int
-    """What is added to a sample to get the stored value."""
+    """Number to add to a sample for the stored value."""
 
     @property
     def extension(self) -> str:
@@ -58,8 +59,8 @@ def raw_form(stored: NDArray[Any]) -> RawForm:
     return RawForm(".raw.png", -(1 << 15) if stored.dtype.kind == "i" else 0)
 
 
-def write_raw(path: Path, stored: NDArray[Any], form: RawForm) -> Still:
-    """Write one frame of stored values and read it back.
+def write_raw(path: Path, stored: NDArray[Any], form: RawForm, batch: SyncBatch | None = None) -> Still:
+    """Write one frame of stored values and read it back; durable at once, or with its batch.
 
     Raises:
         VerifyFailed: Read back they differ.
@@ -69,10 +70,10 @@ def write_raw(path: Path, stored: NDArray[Any], form: RawForm) -> Still:
         samples = (stored.astype(np.int32) - form.offset).astype(np.uint16)
         if not np.array_equal(samples.astype(np.int32) + form.offset, stored):
             raise VerifyFailed("stored values do not fit 16 bits")
-        return write_still(path, samples, _PNG)
+        return write_still(path, samples, _PNG, batch)
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(stored), allow_pickle=False)
-    sealed = write_new(path, (buffer.getvalue(),))
+    sealed = write_new(path, (buffer.getvalue(),), batch)
     with path.open("rb") as file:
         back = np.lib.format.read_array(file, allow_pickle=False)
     if back.dtype != stored.dtype or back.tobytes() != np.ascontiguousarray(stored).tobytes():
@@ -91,7 +92,7 @@ class RescaleElements:
         self._linear = not is_damaged and not (tables and holds_table(tables[0]))
 
     def values(self, index: int, form: RawForm) -> Values:
-        """What the samples of frame `index` mean; those of a palette are the numbers that they are."""
+        """The meaning of the samples of frame `index`; those of a palette mean their own numbers."""
         if self._labels:
             return Values(offset=form.offset, slope=1.0, intercept=0.0)
         item = self._elements.item(index, "PixelValueTransformationSequence")

@@ -1,4 +1,4 @@
-"""What the image, frames and video writers share.
+"""Parts that the image, frames and video writers share.
 
 cine            which instances are a cine, a video stream, a set of pictures
 display_frames  pictures of an instance, one by one

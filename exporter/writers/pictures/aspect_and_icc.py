@@ -1,4 +1,4 @@
-"""What is shown with pixels besides their values: their shape and the profile of their colours, fit for a file.
+"""Pixel shape and colour profile of a picture, in the form that files state them.
 
 Contract: gives None for what is absent, implausible or of no consequence; never alters a profile.
 """

@@ -1,4 +1,4 @@
-"""Which multi-frame instances are cines, and whose pictures must not lose a value.
+"""Rules for multi-frame instances: those that are cines, and those whose pictures must not lose a value.
 
 Contract: every answer rests on header elements alone. Only a cine becomes a video by default: frames without any time
 (tiles of a slide, segments, pages, views) would play at an invented rate, in an order that means nothing.
@@ -120,6 +120,6 @@ def is_video_stream(instance: Instance) -> bool:
 
 
 def is_moving(instance: Instance) -> bool:
-    """Whether it has several pictures to show: frames, or a video stream of any length."""
+    """Whether the instance has several pictures to show: frames, or a video stream of any length."""
     pixels = instance.pixels
     return is_video_stream(instance) or (pixels is not None and pixels.frames > 1)

@@ -1,4 +1,4 @@
-"""In which order the pictures of a video stream are shown, and which of them can be decoded.
+"""Display order of the pictures of a video stream, and the pictures that can be decoded.
 
 Contract: one decoding pass over the stream, a picture at a time. The decoder is the judge: it is what every player
 asks, and it reads H.264, HEVC and MPEG-2 alike, where the streams' own counters (picture order count, temporal

@@ -1,4 +1,4 @@
-"""Which part of a picture is shown and at what size, and where its pixels and their measures have gone.
+"""Framing of pictures: part and size that are shown, and the new place of pixels and their measures.
 
 Contract: a `Framing` is made once per instance and is a chain of crop, square, zoom, square pixels and resize that is
 the same for every frame. What it does to pixels it also does to coordinates: `geometry` maps every point of the output
@@ -77,7 +77,7 @@ class Framing:
         return np.asarray(resized)
 
     def geometry(self) -> Geometry | None:
-        """Where output pixels lie over the instance; None where they are the instance's and measure nothing."""
+        """Place of output pixels over the instance; None where they are the instance's and measure nothing."""
         if not self.moves and not self.regions:
             return None
         left, top, right, bottom = self.box

@@ -1,6 +1,6 @@
-"""An encoded video stream inside pixel data: what it is, and how it is opened.
+"""Recognition and opening of an encoded video stream inside pixel data.
 
-Contract: the container or elementary stream is told from its first bytes, the codec from the stream, the transfer
+Contract: the container or elementary stream is recognised by its first bytes, the codec from the stream, the transfer
 syntax only where the bytes do not tell. Every error of FFmpeg while reading becomes `CorruptPixels`; the size of the
 pictures is checked against the limits before any is decoded.
 """
@@ -31,7 +31,7 @@ _ELEMENTARY: Final = frozenset({"h264", "hevc", "mpegvideo"})
 
 @dataclass(frozen=True, slots=True)
 class StreamKind:
-    """What the bytes are."""
+    """Container or elementary stream that the bytes are."""
 
     demuxer: str
     """Name of FFmpeg's demuxer."""
@@ -48,7 +48,7 @@ class StreamKind:
 
 
 def kinds_of(head: bytes, transfer_syntax: str) -> tuple[StreamKind, ...]:
-    """What a stream that begins with `head` can be, the likeliest first."""
+    """Kinds that a stream beginning with `head` can be, the likeliest first."""
     if head[4:8] in _BOXES:
         return (StreamKind("mp4"),)
     if len(head) > 2 * _PACKET and head[0] == head[_PACKET] == head[2 * _PACKET] == _SYNC:

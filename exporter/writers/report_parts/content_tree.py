@@ -3,7 +3,7 @@
 Contract: every content item of the document, in order, with its relationship, concept name, value type and value.
 Numbers are finite floats next to the decimal text that was stored; what an item cannot tell is None, with a warning.
 
-Must never: follow a reference to another instance, or recurse deeper than it is told.
+Must never: follow a reference to another instance, or recurse deeper than permitted.
 
 Source: PS3.3 C.17.3 (SR document content), C.18 (content item macros), C.17.6 (key object document).
 """
@@ -28,7 +28,7 @@ Item = dict[str, Any]
 
 
 def read_tree(instance: Instance, most_depth: int) -> tuple[Item, list[str]]:
-    """The document as JSON: its state and its content tree; also what could not be told.
+    """The document as JSON: its state and its content tree; and warnings.
 
     Raises:
         Unreadable: pydicom cannot read an element of the tree.
@@ -90,7 +90,7 @@ def _code(item: Dataset | None) -> Item | None:
 
 
 class _Reader:
-    """Reads content items; `warnings` collects what could not be told."""
+    """Reads content items; `warnings` collects values that cannot be represented."""
 
     def __init__(self, most_depth: int) -> None:
         self.warnings: set[str] = set()
@@ -224,7 +224,7 @@ def _table(source: Dataset) -> Item:
 
 
 def _text(source: Dataset, keyword: str) -> str | None:
-    """A text as it is, trailing padding aside."""
+    """A text without its trailing padding."""
     value = source.get(keyword)
     return None if value is None else str(value).rstrip(" \0") or None
 

@@ -22,7 +22,7 @@ from exporter.frames.completeness import check_completeness
 from exporter.frames.jpeg_integrity import refuse_damaged
 from exporter.writers.pictures.display_frames import still_pictures
 from exporter.writers.video_parts.encoder import closing, container_options, foreign
-from exporter.writers.video_parts.verify import TIME_TOLERANCE_S, channel_means, psnr
+from exporter.writers.video_parts.verify import channel_means, check_times, psnr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -69,7 +69,7 @@ def bare_jpeg(data: bytes, aspect: tuple[int, int] | None = None) -> bytes | Non
 
 
 def _state_aspect(segments: list[bytes], aspect: tuple[int, int]) -> None:
-    """The shape of pixels in the JFIF header (unit 0: a ratio, T.871 10.1), which is made where there is none.
+    """The shape of pixels in the JFIF header (unit 0: a ratio, T.871 10.1), which is made if absent.
 
     Beside Adobe's marker none is made: JFIF would claim another colour space.
     """
@@ -118,7 +118,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _scan_end(data: bytes, position: int) -> int:
-    """Where the entropy-coded bytes end: the next marker that is neither a stuffed byte nor a restart."""
+    """Offset of the end of the entropy-coded bytes: the next marker that is neither a stuffed byte nor a restart."""
     while True:
         position = data.find(b"\xff", position)
         if position < 0 or position + 1 >= len(data):
@@ -269,8 +269,8 @@ def _check(path: Path, digests: list[bytes], schedule: Schedule, size: tuple[int
 
     import av
 
-    ticks, unit = schedule.ticks(), float(schedule.time_base)
-    count = decoded = 0
+    times: list[float] = []
+    decoded = 0
     try:
         with av.open(str(path)) as opened:
             stream = opened.streams.video[0]
@@ -279,16 +279,15 @@ def _check(path: Path, digests: list[bytes], schedule: Schedule, size: tuple[int
                 if packet.size == 0:
                     continue
                 data = bytes(packet)
+                count = len(times)
                 if count >= len(digests) or hashlib.blake2b(data, digest_size=16).digest() != digests[count]:
                     raise VerifyFailed(f"frame {count + 1}, read back, is not the frame that was copied")
-                time = float((packet.pts or 0) * packet.time_base)
-                if abs(time - ticks[count] * unit) > TIME_TOLERANCE_S:
-                    raise VerifyFailed(f"frame {count + 1}, read back, is shown at another time")
+                times.append(float((packet.pts or 0) * packet.time_base))
                 for frame in stream.codec_context.decode(packet):
                     decoded += (frame.width, frame.height) == size
-                count += 1
             decoded += len(stream.codec_context.decode(None))
     except (av.FFmpegError, OSError, IndexError) as error:
         raise VerifyFailed(f"the {container} of copied frames cannot be read back ({type(error).__name__})") from None
-    if count != len(digests) or decoded != count:
+    if not len(times) == len(digests) == decoded:
         raise VerifyFailed(f"{decoded} of {len(digests)} copied frames can be decoded at their size")
+    check_times(schedule, times)

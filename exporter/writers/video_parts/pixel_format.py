@@ -40,7 +40,7 @@ class Colours:
 
     @property
     def name(self) -> str:
-        """For the record."""
+        """Name of the colour space in the metadata line."""
         matrix = {_SMPTE170M: "BT.601", _BT709: "BT.709", _RGB: "RGB"}[self.matrix]
         return f"{matrix} {'limited' if self.range == _LIMITED else 'full'} range"
 
@@ -49,7 +49,7 @@ class Converter:
     """Turns display frames of one size into frames of one pixel format."""
 
     def __init__(self, pix_fmt: str, rows: int, columns: int, *, gray: bool) -> None:
-        """For frames of (rows, columns) gray or (rows, columns, 3) RGB.
+        """A converter for frames of (rows, columns) gray or (rows, columns, 3) RGB.
 
         Raises:
             EncodeFailed: FFmpeg knows no such pixel format, or it is not one of 8 bits per sample.

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from exporter.dicom.timing import Schedule, default_rate_warning, schedule_of
 from exporter.errors import BadGeometry, CorruptPixels, VerifyFailed
-from exporter.outcome import MediaFile, MediaType, Rendering
+from exporter.outcome import MediaType, Rendering
 from exporter.settings.settings import FramingSettings
 from exporter.writers.contract import WriterTask, Written
-from exporter.writers.durable_write import seal
+from exporter.writers.durable_write import media_file
 from exporter.writers.pictures.display_order import DisplayOrder, display_order
 from exporter.writers.pictures.framing import framing_of
 from exporter.writers.pictures.nal_units import nal_units
 from exporter.writers.pictures.video_stream import StreamKind, kinds_of, open_stream, reading, video_of
 from exporter.writers.video_parts.encoder import closing, container_options, foreign
 from exporter.writers.video_parts.soundtrack import Sound, write_tracks
-from exporter.writers.video_parts.verify import TIME_TOLERANCE_S
+from exporter.writers.video_parts.verify import TIME_TOLERANCE_S, check_times
 from exporter.writers.video_parts.video_plan import CONTAINERS
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class StreamCopy:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """What one decoding pass over a stream has told."""
+    """Findings of one decoding pass over a stream."""
 
     kind: StreamKind
     order: DisplayOrder
@@ -113,7 +113,7 @@ def _check_size(instance: Instance, order: DisplayOrder, warnings: list[str]) ->
     surplus = (order.height - pixels.rows, order.width - pixels.columns)
     if not all(0 <= more < _MACROBLOCK for more in surplus):
         raise BadGeometry(sizes)
-    warnings.append(f"{sizes}: whole macroblocks, which the stream does not say to cut")
+    warnings.append(f"{sizes}: whole macroblocks, without cropping in the stream")
 
 
 def remux(task: WriterTask, extension: str) -> Written:
@@ -140,15 +140,12 @@ def remux(task: WriterTask, extension: str) -> Written:
         _check(copy, digest)
         sound = Sound(source, kind, schedule.rate, task.settings.limits)
         tracks = write_tracks(task, sound, held=digest.sound, warnings=warnings)
-    sealed = seal(path)
     framing = framing_of(FramingSettings(), instance, frames, (order.height, order.width, 3), None)
-    medium = MediaFile(
-        file=path.name,
-        suffix=extension,
-        kind=MediaType.VIDEO,
-        bytes=sealed.bytes,
-        sha256=sealed.sha256,
-        codec=digest.codec,
+    medium = media_file(
+        path,
+        MediaType.VIDEO,
+        extension,
+        digest.codec,
         transcoded=False,
         width=order.width,
         height=order.height,
@@ -175,7 +172,7 @@ def _recognised(
         try:
             return kind, display_order(source, kind, rate, limits)
         except CorruptPixels:
-            warnings.append(f"the stream is not {kind.demuxer}, which (0002,0010) Transfer Syntax UID says")
+            warnings.append(f"the stream is not {kind.demuxer}, as (0002,0010) Transfer Syntax UID says")
     return kinds[-1], display_order(source, kinds[-1], rate, limits)
 
 
@@ -210,7 +207,7 @@ def _schedule(task: WriterTask, order: DisplayOrder, warnings: list[str], *, sou
 
 @dataclass(frozen=True, slots=True)
 class Digest:
-    """What was copied."""
+    """Codec, pictures and sound that were copied."""
 
     codec: str
     pictures: str
@@ -246,9 +243,9 @@ def _copy(copy: StreamCopy, warnings: list[str]) -> Digest:
 
 
 def _holds(stream: Any, container: str, warnings: list[str]) -> bool:
-    """Whether a container can hold an audio track; where not, a warning names it."""
+    """Whether a container can hold an audio track; a warning names a track that it cannot."""
     if not stream.codec_context.sample_rate:
-        warnings.append("an audio track is left out: it holds no sound")
+        warnings.append("an audio track is left out: it has no sampling rate")
         return False
     if container == "matroska" or stream.codec_context.name.removesuffix("float") in _AUDIO_IN_MP4:
         return True
@@ -356,20 +353,13 @@ def _check(copy: StreamCopy, digest: Digest) -> None:
         raise VerifyFailed("the copied video, read back, does not hold the instance's pictures")
     if not decoded and not copy.order.damaged:
         raise VerifyFailed("the copied video cannot be decoded")
-    _check_times(copy.schedule, times, duration)
-
-
-def _check_times(schedule: Schedule, times: list[float], duration: float) -> None:
-    ticks, unit = schedule.ticks(), float(schedule.time_base)
-    worst = max(abs(time - tick * unit) for time, tick in zip(sorted(times), ticks, strict=False))
-    if worst > TIME_TOLERANCE_S:
-        raise VerifyFailed(f"a picture of the copied video is shown {worst * 1000:.1f} ms off its time")
-    if duration < ticks[-1] * unit - 2 * TIME_TOLERANCE_S:
+    end_s = check_times(copy.schedule, sorted(times))
+    if duration < end_s - 2 * TIME_TOLERANCE_S:  # its sound may be longer
         raise VerifyFailed("the copied video is shorter than the sum of its frame times")
 
 
 def _decoded(stream: VideoStream, packet: Packet[VideoStream] | None, order: DisplayOrder) -> int:
-    """How many pictures come out of the decoder; what is damaged in the instance may stay damaged."""
+    """Number of pictures that the decoder gives for a packet; damaged pictures of the instance may give none."""
     import av
 
     try:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from exporter.errors import CorruptPixels, VerifyFailed
-from exporter.outcome import MediaFile, MediaType
-from exporter.writers.durable_write import seal
+from exporter.outcome import MediaType
+from exporter.writers.durable_write import media_file
 from exporter.writers.pictures.video_stream import StreamKind, open_stream, reading
 from exporter.writers.video_parts.encoder import closing, foreign
 
@@ -26,18 +26,19 @@ if TYPE_CHECKING:
 
     import av
 
+    from exporter.outcome import MediaFile
     from exporter.settings.settings import LimitSettings
     from exporter.writers.contract import WriterTask
 
 _PCM: Final = {"u8": "pcm_u8", "s16": "pcm_s16le", "s32": "pcm_s32le", "flt": "pcm_f32le", "dbl": "pcm_f64le"}
-"""How WAV holds each packed sample format of FFmpeg."""
+"""WAV codec for each packed sample format of FFmpeg."""
 _OPTIONS: Final = {"wav": {"fflags": "+bitexact", "rf64": "auto"}, "flac": {"fflags": "+bitexact"}}
 """Without them FFmpeg names itself in the file; RF64 (EBU Tech 3306) where WAV's 4 GiB are not enough."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """Where the tracks are."""
+    """The stream that holds the audio tracks."""
 
     source: BinaryIO
     kind: StreamKind
@@ -77,18 +78,8 @@ def write_tracks(task: WriterTask, sound: Sound, *, held: frozenset[int], warnin
                 path.unlink(missing_ok=True)
             continue
         form, codec, duration_s = written
-        sealed = seal(path)
-        media.append(
-            MediaFile(
-                file=path.name,
-                suffix=f".{form}" if len(chosen) == 1 else f".{number}.{form}",
-                kind=MediaType.AUDIO,
-                bytes=sealed.bytes,
-                sha256=sealed.sha256,
-                codec=codec,
-                duration_s=duration_s,
-            )
-        )
+        suffix = f".{form}" if len(chosen) == 1 else f".{number}.{form}"
+        media.append(media_file(path, MediaType.AUDIO, suffix, codec, duration_s=duration_s))
     return tuple(media)
 
 
@@ -139,7 +130,7 @@ def _decoded(sound: Sound, index: int) -> Iterator[Any]:
 
 
 def _packed(resampler: av.AudioResampler, first: Any, others: Iterator[Any]) -> Iterator[Any]:
-    """The same samples with channels side by side; rate and layout must stay what they are at first."""
+    """Samples with channels side by side; rate and layout must stay as in the first frame."""
     shape = (first.format.name, first.layout.name, first.sample_rate)
     yield from resampler.resample(first)
     for frame in others:

@@ -24,9 +24,12 @@ from exporter.errors import VerifyFailed
 from exporter.writers.video_parts.pixel_format import planes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from av import VideoFrame
     from numpy.typing import NDArray
 
+    from exporter.dicom.timing import Schedule
     from exporter.writers.video_parts.video_plan import EncodeJob
 
 KEPT_BYTES = 24 << 20
@@ -141,7 +144,7 @@ class FrameFingerprints:
 
 
 def _spread(frames: int, most: int) -> frozenset[int]:
-    """At most `most` of the frames, evenly spread, the first and the last among them."""
+    """Indices of up to `most` frames, evenly spread, the first and the last among them."""
     if frames <= most:
         return frozenset(range(frames))
     return frozenset(round(i * (frames - 1) / (most - 1)) for i in range(most))
@@ -174,19 +177,31 @@ def check_video(job: EncodeJob, witness: FrameFingerprints) -> None:
         raise VerifyFailed(f"the video cannot be decoded back ({type(error).__name__})") from None
     if len(times) != witness.seen:
         raise VerifyFailed(f"the video, decoded back, has {len(times)} of {witness.seen} frames")
-    _check_times(job, times, duration)
-
-
-def _check_times(job: EncodeJob, times: list[float], duration: float | None) -> None:
-    ticks = job.schedule.ticks()
-    unit = float(job.schedule.time_base)
     # AVI stores no presentation times: readers count frames, some of them from the decoder's delay on
-    first = times[0] if job.plan.container == "avi" else 0.0
-    worst = max(abs(time - first - tick * unit) for time, tick in zip(times, ticks, strict=False))
-    if worst > TIME_TOLERANCE_S:
-        raise VerifyFailed(f"a frame, decoded back, is shown {worst * 1000:.1f} ms off its time")
-    if duration is None or abs(duration - ticks[-1] * unit) > 2 * TIME_TOLERANCE_S:
+    end_s = check_times(job.schedule, times, first_s=times[0] if job.plan.container == "avi" else 0.0)
+    if duration is None or abs(duration - end_s) > 2 * TIME_TOLERANCE_S:
         raise VerifyFailed("the video's duration is not the sum of its frame times")
+
+
+def check_times(schedule: Schedule, times: Sequence[float], *, first_s: float = 0.0) -> float:
+    """Compare the times of frames in a written file, in the order in which they are shown, with their schedule.
+
+    Args:
+        schedule: When each frame is to be shown.
+        times: Presentation times in the file, in seconds; one or more.
+        first_s: Time in the file that counts as 0.
+
+    Returns:
+        End of the last frame by the schedule, in seconds.
+
+    Raises:
+        VerifyFailed: A frame is more than `TIME_TOLERANCE_S` off its time.
+    """
+    ticks, unit = schedule.ticks(), float(schedule.time_base)
+    worst = max(abs(time - first_s - tick * unit) for time, tick in zip(times, ticks, strict=False))
+    if worst > TIME_TOLERANCE_S:
+        raise VerifyFailed(f"a frame of the video, read back, is shown {worst * 1000:.1f} ms off its time")
+    return ticks[-1] * unit
 
 
 def _digest(image: NDArray[np.uint8]) -> bytes:

@@ -1,4 +1,4 @@
-"""How a multi-frame instance is encoded: the `video` settings resolved to a container, an encoder and its options.
+"""Plan of an encoded video: the `video` settings resolved to a container, an encoder and its options.
 
 Contract: a `VideoPlan` is complete, every value in it was either configured or is stated here; resolving it touches no
 pixels and loads no codec. What an encoder does not know is refused when it is opened, by name.
@@ -50,7 +50,7 @@ _EXACT_FORMATS: Final = frozenset({"gray", "rgb24", "bgr24", "bgr0", "rgb0", "gb
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A named choice; what the settings say otherwise wins over it."""
+    """A named choice; settings that differ from their defaults win over it."""
 
     extension: str
     colour: tuple[str, str]
@@ -87,7 +87,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
 
 @dataclass(frozen=True, slots=True)
 class VideoPlan:
-    """Everything the encoder is told, but for the frames."""
+    """All inputs of the encoder except the frames."""
 
     extension: str
     container: str

@@ -1,4 +1,4 @@
-"""From frames to volume files: which values a voxel gets, and the files of every grid.
+"""Volume files made of frames: values of the voxels, and one file for every grid.
 
 Contract: `build` takes the frames of one instance or series once, in order of storage, and writes one file per grid;
 `build_segmentation` does so for segmentations. Stored values stay as they are wherever the format can say how to read
@@ -35,7 +35,7 @@ _LARGEST = 1e27
 
 @dataclass(frozen=True, slots=True)
 class VolumeTarget:
-    """Where volume files go and in what form."""
+    """Folder and format of volume files."""
 
     folder: Path
     format: str
@@ -46,7 +46,7 @@ class VolumeTarget:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What stored values can be."""
+    """Range of the stored values."""
 
     lowest: float
     highest: float
@@ -66,7 +66,7 @@ class VolumeFile:
 
 @dataclass(frozen=True, slots=True)
 class _Voxels:
-    """How stored values become voxels."""
+    """The way from stored values to voxels."""
 
     dtype: np.dtype[np.generic]
     apply: bool
@@ -169,7 +169,7 @@ def _finish(voxels: VoxelFile, how: _Voxels, index: int, target: VolumeTarget) -
 
 @dataclass(frozen=True, slots=True)
 class Segments:
-    """What a segmentation's frames mean."""
+    """Meaning of a segmentation's frames."""
 
     type: str
     """(0062,0001) Segmentation Type: ``BINARY``, ``FRACTIONAL`` or ``LABELMAP``."""

@@ -182,7 +182,7 @@ def _vector(numbers: NDArray[np.float64]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReadBack:
-    """What a written header says."""
+    """Contents of a written header."""
 
     shape: tuple[int, int, int, int]
     code: str
@@ -191,7 +191,7 @@ class ReadBack:
 
 
 def read_nifti_header(header: bytes) -> ReadBack:
-    """What the first 352 bytes of a file say, read by offset and not by the structure that wrote them.
+    """Contents of the first 352 bytes of a file, read by offset and not by the structure that wrote them.
 
     Raises:
         VerifyFailed: It is no NIfTI-1 header in little endian with an sform.

@@ -1,4 +1,4 @@
-"""What headers say about planes and values: one `VolumeFrame` per frame, for every class that can be a volume.
+"""Planes and values by the header: one `VolumeFrame` per frame, for every class that can be a volume.
 
 Contract: reads header elements only, never pixels; raises `BadGeometry` where an element that geometry needs is absent,
 no number, or contradicts the number of frames. Nothing is guessed: a plane without position is no plane.
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class VolumeKind(StrEnum):
-    """How the planes of a class are told, and what its voxels mean."""
+    """The way in which a class describes its planes, and the meaning of its voxels."""
 
     ENHANCED = "enhanced"
     SEGMENTATION = "segmentation"
@@ -85,7 +85,7 @@ def frames_of(header: Dataset, kind: VolumeKind, rows: int, columns: int, count:
 
 
 def slice_step(header: Dataset) -> float | None:
-    """(0018,0088) Spacing Between Slices of an enhanced instance, millimetres; None where it is not told."""
+    """(0018,0088) Spacing Between Slices of an enhanced instance, millimetres; None if absent."""
     try:
         with quiet_reading():
             for groups in (
@@ -186,12 +186,12 @@ class _FunctionalGroups:
         self._times = self._time_dimensions(header)
 
     def _time_dimensions(self, header: Dataset) -> tuple[int, ...]:
-        """Which of the dimension index values are not about place or segment."""
+        """Positions of the dimension index values that are not about place or segment."""
         pointers = [int(item.DimensionIndexPointer) for item in header.get("DimensionIndexSequence") or ()]
         return tuple(i for i, pointer in enumerate(pointers) if pointer not in _SPATIAL_POINTERS)
 
     def _item(self, frame: int, keyword: str) -> Dataset | None:
-        """The one item of a functional group: the frame's own, else the shared one."""
+        """The item of a functional group: the frame's own, else the shared one."""
         own = self._per_frame[frame] if self._per_frame else None
         for groups in (own, self._shared):
             if groups is not None and groups.get(keyword):

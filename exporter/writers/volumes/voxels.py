@@ -90,7 +90,7 @@ class VoxelFile:
             self._scratch.unlink(missing_ok=True)
 
     def store_plane(self, plane: NDArray[np.generic], *, slice_: int, time: int) -> None:
-        """Store one plane ``(rows, columns)`` as it is shown, first row on top; a later one replaces it.
+        """Store one plane ``(rows, columns)``, first row on top; a later one at its place replaces it.
 
         Raises:
             EncodeFailed: The plane has another shape than the grid.

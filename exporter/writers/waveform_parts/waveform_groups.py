@@ -167,7 +167,7 @@ def _group(item: Dataset, *, big_endian: bool) -> WaveformGroup:
     interpretation = text_of(item, "WaveformSampleInterpretation")
     if interpretation not in INTERPRETATIONS:
         permitted = ", ".join(INTERPRETATIONS)
-        raise UnsupportedSyntax(f"read waveform: {name_of('WaveformSampleInterpretation')} is none of {permitted}")
+        raise UnsupportedSyntax(f"read waveform: {name_of('WaveformSampleInterpretation')} is not one of {permitted}")
     dtype = np.dtype(INTERPRETATIONS[interpretation])
     allocated = integer_of(item, "WaveformBitsAllocated", dtype.itemsize * 8)
     if allocated != dtype.itemsize * 8:

@@ -51,7 +51,9 @@ def test_tables_differ_in_nothing_that_is_not_named(home: Path, kind: str, monke
         home / "config.json", Path("IN"), Path(f"OUT-{kind}"), Depth=0, PublicHeadersOnly=public, PrintImages=False
     )
     extract(config, expect=3)
-    theirs, ours = (read_table(path) for path in (ORIGINAL / f"{kind}-metadata.csv.gz", home / f"OUT-{kind}/metadata.csv"))
+    theirs, ours = (
+        read_table(path) for path in (ORIGINAL / f"{kind}-metadata.csv.gz", home / f"OUT-{kind}/metadata.csv")
+    )
     found, unnamed = differences(theirs, ours)
     assert unnamed == []
     expected = {name: counts[not public] for name, counts in named().items() if counts[not public]}
@@ -77,12 +79,17 @@ def test_every_failure_of_either_is_stated(home: Path, monkeypatch: MonkeyPatch)
     pictured = {Path(file).stem for file, row in ours.items() if row["has_pix_array"] == "True"}
     by_class = Counter((number, name in pictured) for name, number in verdicts.failed.items())
     stated = {int(row[0]): (int(row[1]), int(row[2])) for row in section("Files that failed there")}
-    assert stated == {number: (by_class[number, True] + by_class[number, False], by_class[number, True]) for number in stated}
+    assert stated == {
+        number: (by_class[number, True] + by_class[number, False], by_class[number, True]) for number in stated
+    }
     assert sum(count for count, _ in stated.values()) == len(verdicts.failed) == 192
     assert verdicts.pictured <= pictured
     reasons: dict[tuple[str, str], set[str]] = {}
     for row in rows(home / "OUT/failed-dicom/reasons.csv"):
         if row["folder"] != "5":
             reasons.setdefault((row["folder"], row["reason"]), set()).add(Path(row["file"]).stem)
-    listed = {(row[0], row[1].strip("`")): set(re.findall(r"`([^`]+)`", row[3])) for row in section("Files without a picture here")}
+    listed = {
+        (row[0], row[1].strip("`")): set(re.findall(r"`([^`]+)`", row[3]))
+        for row in section("Files without a picture here")
+    }
     assert listed == reasons

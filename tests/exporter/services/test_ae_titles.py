@@ -97,7 +97,7 @@ def test_a_shown_configuration_says_what_the_file_said(loaded: Callable[[str], S
     [
         (
             "ae_titles:\n  - ae_title: NOBODY\n",
-            ":2: ae_titles[0]: is for the AE title 'NOBODY', which is none of ours (permitted: ANY-SCP, EXPORTER",
+            ":2: ae_titles[0]: unknown AE title 'NOBODY' (permitted: ANY-SCP, EXPORTER",
         ),
         ("ae_titles:\n  - image: {}\n", ":2: ae_titles[0].ae_title: is missing"),
         ("ae_titles:\n  - ae_title: EXPORTER\n    vdeo: {}\n", ":3: ae_titles[0].vdeo: unknown key"),

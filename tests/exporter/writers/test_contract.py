@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +16,10 @@ from exporter.errors import ExportError, SkipInstance
 from exporter.outcome import MediaType
 from exporter.settings.settings import MediaSettings
 from exporter.writers import choose, registry
-from exporter.writers.contract import Writer, WriterTask, Written
+from exporter.writers.contract import InstancePart, Writer, WriterTask, Written
 from tests.exporter.writers.sampled import VOICE, channel, multiplex_group, save_waveform
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+DOCUMENTATION = Path(__file__).resolve().parents[3] / "docs/media.md"
 WRITERS = registry()
 MOST_INSTANCES = 3
 SETTINGS = MediaSettings()
@@ -77,7 +77,7 @@ def samples(writer: Writer, instances: dict[str, list[Path]]) -> list[Path]:
 
 
 def hash_of(path: Path) -> tuple[int, str]:
-    """Size and hash as `Medium` defines them, of a file or of a folder."""
+    """Size and hash as `MediaFile` defines them, of a file or of a folder."""
     if path.is_file():
         return path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest()
     files = sorted(p for p in path.rglob("*") if p.is_file())
@@ -148,17 +148,39 @@ def test_an_instance_cut_anywhere_gives_an_error_of_ours_or_a_result_that_says_s
         assert told, f"cut at {part:.1%} and nothing said"
 
 
-@pytest.mark.parametrize("kind", list(MediaType))
-def test_no_two_writers_of_a_kind_compete_at_the_same_score(
-    kind: MediaType, corpus: Path, corpus_catalog: list[dict[str, Any]]
+COMPETING = [
+    MediaSettings.model_validate({"frames": {"enabled": enabled}, "volume": {"enabled": volume}, "video": video})
+    for enabled in (False, True)
+    for volume in (False, True)
+    for video in ({}, {"untimed": "video"})
+]
+"""Every combination of the settings that scores depend on."""
+
+
+@pytest.mark.parametrize("settings", COMPETING, ids=map(str, range(len(COMPETING))))
+def test_writers_of_one_part_never_have_the_same_score_whatever_their_kind(
+    settings: MediaSettings, corpus: Path, corpus_catalog: list[dict[str, Any]]
 ) -> None:
-    rivals = [writer for writer in WRITERS if writer.kind is kind]
-    if len(rivals) < 2:
-        return
+    compared = 0
     for row in corpus_catalog:
         try:
-            with Instance.open(corpus / row["file"], SETTINGS.limits) as instance:
-                scores = [score for writer in rivals if (score := writer.score(instance, SETTINGS)) is not None]
+            with Instance.open(corpus / row["file"], settings.limits) as instance:
+                for part in InstancePart:
+                    scores = [writer.score(instance, settings) for writer in WRITERS if writer.part is part]
+                    fitting = [score for score in scores if score is not None]
+                    assert len(set(fitting)) == len(fitting), row["file"]
+                    compared += len(fitting) > 1
         except (ExportError, SkipInstance):
             continue
-        assert len(set(scores)) == len(scores)
+    assert compared, "no instance that several writers fit"
+
+
+def test_the_documentation_has_the_scores_that_decide(
+    instances: dict[str, list[Path]],
+) -> None:
+    rows = re.findall(r"^\| [a-z ]*\| (\w+) \| (\d+)", DOCUMENTATION.read_text(), re.MULTILINE)
+    documented = dict(rows)
+    for writer in WRITERS:
+        settings = WANTED.get(name_of(writer), SETTINGS)
+        with Instance.open(instances[name_of(writer)][0], settings.limits) as instance:
+            assert writer.score(instance, settings) == int(documented[writer.kind]), writer.kind

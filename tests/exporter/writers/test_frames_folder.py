@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from exporter.dicom.instance import Instance
-from exporter.errors import Reason
+from exporter.errors import EncodeFailed, OutOfSpace, Reason
 from exporter.outcome import Exported, Failed, MediaType
 from exporter.settings.settings import MediaSettings
 from exporter.work import pipeline
@@ -20,7 +23,6 @@ from tests.exporter.writers.media import waves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 JPEG_LOSSLESS = "1.2.840.10008.1.2.4.70"
 
@@ -180,3 +182,50 @@ def test_where_no_frame_has_the_size_of_the_header_the_geometry_is_bad(
     outcome = pipeline.export(MediaSettings(), "s" * 64, WorkerJob(str(path), str(folder), ask=False), lambda _: None)
     assert isinstance(outcome, Failed)
     assert outcome.reason is Reason.BAD_GEOMETRY
+
+
+@pytest.mark.parametrize("outputs", [["view8"], ["view8", "raw16"]])
+def test_every_file_of_the_folder_and_then_the_folder_is_durable(
+    make_instance: Callable[..., Path],
+    export: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    outputs: list[str],
+) -> None:
+    stored = np.random.default_rng(0).integers(0, 999, (70, 16, 16), dtype=np.uint16)  # more than one batch
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    result, folder = export(make_instance(stored, FrameTime="40"), frames_settings(outputs=outputs))
+    written = folder / result.media[0].file
+    assert sorted(synced) == sorted(map(str, (written, *written.iterdir())))
+    assert synced[-1] == str(written)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+@pytest.mark.parametrize(("number", "verdict"), [(errno.EIO, EncodeFailed), (errno.ENOSPC, OutOfSpace)])
+def test_a_folder_whose_frame_does_not_become_durable_is_no_medium(
+    make_instance: Callable[..., Path],
+    export: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+    verdict: type[Exception],
+) -> None:
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if Path(f"/proc/self/fd/{descriptor}").readlink().name == "frame-00003.png":
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    frames = np.stack(list(waves(5, 16, 16, gray=True)))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(verdict):
+        export(make_instance(frames, FrameTime="40"), frames_settings())
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
