@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from exporter.settings.settings import Settings
+    from exporter.tables.output_folder import ExportedFolder
     from listener.settings.listener import DataFolder
 
 DEFAULT_DATA = Path("dicom-media")
@@ -135,4 +136,35 @@ def running_in_words() -> Iterator[None]:
     except InputUnusable as error:
         raise CommandError(str(error), ExitCode.USAGE) from error
     except (MediaFolderUnusable, MetadataFileUnusable, WorkerUnstartable, SourceUnusable) as error:
+        raise CommandError(str(error)) from error
+
+
+def exported_folder(out: Path, config: Path | None) -> ExportedFolder:
+    """What tables and data sets are made of.
+
+    Raises:
+        CommandError: There is nothing, or the configuration cannot be used.
+    """
+    from exporter.tables.output_folder import ExportedFolder
+
+    settings = settings_of(config) if config is not None else None
+    with tables_in_words():
+        return ExportedFolder.at(
+            out,
+            metadata=settings.metadata.file if settings is not None else None,
+            media=settings.media.dir if settings is not None else None,
+        )
+
+
+@contextmanager
+def tables_in_words() -> Iterator[None]:
+    """Turn what keeps tables and data sets from being made into sentences of the command."""
+    from exporter.tables.errors import TableError, TableRequestError
+
+    try:
+        with in_words():
+            yield
+    except TableRequestError as error:
+        raise CommandError(str(error), ExitCode.USAGE) from error
+    except TableError as error:
         raise CommandError(str(error)) from error

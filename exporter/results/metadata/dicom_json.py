@@ -1,0 +1,4 @@
+"""stub"""
+def is_tag(key: str) -> bool:
+    """x"""
+    return len(key) == 8 and not set(key) - set("0123456789ABCDEF")

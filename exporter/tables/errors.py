@@ -1,0 +1,11 @@
+"""What keeps tables and data sets from being made: one sentence each, which names no patient."""
+
+from __future__ import annotations
+
+
+class TableError(Exception):
+    """A table or a data set cannot be made; the sentence says why and what to do."""
+
+
+class TableRequestError(TableError):
+    """What was asked for makes no sense: an unknown column, shares that do not add up."""
