@@ -39,10 +39,17 @@ def fit(column: Column, values: Sequence[Any]) -> tuple[list[Any], int]:
         return list(values), 0
     if not column.is_list and column.type is CellType.FLOAT and kinds <= {float, _NONE}:
         return list(values), 0  # a parsed line holds neither NaN nor Infinity
+    if not column.is_list and column.type is CellType.INTEGER and kinds <= {int, _NONE} and _is_narrow(values):
+        return list(values), 0
     one = _SCALARS[column.type]
     cells = [None if value is None else _list(one, value) if column.is_list else one(value) for value in values]
     misfits = sum(cell is _MISFIT for cell in cells)
     return ([None if cell is _MISFIT else cell for cell in cells] if misfits else cells), misfits
+
+
+def _is_narrow(values: Sequence[int | None]) -> bool:
+    low, high = _RANGES[CellType.INTEGER]
+    return all(low <= value <= high for value in values if value is not None)
 
 
 def _list(one: Callable[[Any], Any], value: Any) -> Any:

@@ -100,6 +100,31 @@ _TYPES: Final[dict[str, CellType]] = {
 }
 
 
+class _KeySurvey:
+    """The keys of some lines; of common columns also the number of lines in which they have a value."""
+
+    def __init__(self, choice: ColumnChoice) -> None:
+        self.found: Counter[str] = Counter(OWN_KEYS)
+        self._choice = choice
+
+    def visit(self, line: Line) -> None:
+        """Add the keys of a line.
+
+        Raises:
+            TableRequestError: There are more than `MOST_COLUMNS`.
+        """
+        if self._choice is ColumnChoice.COMMON:
+            self.found.update([key for key, value in line.items() if value not in (None, [])])
+        elif not line.keys() <= self.found.keys():
+            new = line.keys() - self.found.keys()
+            self.found.update(key for key in new if self._choice is ColumnChoice.ALL or not _is_private(key))
+        if len(self.found) > MOST_COLUMNS:
+            raise TableRequestError(
+                f"the lines hold more than {MOST_COLUMNS} different elements; make a table of some of them with"
+                " `--columns FILE`, or without private ones with `--columns public`"
+            )
+
+
 def choose_columns(lines: MetadataLines, request: ColumnRequest) -> tuple[Column, ...]:
     """The columns of elements that a table of these lines has: the first of the two passes.
 
@@ -109,28 +134,15 @@ def choose_columns(lines: MetadataLines, request: ColumnRequest) -> tuple[Column
     """
     if request.choice is ColumnChoice.SPECIFIC:
         return _specific(request)
-    filled: Counter[str] = Counter()
-    seen: set[str] = set(OWN_KEYS)
-    for line, _ in lines.rows():
-        if request.choice is ColumnChoice.COMMON:
-            filled.update(_filled(line))
-            found: Iterable[str] = filled
-        elif not line.keys() <= seen:
-            seen |= {key for key in line if request.choice is ColumnChoice.ALL or not _is_private(key)}
-            found = seen
-        else:
-            continue
-        if len(filled) + len(seen) > MOST_COLUMNS:
-            raise TableRequestError(
-                f"the lines hold more than {MOST_COLUMNS} different elements; make a table of some of them with"
-                " `--columns FILE`, or without private ones with `--columns public`"
-            )
-    if request.choice is ColumnChoice.COMMON:
-        least = request.share * lines.counts.rows
-        found = [key for key, number in filled.items() if number >= least and number]
-    else:
-        found = seen - OWN_KEYS
-    return _named_columns(found, request.style)
+    keys = _KeySurvey(request.choice)
+    lines.survey(keys.visit)
+    if lines.counts.superseded:
+        keys = _KeySurvey(request.choice)
+        for line, _ in lines.rows():
+            keys.visit(line)
+    least = request.share * lines.counts.rows
+    found = [key for key, number in keys.found.items() if key not in OWN_KEYS and number >= least]
+    return _named_columns(found if request.choice is ColumnChoice.COMMON else keys.found.keys() - OWN_KEYS, request.style)
 
 
 def element_column(element: RecordElement, style: KeyStyle, keys: Sequence[str] = ()) -> Column:
@@ -160,10 +172,6 @@ def unique_names(columns: Iterable[Column]) -> tuple[Column, ...]:
         taken.add(name)
         found.append(Column(name, column.type, column.is_list, column.keys, column.description))
     return tuple(found)
-
-
-def _filled(line: Line) -> list[str]:
-    return [key for key, value in line.items() if value not in (None, [], "") and key not in OWN_KEYS]
 
 
 @lru_cache(maxsize=MOST_COLUMNS)

@@ -26,7 +26,7 @@ from exporter.results.metadata.rotation import open_rotated, rotated_files
 from exporter.tables.errors import TableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -74,12 +74,12 @@ class MetadataLines:
     _stack: ExitStack = field(default_factory=ExitStack)
     _key: bytes = field(default_factory=lambda: os.urandom(16))
     """Keyed hashes: nobody can name files so that two of them have one hash."""
-    _repeated: Any = None
-    _remaining: Any = None
+    _repeated: array[int] | None = None
+    _remaining: array[int] = field(default_factory=lambda: array("Q"))
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a metadata file and count its lines.
+        """Open a metadata file and those that were rotated away from it.
 
         Raises:
             TableError: There is no such file, or it cannot be read.
@@ -88,10 +88,7 @@ class MetadataLines:
             sources = [_open(one, stack) for one in rotated_files(path)]
             if path.is_file() or not sources:
                 sources.append(_open(path, stack, plain=True))
-            found = cls(sources, LineCounts())
-            found._survey()
-            found._stack = stack.pop_all()
-            return found
+            return cls(sources, LineCounts(), stack.pop_all())
 
     def __enter__(self) -> Self:
         return self
@@ -107,33 +104,44 @@ class MetadataLines:
         Raises:
             TableError: A file cannot be read any more.
         """
+        repeated = self._repeated if self._repeated is not None else self.survey()
         remaining = self._remaining[:]
         for line, size in self._lines(LineCounts()):
-            value = self._hash(line)
-            place = bisect_left(self._repeated, value)
-            if place < len(self._repeated) and self._repeated[place] == value:
-                remaining[place] -= 1
-                if remaining[place]:
-                    continue
-            yield _named(line), size
+            if repeated:
+                value = self._hash(line)
+                place = bisect_left(repeated, value)
+                if place < len(repeated) and repeated[place] == value:
+                    remaining[place] -= 1
+                    if remaining[place]:
+                        continue
+            yield line, size
 
-    def _survey(self) -> None:
-        """Count the lines, and find those that come more than once."""
+    def survey(self, visit: Callable[[Line], None] = lambda _line: None) -> array[int]:
+        """Count the lines, and find the inputs that have more than one; superseded lines are visited too.
+
+        Returns:
+            The hashes of those inputs, in order.
+
+        Raises:
+            TableError: A file cannot be read.
+        """
         import numpy as np
 
         hashes = array("Q")
+        self.counts = LineCounts()
         for line, _ in self._lines(self.counts):
             hashes.append(self._hash(line))
-        ordered = np.frombuffer(hashes, np.uint64).copy() if hashes else np.empty(0, np.uint64)
-        del hashes
-        ordered.sort()
-        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1]))) if len(ordered) else []
-        numbers = np.diff(np.append(starts, len(ordered)))
-        several = numbers > 1
-        self._repeated = array("Q", ordered[starts][several].tobytes() if len(ordered) else b"")
-        self._remaining = array("Q", numbers[several].astype(np.uint64).tobytes() if len(ordered) else b"")
-        self.counts.lines = len(ordered)
-        self.counts.superseded = len(ordered) - len(numbers) if len(ordered) else 0
+            visit(line)
+        ordered = np.frombuffer(hashes, np.uint64) if hashes else np.empty(0, np.uint64)
+        ordered.sort()  # in place: the array itself is sorted
+        is_first = np.ones(len(ordered), bool)
+        is_first[1:] = ordered[1:] != ordered[:-1]
+        starts = np.flatnonzero(is_first)
+        numbers = np.diff(starts, append=len(ordered))
+        self._repeated = array("Q", ordered[starts[numbers > 1]].tobytes())
+        self._remaining = array("Q", numbers[numbers > 1].astype(np.uint64).tobytes())
+        self.counts.lines, self.counts.superseded = len(ordered), len(ordered) - len(starts)
+        return self._repeated
 
     def _hash(self, line: Line) -> int:
         """A 64-bit hash of `dicom_file`; among a million names the odds that two share one are 1 in 30 million."""
@@ -143,7 +151,8 @@ class MetadataLines:
     def _lines(self, counts: LineCounts) -> Iterator[tuple[Line, int]]:
         for source in self.sources:
             try:
-                yield from _lines_of(source, counts)
+                for line, size in _lines_of(source, counts):
+                    yield _named(line), size
             except (OSError, EOFError, lzma.LZMAError) as error:
                 raise _unreadable(source.path, error) from error
 

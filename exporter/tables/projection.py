@@ -42,6 +42,13 @@ class Projection:
     columns: tuple[Column, ...]
     misfits: Counter[str] = field(default_factory=Counter)
     """Values that became null, by column; of the last time that the rows were read."""
+    _own: dict[str, int] = field(init=False)
+    _elements: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        places = list(enumerate(self.columns))
+        self._own = {column.name: place for place, column in places if not column.keys}
+        self._elements = {key: place for place, column in places for key in column.keys}
 
     @classmethod
     def of(cls, lines: MetadataLines, patients: Patients, request: ColumnRequest) -> Projection:
@@ -66,27 +73,38 @@ class Projection:
 
     def batch(self, lines: list[Line]) -> Batch:
         """The rows of some lines."""
-        own = [own_values(line, self.patients) for line in lines]
-        found = []
-        for column in self.columns:
-            if not column.keys:
-                values = [row[column.name] for row in own]
-            elif len(column.keys) == 1:
-                (key,) = column.keys
-                values = [line.get(key) for line in lines]
-            else:
-                values = [self._first(column, line) for line in lines]
-            cells, misfits = fit(column, values)
-            if misfits:
-                self.misfits[column.name] += misfits
-            found.append(cells)
-        return Batch(found, len(lines))
+        values: list[list[Any] | None] = [None] * len(self.columns)
+        number = len(lines)
+        for row, line in enumerate(lines):
+            for place, value in self._placed(line):
+                column = values[place]
+                if column is None:
+                    column = values[place] = [None] * number
+                if column[row] is None:
+                    column[row] = value
+                elif column[row] != value:  # an element under its keys of two versions
+                    self.misfits[self.columns[place].name] += 1
+        cells = [
+            self._fitted(column, found) if found is not None else [None] * number
+            for column, found in zip(self.columns, values, strict=True)
+        ]
+        return Batch(cells, number)
 
-    def _first(self, column: Column, line: Line) -> Any:
-        """The value of a column whose element has another key in lines of another version."""
-        values = [value for key in column.keys if (value := line.get(key)) is not None]
-        self.misfits[column.name] += sum(value != values[0] for value in values[1:])
-        return values[0] if values else None
+    def _placed(self, line: Line) -> Iterator[tuple[int, Any]]:
+        """The values of a line that are not null, with the number of their column."""
+        for name, value in own_values(line, self.patients).items():
+            if value is not None:
+                yield self._own[name], value
+        elements = self._elements
+        for key, value in line.items():
+            if value is not None and (place := elements.get(key)) is not None:
+                yield place, value
+
+    def _fitted(self, column: Column, values: list[Any]) -> list[Any]:
+        cells, misfits = fit(column, values)
+        if misfits:
+            self.misfits[column.name] += misfits
+        return cells
 
 
 def line_batches(lines: MetadataLines) -> Iterator[list[Line]]:
