@@ -17,6 +17,7 @@ from array import array
 from bisect import bisect_left
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 import orjson
@@ -97,6 +98,12 @@ class MetadataLines:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    @property
+    def date(self) -> str:
+        """The day on which the newest line was written, in UTC, as YYYY-MM-DD."""
+        newest = max(source.path.stat().st_mtime for source in self.sources)
+        return datetime.fromtimestamp(newest, UTC).date().isoformat()
 
     def rows(self) -> Iterator[tuple[Line, int]]:
         """The last line of every `dicom_file` with its size in bytes, in the order of the files.

@@ -36,7 +36,7 @@ MAPPING_COLUMNS: Final[tuple[Column, ...]] = (
 
 def mapping_batches(lines: MetadataLines, patients: Patients) -> Iterator[Batch]:
     """The rows of the table of media."""
-    for batch in line_batches(lines):
+    for batch in line_batches(lines.rows()):
         rows = [row for line in batch for row in _rows(line, patients)]
         columns = zip(MAPPING_COLUMNS, zip(*rows, strict=True), strict=True)
         yield Batch([fit(column, values)[0] for column, values in columns], len(rows))

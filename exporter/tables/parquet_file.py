@@ -63,13 +63,17 @@ def arrow_schema(columns: Sequence[Column]) -> Any:
     )
 
 
+def record_batch(schema: Any, cells: Sequence[list[Any]]) -> Any:
+    """One Arrow record batch of cells, column by column."""
+    pa = arrow()
+    arrays = [pa.array(column, field.type) for column, field in zip(cells, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
 def record_batches(columns: Sequence[Column], batches: Iterable[Batch]) -> Iterator[Any]:
     """Arrow record batches of a table."""
-    pa = arrow()
     schema = arrow_schema(columns)
-    for batch in batches:
-        arrays = [pa.array(cells, field.type) for cells, field in zip(batch.columns, schema, strict=True)]
-        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+    return (record_batch(schema, batch.columns) for batch in batches)
 
 
 class ParquetTable:

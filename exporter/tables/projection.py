@@ -15,7 +15,7 @@ from exporter.tables.columns import Column, ColumnRequest, choose_columns, uniqu
 from exporter.tables.own_columns import OWN_COLUMNS, own_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from exporter.tables.lines import Line, MetadataLines
     from exporter.tables.patients import Patients
@@ -68,7 +68,7 @@ class Projection:
             TableError: The lines cannot be read any more.
         """
         self.misfits.clear()
-        for lines in line_batches(self.lines):
+        for lines in line_batches(self.lines.rows()):
             yield self.batch(lines)
 
     def batch(self, lines: list[Line]) -> Batch:
@@ -107,11 +107,11 @@ class Projection:
         return cells
 
 
-def line_batches(lines: MetadataLines) -> Iterator[list[Line]]:
-    """The lines that count, some at a time."""
+def line_batches(lines: Iterable[tuple[Line, int]]) -> Iterator[list[Line]]:
+    """Lines with their sizes, some lines at a time."""
     batch: list[Line] = []
     size = 0
-    for line, size_bytes in lines.rows():
+    for line, size_bytes in lines:
         if batch and (size + size_bytes > MOST_BATCH_BYTES or len(batch) >= MOST_BATCH_ROWS):
             yield batch
             batch, size = [], 0

@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exporter.tables.errors import TableError
@@ -18,7 +19,6 @@ from listener.foundation.durable import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -55,11 +55,12 @@ def published_folder(path: Path) -> Iterator[Path]:
         try:
             partial.mkdir(mode=0o700)
             yield partial
-            for folder, _, files in partial.walk(top_down=False):
+            for folder, _, files in os.walk(partial, topdown=False):
                 for name in files:
-                    if (folder / name).stat().st_nlink == 1:  # a hard link was durable before
-                        _sync(folder / name)
-                fsync_folder(folder)
+                    written = Path(folder, name)
+                    if written.stat().st_nlink == 1:  # a hard link was durable before
+                        _sync(written)
+                fsync_folder(Path(folder))
             partial.rename(path)
             fsync_folder(path.parent)
         finally:

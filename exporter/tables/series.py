@@ -73,7 +73,7 @@ def series_batches(
             f"INSERT INTO series VALUES ({', '.join('?' * len(names))})"
             f" ON CONFLICT DO UPDATE SET {', '.join(first + summed)}"
         )
-        for batch in line_batches(lines):
+        for batch in line_batches(lines.rows()):
             columns = [fit(column, [line.get(column.keys[0]) for line in batch])[0] for column in _ELEMENTS]
             rows = zip(zip(*columns, strict=True), batch, strict=True)
             database.executemany(statement, (_row(cells, line, patients, size_of) for cells, line in rows))
