@@ -30,6 +30,8 @@ COMMANDS = {
     "failures": ("failures:application", "List what failed, show why, try again."),
     "reconcile": ("reconcile:reconcile", "Check that every instance is accounted for."),
     "explain": ("explain:explain", "Say what would be done with one file, and why."),
+    "metadata": ("metadata:application", "Make tables of the metadata lines."),
+    "dataset": ("dataset:dataset", "Make a data set of exported media, split by patient."),
     "config": ("config:application", "Check, show or write the configuration."),
 }
 """Commands, where they are below `exporter.commands`, and what they are for."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from exporter.settings.settings import Settings
+    from exporter.tables.output_folder import ExportedFolder
     from listener.settings.listener import DataFolder
 
 DEFAULT_DATA = Path("dicom-media")
@@ -121,3 +122,20 @@ def refuse_unusable_writers(settings: Settings) -> None:
     from exporter.writers.discovery import enabled_writers
 
     enabled_writers(settings.writers)
+
+
+def exported_folder(out: Path, config: Path | None) -> ExportedFolder:
+    """What tables and data sets are made of.
+
+    Raises:
+        TableError: There is nothing, or the configuration cannot be used.
+    """
+    from exporter.tables.output_folder import ExportedFolder
+
+    settings = settings_of(config) if config is not None else None
+    with in_words():
+        return ExportedFolder.at(
+            out,
+            metadata=settings.metadata.file if settings is not None else None,
+            media=settings.media.dir if settings is not None else None,
+        )

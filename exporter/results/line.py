@@ -7,6 +7,8 @@ all there, null where they do not apply. Must never hold NaN, Infinity or a raw 
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from exporter.outcome import MediaFile, Rendering, Timing, WriterOrigin
 
 _RELATIONS: Final = frozenset({"duplicate_of", "conflict_with"})
+_ESCAPED: Final = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
 class BadRecordError(ValueError):
@@ -107,6 +110,12 @@ def is_line(text: bytes) -> bool:
 def shown(name: str) -> str:
     r"""A file name as text: bytes that are not UTF-8 as ``\xff``, since JSON has no place for them."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def fs_name(text: str) -> str:
+    r"""The name in the file system of a name whose bytes `shown` shows as ``\xff``."""
+    raw = _ESCAPED.sub(lambda found: chr(0xDC00 + int(found[1], 16)), text)
+    return os.fsdecode(raw.encode("utf-8", "surrogateescape"))
 
 
 @dataclass(frozen=True, slots=True)

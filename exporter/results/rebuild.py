@@ -14,8 +14,6 @@ anything.
 from __future__ import annotations
 
 import lzma
-import os
-import re
 import time
 import zlib
 from collections import deque
@@ -28,6 +26,7 @@ import orjson
 from exporter.errors import Reason, SkipReason
 from exporter.outcome import InstanceIdentity, MediaFile, MediaType
 from exporter.results.ledger import Arrival, Completed, InstanceStatus, Ledger
+from exporter.results.line import fs_name
 from exporter.results.metadata.inspection import MOST_LINE_BYTES
 from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.results.metadata.rotation import START, open_rotated, rotated_files
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
     from exporter.results.reconcile import Folders
 
 _BATCH: Final = 1000
-_ESCAPED: Final = re.compile(r"\\x([89a-f][0-9a-f])")
 
 
 @dataclass(slots=True)
@@ -212,8 +210,8 @@ def _read(text: bytes, folders: Folders) -> tuple[Arrival, Completed] | None:
         exported = told["status"] == "exported"
         ae_title = str(told.get("ae_title") or "")
         media = tuple(_medium(one) for one in told["media"])
-        if _ESCAPED.search(name) and not all((folders.media / one.file).exists() for one in media):
-            name, media = _unescaped(name), tuple(replace(one, file=_unescaped(one.file)) for one in media)
+        if fs_name(name) != name and not all((folders.media / one.file).exists() for one in media):
+            name, media = fs_name(name), tuple(replace(one, file=fs_name(one.file)) for one in media)
         ending = Completed(
             name,
             InstanceStatus.EXPORTED if exported else InstanceStatus.SKIPPED,
@@ -229,12 +227,6 @@ def _read(text: bytes, folders: Folders) -> tuple[Arrival, Completed] | None:
     except (orjson.JSONDecodeError, LookupError, TypeError, ValueError, AttributeError):
         return None
     return Arrival(name, 0, 0, source, ae_title), ending
-
-
-def _unescaped(text: str) -> str:
-    r"""The file name whose bytes `exporter.results.line.shown` shows as ``\xff``."""
-    raw = _ESCAPED.sub(lambda found: chr(0xDC00 + int(found[1], 16)), text)
-    return os.fsdecode(raw.encode("utf-8", "surrogateescape"))
 
 
 def _identity(said: dict[str, Any], told: dict[str, Any]) -> InstanceIdentity | None:

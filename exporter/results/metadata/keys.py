@@ -19,7 +19,9 @@ elements an instance has, and never on the number of the block.
 from __future__ import annotations
 
 import hashlib
+import re
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +35,77 @@ if TYPE_CHECKING:
 _MOST_CREATOR: Final = 64
 """Longest value of a private creator (PS3.5 table 6.2-1, LO)."""
 _ESCAPE: Final = b"\x1b"
+_PRIVATE_KEY: Final = re.compile(r".* \(([0-9A-F]{4}),xx([0-9A-F]{2}) (.+)\)(?: (\d{1,4}))?", re.DOTALL)
+_TAG_KEY: Final = re.compile(r"[^()]*(?:\([^()]*\)[^()]*)* \(([0-9A-F]{4}),([0-9A-F]{4})\)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RecordElement:
+    """The element that a key of a record stands for."""
+
+    tag: int
+    """Group and element; of a private element in a reserved block, the element without the number of its block."""
+    creator: str = ""
+    """Private creator of its block; empty for standard elements, and where none has reserved the block."""
+    block: int = 1
+    """Which of the blocks that its creator reserved in the group, from 1."""
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the group is odd (PS3.5 7.8)."""
+        return bool(self.tag >> 16 & 1)
+
+    @property
+    def key(self) -> str:
+        """The key by rules 1 to 4."""
+        if not self.is_private:
+            return _standard(self.tag)
+        if not self.creator:
+            return f"{_unreserved_name(self.tag)} ({self.tag >> 16:04X},{self.tag & 0xFFFF:04X})"
+        name = _known_private(0x1000 | self.tag, self.creator) or "Private tag data"
+        key = f"{name} ({self.tag >> 16:04X},xx{self.tag & 0xFF:02X} {_shortened(self.creator)})"
+        return key if self.block == 1 else f"{key} {self.block}"
+
+    @property
+    def dictionary_entry(self) -> tuple[str, str, str]:
+        """VR, VM and keyword in the data dictionaries; all of them empty for an element that is in none.
+
+        Private elements, and a few retired ones, have no keyword.
+        """
+        from pydicom.datadict import dictionary_keyword, dictionary_VM, dictionary_VR, get_private_entry
+
+        with suppress(KeyError):
+            if not self.is_private:
+                return dictionary_VR(self.tag), dictionary_VM(self.tag), dictionary_keyword(self.tag)
+            if self.creator:
+                vr, vm, *_ = get_private_entry(0x1000 | self.tag, self.creator)
+                return vr, vm, ""
+        if not self.creator and self.tag & 0xFFFF == 0:
+            return "UL", "1", ""  # a group length (PS3.5 7.2)
+        if self.is_private and not self.creator and 0x10 <= self.tag & 0xFFFF <= 0xFF:
+            return "LO", "1", ""  # a private creator (PS3.5 7.8.1)
+        return "", "", ""
+
+
+def parse_key(key: str) -> RecordElement | None:
+    """The element that a key stands for; None where the key is no element's name and holds no tag."""
+    if (tag := _tags_by_name().get(key)) is not None:
+        return RecordElement(tag)
+    if found := _PRIVATE_KEY.fullmatch(key):
+        return RecordElement(int(found[1], 16) << 16 | int(found[2], 16), found[3], int(found[4] or 1))
+    if found := _TAG_KEY.fullmatch(key):
+        return RecordElement(int(found[1], 16) << 16 | int(found[2], 16))
+    return None
+
+
+@cache
+def _tags_by_name() -> dict[str, int]:
+    """Tags of standard elements by their key, where that is their name alone."""
+    from pydicom._dicom_dict import DicomDictionary, RepeatersDictionary
+
+    first = (int(mask.replace("x", "0"), 16) for mask in RepeatersDictionary)
+    keys = ((_standard(tag), tag) for tag in (*DicomDictionary, *first))
+    return {key: tag for key, tag in keys if not key.endswith(f"({tag >> 16:04X},{tag & 0xFFFF:04X})")}
 
 
 class Keys:
@@ -61,11 +134,7 @@ class Keys:
 
     def _private(self, tag: int) -> str:
         creator, which = self._block(tag)
-        if not creator:
-            return f"{_unreserved_name(tag)} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
-        name = _known_private(tag, creator) or "Private tag data"
-        key = f"{name} ({tag >> 16:04X},xx{tag & 0xFF:02X} {_shortened(creator)})"
-        return key if which == 1 else f"{key} {which}"
+        return RecordElement(tag & 0xFFFF00FF if creator else tag, creator, which).key
 
     def _block(self, tag: int) -> tuple[str, int]:
         """Creator of the block of a private element, and which of its blocks it is, from 1 (PS3.5 7.8.1).

@@ -1,0 +1,75 @@
+"""A line whose record is in the DICOM JSON Model, under the keys and with the values of a line that has names.
+
+Contract: what `exporter.results.metadata.dicom_json` wrote comes out as `exporter.results.metadata.record` would have
+written it, but for what the model itself cannot hold.
+
+Source: PS3.18 F.2.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from exporter.results.metadata.dicom_json import is_tag
+from exporter.results.metadata.keys import RecordElement
+from exporter.tables.columns import OWN_KEYS
+
+if TYPE_CHECKING:
+    from exporter.tables.lines import Line
+
+
+def named(line: Line) -> Line:
+    """The line with names for tags."""
+    return {key: line[key] for key in line if key in OWN_KEYS} | _data_set(line)
+
+
+def _data_set(attributes: dict[str, Any]) -> dict[str, Any]:
+    creators = _creators(attributes)
+    return {
+        _element(int(key, 16), creators).key: _value(attribute)
+        for key, attribute in attributes.items()
+        if is_tag(key) and isinstance(attribute, dict)
+    }
+
+
+def _creators(attributes: dict[str, Any]) -> dict[int, tuple[str, int]]:
+    """Creator, and which of its blocks it is, by group and block."""
+    found: dict[int, tuple[str, int]] = {}
+    for key in sorted(attributes):
+        if not is_tag(key) or not isinstance(attributes[key], dict):
+            continue
+        tag = int(key, 16)
+        if tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF:
+            creator = str(_value(attributes[key]) or "").strip(" \0")
+            blocks = [which for other, (name, which) in found.items() if name == creator and other >> 16 == tag >> 16]
+            found[tag] = creator, max(blocks, default=0) + 1
+    return found
+
+
+def _element(tag: int, creators: dict[int, tuple[str, int]]) -> RecordElement:
+    if tag >> 16 & 1 and tag & 0xFFFF >= 0x1000:
+        creator, which = creators.get(tag & 0xFFFF0000 | tag >> 8 & 0xFF, ("", 1))
+        if creator:
+            return RecordElement(tag & 0xFFFF00FF, creator, which)
+    return RecordElement(tag)
+
+
+def _value(attribute: dict[str, Any]) -> Any:
+    values = attribute.get("Value")
+    if not isinstance(values, list):
+        return [] if attribute.get("vr") == "SQ" else None
+    match attribute.get("vr"):
+        case "SQ":
+            return [_data_set(item) for item in values if isinstance(item, dict)]
+        case "PN":
+            values = [_person_name(name) for name in values]
+        case "AT":
+            values = [f"({tag[:4]},{tag[4:]})" if isinstance(tag, str) else None for tag in values]
+    return values if len(values) > 1 else values[0] if values else None
+
+
+def _person_name(name: Any) -> str | None:
+    if not isinstance(name, dict):
+        return None
+    groups = [str(name.get(group) or "") for group in ("Alphabetic", "Ideographic", "Phonetic")]
+    return "=".join(groups).rstrip("=") or None

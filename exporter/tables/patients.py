@@ -1,0 +1,172 @@
+"""Patients of a table: a keyed pseudonym each, and one split for all rows of a patient.
+
+Contract: with one key a patient has one pseudonym, on every machine, in every run and in every order of rows. The split
+depends on the patient and the shares alone, on no key, so that every machine agrees without one. A patient is what
+Patient ID names; rows without one are told apart by study, then by input, so that no study is in two splits.
+
+Pseudonym: the first 32 hexadecimal digits of HMAC-SHA256(key, ``patient`` NUL Patient ID), the ID in NFC without spaces
+around it, in UTF-8. Other identifiers come with another word before the NUL, so that none can stand for another.
+
+Split: three fractions are drawn from SHA-256 of the patient. The first places the patient in the reference shares
+(0.8, 0.1, 0.1). Where a split is to be smaller than there, those leave it whose second fraction is above the ratio;
+they go to the splits that are to be larger, by the third. So exactly as many leave as must: from the reference shares
+to any others, and between any two shares between which every split only shrinks or only grows against the reference.
+
+Source: RFC 2104 (HMAC), FIPS 180-4 (SHA-256).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+import unicodedata
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from exporter.tables.errors import TableError, TableRequestError
+from listener.foundation.durable import fsync_folder
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from exporter.tables.lines import Line
+
+SPLITS: Final = ("train", "validation", "test")
+REFERENCE_SHARES: Final = (0.8, 0.1, 0.1)
+KEY_FILE: Final = "pseudonym.key"
+"""Name of the key in a data or output folder."""
+LEAST_KEY_BYTES: Final = 16
+MOST_KEY_BYTES: Final = 4096
+PSEUDONYM_DIGITS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """What a row says of its patient."""
+
+    pseudonym: str
+    split: str
+
+
+class Patients:
+    """Pseudonyms under one key and splits by one set of shares."""
+
+    def __init__(self, key: bytes, shares: tuple[float, float, float] = REFERENCE_SHARES) -> None:
+        self._key = key
+        self._shares = checked_shares(shares)
+        self._patient = lru_cache(maxsize=65_536)(self._of_identifier)
+
+    def of(self, line: Line) -> Patient:
+        """The patient of a line."""
+        for word, key in (("patient", "Patient ID"), ("study", "Study Instance UID"), ("input", "dicom_file")):
+            value = line.get(key)
+            text = value if isinstance(value, str) else "\\".join(map(str, value)) if isinstance(value, list) else ""
+            text = unicodedata.normalize("NFC", text).strip()
+            if text:
+                return self._patient(word, text)
+        return self._patient("input", "")
+
+    def pseudonym(self, word: str, identifier: str) -> str:
+        """Pseudonym of an identifier; `word` says of what kind."""
+        message = f"{word}\0{identifier}".encode("utf-8", "surrogatepass")
+        return hmac.digest(self._key, message, "sha256").hex()[:PSEUDONYM_DIGITS]
+
+    def _of_identifier(self, word: str, identifier: str) -> Patient:
+        return Patient(self.pseudonym(word, identifier), split_of(f"{word}\0{identifier}", self._shares))
+
+
+def split_of(identifier: str, shares: tuple[float, float, float]) -> str:
+    """The split of a patient, by the rule at the top of this module."""
+    digest = hashlib.sha256(f"split\0{identifier}".encode("utf-8", "surrogatepass")).digest()
+    where, stays, goes = (int.from_bytes(digest[at : at + 8]) / (1 << 64) for at in (0, 8, 16))
+    home = _place(where, REFERENCE_SHARES)
+    if stays < shares[home] / REFERENCE_SHARES[home]:
+        return SPLITS[home]
+    gains = [max(0.0, new - old) for new, old in zip(shares, REFERENCE_SHARES, strict=True)]
+    return SPLITS[_place(goes * sum(gains), gains) if any(gains) else home]
+
+
+def _place(value: float, widths: tuple[float, ...] | list[float]) -> int:
+    """Which of the intervals of these widths, one after the other, holds a value."""
+    last = 0
+    for number, width in enumerate(widths):
+        if width:
+            last = number
+            if value < width:
+                return number
+        value -= width
+    return last
+
+
+def checked_shares(shares: tuple[float, float, float]) -> tuple[float, float, float]:
+    """The shares if they are fractions of a whole.
+
+    Raises:
+        TableRequestError: They are not.
+    """
+    if not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-9:
+        raise TableRequestError(
+            f"the shares {', '.join(map(str, shares))} do not add up to 1: give those of train, validation and test,"
+            " as in 0.8,0.1,0.1"
+        )
+    return shares
+
+
+def read_key(path: Path) -> bytes:
+    """The key in a file: its bytes without white space around them, so that an editor's newline changes nothing.
+
+    Raises:
+        TableError: There is none that can be used.
+    """
+    try:
+        with path.open("rb") as file:
+            key = file.read(MOST_KEY_BYTES + 1).strip()
+    except OSError as error:
+        raise TableError(f"the key file {path} cannot be read: {error.strerror}") from error
+    if not LEAST_KEY_BYTES <= len(key) <= MOST_KEY_BYTES:
+        raise TableError(
+            f"the key file {path} holds no key: permitted are {LEAST_KEY_BYTES} to {MOST_KEY_BYTES} bytes, such as"
+            " those of `openssl rand -hex 32`"
+        )
+    return key
+
+
+def folder_key(folder: Path) -> bytes:
+    """The key that a data or output folder keeps, made where there is none: 32 random bytes as hexadecimal digits.
+
+    Raises:
+        TableError: There is none, and none can be made.
+    """
+    path = folder / KEY_FILE
+    if not path.exists():
+        partial = path.with_name(f".{KEY_FILE}-{secrets.token_hex(8)}")
+        try:
+            fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                with os.fdopen(fd, "wb") as file:
+                    file.write(f"{secrets.token_hex(32)}\n".encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+                _link_if_first(partial, path)
+            finally:
+                partial.unlink(missing_ok=True)
+            fsync_folder(folder)
+        except OSError as error:
+            raise TableError(
+                f"the key of pseudonyms cannot be kept as {path}: {error.strerror}; name one with `--key-file`"
+            ) from error
+    return read_key(path)
+
+
+def _link_if_first(partial: Path, path: Path) -> None:
+    """Give a complete file its name, unless another process was quicker: then its key counts."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            partial.rename(path)

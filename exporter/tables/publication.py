@@ -1,0 +1,87 @@
+"""A file or a folder that appears whole or not at all.
+
+Contract: the content is written under a partial name beside its final one, made durable, and renamed; whatever goes
+wrong before that removes it. A file that was there stays until another takes its place.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from exporter.tables.errors import TableError
+from listener.foundation.durable import fsync_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@contextmanager
+def published_file(path: Path) -> Iterator[Path]:
+    """A partial file to write; it becomes `path` when the block ends well.
+
+    Raises:
+        TableError: The disk is full, or the file cannot be written there.
+    """
+    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(6)}")
+    with _in_words(path):
+        try:
+            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+            yield partial
+            _sync(partial)
+            partial.rename(path)
+            fsync_folder(path.parent)
+        finally:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def published_folder(path: Path) -> Iterator[Path]:
+    """A partial folder to fill; it becomes `path`, which must not be there, when the block ends well.
+
+    Raises:
+        TableError: The disk is full, or the folder cannot be made there.
+    """
+    partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(6)}")
+    with _in_words(path):
+        try:
+            partial.mkdir(mode=0o700)
+            yield partial
+            for folder, _, files in os.walk(partial, topdown=False):
+                for name in files:
+                    written = Path(folder, name)
+                    if written.stat().st_nlink == 1:  # a hard link was durable before
+                        _sync(written)
+                fsync_folder(Path(folder))
+            partial.rename(path)
+            fsync_folder(path.parent)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            cause = "the disk is full; free some space and start again, nothing of it was published"
+        else:
+            cause = (error.strerror or type(error).__name__).lower()
+        raise TableError(f"{path} cannot be written: {cause}") from error
