@@ -166,7 +166,7 @@ class PullPeer:
         """An association for these models.
 
         Raises:
-            PeerUnreachable: There is none, or it does not offer a model.
+            PeerUnreachable: No association comes about, or it lacks a model.
             Stopped: We are to stop.
         """
         settings, times = self.settings, self.settings.times
@@ -401,7 +401,7 @@ _REJECTIONS: Final = {
     (3, 1): ": it is congested",
     (3, 2): ": it has too many associations",
 }
-"""By source and reason (PS3.8 Table 9-21)."""
+"""Meaning of a rejection by source and reason (PS3.8 Table 9-21)."""
 
 
 def identifier(

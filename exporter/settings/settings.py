@@ -2,7 +2,7 @@
 
 Contract: a `Settings` exists only if it is valid; defaults here are the defaults of `config/exporter.yml`. The keys of
 the DICOM Media Exporter's ``config.yml`` keep their names and their effect. A class here has a field only if something
-acts on it; what a later version will act on is refused as not available, never ignored. Field docstrings are the
+acts on it; a key for a later version is refused as not available, never ignored. Field docstrings are the
 documentation: `config/exporter.yml`, the JSON Schema and `docs/configuration.md` repeat them.
 """
 

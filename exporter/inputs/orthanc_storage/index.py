@@ -246,7 +246,7 @@ def open_index(path: Path) -> Iterator[StorageIndex]:
     """The index at `path`, for reading.
 
     Raises:
-        IndexLost: There is none, or it is no index.
+        IndexLost: The file is missing, or is no index.
         InputUnusable: It is there and cannot be read.
     """
     try:

@@ -89,7 +89,7 @@ def known(connection: sqlite3.Connection, name: str) -> Row:
     """The row of `ENTRY` of that name.
 
     Raises:
-        LookupError: There is none.
+        LookupError: No row has that name.
     """
     row: Row | None = connection.execute(ENTRY + NAMED, (stored(name),)).fetchone()
     if row is None:
