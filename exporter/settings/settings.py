@@ -425,7 +425,7 @@ class AETitleMetadataSection(Section):
 
 
 class AETitleSection(Section):
-    """Settings of one of our AE titles, instead of those of the top."""
+    """Settings of one called AE title, instead of the top-level ones."""
 
     ae_title: AETitle
     """`listener.ae_title`, one of `listener.more_ae_titles`, or `ANY-SCP` where `listener.any_scp` permits that."""

@@ -238,7 +238,7 @@ class StorageIndex:
             raise InputUnusable(f"the index {self.path} is damaged ({_words(error)}); {_WITHOUT}") from error
 
 
-_WITHOUT: Final = "with --without-index the attachments are told by their content"
+_WITHOUT: Final = "with --without-index the attachments are recognised by their content"
 
 
 @contextmanager

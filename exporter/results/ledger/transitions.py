@@ -93,7 +93,7 @@ def known(connection: sqlite3.Connection, name: str) -> Row:
     """
     row: Row | None = connection.execute(ENTRY + NAMED, (stored(name),)).fetchone()
     if row is None:
-        raise LookupError("the ledger was told of an instance that was never begun")
+        raise LookupError("the ledger has no row of the instance: its attempt was never begun")
     return row
 
 

@@ -254,13 +254,13 @@ class _Walk:
     def _fewer(self, tag: int, values: list[T]) -> list[T]:
         if len(values) <= MOST_VALUES:
             return values
-        self.told.warn(tag, f"only the first {MOST_VALUES} of its values are told")
+        self.told.warn(tag, f"only the first {MOST_VALUES} of its values are kept")
         return values[:MOST_VALUES]
 
     def _cut(self, tag: int, text: str) -> str:
         if len(text) <= MOST_CHARACTERS:
             return text
-        self.told.warn(tag, f"only the first {MOST_CHARACTERS} characters are told")
+        self.told.warn(tag, f"only the first {MOST_CHARACTERS} characters are kept")
         return text[:MOST_CHARACTERS]
 
 
