@@ -52,11 +52,11 @@ def export_file(
 
     Args:
         path: The DICOM file, of any name.
-        out_dir: Output folder; made if there is none.
+        out_dir: Output folder; made if absent.
         settings: `exporter.settings.settings.Settings`; default: every default.
 
     Returns:
-        Exported, Skipped or Failed; `Medium.file` is relative to the media folder.
+        Exported, Skipped or Failed; `MediaFile.file` is relative to the media folder.
 
     Raises:
         OutOfSpace, StorageUnavailable: The disk is full, or a folder of ours has gone; the same call goes on.
@@ -77,7 +77,7 @@ def backfill(
 
     Args:
         dir: The folder to export; it is never changed.
-        out: Output folder; made if there is none.
+        out: Output folder; made if absent.
         settings: `exporter.settings.settings.Settings`; default: every default.
         workers: Worker processes; default: `num_workers` of the settings, which is one per processor.
 

@@ -181,7 +181,7 @@ class Exported:
     """Writers of other distributions that made some of the media."""
     status: Literal["exported"] = field(default="exported", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
-    """The input, as metadata lines call it (`dicom_file`); told to Python callers, never by a worker."""
+    """The input, as metadata lines call it (`dicom_file`); given to Python callers, never by a worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class Skipped:
     warnings: tuple[str, ...] = ()
     status: Literal["skipped"] = field(default="skipped", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
-    """The input, as metadata lines call it (`dicom_file`); told to Python callers, never by a worker."""
+    """The input, as metadata lines call it (`dicom_file`); given to Python callers, never by a worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ class Failed:
     source_sha256: str | None = None
     status: Literal["failed"] = field(default="failed", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
-    """The input, as metadata lines call it (`dicom_file`); told to Python callers, never by a worker."""
+    """The input, as metadata lines call it (`dicom_file`); given to Python callers, never by a worker."""
 
 
 Outcome = Exported | Skipped | Failed

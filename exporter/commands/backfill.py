@@ -1,6 +1,6 @@
 """`exporter backfill`: a folder, an archive or a DICOM medium, exported.
 
-Contract: stopped at any point, the same command goes on where it stopped; what keeps it from running is one sentence.
+Contract: stopped at any point, the same command goes on where it stopped; an obstacle becomes one sentence.
 """
 
 from __future__ import annotations

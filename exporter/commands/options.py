@@ -87,7 +87,7 @@ def existing(data: Path) -> Path:
     """A data or output folder in which something ran.
 
     Raises:
-        CommandError: There is none.
+        CommandError: There is no such folder.
     """
     data = data.expanduser()
     hint = "name the folder of a running exporter or of a backfill with --data DIR"

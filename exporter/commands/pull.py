@@ -84,7 +84,7 @@ def _peer(settings: Settings, name: str, level: str | None, method: str | None) 
     """The peer of that name, with the overrides of the command line.
 
     Raises:
-        CommandError: There is none.
+        CommandError: No peer has that name.
     """
     found = next((peer for peer in settings.pull if peer.name == name), None)
     if found is None:

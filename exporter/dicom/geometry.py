@@ -117,7 +117,7 @@ def grids(planes: Sequence[Plane]) -> tuple[Grid, ...]:
     Source: PS3.3 C.7.6.2.1.1 (equation of the pixel's place), C.7.6.16.2.2 (stacks), C.7.6.17 (dimensions).
     """
     if not planes:
-        raise BadGeometry("stack planes: there is none")
+        raise BadGeometry("stack planes: there are no planes")
     for plane in planes:
         _check(plane)
     found: list[Grid] = []
@@ -153,7 +153,7 @@ def sparse_grid(planes: Sequence[Plane], *, step_mm: float | None = None, most_s
     Source: PS3.3 C.8.20.2 (empty frames need not be encoded), C.7.6.16.2.1.
     """
     if not planes:
-        raise BadGeometry("stack planes: there is none")
+        raise BadGeometry("stack planes: there are no planes")
     for plane in planes:
         _check(plane)
     if len(_alike(planes)) > 1:
@@ -174,7 +174,7 @@ def sparse_grid(planes: Sequence[Plane], *, step_mm: float | None = None, most_s
         if count <= most_slices and abs(exact / step - 1) <= COSINE_TOLERANCE * 10 and _whole(slices):
             break
     else:
-        raise BadGeometry("stack planes: slice positions are no multiples of one step")
+        raise BadGeometry("stack planes: slice positions are not multiples of one step")
     along = (np.asarray(highest.position) - np.asarray(lowest.position)) / (count - 1)
     numbers = np.rint(slices).astype(int)
     placed = tuple(Placed(index, int(number), 0) for index, number in enumerate(numbers))

@@ -65,8 +65,8 @@ class Instance:
         self._notes = [*start.warnings]
         if text_of(self.file_meta, "MediaStorageSOPClassUID") == MEDIA_STORAGE_DIRECTORY:
             if file.read_at(start.offset, 2) in _DIRECTORY_GROUP:
-                raise SkipInstance(SkipReason.DICOMDIR, "a DICOMDIR lists instances and is none itself")
-            self._notes.append("the file meta information says that it is a DICOMDIR, its data set is none")
+                raise SkipInstance(SkipReason.DICOMDIR, "a DICOMDIR lists instances and is not an instance itself")
+            self._notes.append("the file meta information says DICOMDIR, the data set is not one")
         deflated = start.transfer_syntax == DEFLATED_LE
         self.data: ByteSource = inflate(file, start.offset, limits, self._notes) if deflated else file
         """The data set's bytes by position: the file itself, or the inflated data set."""

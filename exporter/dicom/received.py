@@ -2,10 +2,10 @@
 
 Contract: the listener writes that title as (0002,0018) into the file meta information of what it receives; this reads
 it back, and nothing else. Only what our own listener wrote counts: files that came another way (Orthanc, a folder) may
-hold an element of that name from a system that has nothing to do with ours, and take the settings of the top.
+hold an element of that name from a system that has nothing to do with ours, and take the top-level settings.
 
-Must never: fail for what is in a file: one that cannot be told takes the settings of the top too. A file that cannot be
-read now is another matter: its settings may be those that keep a name out of its media.
+Must never: fail for the content of a file: one without a known AE title takes the top-level settings too. A file that
+cannot be read now is another matter: its settings may be those that keep a name out of its media.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def settings_for(settings: Settings, path: Path) -> tuple[str, Settings]:
     by_title = settings.by_ae_title
     try:
         title = called_ae_title(path, by_title.keys())
-    except OSError:  # whoever reads it will say so
+    except OSError:  # the export of the file reports that
         title = ""
     return title, by_title.get(title, settings)
 

@@ -495,7 +495,7 @@ class _Walk:
             self.offset = value
             self._leave()
         elif tag != _ITEM:
-            raise _UnsoundError("a sequence holds something that is no item")
+            raise _UnsoundError("a sequence holds something other than items")
         elif self._kind == _FRAGMENTS:
             if length == UNDEFINED or value + length > self._size:
                 raise Unreadable("the data set ends inside an encapsulated element")
@@ -556,7 +556,7 @@ class _Walk:
         if end == self._size:
             raise _Found(None, _PADDED)
         if tag or length:
-            raise Unreadable("bytes that are no elements follow the last element")
+            raise Unreadable("bytes that are not elements follow the last element")
         self.top.say("zeros lie between elements: left out")
         begin, self.offset = self.offset, end - (end - self.offset) % 8
         self.top.leave_out(begin, self.offset)

@@ -85,7 +85,7 @@ class Frames:
         """Give only the frames that have the size that the header says.
 
         Raises:
-            BadGeometry: There is none.
+            BadGeometry: No frame has that size.
         """
         reader = self._still_reader()
         self.indices = [index for index in range(self.count) if reader.fits(index)]
@@ -205,7 +205,7 @@ class Frames:
         """The video stream as a seekable binary file: the fragments joined, nothing copied.
 
         Raises:
-            CorruptPixels: There is none, or it is cut.
+            CorruptPixels: The stream is missing or cut.
         """
         return open_video(self._instance.data, self._pixels, self._limits, self._notes)
 

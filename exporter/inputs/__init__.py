@@ -1,4 +1,4 @@
-"""What is at rest and can be exported; each way in is an `InputReader` of one contract.
+"""Inputs at rest that can be exported; each way in is an `InputReader` of one contract.
 
 contract         what a reader gives, and what it is told of earlier runs
 walk             files below a folder

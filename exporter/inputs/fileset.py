@@ -184,7 +184,7 @@ class MediaFolder:
     _listings: dict[Path, dict[str, str]] = field(default_factory=dict)
 
     def find(self, components: tuple[str, ...]) -> str | None:
-        """Path, relative to the folder, of the regular file that is referenced; None where there is none."""
+        """Path, relative to the folder, of the regular file that is referenced; None if absent."""
         here, names = self.root, []
         for number, component in enumerate(components, start=1):
             if not component or component in {".", ".."} or "/" in component or "\0" in component:
@@ -246,7 +246,7 @@ class FileSet:
         self._folder = MediaFolder(dicomdir.path.parent)
 
     def referenced(self) -> Iterator[str | tuple[str, ...]]:
-        """What it references: paths relative to its folder; the components where there is no such file.
+        """Referenced paths, relative to the folder; the components of a path without a file.
 
         Raises:
             ExportError: It cannot be read, or to an end.
@@ -299,7 +299,7 @@ class FileSetReader:
     """A `Reader` of one DICOMDIR and the files that it references, and of no others."""
 
     path: Path
-    """Of the DICOMDIR, without symbolic links."""
+    """Path of the DICOMDIR, without symbolic links."""
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:  # noqa: ARG002 - the contract's shape
         """See `Reader`; names are those of a run over the folder."""

@@ -64,7 +64,7 @@ class FolderReader:
     folder: Path
     """An absolute path without symbolic links."""
     outputs: Outputs
-    """What is left out."""
+    """Paths that are left out."""
     recursive: bool
     archives: ArchiveLimits | None
     """None where archives are files like any other."""
@@ -89,7 +89,7 @@ class FolderReader:
                 yield InputEntry(name, 0, 0, decided=Skipped(SkipReason.NOT_REGULAR, message))
 
     def _archive(self, found: WalkedFile) -> ArchiveMembers | None:
-        """The archive that a file is; None where it is none."""
+        """Members of a file that is an archive; None for any other file."""
         if self.archives is None or found.kind is not FileKind.REGULAR or not looks_like_archive(found.path):
             return None
         return ArchiveMembers(found.name, found.path, self.archives)

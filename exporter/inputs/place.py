@@ -40,11 +40,11 @@ class InPlace:
         return self.path
 
     def release(self) -> None:
-        """It stays."""
+        """Leave the file where it is."""
 
 
 def entry_of(found: WalkedFile, mirrors: str | None = None) -> InputEntry:
-    """What `walk` found, for the run; output mirrors its name unless told otherwise."""
+    """The entry of a file that `walk` found; output mirrors its name, or `mirrors`."""
     decided: Skipped | Failed | None = None
     if found.kind is FileKind.OTHER:
         message = "a link, pipe, socket, device or folder: only regular files are read"

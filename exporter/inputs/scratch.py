@@ -35,7 +35,7 @@ class Scratch:
         self._number = 0
         self._counting = threading.Lock()
         self.used_bytes = 0
-        """What the copies take that are not yet released."""
+        """Bytes of the copies that are not yet released."""
 
     def mark(self, mark: str) -> None:
         """Put the mark of the ledger into the folder's name, by which a later start knows whose it is."""

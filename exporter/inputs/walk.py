@@ -29,7 +29,7 @@ SORTED_ENTRIES: Final = 10_000
 
 
 class FileKind(Enum):
-    """What an entry is, as far as its folder tells."""
+    """Kind of an entry, as far as its folder tells."""
 
     REGULAR = "regular"
     OTHER = "other"
@@ -49,12 +49,12 @@ class WalkedFile:
     size_bytes: int
     mtime_ns: int
     changed_ns: int = 0
-    """When it, or who may read it, was last changed (ctime)."""
+    """Time of the last change of the file or its permissions (ctime)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What belongs to the exporter and is not input, wherever it lies."""
+    """Files and folders of the exporter, which are never input."""
 
     folders: frozenset[tuple[int, int]]
     """(device, inode) of folders that are not entered."""
@@ -124,7 +124,7 @@ def walk(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[Wa
 
 
 def count(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[int]:
-    """How many entries `walk` will yield, counted up as they are found; looks at folders only, so that it is far ahead.
+    """Numbers of entries that `walk` will yield, as they are found; only folders are read, so this is far ahead.
 
     Raises:
         OSError: `root` itself cannot be read.
@@ -179,7 +179,7 @@ def _sorted_names(folder: Path) -> Iterator[str]:
 
 
 def _sorted_on_disk(names: Iterable[str]) -> Iterator[str]:
-    """The same in memory that does not grow: SQLite sorts in a file without a name."""
+    """Sort in memory that does not grow: SQLite sorts in a file without a name."""
     with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as sorter:
         sorter.executescript(
             """PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;

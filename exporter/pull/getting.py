@@ -81,8 +81,8 @@ class Getter:
         """The parts of one association that takes instances.
 
         Args:
-            classes: What is to come (common ones, where there are none).
-            count: How much is to come, where somebody says so.
+            classes: SOP classes to come; common ones if empty.
+            count: Number of instances to come, if known.
         """
         most = 2 * count + SPARE_INSTANCES if count is not None else MOST_INSTANCES
         reception = GetReception(self._storage_service(), most)

@@ -166,8 +166,8 @@ class PullPeer:
         """An association for these models.
 
         Raises:
-            PeerUnreachable: There is none, or it does not offer a model.
-            Stopped: We are to stop.
+            PeerUnreachable: No association comes about, or it lacks a model.
+            Stopped: The run is to stop.
         """
         settings, times = self.settings, self.settings.times
         syntaxes = storage.syntaxes if storage else ()
@@ -198,10 +198,10 @@ class PullPeer:
         return QueryAssociation(association, contexts, settings)
 
     def _unreachable(self, error: RequestError) -> PeerUnreachable:
-        """The same in our terms.
+        """The error of this module for a request that found no peer.
 
         Raises:
-            Stopped: We are to stop.
+            Stopped: The run is to stop.
         """
         match error:
             case NotAccepted():
@@ -268,7 +268,7 @@ class QueryAssociation:
             TooSlow: It did not end in time.
             AnswersUnusable: An answer cannot be read, or they are too long together.
             AssociationLost: The association ended first.
-            Stopped: We are to stop.
+            Stopped: The run is to stop.
         """
         until = time.monotonic() + self._times.find_s
         wanted = tuple(keywords)
@@ -311,7 +311,7 @@ class QueryAssociation:
 
         Raises:
             AssociationLost: It did not end.
-            Stopped: We are to stop.
+            Stopped: The run is to stop.
         """
         return self._retrieve("C-MOVE", MOVE, dimse.Field.C_MOVE_RQ, identifier, to)
 
@@ -320,7 +320,7 @@ class QueryAssociation:
 
         Raises:
             AssociationLost: It did not end.
-            Stopped: We are to stop.
+            Stopped: The run is to stop.
         """
         return self._retrieve("C-GET", GET, dimse.Field.C_GET_RQ, identifier)
 
@@ -365,10 +365,10 @@ class QueryAssociation:
 
     @staticmethod
     def _lost(operation: str, error: RequestError) -> AssociationLost:
-        """The same in our terms.
+        """The error of this module for an association that broke.
 
         Raises:
-            Stopped: We are to stop.
+            Stopped: The run is to stop.
         """
         if isinstance(error, AssociationBroken) and error.ended == "stopped":
             raise PullStopped from error
@@ -401,7 +401,7 @@ _REJECTIONS: Final = {
     (3, 1): ": it is congested",
     (3, 2): ": it has too many associations",
 }
-"""By source and reason (PS3.8 Table 9-21)."""
+"""Meaning of a rejection by source and reason (PS3.8 Table 9-21)."""
 
 
 def identifier(

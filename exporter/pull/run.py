@@ -1,7 +1,7 @@
 """The whole pull: one thread asks the rows, others fetch what they find; it ends, stops or goes on where it stopped.
 
-Contract: `pull` returns when every row has come to its end or it was told to stop; what keeps it from going on at
-all is raised as `PullEnded` or another `Unusable`, and everything done until then
+Contract: `pull` returns when every row has come to its end or `stop` was set; an error that keeps it from going on
+is raised as `PullEnded` or another `Unusable`, and everything done until then
 is kept. Row numbers and counts are logged, nothing else of a cohort.
 """
 

@@ -122,7 +122,7 @@ def _delete(path: Path) -> None:
 def recover(media: Path, ledger: Ledger, other: str | None = None, lost: str | None = None) -> int:
     """Remove what an exporter of this ledger had renamed and not committed when it ended, and its partial files.
 
-    What exporters with other ledgers have left stays as it is: their next start removes it. What has no ledger's mark
+    Leftovers of exporters with other ledgers stay: their next start removes it. What has no ledger's mark
     is of an earlier version; it is ours unless another ledger's exporter had the folder last. Media that were renamed
     are ours only where the ledger knows the instance.
 

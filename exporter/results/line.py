@@ -47,7 +47,7 @@ def line(
         media: The media under their final names; default: `outcome.media`.
         duplicate_of: Name of the instance this one repeats, in the form of `dicom_file`.
         conflict_with: Name of an instance with the same SOP Instance UID and other content.
-        ae_title: Our AE title whose settings count; empty: those of the top.
+        ae_title: Called AE title whose settings apply; empty for the top-level settings.
 
     Raises:
         BadRecordError: `outcome.record` is no JSON object.

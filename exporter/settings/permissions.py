@@ -76,7 +76,7 @@ class MediaPermissions:
         """Make a folder for media; the folder above it is there.
 
         Raises:
-            FileExistsError: It is there, and stays as it is.
+            FileExistsError: The folder exists, and stays unchanged.
             OSError: The file system refuses.
         """
         folder.mkdir(mode=PRIVATE_FOLDER)

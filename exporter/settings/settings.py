@@ -2,7 +2,7 @@
 
 Contract: a `Settings` exists only if it is valid; defaults here are the defaults of `config/exporter.yml`. The keys of
 the DICOM Media Exporter's ``config.yml`` keep their names and their effect. A class here has a field only if something
-acts on it; what a later version will act on is refused as not available, never ignored. Field docstrings are the
+acts on it; a key for a later version is refused as not available, never ignored. Field docstrings are the
 documentation: `config/exporter.yml`, the JSON Schema and `docs/configuration.md` repeat them.
 """
 
@@ -425,7 +425,7 @@ class AETitleMetadataSection(Section):
 
 
 class AETitleSection(Section):
-    """Settings of one of our AE titles, instead of those of the top."""
+    """Settings of one called AE title, instead of the top-level ones."""
 
     ae_title: AETitle
     """`listener.ae_title`, one of `listener.more_ae_titles`, or `ANY-SCP` where `listener.any_scp` permits that."""

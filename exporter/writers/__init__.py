@@ -5,7 +5,7 @@ over this tuple. Other distributions add writers through entry points (`discover
 object each serves every worker.
 
 An instance may hold several parts that media are made of (`contract.InstancePart`). Its SOP class names the main one
-(PS3.4 B.5: a class stands for one IOD); what else is in it becomes further media beside the main one.
+(PS3.4 B.5: a class stands for one IOD); its other parts become further media beside the main one.
 
 The writer of a part is the one of the highest score, whatever its kind and wherever it comes from. Two writers with the
 same highest score are an error of that instance: no order decides between them.

@@ -113,13 +113,13 @@ def _refuse_names_twice(points: Sequence[EntryPoint]) -> None:
 def _loaded(point: EntryPoint) -> Writer:
     try:
         made = point.load()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise _unusable(point, f"it cannot be imported ({type(error).__name__}: {error})") from error
     if not inspect.isclass(made):
         raise _unusable(point, f"it is no class but {type(made).__name__}; expected is a class that needs no arguments")
     try:
         writer: Any = made()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         problem = f"it cannot be made ({type(error).__name__}: {error}); expected is a class that needs no arguments"
         raise _unusable(point, problem) from error
     kind, part = getattr(writer, "kind", None), getattr(writer, "part", None)
@@ -151,8 +151,9 @@ def _origin(point: EntryPoint) -> WriterOrigin:
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:
-    """Name and version of the distribution that an entry point belongs to."""
-    return (point.dist.name, point.dist.version) if point.dist is not None else ("unknown", "unknown")
+    """Name and version of the distribution that an entry point belongs to, as far as its metadata state them."""
+    stated = point.dist.metadata.json if point.dist is not None else {}
+    return str(stated.get("name", "unknown")), str(stated.get("version", "unknown"))
 
 
 def _unusable(point: EntryPoint, problem: str) -> WriterUnusable:

@@ -4,7 +4,7 @@ Contract: instances of the report classes, and others that hold the root of a co
 document, in order, with its relationship, concept name, value type and value: codes with scheme and meaning, numbers
 with unit and qualifier, references with class and instance UID (frames, segments, channels), coordinates, names, dates
 and texts. Numbers are JSON numbers next to the decimal text that was stored. The text file shows the same tree for
-reading. Nothing is interpreted, translated or left out; what an item cannot tell is null, with a warning.
+reading. Nothing is interpreted, translated or left out; a value that an item lacks is null, with a warning.
 
 Must never: follow a reference to another instance, or recurse deeper than `limits.max_depth`.
 

@@ -1,7 +1,7 @@
 """Recognition of archives by their content, and their opening.
 
-Contract: a file is told by its first bytes, and by its first unpacked block where they say gzip, bzip2 or xz. What
-begins like DICOM is no archive, whatever else it holds. Kinds of archives that are not read are known by name.
+Contract: a file is recognised by its first bytes, and by its first unpacked block where they say gzip, bzip2 or xz. A
+file that begins like DICOM is no archive, whatever else it holds. Kinds that are not read are known by name.
 """
 
 from __future__ import annotations

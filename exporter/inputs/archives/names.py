@@ -2,7 +2,7 @@
 
 Contract: a name is made of the bytes in the archive alone, so that it is the same in every run; empty and ``.`` parts,
 a leading slash and a drive's colon are left out, and ``..`` becomes ``_``: a name says where a member stands, it leads
-nowhere. Names that are equal then are told apart by a number behind `INSIDE`: ``a.zip//1.dcm`` and ``a.zip//1.dcm//2``.
+nowhere. Names that are equal then differ by a number behind `INSIDE`: ``a.zip//1.dcm`` and ``a.zip//1.dcm//2``.
 """
 
 from __future__ import annotations

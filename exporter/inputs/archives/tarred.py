@@ -181,7 +181,7 @@ def _octal(field: bytes) -> int:
     if not text:
         return 0
     if not re.fullmatch(rb"[0-7]+", text):
-        raise Unreadable("the archive is damaged: a number of a header is none")
+        raise Unreadable("the archive is damaged: a number in a header is not a number")
     return int(text, 8)
 
 

@@ -137,9 +137,9 @@ class AttachmentFacts(_Copied):
 def looks_compressed(file: FileBytes) -> int | None:
     """Size that a file announces to inflate to; None for anything but a compressed attachment.
 
-    A DICOM file with its prefix is none, whatever its preamble holds. Otherwise the size must be positive, no more than
-    deflate can reach (RFC 1951: some 1,032 times), and a zlib stream must follow that can be inflated as far as the
-    first piece goes.
+    A DICOM file with its prefix is not compressed, whatever its preamble holds. Otherwise the size must be positive, no
+    more than deflate can reach (RFC 1951: some 1,032 times), and a zlib stream must follow that can be inflated as far
+    as the first piece goes.
     """
     head = file.read_at(0, PREFIX_BYTES + _ZLIB_HEAD)
     if len(head) < PREFIX_BYTES + _ZLIB_HEAD or file.read_at(128, 4) == b"DICM":

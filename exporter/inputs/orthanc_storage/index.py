@@ -238,7 +238,7 @@ class StorageIndex:
             raise InputUnusable(f"the index {self.path} is damaged ({_words(error)}); {_WITHOUT}") from error
 
 
-_WITHOUT: Final = "with --without-index the attachments are told by their content"
+_WITHOUT: Final = "with --without-index the attachments are recognised by their content"
 
 
 @contextmanager
@@ -246,7 +246,7 @@ def open_index(path: Path) -> Iterator[StorageIndex]:
     """The index at `path`, for reading.
 
     Raises:
-        IndexLost: There is none, or it is no index.
+        IndexLost: The file is missing, or is no index.
         InputUnusable: It is there and cannot be read.
     """
     try:

@@ -148,7 +148,7 @@ def _threads(target: ExportTarget) -> int:
 
 def _warnings(index: StorageIndex) -> Iterator[str]:
     if index.is_live:
-        yield "Orthanc seems to run: what it takes in or deletes from now on is not seen, and may be told as missing"
+        yield "Orthanc seems to run: later changes are not seen, and what it deletes may be reported as missing"
     if index.is_newer:
         known = " and ".join(map(str, KNOWN_SCHEMAS))
         yield (
@@ -159,8 +159,8 @@ def _warnings(index: StorageIndex) -> Iterator[str]:
 
 def _told_by_content(why: str) -> str:
     return (
-        f"{why}: attachments are told by their content. Where Orthanc keeps its index in PostgreSQL or MySQL, or in "
-        f"another folder (--index), it is not lost; without it nothing tells what is missing or was deleted"
+        f"{why}: attachments are recognised by their content. Where Orthanc keeps its index in PostgreSQL or MySQL, or "
+        f"in another folder (--index), it is not lost; without it nothing tells what is missing or was deleted"
     )
 
 

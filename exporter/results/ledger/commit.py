@@ -2,8 +2,8 @@
 
 Contract: `run` returns when the operation's transaction is durable, or raises. An operation that fails is rolled back
 alone (savepoint); its neighbours in the transaction are unaffected. When the transaction itself cannot be committed
-(disk full, device error), every operation in it is rolled back and every caller is told. It must never acknowledge
-an operation before COMMIT has returned, and never leave a caller waiting when the thread ends.
+(disk full, device error), every operation in it is rolled back and every caller gets the error. It must never
+acknowledge an operation before COMMIT has returned, and never leave a caller waiting when the thread ends.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class SharedTransaction:
                 for ticket in batch:
                     if ticket.is_alone:
                         self._run_alone(ticket)
-        finally:  # reached early only by a defect: whoever waits is told, and whoever comes later too
+        finally:  # reached early only by a defect: every caller gets the error, later ones too
             with self._arrived:
                 self._closing = True
                 abandoned, self._queue = [*batch, *self._queue], []

@@ -95,7 +95,7 @@ class Ledger(LedgerReader):
         """The ledger at `path`, read-only, also while an exporter runs.
 
         Raises:
-            LedgerUnusable: There is none, or as `open`.
+            LedgerUnusable: The ledger is missing, or as `open`.
         """
         return cls(path, read_only=True, busy_timeout_s=busy_timeout_s, lock=None)
 
@@ -185,9 +185,9 @@ class Ledger(LedgerReader):
     def begin_many(self, arrivals: Iterable[Arrival]) -> list[InstanceRow]:
         """Count an attempt at each input, durably, before it is made.
 
-        A spool file that already has a final state is left alone and its entry returned as it is: the crash came
+        A spool file that already has a final state is left alone and its entry returned unchanged: the crash came
         between the outcome and the move in the spool, so only that move is left to do. A folder's file begins anew
-        (attempt 1) when it was final or has changed; whether that is wanted, `unchanged` tells before.
+        (attempt 1) when it was final or has changed; `unchanged` says before whether that is wanted.
         """
         wanted = [one if one.number is not None else replace(one, number=self.reserve_number()) for one in arrivals]
         return self._write(lambda connection: [transitions.begin_attempt(connection, arrival) for arrival in wanted])
@@ -317,8 +317,8 @@ class Ledger(LedgerReader):
         """The relation of an instance to the others; from now on its identity counts for them.
 
         Called in the order of the instances, whatever the order in which they are finished: a relation depends on
-        that order alone. One that failed before its identity was known has none (`identity` is None), whatever an
-        earlier attempt knew.
+        that order alone. An instance that failed before its identity was known has no relation (`identity` is None),
+        whatever an earlier attempt knew.
 
         A duplicate is one within the AE title whose settings count: for another's, the same instance is exported
         anew. Other content under the same SOP Instance UID is a conflict wherever it came.

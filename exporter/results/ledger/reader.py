@@ -90,7 +90,7 @@ class LedgerReader:
         return tuple(map(transitions.medium_of, self._read(transitions.MEDIUM, (found[0][0],)))) if found else ()
 
     def unchanged(self, name: str, size_bytes: int, mtime_ns: int, settings_sha256: str) -> bool:
-        """Whether that file, as it is, was finished under these settings (about 10 us)."""
+        """Whether the file, unchanged, was finished under these settings (about 10 us)."""
         found = self._read(
             "SELECT size_bytes, mtime_ns, settings_sha256, state FROM instance WHERE name = CAST(? AS TEXT)",
             (stored(name),),

@@ -89,11 +89,11 @@ def known(connection: sqlite3.Connection, name: str) -> Row:
     """The row of `ENTRY` of that name.
 
     Raises:
-        LookupError: There is none.
+        LookupError: No row has that name.
     """
     row: Row | None = connection.execute(ENTRY + NAMED, (stored(name),)).fetchone()
     if row is None:
-        raise LookupError("the ledger was told of an instance that was never begun")
+        raise LookupError("the ledger has no row of the instance: its attempt was never begun")
     return row
 
 

@@ -54,7 +54,7 @@ class Arrival:
     mtime_ns: int
     source: Source
     ae_title: str = ""
-    """Our AE title whose settings count; empty: those of the top. Duplicates are looked for within it."""
+    """Called AE title whose settings apply; empty for the top-level settings. Duplicates are looked for within it."""
     number: int | None = None
     """Number of its row, if it gets a new one, from `Ledger.reserve_number`; None: the next."""
 

@@ -7,7 +7,7 @@ Contract: within one object no two elements get the same key. The rules, in orde
 3. A private element has its name in brackets where pydicom knows it, as the seed has it, and always its tag, with
    ``xx`` for the block, and its creator: ``[Suite id] (0009,xx02 GEMS_IDEN_01)``,
    ``Private tag data (0019,xx1E ACME)``. Elements of a further block that the same creator reserved in the group add
-   which one it is: ``Private tag data (0019,xx1E ACME) 2``. Where no creator reserved the block, the tag is as it is.
+   which one it is: ``Private tag data (0019,xx1E ACME) 2``. Where no creator reserved the block, the tag stays.
 4. Where a name says nothing (private creators, group lengths, retired elements without a name, unknown elements) the
    tag is part of the key: ``Private Creator (0019,0010)``.
 5. Where a key is there already, the tag is added.

@@ -1,17 +1,17 @@
 """The elements of one instance as JSON: the seed's keys, typed values, nothing dropped without a note.
 
 Contract: `record_text` gives one JSON object in valid UTF-8 for whatever a header holds. Keys are full element names
-("Patient's Name"); `exporter.results.metadata.keys` tells apart names that collide. Values:
+("Patient's Name"); `exporter.results.metadata.keys` separates names that collide. Values:
 
 - text, UIDs, dates, times, ages: strings as DICOM writes them, without padding; person names as ``A^B=C=D``;
-- IS and binary integers: integers; DS, FL, FD: floats; what is no finite number: null, with a warning;
+- IS and binary integers: integers; DS, FL, FD: floats; null for anything but a finite number, with a warning;
 - attribute tags: ``(gggg,eeee)``;
 - several values: arrays; none: null; sequences: arrays of objects;
-- binary values (OB, OD, OF, OL, OV, OW, UN that nobody can read) are left out and told with their length;
+- binary values (OB, OD, OF, OL, OV, OW, UN that nobody can read) are left out and listed with their length;
 - private elements, where they are not wanted, are left out and counted.
 
-What is told goes under the one key `export`, from where `exporter.results.line` takes it. Pixel data are not part of
-a header; neither, as in the seed, is the file meta information, of which only the transfer syntax is told.
+These notes go under the key `export`, from where `exporter.results.line` takes them. Pixel data are not part of
+a header; neither, as in the seed, is the file meta information, of which only the transfer syntax is kept.
 
 Elements are decoded from pydicom's raw elements directly where that is plain: building a pydicom element for each
 costs several times as much. Everything else goes through pydicom. A test compares both ways.
@@ -254,13 +254,13 @@ class _Walk:
     def _fewer(self, tag: int, values: list[T]) -> list[T]:
         if len(values) <= MOST_VALUES:
             return values
-        self.told.warn(tag, f"only the first {MOST_VALUES} of its values are told")
+        self.told.warn(tag, f"only the first {MOST_VALUES} of its values are kept")
         return values[:MOST_VALUES]
 
     def _cut(self, tag: int, text: str) -> str:
         if len(text) <= MOST_CHARACTERS:
             return text
-        self.told.warn(tag, f"only the first {MOST_CHARACTERS} characters are told")
+        self.told.warn(tag, f"only the first {MOST_CHARACTERS} characters are kept")
         return text[:MOST_CHARACTERS]
 
 

@@ -1,7 +1,7 @@
 """Stored values, unchanged, in a file that any program reads: 16-bit PNG, or a NumPy array for more than 16 bits.
 
 Contract: exact and reversible. A sample is the stored value minus `Values.offset`; slope and intercept that lead to
-modality values (Hounsfield units, ...) are told beside, never applied.
+modality values (Hounsfield units, ...) are in the record, never applied.
 """
 
 from __future__ import annotations

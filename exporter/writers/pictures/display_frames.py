@@ -36,7 +36,7 @@ def peek(images: Iterator[NDArray[np.uint8]]) -> tuple[NDArray[np.uint8], Iterat
     """The first frame, and all frames.
 
     Raises:
-        CorruptPixels: There is none.
+        CorruptPixels: There is no frame.
     """
     first = next(images, None)
     if first is None:

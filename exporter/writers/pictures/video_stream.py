@@ -111,7 +111,7 @@ def video_of(container: InputContainer) -> VideoStream:
     """The first video stream.
 
     Raises:
-        CorruptPixels: There is none.
+        CorruptPixels: There is no video stream.
     """
     if not container.streams.video:
         raise CorruptPixels("the stream holds no video")

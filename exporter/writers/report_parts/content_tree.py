@@ -1,7 +1,7 @@
 """The content tree of a structured report as plain values that JSON can hold.
 
 Contract: every content item of the document, in order, with its relationship, concept name, value type and value.
-Numbers are finite floats next to the decimal text that was stored; what an item cannot tell is None, with a warning.
+Numbers are finite floats next to the decimal text that was stored; a value that an item lacks is None, with a warning.
 
 Must never: follow a reference to another instance, or recurse deeper than permitted.
 

@@ -172,7 +172,7 @@ def _recognised(
         try:
             return kind, display_order(source, kind, rate, limits)
         except CorruptPixels:
-            warnings.append(f"the stream is not {kind.demuxer}, as (0002,0010) Transfer Syntax UID says")
+            warnings.append(f"the stream is not {kind.demuxer}, contrary to (0002,0010) Transfer Syntax UID")
     return kinds[-1], display_order(source, kinds[-1], rate, limits)
 
 

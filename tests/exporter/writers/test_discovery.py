@@ -156,11 +156,18 @@ def test_writers_come_in_the_order_of_their_names_whatever_the_order_of_their_fo
     assert [one.origin.name for one in installed_writers()] == ["adder", "mouse", "zebra"]
 
 
+def test_a_distribution_without_metadata_is_named_unknown(plugins: Path) -> None:
+    distribution(plugins, "bare", TINY.format(part="CONTENT", score=1), {"tiny": "bare:Tiny"})
+    (plugins / "bare-1.0.dist-info/METADATA").unlink()
+    assert [one.origin for one in installed_writers()] == [WriterOrigin("tiny", "unknown", "unknown")]
+
+
 @pytest.mark.parametrize(
     ("source", "point", "expected"),
     [
         ("import no_such_module", "one:Tiny", "cannot be imported (ModuleNotFoundError"),
         ("1 / 0", "one:Tiny", "cannot be imported (ZeroDivisionError"),
+        ("import sys; sys.exit(0)", "one:Tiny", "cannot be imported (SystemExit"),
         ("def broken(", "one:Tiny", "cannot be imported (SyntaxError"),
         ("", "one:Tiny", "cannot be imported (AttributeError"),
         ("Tiny = 7", "one:Tiny", "it is no class but int"),

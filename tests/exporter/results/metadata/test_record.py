@@ -209,7 +209,7 @@ def test_long_values_are_cut_and_told() -> None:
     found, told = elements(header)
     assert len(found["Patient Comments"]) == record.MOST_CHARACTERS
     assert len(found["Patient's Name"]) == 60_000
-    assert list(told.warnings) == ["(0010,4000) Patient Comments: only the first 65536 characters are told"]
+    assert list(told.warnings) == ["(0010,4000) Patient Comments: only the first 65536 characters are kept"]
     found, told = elements(raw((0x300A0001, "UC", b"1\\" * 200_000)))
     assert len(found["Unknown (300A,0001)"]) == record.MOST_VALUES
     assert told.warnings
