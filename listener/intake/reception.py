@@ -74,13 +74,6 @@ class InstanceReception(ABC):
         self._situation = refusal
         self.size_bytes = 0
 
-    def _open(self) -> None:
-        """Make the file in the spool."""
-        try:
-            self._incoming = self._spool.receive()
-        except SpoolWriteFailed as error:
-            self._give_up(failed(error))
-
     def finish(self) -> StoreStatus:
         """Judge the complete instance, and make it durable where its status says.
 
@@ -88,7 +81,7 @@ class InstanceReception(ABC):
             What its sender is answered.
         """
         situation = self._situation or self._judge()
-        incoming, self._incoming = self._incoming, None
+        incoming = self._incoming
         if incoming is not None:
             try:
                 if situation.kept is Disposition.NEW:
@@ -99,6 +92,7 @@ class InstanceReception(ABC):
                     incoming.discard()
             except SpoolWriteFailed as error:
                 situation = failed(error)
+            self._incoming = None
         self._situation = situation
         return situation
 

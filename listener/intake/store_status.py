@@ -137,21 +137,10 @@ NOT_ENCODED_SO: Final = StoreStatus(
     0xC000, "part_encoding", "Cannot understand: media type or encoding of the part", Disposition.NOWHERE, "PS3.18 8.7"
 )
 
+_OF_A_COMMAND: Final = (MISMATCH, NO_DATA_SET, CLASS_NOT_NEGOTIATED)
 UPLOAD_TABLE: Final = (
-    SUCCESS,
-    BAD_UID,
-    MISMATCH_ACCEPTED,
-    DAMAGED_ACCEPTED,
-    OUT_OF_SPACE,
-    STORAGE_FAILED,
-    QUEUE_FULL,
-    TOO_LARGE,
-    DAMAGED,
-    NOT_PART_10,
-    BAD_META,
-    OTHER_STUDY,
-    CLASS_NOT_SUPPORTED,
-    NOT_ENCODED_SO,
+    *(status for status in STORE_TABLE if status not in _OF_A_COMMAND),
+    *(NOT_PART_10, BAD_META, OTHER_STUDY, CLASS_NOT_SUPPORTED, NOT_ENCODED_SO),
 )
 """Every answer to an uploaded instance."""
 

@@ -134,7 +134,7 @@ class Incoming:
         """Sync the file, rename it into `new/`, sync the folder: in this order, each for its own reason."""
         tmp, new = self._path.tmp, self._path.new
         try:
-            self._sync_content()
+            self.sync(is_content_enough=True)
             self._close()
             os.rename(self.name, name, src_dir_fd=tmp.fd, dst_dir_fd=new.fd)
         except OSError as error:
@@ -171,18 +171,18 @@ class Incoming:
         with suppress(OSError):
             os.unlink(name, dir_fd=self._path.new.fd)
 
-    def sync(self) -> None:
-        """Make the content and size of the complete file durable, in `tmp/` still.
+    def sync(self, *, is_content_enough: bool = False) -> None:
+        """Make the complete file durable, in `tmp/` still.
+
+        Args:
+            is_content_enough: Whether the file's times need not be durable: fdatasync(2).
 
         Raises:
             OSError: It failed, or an earlier flush has; the file counts as lost.
         """
-        os.fsync(self.fd)
-        self._check_flushes()
-
-    def _sync_content(self) -> None:
-        os.fdatasync(self.fd)
-        self._check_flushes()
+        (os.fdatasync if is_content_enough else os.fsync)(self.fd)
+        if self._early is not None:
+            self._early.check()
 
     def discard(self) -> None:
         """Forget the file; harmless after `commit` or a second time, and never raises.
@@ -194,10 +194,6 @@ class Incoming:
             self._close()
         with suppress(OSError):
             os.unlink(self.name, dir_fd=self._path.tmp.fd)
-
-    def _check_flushes(self) -> None:
-        if self._early is not None:
-            self._early.check()
 
     def _close(self) -> None:
         if self.fd >= 0:

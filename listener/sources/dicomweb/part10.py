@@ -165,7 +165,10 @@ class Upload(InstanceReception):
     def _write_held(self) -> None:
         """Make a file in the spool, and write what was held."""
         held, self._held = self._held, []
-        self._open()
+        try:
+            self._incoming = self._spool.receive()
+        except SpoolWriteFailed as error:
+            self._give_up(failed(error))
         self._append(held)
 
     def _append(self, pieces: Sequence[Buffer]) -> None:
