@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from exporter.errors import BadWorkerAnswer
 from exporter.outcome import Exported, MediaType, Skipped
 from listener.foundation.text import json_escaped
 
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from exporter.outcome import MediaFile, Rendering, Timing
 
 _RELATIONS: Final = frozenset({"duplicate_of", "conflict_with"})
-
-
-class BadRecordError(ValueError):
-    """What a worker sent as a record is not a JSON object; says nothing of its content."""
 
 
 def line(
@@ -47,7 +44,7 @@ def line(
         ae_title: Our AE title whose settings count; empty: those of the top.
 
     Raises:
-        BadRecordError: `outcome.record` is no JSON object.
+        BadWorkerAnswer: `outcome.record` is no JSON object.
     """
     published = media if media is not None else outcome.media if isinstance(outcome, Exported) else ()
     record = _record(outcome.record)
@@ -122,9 +119,9 @@ def _record(text: str | None) -> dict[str, Any]:
     try:
         record = orjson.loads(text or "{}")
     except orjson.JSONDecodeError:
-        raise BadRecordError("the record of a worker is not JSON") from None
+        raise BadWorkerAnswer("the record of a worker is not JSON") from None
     if not isinstance(record, dict):
-        raise BadRecordError("the record of a worker is not a JSON object")
+        raise BadWorkerAnswer("the record of a worker is not a JSON object")
     return record
 
 

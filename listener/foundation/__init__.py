@@ -14,6 +14,7 @@ cpu_limit      processor time of this process
 locks          locks between processes
 backoff        pauses between attempts that double
 durable        files and names that survive a power cut
+disk           what an error of the file system says
 file_kind      what a path leads to, in a word
 sqlite_files   databases: made, opened, explained, watched
 """

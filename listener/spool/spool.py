@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
-from listener.foundation import locks
+from listener.foundation import disk, locks
 from listener.foundation.durable import (
     Buffer,
     Folder,
@@ -70,12 +70,8 @@ class SpoolWriteFailed(Exception):
 
     def __init__(self, operation: str, cause: OSError) -> None:
         super().__init__(f"{operation} failed: {cause.strerror or cause}")
-        self.errno = cause.errno
-
-    @property
-    def is_full(self) -> bool:
-        """Whether a disk or a quota is exhausted, as against broken or read-only."""
-        return self.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        self.is_full = disk.is_full(cause) or disk.is_too_large(cause)
+        """Whether a disk, a quota or a file is as large as it may be, as against broken or read-only."""
 
 
 class SpoolSettings(Protocol):
