@@ -21,6 +21,7 @@ from exporter.dicom.geometry import Grid, grids
 from exporter.errors import BadGeometry, ExportError, SkipInstance
 from exporter.writers.durable_write import writing
 from exporter.writers.volumes.planes import SERIES_CLASSES, VolumeFrame, single_frame
+from listener.foundation.durable import fsync_folder
 from listener.foundation.text import json_escaped
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def _publish(finished: _Finished, partial: Path, base: Path) -> WrittenSeries:
     with writing("write series"):
         for file, name in zip(files, names, strict=True):
             (partial / file.file).replace(base.parent / name)
-        _sync(base.parent)
+        fsync_folder(base.parent)
     told = {
         "of": finished.of,
         "series_instance_uid": series.series_instance_uid,
@@ -258,7 +259,7 @@ def _replace_description(base: Path, told: dict[str, Any], names: Sequence[str])
         fresh.replace(description)
         for name in earlier - set(names):
             (base.parent / name).unlink(missing_ok=True)
-        _sync(base.parent)
+        fsync_folder(base.parent)
     return description
 
 
@@ -292,11 +293,3 @@ def _empty(folder: Path) -> None:
         for entry in folder.iterdir():
             entry.unlink()
         folder.rmdir()
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -553,9 +553,12 @@ class Settings(MediaSettings):
         """What is not said is inherited: written out with defaults it would say something else."""
         return [entry.model_dump(mode="json", exclude_unset=True) for entry in entries]
 
-    @property
+    @cached_property
     def by_ae_title(self) -> dict[str, Settings]:
-        """For every AE title that has settings of its own: the whole, as it counts for instances that call it."""
+        """For every AE title that has settings of its own: the whole, as it counts for instances that call it.
+
+        Made once: a whole `Settings` is never copied with other values.
+        """
         found = {}
         for entry in self.ae_titles:
             whole = {name: getattr(self, name) for name in type(self).model_fields} | {"ae_titles": ()}

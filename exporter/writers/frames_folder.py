@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -31,6 +30,7 @@ from exporter.writers.pictures.display_frames import peek, still_pictures, strea
 from exporter.writers.pictures.framing import framing_of
 from exporter.writers.video_parts.jpeg_copy import bare_jpegs, same_jpegs
 from exporter.writers.video_parts.remux import probe_stream
+from listener.foundation.durable import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -190,11 +190,7 @@ def _write(task: WriterTask, numbered: Numbered) -> Written:
         folder.notes += ("no element says when frames are shown: they are a set of pictures, not a cine",)
     _write_index(schedule, folder)
     with writing("sealing a folder of frames"):
-        descriptor = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        fsync_folder(folder.path)
     listing = "".join(sorted(f"{sha256}  {name}\n" for name, sha256 in folder.hashes.items()))
     medium = MediaFile(
         file=folder.path.name,

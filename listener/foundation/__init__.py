@@ -2,7 +2,7 @@
 
 configuration  one file, one model, every fault at once
 yaml_file      YAML with the line of every key
-fields         kinds of values that sections share
+fields         kinds of values that sections share, and what they mean
 errors         what cannot be used, and what to do
 logs           logs without patient data
 text           foreign text, written safely
