@@ -3,38 +3,41 @@
 Contract: everything that can go wrong with one instance is raised as an `ExportError` subclass; nobody inspects
 messages. Foreign exceptions (pydicom, imagecodecs, PyAV, OSError) are mapped at the boundary that calls the library.
 
-    ExportError                     reason            retried
-    ├─ NotDicom                     not_dicom         no
-    ├─ Unreadable                   unreadable        no
-    ├─ IdentityMismatch             identity_mismatch no
-    ├─ BadGeometry                  bad_geometry      no
-    ├─ TooLarge                     too_large         no
+    ExportError                     reason             retried
+    ├─ NotDicom                     not_dicom          no
+    ├─ Unreadable                   unreadable         no
+    │  └─ SourceUnread, SourceGone  unreadable         once (the disk may be to blame)
+    ├─ IdentityMismatch             identity_mismatch  no
+    ├─ BadGeometry                  bad_geometry       no
+    ├─ TooLarge                     too_large          no
+    │  └─ MemoryShort               too_large          yes
     ├─ UnsupportedSyntax            unsupported_syntax no
-    ├─ CorruptPixels                corrupt_pixels    no
-    ├─ DecoderCrash                 decoder_crash     once
-    ├─ ExportTimeout                timeout           once (wall time)
-    ├─ EncodeFailed                 encode_failed     once
-    ├─ VerifyFailed                 verify_failed     once
-    ├─ PrivacyUnknown               privacy_unknown   no
-    └─ WritersTied                  internal          no
+    ├─ CorruptPixels                corrupt_pixels     no
+    ├─ DecoderCrash                 decoder_crash      once
+    │  └─ AttemptsInterrupted       decoder_crash      no
+    ├─ ExportTimeout                timeout            once (wall time)
+    │  └─ ProcessorTimeSpent        timeout            no
+    ├─ EncodeFailed                 encode_failed      once
+    ├─ VerifyFailed                 verify_failed      once
+    └─ InternalError                internal           once
+       ├─ WritersTied               internal           no
+       └─ BadWorkerAnswer           internal           no
     MachineCondition              (not a verdict on the instance: the exporter pauses)
     ├─ OutOfSpace
     └─ StorageUnavailable
     SkipInstance                    a `SkipReason`: nothing is wrong, there is nothing to do
 
-Messages name operation, ``(gggg,eeee) Name``, what was found and what was permitted; never a patient's value.
+An error becomes an outcome by `Failed.of` alone, so that the class is the only place that says whether another attempt
+can succeed. Messages name operation, ``(gggg,eeee) Name``, what was found and what was permitted; never a patient's
+value.
 """
 
 from __future__ import annotations
 
-import errno
 from enum import StrEnum
-from typing import ClassVar, Final
+from typing import ClassVar
 
-GONE: Final = frozenset(
-    {errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT, errno.ENFILE}
-)
-"""Errors that say of a file or folder of ours that it is not there, and nothing of what is in it."""
+from listener.foundation.disk import is_out_of_space
 
 
 class Reason(StrEnum):
@@ -134,10 +137,55 @@ class VerifyFailed(ExportError):
     may_pass = True
 
 
-class WritersTied(ExportError):
-    """Two writers fit the instance equally well: which one writes is not left to chance."""
+class DecoderCrash(ExportError):
+    """The worker process died, or answered what makes no sense, while it had the instance."""
+
+    reason = Reason.DECODER_CRASH
+    may_pass = True
+
+
+class AttemptsInterrupted(DecoderCrash):
+    """Every attempt was cut off by the end of the exporter, the last one with nothing else under way."""
+
+    may_pass = False
+
+
+class ExportTimeout(ExportError):
+    """The attempt took longer than `limits.wall_s` permits, of which a busy machine may be the cause."""
+
+    reason = Reason.TIMEOUT
+    may_pass = True
+
+
+class ProcessorTimeSpent(ExportTimeout):
+    """The attempt used more processor time than is permitted for its size, and would do so again."""
+
+    may_pass = False
+
+
+class MemoryShort(TooLarge):
+    """The machine has too little memory for the instance now, though `limits.memory_mb` permits it."""
+
+    may_pass = True
+
+
+class InternalError(ExportError):
+    """A defect of ours; the message names the exception's type and its place."""
 
     reason = Reason.INTERNAL
+    may_pass = True
+
+
+class WritersTied(InternalError):
+    """Two writers fit the instance equally well: which one writes is not left to chance."""
+
+    may_pass = False
+
+
+class BadWorkerAnswer(InternalError):
+    """What a worker says about its media or its record cannot be so: its input may have taken it over."""
+
+    may_pass = False
 
 
 class MachineCondition(Exception):
@@ -153,6 +201,16 @@ class StorageUnavailable(MachineCondition):
 
     def __init__(self, what: str, error: OSError | None = None) -> None:
         super().__init__(what if error is None else f"{what}: {error.strerror or type(error).__name__}")
+
+
+def out_of_space(what: str, error: OSError) -> OutOfSpace | None:
+    """The error of ours where the disk takes no more for now; None where `error` says something else."""
+    return OutOfSpace(f"{what}: {error.strerror}") if is_out_of_space(error) else None
+
+
+def storage_error(what: str, error: OSError) -> MachineCondition:
+    """The error of ours for a folder that every instance needs: whatever ails it says nothing about an instance."""
+    return out_of_space(what, error) or StorageUnavailable(what, error)
 
 
 class SkipInstance(Exception):

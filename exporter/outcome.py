@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 from exporter.errors import Reason, SkipReason  # noqa: TC001 - pydantic reads the annotations at run time
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+
+    from exporter.errors import ExportError
 
 
 class MediaType(StrEnum):
@@ -213,6 +215,11 @@ class Failed:
     status: Literal["failed"] = field(default="failed", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     """The input, as metadata lines call it (`dicom_file`); given to Python callers, never by a worker."""
+
+    @classmethod
+    def of(cls, error: ExportError, identity: InstanceIdentity | None = None, source_sha256: str | None = None) -> Self:
+        """The outcome of an instance that `error` ended, with what was known of it by then."""
+        return cls(error.reason, str(error), error.may_pass, identity, source_sha256)
 
 
 Outcome = Exported | Skipped | Failed

@@ -31,6 +31,7 @@ WRITERS_MAY_IMPORT = (
     "exporter.dicom.ultrasound",
     "exporter.writers.volumes",
     "exporter.writers",
+    "listener.foundation.disk",
     "listener.foundation.durable",
     "listener.foundation.text",
 )

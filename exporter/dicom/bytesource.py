@@ -16,15 +16,14 @@ import zlib
 from typing import TYPE_CHECKING, Protocol
 
 from exporter.errors import (
-    GONE,
     NotDicom,
-    OutOfSpace,
     SkipInstance,
     SkipReason,
-    StorageUnavailable,
     TooLarge,
     Unreadable,
+    storage_error,
 )
+from listener.foundation.disk import is_gone, is_too_large
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +115,7 @@ class MemoryBytes:
 
 
 def _unreadable(operation: str, error: OSError) -> Unreadable:
-    kind = SourceGone if error.errno in GONE else SourceUnread
+    kind = SourceGone if is_gone(error) else SourceUnread
     return kind(f"{operation} the file failed: {errno.errorcode.get(error.errno or 0, 'EIO')}")
 
 
@@ -231,11 +230,10 @@ class _Sink:
                 view = view[os.write(self._descriptor, view) :]
         except OSError as error:
             self._discard()
-            if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
-                raise OutOfSpace("no room for the temporary file of a deflated data set") from None
-            if error.errno == errno.EFBIG:
-                raise Unreadable("the temporary file of a deflated data set failed") from None
-            raise StorageUnavailable("the temporary file of a deflated data set", error) from None
+            what = "the temporary file of a deflated data set"
+            if is_too_large(error):
+                raise TooLarge(f"{what} would pass the largest size that a worker may write") from None
+            raise storage_error(what, error) from None
 
     def source(self) -> ByteSource:
         if self._descriptor is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import struct
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -141,6 +142,23 @@ def value_of(header: Dataset, keyword: str) -> Any:
     return value
 
 
+def readable_value_of(header: Dataset, keyword: str) -> Any:
+    """The value of an element, or None where it is absent, empty or cannot be read."""
+    try:
+        return value_of(header, keyword)
+    except ValueError:
+        return None
+
+
+def finite(value: object) -> float | None:
+    """A value as one finite number; None where it is anything else."""
+    try:
+        number = float(value)  # type: ignore[arg-type]  # whatever pydicom made of the element
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
 def is_unreadable_sequence(dataset: Dataset, keyword: str) -> bool:
     """Whether an element that must be a sequence is present with a value that cannot be read as one."""
     try:
@@ -157,10 +175,7 @@ def is_unreadable_sequence(dataset: Dataset, keyword: str) -> bool:
 
 def text_of(header: Dataset, keyword: str) -> str:
     """The (first) value of an element as text, without padding; empty where it is absent, empty or unreadable."""
-    try:
-        value = value_of(header, keyword)
-    except ValueError:
-        return ""
+    value = readable_value_of(header, keyword)
     if value is None:
         return ""
     if not isinstance(value, str):

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import errno
 import os
-import struct
 from typing import TYPE_CHECKING, Final
 
+from listener.intake.file_meta import elements_of
 from listener.intake.identity import IMPLEMENTATION_CLASS_UID
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
@@ -28,7 +27,6 @@ _HEAD_BYTES: Final = 2048
 """File meta information of the listener's making ends well before."""
 _NO_FILE: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV})
 """Errors of opening a link, a socket or a device that does not exist: no received file."""
-_LONG: Final = frozenset({b"OB", b"UR"})
 _IMPLEMENTATION, _RECEIVING = 0x0012, 0x0018
 
 
@@ -52,10 +50,7 @@ def called_ae_title(path: Path, titles: AbstractSet[str]) -> str:
         return ""
     finally:
         os.close(fd)
-    try:
-        elements = dict(_file_meta(head))
-    except struct.error:
-        return ""
+    elements = dict(elements_of(head))
     if elements.get(_IMPLEMENTATION, b"").rstrip(b"\0") != IMPLEMENTATION_CLASS_UID.encode("ascii"):
         return ""
     title = elements.get(_RECEIVING, b"").decode("ascii", "replace").strip(" ")
@@ -70,24 +65,3 @@ def settings_for(settings: Settings, path: Path) -> tuple[str, Settings]:
     except OSError:  # the export of the file reports that
         title = ""
     return title, by_title.get(title, settings)
-
-
-def _file_meta(head: bytes) -> Iterator[tuple[int, bytes]]:
-    """Element numbers and values of group 0002, explicit VR little endian (PS3.10 7.1), as far as `head` goes.
-
-    Raises:
-        struct.error: It ends within an element.
-    """
-    if head[128:132] != b"DICM":
-        return
-    at = 132
-    while at < len(head):
-        group, element, vr, length = struct.unpack_from("<HH2sH", head, at)
-        if group != 0x0002:
-            return
-        at += 8
-        if vr in _LONG:
-            (length,) = struct.unpack_from("<I", head, at)
-            at += 4
-        yield element, head[at : at + length]
-        at += length

@@ -26,7 +26,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from exporter.dicom.elements import value_of
+from exporter.dicom.elements import readable_value_of
 from exporter.outcome import Timing
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _rungs(header: Dataset) -> Iterator[Callable[[Dataset, int, list[str]], Sche
 
 def pointed_tags(header: Dataset) -> list[int]:
     """The tags that (0028,0009) Frame Increment Pointer names; none where it is absent or unreadable."""
-    value = _value(header, "FrameIncrementPointer")
+    value = readable_value_of(header, "FrameIncrementPointer")
     values: Iterable[Any] = value if isinstance(value, (list, tuple)) or _is_multi(value) else (value,)
     tags = []
     for item in values:
@@ -219,7 +219,7 @@ def _constant(
 ) -> Schedule | None:
     if keyword not in header:
         return None
-    number = _number(_value(header, keyword))
+    number = _number(readable_value_of(header, keyword))
     period = seconds(number) if number is not None and number > 0 else None
     if period is None or not _SHORTEST <= period <= _LONGEST:
         passed_over.append(f"timing: {keyword} is not usable")
@@ -236,7 +236,7 @@ def _frame_time_vector(header: Dataset, frames: int, passed_over: list[str]) -> 
     """
     if "FrameTimeVector" not in header:
         return None
-    value = _value(header, "FrameTimeVector")
+    value = readable_value_of(header, "FrameTimeVector")
     raw: Sequence[Any] = list(value) if _is_multi(value) or isinstance(value, (list, tuple)) else [value]
     numbers = [_number(item) for item in raw]
     increments = [number / 1000 for number in numbers if number is not None]
@@ -258,7 +258,7 @@ def _frame_time_vector(header: Dataset, frames: int, passed_over: list[str]) -> 
 def _functional_groups(header: Dataset, frames: int, passed_over: list[str]) -> Schedule | None:
     if "PerFrameFunctionalGroupsSequence" not in header:
         return None
-    items = _value(header, "PerFrameFunctionalGroupsSequence")
+    items = readable_value_of(header, "PerFrameFunctionalGroupsSequence")
     if items is None or len(items) != frames or frames < 2:
         return None
     for keyword, macro, convert in (
@@ -279,10 +279,10 @@ def _functional_groups(header: Dataset, frames: int, passed_over: list[str]) -> 
 
 
 def _in_macro(item: Dataset, macro: str, keyword: str, convert: Callable[[object], Fraction | None]) -> Fraction | None:
-    sequence = _value(item, macro)
+    sequence = readable_value_of(item, macro)
     if not sequence:
         return None
-    return convert(_value(sequence[0], keyword))
+    return convert(readable_value_of(sequence[0], keyword))
 
 
 def _from_intervals(source: str, frames: int, intervals: Sequence[Fraction], last: Fraction) -> Schedule:
@@ -298,14 +298,6 @@ def _countable(period: Fraction) -> Fraction:
     """The nearest period that containers can count in whole ticks."""
     most = _LONG_PERIOD_TICKS_PER_SECOND if period > _LONG_GAP_S else _MOST_TICKS_PER_SECOND
     return period.limit_denominator(most)
-
-
-def _value(dataset: Dataset, keyword: str) -> Any:
-    """The value of an element, None where it is absent, empty or unreadable."""
-    try:
-        return value_of(dataset, keyword)
-    except ValueError:
-        return None
 
 
 def _is_multi(value: object) -> bool:

@@ -6,11 +6,10 @@ that do not are None, never guessed. Coordinates are of the instance's own pixel
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from exporter.dicom.elements import value_of
+from exporter.dicom.elements import finite, readable_value_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,7 +88,7 @@ def regions_of(header: Dataset, rows: int, columns: int) -> tuple[UltrasoundRegi
 
     Source: (0018,6011) Sequence of Ultrasound Regions; locations are inclusive (PS3.3 C.8.5.5.1.3).
     """
-    items = _read(header, "SequenceOfUltrasoundRegions")
+    items = readable_value_of(header, "SequenceOfUltrasoundRegions")
     if items is None or isinstance(items, str | bytes):
         return ()
     found = []
@@ -131,21 +130,10 @@ def _region(item: Dataset, rows: int, columns: int) -> UltrasoundRegion | None:
     )
 
 
-def _read(dataset: Dataset, keyword: str) -> Any:
-    try:
-        return value_of(dataset, keyword)
-    except ValueError:
-        return None
-
-
 def _integer(dataset: Dataset, keyword: str) -> int | None:
-    value = _read(dataset, keyword)
+    value = readable_value_of(dataset, keyword)
     return value if isinstance(value, int) and abs(value) < 1 << 31 else None
 
 
 def _number(dataset: Dataset, keyword: str) -> float | None:
-    try:
-        number = float(_read(dataset, keyword))
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
+    return finite(readable_value_of(dataset, keyword))

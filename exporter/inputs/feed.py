@@ -222,7 +222,7 @@ class Feeder:
             try:
                 path = entry.content.readable()
             except ExportError as error:
-                decided = Failed(error.reason, str(error), may_pass=False)
+                decided = Failed.of(error)
             else:
                 self._contents[entry.name] = entry.content
         work = WorkItem(entry.name, path, entry.size_bytes, entry.mtime_ns, "folder", entry.mirrors)

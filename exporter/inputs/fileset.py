@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.dicom.bytesource import MemoryBytes
 from exporter.dicom.structure import UNDEFINED, find_data_set
-from exporter.errors import ExportError, Reason, SkipReason, TooLarge, Unreadable
+from exporter.errors import ExportError, SkipReason, TooLarge, Unreadable
 from exporter.inputs.archives.found import open_archive
 from exporter.inputs.contract import INSIDE, InputEntry
 from exporter.inputs.place import entry_of, found_at
@@ -271,11 +271,11 @@ class FileSet:
                 if isinstance(reference, tuple) and (name := f"{prefix}{_shown(reference)}") not in told:
                     told.add(name)
                     if is_new(name):
-                        yield self._entry(name, Failed(Reason.UNREADABLE, MISSING, may_pass=False))
+                        yield self._entry(name, Failed.of(Unreadable(MISSING)))
         except ExportError as error:
             if is_new(name := f"{prefix}*"):
                 message = f"the DICOMDIR cannot be read to its end, so that files may be missing: {error}"
-                yield self._entry(name, Failed(error.reason, message, may_pass=False))
+                yield self._entry(name, Failed.of(type(error)(message)))
         else:
             for name in sorted(before - told):
                 message = "the DICOMDIR references it no more, or it is there now"

@@ -9,7 +9,7 @@ import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from exporter.errors import Reason, SkipReason
+from exporter.errors import SkipReason, Unreadable
 from exporter.inputs.contract import InputEntry
 from exporter.inputs.walk import FileKind, WalkedFile
 from exporter.outcome import Failed, Skipped
@@ -51,6 +51,6 @@ def entry_of(found: WalkedFile, mirrors: str | None = None) -> InputEntry:
         decided = Skipped(SkipReason.NOT_REGULAR, message)
     elif found.kind is FileKind.UNREADABLE:
         message = "cannot be looked at: it is not there, there is no permission, or its path is too long"
-        decided = Failed(Reason.UNREADABLE, message, may_pass=False)
+        decided = Failed.of(Unreadable(message))
     content = InPlace(found.path) if decided is None else None
     return InputEntry(found.name, found.size_bytes, found.mtime_ns, content, decided, mirrors or found.name)

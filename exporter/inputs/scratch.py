@@ -12,15 +12,15 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from exporter.errors import OutOfSpace
+from exporter.errors import OutOfSpace, out_of_space
 from exporter.results.intents import MediaFolderUnusable
-from exporter.results.publish import FULL
+from listener.foundation.disk import mapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
     from types import TracebackType
 
@@ -66,19 +66,14 @@ class Scratch:
         with self._counting:
             self.used_bytes += size_bytes
 
-    @contextmanager
-    def errors(self) -> Iterator[None]:
+    def errors(self) -> AbstractContextManager[None]:
         """Tell a full disk from a folder that cannot be used.
 
         Raises:
             OutOfSpace, MediaFolderUnusable: Instead of an `OSError`.
         """
-        try:
-            yield
-        except OSError as error:
-            if error.errno in FULL:
-                raise OutOfSpace(f"folder of temporary copies {self._folder}: {error.strerror}") from error
-            raise MediaFolderUnusable(self._folder, error) from error
+        what = f"folder of temporary copies {self._folder}"
+        return mapped(lambda error: out_of_space(what, error) or MediaFolderUnusable(self._folder, error))
 
     def close(self) -> None:
         """Remove every copy."""

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import os
 import re
-import struct
 import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from listener.intake.file_meta import elements_of
 from listener.spool.names import NAME, received_at
 from listener.spool.view import folders
 
@@ -189,21 +189,5 @@ def _uid_of(path: Path) -> str | None:
 
 def media_storage_uid(head: bytes) -> str:
     """(0002,0003) Media Storage SOP Instance UID of a Part 10 file, from its first KiB; "" where it is not there."""
-    if head[128:132] != b"DICM":
-        return ""
-    at = 132
-    while at + 8 <= len(head):
-        group, element, vr, length = struct.unpack_from("<HH2sH", head, at)
-        if group != 2:
-            break
-        start = at + 8
-        if vr in {b"OB", b"UN", b"OW", b"UR", b"UT", b"UC"}:
-            if start + 4 > len(head):
-                break
-            (length,) = struct.unpack_from("<I", head, start)
-            start += 4
-        value = head[start : start + length].rstrip(b"\0 ")
-        if element == 3:
-            return value.decode("ascii") if _UID.fullmatch(value) and start + length <= len(head) else ""
-        at = start + length
-    return ""
+    value = dict(elements_of(head)).get(3, b"").rstrip(b"\0 ")
+    return value.decode("ascii") if _UID.fullmatch(value) else ""

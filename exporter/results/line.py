@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from exporter.errors import BadWorkerAnswer
 from exporter.outcome import Exported, MediaType, Skipped
 from listener.foundation.text import json_escaped
 
@@ -22,10 +23,6 @@ if TYPE_CHECKING:
 
 _RELATIONS: Final = frozenset({"duplicate_of", "conflict_with"})
 _ESCAPED: Final = re.compile(r"\\x([89a-f][0-9a-f])")
-
-
-class BadRecordError(ValueError):
-    """The record of a worker is not a JSON object; the message does not quote its content."""
 
 
 def line(
@@ -50,7 +47,7 @@ def line(
         ae_title: Called AE title whose settings apply; empty for the top-level settings.
 
     Raises:
-        BadRecordError: `outcome.record` is no JSON object.
+        BadWorkerAnswer: `outcome.record` is no JSON object.
     """
     published = media if media is not None else outcome.media if isinstance(outcome, Exported) else ()
     record = _record(outcome.record)
@@ -132,9 +129,9 @@ def _record(text: str | None) -> dict[str, Any]:
     try:
         record = orjson.loads(text or "{}")
     except orjson.JSONDecodeError:
-        raise BadRecordError("the record of a worker is not JSON") from None
+        raise BadWorkerAnswer("the record of a worker is not JSON") from None
     if not isinstance(record, dict):
-        raise BadRecordError("the record of a worker is not a JSON object")
+        raise BadWorkerAnswer("the record of a worker is not a JSON object")
     return record
 
 

@@ -30,11 +30,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote, unquote
 
-from exporter.errors import OutOfSpace, StorageUnavailable
+from exporter.errors import StorageUnavailable, out_of_space
 from exporter.results.intents import MediaFolderUnusable
 from exporter.results.output_names import PARTIAL
-from exporter.results.publish import FULL
 from listener.foundation import locks
+from listener.foundation.disk import is_out_of_space
 from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
@@ -239,9 +239,7 @@ def owned(media: Path, ledger: Ledger, *, has_locks: bool, take_over: bool = Fal
         (media / PARTIAL).mkdir(mode=0o700, parents=True, exist_ok=True)
         former = _claim(media, owner, has_locks=has_locks, take_over=take_over)
     except OSError as error:
-        if error.errno in FULL:
-            raise OutOfSpace(f"media folder {media}: {error.strerror}") from error
-        raise MediaFolderUnusable(media, error) from error
+        raise out_of_space(f"media folder {media}", error) or MediaFolderUnusable(media, error) from error
     ownership = Ownership(media, owner, former)
     try:
         yield ownership
@@ -270,7 +268,7 @@ def _make_or_wait(path: Path, owner: MediaFolderOwner, *, has_locks: bool) -> No
     try:
         _make(path, owner)
     except OSError as error:
-        if error.errno not in FULL or not has_locks:
+        if not is_out_of_space(error) or not has_locks:
             raise
 
 

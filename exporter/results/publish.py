@@ -10,7 +10,6 @@ Must never: replace a file that is not the instance's own (unless `overwrite`), 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
@@ -21,14 +20,15 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from exporter.errors import OutOfSpace, Reason, SkipReason, StorageUnavailable
+from exporter.errors import BadWorkerAnswer, OutOfSpace, SkipReason, StorageUnavailable, storage_error
 from exporter.outcome import Exported, Failed, Outcome, Skipped
 from exporter.results import intents
 from exporter.results.intents import Intent
 from exporter.results.ledger.types import Completed, DuplicateCheck, InstanceStatus
-from exporter.results.line import BadRecordError, line
+from exporter.results.line import line
 from exporter.results.output_names import PARTIAL, identity_base, output_bases
 from exporter.settings.permissions import MediaPermissions
+from listener.foundation.disk import is_out_of_space
 from listener.foundation.durable import fsync_folder
 
 if TYPE_CHECKING:
@@ -38,14 +38,9 @@ if TYPE_CHECKING:
     from exporter.results.ledger import Ledger
     from exporter.results.ledger.types import Source
 
-FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 SUFFIX: Final = re.compile(r"(\.[A-Za-z0-9_-]{1,24}){1,4}/?")
 PARTIAL_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 _KNOWN_FOLDERS: Final = 4096
-
-
-class _BadMediaError(Exception):
-    """What a worker says about its media cannot be so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +201,8 @@ class Publisher:
                     return self._skipped(finished, outcome, relation), outcome
                 case Failed():
                     return self._failed(finished, outcome, relation), outcome
-        except BadRecordError as error:
-            fault = str(error)
-        except _BadMediaError as error:
-            fault = str(error)
-        failed = Failed(Reason.INTERNAL, fault, may_pass=False, identity=outcome.identity)
+        except BadWorkerAnswer as error:
+            failed = Failed.of(error, outcome.identity)
         return self._failed(finished, failed, relation), failed
 
     def _failed(self, finished: FinishedWork, outcome: Failed, relation: DuplicateCheck) -> Completed:
@@ -238,7 +230,7 @@ class Publisher:
     ) -> tuple[Completed, Outcome]:
         work, folder = finished.work, finished.folder
         if folder is None:
-            raise _BadMediaError("the worker process had no folder for media")
+            raise BadWorkerAnswer("the worker process had no folder for media")
         self._undo(work, folder)
         _check(outcome.media, folder)
         base = self._base(work, outcome.identity, [medium.suffix for medium in outcome.media])
@@ -336,7 +328,7 @@ class Publisher:
         try:
             intents.record(folder, Intent(work.name, tuple(medium.file for medium in final)))
         except FileExistsError:
-            raise _BadMediaError("the worker process left files that it was not asked for") from None
+            raise BadWorkerAnswer("the worker process left files that it was not asked for") from None
         done = self._half_done[work.name] = []
         renamed = self._renamed[work.name] = {}
         try:
@@ -398,9 +390,10 @@ class Publisher:
         Raises:
             OutOfSpace: Disk or quota are full.
         """
-        if error.errno in FULL:
-            raise OutOfSpace(f"media folder {self._media}: {error.strerror}") from error
-        return StorageUnavailable(f"media folder {self._media}", error)
+        what = f"media folder {self._media}"
+        if is_out_of_space(error):
+            raise storage_error(what, error) from error
+        return StorageUnavailable(what, error)
 
 
 def _alternatives(wanted: str, others: Sequence[str], name: str) -> Iterator[str]:
@@ -415,26 +408,26 @@ def _check(media: Sequence[MediaFile], folder: Path) -> None:
     """Look at what a worker says it has written: one that its input has taken over may say anything.
 
     Raises:
-        _BadMediaError: It cannot be so.
+        BadWorkerAnswer: It cannot be so.
         OSError: The folder cannot be looked at.
     """
     if not media:
-        raise _BadMediaError("the worker process named no media")
+        raise BadWorkerAnswer("the worker process named no media")
     if len({medium.suffix for medium in media}) != len(media) or len({medium.file for medium in media}) != len(media):
-        raise _BadMediaError("the worker process gave two media one name")
+        raise BadWorkerAnswer("the worker process gave two media one name")
     for medium in media:
         if not PARTIAL_NAME.fullmatch(medium.file) or not SUFFIX.fullmatch(medium.suffix):
-            raise _BadMediaError("the worker process gave a medium an impossible name")
+            raise BadWorkerAnswer("the worker process gave a medium an impossible name")
         try:
             there = (folder / medium.file).lstat()
         except FileNotFoundError:
             folder.stat()  # where the folder itself is gone, the worker is not to blame
-            raise _BadMediaError("the worker process named a medium that is not there") from None
+            raise BadWorkerAnswer("the worker process named a medium that is not there") from None
         if medium.suffix.endswith("/"):
             if not stat.S_ISDIR(there.st_mode):
-                raise _BadMediaError("the worker process named a folder that is none")
+                raise BadWorkerAnswer("the worker process named a folder that is none")
         elif not stat.S_ISREG(there.st_mode) or there.st_size != medium.bytes:
-            raise _BadMediaError("the worker process named a file of another size or kind")
+            raise BadWorkerAnswer("the worker process named a file of another size or kind")
 
 
 def _identity_of(path: Path) -> tuple[int, int]:

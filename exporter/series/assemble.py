@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 from exporter.dicom.elements import text_of
 from exporter.dicom.geometry import Grid, grids
 from exporter.errors import BadGeometry, ExportError, SkipInstance
+from exporter.writers.durable_write import writing
 from exporter.writers.volumes.planes import SERIES_CLASSES, VolumeFrame, single_frame
-from exporter.writers.volumes.voxels import disk_errors
+from listener.foundation.durable import fsync_folder
 from listener.foundation.text import json_escaped
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings, *, 
     series = assemble_series(members)
     series = replace(series, warnings=(*notes, *series.warnings))
     partial = base.parent / f".{hashlib.sha256(base.name.encode()).hexdigest()[:16]}.series.partial"
-    with disk_errors("write series"):
+    with writing("write series"):
         base.parent.mkdir(parents=True, exist_ok=True)
         _empty(partial)
         partial.mkdir(mode=0o700)
@@ -155,7 +156,7 @@ def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings, *, 
         )
         return _publish(_Finished(series, files, settings.volume.format, of), partial, base)
     finally:
-        with disk_errors("write series"):
+        with writing("write series"):
             _empty(partial)
 
 
@@ -191,7 +192,7 @@ def refuse_series(base: Path, error: ExportError, *, of: str = "") -> None:
         OutOfSpace: The disk is full.
         EncodeFailed: The file system refuses.
     """
-    with disk_errors("write series"):
+    with writing("write series"):
         base.parent.mkdir(parents=True, exist_ok=True)
     told = {"of": of, "volumes": [], "error": {"reason": error.reason, "message": str(error)}}
     _replace_description(base, told, ())
@@ -223,10 +224,10 @@ def _publish(finished: _Finished, partial: Path, base: Path) -> WrittenSeries:
     numbers = [""] if len(files) == 1 else [f".{number}" for number in range(1, len(files) + 1)]
     names = [f"{base.name}{number}.{finished.format}" for number in numbers]
     warnings = tuple(dict.fromkeys((*series.warnings, *(w for file in files for w in file.warnings))))
-    with disk_errors("write series"):
+    with writing("write series"):
         for file, name in zip(files, names, strict=True):
             (partial / file.file).replace(base.parent / name)
-        _sync(base.parent)
+        fsync_folder(base.parent)
     told = {
         "of": finished.of,
         "series_instance_uid": series.series_instance_uid,
@@ -249,7 +250,7 @@ def _replace_description(base: Path, told: dict[str, Any], names: Sequence[str])
 
     description = description_of(base)
     fresh = base.parent / f".{hashlib.sha256(base.name.encode()).hexdigest()[:16]}.series.part"
-    with disk_errors("write series"):
+    with writing("write series"):
         earlier = _listed(description)
         with fresh.open("wb") as out:
             out.write(json_escaped(orjson.dumps(told, option=orjson.OPT_INDENT_2)) + b"\n")
@@ -258,7 +259,7 @@ def _replace_description(base: Path, told: dict[str, Any], names: Sequence[str])
         fresh.replace(description)
         for name in earlier - set(names):
             (base.parent / name).unlink(missing_ok=True)
-        _sync(base.parent)
+        fsync_folder(base.parent)
     return description
 
 
@@ -292,11 +293,3 @@ def _empty(folder: Path) -> None:
         for entry in folder.iterdir():
             entry.unlink()
         folder.rmdir()
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

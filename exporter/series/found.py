@@ -98,7 +98,7 @@ def _attempt(worker: SeriesWorker, paths: list[Path], uids: tuple[str, str], of:
     try:
         return worker.write(paths, *uids, of=of)
     except ExportError as error:
-        return Failed(error.reason, str(error), error.may_pass)
+        return Failed.of(error)
 
 
 def _count(tally: SeriesTally, outcome: Outcome) -> None:

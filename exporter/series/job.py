@@ -17,13 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.errors import ExportError, Reason
+from exporter.errors import DecoderCrash, ExportError, TooLarge
 from exporter.outcome import Exported, Failed, InstanceIdentity, MediaFile, MediaType, Outcome
 from exporter.results.output_names import uid_component
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.protocol import WorkerJob
 from exporter.work.supervisor import Worker, WorkerKilled, WorkerSetup
-from exporter.writers.volumes.voxels import disk_errors
+from exporter.writers.durable_write import writing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,9 +57,9 @@ def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: A
     except ExportError as error:
         if not error.may_pass:
             refuse_series(base, error, of=manifest["of"])
-        return Failed(error.reason, str(error), error.may_pass)
+        return Failed.of(error)
     except MemoryError:
-        return Failed(Reason.TOO_LARGE, "write series: needs more memory than limits.memory_mb permits", may_pass=False)
+        return Failed.of(TooLarge("write series: needs more memory than limits.memory_mb permits"))
     identity = InstanceIdentity("", "", manifest["study"], manifest["series"], "")
     media = tuple(_medium(path, written) for path in written.files)
     return Exported(identity, media, "{}", "", settings_sha256, warnings=written.warnings)
@@ -121,7 +121,7 @@ class SeriesWorker:
             "series": series,
             "of": of,
         }
-        with disk_errors("write series"):
+        with writing("write series"):
             self._permissions.make_folders(base.parent)
             fd = os.open(manifest, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "w", encoding="ascii") as file:
@@ -129,10 +129,10 @@ class SeriesWorker:
         try:
             outcome = self._worker.run(WorkerJob(str(manifest), str(self.root), ask=False), lambda _: None)
         except WorkerKilled as killed:
-            return Failed(Reason.DECODER_CRASH, str(killed), may_pass=True)
+            return Failed.of(DecoderCrash(str(killed)))
         finally:
             manifest.unlink(missing_ok=True)
-        with disk_errors("write series"):
+        with writing("write series"):
             self._permit(base, outcome)
         return outcome
 

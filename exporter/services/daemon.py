@@ -17,22 +17,24 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from exporter.dicom.received import called_ae_title
-from exporter.errors import MachineCondition, OutOfSpace, StorageUnavailable
+from exporter.errors import MachineCondition, OutOfSpace, storage_error
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.results.ledger.types import InstanceStatus
-from exporter.results.publish import FULL, WorkItem
+from exporter.results.publish import WorkItem
 from exporter.series.live import series_volumes
 from exporter.services.context import OutputPaths, open_export_context
 from exporter.services.pause import DiskBackpressure
 from exporter.services.reserve import DiskReserve
 from exporter.work.engine import Deferred, EnginePolicy, HeldBack, KnownOutcome, PublishedResult, Returned
 from listener.foundation.backoff import Backoff
+from listener.foundation.disk import is_out_of_space
 from listener.foundation.notify import notify, watchdog_interval_s
 from listener.foundation.signals import stopping
 from listener.spool.names import received_at
@@ -61,6 +63,7 @@ PATIENCE_S: Final = 10.0
 """Time that a received instance waits for the identity of one that came before it."""
 PURGE_S: Final = 3600.0
 LONGEST_PAUSE_S: Final = 5.0
+_condition: Final = partial(storage_error, "the spool")
 """A full disk is tried again after this time at the latest: with room, all is well again within as many seconds."""
 
 
@@ -335,7 +338,7 @@ class _Loop:
             try:
                 self._move(item, result)
             except OSError as error:
-                if error.errno not in FULL or not self._reserve.release():
+                if not is_out_of_space(error) or not self._reserve.release():
                     raise
                 self._move(item, result)
         except FileNotFoundError as error:
@@ -412,13 +415,6 @@ class _Loop:
         self._resume_at = now + pause_s
         event = "paused: no space" if isinstance(why, OutOfSpace) else "paused: a folder cannot be used"
         log.error(event, problem=str(why), seconds=pause_s)
-
-
-def _condition(error: OSError) -> MachineCondition:
-    """What an error of the spool's file system means."""
-    if error.errno in FULL:
-        return OutOfSpace("the spool's file system is full or read-only")
-    return StorageUnavailable("the spool", error)
 
 
 def _is_failed(result: PublishedResult | KnownOutcome) -> bool:

@@ -581,9 +581,12 @@ class Settings(MediaSettings):
         """Entries with the keys that they set: with defaults written out they would no longer inherit the others."""
         return [entry.model_dump(mode="json", exclude_unset=True) for entry in entries]
 
-    @property
+    @cached_property
     def by_ae_title(self) -> dict[str, Settings]:
-        """Whole settings of every AE title that has an entry, as they apply to instances that call it."""
+        """Whole settings of every AE title that has an entry, as they apply to instances that call it.
+
+        Made once: a whole `Settings` is never copied with other values.
+        """
         found = {}
         for entry in self.ae_titles:
             whole = {name: getattr(self, name) for name in type(self).model_fields} | {"ae_titles": ()}

@@ -24,25 +24,34 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from exporter.errors import MachineCondition, OutOfSpace, Reason, SkipReason, StorageUnavailable
+from exporter.errors import (
+    AttemptsInterrupted,
+    MachineCondition,
+    MemoryShort,
+    OutOfSpace,
+    SkipReason,
+    StorageUnavailable,
+    storage_error,
+)
 from exporter.outcome import Failed, Skipped
 from exporter.results.ledger.types import LONGEST_WAIT_S, Arrival, InstanceStatus
 from exporter.results.output_names import PARTIAL
-from exporter.results.publish import FULL, FinishedWork
+from exporter.results.publish import FinishedWork
 from exporter.work import isolation
 from exporter.work.input_order import InputOrder
 from exporter.work.protocol import ExportStopped, WorkerJob
 from exporter.work.scheduling import Scheduler
 from exporter.work.supervisor import Cancelled, SetAside, WorkerKilled, WorkerUnstartable
 from listener.foundation.backoff import Backoff
+from listener.foundation.disk import is_out_of_space, mapped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from exporter.outcome import InstanceIdentity, Outcome
@@ -248,7 +257,7 @@ class Engine:
 
     def start(self) -> None:
         """Start the threads; workers start in parallel."""
-        with _making(self._media):
+        with mapped(partial(storage_error, f"media folder {self._media}")):
             self._partial.mkdir(mode=0o700, exist_ok=True)
         self._supervisors = [self._threads.submit(self._supervise, runner) for runner in self._runners]
         self._publishing = self._threads.submit(self._publish)
@@ -469,7 +478,7 @@ class Engine:
         not_before = time.time() + wait_s
         self._insist(runner, lambda: self._ledger.withdraw(work.name))  # the attempt does not count
         self._insist(runner, lambda: self._ledger.defer(work.name, MEMORY_SHORT, message, not_before))
-        outcome = Failed(Reason.TOO_LARGE, message, may_pass=True)
+        outcome = Failed.of(MemoryShort(message))
         self._put_off(turn, Deferred(work, outcome, time.monotonic() + wait_s, memory_short=True))
 
     def _without_verdict(
@@ -522,7 +531,7 @@ class Engine:
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             probe.unlink()
         except OSError as error:
-            if error.errno not in FULL:  # what is full says so itself
+            if not is_out_of_space(error):  # what is full says so itself
                 return StorageUnavailable(f"media folder {self._media}", error)
         if work.source == "spool" or work.path.is_relative_to(self._partial):
             try:
@@ -568,7 +577,7 @@ class Engine:
                 if folder.is_dir():  # somebody may have emptied `.partial`
                     return folder
         folder = self._partial / f"{self._mark}-{os.getpid()}-{next(self._numbers)}"
-        with _making(self._media):
+        with mapped(partial(storage_error, f"media folder {self._media}")):
             folder.mkdir(mode=0o700)
         return folder
 
@@ -759,15 +768,4 @@ def _given_up(entry: InstanceRow) -> Failed:
         f"given up: each of {entry.interruptions} attempts was interrupted, as by the end of the exporter, the last "
         f"{isolation.ALONE} with nothing else under way"
     )
-    return Failed(Reason.DECODER_CRASH, message, may_pass=False)
-
-
-@contextmanager
-def _making(folder: Path) -> Iterator[None]:
-    """Tell a full disk from a folder that cannot be used."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise OutOfSpace(f"media folder {folder}: {error.strerror}") from error
-        raise StorageUnavailable(f"media folder {folder}", error) from error
+    return Failed.of(AttemptsInterrupted(message))

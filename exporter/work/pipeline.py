@@ -10,7 +10,6 @@ Must never: put an exception's text into an outcome unless it is an error of our
 from __future__ import annotations
 
 import errno
-import os
 import traceback
 from functools import partial
 from pathlib import Path
@@ -18,18 +17,19 @@ from typing import TYPE_CHECKING, Any, Final
 
 from exporter.dicom.bytesource import SourceGone
 from exporter.errors import (
-    GONE,
     ExportError,
     IdentityMismatch,
+    InternalError,
     MachineCondition,
-    OutOfSpace,
-    Reason,
     SkipInstance,
     SkipReason,
     StorageUnavailable,
+    TooLarge,
+    storage_error,
 )
 from exporter.outcome import Exported, Failed, InstanceIdentity, Outcome, Skipped
 from exporter.work.protocol import ExportStopped
+from listener.foundation.disk import is_gone, is_out_of_space, is_too_large
 from listener.intake.identity import IMPLEMENTATION_CLASS_UID
 
 if TYPE_CHECKING:
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from exporter.settings.settings import MediaSettings
     from exporter.work.protocol import Ask, Export, WorkerJob
 
-FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-"""Errors of the output's file system that say nothing about the instance."""
 PROJECT: Final = Path(__file__).resolve().parents[2]
 
 
@@ -92,17 +90,14 @@ def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: A
     except ExportError as error:
         if isinstance(error, SourceGone) and job.ours:
             raise StorageUnavailable(str(error)) from None
-        return Failed(error.reason, str(error), error.may_pass, known.identity, known.source_sha256)
+        return known.failed(error)
     except MemoryError:
-        message = f"needs more memory than limits.memory_mb permits ({settings.limits.memory_mb} MiB)"
-        return Failed(Reason.TOO_LARGE, message, may_pass=False, identity=known.identity)
+        most = settings.limits.memory_mb
+        return known.failed(TooLarge(f"needs more memory than limits.memory_mb permits ({most} MiB)"))
     except OSError as error:
-        return _of_system(error, known, job)
+        return known.failed(_of_system(error, job))
     except Exception as error:  # noqa: BLE001 - the one place around a job: a defect costs one instance
-        message = f"{type(error).__name__} at {place(error)}"
-        return Failed(
-            Reason.INTERNAL, message, may_pass=True, identity=known.identity, source_sha256=known.source_sha256
-        )
+        return known.failed(InternalError(f"{type(error).__name__} at {place(error)}"))
 
 
 class _Known:
@@ -110,6 +105,10 @@ class _Known:
 
     identity: InstanceIdentity | None = None
     source_sha256: str | None = None
+
+    def failed(self, error: ExportError) -> Failed:
+        """The outcome that `error` means."""
+        return Failed.of(error, self.identity, self.source_sha256)
 
 
 def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: Ask, known: _Known) -> Outcome:
@@ -179,23 +178,20 @@ def _uid(elements: Any, keyword: str) -> str:
     return str(value).strip("\0 ") if value is not None else ""
 
 
-def _of_system(error: OSError, known: _Known, job: WorkerJob) -> Failed:
+def _of_system(error: OSError, job: WorkerJob) -> ExportError:
     """What an error of the system means that no boundary has mapped.
 
     Raises:
         OutOfSpace: The output's file system takes no more.
         StorageUnavailable: The folder for partial files is gone.
     """
+    what = "writing media"
+    if is_out_of_space(error) or (is_gone(error) and str(error.filename).startswith(f"{job.folder}/")):
+        raise storage_error(what, error) from None
+    if is_too_large(error):
+        return TooLarge(f"{what}: the file would pass the largest size that a worker may write")
     name = errno.errorcode.get(error.errno or 0, "unknown")
-    if error.errno in FULL:
-        raise OutOfSpace(f"writing media: {os.strerror(error.errno or 0)}") from None
-    if error.errno in GONE and str(error.filename).startswith(f"{job.folder}/"):
-        raise StorageUnavailable(f"writing media: {os.strerror(error.errno or 0)}") from None
-    if error.errno == errno.EFBIG:
-        message = "writing media: the file would pass the largest size that a worker may write"
-        return Failed(Reason.TOO_LARGE, message, may_pass=False, identity=known.identity)
-    message = f"{type(error).__name__} ({name}) at {place(error)}"
-    return Failed(Reason.INTERNAL, message, may_pass=True, identity=known.identity, source_sha256=known.source_sha256)
+    return InternalError(f"{type(error).__name__} ({name}) at {place(error)}")
 
 
 def place(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.errors import OutOfSpace, Reason, StorageUnavailable
+from exporter.errors import DecoderCrash, ExportTimeout, OutOfSpace, ProcessorTimeSpent, StorageUnavailable
 from exporter.outcome import Failed, InstanceIdentity, Outcome, Skipped, from_json
 from listener.foundation.errors import Unusable
 from listener.foundation.processes import ChildProcess, exit_in_words
@@ -68,15 +68,6 @@ class WorkerKilled(Exception):
 
 class SetAside(Exception):
     """The job took long and others wait: it was given up without a verdict."""
-
-
-class _Gone(Exception):
-    """The process is dead, or was killed for what it did; holds the outcome of its job."""
-
-    def __init__(self, reason: Reason, message: str, *, may_pass: bool = True) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.may_pass = may_pass
 
 
 def _always() -> bool:
@@ -169,7 +160,7 @@ class Worker:
         try:
             self._send(self._setup.hello())
             word, _ = self._message(time.monotonic() + self._setup.start_s, "start")
-        except _Gone as gone:
+        except (DecoderCrash, ExportTimeout) as gone:
             # No instance was opened yet, so what it printed can be shown.
             last_line = self._last_words.decode("utf-8", "replace").strip().rpartition("\n")[2]
             hint = last_line[:300] or "it printed nothing; raise limits.memory_mb if it is low"
@@ -233,8 +224,8 @@ class Worker:
                 if skipped is not None and word == "stopped":
                     return skipped
             return self._verdict(word, text)
-        except _Gone as gone:
-            return Failed(gone.reason, str(gone), gone.may_pass, identity)
+        except (DecoderCrash, ExportTimeout) as gone:
+            return Failed.of(gone, identity)
         finally:
             self._may_continue = _always
             self.last_progress = time.monotonic()
@@ -252,16 +243,16 @@ class Worker:
                 return outcome
         raise self._nonsense()
 
-    def _nonsense(self) -> _Gone:
+    def _nonsense(self) -> DecoderCrash:
         self._child.end()
-        return _Gone(Reason.DECODER_CRASH, "the worker process gave an answer that makes no sense")
+        return DecoderCrash("the worker process gave an answer that makes no sense")
 
     # -- the pipe ----------------------------------------------------------------------------------------------------
 
     def _pipes(self) -> tuple[int, int, int]:
         pipes = self._child.pipes
         if pipes is None:
-            raise _Gone(Reason.DECODER_CRASH, "the worker process is gone")
+            raise DecoderCrash("the worker process is gone")
         return pipes
 
     def _send(self, message: object) -> None:
@@ -283,7 +274,7 @@ class Worker:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
                 self._child.end()
-                raise _Gone(Reason.TIMEOUT, f"{operation}: took longer than limits.wall_s permits; stopped")
+                raise ExportTimeout(f"{operation}: took longer than limits.wall_s permits; stopped")
             if not self._may_continue():
                 self._child.end()
                 raise SetAside
@@ -305,7 +296,7 @@ class Worker:
         word, _, text = line.partition(b" ")
         return word.decode("ascii", "replace"), text
 
-    def _death(self) -> _Gone:
+    def _death(self) -> DecoderCrash | ExportTimeout:
         """Why the process ended by itself.
 
         Raises:
@@ -320,11 +311,11 @@ class Worker:
                 "used more processor time than is permitted for its size (limits.cpu_s, limits.cpu_base_s, "
                 "limits.cpu_s_per_mb, limits.cpu_s_per_megapixel); stopped"
             )
-            return _Gone(Reason.TIMEOUT, message, may_pass=False)  # it would again
+            return ProcessorTimeSpent(message)
         if code == -signal.SIGKILL:
             raise WorkerKilled("a worker process was killed from outside (memory may be short)")
         how = "died of" if code < 0 else "ended with"
-        return _Gone(Reason.DECODER_CRASH, f"the worker process {how} {exit_in_words(code)}")
+        return DecoderCrash(f"the worker process {how} {exit_in_words(code)}")
 
 
 def _text(text: bytes) -> str:

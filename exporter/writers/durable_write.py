@@ -1,7 +1,7 @@
 """Writing of media files: durable, hashed, and with every error of the operating system as one of ours.
 
 Contract: a file that was sealed is on the disk, byte for byte what its hash says. Every `OSError` of writing leaves
-here as `OutOfSpace`, `StorageUnavailable` or `EncodeFailed`; a failed fsync is never tried again (Linux reports an I/O
+here as what `write_error` says; a failed fsync is never tried again (Linux reports an I/O
 error once).
 """
 
@@ -10,22 +10,22 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from exporter.errors import GONE, EncodeFailed, OutOfSpace, StorageUnavailable
+from exporter.errors import EncodeFailed, StorageUnavailable, TooLarge, out_of_space
 from exporter.outcome import MediaFile
+from listener.foundation.disk import is_gone, is_too_large, mapped
 from listener.foundation.durable import start_write_back
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from exporter.outcome import MediaType
 
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-"""No verdict on the instance: a disk that is full or was mounted read-only takes it later."""
 _PIECE = 1 << 20
 _MOST_UNSYNCED = 64
 """Files that a batch holds open: far fewer than a process may."""
@@ -39,29 +39,26 @@ class Sealed:
     sha256: str
 
 
-@contextmanager
-def writing(operation: str) -> Iterator[None]:
-    """Map the operating system's errors of one write.
-
-    Raises:
-        OutOfSpace: The disk or a quota is full, or the disk read-only.
-        StorageUnavailable: The folder to write in is gone.
-        EncodeFailed: Anything else the operating system refuses.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise write_error(operation, error) from None
+def writing(operation: str) -> AbstractContextManager[None]:
+    """Map the operating system's errors of one write; see `write_error`."""
+    return mapped(partial(write_error, operation))
 
 
 def write_error(operation: str, error: OSError) -> Exception:
-    """The error of ours that an `OSError` of writing means."""
-    if error.errno in _NO_SPACE:
-        return OutOfSpace(f"{operation}: {'read-only' if error.errno == errno.EROFS else 'no space left'}")
+    """The error of ours that an `OSError` of writing means.
+
+    Returns:
+        OutOfSpace: The disk or a quota is full, or the disk read-only.
+        StorageUnavailable: The folder to write in is gone.
+        TooLarge: The file would pass the largest size that a worker may write.
+        EncodeFailed: Anything else the operating system refuses.
+    """
     name = errno.errorcode.get(error.errno or 0, type(error).__name__)
-    if error.errno in GONE:
+    if is_gone(error):
         return StorageUnavailable(f"{operation}: the folder for partial files is gone ({name})")
-    return EncodeFailed(f"{operation}: the operating system refused ({name})")
+    if is_too_large(error):
+        return TooLarge(f"{operation}: the file would pass the largest size that a worker may write")
+    return out_of_space(operation, error) or EncodeFailed(f"{operation}: the operating system refused ({name})")
 
 
 class SyncBatch:

@@ -2,7 +2,7 @@
 
 configuration  one file, one model, every fault at once
 yaml_file      YAML with the line of every key
-fields         kinds of values that sections share
+fields         kinds of values that sections share, and what they mean
 errors         what cannot be used, and what to do
 logs           logs without patient data
 text           foreign text, written safely
@@ -14,6 +14,7 @@ cpu_limit      processor time of this process
 locks          locks between processes
 backoff        pauses between attempts that double
 durable        files and names that survive a power cut
+disk           what an error of the file system says
 file_kind      what a path leads to, in a word
 sqlite_files   databases: made, opened, explained, watched
 """

@@ -1,4 +1,4 @@
-"""The file meta information that goes before a received data set (PS3.10 7.1).
+"""The file meta information that goes before a received data set (PS3.10 7.1), written and read again.
 
 Contract: 128 zero bytes, ``DICM`` and group 0002, made here: a sender has no say in the preamble, and its AE title
 and address go into the elements meant for them. The data set's bytes follow as they came.
@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from listener.intake.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from listener.intake.walk import LONG_VRS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PREAMBLE: Final = bytes(128) + b"DICM"
 _SHORT: Final = struct.Struct("<HH2sH")
@@ -52,6 +56,27 @@ class FileMeta:
         instance = _uid(0x0003, sop_instance_uid)
         length = len(self._before) + len(instance) + len(self._after)
         return b"".join((_PREAMBLE, _group_length(length), self._before, instance, self._after))
+
+
+def elements_of(head: bytes) -> Iterator[tuple[int, bytes]]:
+    """Group 0002 at the beginning of a Part 10 file, as far as `head` holds it (explicit VR little endian, PS3.10 7.1).
+
+    Yields:
+        Element number and value, padding included, of each element that is there as a whole.
+    """
+    if head[128 : len(_PREAMBLE)] != b"DICM":
+        return
+    at = len(_PREAMBLE)
+    while at + _SHORT.size <= len(head):
+        group, element, vr, length = _SHORT.unpack_from(head, at)
+        at += _SHORT.size
+        if vr in LONG_VRS:
+            length = int.from_bytes(head[at : at + 4], "little")
+            at += 4
+        if group != 2 or at + length > len(head):
+            return
+        yield element, head[at : at + length]
+        at += length
 
 
 def _group_length(length: int) -> bytes:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from listener.foundation.configuration import FilePath, Section
-from listener.foundation.fields import AETitle, Port, PositiveInt, PositiveSeconds
+from listener.foundation.fields import AETitle, Port, PositiveInt, PositiveSeconds, is_loopback
 from listener.foundation.logs import LogSection
 from listener.settings.dicomweb import DicomwebSection
 from listener.settings.orthanc import OrthancSection
@@ -26,16 +26,6 @@ MOST_BY_ITSELF = 3
 
 MOST_ASSOCIATIONS_OF_PYNETDICOM = 400
 """It waits by select(2), which knows no descriptor above 1023; an association takes two."""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach an address."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class PeerSection(Section):

@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from datetime import date
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
 from listener.foundation.configuration import FilePath, Section, Spelling
-from listener.foundation.fields import AETitle, PositiveInt, PositiveSeconds
+from listener.foundation.fields import AETitle, PositiveInt, PositiveSeconds, is_loopback
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,13 +115,7 @@ class OrthancSection(Section):
     @property
     def is_loopback(self) -> bool:
         """Whether it runs on this machine."""
-        host = urlsplit(self.url).hostname or ""
-        if host == "localhost":
-            return True
-        try:
-            return ip_address(host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(urlsplit(self.url).hostname or "")
 
     def state_file(self, folder: Path) -> Path:
         """Where it is remembered what was taken from this server."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING
 
+from listener.foundation import disk
 from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
@@ -35,9 +35,5 @@ class SpoolWriteFailed(Exception):
 
     def __init__(self, operation: str, cause: OSError) -> None:
         super().__init__(f"{operation} failed: {cause.strerror or cause}")
-        self.errno = cause.errno
-
-    @property
-    def is_full(self) -> bool:
-        """Whether a disk or a quota is exhausted, as against broken or read-only."""
-        return self.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        self.is_full = disk.is_full(cause) or disk.is_too_large(cause)
+        """Whether a disk, a quota or a file is as large as it may be, as against broken or read-only."""

@@ -148,7 +148,7 @@ class ArchiveMembers:
             with open_archive(self._path) as file:
                 yield from self._entries(file, memory, scratch)
         except Unreadable as error:  # it could not even be opened
-            yield InputEntry(self._name, 0, 0, decided=Failed(error.reason, str(error), may_pass=False))
+            yield InputEntry(self._name, 0, 0, decided=Failed.of(error))
 
     def _entries(self, file: ArchiveFile, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
         about, count = file.about, 0
@@ -179,7 +179,7 @@ class ArchiveMembers:
             outcome = Skipped(SkipReason.ARCHIVE, f"an archive; its {count} members have outcomes of their own")
         except ExportError as error:
             message = f"{error}; {count} members before that have outcomes of their own"
-            outcome = Failed(error.reason, message, may_pass=False)
+            outcome = Failed.of(type(error)(message))
         yield InputEntry(self._name, about.st_size, about.st_mtime_ns, decided=outcome)
 
     def _members(self, archive: Archive, archive_bytes: int) -> Iterator[tuple[str, str, ArchiveMember]]:

@@ -13,20 +13,20 @@ import json
 import os
 import re
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from exporter.errors import OutOfSpace
+from exporter.errors import out_of_space
 from exporter.inputs.contract import InputUnusable
 from exporter.inputs.orthanc_storage.index import OWN_FILES, UUID
 from exporter.inputs.walk import Outputs, walk
 from exporter.results.intents import MediaFolderUnusable
-from exporter.results.publish import FULL
+from listener.foundation.disk import mapped
 
 if TYPE_CHECKING:
     import threading
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from exporter.inputs.walk import WalkedFile
@@ -134,11 +134,6 @@ def list_orphans(found: Iterator[tuple[WalkedFile, str]], output: Path | None, s
     return None if stop.is_set() else Orphans(counts[UNKNOWN], counts[OUTSIDE])
 
 
-@contextmanager
-def _disk_errors(output: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise OutOfSpace(f"list of orphans in {output}: {error.strerror}") from error
-        raise MediaFolderUnusable(output, error) from error
+def _disk_errors(output: Path) -> AbstractContextManager[None]:
+    what = f"list of orphans in {output}"
+    return mapped(lambda error: out_of_space(what, error) or MediaFolderUnusable(output, error))

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from exporter.errors import ExportError, Reason
+from exporter.errors import ExportError, Unreadable
 from exporter.inputs.contract import InputEntry
 from exporter.inputs.orthanc_storage.ahead import ahead
 from exporter.inputs.orthanc_storage.attachments import AttachmentFacts, Indexed, missing, place
@@ -113,7 +113,7 @@ class IndexedReader:
             self.noticed.missing += isinstance(error, (FileNotFoundError, NotADirectoryError))
             return _failed(place(uuid), missing(uuid, path))
         if attachment.fault:
-            decided = Failed(Reason.UNREADABLE, f"attachment {uuid}: {attachment.fault}", may_pass=False)
+            decided = Failed.of(Unreadable(f"attachment {uuid}: {attachment.fault}"))
             return InputEntry(place(uuid), about.st_size, about.st_mtime_ns, decided=decided)
         content = Indexed(attachment, path, self._limits, scratch)
         return InputEntry(place(uuid), about.st_size, about.st_mtime_ns, content)
@@ -126,7 +126,7 @@ _ELSEWHERE = (
 
 
 def _failed(name: str, message: str) -> InputEntry:
-    return InputEntry(name, 0, 0, decided=Failed(Reason.UNREADABLE, message, may_pass=False))
+    return InputEntry(name, 0, 0, decided=Failed.of(Unreadable(message)))
 
 
 @contextmanager

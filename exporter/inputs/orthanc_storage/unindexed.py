@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from exporter.errors import ExportError, NotDicom, OutOfSpace, Reason, SkipInstance, SkipReason
+from exporter.errors import ExportError, NotDicom, OutOfSpace, SkipInstance, SkipReason, Unreadable
 from exporter.inputs.contract import InputEntry
 from exporter.inputs.orthanc_storage.attachments import AttachmentFacts
 from exporter.inputs.orthanc_storage.orphans import OUTSIDE, files, list_orphans, uuid_at
@@ -126,7 +126,7 @@ class UnindexedReader:
         try:
             path = told.readable()
         except ExportError as error:
-            decided = Failed(error.reason, str(error), may_pass=False)
+            decided = Failed.of(error)
             return InputEntry(found.name, found.size_bytes, found.mtime_ns, decided=decided)
         holds, uid = look_into(path, self._limits)
         if holds is Holds.WHOLE:
@@ -153,9 +153,7 @@ class UnindexedReader:
                         f"attachment {uuid_at(name)}: it holds an instance only up to its pixel data, and the whole "
                         "instance is not here"
                     )
-                    yield InputEntry(
-                        name, size_bytes, mtime_ns, decided=Failed(Reason.UNREADABLE, message, may_pass=False)
-                    )
+                    yield InputEntry(name, size_bytes, mtime_ns, decided=Failed.of(Unreadable(message)))
 
 
 def look_into(path: Path, limits: LimitSettings) -> tuple[Holds, str]:

@@ -12,7 +12,6 @@ last. A file that is gone or damaged is no rotation: its lines, from where it be
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
@@ -25,12 +24,13 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 import structlog
 
-from exporter.errors import GONE, MachineCondition, OutOfSpace, StorageUnavailable
+from exporter.errors import MachineCondition, OutOfSpace, StorageUnavailable
 from exporter.results.ledger import LedgerUnusable
 from exporter.results.line import is_line
 from exporter.results.metadata.inspection import Finding, inspect
 from exporter.results.metadata.rotation import FACTS, START, facts, is_rotated
 from listener.foundation import locks
+from listener.foundation.disk import is_gone, is_out_of_space, is_too_large
 from listener.foundation.durable import fsync_folder
 from listener.foundation.errors import Unusable
 from listener.foundation.file_kind import kind_of
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
     from exporter.results.ledger import Ledger
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""Errors that pass; lines wait in the ledger meanwhile."""
 _TAIL = 1000
 """Lines at the end of the file that are looked at after a crash; those before were fsynced long ago."""
 
@@ -312,9 +310,9 @@ class Appender:
         self._file = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def _verdict(self, what: str, error: OSError) -> MachineCondition | MetadataFileUnusable:
-        if error.errno in _FULL:
+        if is_out_of_space(error) or is_too_large(error):  # lines wait in the ledger until it passes
             return OutOfSpace(f"metadata file {self.path}: the disk or quota is full, or read-only")
-        if error.errno in GONE:
+        if is_gone(error):
             return StorageUnavailable(f"metadata file {self.path}: {what}", error)
         hint = "check that its folder exists, who may write in it, and the disk"
         return MetadataFileUnusable(self.path, f"{what} ({error.strerror or type(error).__name__})", hint)

@@ -10,10 +10,9 @@ Source: PS3.3 C.17.3 (SR document content), C.18 (content item macros), C.17.6 (
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
-from exporter.dicom.elements import READING_ERRORS, quiet_reading, text_of
+from exporter.dicom.elements import READING_ERRORS, finite, quiet_reading, text_of
 from exporter.errors import TooLarge, Unreadable
 
 if TYPE_CHECKING:
@@ -240,12 +239,4 @@ def _texts(source: Dataset, keyword: str) -> list[str]:
 
 def _numbers(source: Dataset, keyword: str) -> list[float]:
     """Every value of an element as a finite number."""
-    return [number for text in _texts(source, keyword) if (number := _float(text)) is not None]
-
-
-def _float(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    return [number for text in _texts(source, keyword) if (number := finite(text)) is not None]

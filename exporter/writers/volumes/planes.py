@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.dicom.elements import READING_ERRORS, integer_of, name_of, quiet_reading, text_of, value_of
+from exporter.dicom.elements import READING_ERRORS, finite, integer_of, name_of, quiet_reading, text_of, value_of
 from exporter.dicom.geometry import Plane
 from exporter.errors import BadGeometry
 from exporter.writers.volumes.formats import AS_STORED, Scaling
@@ -156,11 +156,10 @@ def _number(source: Dataset, keyword: str, default: float) -> float:
     value: Any = value_of(source, keyword)
     if value is None:
         return default
-    try:
-        number = float(value[0] if hasattr(value, "__getitem__") and not isinstance(value, str) else value)
-    except (TypeError, ValueError, LookupError):
-        return default
-    return number if math.isfinite(number) else default
+    if hasattr(value, "__getitem__") and not isinstance(value, str):
+        value = value[0] if len(value) else None
+    number = finite(value)
+    return default if number is None else number
 
 
 def _rescale(source: Dataset) -> Scaling:

@@ -9,16 +9,15 @@ Must never: hold a volume in memory, or leave voxels that no plane filled other 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import zlib
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from exporter.errors import GONE, EncodeFailed, OutOfSpace, StorageUnavailable, VerifyFailed
+from exporter.errors import EncodeFailed, VerifyFailed
+from exporter.writers.durable_write import writing
 from exporter.writers.volumes.formats import NIFTI_BYTES, code_of, nifti_header, nrrd_header, read_nifti_header
 
 if TYPE_CHECKING:
@@ -37,25 +36,6 @@ _COMPRESSION = 2
 _GZIP = 31  # zlib's code for a gzip wrapper with the largest window; its header carries no time and no name
 
 
-@contextmanager
-def disk_errors(operation: str) -> Iterator[None]:
-    """Map what the operating system says about writing.
-
-    Raises:
-        OutOfSpace: The disk or quota is full.
-        StorageUnavailable: The folder to write in is gone.
-        EncodeFailed: Any other error of the file system.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
-            raise OutOfSpace(f"{operation}: no space left") from None
-        if error.errno in GONE:
-            raise StorageUnavailable(operation, error) from None
-        raise EncodeFailed(f"{operation}: {errno.errorcode.get(error.errno or 0, 'EIO')}") from None
-
-
 class VoxelFile:
     """Planes of ``(times, slices, rows, columns)`` voxels in a scratch file, little endian, the last row first.
 
@@ -71,7 +51,7 @@ class VoxelFile:
         self._kept: dict[int, tuple[int, int]] = {}
         """Index of a plane: its place in the scratch file, its checksum."""
         self._scratch = scratch
-        with disk_errors("collect voxels"):
+        with writing("collect voxels"):
             self._fd = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     def __enter__(self) -> Self:
@@ -106,7 +86,7 @@ class VoxelFile:
         slot = self._kept[index][0] if index in self._kept else len(self._kept)
         self._kept[index] = (slot, zlib.crc32(data))
         view, offset = memoryview(data), slot * self.plane_bytes
-        with disk_errors("collect voxels"):
+        with writing("collect voxels"):
             while view:
                 written = os.pwrite(self._fd, view, offset)
                 view, offset = view[written:], offset + written
@@ -129,7 +109,7 @@ class VoxelFile:
         if index not in self._kept:
             return bytes(self.plane_bytes)
         slot, checksum = self._kept[index]
-        with disk_errors("collect voxels"):
+        with writing("collect voxels"):
             data = _pread(self._fd, self.plane_bytes, slot * self.plane_bytes)
         if zlib.crc32(data) != checksum:
             raise VerifyFailed("collect voxels: the scratch file gave other bytes back than were stored")
@@ -171,7 +151,7 @@ def write(voxels: VoxelFile, target: Path, format_: str, scaling: Scaling, time_
         header = nrrd_header(voxels.grid, voxels.dtype, compressed=True)
     else:
         header = nifti_header(voxels.grid, voxels.dtype, scaling, time_step_s)
-    with disk_errors("write volume"):
+    with writing("write volume"):
         fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb", buffering=BLOCK) as file:
             meant = _write_blocks(file, header, voxels, format_)
@@ -199,7 +179,7 @@ def _verify(target: Path, header: bytes, meant: str, voxels: VoxelFile, format_:
     """Read the file back with zlib, another implementation than the one that wrote it."""
     whole, content = hashlib.sha256(), hashlib.sha256()
     head, size = b"", 0
-    with disk_errors("read volume back"), target.open("rb") as file:
+    with writing("read volume back"), target.open("rb") as file:
         for part in _unpacked(file, format_, len(header), whole):
             missing = len(header) - len(head)
             head += part[:missing]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from exporter.dicom.elements import READING_ERRORS, integer_of, name_of, quiet_reading, text_of, value_of
+from exporter.dicom.elements import READING_ERRORS, finite, integer_of, name_of, quiet_reading, text_of, value_of
 from exporter.errors import BadGeometry, CorruptPixels, TooLarge, UnsupportedSyntax
 
 if TYPE_CHECKING:
@@ -238,10 +238,7 @@ def _number(source: Dataset, keyword: str, default: float) -> float:
     value = value_of(source, keyword)
     if value is None:
         return default
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise BadGeometry(f"read waveform: {name_of(keyword)} is not one number") from None
-    if not math.isfinite(number):
-        raise BadGeometry(f"read waveform: {name_of(keyword)} is not finite")
+    number = finite(value)
+    if number is None:
+        raise BadGeometry(f"read waveform: {name_of(keyword)} is not one finite number")
     return number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import resource
 import struct
 import time
 import zlib
@@ -176,6 +177,16 @@ class TestDeflated:
         assert instance.pixels is not None
         assert instance.data.read_at(instance.pixels.offset, 16) == pixels[:16]
         assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+    def test_one_that_passes_the_largest_file_of_a_worker_is_too_large(self, make: Any) -> None:
+        path = make(part10(self.deflate(bare() + element(0x7FE0, 0x10, "OB", NOISE * 4)), self.SYNTAX))
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+        try:
+            with pytest.raises(TooLarge, match="largest size that a worker may write"):
+                Instance.open(path, LIMITS)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
     def test_a_bomb_is_refused_in_little_memory(self, make: Any) -> None:
         packer = zlib.compressobj(9, zlib.DEFLATED, -15)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from exporter.dicom.instance import Instance
-from exporter.errors import EncodeFailed, OutOfSpace, VerifyFailed
+from exporter.errors import EncodeFailed, OutOfSpace, StorageUnavailable, TooLarge, VerifyFailed
 from exporter.frames import open_frames
 from exporter.outcome import MediaType
 from exporter.settings.settings import MediaSettings
@@ -171,7 +172,13 @@ def test_nothing_of_the_patient_is_in_the_file(make_instance: Callable[..., Path
 def test_a_full_disk_is_no_fault_of_the_instance() -> None:
     assert isinstance(write_error("writing", OSError(28, "No space left")), OutOfSpace)
     assert isinstance(write_error("writing", OSError(122, "Quota")), OutOfSpace)
+    assert isinstance(write_error("writing", OSError(errno.EROFS, "Read-only")), OutOfSpace)
+    assert isinstance(write_error("writing", OSError(errno.ESTALE, "Stale")), StorageUnavailable)
+
+
+def test_a_file_that_cannot_be_written_is_the_instances_own_fault() -> None:
     assert isinstance(write_error("writing", OSError(5, "I/O")), EncodeFailed)
+    assert isinstance(write_error("writing", OSError(errno.EFBIG, "File too large")), TooLarge)
 
 
 def test_every_single_frame_of_the_corpus_is_what_the_frames_say(

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from pydicom.data import get_testdata_file
 
 from exporter.dicom.instance import Instance
-from exporter.errors import SkipReason
+from exporter.errors import BadWorkerAnswer, SkipReason
 from exporter.outcome import Exported, InstanceIdentity, MediaFile, MediaType, Rendering, Skipped, Timing
-from exporter.results.line import BadRecordError, line, says_the_same, shown
+from exporter.results.line import line, says_the_same, shown
 from exporter.results.metadata.record import record_text
 from exporter.settings.settings import LimitSettings
 
@@ -91,7 +91,7 @@ def test_what_is_no_json_object_is_no_record(record: str) -> None:
     if record == "":
         assert made(exported(record)).keys() == {"dicom_file", "media_file", "media_type", "export"}
         return
-    with pytest.raises(BadRecordError) as caught:
+    with pytest.raises(BadWorkerAnswer) as caught:
         made(exported(record))
     assert "nonsense" not in str(caught.value)
 
