@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import count
@@ -289,8 +290,9 @@ def held_back(ledger: Ledger, work: Callable[[int], object], number: int) -> tup
         holder = threads.submit(ledger._writer.run, hold)
         assert held.wait(10)
         futures = [threads.submit(attempt, index) for index in range(number)]
+        deadline = time.monotonic() + 10
         while len(ledger._writer._queue) < number:
-            pass
+            assert time.monotonic() < deadline, "the operations do not come together"
         gate.set()
         holder.result()
         results = [future.result() for future in futures]

@@ -153,9 +153,12 @@ def test_f09_a_hundred_times_the_same_bytes_are_a_hundred_items(attacked: Receiv
 
 def test_f10_uids_that_differ_in_padding_or_zeros_overwrite_nothing(attacked: Receiver) -> None:
     with established(attacked) as requestor:
-        for uid in ("1.2.30", "1.2.030", "1.2.3"):
+        uids = ("1.2.30", "1.2.030", "1.2.3", "1.2.3\0")
+        before = attacked.new()
+        for uid in uids:
             assert requestor.store(uid).status == 0
-    assert len({p.read_bytes() for p in attacked.new()} & {p.read_bytes() for p in attacked.new()}) >= 3
+    kept = sorted(stored_data_set(path) for path in attacked.new() if path not in before)
+    assert kept == sorted(data_set(uid) for uid in uids)
 
 
 # -- B. network --------------------------------------------------------------------------------------------------------
