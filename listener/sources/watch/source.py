@@ -54,10 +54,18 @@ DONE: Final = ".done"
 class WatchSource:
     """One watched folder."""
 
-    def __init__(self, section: WatchSection, settings: ListenerSettings, surroundings: Surroundings) -> None:
+    def __init__(
+        self,
+        section: WatchSection,
+        settings: ListenerSettings,
+        surroundings: Surroundings,
+        *,
+        try_again_s: float = TRY_AGAIN_S,
+    ) -> None:
         self._section = self._wanted_section = section
         self._most_bytes = settings.listener.limits.max_instance_bytes
         self._surroundings = surroundings
+        self._try_again_s = try_again_s
         self._path = Path(os.path.abspath(section.watch))  # noqa: PTH100 - pathlib would follow links
         key = hashlib.sha256(os.fsencode(self._path)).hexdigest()[:16]
         self._memory_path = surroundings.state / "watch" / f"{key}.db"
@@ -281,7 +289,7 @@ class WatchSource:
             word = trouble.name.lower()
             self._surroundings.counters.add(f"files_{word}")
             log.warning("file not taken", folder=str(self._path), file=token(candidate.name), why=word)
-        self._unsaved[candidate.name] = candidate, trouble, time.time() + TRY_AGAIN_S
+        self._unsaved[candidate.name] = candidate, trouble, time.time() + self._try_again_s
 
     def _settle(self, root: int, away: list[Candidate]) -> None:
         """Remember what was taken, then take away what is to go."""
@@ -304,7 +312,7 @@ class WatchSource:
                 except OSError as error:
                     self._surroundings.counters.add("files_not_taken_away")
                     self._tell("away", "files cannot be taken away and stay", problem=error.strerror or "")
-                    self._unsaved[candidate.name] = candidate, FileState.TAKEN, time.time() + TRY_AGAIN_S
+                    self._unsaved[candidate.name] = candidate, FileState.TAKEN, time.time() + self._try_again_s
         if len(gone) == len(away):
             self._told.discard("away")
         self._save()

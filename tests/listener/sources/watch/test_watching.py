@@ -245,11 +245,9 @@ def test_another_file_that_takes_the_name_in_the_last_instant_is_not_lost(
         assert list((tmp_path / "done").iterdir()) == []
 
 
-def test_files_that_cannot_be_taken_away_are_not_taken_twice(
-    watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_cannot_be_taken_away_are_not_taken_twice(watched: Watched, tmp_path: Path) -> None:
     put(watched.folder / "x.dcm", b"x")
-    monkeypatch.setattr("listener.sources.watch.source.TRY_AGAIN_S", 0.05)
+    watched.options["try_again_s"] = 0.05
     put(tmp_path / "done" / "sub", b"a file where a folder is needed")
     put(watched.folder / "sub" / "y.dcm", b"y")
     with capture_logs() as lines:
@@ -282,7 +280,7 @@ def test_a_file_that_cannot_be_read_is_said_once_and_tried_again(
     watched: Watched, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(watched.folder / "x.dcm", b"x")
-    monkeypatch.setattr("listener.sources.watch.source.TRY_AGAIN_S", 0.05)
+    watched.options["try_again_s"] = 0.05
     readv, tries = os.readv, []
 
     def bad_disk(fd: int, buffers: Any) -> int:

@@ -28,6 +28,8 @@ class Watched:
         self.counters = Counters()
         self.surroundings = Surroundings(spool, self.space, self.counters, data / "sources")
         self.source: WatchSource | None = None
+        self.options: dict[str, Any] = {}
+        """For the source, beside its settings."""
 
     def settings(self, more: dict[str, Any], listener: dict[str, Any] | None = None) -> ListenerSettings:
         entry = {"watch": str(self.folder)} | QUICK | more
@@ -35,7 +37,7 @@ class Watched:
 
     def start(self, listener: dict[str, Any] | None = None, **more: Any) -> WatchSource:
         settings = self.settings(more, listener)
-        self.source = WatchSource(settings.sources[0], settings, self.surroundings)
+        self.source = WatchSource(settings.sources[0], settings, self.surroundings, **self.options)
         self.source.start()
         return self.source
 
