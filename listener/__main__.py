@@ -7,11 +7,13 @@ Exit codes: 0 stopped as told, 1 could not run (port in use, unusable data folde
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from listener.foundation import logs
+from listener.foundation.processes import end_with_parent
 from listener.settings.listener import DataFolder, ListenerSettings
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ USAGE_OR_CONFIGURATION = 2
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
+    end_with_parent(signal.SIGTERM)
     sys.exit(_run(_parser().parse_args(arguments)))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from exporter.commands.config import keep_copy, refuse_untried
 from exporter.commands.options import DataOptions, TakeOverOption, running_in_words
+from listener.foundation.processes import end_with_parent
 
 if TYPE_CHECKING:
     from exporter.settings.settings import Settings
@@ -39,6 +41,7 @@ def run(
     places: DataOptions | None = None, *, log_level: LogLevelOption = None, take_over: TakeOverOption = False
 ) -> int:
     """Export what the daemon `listener` puts into the data folder's spool, until SIGTERM or Ctrl-C."""
+    end_with_parent(signal.SIGTERM)
     places = places or DataOptions()
     settings = _ready(places, log_level)
     refuse_untried(settings, places.config)

@@ -10,12 +10,10 @@ Must never: import what the daemons do, so that nothing of theirs can end this p
 
 from __future__ import annotations
 
-import ctypes
 import secrets
 import select
 import signal
 import socket
-import subprocess
 import sys
 import time
 from contextlib import contextmanager, nullcontext, suppress
@@ -23,7 +21,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from listener.foundation.processes import own_environment
+from listener.foundation.backoff import Backoff
+from listener.foundation.processes import ChildProcess, exit_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,86 +39,53 @@ READY_S: Final = 120.0
 SILENT_S: Final = 180.0
 """A daemon that was ready and says nothing for so long hangs: it is killed and started again."""
 STOP_S: Final = 75.0
-LONGEST_PAUSE_S: Final = 30.0
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class _Daemon:
     """One of the two daemons, over all its lives."""
 
-    def __init__(self, name: str, arguments: list[str]) -> None:
+    def __init__(self, name: str, *arguments: str) -> None:
         self.name = name
-        self._arguments = arguments
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         address = f"exporter-serve-{secrets.token_hex(8)}"
         self._socket.bind(f"\0{address}")
         self._socket.setblocking(False)
-        self._environment = own_environment() | {
-            "NOTIFY_SOCKET": f"@{address}",
-            "WATCHDOG_USEC": str(int(SILENT_S * 1e6)),
-        }
-        self._process: subprocess.Popen[bytes] | None = None
-        self._heard_at = 0.0
-        self._start_at = 0.0
-        self._pause_s = 0.5
-        self.is_ready = False
-        self.was_ready = False
+        watched = {"NOTIFY_SOCKET": f"@{address}", "WATCHDOG_USEC": str(int(SILENT_S * 1e6))}
+        self.child = ChildProcess(*arguments, environment=watched, backoff=Backoff(1.0, 30.0))
+        self._was_ready = False
 
     def fileno(self) -> int:
-        """Of the socket on which it tells how it is."""
+        """Descriptor of the socket on which the daemon sends its notifications."""
         return self._socket.fileno()
 
-    def start(self) -> None:
-        self.is_ready = False
-        self._heard_at = time.monotonic()
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", *self._arguments],
-            stdin=subprocess.DEVNULL,
-            env=self._environment,
-            process_group=0,  # Ctrl-C is ours to pass on
-            preexec_fn=_end_with_parent,  # noqa: PLW1509 - this process has one thread
-        )
-
     def supervise(self) -> int | None:
-        """Take its messages, start it again if it ended; its exit code if it ended before it was ever ready."""
+        """Read the daemon's notifications, end it where it hangs, start it again where it ended.
+
+        Returns:
+            Its exit code if it ended before it was ever ready; otherwise None.
+        """
         with suppress(BlockingIOError):
-            while words := self._socket.recv(4096):
-                self._heard_at = time.monotonic()
-                if b"READY=1" in words.split(b"\n"):
-                    self.is_ready = self.was_ready = True
-                    self._pause_s = 0.5
-        process = self._process
-        if process is None:
-            if time.monotonic() >= self._start_at:
-                self.start()
+            while lines := self._socket.recv(4096):
+                self.child.hear(is_ready=b"READY=1" in lines.split(b"\n"))
+        self._was_ready |= self.child.is_ready
+        if self.child.is_due:
+            self.child.start()
             return None
-        code = process.poll()
+        code = self.child.exit_code()
         if code is None:
-            if time.monotonic() - self._heard_at > (SILENT_S if self.is_ready else READY_S):
+            if self.child.exists and self.child.silent_s > (SILENT_S if self.child.is_ready else READY_S):
                 log.error("a daemon gives no sign of life: ended", daemon=self.name)
-                process.kill()
+                self.child.kill()
             return None
-        if not self.was_ready and code > 0:
+        if not self._was_ready and code > 0:
             return code
-        self._process, self.is_ready = None, False
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-        self._start_at = time.monotonic() + self._pause_s
-        how = f"code {code}" if code >= 0 else signal.Signals(-code).name
-        log.error("a daemon ended unexpectedly: started again", daemon=self.name, how=how, pause_s=self._pause_s)
+        how, pause_s = exit_in_words(code), self.child.postpone()
+        log.error("a daemon ended unexpectedly: started again", daemon=self.name, how=how, pause_s=pause_s)
         return None
 
-    def terminate(self, number: signal.Signals) -> None:
-        """Tell it to end."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
-
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
         self._socket.close()
-
-    @property
-    def is_running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
 
 
 def serve(
@@ -142,11 +108,11 @@ def serve(
     options = ["--data", str(data.root)]
     options += ["--config", str(config)] if config is not None else []
     options += ["--log-level", log_level] if log_level is not None else []
-    daemons = [_Daemon("listener", ["listener", *options]), _Daemon("exporter", ["exporter", "run", *options])]
+    daemons = [_Daemon("listener", "listener", *options), _Daemon("exporter", "exporter", "run", *options)]
     with _signals() as told:
         try:
             for daemon in daemons:  # one after the other: what is wrong with both is then said once
-                daemon.start()
+                daemon.child.start()
                 code = _until_ready(daemon, daemons, told)
                 if code is not None:
                     return code
@@ -159,7 +125,7 @@ def serve(
 
 def _until_ready(daemon: _Daemon, daemons: list[_Daemon], told: list[int]) -> int | None:
     """Wait for one daemon; the exit code if there is nothing to wait for any more."""
-    while not daemon.is_ready:
+    while not daemon.child.is_ready:
         if told:
             return 0
         select.select([daemon], [], [], TICK_S)
@@ -180,20 +146,18 @@ def _watch(daemons: list[_Daemon], told: list[int]) -> int:
 
 def _stop(daemons: list[_Daemon], told: list[int]) -> None:
     """Have both finish what is under way; another signal makes them hurry, and time out ends them."""
-    passed_on = len(told)
-    for daemon in daemons:
-        daemon.terminate(signal.SIGTERM)
     until = time.monotonic() + STOP_S
-    while any(daemon.is_running for daemon in daemons):
+    passed_on = -1
+    while any(daemon.child.exists and daemon.child.exit_code() is None for daemon in daemons):
         if len(told) > passed_on:
             passed_on = len(told)
             for daemon in daemons:
-                daemon.terminate(signal.SIGTERM)
+                daemon.child.send_signal(signal.SIGTERM)
         if time.monotonic() > until:
-            for daemon in daemons:
-                daemon.terminate(signal.SIGKILL)
+            break
         time.sleep(TICK_S / 4)
     for daemon in daemons:
+        daemon.child.end()
         daemon.close()
 
 
@@ -228,14 +192,12 @@ def _samples(settings: Settings) -> Iterator[None]:
         _write("The samples of --demo are sent without TLS only: none are sent.")
         yield
         return
-    command = [sys.executable, "-P", "-m", "exporter.services.demo", _reachable(listener.host), str(listener.port)]
-    process = subprocess.Popen([*command, listener.ae_title], stdin=subprocess.DEVNULL, env=own_environment())
+    demo = ChildProcess("exporter.services.demo", _reachable(listener.host), str(listener.port), listener.ae_title)
+    demo.start()
     try:
         yield
     finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
+        demo.end()
 
 
 def _write(text: str) -> None:
@@ -247,10 +209,6 @@ def _write(text: str) -> None:
 def _reachable(host: str) -> str:
     """The address at which this machine reaches what is bound to `host`."""
     return "127.0.0.1" if host in {"0.0.0.0", "::", "localhost"} else host  # noqa: S104 - nothing is bound here
-
-
-def _end_with_parent() -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 @contextmanager

@@ -15,8 +15,6 @@ import math
 import os
 import select
 import signal
-import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -25,8 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from exporter.errors import OutOfSpace, Reason, StorageUnavailable
 from exporter.outcome import Failed, InstanceIdentity, Outcome, Skipped, from_json
-from exporter.work.worker import PARENT_VARIABLE
-from listener.foundation.processes import own_environment
+from listener.foundation.processes import ChildProcess, exit_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -48,6 +45,12 @@ TICK_S: Final = 1.0
 _CHUNK: Final = 1 << 20
 _LAST_WORDS_BYTES: Final = 4096
 _DEATH_S: Final = 5.0
+"""A process closes its pipe a moment before its end."""
+_VARIABLES: Final = {
+    "OMP_NUM_THREADS": "1",  # as many workers as cores: threads inside them only fight
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+}
 
 
 class WorkerUnstartable(Exception):
@@ -120,21 +123,24 @@ class Worker:
 
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
-        self._process: subprocess.Popen[bytes] | None = None
-        self._lock = threading.Lock()  # between `cancel` and the end of a process
+        self._child = ChildProcess("exporter.work.worker", environment=_VARIABLES)
+        self._lock = threading.Lock()  # between `cancel` and the start of a process
         self._cancelled = False
         self._may_continue: Callable[[], bool] = _always
         self._received = bytearray()
         self._last_words = b""
-        self.starts = 0
-        """How many processes were started so far."""
         self.last_progress = time.monotonic()
         """When this was last seen to do its duty: the watchdog looks at it."""
 
     @property
     def has_process(self) -> bool:
         """Whether there is a process, working or not."""
-        return self._process is not None
+        return self._child.exists
+
+    @property
+    def starts(self) -> int:
+        """How many processes were started so far."""
+        return self._child.starts
 
     # -- life of the process -----------------------------------------------------------------------------------------
 
@@ -146,10 +152,10 @@ class Worker:
             WorkerKilled: It is killed before it is ready, several times in a row.
             Cancelled: `cancel` was called.
         """
-        if self._process is not None and self._process.poll() is not None:
-            self._end()  # it died while it had nothing to do: no instance is to blame
+        if self._child.exit_code() is not None:
+            self._child.end()  # it died while it had nothing to do: no instance is to blame
         tries = 0
-        while self._process is None:
+        while not self._child.exists:
             try:
                 self._try_start()
             except (WorkerUnstartable, WorkerKilled):
@@ -168,63 +174,27 @@ class Worker:
             hint = last_line[:300] or "it printed nothing; raise limits.memory_mb if it is low"
             raise WorkerUnstartable(f"worker processes do not start ({gone}): {hint}") from None
         if word != "ready":
-            self._end()
+            self._child.end()
             raise WorkerUnstartable(f"a worker process answers {word!r} instead of being ready")
         self._last_words = b""
 
     def _start(self) -> None:
-        environment = own_environment() | {
-            PARENT_VARIABLE: str(os.getpid()),
-            "OMP_NUM_THREADS": "1",  # as many workers as cores: threads inside them only fight
-            "OPENBLAS_NUM_THREADS": "1",
-            "MALLOC_ARENA_MAX": "2",
-        }
-        command = [sys.executable, "-P", "-m", "exporter.work.worker"]  # -P: no module of the current folder is run
         with self._lock:
             if self._cancelled:
                 raise Cancelled
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-                bufsize=0,
-                process_group=0,  # a Ctrl-C of the terminal goes to the exporter alone
-            )
+            self._child.start(with_pipes=True)
         self._received.clear()
         self._last_words = b""
-        self.starts += 1
 
     def close(self) -> None:
         """End the process, if there is one."""
-        self._end()
+        self._child.end()
 
     def cancel(self) -> None:
         """Give up the current job and refuse others; from any thread."""
         with self._lock:
             self._cancelled = True
-            self._kill()
-
-    def _kill(self) -> None:
-        process = self._process
-        if process is not None and process.returncode is None:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-    def _end(self) -> int:
-        """Kill the process and everything it may have started; its return code."""
-        process = self._process
-        if process is None:
-            return 0
-        with self._lock:
-            self._kill()
-            code = process.wait()
-            self._process = None
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
-        return code
+            self._child.kill()
 
     # -- one job -----------------------------------------------------------------------------------------------------
 
@@ -277,43 +247,44 @@ class Worker:
             with suppress(ValueError):  # pydantic's ValidationError is one; its text would quote what was sent
                 outcome = from_json(text)
                 if word == "final":
-                    self._end()
+                    self._child.end()
                 return outcome
         raise self._nonsense()
 
     def _nonsense(self) -> _Gone:
-        self._end()
+        self._child.end()
         return _Gone(Reason.DECODER_CRASH, "the worker process gave an answer that makes no sense")
 
     # -- the pipe ----------------------------------------------------------------------------------------------------
 
-    def _send(self, message: object) -> None:
-        process = self._process
-        if process is None or process.stdin is None:
+    def _pipes(self) -> tuple[int, int, int]:
+        pipes = self._child.pipes
+        if pipes is None:
             raise _Gone(Reason.DECODER_CRASH, "the worker process is gone")
+        return pipes
+
+    def _send(self, message: object) -> None:
+        requests, _, _ = self._pipes()
         rest = memoryview(json.dumps(message).encode("ascii") + b"\n")
         try:
             while rest:
-                rest = rest[os.write(process.stdin.fileno(), rest) :]
+                rest = rest[os.write(requests, rest) :]
         except BrokenPipeError:
             raise self._death() from None
 
     def _message(self, deadline: float, operation: str) -> tuple[str, bytes]:
         """The next line, as its word and its JSON text; what the process prints meanwhile is dropped."""
-        process = self._process
-        if process is None or process.stdout is None or process.stderr is None:
-            raise _Gone(Reason.DECODER_CRASH, "the worker process is gone")
-        answers, noise = process.stdout.fileno(), process.stderr.fileno()
+        _, answers, noise = self._pipes()
         poll = select.poll()
         poll.register(answers, select.POLLIN)
         poll.register(noise, select.POLLIN)
         while (end := self._received.find(b"\n")) < 0:
             left_s = deadline - time.monotonic()
             if left_s <= 0:
-                self._end()
+                self._child.end()
                 raise _Gone(Reason.TIMEOUT, f"{operation}: took longer than limits.wall_s permits; stopped")
             if not self._may_continue():
-                self._end()
+                self._child.end()
                 raise SetAside
             if len(self._received) > LONGEST_MESSAGE_BYTES:
                 raise self._nonsense()
@@ -340,10 +311,7 @@ class Worker:
             Cancelled: It was `cancel`.
             WorkerKilled: It was somebody else: the kernel, when memory is short, or a person.
         """
-        process = self._process
-        if process is not None:
-            _await_death(process.pid)
-        code = self._end()
+        code = self._child.end(_DEATH_S) or 0
         if self._cancelled:
             raise Cancelled
         if code == -signal.SIGXCPU:
@@ -354,28 +322,8 @@ class Worker:
             return _Gone(Reason.TIMEOUT, message, may_pass=False)  # it would again
         if code == -signal.SIGKILL:
             raise WorkerKilled("a worker process was killed from outside (memory may be short)")
-        if code < 0:
-            return _Gone(Reason.DECODER_CRASH, f"the worker process died of {_signal_name(-code)}")
-        return _Gone(Reason.DECODER_CRASH, f"the worker process ended with code {code}")
-
-
-def _await_death(pid: int) -> None:
-    """Wait until a child has ended, without collecting it: its pipe closes a moment before its end."""
-    with suppress(ProcessLookupError):
-        descriptor = os.pidfd_open(pid)
-        try:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            poll.poll(_DEATH_S * 1000)
-        finally:
-            os.close(descriptor)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+        how = "died of" if code < 0 else "ended with"
+        return _Gone(Reason.DECODER_CRASH, f"the worker process {how} {exit_in_words(code)}")
 
 
 def _text(text: bytes) -> str:

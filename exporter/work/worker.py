@@ -38,6 +38,7 @@ from exporter.errors import OutOfSpace, StorageUnavailable
 from exporter.outcome import to_json
 from exporter.work.protocol import ExportStopped, WorkerJob
 from listener.foundation.cpu_limit import limit_cpu
+from listener.foundation.processes import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,8 +46,6 @@ if TYPE_CHECKING:
     from exporter.outcome import InstanceIdentity
     from exporter.work.protocol import Ask, Export
 
-PARENT_VARIABLE: Final = "EXPORTER_PARENT_PID"
-_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
@@ -77,7 +76,9 @@ class _Channel:
 def main() -> int:
     """Serve jobs until the parent closes the pipe."""
     channel = _Channel()
-    _die_with_parent()
+    end_with_parent(signal.SIGKILL)
+    _give_up_privileges()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     os.umask(0o077)  # of what libraries write, too: the exporter gives media the permissions of the settings
     hello = channel.receive()
     if hello is None:
@@ -127,18 +128,13 @@ def _go_on(identity: InstanceIdentity) -> None:
     """For jobs that do not ask."""
 
 
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when the thread that started it is gone; allow neither dumps nor privileges."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+def _give_up_privileges() -> None:
+    """Allow neither dumps nor further privileges, and be the first to go when memory is short."""
+    prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent is not None and os.getppid() != int(parent):
-        os._exit(0)  # it died before the line above took effect
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as knob:  # noqa: PTH123 - a knob of the kernel
-        knob.write("500")  # when memory is short, this process goes first
+        knob.write("500")
 
 
 def _set_limits(limits: Mapping[str, float]) -> None:

@@ -8,7 +8,7 @@ logs           logs without patient data
 text           foreign text, written safely
 counters       counters of a daemon in a small file
 notify         sd_notify(3)
-processes      the environment of child processes
+processes      child processes that run modules of ours
 cpu_limit      processor time of this process
 locks          lock files
 backoff        pauses between attempts that double

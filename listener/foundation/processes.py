@@ -1,22 +1,220 @@
-"""The environment of processes that run modules of ours.
+"""Child processes that run modules of ours: how they start, how long they may be silent, how they end.
 
-Contract: a child finds the same package as its parent, and does not speak to the service manager in its place.
+Contract: a `ChildProcess` is one child after another. Each is started without a shell and with no open files but those
+named, finds the same package as its parent, and does not speak to the service manager in its place. It has a process
+group of its own, so that a Ctrl-C of the terminal reaches the parent alone, and what the child started is killed with
+it. One thread starts, watches and reaps; any thread may call `kill`.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import site
+import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from listener.foundation.backoff import Backoff
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Mapping, Sequence
 
 _NOT_FOR_CHILDREN: Final = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
+_PARENT: Final = "EXPORTER_PARENT_PID"
+_PR_SET_PDEATHSIG: Final = 1
 
 
-def own_environment() -> dict[str, str]:
+class ChildProcess:
+    """One child process after another that runs the same module."""
+
+    def __init__(
+        self,
+        module: str,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        """Nothing is started yet.
+
+        Args:
+            module: What ``python -m`` runs.
+            arguments: For every child; they can be seen by anybody on this machine.
+            environment: Variables beside those of this process.
+            backoff: Pauses before another start; from 0.5 to 30 s by default.
+        """
+        # -P: no module of the current folder is run.
+        self._command = [sys.executable, "-P", "-m", module, *arguments]
+        self._variables = dict(environment or {})
+        self._backoff = backoff or Backoff(0.5, 30.0)
+        self._lock = threading.Lock()  # between `kill` and the end of a process, whose number is free after it
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._heard_at = 0.0
+        self._start_at = 0.0
+        self.starts = 0
+        """Processes that were started so far."""
+        self.is_ready = False
+        """Whether the present child has said that it can work."""
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a child that was not reaped, running or dead."""
+        return self._popen is not None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a child is to be started now: there is none, and the pause after the last one is over."""
+        return self._popen is None and time.monotonic() >= self._start_at
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since the child was started or last heard."""
+        return time.monotonic() - self._heard_at
+
+    @property
+    def pipes(self) -> tuple[int, int, int] | None:
+        """Descriptors of our ends of its standard input, output and error; None where there is no child with pipes."""
+        popen = self._popen
+        if popen is None or popen.stdin is None or popen.stdout is None or popen.stderr is None:
+            return None
+        return popen.stdin.fileno(), popen.stdout.fileno(), popen.stderr.fileno()
+
+    def start(self, *arguments: str, pass_fds: Sequence[int] = (), with_pipes: bool = False) -> None:
+        """Start a child.
+
+        Args:
+            arguments: For this child, after those for every child.
+            pass_fds: Descriptors that it inherits, under the same numbers.
+            with_pipes: Whether its standard streams are pipes to us; otherwise it reads nothing and prints where we do.
+
+        Raises:
+            OSError: The system gives no process, or no descriptors.
+        """
+        from subprocess import DEVNULL, PIPE, Popen  # children import this module, too, and start none
+
+        output = PIPE if with_pipes else None
+        self._heard_at, self.is_ready = time.monotonic(), False
+        self._popen = Popen(
+            [*self._command, *arguments],
+            stdin=output or DEVNULL,
+            stdout=output,
+            stderr=output,
+            bufsize=0,
+            env=_environment() | self._variables,
+            pass_fds=pass_fds,
+            process_group=0,
+        )
+        self.starts += 1
+
+    def hear(self, *, is_ready: bool = False) -> None:
+        """Note a sign of life; a child that is ready has begun well, and the next pause is the first again."""
+        self._heard_at = time.monotonic()
+        if is_ready:
+            self.is_ready = True
+            self._backoff.reset()
+
+    def exit_code(self) -> int | None:
+        """The exit code of the child, negative for a signal; None while it runs, or where there is none."""
+        popen = self._popen
+        with self._lock:
+            return popen.poll() if popen is not None else None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the child alone, if it runs."""
+        popen = self._popen
+        with self._lock:
+            if popen is not None:
+                popen.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill the child and whatever it has started, without waiting for their end; from any thread."""
+        popen = self._popen
+        with self._lock:
+            if popen is not None and popen.returncode is None:
+                with suppress(ProcessLookupError):
+                    os.killpg(popen.pid, signal.SIGKILL)
+
+    def end(self, within_s: float = 0.0, killed_within_s: float = math.inf) -> int | None:
+        """Let the child end by itself, then kill what is left of it and its group, and forget it.
+
+        Args:
+            within_s: How long it may take to end by itself.
+            killed_within_s: How long we wait for its death; one that waits for a disk dies when the disk answers.
+
+        Returns:
+            Its exit code; 0 where there was none, None where it is not dead yet.
+        """
+        popen, self.is_ready = self._popen, False
+        if popen is None:
+            return 0
+        self._await_end(popen, within_s)
+        self.kill()
+        self._await_end(popen, killed_within_s)
+        code = self.exit_code()
+        for pipe in (popen.stdin, popen.stdout, popen.stderr):
+            if pipe is not None:
+                pipe.close()
+        self._popen = None
+        return code
+
+    def postpone(self) -> float:
+        """Put off the next start: what ended a child, or kept it from starting, may still be there.
+
+        Returns:
+            Seconds until the next start is due.
+        """
+        self.end()
+        pause_s = self._backoff.next_pause()
+        self._start_at = time.monotonic() + pause_s
+        return pause_s
+
+    @staticmethod
+    def _await_end(popen: subprocess.Popen[bytes], within_s: float) -> None:
+        """Wait until a child is dead, without reaping it: until then nobody else gets its number."""
+        until, polls = time.monotonic() + within_s, Backoff(0.0005, 0.02)
+        with suppress(ChildProcessError):  # reaped by the kernel: this process was started with SIGCHLD ignored
+            while popen.returncode is None and not os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                left_s = until - time.monotonic()
+                if left_s <= 0:
+                    return
+                time.sleep(min(left_s, polls.next_pause()))
+
+
+def exit_in_words(code: int) -> str:
+    """``code 1``, or the name of the signal that ended a child."""
+    if code >= 0:
+        return f"code {code}"
+    try:
+        return signal.Signals(-code).name
+    except ValueError:  # a real-time signal
+        return f"signal {-code}"
+
+
+def _environment() -> dict[str, str]:
     """The environment for a child process that runs a module of ours."""
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
+    environment[_PARENT] = str(os.getpid())
     folder = str(Path(__file__).resolve().parents[2])
     if folder not in site.getsitepackages():  # run from a checkout: the child shall find the same package
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, environment.get("PYTHONPATH")]))
     return environment
+
+
+def end_with_parent(number: signal.Signals) -> None:
+    """Have the kernel send this process a signal when the thread that started it is gone (prctl(2)).
+
+    For a child that a `ChildProcess` started; any other process goes on as it is.
+    """
+    parent = os.environ.pop(_PARENT, None)
+    if parent is None:
+        return
+    import ctypes  # here: most processes are nobody's child
+
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
+    if os.getppid() != int(parent):
+        os._exit(0)  # the parent died before the line above took effect

@@ -2,5 +2,5 @@
 
 pool      the processes, supervised
 child     one of them
-messages  what they say to each other, with descriptors
+messages  the typed messages between them, some with descriptors
 """

@@ -1,7 +1,7 @@
-"""One further receiving process of a listener, started by `crew`: serves the connections that it is handed.
+"""One further receiving process of a listener, started by `pool`: serves the connections that are handed over to it.
 
-Contract: everything it does to the spool it does as the listener's own process does. It ends when it is told to, after
-the associations under way, and at once when the listener's process is gone. Signals are the listener's business.
+Contract: everything it does to the spool it does as the listener's own process does. It ends after the associations
+under way where the listener's own process says so, and at once where that is gone. Signals are the listener's business.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -26,7 +26,8 @@ from listener.sources.dimse.acceptor.association import ProcessContext
 from listener.sources.dimse.acceptor.config import acceptor_config
 from listener.sources.dimse.acceptor.serving import Serving
 from listener.sources.dimse.commitment.queue import CommitmentQueue
-from listener.sources.dimse.processes.messages import ChannelClosed, DescriptorChannel
+from listener.sources.dimse.processes import messages
+from listener.sources.dimse.processes.messages import ChannelClosed, DescriptorChannel, PoolMessage
 from listener.sources.dimse.upper_layer.peer_pseudonyms import key_of
 from listener.spool.space import SpaceLevel
 from listener.spool.spool import Spool, SpoolUnusable
@@ -48,117 +49,110 @@ class RelayedSpaceLevel:
 
 
 class RemoteSlot:
-    """The place of a connection that was handed over; who counts it is told what becomes of it."""
+    """The slot of a connection that was handed over; the listener's own process counts it, and hears its fate."""
 
-    def __init__(self, member: ReceiverProcess, number: int, sock: socket.socket, host: str) -> None:
-        self._member = member
-        self._number = number
-        self._has_left = False
+    def __init__(self, process: ReceiverProcess, message: messages.ServeConnection, sock: socket.socket) -> None:
+        self._process = process
+        self._number = message.slot
+        self._is_released = False
         self.sock = sock
-        self.host = host
+        self.host = message.host
 
     def replace_socket(self, sock: socket.socket) -> None:
         """The connection goes on under another object: TLS has taken over."""
         self.sock = sock
 
     def mark_requested(self) -> None:
-        """Its request is there."""
-        self._member.report({"asked": self._number})
+        """Report that the request of the connection is there."""
+        self._process.report(messages.ConnectionRequested(self._number))
 
     def release(self) -> None:
-        """The connection is over; harmless a second time."""
-        if not self._has_left:
-            self._has_left = True
-            self._member.report({"left": self._number}, with_counts=True)
+        """Report that the connection is over; harmless a second time."""
+        if not self._is_released:
+            self._is_released = True
+            self._process.report(messages.ConnectionReleased(self._number), with_counts=True)
 
 
 class ReceiverProcess:
     """This process."""
 
-    def __init__(self, channel: DescriptorChannel, start: dict[str, Any], settings: ListenerSettings) -> None:
+    def __init__(self, channel: DescriptorChannel, start: messages.StartReceiving, settings: ListenerSettings) -> None:
         self._channel = channel
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._told: dict[str, int] = {}
+        self._reported: dict[str, int] = {}
         self._lacks_settings = False
         self._counters = Counters()
         self._room = RelayedSpaceLevel()
-        root = Path(start["spool"])
+        root = Path(os.fsdecode(start.spool))
         self._key = key_of(root)
         self._terms: AcceptorConfig = acceptor_config(settings.listener, self._key)
-        spool = Spool.open(root, settings=settings.spool, mark=start["mark"])
+        spool = Spool.open(root, settings=settings.spool, mark=start.mark)
         commitment = settings.listener.commitment
-        commitments = CommitmentQueue(root, commitment, start["mark"]) if commitment.enabled else None
-        surroundings = Surroundings(spool, self._room, self._counters, Path(start["state"]))
-        self._serving = Serving(ProcessContext(surroundings, commitments, self._stopping.is_set, start["number"]))
+        commitments = CommitmentQueue(root, commitment, start.mark) if commitment.enabled else None
+        surroundings = Surroundings(spool, self._room, self._counters, Path(os.fsdecode(start.state)))
+        self._serving = Serving(ProcessContext(surroundings, commitments, self._stopping.is_set, start.number))
 
     def run(self) -> None:
-        """Serve until we are told to stop.
+        """Serve until the listener's own process says to stop.
 
         Raises:
-            ChannelClosed: The listener's process is gone.
+            ChannelClosed: The listener's own process is gone.
+            messages.MessageRefused: It sent what is no message to us.
         """
-        self.report({"ready": 1})
         next_sign = 0.0
-        while True:
-            received = self._channel.receive(TICK_S)
+        while not self._stopping.is_set():
             if time.monotonic() >= next_sign:
                 next_sign = time.monotonic() + TICK_S
-                self.report({"lacks_settings": 1} if self._lacks_settings else {"alive": 1}, with_counts=True)
-            if received is None:
-                continue
-            message, descriptor = received
-            if "stop" in message:
-                self._stop(float(message["stop"]))
-                return
-            self._obey(message, descriptor)
+                self.report(messages.ReceiverAlive(self._lacks_settings), with_counts=True)
+            received = self._channel.receive(TICK_S)
+            if received is not None:
+                self._obey(*received)
 
-    def report(self, message: dict[str, Any], *, with_counts: bool = False) -> None:
-        """Tell the listener's process something, and what was counted since the last time."""
+    def report(self, message: PoolMessage, *, with_counts: bool = False) -> None:
+        """Send a message to the listener's own process, and before it what was counted since the last time."""
         with self._lock:
             if with_counts:
-                message["counts"] = self._new_counts()
+                counts = self._counters.all()
+                new = {name: count - self._reported.get(name, 0) for name, count in counts.items()}
+                self._reported = counts
+                if new := {name: count for name, count in new.items() if count}:
+                    self._channel.send(messages.ReceiverCounted(new))
             self._channel.send(message)
 
-    def _obey(self, message: dict[str, Any], descriptor: int | None) -> None:
-        if "room" in message:
-            self._room.state = SpaceLevel(message["room"])
-            self._room.queue_full = bool(message["queue_full"])
-        elif "use" in message:
-            self._lacks_settings = descriptor is None  # there were no descriptors left to receive one
-            if descriptor is not None:
-                self._use(read_settings(descriptor))
-        elif "take" in message and not self._takes(message, descriptor):
-            self.report({"declined": message["take"]})
+    def _obey(self, message: PoolMessage, descriptor: int | None) -> None:
+        match message:
+            case messages.SpaceChanged(level, queue_full):
+                self._room.state, self._room.queue_full = level, queue_full
+            case messages.UseSettings():
+                self._lacks_settings = descriptor is None  # there were no descriptors left to receive one
+                if descriptor is not None:
+                    self._apply_settings(read_settings(descriptor))
+            case messages.ServeConnection(slot):
+                if not self._serves(message, descriptor):
+                    self.report(messages.ConnectionDeclined(slot))
+            case messages.StopReceiving(within_s):
+                self._stopping.set()
+                self.report(messages.ReceiverStopped(self._serving.join(within_s)), with_counts=True)
+            case _:
+                raise messages.MessageRefused(f"{type(message).__name__} is no message to a process of the pool")
 
-    def _takes(self, message: dict[str, Any], descriptor: int | None) -> bool:
-        """Serve a connection; False where it could not be received, or cannot be served by the settings of now."""
+    def _serves(self, message: messages.ServeConnection, descriptor: int | None) -> bool:
+        """Serve a connection; False where it could not be received, or the present settings could not be used."""
         if descriptor is None:
             return False
-        place = RemoteSlot(self, message["take"], socket.socket(fileno=descriptor), message["host"])
-        if self._lacks_settings or not self._serving.serve_on_thread(place, self._terms):
-            place.sock.close()
+        slot = RemoteSlot(self, message, socket.socket(fileno=descriptor))
+        if self._lacks_settings or not self._serving.serve_on_thread(slot, self._terms):
+            slot.sock.close()
             return False
         return True
 
-    def _use(self, settings: ListenerSettings) -> None:
+    def _apply_settings(self, settings: ListenerSettings) -> None:
         try:
             self._terms = acceptor_config(settings.listener, self._key)
-        except SourceUnusable as error:  # files that the listener's process could read a moment ago: told again soon
+        except SourceUnusable as error:  # files that the listener's process could read a moment ago: sent again soon
             self._lacks_settings = True
             log.error("settings cannot be used, no connection is taken", problem=str(error))  # noqa: TRY400 - no traceback
-
-    def _stop(self, within_s: float) -> None:
-        self._stopping.set()
-        cut_off = self._serving.join(within_s)
-        self.report({"stopped": cut_off}, with_counts=True)
-
-    def _new_counts(self) -> dict[str, int]:
-        """What was counted since the last time; the lock is held."""
-        counts = self._counters.all()
-        new = {name: count - self._told.get(name, 0) for name, count in counts.items()}
-        self._told = counts
-        return {name: count for name, count in new.items() if count}
 
 
 def read_settings(descriptor: int) -> ListenerSettings:
@@ -174,13 +168,19 @@ def main(descriptor: int) -> int:
         signal.signal(number, signal.SIG_IGN)
     channel = DescriptorChannel(socket.socket(fileno=descriptor))
     try:
-        start, settings = channel.receive(), channel.receive()
-        if start is None or settings is None or settings[1] is None:
-            return 1
-        configured = read_settings(settings[1])
-        logs.configure(configured.log.level, configured.log.format)
+        match channel.receive(), channel.receive():
+            case (messages.StartReceiving() as start, _), (messages.UseSettings(), int(descriptor)):
+                settings = read_settings(descriptor)
+            case _:
+                raise messages.MessageRefused(  # noqa: TRY301 - answered below like any other
+                    "the first two messages are not a start and settings with a descriptor"
+                )
+        logs.configure(settings.log.level, settings.log.format)
         logs.catch_uncaught()
-        ReceiverProcess(channel, start[0]["start"], configured).run()
+        ReceiverProcess(channel, start, settings).run()
+    except messages.MessageRefused as refused:
+        log.error("a receiving process was sent what it does not know", problem=str(refused))  # noqa: TRY400 - no traceback
+        return 1
     except ChannelClosed:
         os._exit(0)  # at once: nobody who counts on us is left, and threads may wait for peers
     except (SpoolUnusable, SourceUnusable) as error:

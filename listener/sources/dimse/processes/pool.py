@@ -1,12 +1,12 @@
 """Further processes that receive: one Python interpreter serves one processor, so a listener has several.
 
 Connections are accepted, counted and turned away in the listener's own process; one that was admitted is served there
-or handed over, as an open descriptor, to the process that serves fewest. What a process of the crew has to know
-(settings, room) it is told; what it has to tell (who has asked, who has left, what was counted) it tells.
+or handed over, as an open descriptor, to the process that serves fewest. A process of the pool is sent what it has to
+know (settings, space level), and reports what becomes of its connections and what it counted.
 
-Contract: the crew is an addition. Without it, or while it starts, or where it cannot, the listener's own process serves
-everybody. A process of the crew that ends costs its own associations, whose senders got no answer; what they had begun
-is deleted, and another process is started. When the listener's process ends, however, the crew ends.
+Contract: the pool is an addition. Without it, or while it starts, or where it cannot, the listener's own process serves
+everybody. A process of the pool that ends costs its own associations, whose senders got no answer; what they had begun
+is deleted, and another process is started. When the listener's process ends, however, the pool ends.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ from __future__ import annotations
 import json
 import os
 import select
-import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from listener.foundation.durable import write_all
-from listener.foundation.processes import own_environment
-from listener.sources.dimse.processes.messages import ChannelClosed, DescriptorChannel
+from listener.foundation.processes import ChildProcess
+from listener.sources.dimse.processes import messages
+from listener.sources.dimse.processes.messages import ChannelClosed, DescriptorChannel, PoolMessage
 from listener.spool.names import MARK_BITS
 
 if TYPE_CHECKING:
@@ -39,13 +38,18 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 TICK_S: Final = 0.5
-BUSY_S: Final = 3.0
-"""A process that says nothing for so long gets no connection; they speak once a second."""
-SILENT_S: Final = 30.0
-"""A process that says nothing for so long hangs; it is ended."""
-LONGEST_PAUSE_S: Final = 30.0
 KILLED_WITHIN_S: Final = 5.0
 """A process that is killed while it waits for a disk ends when the disk answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolTiming:
+    """How long a process may be silent; processes report once a second."""
+
+    busy_s: float = 3.0
+    """A process that is silent for so long gets no connection."""
+    silent_s: float = 30.0
+    """A process that is silent for so long hangs; it is ended."""
 
 
 class ReceiverPool:
@@ -59,6 +63,7 @@ class ReceiverPool:
         on_leave: Callable[[], None],
         on_declined: Callable[[ConnectionSlot], None],
         on_ended: Callable[[int], None],
+        timing: PoolTiming | None = None,
     ) -> None:
         """Nothing is started yet.
 
@@ -68,345 +73,338 @@ class ReceiverPool:
             on_leave: Called whenever associations that were handed over have ended.
             on_declined: Called with a connection that was handed over and came back, for want of threads.
             on_ended: Called with the mark of a process that ended by itself, once nothing of it runs.
+            timing: Other times than those of `PoolTiming`.
         """
         self._counters = surroundings.counters
         self._on_leave = on_leave
         self._on_declined = on_declined
-        self._members = [_PoolProcess(number, surroundings, on_ended) for number in range(1, size + 1)]
+        timing = timing or PoolTiming()
+        self._processes = [_PoolProcess(number, surroundings, on_ended, timing) for number in range(1, size + 1)]
         self._stopping = threading.Event()
         self._hearing = threading.Lock()
-        self._thread = threading.Thread(target=self._run, name="crew", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="pool", daemon=True)
         self._last_tick = 0.0
 
     def start(self, settings: ListenerSettings) -> None:
         """Start the processes."""
         self.apply_settings(settings)
         self._last_tick = time.monotonic()
-        for member in self._members:
-            member.start()
+        for process in self._processes:
+            process.start()
         self._count()
-        if self._members:
+        if self._processes:
             self._thread.start()
 
     def wait(self, within_s: float) -> None:
-        """Until every process can serve or has failed to, or so long."""
+        """Wait until every process can serve or has failed to, or so long."""
         until = time.monotonic() + within_s
-        while not all(member.is_settled for member in self._members) and time.monotonic() < until:
+        while not all(process.is_settled for process in self._processes) and time.monotonic() < until:
             self._stopping.wait(0.01)
 
     def apply_settings(self, settings: ListenerSettings) -> None:
         """Settings for the associations that are handed over from now on."""
-        told = settings.model_dump(mode="json", include={"listener", "spool", "log"})
-        for member in self._members:
-            member.apply_settings(told)
+        content = json.dumps(settings.model_dump(mode="json", include={"listener", "spool", "log"})).encode("ascii")
+        for process in self._processes:
+            process.apply_settings(content)
 
     def is_alive(self) -> bool:
-        """Whether somebody looks after the processes."""
-        looks = self._thread.is_alive() and time.monotonic() - self._last_tick < 20 * TICK_S
-        return looks or not self._members
+        """Whether the thread that supervises the processes is running."""
+        supervises = self._thread.is_alive() and time.monotonic() - self._last_tick < 20 * TICK_S
+        return supervises or not self._processes
 
-    def hand_over(self, place: ConnectionSlot, own: int) -> bool:
-        """Hand a connection over, unless we serve no more than any of the others ourselves; whether it was.
+    def hand_over(self, slot: ConnectionSlot, own: int) -> bool:
+        """Hand a connection over, unless we serve no more than any of the others ourselves.
 
         Args:
-            place: The connection's.
+            slot: The connection's.
             own: How many associations our own process serves.
+
+        Returns:
+            Whether it was handed over.
         """
-        least = min(self._members, key=lambda member: member.load, default=None)
-        return least is not None and least.load < own and least.hand_over(place)
+        least = min(self._processes, key=lambda process: process.load, default=None)
+        return least is not None and least.load < own and least.hand_over(slot)
 
     def tell_to_stop(self, within_s: float) -> None:
         """Have every process finish what is under way, for so long, and then end."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(5)
-        for member in self._members:
-            member.tell_to_stop(within_s)
+        for process in self._processes:
+            process.tell_to_stop(within_s)
 
     def join(self, until: float) -> int:
-        """See that every process ends; how many associations were cut off.
+        """See that every process ends.
 
         Args:
             until: When those that did not finish are ended, on the monotonic clock.
+
+        Returns:
+            How many associations were cut off.
         """
-        return sum(member.terminate(until) for member in self._members)
+        return sum(process.terminate(until) for process in self._processes)
 
     def catch_up(self) -> None:
-        """Take what the processes have said until now."""
-        heard = _PoolEvents()
+        """Take in what the processes have reported until now."""
+        events = _PoolEvents()
         with self._hearing:
-            for member in self._members:
-                member.read_messages(heard)
-        for place in heard.declined:
-            self._on_declined(place)
-        if heard.has_left:
+            for process in self._processes:
+                process.read_messages(events)
+        for slot in events.declined:
+            self._on_declined(slot)
+        if events.has_released:
             self._on_leave()
 
     def _count(self) -> None:
         """How many processes serve now, the listener's own among them."""
-        self._counters.gauge("receiving_processes", 1 + sum(member.is_ready for member in self._members))
+        self._counters.gauge("receiving_processes", 1 + sum(process.is_ready for process in self._processes))
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             self._last_tick = time.monotonic()
-            self._wait_for_words()
+            self._wait_for_messages()
             self.catch_up()
-            for member in self._members:
-                member.supervise()
+            for process in self._processes:
+                process.supervise()
             self._count()
 
-    def _wait_for_words(self) -> None:
-        """Until a process says something, for a tick."""
+    def _wait_for_messages(self) -> None:
+        """Wait until a process reports something, for a tick."""
         waiting = select.poll()
-        for member in self._members:
-            if (descriptor := member.fileno()) >= 0:
+        for process in self._processes:
+            if (descriptor := process.fileno()) >= 0:
                 waiting.register(descriptor, select.POLLIN)
         waiting.poll(TICK_S * 1000)
 
 
 @dataclass(slots=True)
 class _PoolEvents:
-    """What a process had to say."""
+    """What processes reported that others have to know."""
 
-    has_left: bool = False
+    has_released: bool = False
     """Whether associations ended."""
     declined: list[ConnectionSlot] = field(default_factory=list)
-    """Connections that it could not serve."""
+    """Connections that could not be served."""
 
 
 class _PoolProcess:
     """One process, over all its lives, as we see it."""
 
-    def __init__(self, number: int, surroundings: Surroundings, on_ended: Callable[[int], None]) -> None:
+    def __init__(
+        self, number: int, surroundings: Surroundings, on_ended: Callable[[int], None], timing: PoolTiming
+    ) -> None:
         self._number = number
         self._on_ended = on_ended
         self._surroundings = surroundings
+        self._timing = timing
         self._lock = threading.Lock()
         self._mark = (surroundings.spool.mark + number) % (1 << MARK_BITS)
         self._channel: DescriptorChannel | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-        self._places: dict[int, ConnectionSlot] = {}
-        self._next_id = 0
-        self.is_ready = False
-        self._settings: dict[str, Any] = {}
+        self._child = ChildProcess("listener.sources.dimse.processes.child")
+        self._slots: dict[int, ConnectionSlot] = {}
+        self._next_slot = 0
+        self._settings = b""
         self._is_up_to_date = False
-        self._heard_at = 0.0
-        self._start_at = 0.0
-        self._pause_s = 0.5
-        self._room: tuple[int, bool] | None = None
+        self._cut_off: int | None = None
+        self._space: messages.SpaceChanged | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can serve."""
+        return self._child.is_ready and self._channel is not None
 
     @property
     def is_settled(self) -> bool:
         """Whether it can serve, or ended."""
-        return self.is_ready or self._process is None or self._channel is None
+        return self._child.is_ready or self._channel is None
 
     @property
     def load(self) -> float:
-        """How many associations it serves; beyond all measure while it cannot, or knows old settings only."""
-        answers = time.monotonic() - self._heard_at < BUSY_S
-        return len(self._places) if self.is_ready and self._is_up_to_date and answers else float("inf")
+        """Number of active associations; infinity while the process is not ready, is silent or has stale settings."""
+        can_serve = self.is_ready and self._is_up_to_date and self._child.silent_s < self._timing.busy_s
+        return len(self._slots) if can_serve else float("inf")
 
     def fileno(self) -> int:
-        """Of the channel; -1 where there is none."""
-        channel = self._channel  # whoever admits connections may hear of its end meanwhile
+        """Descriptor of the channel; -1 where there is none."""
+        channel = self._channel  # the thread that admits connections may hear of its end meanwhile
         return channel.fileno() if channel is not None else -1
 
     def start(self) -> None:
-        """Start the process and tell it what it needs."""
-        self._heard_at = time.monotonic()
+        """Start the process and send it what it needs."""
         try:
-            self._process, channel = _spawn()
+            channel, theirs = DescriptorChannel.pair()
+            with theirs:
+                try:
+                    self._child.start(str(theirs.fileno()), pass_fds=(theirs.fileno(),))
+                except OSError:
+                    channel.close()
+                    raise
         except OSError as error:
             log.warning("a receiving process cannot be started", problem=error.strerror)
-            self._postpone()
+            self._child.postpone()
             return
-        self._channel = channel
-        surroundings = self._surroundings
-        start = {
-            "spool": str(surroundings.spool.root),
-            "state": str(surroundings.state),
-            "number": os.getpid() + self._number,
-            "mark": self._mark,
-        }
-        channel.send({"start": start}, wait=False)
-        with self._lock:
-            self._tell_settings()
-        self._room = None
-        self._tell_room()
+        spool, state = self._surroundings.spool.root, self._surroundings.state
+        number = os.getpid() + self._number
+        channel.send(messages.StartReceiving(os.fsencode(spool), os.fsencode(state), number, self._mark), wait=False)
+        self._is_up_to_date, self._cut_off, self._space = False, None, None
+        self._channel = channel  # from here on others may send, too
+        self._send_news()
 
-    def apply_settings(self, settings: dict[str, Any]) -> None:
-        """Other settings from now on."""
+    def apply_settings(self, settings: bytes) -> None:
+        """Other settings from now on, as JSON."""
         with self._lock:
             self._settings = settings
-            self._tell_settings()
+            self._send_settings()
 
-    def _tell_settings(self) -> None:
-        """Tell it the settings, in a file in memory, whose length is of no concern; `look` tries again."""
-        channel, self._is_up_to_date = self._channel, False
-        if channel is None:
-            return
-        settings = self._settings
-        try:
-            with os.fdopen(os.memfd_create("settings", os.MFD_CLOEXEC), "wb", buffering=0) as file:
-                write_all(file.fileno(), [json.dumps(settings).encode("ascii")])
-                self._is_up_to_date = channel.send({"use": 1}, file.fileno(), wait=False)
-        except OSError as error:
-            log.warning("a receiving process cannot be told its settings", problem=error.strerror)
-
-    def hand_over(self, place: ConnectionSlot) -> bool:
+    def hand_over(self, slot: ConnectionSlot) -> bool:
         """Hand a connection over; False where that cannot be done now."""
         with self._lock:
             channel = self._channel
-            if channel is None or not self.is_ready:
+            if channel is None or not self._child.is_ready:
                 return False
-            self._next_id += 1
-            number = self._next_id
-            self._places[number] = place
-            self._tell_room()
-            if channel.send({"take": number, "host": place.host}, place.sock.fileno(), wait=False):
+            self._next_slot += 1
+            number = self._next_slot
+            self._slots[number] = slot
+            self._send_space()
+            if channel.send(messages.ServeConnection(number, slot.host), slot.sock.fileno(), wait=False):
                 return True
-            del self._places[number]
+            del self._slots[number]
             return False
 
-    def read_messages(self, heard: _PoolEvents) -> None:
-        """Take what it has said until now."""
+    def read_messages(self, events: _PoolEvents) -> None:
+        """Take in what it has reported until now."""
         channel = self._channel
         if channel is None:
             return
         try:
             while (received := channel.receive(0)) is not None:
-                self._heard_at = time.monotonic()
-                self._note(received[0], heard)
-        except ChannelClosed:
-            heard.has_left |= self._gone()
+                self._child.hear()
+                self._take_in(received[0], events)
+        except ChannelClosed as closed:
+            if isinstance(closed, messages.MessageRefused):
+                log.error("a receiving process sent what is no message", process=self._number, problem=str(closed))  # noqa: TRY400 - no traceback
+            events.has_released |= self._lose()
 
     def supervise(self) -> None:
-        """Tell it what it does not know yet; start it again if it ended; end it if it hangs."""
-        process = self._process
-        if process is None:
-            if time.monotonic() >= self._start_at:
-                self.start()
-            return
-        if self._channel is None:  # whoever admits connections may have heard of its end
-            self._clear_up(process)
-            return
-        if not self._is_up_to_date:
-            with self._lock:
-                self._tell_settings()
-        self._tell_room()
-        if time.monotonic() - self._heard_at > SILENT_S:
-            log.error("a receiving process gives no sign of life: ended", process=self._number)
-            process.kill()
-            self._heard_at = time.monotonic()
+        """Send it what it does not know yet; start it again if it ended; end it if it hangs."""
+        if self._child.is_due:
+            self.start()
+        elif self._child.exists and self._channel is None:  # the thread that admits connections may have heard of it
+            self._clear_up()
+        elif self._child.exists:
+            self._send_news()
+            if self._child.silent_s > self._timing.silent_s:
+                log.error("a receiving process gives no sign of life: ended", process=self._number)
+                self._child.kill()
+                self._child.hear()  # its last: the channel ends
 
     def tell_to_stop(self, within_s: float) -> None:
         """Have it finish."""
         if self._channel is not None:
-            self._channel.send({"stop": within_s}, wait=False)
+            self._channel.send(messages.StopReceiving(within_s), wait=False)
 
     def terminate(self, until: float) -> int:
-        """Hear its last words, and see that it ends; how many of its associations were cut off."""
-        channel, process, cut_off = self._channel, self._process, len(self._places)
-        if process is None:
-            return 0
-        heard = _PoolEvents()
+        """Read its last messages, and see that it ends.
+
+        Returns:
+            How many of its associations were cut off.
+        """
+        channel = self._channel
+        events = _PoolEvents()
         with suppress(ChannelClosed):
             while channel is not None and (left_s := until + 2.0 - time.monotonic()) > 0:
                 received = channel.receive(left_s)
                 if received is not None:
-                    self._note(received[0], heard)
-                    cut_off = int(received[0].get("stopped", len(self._places)))
-        try:
-            process.wait(max(0.1, until + 2.0 - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(KILLED_WITHIN_S)
+                    self._take_in(received[0], events)
+        self._child.end(max(0.1, until + 2.0 - time.monotonic()), KILLED_WITHIN_S)
         if channel is not None:
             channel.close()
-        self._leave_all(heard.declined)
-        self._channel = self._process = None
+        cut_off = len(self._slots) if self._cut_off is None else self._cut_off
+        self._release_all(events.declined)
+        self._channel = None
         return cut_off
 
-    def _note(self, message: dict[str, Any], heard: _PoolEvents) -> None:
-        """Take one message."""
-        if message.get("counts"):
-            self._surroundings.counters.add_each(**message["counts"])
-        if "lacks_settings" in message:
-            self._is_up_to_date = False
-        if "ready" in message:
-            self.is_ready = True
-            self._pause_s = 0.5
-        elif "asked" in message:
-            place = self._places.get(message["asked"])
-            if place is not None:
-                place.mark_requested()
-                place.sock.close()  # ours: from now on the connection is closed when the other process closes it
-        elif "left" in message:
-            place = self._places.pop(message["left"], None)
-            if place is not None:
-                place.release()
-                place.sock.close()
-                heard.has_left = True
-        elif "declined" in message:
-            place = self._places.pop(message["declined"], None)
-            if place is not None:
-                heard.declined.append(place)
+    def _take_in(self, message: PoolMessage, events: _PoolEvents) -> None:
+        """Take in one message."""
+        match message:
+            case messages.ReceiverAlive(lacks_settings):
+                self._child.hear(is_ready=True)
+                self._is_up_to_date &= not lacks_settings
+            case messages.ReceiverCounted(counts):
+                self._surroundings.counters.add_each(**counts)
+            case messages.ConnectionRequested(number):
+                if slot := self._slots.get(number):
+                    slot.mark_requested()
+                    slot.sock.close()  # ours: from now on the connection is closed when the other process closes it
+            case messages.ConnectionReleased(number):
+                if slot := self._slots.pop(number, None):
+                    _release(slot)
+                    events.has_released = True
+            case messages.ConnectionDeclined(number):
+                if slot := self._slots.pop(number, None):
+                    events.declined.append(slot)
+            case messages.ReceiverStopped(cut_off):
+                self._cut_off = cut_off
+            case _:
+                raise messages.MessageRefused(f"{type(message).__name__} is no message to the listener's own process")
 
-    def _gone(self) -> bool:
-        """The process ended, and nobody told it to; whether it served anybody. Whoever accepts waits for this."""
-        channel, process = self._channel, self._process
+    def _lose(self) -> bool:
+        """Give up a process that ended by itself; the thread that accepts waits for this.
+
+        Returns:
+            Whether it served anybody.
+        """
+        channel = self._channel
         with self._lock:
-            self.is_ready = False
             self._channel = None
         if channel is not None:
             channel.close()
-        lost = len(self._places)
-        if process is not None:
-            process.kill()
-            log.error("a receiving process ended unexpectedly", process=self._number, associations_lost=lost)
-            self._surroundings.counters.add("receiving_processes_ended")
-        self._leave_all()
+        lost = len(self._slots)
+        self._child.kill()
+        log.error("a receiving process ended unexpectedly", process=self._number, associations_lost=lost)
+        self._surroundings.counters.add("receiving_processes_ended")
+        self._release_all()
         return bool(lost)
 
-    def _clear_up(self, process: subprocess.Popen[bytes]) -> None:
+    def _clear_up(self) -> None:
         """Delete what a process had begun, once it has ended: one that is killed may wait for a disk that hangs."""
-        if process.poll() is not None:
+        if self._child.exit_code() is not None:
             with suppress(OSError):
                 self._surroundings.spool.recover_process(self._mark)
                 self._on_ended(self._mark)
-            self._postpone()
+            self._child.postpone()
 
-    def _leave_all(self, declined: Iterable[ConnectionSlot] = ()) -> None:
-        places, self._places = self._places, {}
-        for place in (*places.values(), *declined):
-            place.release()
-            place.sock.close()
+    def _release_all(self, declined: Iterable[ConnectionSlot] = ()) -> None:
+        slots, self._slots = self._slots, {}
+        for slot in (*slots.values(), *declined):
+            _release(slot)
 
-    def _postpone(self) -> None:
-        """Not at once again: what ended it may still be there."""
-        self._process = None
-        self._start_at = time.monotonic() + self._pause_s
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+    def _send_news(self) -> None:
+        """Send settings and space level where it does not know them yet."""
+        with self._lock:
+            if not self._is_up_to_date:
+                self._send_settings()
+        self._send_space()
 
-    def _tell_room(self) -> None:
-        space = self._surroundings.space
-        room = (int(space.state), space.queue_full)
-        if room != self._room and self._channel is not None:
-            told = self._channel.send({"room": room[0], "queue_full": room[1]}, wait=False)
-            self._room = room if told else None
-
-
-def _spawn() -> tuple[subprocess.Popen[bytes], DescriptorChannel]:
-    """A new process, and our end of its channel."""
-    channel, theirs = DescriptorChannel.pair()
-    command = [sys.executable, "-P", "-m", "listener.sources.dimse.processes.child", str(theirs.fileno())]
-    with theirs:
+    def _send_settings(self) -> None:
+        """Send the settings in a file in memory, whose length is of no concern; `supervise` tries again."""
+        channel, self._is_up_to_date = self._channel, False
+        if channel is None:
+            return
         try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),), env=own_environment()
-            )
-        except OSError:
-            channel.close()
-            raise
-    return process, channel
+            with os.fdopen(os.memfd_create("settings", os.MFD_CLOEXEC), "wb", buffering=0) as file:
+                write_all(file.fileno(), [self._settings])
+                self._is_up_to_date = channel.send(messages.UseSettings(), file.fileno(), wait=False)
+        except OSError as error:
+            log.warning("a receiving process cannot be sent its settings", problem=error.strerror)
+
+    def _send_space(self) -> None:
+        channel, space = self._channel, self._surroundings.space
+        level = messages.SpaceChanged(space.state, space.queue_full)
+        if level != self._space and channel is not None:
+            self._space = level if channel.send(level, wait=False) else None
+
+
+def _release(slot: ConnectionSlot) -> None:
+    slot.release()
+    slot.sock.close()

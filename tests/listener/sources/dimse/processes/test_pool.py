@@ -20,12 +20,16 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from listener.foundation.counters import Counters
 from listener.foundation.errors import SourceUnusable
+from listener.network.connection_slots import ConnectionSlots
 from listener.settings.listener import ListenerSettings
-from listener.sources.dimse.processes import pool
+from listener.sources.contract import Surroundings
 from listener.sources.dimse.processes.child import read_settings
-from listener.sources.dimse.processes.messages import ChannelClosed, DescriptorChannel
+from listener.sources.dimse.processes.pool import PoolTiming, ReceiverPool
 from listener.spool.names import is_of
+from listener.spool.space import SpaceGuard
+from listener.spool.spool import Spool
 from tests.listener.process import listening
 from tests.listener.requestor import CT, Receiver, Requestor, data_set, eventually, pdu, pdv
 from tests.listener.requestor import stored_data_set as stored
@@ -36,7 +40,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
+    from listener.network.connection_slots import ConnectionSlot
+
     Receive = Callable[..., Receiver]
+    StartPool = Callable[[PoolTiming], "PoolHarness"]
 
 
 @pytest.fixture
@@ -77,6 +84,67 @@ def other_process(listener: int) -> psutil.Process:
 def is_of_the_listener(receiver: Receiver, path: Path) -> bool:
     """Whether the listener's own process received a file, and not another one."""
     return is_of(receiver.daemon._spool.mark, path.name)
+
+
+class PoolHarness:
+    """A pool of one process with a port of its own, for what no peer of a whole listener can bring about."""
+
+    def __init__(self, folder: Path, timing: PoolTiming) -> None:
+        settings = ListenerSettings()
+        self.slots = ConnectionSlots()
+        self.bounds = settings.listener.limits
+        self.spool = Spool.open(folder / "spool", settings=settings.spool)
+        space = SpaceGuard(self.spool.root, settings.spool)
+        self.pool = ReceiverPool(
+            1,
+            Surroundings(self.spool, space, Counters(), folder / "state"),
+            on_leave=lambda: None,
+            on_declined=lambda slot: slot.sock.close(),
+            on_ended=lambda _: None,
+            timing=timing,
+        )
+        self.pool.start(settings)
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.pool.wait(60)
+
+    @contextmanager
+    def connection(self) -> Iterator[tuple[Requestor, ConnectionSlot]]:
+        """A requestor, and the slot of its connection."""
+        with Requestor(self.listening.getsockname()[1]) as requestor:
+            sock, (host, _) = self.listening.accept()
+            slot = self.slots.admit(sock, host, self.bounds)
+            assert slot is not None
+            with sock:
+                yield requestor, slot
+            slot.release()
+
+    def serves_there(self) -> bool:
+        """Whether the process takes a connection and serves it."""
+        with self.connection() as (requestor, slot):
+            return self.pool.hand_over(slot, 1) and requestor.associate()[0] == 2
+
+    def close(self) -> None:
+        self.pool.tell_to_stop(0.0)
+        self.pool.join(time.monotonic())
+        self.listening.close()
+        self.spool.close()
+
+
+@pytest.fixture
+def start_pool(tmp_path: Path) -> Iterator[StartPool]:
+    running: list[PoolHarness] = []
+
+    def start(timing: PoolTiming) -> PoolHarness:
+        running.append(PoolHarness(tmp_path / f"pool{len(running)}", timing))
+        return running[-1]
+
+    yield start
+    for one in running:
+        one.close()
+
+
+def is_alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 @contextmanager
@@ -148,21 +216,45 @@ def test_a_process_that_is_killed_costs_its_own_associations_and_is_replaced(two
     eventually(is_served_there, "the new process serves")
 
 
-def test_a_process_that_hangs_is_ended_and_replaced(receive: Receive, monkeypatch: pytest.MonkeyPatch) -> None:
-    receiver = of_two(receive)
+def test_a_process_that_has_been_silent_for_too_long_gets_no_connection(start_pool: StartPool) -> None:
+    attentive, impatient = start_pool(PoolTiming()), start_pool(PoolTiming(busy_s=0.0))
+    with attentive.connection() as (_, slot):
+        assert attentive.pool.hand_over(slot, 1)
+    with impatient.connection() as (_, slot):
+        assert not impatient.pool.hand_over(slot, 1)
+
+
+def test_a_process_that_hangs_is_ended_and_replaced(start_pool: StartPool) -> None:
+    harness = start_pool(PoolTiming(silent_s=3.0))
     process = other_process(os.getpid())
     process.suspend()
-    monkeypatch.setattr(pool, "BUSY_S", 1.5)
-    time.sleep(2.0)  # the silence itself
-    with handed_over(receiver) as requestor:
-        assert requestor.associate()[0] == 2  # by the listener's own
-    monkeypatch.setattr(pool, "SILENT_S", 1.0)
-    eventually(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, "it is ended")
-    monkeypatch.undo()
+    with harness.connection() as (requestor, slot):
+        assert harness.pool.hand_over(slot, 1)
+        assert requestor.is_closed()  # at the end of the process that never looked at it
+    eventually(lambda: not is_alive(process), "it is ended")
     eventually(lambda: other_process(os.getpid()).pid != process.pid, "another process is there")
-    with receiver.requestor() as requestor:
-        assert requestor.associate()[0] == 2
-        assert requestor.store().status == 0
+    eventually(harness.serves_there, "the new process serves", 60)
+
+
+def test_a_process_that_sends_what_is_no_message_is_ended_and_replaced(
+    start_pool: StartPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[socket.socket] = []
+    socketpair = socket.socketpair
+
+    def keep_theirs(*options: Any) -> tuple[socket.socket, socket.socket]:
+        ours, theirs = socketpair(*options)
+        kept.append(theirs.dup())
+        return ours, theirs
+
+    monkeypatch.setattr(socket, "socketpair", keep_theirs)
+    harness = start_pool(PoolTiming())
+    monkeypatch.undo()
+    process = other_process(os.getpid())
+    with kept.pop() as theirs:
+        theirs.send(b"Nonsense {}")
+        eventually(lambda: not is_alive(process), "it is ended")
+    eventually(harness.serves_there, "another process serves", 60)
 
 
 def test_no_process_outlives_the_listener_not_even_one_that_is_killed(tmp_path: Path, free_port: int) -> None:
@@ -372,19 +464,6 @@ def test_a_process_without_threads_gives_connections_back(two: Receiver) -> None
     assert process.is_running()
 
 
-def test_a_channel_ends_with_either_process() -> None:
-    ours, theirs = DescriptorChannel.pair()
-    other = DescriptorChannel(theirs)
-    assert ours.send({"word": 1})
-    assert other.receive() == ({"word": 1}, None)
-    assert other.receive(0) is None
-    ours.close()
-    with pytest.raises(ChannelClosed):
-        other.receive(5)
-    assert not other.send({"word": 2})
-    other.close()
-
-
 def test_settings_arrive_as_they_were_sent(certificate: Path, tmp_path: Path) -> None:
     passcode = tmp_path / "passcode"
     passcode.write_text("secret\n")
@@ -500,49 +579,25 @@ def test_a_process_that_cannot_use_new_settings_gets_no_connection_until_it_can(
     assert other_process(os.getpid()).pid == process.pid
 
 
-def test_a_connection_that_comes_back_while_the_listener_stops_is_closed(
-    two: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_connection_that_comes_back_while_the_listener_stops_is_closed(start_pool: StartPool) -> None:
+    harness = start_pool(PoolTiming())
     process = other_process(os.getpid())
     _, most = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
     process.suspend()
     resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (3, most))  # it cannot receive the connection
-    (member,) = two.daemon._dimse._crew._members
-    end = pool._PoolProcess.terminate
-
-    def resume_and_end(member: pool._PoolProcess, until: float) -> int:
-        process.resume()  # what it says now is heard by nobody else
-        return end(member, until)
-
-    monkeypatch.setattr(pool._PoolProcess, "terminate", resume_and_end)
-    with two.requestor() as idle, two.requestor() as requestor:
-        assert idle.associate()[0] == 2
-        eventually(lambda: member._places, "the second connection is handed over")
-        places = [*member._places.values()]
-        two.daemon.stop()
-        assert [place.sock.fileno() for place in places] == [-1]
+    with harness.connection() as (requestor, slot):
+        assert harness.pool.hand_over(slot, 1)
+        harness.pool.tell_to_stop(10.0)
+        process.resume()  # what it sends now is heard by nobody else
+        assert harness.pool.join(time.monotonic() + 10.0) == 0
+        assert slot.sock.fileno() == -1
         assert requestor.is_closed()
 
 
-def test_a_killed_process_that_does_not_end_keeps_nobody_waiting(
-    two: Receiver, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It waits for a disk that hangs: it is dead to us, and cannot be waited for."""
+def test_a_killed_process_that_does_not_end_keeps_nobody_waiting(two: Receiver) -> None:
+    """As one that waits for a disk that hangs: it is dead to us, and cannot be waited for."""
     process = other_process(os.getpid())
-    ends = threading.Event()
-    poll, wait = subprocess.Popen.poll, subprocess.Popen.wait
-
-    def poll_later(popen: subprocess.Popen[bytes]) -> int | None:
-        return poll(popen) if ends.is_set() else None
-
-    def wait_longer(popen: subprocess.Popen[bytes], timeout: float | None = None) -> int:
-        if not ends.wait(timeout):
-            raise subprocess.TimeoutExpired("", timeout or 0)
-        return wait(popen, timeout)
-
-    monkeypatch.setattr(subprocess.Popen, "poll", poll_later)
-    monkeypatch.setattr(subprocess.Popen, "wait", wait_longer)
-    try:
+    with traced(process.pid):
         process.kill()
         eventually(lambda: two.count("receiving_processes_ended") == 1, "its end is noticed")
         for _ in range(3):
@@ -552,6 +607,25 @@ def test_a_killed_process_that_does_not_end_keeps_nobody_waiting(
                 assert requestor.store().status == 0
         assert two.daemon.is_alive()
         assert processes(two) == 1
-    finally:
-        ends.set()
     eventually(lambda: processes(two) == 2, "another process serves", 60)
+
+
+TRACE = """
+import ctypes, sys
+PTRACE_SEIZE = 0x4206
+print(ctypes.CDLL(None).ptrace(PTRACE_SEIZE, int(sys.argv[1]), 0, 0), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def traced(pid: int) -> Iterator[None]:
+    """Have another process trace one: once it is dead, its parent cannot reap it before the tracer ends (ptrace(2))."""
+    command = [sys.executable, "-c", TRACE, str(pid)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stdin is not None
+        assert tracer.stdout is not None
+        if tracer.stdout.readline() != "0\n":
+            pytest.skip("this user may trace no process that is not its child")
+        yield
+        tracer.stdin.close()
