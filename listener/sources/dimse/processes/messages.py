@@ -128,15 +128,15 @@ _KINDS: Final = {kind.__name__: kind for kind in PoolMessage.__subclasses__()}
 
 
 @cache
-def _adapter(kind: type[PoolMessage]) -> TypeAdapter[PoolMessage]:
-    """What encodes and decodes one kind; made when it is needed, for a process starts with few of them."""
-    return TypeAdapter(kind)
+def _adapter(name: str) -> TypeAdapter[PoolMessage]:
+    """The encoder and decoder of one kind; made when it is needed, for a process starts with few of them."""
+    return TypeAdapter(_KINDS[name])
 
 
 def encode(message: PoolMessage) -> bytes:
     """The name of a message and its fields as a JSON object."""
-    kind = type(message)
-    return b"%s %s" % (kind.__name__.encode("ascii"), _adapter(kind).dump_json(message))
+    name = type(message).__name__
+    return b"%s %s" % (name.encode("ascii"), _adapter(name).dump_json(message))
 
 
 def decode(content: bytes) -> PoolMessage:
@@ -145,12 +145,12 @@ def decode(content: bytes) -> PoolMessage:
     Raises:
         MessageRefused: There is no such message, or it lacks a field, has one too many or one of another type.
     """
-    name, _, fields = content.partition(b" ")
-    kind = _KINDS.get(name.decode("ascii", "replace"))
-    if kind is None:
+    word, _, fields = content.partition(b" ")
+    name = word.decode("ascii", "replace")
+    if name not in _KINDS:
         raise MessageRefused(f"unknown message {name[:40]!r} between receiving processes")
     try:
-        return _adapter(kind).validate_json(fields)
+        return _adapter(name).validate_json(fields)
     except ValidationError as error:
         raise MessageRefused(f"malformed message {name[:40]!r} between receiving processes") from error
 

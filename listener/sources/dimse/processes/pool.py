@@ -42,9 +42,9 @@ KILLED_WITHIN_S: Final = 5.0
 """A process that is killed while it waits for a disk ends when the disk answers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PoolTiming:
-    """How long a process may be silent; processes report once a second."""
+    """How long a process may be silent; processes report once a second. Changes count from the next look on."""
 
     busy_s: float = 3.0
     """A process that is silent for so long gets no connection."""
