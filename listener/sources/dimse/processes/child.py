@@ -173,7 +173,9 @@ def main(descriptor: int) -> int:
             case (messages.StartReceiving() as start, _), (messages.UseSettings(), int(descriptor)):
                 settings = read_settings(descriptor)
             case _:
-                return 1
+                raise messages.MessageRefused(  # noqa: TRY301 - answered below like any other
+                    "the first two messages are not a start and settings with a descriptor"
+                )
         logs.configure(settings.log.level, settings.log.format)
         logs.catch_uncaught()
         ReceiverProcess(channel, start, settings).run()

@@ -10,6 +10,7 @@ import select
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import ClassVar, Final, Self
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -123,27 +124,33 @@ class ReceiverStopped(PoolMessage):
     cut_off: int
 
 
-_ADAPTERS: Final = {kind.__name__: TypeAdapter(kind) for kind in PoolMessage.__subclasses__()}
+_KINDS: Final = {kind.__name__: kind for kind in PoolMessage.__subclasses__()}
+
+
+@cache
+def _adapter(name: str) -> TypeAdapter[PoolMessage]:
+    """The encoder and decoder of one kind; made when it is needed, for a process starts with few of them."""
+    return TypeAdapter(_KINDS[name])
 
 
 def encode(message: PoolMessage) -> bytes:
     """The name of a message and its fields as a JSON object."""
     name = type(message).__name__
-    return b"%s %s" % (name.encode("ascii"), _ADAPTERS[name].dump_json(message))
+    return b"%s %s" % (name.encode("ascii"), _adapter(name).dump_json(message))
 
 
 def decode(content: bytes) -> PoolMessage:
     """The message that was encoded.
 
     Raises:
-        MessageRefused: It is none, or it lacks a field, has one too many or one of another type.
+        MessageRefused: There is no such message, or it lacks a field, has one too many or one of another type.
     """
-    name, _, fields = content.partition(b" ")
-    adapter = _ADAPTERS.get(name.decode("ascii", "replace"))
-    if adapter is None:
+    word, _, fields = content.partition(b" ")
+    name = word.decode("ascii", "replace")
+    if name not in _KINDS:
         raise MessageRefused(f"unknown message {name[:40]!r} between receiving processes")
     try:
-        return adapter.validate_json(fields)
+        return _adapter(name).validate_json(fields)
     except ValidationError as error:
         raise MessageRefused(f"malformed message {name[:40]!r} between receiving processes") from error
 

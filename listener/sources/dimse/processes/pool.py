@@ -42,9 +42,9 @@ KILLED_WITHIN_S: Final = 5.0
 """A process that is killed while it waits for a disk ends when the disk answers."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PoolTiming:
-    """How long a process may be silent; processes report once a second."""
+    """How long a process may be silent; processes report once a second. Changes count from the next look on."""
 
     busy_s: float = 3.0
     """A process that is silent for so long gets no connection."""
@@ -169,7 +169,7 @@ class ReceiverPool:
             self._count()
 
     def _wait_for_messages(self) -> None:
-        """Until a process says something, for a tick."""
+        """Wait until a process reports something, for a tick."""
         waiting = select.poll()
         for process in self._processes:
             if (descriptor := process.fileno()) >= 0:
@@ -399,10 +399,10 @@ class _PoolProcess:
             log.warning("a receiving process cannot be sent its settings", problem=error.strerror)
 
     def _send_space(self) -> None:
-        space = self._surroundings.space
+        channel, space = self._channel, self._surroundings.space
         level = messages.SpaceChanged(space.state, space.queue_full)
-        if level != self._space and self._channel is not None:
-            self._space = level if self._channel.send(level, wait=False) else None
+        if level != self._space and channel is not None:
+            self._space = level if channel.send(level, wait=False) else None
 
 
 def _release(slot: ConnectionSlot) -> None:
