@@ -244,9 +244,11 @@ class Association:
             idle = self._sink is None and not self._command
             kind, length = wire.next_pdu(deadlines.idle_s if idle else deadlines.pdu_s, between_messages=idle)
             if kind == PDUType.P_DATA_TF:
-                if not 6 <= length <= longest:
-                    raise InvalidPDU("P-DATA-TF longer than we said we receive, or empty")
-                self._data(length)
+                for context_id, control, size in wire.data_values(length, longest):
+                    if control & 1:
+                        self._command_fragment(context_id, size, is_last=bool(control & 2))
+                    else:
+                        self._data_fragment(context_id, size, is_last=bool(control & 2))
                 continue
             if length > LONGEST_CONTROL_BYTES:
                 raise InvalidPDU("control PDU longer than any has to be", AbortReason.UNRECOGNIZED_PDU)
@@ -260,22 +262,6 @@ class Association:
                 "PDU that has no place in an established association",
                 AbortReason.UNEXPECTED_PDU if known else AbortReason.UNRECOGNIZED_PDU,
             )
-
-    def _data(self, left: int) -> None:
-        """The presentation data values of one P-DATA-TF (PS3.8 9.3.5)."""
-        wire = self._wire
-        while left:
-            if left < pdu.PDV_HEADER.size:
-                raise InvalidPDU("presentation data value cut off")
-            length, context_id, control = wire.unpack(pdu.PDV_HEADER)
-            size = length - 2
-            left -= pdu.PDV_HEADER.size + size
-            if size < 0 or left < 0:
-                raise InvalidPDU("presentation data value longer than its PDU")
-            if control & 1:
-                self._command_fragment(context_id, size, is_last=bool(control & 2))
-            else:
-                self._data_fragment(context_id, size, is_last=bool(control & 2))
 
     def _command_fragment(self, context_id: int, size: int, *, is_last: bool) -> None:
         if self._sink is not None:

@@ -524,16 +524,7 @@ class RequestedAssociation:
         wire.deadline = min(wire.deadline, max(until, time.monotonic()))
         if kind != PDUType.P_DATA_TF:
             self._control(kind, length)
-        if not 6 <= length <= self._proposal.max_pdu_bytes:
-            raise InvalidPDU("P-DATA-TF longer than we said we receive, or empty")
-        while length:
-            if length < pdu.PDV_HEADER.size:
-                raise InvalidPDU("presentation data value cut off")
-            item, context_id, control = wire.unpack(pdu.PDV_HEADER)
-            size = item - 2
-            length -= pdu.PDV_HEADER.size + size
-            if size < 0 or length < 0:
-                raise InvalidPDU("presentation data value longer than its PDU")
+        for context_id, control, size in wire.data_values(length, self._proposal.max_pdu_bytes):
             if control & 1:
                 self._command_fragment(context_id, size, is_last=bool(control & 2))
             else:

@@ -17,7 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from listener.sources.dimse.upper_layer import pdu
-from listener.sources.dimse.upper_layer.pdu import HEADER, AbortReason
+from listener.sources.dimse.upper_layer.pdu import HEADER, PDV_HEADER, AbortReason, InvalidPDU
 
 if TYPE_CHECKING:
     import threading
@@ -160,6 +160,32 @@ class Wire:
         start = self._hold(header.size)
         self._headers += 1
         return header.unpack_from(self._buffer, start)
+
+    def data_values(self, length: int, longest: int) -> Iterator[tuple[int, int, int]]:
+        """The presentation data values of one P-DATA-TF (PS3.8 9.3.5): context ID, control header and size of each.
+
+        The caller takes the `size` bytes of a value, by `pieces`, before it asks for the next.
+
+        Args:
+            length: Of what follows the header of the PDU.
+            longest: What we said we receive.
+
+        Raises:
+            InvalidPDU: The lengths of the PDU and of its values do not fit each other, or us.
+            ConnectionLost, DeadlineMissed: As their names say.
+        """
+        if not 6 <= length <= longest:
+            raise InvalidPDU("P-DATA-TF longer than we said we receive, or empty")
+        header, header_bytes = PDV_HEADER, PDV_HEADER.size
+        while length:
+            if length < header_bytes:
+                raise InvalidPDU("presentation data value cut off")
+            item_length, context_id, control = self.unpack(header)
+            size = item_length - 2
+            length -= header_bytes + size
+            if size < 0 or length < 0:
+                raise InvalidPDU("presentation data value longer than its PDU")
+            yield context_id, control, size
 
     def read_exactly(self, length: int) -> memoryview:
         """The next `length` bytes in one piece; for control PDUs, never for data sets.

@@ -140,6 +140,7 @@ def test_a_stop_lets_the_message_under_way_be_answered_and_ends_idle_association
     stopping = threading.Thread(target=receiver.daemon.stop)
     stopping.start()
     assert idle.receive()[0] == 7
+    receiver.wait_for("associations_stopped")  # the busy one is looked at as often, and goes on
     busy.send(pdu(4, pdv(1, 2, content[150_000:])))
     assert busy.response().status == 0
     assert busy.is_closed()
