@@ -76,9 +76,7 @@ def init(
 
 
 @application.command(name="from-niffler")
-def from_niffler(
-    file: Annotated[Path, Parameter(name="FILE", help="config.json of Niffler.")], /
-) -> int:
+def from_niffler(file: Annotated[Path, Parameter(name="FILE", help="config.json of Niffler.")], /) -> int:
     """Print our configuration for one of Niffler's PNG extractor; comments say what has no key here."""
     from exporter.commands.niffler import niffler_config
     from exporter.niffler import our_settings

@@ -77,7 +77,15 @@ def extract(config: Path, *arguments: object, expect: int = 0) -> str:
     """`exporter backfill --niffler-config`, to its end, in this process; what it said."""
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
-        code = main(["backfill", "--niffler-config", str(config), *(["--workers", "0"] if "--workers" not in arguments else []), *map(str, arguments)])
+        code = main(
+            [
+                "backfill",
+                "--niffler-config",
+                str(config),
+                *(["--workers", "0"] if "--workers" not in arguments else []),
+                *map(str, arguments),
+            ]
+        )
     assert code == expect, said.getvalue()
     return said.getvalue()
 

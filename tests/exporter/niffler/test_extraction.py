@@ -204,7 +204,14 @@ def test_columns_can_be_those_of_a_list_or_those_that_are_common(tmp_path: Path)
     (tmp_path / "featureset.txt").write_text("PatientID\nNoSuchThing\n\nRows\n")
     config = configuration(tmp_path / "config.json", home, out, PrintImages=False, SpecificHeadersOnly="true")
     said = extract(config, expect=3)
-    assert list(rows(out / "metadata.csv")[0]) == ["PatientID", "NoSuchThing", "Rows", "file", "has_pix_array", "category"]
+    assert list(rows(out / "metadata.csv")[0]) == [
+        "PatientID",
+        "NoSuchThing",
+        "Rows",
+        "file",
+        "has_pix_array",
+        "category",
+    ]
     assert "featureset.txt names columns that no file has; they are empty: NoSuchThing" in said
     for name in ("a/text.dcm", "b/text.dcm", "a/ecg.dcm", "a/cut.dcm"):
         (home / name).unlink()

@@ -87,7 +87,10 @@ def test_keys_of_earlier_versions_mean_what_they_meant(
         ({"UseProcessors": 1}, "UseProcessors: says the same as UseProcesses: name one of them"),
         ({"PrintImages": "yes?"}, 'PrintImages: "yes?" is neither true nor false'),
         ({"PrintImages": [True]}, "PrintImages: [true] is neither true nor false"),
-        ({"FlattenedToLevel": "Patient"}, 'FlattenedToLevel: "Patient" is no level (permitted: patient, study, series)'),
+        (
+            {"FlattenedToLevel": "Patient"},
+            'FlattenedToLevel: "Patient" is no level (permitted: patient, study, series)',
+        ),
         ({"DICOMHome": "/no/such"}, "DICOMHome: there is no folder /no/such"),
         ({"DICOMHome": 3}, "DICOMHome: 3 is no path of a folder"),
         ({"OutputDirectory": "/dev/null"}, "OutputDirectory: /dev/null is no folder"),
