@@ -23,7 +23,7 @@ from listener.foundation.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from exporter.niffler.keyed_names import LEVELS, Level
+    from exporter.niffler.keyed_names import Level
     from exporter.settings.settings import Settings
 
 FEATURES: Final = "featureset.txt"

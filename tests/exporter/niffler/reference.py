@@ -87,7 +87,7 @@ def name_of(column: str, theirs: str, ours: str, row: dict[str, str], our_row: d
 
 def _escaped(text: str) -> str:
     return "".join(
-        c if c.isprintable() or c.isspace() and c > "~" else c.encode("unicode_escape").decode() for c in text
+        c if c.isprintable() or (c.isspace() and c > "~") else c.encode("unicode_escape").decode() for c in text
     )
 
 
