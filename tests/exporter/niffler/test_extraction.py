@@ -16,6 +16,7 @@ from pydicom import examples
 
 from exporter.niffler.csv_tables import FileOutcome, TablePlan, write_tables
 from exporter.niffler.failed_dicom import DicomFailure, FailedFolder
+from exporter.niffler.header_values import header_values
 from exporter.niffler.row_store import MOST_COLUMNS, RowStore, SourceRow, TooManyColumns, column_set, split_evenly
 from tests.exporter.niffler.making import configuration, extract, lines_of, mapping, mixed_home, rows, small_home
 
@@ -288,6 +289,22 @@ def test_with_privacy_there_is_a_list_and_no_copy(tmp_path: Path) -> None:
         assert row["reason"] == "no_media"
 
 
+def test_copies_have_names_that_any_file_system_takes_and_no_two_have_one(tmp_path: Path) -> None:
+    long = "n" * 251 + ".dcm"
+    sources = [tmp_path / f"{number}" / name for number in range(3) for name in (long, "x.dcm", "x_1.dcm")]
+    with FailedFolder(tmp_path / "out", copies=True) as failed:
+        for number, source in enumerate(sources):
+            source.parent.mkdir(exist_ok=True)
+            source.write_text(str(number))
+            failed.add(DicomFailure(3, source, "internal", "an error"))
+        failed.add(DicomFailure(4, tmp_path / "gone.dcm", "unreadable", "it is gone"))
+    listed = rows(tmp_path / "out/failed-dicom/reasons.csv")
+    assert [row["copy"] for row in listed[-1:]] == [""]
+    copies = [tmp_path / "out/failed-dicom" / row["copy"] for row in listed[:-1]]
+    assert len(set(copies)) == len(sources)
+    assert [copy.read_text() for copy in copies] == [str(number) for number in range(len(sources))]
+
+
 def test_a_run_that_fails_leaves_the_list_and_the_copies_of_the_last_one(tmp_path: Path) -> None:
     source = tmp_path / "x.dcm"
     source.write_bytes(b"content")
@@ -324,6 +341,37 @@ def test_a_path_with_a_comma_is_quoted_in_the_mapping(tmp_path: Path) -> None:
         write_tables(store, TablePlan(tmp_path, 1, None, common_only=False), lambda _: outcome)
     text = (tmp_path / "mapping.csv").read_text()
     assert text.splitlines()[1:] == ['"IN/a, b.dcm"," OUT/c, d.png"', '"IN/a, b.dcm", OUT/e.png']
+
+
+def test_rows_can_be_read_from_any_of_them_on(tmp_path: Path) -> None:
+    with RowStore(tmp_path) as store:
+        for number in range(2500):
+            store.append(SourceRow(str(number)))
+        for start, end in ((0, 3), (1023, 1025), (1024, 1024), (2048, 2050), (2499, 9999), (2500, 9999)):
+            assert [row.name for row in store.rows(start, end)] == [*map(str, range(start, min(end, 2500)))]
+
+
+def test_values_that_do_not_fit_their_elements_are_told_as_they_are() -> None:
+    dataset = pydicom.Dataset()
+    dataset.add_new("PatientID", "LO", "x")
+    for tag, vr, raw in (
+        (0x00200013, "IS", b"1.5 "),
+        (0x00280030, "DS", b"0.5\\1E-2"),
+        (0x00180088, "DS", b"NaN "),
+        (0x00181164, "DS", b"x\\y "),
+        (0x00091001, "IS", b"7"),
+    ):
+        dataset[tag] = pydicom.dataelem.RawDataElement(pydicom.tag.Tag(tag), vr, len(raw), raw, 0, False, True)
+    cells, count = header_values(dataset, private=True)
+    assert count == 6
+    assert cells == {
+        "InstanceNumber": "1.5",
+        "PixelSpacing": "('0.5', '0.01')",
+        "SpacingBetweenSlices": None,
+        "ImagerPixelSpacing": "('x', 'y')",
+        "PatientID": "x",
+        "Private tag data": 7,
+    }
 
 
 def test_file_names_that_are_no_unicode_keep_their_rows(tmp_path: Path) -> None:
