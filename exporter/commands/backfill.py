@@ -57,7 +57,8 @@ def backfill(
         ),
     ] = None,
     changes: Annotated[
-        tuple[str, ...], Parameter(name="--set", help="With --niffler-config: KEY=VALUE instead of the file's value.")
+        tuple[str, ...],
+        Parameter(name="--set", negative="", help="With --niffler-config: KEY=VALUE instead of the file's value."),
     ] = (),
     mail_server: Annotated[
         str | None,

@@ -32,7 +32,7 @@ _NUMBER: Final = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
 
 @dataclass(frozen=True, slots=True)
-class RowOutcome:
+class FileOutcome:
     """What came of one file."""
 
     file: str
@@ -55,7 +55,7 @@ class TablePlan:
     """Whether `metadata.csv` has those columns alone that are filled in more than 90 % of the rows."""
 
 
-def write_tables(store: RowStore, plan: TablePlan, outcome_of: Callable[[SourceRow], RowOutcome]) -> list[str]:
+def write_tables(store: RowStore, plan: TablePlan, outcome_of: Callable[[SourceRow], FileOutcome]) -> list[str]:
     """Write the tables.
 
     Args:
@@ -109,7 +109,7 @@ class _Table:
         self._writer = csv.writer(stack.enter_context(private_file(path)), lineterminator="\n")
         self._writer.writerow([*map(_safe, names), *OWN_COLUMNS])
 
-    def write(self, texts: dict[str, str], cells: dict[str, Cell], outcome: RowOutcome) -> None:
+    def write(self, texts: dict[str, str], cells: dict[str, Cell], outcome: FileOutcome) -> None:
         """Write one row."""
         values = [_safe(texts[name]) if isinstance(cells.get(name), str) else texts[name] for name in self._names]
         category = "uncategorized" if outcome.has_pixels else "no image"
@@ -121,7 +121,7 @@ def _safe(text: str) -> str:
     return text if _NUMBER.fullmatch(text) else csv_text(text)
 
 
-def _mapped(outcome: RowOutcome) -> list[tuple[str, str]]:
+def _mapped(outcome: FileOutcome) -> list[tuple[str, str]]:
     """The lines of `mapping.csv` for one file: a blank stands before the second value, as there."""
     return [(_safe(outcome.file), f" {_safe(picture)}") for picture in outcome.pictures]
 

@@ -19,7 +19,7 @@ from exporter.inputs.backfill import ExportTarget
 from exporter.inputs.contract import InputUnusable
 from exporter.inputs.folder import input_folder
 from exporter.inputs.walk import Outputs
-from exporter.niffler.csv_tables import RowOutcome, TablePlan, write_tables
+from exporter.niffler.csv_tables import FileOutcome, TablePlan, write_tables
 from exporter.niffler.failed_dicom import (
     FAILED,
     MANY_VALUES,
@@ -179,7 +179,7 @@ class Extraction:
 
     def _outcome(
         self, row: SourceRow, ledger: Ledger | None, failed: FailedFolder, report: ExtractionReport
-    ) -> RowOutcome:
+    ) -> FileOutcome:
         """What came of one file; counted, and noted where it failed."""
         file = f"{shown(str(self._config.dicom_home))}/{shown(row.name)}"
         pictures: tuple[str, ...] = ()
@@ -207,7 +207,7 @@ class Extraction:
             failed.add(DicomFailure(MANY_VALUES, path, TOO_MANY_VALUES, message))
         report.converted += bool(pictures)
         report.pictures += len(pictures)
-        return RowOutcome(file, has_pixels, pictures)
+        return FileOutcome(file, has_pixels, pictures)
 
     def _pictures(self, media: tuple[MediaFile, ...]) -> Iterator[str]:
         """The files of the pictures of one instance, as `mapping.csv` names them."""

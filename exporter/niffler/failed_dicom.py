@@ -9,8 +9,10 @@ Must never: make a copy where a privacy profile is on.
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
-import shutil
+import stat
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from exporter.errors import Reason, SkipReason
 from exporter.pull.report import private_file
+from exporter.results.output_names import COMPONENT_BYTES
 from listener.foundation.durable import make_private_folders
 from listener.foundation.text import csv_text
 
@@ -34,6 +37,7 @@ NO_PICTURE, BAD_PIXELS, OTHER, UNREADABLE, MANY_VALUES = 1, 2, 3, 4, 5
 MOST_VALUES: Final = 300
 MOST_VALUES_WITH_PRIVATE: Final = 800
 TOO_MANY_VALUES: Final = "many_values"
+_PART_BYTES: Final = 1 << 20
 _HEAD: Final = ("folder", "copy", "file", "reason", "message")
 _CLASSES: Final[Mapping[str, int]] = {
     SkipReason.NO_MEDIA: NO_PICTURE,
@@ -79,6 +83,7 @@ class FailedFolder:
             make_private_folders(self._folder.absolute() / str(number))
         self._earlier = self._listed()
         self._kept: set[str] = set()
+        self._suffixes: Counter[str] = Counter()
         self._file = private_file(self._folder / LIST)
 
     def __enter__(self) -> Self:
@@ -109,31 +114,16 @@ class FailedFolder:
         """Copy a file under its own name.
 
         Returns:
-            The copy's path below `failed-dicom`; empty where the file is none that can be read.
+            The copy's path below `failed-dicom`; empty where the file cannot be read.
         """
-        stem = failure.path.name.removesuffix(".dcm")
-        number = 0
-        while (name := f"{failure.folder}/{stem}{f'_{number}' if number else ''}.dcm") in self._kept:
-            number += 1
+        stem = f"{failure.folder}/{_short(failure.path.name.removesuffix('.dcm'))}"
+        name = f"{stem}.dcm"
+        while name in self._kept:
+            self._suffixes[stem] += 1
+            name = f"{stem}_{self._suffixes[stem]}.dcm"
         target = self._folder / name
-        partial = target.with_name(f".{target.name}.part")
-        try:
-            if failure.path.is_symlink() or not failure.path.is_file():
-                return ""
-            if not _is_copy(failure.path, target):
-                source = failure.path.open("rb")
-                with source, partial.open("wb") as file:
-                    shutil.copyfileobj(source, file, 1 << 20)
-                shutil.copystat(failure.path, partial)
-                partial.replace(target)
-        except PermissionError:
-            with suppress(OSError):
-                partial.unlink()
+        if not _is_copy(failure.path, target) and not _copied(failure.path, target):
             return ""
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink()
-            raise
         self._kept.add(name)
         return name
 
@@ -150,10 +140,51 @@ class FailedFolder:
         return {name for name in found if len(Path(name).parts) == 2 and ".." not in Path(name).parts}
 
 
+def _short(stem: str) -> str:
+    """A file name without extension, cut where a suffix would make it too long for a file system."""
+    raw = os.fsencode(stem)
+    if len(raw) <= COMPONENT_BYTES:
+        return stem
+    return f"{os.fsdecode(raw[: COMPONENT_BYTES - 20])}~{hashlib.sha256(raw).hexdigest()[:16]}"
+
+
+def _copied(path: Path, target: Path) -> bool:
+    """Copy a file, whole or not at all; False where it is no file that can be read.
+
+    Raises:
+        OSError: The copy cannot be written.
+    """
+    partial = target.with_name(".part")
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    with os.fdopen(fd, "rb") as source:
+        about = os.fstat(fd)
+        if not stat.S_ISREG(about.st_mode):
+            return False
+        try:
+            with partial.open("wb") as file:
+                while True:
+                    try:
+                        part = source.read(_PART_BYTES)
+                    except OSError:
+                        return False
+                    if not part:
+                        break
+                    file.write(part)
+            os.utime(partial, ns=(about.st_atime_ns, about.st_mtime_ns))
+            partial.replace(target)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+    return True
+
+
 def _is_copy(path: Path, target: Path) -> bool:
     """Whether an earlier run copied the file as it is."""
     try:
         mine, theirs = target.lstat(), path.stat()
     except OSError:
         return False
-    return (mine.st_size, mine.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns) and not os.path.islink(target)  # noqa: PTH114 - `lstat` above
+    return stat.S_ISREG(mine.st_mode) and (mine.st_size, mine.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns)

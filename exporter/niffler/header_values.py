@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.dicom.elements import READING_ERRORS, quiet_reading
+from exporter.dicom.elements import READING_ERRORS, quiet_reading, unread_value
 from exporter.results.metadata.keys import Keys
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _public(dataset: Dataset) -> Iterator[tuple[str, Any]]:
         try:
             value = dataset[tag].value
         except READING_ERRORS:
-            continue
+            value = _unconverted(dataset, tag)
         yield keyword, value
 
 
@@ -107,8 +107,14 @@ def _private(dataset: Dataset, path: str) -> Iterator[_Value]:
             element = dataset[tag]
             name, value = str(element.name), element.value
         except READING_ERRORS:
-            continue
+            name, value = "Private tag data", _unconverted(dataset, tag)
         yield _Value(name, value, f"{path}{keys.key_for(int(tag))}")
+
+
+def _unconverted(dataset: Dataset, tag: int) -> str | None:
+    """What an element holds whose bytes do not fit its VR, as text: an IS with a fraction, above all."""
+    raw = unread_value(dataset, tag)
+    return raw.decode("ascii", "backslashreplace").strip(" \0") if isinstance(raw, bytes) else None
 
 
 def _is_sequence(value: Any) -> bool:
@@ -124,22 +130,24 @@ def _cell(found: _Value) -> Cell:
 
     value = found.value
     if isinstance(value, IS):
-        return int(value) if found.is_private else str(value)
+        return _finite(int(value)) if found.is_private else _text(value)
     if isinstance(value, DSfloat):
         return _finite(float(value))
     if type(value) in {int, float}:
         return _finite(value)
     if isinstance(value, MultiValue) and not found.is_private:
         inside = [*map(_inside, value)]
-        return f"({inside[0]},)" if len(inside) == 1 else f"({', '.join(inside)})"
+        return _text(f"({inside[0]},)" if len(inside) == 1 else f"({', '.join(inside)})")
     if isinstance(value, MultiValue | list | tuple) and not _is_sequence(value):
-        return f"[{', '.join(map(_listed, value))}]"
+        return _text(f"[{', '.join(map(_listed, value))}]")
     return None if value is None else _text(value)
 
 
 def _finite(value: float) -> Cell:
-    """A number, or its word where JSON holds no such number."""
-    return value if value - value == 0 and abs(value) < 1 << 63 else str(value)
+    """A number; empty where it is none, its text where JSON holds no such number."""
+    if value != value:  # noqa: PLR0124 - NaN is not equal to itself
+        return None
+    return value if abs(value) < 1 << 63 else str(value)
 
 
 def _text(value: Any) -> str:
@@ -149,7 +157,7 @@ def _text(value: Any) -> str:
         return str([_values(item, "", private=True) for item in value])
     if isinstance(value, BaseTag):
         return f"({value.group:04x}, {value.elem:04x})"
-    return str(value)
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _inside(value: Any) -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from exporter.niffler.csv_tables import OWN_COLUMNS
 from exporter.niffler.keyed_names import LEVELS
 from exporter.niffler.notice import is_address
 from listener.foundation.text import printable
@@ -23,7 +24,7 @@ from listener.foundation.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from exporter.niffler.keyed_names import LEVELS, Level
+    from exporter.niffler.keyed_names import Level
     from exporter.settings.settings import Settings
 
 FEATURES: Final = "featureset.txt"
@@ -237,9 +238,17 @@ def _features(path: Path) -> tuple[str, ...]:
     except UnicodeDecodeError:
         raise _Fault(f"{path} is no text in UTF-8") from None
     names = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if not names:
+    if not any(map(_may_be_column, names)):
         raise _Fault(f"{path} names no column; list keywords such as PatientID, one a line")
     return names
+
+
+def _may_be_column(name: str) -> bool:
+    """Whether a table can have a column of that name: a keyword, a path that ends in one, a private element, ours."""
+    from pydicom.datadict import tag_for_keyword
+
+    is_private = " " in name or name.startswith("[")
+    return is_private or name in OWN_COLUMNS or tag_for_keyword(name.rpartition("_")[2]) is not None
 
 
 # -- values ----------------------------------------------------------------------------------------------------------

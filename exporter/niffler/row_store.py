@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MOST_COLUMNS: Final = 200_000
 """Most columns of one table: more are an accident of private elements or of sequences, and no program opens it."""
 
+_ROWS_PER_START: Final = 1024
+
 
 class TooManyColumns(Exception):
     """The table would have more columns than a program can use."""
@@ -54,6 +56,8 @@ class RowStore:
     def __init__(self, folder: Path) -> None:
         self._file = TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
         self.count = 0
+        self._starts: list[int] = []
+        """Where every `_ROWS_PER_START`-th row begins."""
 
     def __enter__(self) -> Self:
         return self
@@ -71,6 +75,8 @@ class RowStore:
         if not row.name.isascii():
             content["name"] = list(os.fsencode(row.name))
         try:
+            if self.count % _ROWS_PER_START == 0:
+                self._starts.append(self._file.tell())
             self._file.write(orjson.dumps(content) + b"\n")
         except OSError as error:
             raise OutOfSpace(f"keeping the rows of the tables: {error.strerror}") from error
@@ -78,8 +84,11 @@ class RowStore:
 
     def rows(self, start: int = 0, end: int | None = None) -> Iterator[SourceRow]:
         """The rows from `start` up to and without `end`."""
-        self._file.seek(0)
-        for number, line in enumerate(self._file):
+        if start >= self.count:
+            return
+        first = start // _ROWS_PER_START
+        self._file.seek(self._starts[first])
+        for number, line in enumerate(self._file, start=first * _ROWS_PER_START):
             if end is not None and number >= end:
                 return
             if number >= start:

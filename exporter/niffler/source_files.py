@@ -68,13 +68,15 @@ class SourceFiles:
     seen: SeenFiles = field(default_factory=SeenFiles)
 
     def walked(self) -> Iterator[WalkedFile]:
-        """Files at the right depth, of any content."""
+        """Files at the right depth, of any content, and folders above it that cannot be read."""
         for found in walk(self.folder, self.outputs, recursive=self.depth > 0):
-            is_closed_folder = found.name.endswith("/")
-            if found.name.count("/") == self.depth or (is_closed_folder and found.name.count("/") < self.depth):
+            if self._is_here(found.name):
                 yield found
             else:
                 self.seen.elsewhere += 1
+
+    def _is_here(self, name: str) -> bool:
+        return name.count("/") == self.depth or (name.endswith("/") and name.count("/") < self.depth)
 
     def read_all(self) -> None:
         """Add the rows of all files, without exporting anything."""
@@ -101,7 +103,8 @@ class SourceFiles:
     def count(self) -> Iterator[int]:
         """See `InputReader`."""
         number = 0
-        for number, _ in enumerate(walk(self.folder, self.outputs, recursive=self.depth > 0), start=1):
+        for found in walk(self.folder, self.outputs, recursive=self.depth > 0):
+            number += self._is_here(found.name)
             if number % 1000 == 0:
                 yield number
         yield number

@@ -75,17 +75,10 @@ def configuration(path: Path, home: Path, output: Path, **values: Any) -> Path:
 
 def extract(config: Path, *arguments: object, expect: int = 0) -> str:
     """`exporter backfill --niffler-config`, to its end, in this process; what it said."""
+    workers = [] if "--workers" in arguments else ["--workers", "0"]
     said = io.StringIO()
     with redirect_stdout(said), redirect_stderr(said):
-        code = main(
-            [
-                "backfill",
-                "--niffler-config",
-                str(config),
-                *(["--workers", "0"] if "--workers" not in arguments else []),
-                *map(str, arguments),
-            ]
-        )
+        code = main(["backfill", "--niffler-config", str(config), *workers, *map(str, arguments)])
     assert code == expect, said.getvalue()
     return said.getvalue()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import re
 import shutil
 from collections import Counter
@@ -37,9 +38,8 @@ def lay_out(corpus: Path, folder: Path) -> None:
 
 
 def read_table(path: Path) -> Table:
-    opened = gzip.open(path, "rt", encoding="utf-8", newline="") if path.suffix == ".gz" else path.open(newline="")
-    with opened as file:
-        return {row["file"]: row for row in csv.DictReader(file)}
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return {row["file"]: row for row in csv.DictReader(io.StringIO(raw.decode(), newline=""))}
 
 
 @dataclass(frozen=True)
@@ -63,36 +63,32 @@ def original_verdicts(folder: Path, kind: str) -> Verdicts:
 
 
 def name_of(column: str, theirs: str, ours: str, row: dict[str, str], our_row: dict[str, str]) -> str | None:
-    """Name of the difference between two cells; None where they are the same."""
+    """Name of the difference between two cells; None where they are the same, `unnamed` where it has no name."""
     if theirs == ours:
         return None
-    if column in {"has_pix_array", "category"}:
-        return "decoded-here" if our_row["has_pix_array"] == "True" else "not-decoded-here"
-    if row["file"] == BROKEN_ROW:
-        return "broken-row"
-    if column in {"FloatPixelData", "DoubleFloatPixelData"} and not ours:
-        return "pixel-data"
-    if theirs and set(our_row.values()) <= {"", our_row["file"], "False", "no image"}:
-        return "no-data-set"
-    if not theirs and ours in MISSING_WORDS:
-        return "missing-words"
-    if column.endswith(("Pointer", "Attribute")) and re.fullmatch(r"\([0-9a-f]{4}, [0-9a-f]{4}\)", ours):
-        number = int(ours[1:5] + ours[7:11], 16)
-        return "attribute-tags" if theirs and float(theirs) == number else "unnamed"
-    if ours.startswith("'") and ours[1:] == theirs:
-        return "formulas"
-    if ours == theirs.encode("unicode_escape").decode() or ours == _escaped(theirs):
-        return "control-characters"
-    if theirs.startswith("[(") and ours.startswith("[[("):
-        return "private-sequences"
-    if " " in column or column.startswith("["):
-        renamed = any(our_row[c] == theirs for c in our_row if c.startswith("["))
-        return "private-names" if renamed and not ours else "unnamed"
-    return "unnamed"
+    is_own = column in {"has_pix_array", "category"}
+    is_private = " " in column or column.startswith("[")
+    is_tag = column.endswith(("Pointer", "Attribute")) and re.fullmatch(r"\([0-9a-f]{4}, [0-9a-f]{4}\)", ours)
+    has_values = not set(our_row.values()) <= {"", our_row["file"], "False", "no image"}
+    rules = {
+        "decoded-here": is_own and our_row["has_pix_array"] == "True",
+        "broken-row": not is_own and row["file"] == BROKEN_ROW,
+        "pixel-data": column in {"FloatPixelData", "DoubleFloatPixelData"} and not ours,
+        "no-data-set": theirs and not has_values,
+        "missing-words": not theirs and ours in MISSING_WORDS,
+        "attribute-tags": is_tag and theirs and float(theirs) == int(ours[1:5] + ours[7:11], 16),
+        "formulas": ours == f"'{theirs}" and theirs[:1] in set("=+-@"),
+        "control-characters": ours == _escaped(theirs),
+        "private-sequences": is_private and theirs.startswith("[(") and ours.startswith("[[("),
+        "private-names": is_private and not ours and any(our_row[c] == theirs for c in our_row if c.startswith("[")),
+    }
+    return next((name for name, applies in rules.items() if applies), "unnamed")
 
 
 def _escaped(text: str) -> str:
-    return "".join(c if c.isprintable() or c in "  " else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c if c.isprintable() or (c.isspace() and c > "~") else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 def differences(theirs: Table, ours: Table) -> tuple[Counter[str], list[tuple[str, ...]]]:

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 from pydicom import examples
 
-from exporter.niffler.csv_tables import RowOutcome, TablePlan, write_tables
+from exporter.niffler.csv_tables import FileOutcome, TablePlan, write_tables
 from exporter.niffler.failed_dicom import DicomFailure, FailedFolder
+from exporter.niffler.header_values import header_values
 from exporter.niffler.row_store import MOST_COLUMNS, RowStore, SourceRow, TooManyColumns, column_set, split_evenly
 from tests.exporter.niffler.making import configuration, extract, lines_of, mapping, mixed_home, rows, small_home
 
@@ -45,6 +46,11 @@ class Run:
         for file, picture in mapping(self.out / "mapping.csv"):
             found.setdefault(file.removeprefix(f"{self.home}/"), []).append(picture)
         return found
+
+    @property
+    def digests(self) -> set[str]:
+        paths = [Path(picture).relative_to(self.out) for pictures in self.pictures.values() for picture in pictures]
+        return {part.partition(".")[0] for path in paths for part in path.parts if HEX.match(part)}
 
 
 @pytest.fixture(scope="module")
@@ -99,19 +105,18 @@ def test_pictures_lie_flat_below_their_patient_under_names_of_56_digits(done: Ru
 
 def test_equal_file_names_do_not_overwrite_each_other(done: Run) -> None:
     (one,), (other,) = done.pictures["a/IM1.dcm"], done.pictures["b/IM1.dcm"]
-    assert one != other
+    assert Path(one).name.partition(".")[0] != Path(other).name.partition(".")[0]
     assert Path(one).parent == Path(other).parent
 
 
 def test_names_cannot_be_computed_without_the_key(done: Run, tmp_path: Path) -> None:
     again = Run(tmp_path)
-    assert not {name for p in done.pictures.values() for name in p} & {n for p in again.pictures.values() for n in p}
-    names = {Path(p).relative_to(done.out).as_posix() for pictures in done.pictures.values() for p in pictures}
+    assert not done.digests & again.digests
     shutil.rmtree(again.out)
     again.out.mkdir()
     shutil.copyfile(done.out / "names.key", again.out / "names.key")
     extract(again.config, expect=3)
-    assert {Path(p).relative_to(again.out).as_posix() for ps in again.pictures.values() for p in ps} == names
+    assert done.digests == again.digests
 
 
 def test_sixteen_bit_pictures_give_the_modality_values_back_exactly(done: Run) -> None:
@@ -129,7 +134,7 @@ def test_sixteen_bit_pictures_give_the_modality_values_back_exactly(done: Run) -
 def test_parts_are_even_and_their_rows_are_those_of_the_whole(done: Run) -> None:
     parts = [rows(done.out / f"meta/metadata_{number}.csv") for number in range(3)]
     assert [len(part) for part in parts] == [3, 3, 2]
-    whole = [row for row in done.table.values()]
+    whole = list(done.table.values())
     for row, merged in zip([row for part in parts for row in part], whole, strict=True):
         assert {column: cell for column, cell in merged.items() if cell} == {c: v for c, v in row.items() if v} | {
             column: merged[column] for column in row if _same_number(row[column], merged[column])
@@ -288,6 +293,22 @@ def test_with_privacy_there_is_a_list_and_no_copy(tmp_path: Path) -> None:
         assert row["reason"] == "no_media"
 
 
+def test_copies_have_names_that_any_file_system_takes_and_no_two_have_one(tmp_path: Path) -> None:
+    long = "n" * 251 + ".dcm"
+    sources = [tmp_path / f"{number}" / name for number in range(3) for name in (long, "x.dcm", "x_1.dcm")]
+    with FailedFolder(tmp_path / "out", copies=True) as failed:
+        for number, source in enumerate(sources):
+            source.parent.mkdir(exist_ok=True)
+            source.write_text(str(number))
+            failed.add(DicomFailure(3, source, "internal", "an error"))
+        failed.add(DicomFailure(4, tmp_path / "gone.dcm", "unreadable", "it is gone"))
+    listed = rows(tmp_path / "out/failed-dicom/reasons.csv")
+    assert [row["copy"] for row in listed[-1:]] == [""]
+    copies = [tmp_path / "out/failed-dicom" / row["copy"] for row in listed[:-1]]
+    assert len(set(copies)) == len(sources)
+    assert [copy.read_text() for copy in copies] == [str(number) for number in range(len(sources))]
+
+
 def test_a_run_that_fails_leaves_the_list_and_the_copies_of_the_last_one(tmp_path: Path) -> None:
     source = tmp_path / "x.dcm"
     source.write_bytes(b"content")
@@ -301,7 +322,7 @@ def test_a_run_that_fails_leaves_the_list_and_the_copies_of_the_last_one(tmp_pat
 
 def test_a_table_with_more_columns_than_any_program_opens_is_refused() -> None:
     many = [SourceRow("x", {f"column {number}": "1" for number in range(MOST_COLUMNS + 1)})]
-    with pytest.raises(TooManyColumns, match="more than 200000 columns: name those that are wanted in featureset.txt"):
+    with pytest.raises(TooManyColumns, match="more than 200000 columns: name those that are wanted"):
         column_set(many, None)
     assert column_set(many, ("column 7",)).names == ["column 7"]
 
@@ -310,7 +331,7 @@ def test_whole_numbers_look_as_pandas_writes_them(tmp_path: Path) -> None:
     with RowStore(tmp_path) as store:
         store.append(SourceRow("1", {"all": 1, "some": 8, "large": 1 << 60, "mixed": 2, "text": "-1"}))
         store.append(SourceRow("2", {"all": 2, "mixed": "x", "text": "-x"}))
-        write_tables(store, TablePlan(tmp_path, 1, None, common_only=False), lambda row: RowOutcome(row.name, False))
+        write_tables(store, TablePlan(tmp_path, 1, None, common_only=False), lambda row: FileOutcome(row.name, False))
     first, second = rows(tmp_path / "metadata.csv")
     assert [first[name] for name in ("all", "some", "mixed", "text")] == ["1", "8.0", "2", "-1"]
     assert first["large"] == str(1 << 60)
@@ -320,10 +341,41 @@ def test_whole_numbers_look_as_pandas_writes_them(tmp_path: Path) -> None:
 def test_a_path_with_a_comma_is_quoted_in_the_mapping(tmp_path: Path) -> None:
     with RowStore(tmp_path) as store:
         store.append(SourceRow("a, b.dcm"))
-        outcome = RowOutcome("IN/a, b.dcm", has_pixels=True, pictures=("OUT/c, d.png", "OUT/e.png"))
+        outcome = FileOutcome("IN/a, b.dcm", has_pixels=True, pictures=("OUT/c, d.png", "OUT/e.png"))
         write_tables(store, TablePlan(tmp_path, 1, None, common_only=False), lambda _: outcome)
     text = (tmp_path / "mapping.csv").read_text()
     assert text.splitlines()[1:] == ['"IN/a, b.dcm"," OUT/c, d.png"', '"IN/a, b.dcm", OUT/e.png']
+
+
+def test_rows_can_be_read_from_any_of_them_on(tmp_path: Path) -> None:
+    with RowStore(tmp_path) as store:
+        for number in range(2500):
+            store.append(SourceRow(str(number)))
+        for start, end in ((0, 3), (1023, 1025), (1024, 1024), (2048, 2050), (2499, 9999), (2500, 9999)):
+            assert [row.name for row in store.rows(start, end)] == [*map(str, range(start, min(end, 2500)))]
+
+
+def test_values_that_do_not_fit_their_elements_are_told_as_they_are() -> None:
+    dataset = pydicom.Dataset()
+    dataset.add_new("PatientID", "LO", "x")
+    for tag, vr, raw in (
+        (0x00200013, "IS", b"1.5 "),
+        (0x00280030, "DS", b"0.5\\1E-2"),
+        (0x00180088, "DS", b"NaN "),
+        (0x00181164, "DS", b"x\\y "),
+        (0x00091001, "IS", b"7"),
+    ):
+        dataset[tag] = pydicom.dataelem.RawDataElement(pydicom.tag.Tag(tag), vr, len(raw), raw, 0, False, True)
+    cells, count = header_values(dataset, private=True)
+    assert count == 6
+    assert cells == {
+        "InstanceNumber": "1.5",
+        "PixelSpacing": "('0.5', '0.01')",
+        "SpacingBetweenSlices": None,
+        "ImagerPixelSpacing": "('x', 'y')",
+        "PatientID": "x",
+        "Private tag data": 7,
+    }
 
 
 def test_file_names_that_are_no_unicode_keep_their_rows(tmp_path: Path) -> None:
@@ -340,7 +392,7 @@ def _peak_bytes(folder: Path, count: int) -> int:
             cells: dict[str, Any] = {f"column {column}": f"{number} {column}" for column in range(30)}
             store.append(SourceRow(f"{number}.dcm", cells))
         plan = TablePlan(folder, 4, None, common_only=True)
-        write_tables(store, plan, lambda row: RowOutcome(row.name, True, (f"{row.name}.png",)))
+        write_tables(store, plan, lambda row: FileOutcome(row.name, True, (f"{row.name}.png",)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return peak

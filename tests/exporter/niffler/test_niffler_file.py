@@ -143,9 +143,24 @@ def test_every_fault_is_told_at_once(tmp_path: Path, folders: tuple[Path, Path])
     assert len(str(told.value).splitlines()) == 4
 
 
-def test_a_list_that_names_no_column_is_refused(tmp_path: Path, folders: tuple[Path, Path]) -> None:
-    (tmp_path / "featureset.txt").write_text("\n \n")
+@pytest.mark.parametrize(
+    ("text", "is_list"),
+    [
+        ("\n \n", False),
+        ("Nonsense\nPatient ID?x\n".replace(" ", ""), False),
+        ("0_ProcedureCodeSequence_CodeValue\nNonsense", True),
+        ("[Suite id]", True),
+        ("file", True),
+    ],
+)
+def test_a_list_that_names_no_column_is_refused(
+    tmp_path: Path, folders: tuple[Path, Path], text: str, is_list: bool
+) -> None:
+    (tmp_path / "featureset.txt").write_text(text)
     path = configuration(tmp_path / "config.json", *folders, SpecificHeadersOnly=True)
+    if is_list:
+        assert read_niffler_file(path).features == tuple(text.split("\n"))
+        return
     with pytest.raises(NifflerFileUnusable, match="names no column; list keywords such as PatientID"):
         read_niffler_file(path)
 
