@@ -9,9 +9,11 @@ module and those of light commands (status, failures) import nothing heavy, so t
     backfill          `exporter backfill`
     config            `exporter config check|show|schema|init|from-niffler|from-dme`
     daemons           `exporter serve` and `exporter run`
+    dataset           `exporter dataset`
     encoder_check     encoders of the settings tried before a run
     explain           `exporter explain`
     failures          `exporter failures list|show|retry`
+    metadata          `exporter metadata csv|parquet|series|mapping`
     niffler           `exporter backfill --niffler-config`
     options           options that commands share
     orthanc_storage   `exporter orthanc-storage`

@@ -12,9 +12,10 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from exporter.errors import OutOfSpace, SkipReason, StorageUnavailable
+from exporter.errors import SkipReason, storage_error
 from exporter.inputs.backfill import ExportTarget
 from exporter.inputs.contract import InputUnusable
 from exporter.inputs.folder import input_folder
@@ -39,8 +40,8 @@ from exporter.outcome import MediaType
 from exporter.results.ledger import Ledger
 from exporter.results.ledger.types import InstanceStatus
 from exporter.results.line import shown
-from exporter.work.pipeline import FULL
 from exporter.writers.frames_folder import INDEX
+from listener.foundation.disk import mapped
 from listener.foundation.durable import make_private_folders
 from listener.foundation.text import printable
 
@@ -118,7 +119,7 @@ class Extraction:
             raise InputUnusable(
                 f"DICOMHome {config.dicom_home} lies among the pictures: choose another OutputDirectory"
             )
-        with _writing("making the output folder"):
+        with mapped(partial(storage_error, "making the output folder")):
             make_private_folders(config.output.absolute())
             self._rows = self._stack.enter_context(RowStore(config.output))
             names = KeyedNames.of_folder(config.output)
@@ -168,12 +169,12 @@ class Extraction:
             ledger = None
             if config.print_images:
                 ledger = stack.enter_context(Ledger.open_read_only(self.target(None, take_over=False).places.ledger))
-            with _writing("writing the tables"):
+            with mapped(partial(storage_error, "writing the tables")):
                 failed = stack.enter_context(FailedFolder(config.output, copies=copies))
                 report.empty_columns = write_tables(
                     self._rows, plan, lambda row: self._outcome(row, ledger, failed, report)
                 )
-        with _writing("writing the log"):
+        with mapped(partial(storage_error, "writing the log")):
             self._log(report)
         return report
 
@@ -216,7 +217,7 @@ class Extraction:
             if medium.kind is MediaType.IMAGE:
                 yield f"{above}{shown(medium.file)}"
             elif medium.kind is MediaType.FRAMES:
-                with _writing("listing a folder of frames"):
+                with mapped(partial(storage_error, "listing a folder of frames")):
                     names = sorted(os.listdir(self._config.images / medium.file))  # noqa: PTH208 - names alone
                 yield from (f"{above}{shown(medium.file)}{shown(name)}" for name in names if name != INDEX)
 
@@ -249,22 +250,3 @@ class Extraction:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(self._config.output / LOG, flags, 0o600), "w", encoding="utf-8") as file:
             file.writelines(f"{printable(line)}\n" for line in lines)
-
-
-class _writing:  # noqa: N801 - used like a function, as contextlib's own
-    """Turns errors of the system while something is written into conditions of the machine."""
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not isinstance(error, OSError):
-            return
-        if error.errno in FULL:
-            raise OutOfSpace(f"{self._what}: {error.strerror}") from error
-        raise StorageUnavailable(self._what, error) from error

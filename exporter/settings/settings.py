@@ -112,6 +112,9 @@ class ArchiveSettings(Section):
 class MediaFolderSettings(Section):
     """Folder, names and permissions of media."""
 
+    enabled: bool = True
+    """Whether media are made. `false`: every instance gets its line, from its header alone; no pixel is decoded. Such
+    an instance counts as skipped (`no_media`); when this is true again, its media are made."""
     dir: FilePath | None = None
     """Folder of media files; default: ``media`` below the data or output folder."""
     overwrite: bool = False
@@ -140,6 +143,9 @@ class MetadataSettings(Section):
     """Whether lines may be added to a file that this ledger did not write."""
     private: bool = True
     """Whether lines hold private elements; otherwise they are left out, nested ones too, and counted."""
+    record: Literal["names", "dicom-json"] = "names"
+    """How lines hold elements. `names`: under their full names, as plain JSON values; `dicom-json`: under their tags,
+    with their VR, in the DICOM JSON Model (PS3.18 F)."""
 
 
 class ConfigCopySettings(Section):
@@ -383,6 +389,8 @@ class MediaSettings(Section):
     """Settings of writers that other distributions add; every one that is installed writes, named here or not."""
     metadata: MetadataSettings = MetadataSettings()
     """Metadata lines."""
+    media: MediaFolderSettings = MediaFolderSettings()
+    """Media: whether there are any, and where they go."""
     limits: LimitSettings = LimitSettings()
 
     @field_validator("writers")
@@ -402,9 +410,13 @@ class MediaSettings(Section):
     @cached_property
     def settings_sha256(self) -> str:
         """Hash of every setting that decides what media and lines hold; limits only decide whether there are any."""
-        left_out = {"limits", "metadata"} if self.writers else {"limits", "metadata", "writers"}
-        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - left_out)
+        apart = {"limits", "metadata", "media"} | (set() if self.writers else {"writers"})
+        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - apart)
         content["metadata"] = self.metadata.model_dump(mode="json", include={"private"})
+        if self.metadata.record != "names":  # later settings: where they are not used, the hash is what it was
+            content["metadata"]["record"] = self.metadata.record
+        if not self.media.enabled:
+            content["media"] = {"enabled": False}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -521,8 +533,6 @@ class Settings(MediaSettings):
     """Input of `backfill`."""
     archives: ArchiveSettings = ArchiveSettings()
     """Archives among what `backfill` reads."""
-    media: MediaFolderSettings = MediaFolderSettings()
-    """Folder, names and permissions of media."""
     config: ConfigCopySettings = ConfigCopySettings()
     """Copy of this file."""
     privacy: PrivacySettings = PrivacySettings()
@@ -585,7 +595,7 @@ class Settings(MediaSettings):
     def by_ae_title(self) -> dict[str, Settings]:
         """Whole settings of every AE title that has an entry, as they apply to instances that call it.
 
-        Made once: a whole `Settings` is never copied with other values.
+        Made once, when first asked for: a copy with other values has to be made before.
         """
         found = {}
         for entry in self.ae_titles:
@@ -599,7 +609,9 @@ class Settings(MediaSettings):
     def media_settings(self) -> MediaSettings:
         """The part that travels to worker processes."""
         parts = {name: getattr(self, name) for name in MediaSettings.model_fields}
-        return MediaSettings(**parts | {"metadata": MetadataSettings(private=self.metadata.private)})
+        parts["metadata"] = MetadataSettings(private=self.metadata.private, record=self.metadata.record)
+        parts["media"] = MediaFolderSettings(enabled=self.media.enabled)
+        return MediaSettings(**parts)
 
     @property
     def listener_settings(self) -> ListenerSettings:
