@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Final
 from exporter.errors import ExportError, MachineCondition, OutOfSpace, Reason
 from exporter.inputs.contract import INSIDE
 from exporter.outcome import Exported, Failed, Skipped
-from exporter.results.ledger.types import InstanceStatus
-from exporter.results.publish import WorkItem
+from exporter.results.ledger.types import InstanceStatus, WorkItem
 from exporter.work.engine import DECIDED_ROOM, Deferred, HeldBack, KnownOutcome, PublishedResult, Returned
 
 if TYPE_CHECKING:

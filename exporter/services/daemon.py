@@ -26,8 +26,8 @@ import structlog
 from exporter.dicom.received import called_ae_title
 from exporter.errors import MachineCondition, OutOfSpace, StorageUnavailable
 from exporter.outcome import Exported, Failed, Skipped
-from exporter.results.ledger.types import InstanceStatus
-from exporter.results.publish import FULL, WorkItem
+from exporter.results.ledger.types import InstanceStatus, WorkItem
+from exporter.results.publish import FULL
 from exporter.series.live import series_volumes
 from exporter.services.context import OutputPaths, open_export_context
 from exporter.services.pause import DiskBackpressure

@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from exporter.errors import MachineCondition, OutOfSpace, Reason, SkipReason, StorageUnavailable
 from exporter.outcome import Failed, Skipped
-from exporter.results.ledger.types import LONGEST_WAIT_S, Arrival, InstanceStatus
+from exporter.results.ledger.types import LONGEST_WAIT_S, Completed, DuplicateCheck, InstanceStatus
 from exporter.results.output_names import PARTIAL
-from exporter.results.publish import FULL, FinishedWork
+from exporter.results.publish import FULL
 from exporter.work import isolation
 from exporter.work.input_order import InputOrder
 from exporter.work.protocol import ExportStopped, WorkerJob
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
 
     from exporter.outcome import InstanceIdentity, Outcome
     from exporter.results.ledger import Ledger
-    from exporter.results.ledger.types import InstanceRow
+    from exporter.results.ledger.types import InstanceRow, WorkItem
     from exporter.results.metadata.jsonl import Appender
     from exporter.results.ownership import Ownership
-    from exporter.results.publish import Publisher, WorkItem
+    from exporter.results.publish import Publisher
     from exporter.work.input_order import InputTurn
     from exporter.work.protocol import Export
     from exporter.work.scheduling import WorkerLease
@@ -346,7 +346,7 @@ class Engine:
             runner.close()  # what the last instance left in its memory belongs to this one
         try:
             self._ensure_ready(runner)  # before the attempt counts: a worker that cannot start is nobody's fault
-            entry = self._begun.pop(name, None) or self._begin(turn)
+            entry = self._begun.pop(name, None) or self._ledger.begin_attempt(turn.work, turn.number)
         except (Cancelled, MachineCondition) as why:
             self._put_off(turn, Returned(turn.work, why if isinstance(why, MachineCondition) else None))
             return
@@ -532,17 +532,6 @@ class Engine:
                 return StorageUnavailable("the spool" if work.source == "spool" else "temporary copies", error)
         return None
 
-    def _begin(self, turn: InputTurn) -> InstanceRow:
-        work = turn.work
-        return self._ledger.begin_attempt(
-            work.name,
-            size_bytes=work.size_bytes,
-            mtime_ns=work.mtime_ns,
-            source=work.source,
-            ae_title=work.ae_title,
-            number=turn.number,
-        )
-
     def _duplicate(self, turn: InputTurn) -> Skipped | None:
         """The outcome of an instance that is to be skipped because the same came before; None as long as unknown."""
         if not self._policy.skip_duplicates or turn.relation is None or turn.relation.duplicate_of is None:
@@ -648,13 +637,13 @@ class Engine:
                 wait_s = max(until - time.monotonic(), 0.0)
         return batch, False
 
-    def _finish(self, one: _Attempted) -> FinishedWork:
+    def _complete(self, one: _Attempted) -> Completed:
         """What is published of an attempt, now that its relation is decided."""
         duplicate = self._duplicate(one.turn) if one.has_asked else None
-        return FinishedWork(one.turn.work, duplicate or one.outcome, one.folder, one.turn.relation)
+        return Completed(one.turn.work, duplicate or one.outcome, one.turn.relation or DuplicateCheck(), one.folder)
 
     def _publish_batch(self, batch: list[_Attempted]) -> None:
-        finished = [self._finish(one) for one in batch]
+        completed = [self._complete(one) for one in batch]
         pause_s = 1.0
         uncounted = [one.turn for one in batch if not one.is_counted]
         while True:
@@ -662,18 +651,9 @@ class Engine:
                 if self._ownership is not None:
                     self._ownership.confirm()
                 if uncounted:
-                    self._ledger.begin_many(
-                        Arrival(
-                            turn.work.name,
-                            turn.work.size_bytes,
-                            turn.work.mtime_ns,
-                            turn.work.source,
-                            number=turn.number,
-                        )
-                        for turn in uncounted
-                    )
+                    self._ledger.begin_many([turn.work for turn in uncounted], [turn.number for turn in uncounted])
                     uncounted = []
-                outcomes = self._publisher.publish(finished)
+                outcomes = self._publisher.publish(completed)
             except MachineCondition as condition:
                 self.waits_for = condition
                 if self._give_up(pause_s):

@@ -14,9 +14,9 @@ import pytest
 from exporter.errors import OutOfSpace, Reason, SkipReason, StorageUnavailable
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.results import intents
-from exporter.results.ledger import InstanceStatus, Ledger
+from exporter.results.ledger import InstanceStatus, Ledger, WorkItem
 from exporter.results.metadata.jsonl import Appender
-from exporter.results.publish import NameChoice, Publisher, WorkItem
+from exporter.results.publish import NameChoice, Publisher
 from exporter.work import engine as engine_module
 from exporter.work import isolation, scheduling
 from exporter.work.engine import (
@@ -30,12 +30,13 @@ from exporter.work.engine import (
     Returned,
 )
 from exporter.work.supervisor import Worker, WorkerSetup, WorkerUnstartable
+from tests.exporter.ledger_rows import begin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from exporter.results.ledger.types import Arrival, InstanceRow
+    from exporter.results.ledger.types import InstanceRow
 
 
 class House:
@@ -181,12 +182,12 @@ def test_what_needs_no_worker_is_counted_and_committed_in_batches(
     house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []
-    begin = Ledger.begin_many
+    begin_many = Ledger.begin_many
 
-    def counted(self: Ledger, arrivals: Iterable[Arrival]) -> list[InstanceRow]:
-        wanted = list(arrivals)
+    def counted(self: Ledger, works: Iterable[WorkItem], numbers: Iterable[int] | None = None) -> list[InstanceRow]:
+        wanted = list(works)
         begun.append(len(wanted))
-        return begin(self, wanted)
+        return begin_many(self, wanted, numbers)
 
     monkeypatch.setattr(Ledger, "begin_many", counted)
     one = house()
@@ -227,7 +228,7 @@ def interrupted(root: Path, name: str, times: int) -> None:
     """Leave behind what exporters that were killed so often over this instance leave."""
     with Ledger.open(root / "exporter.db") as ledger:
         for _ in range(times):
-            ledger.begin_attempt(name, size_bytes=6, mtime_ns=1, source="spool")
+            begin(ledger, name, size_bytes=6, mtime_ns=1, source="spool")
             ledger.recover()
 
 
