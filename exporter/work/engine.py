@@ -35,6 +35,7 @@ from exporter.results.ledger.types import LONGEST_WAIT_S, Completed, DuplicateCh
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import FULL
 from exporter.work import isolation
+from exporter.work.contract import MEMORY_SHORT, Deferred, HeldBack, KnownOutcome, PublishedResult, Returned
 from exporter.work.input_order import InputOrder
 from exporter.work.protocol import ExportStopped, WorkerJob
 from exporter.work.scheduling import Scheduler
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from exporter.results.metadata.jsonl import Appender
     from exporter.results.ownership import Ownership
     from exporter.results.publish import Publisher
+    from exporter.work.contract import Result
     from exporter.work.input_order import InputTurn
     from exporter.work.protocol import Export
     from exporter.work.scheduling import WorkerLease
@@ -58,69 +60,11 @@ if TYPE_CHECKING:
 TICK_S: Final = 0.5
 BATCH: Final = 64
 """Most instances that are published together."""
-DECIDED_ROOM: Final = 4 * BATCH
-"""Most instances whose outcome needs no worker that can usefully be under way at once."""
 GATHER_S: Final = 0.03
 """So long the first of them waits for others: they share their fsyncs."""
 STALE_S: Final = 60.0
 """A thread that gave no sign of life for so long is stuck."""
 LONGEST_PAUSE_S: Final = 5.0
-MEMORY_SHORT: Final = "memory_short"
-"""Why an instance is pending: as the ledger and the log call it."""
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedResult:
-    """The outcome is final and durable, its line is in the metadata file."""
-
-    work: WorkItem
-    outcome: Outcome
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class KnownOutcome:
-    """The ledger had a final state already: a crash came between its commit and the move in the spool."""
-
-    work: WorkItem
-    entry: InstanceRow
-
-
-@dataclass(frozen=True, slots=True)
-class Deferred:
-    """It failed in a way that may pass and is to be tried again when it is due."""
-
-    work: WorkItem
-    outcome: Failed
-    due: float
-    """Monotonic time: a clock that is set while the exporter runs delays nothing."""
-    memory_short: bool = False
-    """Whether its worker was killed with nothing else under way; the attempt does not count."""
-
-    @property
-    def reason(self) -> str:
-        """Why it is pending, in one word."""
-        return MEMORY_SHORT if self.memory_short else self.outcome.reason
-
-
-@dataclass(frozen=True, slots=True)
-class HeldBack:
-    """No verdict: something outside the instance ended its attempts, and it is to be tried again after `wait_s`."""
-
-    work: WorkItem
-    wait_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """No verdict; the attempt does not count."""
-
-    work: WorkItem
-    condition: MachineCondition | None = None
-    """What kept it from a verdict; None where the exporter stops."""
-
-
-Result = PublishedResult | KnownOutcome | Deferred | HeldBack | Returned
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,18 +197,22 @@ class Engine:
         self._publishing = self._threads.submit(self._publish)
 
     def submit(self, work: WorkItem) -> None:
-        """Hand in one instance; never waits. The caller keeps to `room`, and calls from one thread only."""
+        """Hand in one instance; never waits. The caller keeps to `room`, and calls from one thread only.
+
+        One that is decided needs no worker: its attempt is counted with those of its batch.
+        """
+        if work.decided is not None:
+            turn = self._order.pass_by(work)
+            self._finished.put(_Attempted(turn, work.decided, time.monotonic(), is_counted=False))
+            return
         # A suspect waits for its turn, and nobody may wait for it, or it for others: it is related when it is alone.
         is_suspect = self._isolation.is_suspect(work.name)
         turn = self._order.pass_by(work) if is_suspect else self._order.enter(work)
         self._scheduler.submit(turn, alone=work.name in self._killed_alone)
 
-    def submit_decided(self, work: WorkItem, outcome: Outcome) -> None:
-        """Hand in an instance whose outcome needs no worker; its attempt is counted with those of its batch."""
-        self._finished.put(_Attempted(self._order.pass_by(work), outcome, time.monotonic(), is_counted=False))
-
     def check(self) -> None:
-        """Raise what ended a thread, if anything did, and that the media folder is no longer ours."""
+        """Raise what ended a thread, if anything did, and that the media folder or the ledger is no longer ours."""
+        self._ledger.check()
         if self._ownership is not None:
             self._ownership.check()
         for future in [*self._supervisors, *([self._publishing] if self._publishing else [])]:

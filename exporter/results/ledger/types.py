@@ -60,6 +60,8 @@ class WorkItem:
     """Relative path that output mirrors; None where output is named by identity."""
     ae_title: str = ""
     """Called AE title whose settings apply; empty for the top-level settings. Duplicates are looked for within it."""
+    decided: Skipped | Failed | None = None
+    """Its outcome, where that needs no worker."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from exporter.settings.settings import Settings
 from tests.exporter.ledger_rows import begin, finish
 
 if TYPE_CHECKING:
-    from exporter.work.engine import PublishedResult
+    from exporter.work.contract import PublishedResult
 
 ROOT = Path(__file__).parents[3]
 CT, MR, CINE = (

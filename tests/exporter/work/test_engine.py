@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,16 +20,8 @@ from exporter.results.metadata.jsonl import Appender
 from exporter.results.publish import NameChoice, Publisher
 from exporter.work import engine as engine_module
 from exporter.work import isolation, scheduling
-from exporter.work.engine import (
-    Deferred,
-    Engine,
-    EnginePolicy,
-    HeldBack,
-    KnownOutcome,
-    PublishedResult,
-    Result,
-    Returned,
-)
+from exporter.work.contract import Deferred, HeldBack, KnownOutcome, PublishedResult, Result, Returned
+from exporter.work.engine import Engine, EnginePolicy
 from exporter.work.supervisor import Worker, WorkerSetup, WorkerUnstartable
 from tests.exporter.ledger_rows import begin
 
@@ -192,7 +185,7 @@ def test_what_needs_no_worker_is_counted_and_committed_in_batches(
     monkeypatch.setattr(Ledger, "begin_many", counted)
     one = house()
     for number in range(256):
-        one.engine.submit_decided(one.work(f"{number}.fifo"), Skipped(SkipReason.NOT_REGULAR, "a pipe"))
+        one.engine.submit(replace(one.work(f"{number}.fifo"), decided=Skipped(SkipReason.NOT_REGULAR, "a pipe")))
     for _ in range(256):
         assert isinstance(one.next(60), PublishedResult)
     assert sum(begun) == 256
@@ -523,7 +516,7 @@ def test_a_supervisor_that_waits_for_space_is_not_stuck(
 
 def test_an_entry_that_needs_no_worker_is_published_like_the_others(house: Callable[..., House]) -> None:
     one = house()
-    one.engine.submit_decided(one.work("fifo"), Skipped(SkipReason.NOT_REGULAR, "a pipe"))
+    one.engine.submit(replace(one.work("fifo"), decided=Skipped(SkipReason.NOT_REGULAR, "a pipe")))
     result = one.next()
     assert isinstance(result, PublishedResult)
     assert one.ledger.counts().skipped == 1
