@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from exporter.series.assemble import WrittenSeries
     from exporter.settings.settings import MediaSettings, Settings
-    from exporter.work.protocol import Ask, Export
+    from exporter.work.protocol import Export, Steps
 
 TARGET: Final = "exporter.series.job:prepare"
 
@@ -42,7 +42,7 @@ def prepare(settings: Mapping[str, Any]) -> Export:
     return partial(export, MediaSettings.model_validate(settings["media"]), str(settings["settings_sha256"]))
 
 
-def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: Ask) -> Outcome:  # noqa: ARG001 - the contract's shape
+def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Steps:
     """Write the series that the manifest at `job.path` lists.
 
     Raises:
@@ -52,6 +52,8 @@ def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: A
 
     manifest = json.loads(Path(job.path).read_bytes())
     base = Path(manifest["base"])
+    identity = InstanceIdentity("", "", manifest["study"], manifest["series"], "")
+    yield identity
     try:
         written = write_series([Path(path) for path in manifest["paths"]], base, settings, of=manifest["of"])
     except ExportError as error:
@@ -60,7 +62,6 @@ def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: A
         return Failed(error.reason, str(error), error.may_pass)
     except MemoryError:
         return Failed(Reason.TOO_LARGE, "write series: needs more memory than limits.memory_mb permits", may_pass=False)
-    identity = InstanceIdentity("", "", manifest["study"], manifest["series"], "")
     media = tuple(_medium(path, written) for path in written.files)
     return Exported(identity, media, "{}", "", settings_sha256, warnings=written.warnings)
 
@@ -127,7 +128,7 @@ class SeriesWorker:
             with os.fdopen(fd, "w", encoding="ascii") as file:
                 json.dump(told, file)
         try:
-            outcome = self._worker.run(WorkerJob(str(manifest), str(self.root), ask=False), lambda _: None)
+            outcome = self._worker.run(WorkerJob(str(manifest), str(self.root)), lambda _: None)
         except WorkerKilled as killed:
             return Failed(Reason.DECODER_CRASH, str(killed), may_pass=True)
         finally:

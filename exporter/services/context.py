@@ -188,7 +188,7 @@ def runners(settings: Settings, workers: int) -> list[Runner]:
     if workers == 0:
         from exporter.work import pipeline
 
-        return [InProcess(pipeline.prepare(values))]
+        return [InProcess(pipeline.Pipeline(values))]
     limits = settings.limits
     setup = WorkerSetup(
         values,

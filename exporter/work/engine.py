@@ -27,19 +27,19 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal
 
 from exporter.errors import MachineCondition, OutOfSpace, Reason, SkipReason, StorageUnavailable
 from exporter.outcome import Failed, Skipped
 from exporter.results.ledger.types import LONGEST_WAIT_S, Completed, DuplicateCheck, InstanceStatus
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import FULL
-from exporter.work import isolation
+from exporter.work import isolation, protocol
 from exporter.work.contract import MEMORY_SHORT, Deferred, HeldBack, KnownOutcome, PublishedResult, Returned
 from exporter.work.input_order import InputOrder
-from exporter.work.protocol import ExportStopped, WorkerJob
+from exporter.work.protocol import WorkerJob
 from exporter.work.scheduling import Scheduler
-from exporter.work.supervisor import Cancelled, SetAside, WorkerKilled, WorkerUnstartable
+from exporter.work.supervisor import Cancelled, SetAside, Worker, WorkerKilled, WorkerUnstartable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,9 +53,8 @@ if TYPE_CHECKING:
     from exporter.results.publish import Publisher
     from exporter.work.contract import Result
     from exporter.work.input_order import InputTurn
-    from exporter.work.protocol import Export
+    from exporter.work.protocol import Decide, Export
     from exporter.work.scheduling import WorkerLease
-    from exporter.work.supervisor import Decide
 
 TICK_S: Final = 0.5
 BATCH: Final = 64
@@ -83,33 +82,6 @@ class _Attempted:
     """Whether the ledger knows of the attempt."""
 
 
-class Runner(Protocol):
-    """What exports one instance at a time: a worker process, or this process itself."""
-
-    last_progress: float
-
-    def ensure_ready(self) -> None:
-        """Be ready to run a job."""
-        ...
-
-    @property
-    def has_process(self) -> bool:
-        """Whether a process of its own holds memory."""
-        ...
-
-    def run(self, job: WorkerJob, decide: Decide, may_continue: Callable[[], bool]) -> Outcome:
-        """Export one instance; see `Worker.run`."""
-        ...
-
-    def cancel(self) -> None:
-        """Give up the current job, from another thread."""
-        ...
-
-    def close(self) -> None:
-        """End."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class EnginePolicy:
     """How the engine treats instances."""
@@ -133,6 +105,40 @@ class EnginePolicy:
     def longest_wait_s(self) -> float:
         """Longest time between two attempts at one instance."""
         return self.wait_s(self.attempts - 1)
+
+
+class InProcess:
+    """A runner without a process and without limits on memory and time, for ``num_workers: 0``."""
+
+    def __init__(self, export: Export) -> None:
+        self._export = export
+        self._cancelled = False
+        self.last_progress = time.monotonic()
+
+    def ensure_ready(self) -> None:
+        """Refuse after `cancel`."""
+        if self._cancelled:
+            raise Cancelled
+
+    @property
+    def has_process(self) -> bool:
+        """None of its own: this process holds the memory."""
+        return False
+
+    def run(self, job: WorkerJob, decide: Decide, may_continue: Callable[[], bool]) -> Outcome:  # noqa: ARG002 - it goes on
+        """Export one instance here; a crash of native code ends everything."""
+        return protocol.run(self._export(job), decide)
+
+    def cancel(self) -> None:
+        """Refuse further jobs; the current one cannot be given up."""
+        self._cancelled = True
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+Runner = Worker | InProcess
+"""What exports one instance at a time."""
 
 
 class Engine:
@@ -359,7 +365,7 @@ class Engine:
             folder = self._take_folder()
             received = work.source == "spool"
             ours = received or work.path.is_relative_to(self._partial)
-            job = WorkerJob(str(work.path), str(folder), ask=True, received=received, ae_title=work.ae_title, ours=ours)
+            job = WorkerJob(str(work.path), str(folder), received, work.ae_title, ours)
             outcome = runner.run(job, decide, partial(self._may_continue, lease))
         except (MachineCondition, Cancelled, OSError) as why:
             self._without_verdict(runner, turn, folder, why)
@@ -637,49 +643,6 @@ class Engine:
             if self._stopping.wait(TICK_S):
                 return True
         return False
-
-
-class InProcess:
-    """A runner without a process and without limits on memory and time, for ``num_workers: 0``."""
-
-    def __init__(self, export: Export) -> None:
-        self._export = export
-        self._cancelled = False
-        self.last_progress = time.monotonic()
-
-    def ensure_ready(self) -> None:
-        """Refuse after `cancel`."""
-        if self._cancelled:
-            raise Cancelled
-
-    @property
-    def has_process(self) -> bool:
-        """None of its own: this process holds the memory."""
-        return False
-
-    def run(self, job: WorkerJob, decide: Decide, may_continue: Callable[[], bool]) -> Outcome:  # noqa: ARG002 - it goes on
-        """Export one instance here; a crash of native code ends everything."""
-        refusal: Skipped | None = None
-
-        def ask(identity: InstanceIdentity) -> None:
-            nonlocal refusal
-            refusal = decide(identity) if job.ask else None
-            if refusal is not None:
-                raise ExportStopped
-
-        try:
-            return self._export(job, ask)
-        except ExportStopped:
-            if refusal is None:
-                raise
-            return refusal
-
-    def cancel(self) -> None:
-        """Refuse further jobs; the current one cannot be given up."""
-        self._cancelled = True
-
-    def close(self) -> None:
-        """Nothing to end."""
 
 
 def _given_up(entry: InstanceRow) -> Failed:

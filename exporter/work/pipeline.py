@@ -1,8 +1,8 @@
 """Export one instance: open, identify, choose a writer, write, record. Glue only; it runs inside a worker process.
 
-Contract: `export` returns an `Outcome` for any file whatever, and raises only `MachineCondition` (a full disk, a folder
-of ours that is gone) and `ExportStopped` (the parent does not want the instance). This is the one place around a job
-where any exception at all is caught: a defect becomes `Failed(internal)` with the exception's type and place.
+Contract: `export` ends in an `Outcome` for any file whatever, and raises only `MachineCondition` (a full disk, a folder
+of ours that is gone). This is the one place around a job where any exception at all is caught: a defect becomes
+`Failed(internal)` with the exception's type and place.
 
 Must never: put an exception's text into an outcome unless it is an error of ours, since it may quote values.
 """
@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import os
 import traceback
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,8 +27,7 @@ from exporter.errors import (
     SkipReason,
     StorageUnavailable,
 )
-from exporter.outcome import Exported, Failed, InstanceIdentity, Outcome, Skipped
-from exporter.work.protocol import ExportStopped
+from exporter.outcome import Exported, Failed, InstanceIdentity, Skipped
 from listener.intake.identity import IMPLEMENTATION_CLASS_UID
 
 if TYPE_CHECKING:
@@ -37,48 +35,48 @@ if TYPE_CHECKING:
 
     from exporter.dicom.instance import Instance
     from exporter.settings.settings import MediaSettings
-    from exporter.work.protocol import Ask, Export, WorkerJob
+    from exporter.work.protocol import Steps, WorkerJob
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of the output's file system that say nothing about the instance."""
 PROJECT: Final = Path(__file__).resolve().parents[2]
 
 
-def prepare(settings: Mapping[str, Any]) -> Export:
-    """The export function of a worker process, its libraries loaded.
+class Pipeline:
+    """What a worker process exports with: the settings of each AE title, and the libraries, loaded."""
 
-    Args:
-        settings: ``media``, the `MediaSettings` as JSON values, and ``settings_sha256``; ``by_ae_title`` has the same
-            for each AE title with settings of its own.
-    """
-    # Loaded now, so that the first instance does not pay for it, nor its limit of processor time.
-    import imagecodecs  # noqa: F401
-    import pydicom  # noqa: F401
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        """Be ready for instances.
 
-    import exporter.results.metadata.record  # noqa: F401
-    from exporter import writers
-    from exporter.settings.settings import MediaSettings
+        Args:
+            settings: ``media``, the `MediaSettings` as JSON values, and ``settings_sha256``; ``by_ae_title`` has the
+                same for each AE title with settings of its own.
+        """
+        # Loaded now, so that the first instance does not pay for it, nor its limit of processor time.
+        import imagecodecs  # noqa: F401
+        import pydicom  # noqa: F401
 
-    writers.registry()
-    own = {"": settings, **settings.get("by_ae_title", {})}
-    exports = {
-        title: partial(export, MediaSettings.model_validate(values["media"]), str(values["settings_sha256"]))
-        for title, values in own.items()
-    }
-    return partial(_export_by_title, exports)
+        import exporter.results.metadata.record  # noqa: F401
+        from exporter import writers
+        from exporter.settings.settings import MediaSettings
+
+        writers.registry()
+        self._by_ae_title = {
+            title: (MediaSettings.model_validate(values["media"]), str(values["settings_sha256"]))
+            for title, values in {"": settings, **settings.get("by_ae_title", {})}.items()
+        }
+
+    def __call__(self, job: WorkerJob) -> Steps:
+        """Export with the settings of the AE title that the instance was sent to."""
+        return export(*self._by_ae_title[job.ae_title], job)
 
 
-def _export_by_title(exports: Mapping[str, Export], job: WorkerJob, ask: Ask) -> Outcome:
-    """Export with the settings of the AE title that the instance was sent to."""
-    return exports[job.ae_title](job, ask)
-
-
-def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: Ask) -> Outcome:
+def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Steps:
     """Export one instance; see the module's contract."""
     known = _Known()
     try:
-        return _export(settings, settings_sha256, job, ask, known)
-    except (MachineCondition, ExportStopped):
+        return (yield from _export(settings, settings_sha256, job, known))
+    except MachineCondition:
         raise
     except SkipInstance as skip:
         return Skipped(
@@ -107,7 +105,7 @@ class _Known:
     source_sha256: str | None = None
 
 
-def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: Ask, known: _Known) -> Outcome:
+def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, known: _Known) -> Steps:
     from exporter.dicom.instance import Instance
     from exporter.results.metadata.record import record_text
     from exporter.work.absent_media import absent_media
@@ -118,7 +116,7 @@ def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: 
         known.identity, known.source_sha256 = instance.identity, instance.source_sha256
         if job.received:
             _check_command(instance)
-        ask(known.identity)
+        yield known.identity
         try:
             writers = choose_all(instance, settings)
         except SkipInstance as skip:

@@ -24,19 +24,16 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.errors import OutOfSpace, Reason, StorageUnavailable
-from exporter.outcome import Failed, InstanceIdentity, Outcome, Skipped, from_json
+from exporter.outcome import Failed, InstanceIdentity, Outcome, from_json
 from exporter.work.worker import PARENT_VARIABLE
 from listener.foundation.processes import own_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from exporter.work.protocol import WorkerJob
+    from exporter.work.protocol import Decide, WorkerJob
 
-    Decide = Callable[[InstanceIdentity], Skipped | None]
-    """Says whether an instance is exported (None), now that its identity is known."""
-
-PIPELINE: Final = "exporter.work.pipeline:prepare"
+PIPELINE: Final = "exporter.work.pipeline:Pipeline"
 START_TRIES: Final = 3
 START_S: Final = 120.0
 """Most time that a process may take to load its libraries."""
@@ -233,7 +230,7 @@ class Worker:
 
         Args:
             job: What to export.
-            decide: Called once the identity is known, where the job asks.
+            decide: Called once the identity is known.
             may_continue: Asked every `TICK_S`; where it says no, the job is given up.
 
         Raises:
