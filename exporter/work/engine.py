@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -80,6 +80,9 @@ class _Attempted:
     """Whether the worker asked if the instance is wanted: one that failed before that is never a mere duplicate."""
     is_counted: bool = True
     """Whether the ledger knows of the attempt."""
+    lease: WorkerLease | None = None
+    """The exclusive lease of a suspect, which ends when its outcome is committed: until then, the end of the exporter
+    counts as an interruption of the suspect, and of no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +180,7 @@ class Engine:
         self.waits_for: MachineCondition | None = None
         """Why outcomes wait, while they do."""
         self._lines_wait_for: MachineCondition | None = None
-        self._isolation = isolation.Isolation(ledger.interrupted(isolation.TOGETHER))
+        self._suspects = isolation.Suspects(ledger.interrupted(isolation.TOGETHER))
         self._stopping = threading.Event()
         self._beat = time.monotonic()
         self._numbers = iter(range(1 << 62))
@@ -211,10 +214,14 @@ class Engine:
             turn = self._order.pass_by(work)
             self._finished.put(_Attempted(turn, work.decided, time.monotonic(), is_counted=False))
             return
+        wait_s = self._suspects.wait_s(work.name)
+        if wait_s > 0:
+            self.results.put(HeldBack(work, wait_s))
+            return
         # A suspect waits for its turn, and nobody may wait for it, or it for others: it is related when it is alone.
-        is_suspect = self._isolation.is_suspect(work.name)
+        is_suspect = work.name in self._suspects
         turn = self._order.pass_by(work) if is_suspect else self._order.enter(work)
-        self._scheduler.submit(turn, alone=work.name in self._killed_alone)
+        self._scheduler.submit(turn, alone=is_suspect or work.name in self._killed_alone)
 
     def check(self) -> None:
         """Raise what ended a thread, if anything did, and that the media folder or the ledger is no longer ours."""
@@ -269,7 +276,8 @@ class Engine:
                     try:
                         self._attempt(runner, lease)
                     finally:
-                        self._scheduler.release(lease)
+                        if not lease.is_handed_on:
+                            self._scheduler.release(lease)
                 elif self._scheduler.has_surplus:
                     runner.close()
         finally:
@@ -287,13 +295,6 @@ class Engine:
     def _attempt(self, runner: Runner, lease: WorkerLease) -> None:
         """One attempt at one instance; whatever comes of it is put into one of the queues."""
         turn, name = lease.turn, lease.turn.work.name
-        wait_s = self._isolation.wait_s(name)
-        if wait_s > 0:
-            self._put_off(turn, HeldBack(turn.work, wait_s))
-            return
-        if not self._isolation.enter(name, lambda: self._go_on(runner)):
-            self._put_off(turn, Returned(turn.work))
-            return
         started = time.monotonic()
         turn.begun_at = turn.begun_at or started
         if lease.is_exclusive:
@@ -305,13 +306,12 @@ class Engine:
             self._put_off(turn, Returned(turn.work, why if isinstance(why, MachineCondition) else None))
             return
         except WorkerKilled:
-            self._isolation.leave(name)
             self._repeat(runner, lease, self._scheduler.retry_alone)
             return
         if entry.state is not InstanceStatus.ACTIVE:
             self._put_off(turn, KnownOutcome(turn.work, entry))
         elif isolation.is_given_up(entry.interruptions):
-            self._hand_on(_Attempted(turn, _given_up(entry), started))
+            self._hand_on(_Attempted(turn, _given_up(entry), started), lease)
         else:
             self._run(runner, lease, entry, started)
 
@@ -336,20 +336,18 @@ class Engine:
     def _has_others(self, runner: Runner) -> bool:
         return any(other.has_process for other in self._runners if other is not runner)
 
-    def _go_on(self, runner: Runner) -> bool:
-        runner.last_progress = time.monotonic()  # who waits for its turn is not stuck
-        return not self._stopping.is_set()
-
-    def _hand_on(self, attempted: _Attempted) -> None:
-        """Give an attempt that has an outcome to the publisher."""
+    def _hand_on(self, attempted: _Attempted, lease: WorkerLease) -> None:
+        """Give an attempt that has an outcome to the publisher, and with a suspect its lease."""
         self._order.identify(attempted.turn, attempted.outcome.identity)
-        self._isolation.pass_on(attempted.turn.work.name)
+        if attempted.turn.work.name in self._suspects:
+            lease.is_handed_on = True
+            attempted = replace(attempted, lease=lease)
         self._finished.put(attempted)
 
     def _run(self, runner: Runner, lease: WorkerLease, entry: InstanceRow, started: float) -> None:
         turn, work = lease.turn, lease.turn.work
         has_asked = False
-        is_suspect = self._isolation.is_suspect(work.name)
+        is_suspect = work.name in self._suspects
 
         def decide(identity: InstanceIdentity) -> Skipped | None:
             nonlocal has_asked
@@ -384,7 +382,7 @@ class Engine:
                 self._put_away(folder)
                 self._defer(runner, turn, outcome, self._policy.wait_s(entry.attempts))
             else:
-                self._hand_on(_Attempted(turn, outcome, started, folder, has_asked))
+                self._hand_on(_Attempted(turn, outcome, started, folder, has_asked), lease)
 
     def _may_continue(self, lease: WorkerLease) -> bool:
         """Whether an attempt may go on; the others do not wait for the identity of an instance that takes long."""
@@ -397,7 +395,6 @@ class Engine:
         """Keep an attempt, and the place of its instance in the order, for a later lease."""
         self._put_away(folder)
         self._begun[turn.work.name] = entry
-        self._isolation.leave(turn.work.name)
 
     def _repeat(self, runner: Runner, lease: WorkerLease, hand_back: Callable[[WorkerLease], bool]) -> None:
         """Hand a lease back to the scheduler; where that hands out nothing more, the attempt is given back."""
@@ -459,7 +456,8 @@ class Engine:
         self._put_away(folder)
         counts: list[int] = []
         self._insist(runner, lambda: counts.append(self._ledger.interrupt(work.name, str(condition))))
-        wait_s = max([self._policy.retry_after_s, *(self._isolation.interrupted(work.name, count) for count in counts)])
+        waits_s = [self._suspects.add_interruption(work.name, count) for count in counts]
+        wait_s = max([self._policy.retry_after_s, *waits_s])
         self._put_off(turn, HeldBack(work, wait_s))
 
     def _trouble(self, work: WorkItem, folder: Path) -> StorageUnavailable | None:
@@ -495,7 +493,6 @@ class Engine:
     def _put_off(self, turn: InputTurn, result: Result) -> None:
         """Hand back an instance that is not published now."""
         self._order.leave(turn)
-        self._isolation.leave(turn.work.name)
         self.results.put(result)
 
     def _take_folder(self) -> Path:
@@ -530,7 +527,7 @@ class Engine:
     def _defer(self, runner: Runner, turn: InputTurn, outcome: Failed, wait_s: float) -> None:
         work, due, not_before = turn.work, time.monotonic() + wait_s, time.time() + wait_s
         self._insist(runner, lambda: self._ledger.defer(work.name, outcome.reason, outcome.message, not_before))
-        self._isolation.clear(work.name)
+        self._suspects.clear(work.name)
         self._put_off(turn, Deferred(work, outcome, due))
 
     def _insist(self, runner: Runner | None, write: Callable[[], None]) -> None:
@@ -560,7 +557,10 @@ class Engine:
             self._beat = time.monotonic()
             held |= {one.turn.serial: one for one in arrived}
             while ready := self._order.ready(one.turn for one in held.values()):
-                self._publish_batch([held.pop(turn.serial) for turn in ready])
+                batch = [held.pop(turn.serial) for turn in ready]
+                self._publish_batch(batch)
+                for lease in filter(None, (one.lease for one in batch)):
+                    self._scheduler.release(lease)
             self._append()
         for one in held.values():  # they wait for what a supervisor had when it ended for good
             self._give_back_now(one)
@@ -625,8 +625,7 @@ class Engine:
                 self._interrupted(None, one.turn, one.folder, outcome)
                 continue
             self._order.leave(one.turn)
-            self._isolation.clear(one.turn.work.name)
-            self._isolation.leave(one.turn.work.name)
+            self._suspects.clear(one.turn.work.name)
             self._put_away(one.folder)
             self.results.put(PublishedResult(one.turn.work, outcome, now - one.started))
 
