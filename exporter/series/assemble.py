@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +22,7 @@ from exporter.dicom.geometry import Grid, grids
 from exporter.errors import BadGeometry, ExportError, SkipInstance
 from exporter.writers.volumes.planes import SERIES_CLASSES, VolumeFrame, single_frame
 from exporter.writers.volumes.voxels import disk_errors
+from listener.foundation.durable import fsync_folder
 from listener.foundation.text import json_escaped
 
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings, *, 
     partial = base.parent / f".{hashlib.sha256(base.name.encode()).hexdigest()[:16]}.series.partial"
     with disk_errors("write series"):
         base.parent.mkdir(parents=True, exist_ok=True)
-        _empty(partial)
+        _remove(partial)
         partial.mkdir(mode=0o700)
     try:
         low, high = min(one.lowest for one in series.members), max(one.highest for one in series.members)
@@ -156,7 +158,7 @@ def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings, *, 
         return _publish(_Finished(series, files, settings.volume.format, of), partial, base)
     finally:
         with disk_errors("write series"):
-            _empty(partial)
+            _remove(partial)
 
 
 def _members(paths: Sequence[Path], limits: LimitSettings) -> tuple[list[VolumeMember], tuple[str, ...]]:
@@ -226,7 +228,7 @@ def _publish(finished: _Finished, partial: Path, base: Path) -> WrittenSeries:
     with disk_errors("write series"):
         for file, name in zip(files, names, strict=True):
             (partial / file.file).replace(base.parent / name)
-        _sync(base.parent)
+        fsync_folder(base.parent)
     told = {
         "of": finished.of,
         "series_instance_uid": series.series_instance_uid,
@@ -258,7 +260,7 @@ def _replace_description(base: Path, told: dict[str, Any], names: Sequence[str])
         fresh.replace(description)
         for name in earlier - set(names):
             (base.parent / name).unlink(missing_ok=True)
-        _sync(base.parent)
+        fsync_folder(base.parent)
     return description
 
 
@@ -287,16 +289,6 @@ def _listed(description: Path) -> set[str]:
     return {name for name in names if name.startswith(f"{stem}.") and "/" not in name}
 
 
-def _empty(folder: Path) -> None:
+def _remove(folder: Path) -> None:
     if folder.is_dir():
-        for entry in folder.iterdir():
-            entry.unlink()
-        folder.rmdir()
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        shutil.rmtree(folder)

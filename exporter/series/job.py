@@ -11,8 +11,10 @@ Must never: put paths or identifiers on a command line or into a log.
 from __future__ import annotations
 
 import json
+import math
 import os
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -89,17 +91,8 @@ class SeriesWorker:
     def __init__(self, root: Path, settings: Settings) -> None:
         self.root = root
         self._permissions = MediaPermissions.of(settings.media.mode, settings.media.group)
-        limits = settings.limits
-        values = {"media": settings.media_settings.model_dump(mode="json"), "settings_sha256": settings.settings_sha256}
-        self._worker = Worker(
-            WorkerSetup(
-                values,
-                memory_bytes=limits.memory_mb << 20,
-                cpu_s=limits.cpu_s,
-                wall_s=limits.wall_s,
-                target=TARGET,
-            )
-        )
+        # A manifest is small, whatever the size of its series: only the limit of every job holds.
+        self._worker = Worker(replace(WorkerSetup.of(settings), target=TARGET, cpu_base_s=math.inf))
 
     def base(self, study: str, series: str) -> Path:
         """Where the volumes of a series go, without extension."""

@@ -21,7 +21,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.errors import OutOfSpace, Reason, StorageUnavailable
 from exporter.outcome import Failed, InstanceIdentity, Outcome, from_json
@@ -31,6 +31,7 @@ from listener.foundation.processes import own_environment
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from exporter.settings.settings import Settings
     from exporter.work.protocol import Decide, WorkerJob
 
 PIPELINE: Final = "exporter.work.pipeline:Pipeline"
@@ -96,6 +97,20 @@ class WorkerSetup:
     start_s: float = START_S
     growth_bytes: int = GROWTH_BYTES
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """What the settings say, those of single AE titles included."""
+        limits = settings.limits
+        own = {title: _worker_settings(one) for title, one in settings.by_ae_title.items()}
+        return cls(
+            {**_worker_settings(settings), "by_ae_title": own},
+            memory_bytes=limits.memory_mb << 20,
+            cpu_s=limits.cpu_s,
+            cpu_base_s=limits.cpu_base_s,
+            cpu_s_per_mb=limits.cpu_s_per_mb,
+            wall_s=limits.wall_s,
+        )
+
     def hello(self) -> dict[str, Any]:
         """The first message to the process."""
         return {
@@ -110,6 +125,10 @@ class WorkerSetup:
                 "growth_bytes": self.growth_bytes,
             },
         }
+
+
+def _worker_settings(settings: Settings) -> dict[str, Any]:
+    return {"media": settings.media_settings.model_dump(mode="json"), "settings_sha256": settings.settings_sha256}
 
 
 class Worker:

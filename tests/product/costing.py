@@ -57,14 +57,14 @@ def costs_of(paths: Iterable[Path], limits: LimitSettings) -> list[Cost]:
 
 def main(paths: list[str]) -> None:
     """Export each file and say what it cost."""
-    from exporter.services.context import worker_settings
     from exporter.settings.settings import Settings
     from exporter.work import pipeline, protocol
     from exporter.work.protocol import WorkerJob
+    from exporter.work.supervisor import WorkerSetup
     from listener.foundation.cpu_limit import limit_cpu
 
     settings = Settings()
-    export = pipeline.Pipeline(worker_settings(settings))
+    export = pipeline.Pipeline(WorkerSetup.of(settings).settings)
     for path in paths:
         limit_cpu(settings.limits.allowed_cpu_s(Path(path).stat().st_size))
         with tempfile.TemporaryDirectory() as folder:
