@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from exporter.outcome import Outcome
     from exporter.results.ledger import Ledger
     from exporter.series.found import SeriesTally
-    from exporter.work.contract import FinalResult, PendingResult
-    from exporter.work.engine import Engine
+    from exporter.work.contract import FinalResult, PendingResult, WorkEngine
 
 PATIENCE_S: Final = 60.0
 """Time that a folder of ours may be gone before the run ends for it; a full disk ends it at once."""
@@ -244,7 +243,7 @@ class EntrySource:
             content.release()
 
 
-def exported(engine: Engine, source: EntrySource, stop: threading.Event) -> Iterator[PublishedResult]:
+def exported(engine: WorkEngine, source: EntrySource, stop: threading.Event) -> Iterator[PublishedResult]:
     """Export what a source gives, and yield every entry's result, each counted in the tally first.
 
     Raises:

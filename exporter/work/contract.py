@@ -1,4 +1,4 @@
-"""The seam between what holds instances and what exports them: `WorkSource`, and the results that it gets back.
+"""The seam between what holds instances, a `WorkSource`, and what exports them, a `WorkEngine`.
 
 Contract: plain values on both sides. A source (the spool, a folder, an archive) gives `WorkItem`s and never learns how
 they are exported; an engine takes them, one at a time or in batches on other machines, and puts exactly one `Result`
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    import queue
+
     from exporter.errors import MachineCondition
     from exporter.outcome import Failed, Outcome
     from exporter.results.ledger.types import InstanceRow, WorkItem
@@ -117,4 +119,34 @@ class WorkSource(Protocol):
         Raises:
             NotNow: The machine does not permit that; it is called again with the same result.
         """
+        ...
+
+
+class WorkEngine(Protocol):
+    """What exports instances: worker processes of this exporter, or a batch system."""
+
+    results: queue.SimpleQueue[Result]
+    """One for every instance that was submitted."""
+    waits_for: MachineCondition | None
+    """Why outcomes wait, while they do."""
+
+    @property
+    def room(self) -> int:
+        """How many instances can usefully be under way at once, without those that need no worker."""
+        ...
+
+    def submit(self, work: WorkItem) -> None:
+        """Take one instance in; never waits, and is called from one thread."""
+        ...
+
+    def check(self) -> None:
+        """Raise what keeps the engine from ever going on."""
+        ...
+
+    def stop(self, drain_s: float = 0.0) -> None:
+        """End: what waits comes back at once, what is under way after `drain_s` at the latest."""
+        ...
+
+    def cancel(self) -> None:
+        """Have what is under way given up now, while `stop` waits in another thread."""
         ...

@@ -1,6 +1,6 @@
 """The feeder: takes instances from a source, keeps an engine busy with them, and gives back what became of each.
 
-    WorkSource.next -> Engine.submit -> ... -> Engine.results -> WorkSource.settle or put_back
+    WorkSource.next -> WorkEngine.submit -> ... -> WorkEngine.results -> WorkSource.settle or put_back
 
 Contract: the engine gets as much as it has room for, and no more. Every instance that was taken is settled or put back
 exactly once; what the machine does not permit now is done later. A condition of the machine pauses the taking, longer
@@ -22,19 +22,17 @@ import structlog
 
 from exporter.errors import OutOfSpace
 from exporter.work.contract import Deferred, HeldBack, KnownOutcome, NotNow, PublishedResult, Returned
-from exporter.work.engine import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from exporter.errors import MachineCondition
-    from exporter.work.contract import PendingResult, Result, WorkSource
-    from exporter.work.engine import Engine
+    from exporter.work.contract import PendingResult, Result, WorkEngine, WorkSource
 
 log = structlog.get_logger()
 
 WAIT_S: Final = 0.2
-DECIDED_ROOM: Final = 4 * BATCH
+DECIDED_ROOM: Final = 256
 """Most instances whose outcome needs no worker that can usefully be under way at once."""
 LONGEST_PAUSE_S: Final = 5.0
 """The machine is tried again after this time at the latest: once all is well, work goes on within as many seconds."""
@@ -49,7 +47,7 @@ class Feeder:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: WorkEngine,
         source: WorkSource,
         stop: threading.Event,
         *,
@@ -90,7 +88,7 @@ class Feeder:
 
         Raises:
             MachineCondition: The disk is full, or a folder of ours has gone, for longer than there is patience.
-            LedgerUnusable, MediaFolderUnusable, WorkerUnstartable: See `Engine.check`.
+            LedgerUnusable, MediaFolderUnusable, WorkerUnstartable: See `WorkEngine.check`.
         """
         self._fill()
         yield from self._collect(WAIT_S)
