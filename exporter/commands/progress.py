@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from exporter.inputs.backfill import DryRunStep, ExportTarget
-    from exporter.inputs.feed import Progress
-    from exporter.work.engine import PublishedResult
+    from exporter.inputs.entry_source import Progress
+    from exporter.work.contract import PublishedResult
 
     Start = Callable[[ExportTarget, Progress, threading.Event], Iterator[PublishedResult]]
 
@@ -31,7 +31,7 @@ REFRESH_S = 0.2
 
 def run(start: Start, target: ExportTarget) -> int:
     """Export until all is done or a signal says stop; says how far it is meanwhile, and what was done at the end."""
-    from exporter.inputs.feed import Progress
+    from exporter.inputs.entry_source import Progress
     from listener.foundation import logs
 
     log = target.settings.log

@@ -8,6 +8,6 @@ archives         zip and tar archives
 orthanc_storage  the storage folder of an Orthanc
 place            a file as it lies
 scratch          temporary copies for workers
-feed             feeds the engine, accounts for every entry
+entry_source     what a reader holds as a source of work
 backfill         one backfill from start to end
 """

@@ -24,7 +24,7 @@ from exporter.inputs.archives.found import looks_like_archive
 from exporter.inputs.archives.members import ArchiveLimits
 from exporter.inputs.archives.reader import OneArchive
 from exporter.inputs.contract import InputUnusable
-from exporter.inputs.feed import Feeder, Progress
+from exporter.inputs.entry_source import EntrySource, LedgerMemory, Progress, exported
 from exporter.inputs.fileset import FileSetReader, is_dicomdir_name
 from exporter.inputs.folder import FolderReader, input_folder
 from exporter.inputs.place import entry_of, found_at
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from exporter.outcome import Outcome
     from exporter.services.context import ExportContext
     from exporter.settings.settings import Settings
-    from exporter.work.engine import PublishedResult
+    from exporter.work.contract import PublishedResult
 
 RETRY_AFTER_S: Final = 2.0
 
@@ -133,7 +133,8 @@ def export(
     """
     with _session(target, skip_duplicates=skip_duplicates) as (session, scratch):
         settings = target.settings
-        yield from Feeder(session, scratch, tally, stop).results(reader, session.ledger, settings.settings_sha256)
+        memory = LedgerMemory(session.ledger, settings.settings_sha256, tally)
+        yield from exported(session.engine, EntrySource(reader, memory, scratch, tally), stop)
         if settings.volume.series and not stop.is_set():
             from exporter.series.found import write_found
 
@@ -206,12 +207,11 @@ def one_file(path: str | os.PathLike[str], output: str | os.PathLike[str], setti
     """See `exporter.export_file`."""
     target = ExportTarget(Path(output), settings or _default_settings(), workers=1)
     with _session(target, retry_after_s=0.0) as (session, scratch):
-        run = Feeder(session, scratch, Progress(), threading.Event())
-        reader = OneFile(_whole_path(Path(path)))
-        published = list(run.results(reader, session.ledger, target.settings.settings_sha256))
+        source = EntrySource(OneFile(_whole_path(Path(path))), _Nothing(), scratch, Progress())
+        published = list(exported(session.engine, source, threading.Event()))
     if published:
         return replace(published[0].outcome, name=published[0].work.name)
-    ((name, outcome),) = run.pending.items()
+    ((name, outcome),) = source.pending.items()
     return replace(outcome, name=name)
 
 

@@ -30,7 +30,6 @@ def line(
     *,
     dicom_file: str,
     version: str,
-    media: tuple[MediaFile, ...] | None = None,
     duplicate_of: str | None = None,
     conflict_with: str | None = None,
     ae_title: str = "",
@@ -38,10 +37,9 @@ def line(
     """The line of one instance, newline included.
 
     Args:
-        outcome: Exported, or Skipped with a record.
+        outcome: Exported, with the final names of its media; or Skipped with a record.
         dicom_file: Spool name, or path relative to the input folder as `os.fsdecode` gives it.
         version: Of the exporter.
-        media: The media under their final names; default: `outcome.media`.
         duplicate_of: Name of the instance this one repeats, in the form of `dicom_file`.
         conflict_with: Name of an instance with the same SOP Instance UID and other content.
         ae_title: Called AE title whose settings apply; empty for the top-level settings.
@@ -49,7 +47,7 @@ def line(
     Raises:
         BadWorkerAnswer: `outcome.record` is no JSON object.
     """
-    published = media if media is not None else outcome.media if isinstance(outcome, Exported) else ()
+    published = outcome.media if isinstance(outcome, Exported) else ()
     record = _record(outcome.record)
     told = _told(record.pop("export", None))
     ours = {

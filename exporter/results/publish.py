@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import BadWorkerAnswer, OutOfSpace, SkipReason, StorageUnavailable, storage_error
-from exporter.outcome import Exported, Failed, Outcome, Skipped
+from exporter.outcome import Exported, Failed, Skipped
 from exporter.results import intents
 from exporter.results.intents import Intent
-from exporter.results.ledger.types import Completed, DuplicateCheck, InstanceStatus
 from exporter.results.line import line
 from exporter.results.output_names import PARTIAL, identity_base, output_bases
 from exporter.settings.permissions import MediaPermissions
@@ -34,41 +33,12 @@ from listener.foundation.durable import fsync_folder
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from exporter.outcome import InstanceIdentity, MediaFile
-    from exporter.results.ledger import Ledger
-    from exporter.results.ledger.types import Source
+    from exporter.outcome import InstanceIdentity, MediaFile, Outcome
+    from exporter.results.ledger import Completed, Ledger, WorkItem
 
 SUFFIX: Final = re.compile(r"(\.[A-Za-z0-9_-]{1,24}){1,4}/?")
 PARTIAL_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 _KNOWN_FOLDERS: Final = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class WorkItem:
-    """One instance to be exported."""
-
-    name: str
-    """Its key in the ledger: spool name, or path relative to the input folder."""
-    path: Path
-    size_bytes: int
-    mtime_ns: int
-    source: Source
-    mirrors: str | None = None
-    """Relative path that output mirrors; None where output is named by identity."""
-    ae_title: str = ""
-    """Our AE title whose settings count; empty: the settings of the top."""
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedWork:
-    """One instance that a worker, or a look at its folder entry, has decided."""
-
-    work: WorkItem
-    outcome: Outcome
-    folder: Path | None = None
-    """Its folder of partial files."""
-    relation: DuplicateCheck | None = None
-    """How it relates to others, where that was asked already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +84,7 @@ class Publisher:
         self._permissions = permissions or MediaPermissions()
         self._folders: set[Path] = set()
         self._unsynced: set[Path] = set()
-        self._placed: dict[str, tuple[Completed, Outcome]] = {}
+        self._placed: dict[str, Completed] = {}
         self._half_done: dict[str, list[tuple[Path, Path]]] = {}
         """By instance, the renames of a try that the file system ended half-way: (partial, final) of each."""
         self._renamed: dict[str, dict[str, tuple[int, int]]] = {}
@@ -122,7 +92,7 @@ class Publisher:
         self._stray: dict[str, tuple[int, int]] = {}
         """Files that were renamed and given up while they could not be removed: path, and (device, inode)."""
 
-    def publish(self, batch: Sequence[FinishedWork]) -> list[Outcome | StorageUnavailable]:
+    def publish(self, batch: Sequence[Completed]) -> list[Outcome | StorageUnavailable]:
         """Rename, sync and commit. May be repeated after `OutOfSpace`.
 
         Returns:
@@ -135,11 +105,11 @@ class Publisher:
         """
         conditions: dict[str, StorageUnavailable] = {}
         self._remove_strays()
-        for finished in batch:
-            name = finished.work.name
+        for one in batch:
+            name = one.work.name
             if name not in self._placed:
                 try:
-                    self._placed[name] = self._place(finished)
+                    self._placed[name] = self._place(one)
                 except OSError as error:
                     conditions[name] = self._condition(error)
                     self._folders.clear()  # one that is known may be the one that is gone
@@ -152,12 +122,12 @@ class Publisher:
             self._folders.clear()
         for name in conditions:
             self._abandon(name)
-        kept = [finished for finished in batch if finished.work.name not in conditions]
-        superseded = self._ledger.finish_many(self._placed[one.work.name][0] for one in kept) if kept else ()
+        kept = [self._placed[one.work.name] for one in batch if one.work.name not in conditions]
+        superseded = self._ledger.finish_many(kept) if kept else ()
         placed, self._placed = self._placed, {}
         self._renamed.clear()
-        self._tidy(superseded, [one.folder for one in kept if placed[one.work.name][0].media])
-        return [conditions.get(one.work.name) or placed[one.work.name][1] for one in batch]
+        self._tidy(superseded, [one.folder for one in kept if one.media])
+        return [conditions.get(one.work.name) or placed[one.work.name].outcome for one in batch]
 
     def _abandon(self, name: str) -> None:
         """Forget what was renamed for an instance that is given up, and remove it, now or before the next batch."""
@@ -190,98 +160,44 @@ class Publisher:
 
     # -- one instance ------------------------------------------------------------------------------------------------
 
-    def _place(self, finished: FinishedWork) -> tuple[Completed, Outcome]:
-        outcome = finished.outcome
-        relation = finished.relation or self._relation(finished)
+    def _place(self, completed: Completed) -> Completed:
+        """Give the media their final names, and write the line."""
+        work, outcome = completed.work, completed.outcome
+        completed = replace(completed, settings_sha256=self._profile(work).settings_sha256)
         try:
-            match outcome:
-                case Exported():
-                    return self._exported(finished, outcome, relation)
-                case Skipped():
-                    return self._skipped(finished, outcome, relation), outcome
-                case Failed():
-                    return self._failed(finished, outcome, relation), outcome
+            if isinstance(outcome, Exported):
+                return self._exported(completed, outcome)
+            if isinstance(outcome, Skipped) and outcome.reason is SkipReason.NO_MEDIA and outcome.record is not None:
+                return replace(completed, line=self._line(completed, outcome))
         except BadWorkerAnswer as error:
-            failed = Failed.of(error, outcome.identity)
-        return self._failed(finished, failed, relation), failed
+            return replace(completed, outcome=Failed.of(error, outcome.identity))
+        return completed
 
-    def _failed(self, finished: FinishedWork, outcome: Failed, relation: DuplicateCheck) -> Completed:
-        state = InstanceStatus.QUARANTINED if finished.work.source == "spool" else InstanceStatus.FAILED
-        return Completed(
-            finished.work.name,
-            state,
-            reason=outcome.reason,
-            message=outcome.message,
-            identity=outcome.identity,
-            settings_sha256=self._way(finished.work).settings_sha256,
-            source_sha256=outcome.source_sha256,
-            conflict=relation.conflict_with,
-        )
-
-    def _way(self, work: WorkItem) -> AETitleProfile:
+    def _profile(self, work: WorkItem) -> AETitleProfile:
         return self._own_ways.get(work.ae_title, self._default_way)
 
-    def _relation(self, finished: FinishedWork) -> DuplicateCheck:
-        identity, work = finished.outcome.identity, finished.work
-        return self._ledger.identify(work.name, identity, work.ae_title) if identity is not None else DuplicateCheck()
-
-    def _exported(
-        self, finished: FinishedWork, outcome: Exported, relation: DuplicateCheck
-    ) -> tuple[Completed, Outcome]:
-        work, folder = finished.work, finished.folder
+    def _exported(self, completed: Completed, outcome: Exported) -> Completed:
+        work, folder = completed.work, completed.folder
         if folder is None:
             raise BadWorkerAnswer("the worker process had no folder for media")
         self._undo(work, folder)
         _check(outcome.media, folder)
         base = self._base(work, outcome.identity, [medium.suffix for medium in outcome.media])
         media = tuple(replace(medium, file=base + medium.suffix) for medium in outcome.media)
-        text = line(
+        final = replace(outcome, media=media)
+        text = self._line(completed, final)
+        self._rename(work, folder, outcome.media, media)
+        return replace(completed, outcome=final, line=text)
+
+    def _line(self, completed: Completed, outcome: Exported | Skipped) -> bytes:
+        work, relation = completed.work, completed.relation
+        return line(
             outcome,
             dicom_file=work.name,
             version=self._version,
-            media=media,
             duplicate_of=relation.duplicate_of,
             conflict_with=relation.conflict_with,
             ae_title=work.ae_title,
-        )
-        self._rename(work, folder, outcome.media, media)
-        ending = Completed(
-            work.name,
-            InstanceStatus.EXPORTED,
-            identity=outcome.identity,
-            media=media,
-            settings_sha256=self._way(work).settings_sha256,
-            source_sha256=outcome.source_sha256,
-            duplicate_of=relation.duplicate_of,
-            conflict=relation.conflict_with,
-            line=text,
-        )
-        return ending, replace(outcome, media=media)
-
-    def _skipped(self, finished: FinishedWork, outcome: Skipped, relation: DuplicateCheck) -> Completed:
-        told = outcome.reason is SkipReason.NO_MEDIA and outcome.record is not None
-        text = None
-        if told:
-            text = line(
-                outcome,
-                dicom_file=finished.work.name,
-                version=self._version,
-                duplicate_of=relation.duplicate_of,
-                conflict_with=relation.conflict_with,
-                ae_title=finished.work.ae_title,
-            )
-        return Completed(
-            finished.work.name,
-            InstanceStatus.SKIPPED,
-            reason=outcome.reason,
-            message=outcome.message,
-            identity=outcome.identity,
-            media=() if told else None,  # without a line the earlier export, and what its line says, stand
-            settings_sha256=self._way(finished.work).settings_sha256,
-            source_sha256=outcome.source_sha256,
-            duplicate_of=relation.duplicate_of,
-            conflict=relation.conflict_with,
-            line=text,
         )
 
     # -- names and folders -------------------------------------------------------------------------------------------
@@ -296,7 +212,7 @@ class Publisher:
             "SOPInstanceUID": identity.sop_instance_uid,
             "SOPClassUID": identity.sop_class_uid,
         }
-        return identity_base(self._way(work).layout, uids)
+        return identity_base(self._profile(work).layout, uids)
 
     def _base(self, work: WorkItem, identity: InstanceIdentity, suffixes: Iterable[str]) -> str:
         wanted = self.wanted_base(work, identity)

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from exporter.errors import Reason, SkipReason
-from exporter.outcome import InstanceIdentity, MediaFile, MediaType
-from exporter.results.ledger import Arrival, Completed, InstanceStatus, Ledger
+from exporter.outcome import Exported, Failed, InstanceIdentity, MediaFile, MediaType, Skipped
+from exporter.results.ledger import Completed, DuplicateCheck, InstanceStatus, Ledger, WorkItem
 from exporter.results.line import fs_name
 from exporter.results.metadata.dicom_json import plain_value, tag_key
 from exporter.results.metadata.inspection import MOST_LINE_BYTES
@@ -65,18 +65,15 @@ class _Replay:
     """The lines of ours that were read and are not yet in the ledger, and what lies between them."""
 
     ledger: Ledger
-    arrivals: list[Arrival] = field(default_factory=list)
-    endings: list[Completed] = field(default_factory=list)
-    names: set[str] = field(default_factory=set)
+    completed: dict[str, Completed] = field(default_factory=dict)
+    """By name."""
     lines: int = 0
     foreign: list[tuple[int, int, int]] = field(default_factory=list)
 
-    def add(self, arrival: Arrival, ending: Completed) -> None:
-        if arrival.name in self.names or len(self.names) >= _BATCH:
+    def add(self, completed: Completed) -> None:
+        if completed.work.name in self.completed or len(self.completed) >= _BATCH:
             self.flush()  # a later line of the same input begins after the earlier one has ended
-        self.names.add(arrival.name)
-        self.arrivals.append(arrival)
-        self.endings.append(ending)
+        self.completed[completed.work.name] = completed
         self.lines += 1
 
     def add_foreign(self, text: bytes) -> None:
@@ -87,16 +84,17 @@ class _Replay:
         self.foreign.append((before, length + len(text), zlib.crc32(text, crc32)))
 
     def flush(self) -> None:
-        begun = self.ledger.begin_many(self.arrivals)
+        works = [one.work for one in self.completed.values()]
+        begun = self.ledger.begin_many(works)
         again = [
-            replace(arrival, source="folder")
-            for arrival, entry in zip(self.arrivals, begun, strict=True)
+            replace(work, source="folder")
+            for work, entry in zip(works, begun, strict=True)
             if entry.state is not InstanceStatus.ACTIVE
         ]  # a spool name that comes twice
         self.ledger.begin_many(again)
-        paths = self.ledger.finish_many(self.endings)
+        paths = self.ledger.finish_many(self.completed.values())
         self.ledger.forget_superseded(paths)  # deleted long ago, by the exporter that superseded them
-        self.arrivals, self.endings, self.names = [], [], set()
+        self.completed = {}
 
 
 def rebuild(folders: Folders) -> Rebuilt:
@@ -181,7 +179,7 @@ def _replay_rotated(folders: Folders, ledger: Ledger) -> int:
                 while text := file.readline(MOST_LINE_BYTES):
                     read = _read(text, folders) if text.endswith(b"\n") else None
                     if read is not None:
-                        replay.add(*read)
+                        replay.add(read)
         except (OSError, EOFError, lzma.LZMAError) as error:
             cause = f"it cannot be read ({getattr(error, 'strerror', None) or 'damaged'})"
             raise MetadataFileUnusable(path, cause, "mend it, or move it out of the folder") from error
@@ -197,43 +195,36 @@ def _replay_lines(folders: Folders, replay: _Replay) -> None:
             if read is None:
                 replay.add_foreign(text)
             else:
-                replay.add(*read)
+                replay.add(read)
     replay.flush()
 
 
-def _read(text: bytes, folders: Folders) -> tuple[Arrival, Completed] | None:
+def _read(text: bytes, folders: Folders) -> Completed | None:
     """The statements of a line; None for a line that is not ours."""
     try:
         said = orjson.loads(text)
         told = said["export"]
         name = str(said["dicom_file"])
         source: Source = "spool" if folders.spool is not None and NAME.fullmatch(name) else "folder"
-        exported = told["status"] == "exported"
-        ae_title = str(told.get("ae_title") or "")
         media = tuple(_medium(one) for one in told["media"])
         if fs_name(name) != name and not all((folders.media / one.file).exists() for one in media):
             name, media = fs_name(name), tuple(replace(one, file=fs_name(one.file)) for one in media)
-        ending = Completed(
-            name,
-            InstanceStatus.EXPORTED if exported else InstanceStatus.SKIPPED,
-            reason=None if exported else SkipReason(told["reason"]),
-            identity=_identity(said, told),
-            media=media,
-            settings_sha256=told["settings_sha256"],
-            source_sha256=told["source_sha256"],
-            duplicate_of=told["duplicate_of"],
-            conflict=told["conflict_with"],
-            line=text,
-        )
+        work = WorkItem(name, Path(), 0, 0, source, ae_title=str(told.get("ae_title") or ""))
+        outcome: Exported | Skipped
+        identity, source_sha256, settings_sha256 = _identity(said, told), told["source_sha256"], told["settings_sha256"]
+        if told["status"] == "exported":
+            outcome = Exported(identity, media, "", source_sha256, settings_sha256)
+        else:
+            outcome = Skipped(SkipReason(told["reason"]), "", identity, source_sha256=source_sha256)
+        relation = DuplicateCheck(told["duplicate_of"], told["conflict_with"])
     except (orjson.JSONDecodeError, LookupError, TypeError, ValueError, AttributeError):
         return None
-    return Arrival(name, 0, 0, source, ae_title), ending
+    return Completed(work, outcome, relation, settings_sha256=settings_sha256, line=text)
 
 
-def _identity(said: dict[str, Any], told: dict[str, Any]) -> InstanceIdentity | None:
-    content = told.get("content_sha256")
-    if not content:
-        return None
+def _identity(said: dict[str, Any], told: dict[str, Any]) -> InstanceIdentity:
+    """The identity that a line states; without a hash of the content the ledger keeps none."""
+    content = told.get("content_sha256") or ""
     keys = ("SOP Class UID", "SOP Instance UID", "Study Instance UID", "Series Instance UID")
     tags = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
     sop_class, sop_instance, study, series = (
@@ -264,11 +255,12 @@ def _replay_quarantine(spool: Path | None, ledger: Ledger) -> int:
     if spool is None:
         return 0
     for reason, name in _quarantined(spool):
-        found = (view.folder(spool, SpoolState.QUARANTINE, reason) / name).stat()
-        begun = ledger.begin_attempt(name, size_bytes=found.st_size, mtime_ns=found.st_mtime_ns, source="spool")
-        if begun.state is InstanceStatus.ACTIVE:
+        path = view.folder(spool, SpoolState.QUARANTINE, reason) / name
+        found = path.stat()
+        work = WorkItem(name, path, found.st_size, found.st_mtime_ns, "spool")
+        if ledger.begin_attempt(work).state is InstanceStatus.ACTIVE:
             message = str(view.report(spool, reason, name).get("message", ""))
-            ledger.finish(name, state=InstanceStatus.QUARANTINED, reason=reason, message=message)
+            ledger.finish_many([Completed(work, Failed(Reason(reason), message, may_pass=False))])
             number += 1
     return number
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -143,7 +144,7 @@ def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings, *, 
     partial = base.parent / f".{hashlib.sha256(base.name.encode()).hexdigest()[:16]}.series.partial"
     with writing("write series"):
         base.parent.mkdir(parents=True, exist_ok=True)
-        _empty(partial)
+        _remove(partial)
         partial.mkdir(mode=0o700)
     try:
         low, high = min(one.lowest for one in series.members), max(one.highest for one in series.members)
@@ -157,7 +158,7 @@ def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings, *, 
         return _publish(_Finished(series, files, settings.volume.format, of), partial, base)
     finally:
         with writing("write series"):
-            _empty(partial)
+            _remove(partial)
 
 
 def _members(paths: Sequence[Path], limits: LimitSettings) -> tuple[list[VolumeMember], tuple[str, ...]]:
@@ -288,7 +289,7 @@ def _listed(description: Path) -> set[str]:
     return {name for name in names if name.startswith(f"{stem}.") and "/" not in name}
 
 
-def _empty(folder: Path) -> None:
+def _remove(folder: Path) -> None:
     if folder.is_dir():
         for entry in folder.iterdir():
             entry.unlink()

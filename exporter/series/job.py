@@ -11,8 +11,10 @@ Must never: put paths or identifiers on a command line or into a log.
 from __future__ import annotations
 
 import json
+import math
 import os
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from exporter.series.assemble import WrittenSeries
     from exporter.settings.settings import MediaSettings, Settings
-    from exporter.work.protocol import Ask, Export
+    from exporter.work.protocol import Export, Steps
 
 TARGET: Final = "exporter.series.job:prepare"
 
@@ -42,7 +44,7 @@ def prepare(settings: Mapping[str, Any]) -> Export:
     return partial(export, MediaSettings.model_validate(settings["media"]), str(settings["settings_sha256"]))
 
 
-def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: Ask) -> Outcome:  # noqa: ARG001 - the contract's shape
+def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Steps:
     """Write the series that the manifest at `job.path` lists.
 
     Raises:
@@ -52,6 +54,8 @@ def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: A
 
     manifest = json.loads(Path(job.path).read_bytes())
     base = Path(manifest["base"])
+    identity = InstanceIdentity("", "", manifest["study"], manifest["series"], "")
+    yield identity
     try:
         written = write_series([Path(path) for path in manifest["paths"]], base, settings, of=manifest["of"])
     except ExportError as error:
@@ -60,7 +64,6 @@ def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: A
         return Failed.of(error)
     except MemoryError:
         return Failed.of(TooLarge("write series: needs more memory than limits.memory_mb permits"))
-    identity = InstanceIdentity("", "", manifest["study"], manifest["series"], "")
     media = tuple(_medium(path, written) for path in written.files)
     return Exported(identity, media, "{}", "", settings_sha256, warnings=written.warnings)
 
@@ -88,17 +91,8 @@ class SeriesWorker:
     def __init__(self, root: Path, settings: Settings) -> None:
         self.root = root
         self._permissions = MediaPermissions.of(settings.media.mode, settings.media.group)
-        limits = settings.limits
-        values = {"media": settings.media_settings.model_dump(mode="json"), "settings_sha256": settings.settings_sha256}
-        self._worker = Worker(
-            WorkerSetup(
-                values,
-                memory_bytes=limits.memory_mb << 20,
-                cpu_s=limits.cpu_s,
-                wall_s=limits.wall_s,
-                target=TARGET,
-            )
-        )
+        # A manifest is small, whatever the size of its series: only the limit of every job holds.
+        self._worker = Worker(replace(WorkerSetup.of(settings), target=TARGET, cpu_base_s=math.inf))
 
     def base(self, study: str, series: str) -> Path:
         """Where the volumes of a series go, without extension."""
@@ -127,7 +121,7 @@ class SeriesWorker:
             with os.fdopen(fd, "w", encoding="ascii") as file:
                 json.dump(told, file)
         try:
-            outcome = self._worker.run(WorkerJob(str(manifest), str(self.root), ask=False), lambda _: None)
+            outcome = self._worker.run(WorkerJob(str(manifest), str(self.root)), lambda _: None)
         except WorkerKilled as killed:
             return Failed.of(DecoderCrash(str(killed)))
         finally:

@@ -1,9 +1,10 @@
 """What runs for long: the export daemon, `serve`, and what every run opens and closes.
 
-context  everything one exporter works with
-daemon   `exporter run`: from the spool to the engine and back
-serve    `exporter serve`: both daemons in one command
-demo     sample instances sent as a modality would
-pause    backpressure from disks that run full
-reserve  space kept for what must still be written
+context       everything one exporter works with
+spool_source  the spool as a source of work
+daemon        `exporter run`: feeds the engine from the spool
+serve         `exporter serve`: both daemons in one command
+demo          sample instances sent as a modality would
+pause         backpressure from disks that run full
+reserve       space kept for what must still be written
 """

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from exporter.errors import OutOfSpace
 from exporter.results import intents, ownership
@@ -186,28 +186,12 @@ def _ledger(path: Path, reserve: DiskReserve | None) -> Ledger:
 
 def runners(settings: Settings, workers: int) -> list[Runner]:
     """What exports the instances: worker processes, or this process where there are to be none."""
-    values = worker_settings(settings)
-    values["installed_writers"] = [asdict(one.origin) for one in installed_writers()]
-    values["by_ae_title"] = {title: worker_settings(own) for title, own in settings.by_ae_title.items()}
+    setup = WorkerSetup.of(settings)
     if workers == 0:
-        from exporter.work import pipeline
+        from exporter.work.pipeline import Pipeline
 
-        return [InProcess(pipeline.prepare(values))]
-    limits = settings.limits
-    setup = WorkerSetup(
-        values,
-        memory_bytes=limits.memory_mb << 20,
-        cpu_s=limits.cpu_s,
-        cpu_base_s=limits.cpu_base_s,
-        cpu_s_per_mb=limits.cpu_s_per_mb,
-        wall_s=limits.wall_s,
-    )
+        return [InProcess(Pipeline(setup.settings))]
     return [Worker(setup) for _ in range(workers)]
-
-
-def worker_settings(settings: Settings) -> dict[str, Any]:
-    """What a worker process is told of the settings, as JSON values."""
-    return {"media": settings.media_settings.model_dump(mode="json"), "settings_sha256": settings.settings_sha256}
 
 
 def own_version() -> str:

@@ -25,9 +25,9 @@ import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal
 
 from exporter.errors import (
     AttemptsInterrupted,
@@ -39,14 +39,14 @@ from exporter.errors import (
     storage_error,
 )
 from exporter.outcome import Failed, Skipped
-from exporter.results.ledger.types import LONGEST_WAIT_S, Arrival, InstanceStatus
+from exporter.results.ledger.types import LONGEST_WAIT_S, Completed, DuplicateCheck, InstanceStatus
 from exporter.results.output_names import PARTIAL
-from exporter.results.publish import FinishedWork
-from exporter.work import isolation
+from exporter.work import isolation, protocol
+from exporter.work.contract import MEMORY_SHORT, Deferred, HeldBack, KnownOutcome, PublishedResult, Returned
 from exporter.work.input_order import InputOrder
-from exporter.work.protocol import ExportStopped, WorkerJob
+from exporter.work.protocol import WorkerJob
 from exporter.work.scheduling import Scheduler
-from exporter.work.supervisor import Cancelled, SetAside, WorkerKilled, WorkerUnstartable
+from exporter.work.supervisor import Cancelled, SetAside, Worker, WorkerKilled, WorkerUnstartable
 from listener.foundation.backoff import Backoff
 from listener.foundation.disk import is_out_of_space, mapped
 
@@ -56,81 +56,23 @@ if TYPE_CHECKING:
 
     from exporter.outcome import InstanceIdentity, Outcome
     from exporter.results.ledger import Ledger
-    from exporter.results.ledger.types import InstanceRow
+    from exporter.results.ledger.types import InstanceRow, WorkItem
     from exporter.results.metadata.jsonl import Appender
     from exporter.results.ownership import Ownership
-    from exporter.results.publish import Publisher, WorkItem
+    from exporter.results.publish import Publisher
+    from exporter.work.contract import Result
     from exporter.work.input_order import InputTurn
-    from exporter.work.protocol import Export
+    from exporter.work.protocol import Decide, Export
     from exporter.work.scheduling import WorkerLease
-    from exporter.work.supervisor import Decide
 
 TICK_S: Final = 0.5
 BATCH: Final = 64
 """Most instances that are published together."""
-DECIDED_ROOM: Final = 4 * BATCH
-"""Most instances whose outcome needs no worker that can usefully be under way at once."""
 GATHER_S: Final = 0.03
 """So long the first of them waits for others: they share their fsyncs."""
 STALE_S: Final = 60.0
 """A thread that gave no sign of life for so long is stuck."""
 LONGEST_PAUSE_S: Final = 5.0
-MEMORY_SHORT: Final = "memory_short"
-"""Why an instance is pending: as the ledger and the log call it."""
-
-
-@dataclass(frozen=True, slots=True)
-class PublishedResult:
-    """The outcome is final and durable, its line is in the metadata file."""
-
-    work: WorkItem
-    outcome: Outcome
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class KnownOutcome:
-    """The ledger had a final state already: a crash came between its commit and the move in the spool."""
-
-    work: WorkItem
-    entry: InstanceRow
-
-
-@dataclass(frozen=True, slots=True)
-class Deferred:
-    """It failed in a way that may pass and is to be tried again when it is due."""
-
-    work: WorkItem
-    outcome: Failed
-    due: float
-    """Monotonic time: a clock that is set while the exporter runs delays nothing."""
-    memory_short: bool = False
-    """Whether its worker was killed with nothing else under way; the attempt does not count."""
-
-    @property
-    def reason(self) -> str:
-        """Why it is pending, in one word."""
-        return MEMORY_SHORT if self.memory_short else self.outcome.reason
-
-
-@dataclass(frozen=True, slots=True)
-class HeldBack:
-    """No verdict: something outside the instance ended its attempts, and it is to be tried again after `wait_s`."""
-
-    work: WorkItem
-    wait_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Returned:
-    """No verdict; the attempt does not count."""
-
-    work: WorkItem
-    condition: MachineCondition | None = None
-    """What kept it from a verdict; None where the exporter stops."""
-
-
-Result = PublishedResult | KnownOutcome | Deferred | HeldBack | Returned
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,33 +89,9 @@ class _Attempted:
     """Whether the worker asked if the instance is wanted: one that failed before that is never a mere duplicate."""
     is_counted: bool = True
     """Whether the ledger knows of the attempt."""
-
-
-class Runner(Protocol):
-    """What exports one instance at a time: a worker process, or this process itself."""
-
-    last_progress: float
-
-    def ensure_ready(self) -> None:
-        """Be ready to run a job."""
-        ...
-
-    @property
-    def has_process(self) -> bool:
-        """Whether a process of its own holds memory."""
-        ...
-
-    def run(self, job: WorkerJob, decide: Decide, may_continue: Callable[[], bool]) -> Outcome:
-        """Export one instance; see `Worker.run`."""
-        ...
-
-    def cancel(self) -> None:
-        """Give up the current job, from another thread."""
-        ...
-
-    def close(self) -> None:
-        """End."""
-        ...
+    lease: WorkerLease | None = None
+    """The exclusive lease of a suspect, which ends when its outcome is committed: until then, the end of the exporter
+    counts as an interruption of the suspect, and of no other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +117,40 @@ class EnginePolicy:
     def longest_wait_s(self) -> float:
         """Longest time between two attempts at one instance."""
         return self.wait_s(self.attempts - 1)
+
+
+class InProcess:
+    """A runner without a process and without limits on memory and time, for ``num_workers: 0``."""
+
+    def __init__(self, export: Export) -> None:
+        self._export = export
+        self._cancelled = False
+        self.last_progress = time.monotonic()
+
+    def ensure_ready(self) -> None:
+        """Refuse after `cancel`."""
+        if self._cancelled:
+            raise Cancelled
+
+    @property
+    def has_process(self) -> bool:
+        """None of its own: this process holds the memory."""
+        return False
+
+    def run(self, job: WorkerJob, decide: Decide, may_continue: Callable[[], bool]) -> Outcome:  # noqa: ARG002 - it goes on
+        """Export one instance here; a crash of native code ends everything."""
+        return protocol.run(self._export(job), decide)
+
+    def cancel(self) -> None:
+        """Refuse further jobs; the current one cannot be given up."""
+        self._cancelled = True
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+Runner = Worker | InProcess
+"""What exports one instance at a time."""
 
 
 class Engine:
@@ -237,7 +189,7 @@ class Engine:
         self.waits_for: MachineCondition | None = None
         """Why outcomes wait, while they do."""
         self._lines_wait_for: MachineCondition | None = None
-        self._isolation = isolation.Isolation(ledger.interrupted(isolation.TOGETHER))
+        self._suspects = isolation.Suspects(ledger.interrupted(isolation.TOGETHER))
         self._stopping = threading.Event()
         self._beat = time.monotonic()
         self._numbers = iter(range(1 << 62))
@@ -263,18 +215,26 @@ class Engine:
         self._publishing = self._threads.submit(self._publish)
 
     def submit(self, work: WorkItem) -> None:
-        """Hand in one instance; never waits. The caller keeps to `room`, and calls from one thread only."""
-        # A suspect waits for its turn, and nobody may wait for it, or it for others: it is related when it is alone.
-        is_suspect = self._isolation.is_suspect(work.name)
-        turn = self._order.pass_by(work) if is_suspect else self._order.enter(work)
-        self._scheduler.submit(turn, alone=work.name in self._killed_alone)
+        """Hand in one instance; never waits. The caller keeps to `room`, and calls from one thread only.
 
-    def submit_decided(self, work: WorkItem, outcome: Outcome) -> None:
-        """Hand in an instance whose outcome needs no worker; its attempt is counted with those of its batch."""
-        self._finished.put(_Attempted(self._order.pass_by(work), outcome, time.monotonic(), is_counted=False))
+        One that is decided needs no worker: its attempt is counted with those of its batch.
+        """
+        if work.decided is not None:
+            turn = self._order.pass_by(work)
+            self._finished.put(_Attempted(turn, work.decided, time.monotonic(), is_counted=False))
+            return
+        wait_s = self._suspects.wait_s(work.name)
+        if wait_s > 0:
+            self.results.put(HeldBack(work, wait_s))
+            return
+        # A suspect waits for its turn, and nobody may wait for it, or it for others: it is related when it is alone.
+        is_suspect = work.name in self._suspects
+        turn = self._order.pass_by(work) if is_suspect else self._order.enter(work)
+        self._scheduler.submit(turn, alone=is_suspect or work.name in self._killed_alone)
 
     def check(self) -> None:
-        """Raise what ended a thread, if anything did, and that the media folder is no longer ours."""
+        """Raise what ended a thread, if anything did, and that the media folder or the ledger is no longer ours."""
+        self._ledger.check()
         if self._ownership is not None:
             self._ownership.check()
         for future in [*self._supervisors, *([self._publishing] if self._publishing else [])]:
@@ -325,7 +285,8 @@ class Engine:
                     try:
                         self._attempt(runner, lease)
                     finally:
-                        self._scheduler.release(lease)
+                        if not lease.is_handed_on:
+                            self._scheduler.release(lease)
                 elif self._scheduler.has_surplus:
                     runner.close()
         finally:
@@ -343,31 +304,23 @@ class Engine:
     def _attempt(self, runner: Runner, lease: WorkerLease) -> None:
         """One attempt at one instance; whatever comes of it is put into one of the queues."""
         turn, name = lease.turn, lease.turn.work.name
-        wait_s = self._isolation.wait_s(name)
-        if wait_s > 0:
-            self._put_off(turn, HeldBack(turn.work, wait_s))
-            return
-        if not self._isolation.enter(name, lambda: self._go_on(runner)):
-            self._put_off(turn, Returned(turn.work))
-            return
         started = time.monotonic()
         turn.begun_at = turn.begun_at or started
         if lease.is_exclusive:
             runner.close()  # what the last instance left in its memory belongs to this one
         try:
             self._ensure_ready(runner)  # before the attempt counts: a worker that cannot start is nobody's fault
-            entry = self._begun.pop(name, None) or self._begin(turn)
+            entry = self._begun.pop(name, None) or self._ledger.begin_attempt(turn.work, turn.number)
         except (Cancelled, MachineCondition) as why:
             self._put_off(turn, Returned(turn.work, why if isinstance(why, MachineCondition) else None))
             return
         except WorkerKilled:
-            self._isolation.leave(name)
             self._repeat(runner, lease, self._scheduler.retry_alone)
             return
         if entry.state is not InstanceStatus.ACTIVE:
             self._put_off(turn, KnownOutcome(turn.work, entry))
         elif isolation.is_given_up(entry.interruptions):
-            self._hand_on(_Attempted(turn, _given_up(entry), started))
+            self._hand_on(_Attempted(turn, _given_up(entry), started), lease)
         else:
             self._run(runner, lease, entry, started)
 
@@ -392,20 +345,18 @@ class Engine:
     def _has_others(self, runner: Runner) -> bool:
         return any(other.has_process for other in self._runners if other is not runner)
 
-    def _go_on(self, runner: Runner) -> bool:
-        runner.last_progress = time.monotonic()  # who waits for its turn is not stuck
-        return not self._stopping.is_set()
-
-    def _hand_on(self, attempted: _Attempted) -> None:
-        """Give an attempt that has an outcome to the publisher."""
+    def _hand_on(self, attempted: _Attempted, lease: WorkerLease) -> None:
+        """Give an attempt that has an outcome to the publisher, and with a suspect its lease."""
         self._order.identify(attempted.turn, attempted.outcome.identity)
-        self._isolation.pass_on(attempted.turn.work.name)
+        if attempted.turn.work.name in self._suspects:
+            lease.is_handed_on = True
+            attempted = replace(attempted, lease=lease)
         self._finished.put(attempted)
 
     def _run(self, runner: Runner, lease: WorkerLease, entry: InstanceRow, started: float) -> None:
         turn, work = lease.turn, lease.turn.work
         has_asked = False
-        is_suspect = self._isolation.is_suspect(work.name)
+        is_suspect = work.name in self._suspects
 
         def decide(identity: InstanceIdentity) -> Skipped | None:
             nonlocal has_asked
@@ -421,7 +372,7 @@ class Engine:
             folder = self._take_folder()
             received = work.source == "spool"
             ours = received or work.path.is_relative_to(self._partial)
-            job = WorkerJob(str(work.path), str(folder), ask=True, received=received, ae_title=work.ae_title, ours=ours)
+            job = WorkerJob(str(work.path), str(folder), received, work.ae_title, ours)
             outcome = runner.run(job, decide, partial(self._may_continue, lease))
         except (MachineCondition, Cancelled, OSError) as why:
             self._without_verdict(runner, turn, folder, why)
@@ -440,7 +391,7 @@ class Engine:
                 self._put_away(folder)
                 self._defer(runner, turn, outcome, self._policy.wait_s(entry.attempts))
             else:
-                self._hand_on(_Attempted(turn, outcome, started, folder, has_asked))
+                self._hand_on(_Attempted(turn, outcome, started, folder, has_asked), lease)
 
     def _may_continue(self, lease: WorkerLease) -> bool:
         """Whether an attempt may go on; the others do not wait for the identity of an instance that takes long."""
@@ -453,7 +404,6 @@ class Engine:
         """Keep an attempt, and the place of its instance in the order, for a later lease."""
         self._put_away(folder)
         self._begun[turn.work.name] = entry
-        self._isolation.leave(turn.work.name)
 
     def _repeat(self, runner: Runner, lease: WorkerLease, hand_back: Callable[[WorkerLease], bool]) -> None:
         """Hand a lease back to the scheduler; where that hands out nothing more, the attempt is given back."""
@@ -515,7 +465,8 @@ class Engine:
         self._put_away(folder)
         counts: list[int] = []
         self._insist(runner, lambda: counts.append(self._ledger.interrupt(work.name, str(condition))))
-        wait_s = max([self._policy.retry_after_s, *(self._isolation.interrupted(work.name, count) for count in counts)])
+        waits_s = [self._suspects.add_interruption(work.name, count) for count in counts]
+        wait_s = max([self._policy.retry_after_s, *waits_s])
         self._put_off(turn, HeldBack(work, wait_s))
 
     def _trouble(self, work: WorkItem, folder: Path) -> StorageUnavailable | None:
@@ -542,17 +493,6 @@ class Engine:
                 return StorageUnavailable("the spool" if work.source == "spool" else "temporary copies", error)
         return None
 
-    def _begin(self, turn: InputTurn) -> InstanceRow:
-        work = turn.work
-        return self._ledger.begin_attempt(
-            work.name,
-            size_bytes=work.size_bytes,
-            mtime_ns=work.mtime_ns,
-            source=work.source,
-            ae_title=work.ae_title,
-            number=turn.number,
-        )
-
     def _duplicate(self, turn: InputTurn) -> Skipped | None:
         """The outcome of an instance that is to be skipped because the same came before; None as long as unknown."""
         if not self._policy.skip_duplicates or turn.relation is None or turn.relation.duplicate_of is None:
@@ -562,7 +502,6 @@ class Engine:
     def _put_off(self, turn: InputTurn, result: Result) -> None:
         """Hand back an instance that is not published now."""
         self._order.leave(turn)
-        self._isolation.leave(turn.work.name)
         self.results.put(result)
 
     def _take_folder(self) -> Path:
@@ -597,7 +536,7 @@ class Engine:
     def _defer(self, runner: Runner, turn: InputTurn, outcome: Failed, wait_s: float) -> None:
         work, due, not_before = turn.work, time.monotonic() + wait_s, time.time() + wait_s
         self._insist(runner, lambda: self._ledger.defer(work.name, outcome.reason, outcome.message, not_before))
-        self._isolation.clear(work.name)
+        self._suspects.clear(work.name)
         self._put_off(turn, Deferred(work, outcome, due))
 
     def _insist(self, runner: Runner | None, write: Callable[[], None]) -> None:
@@ -627,7 +566,10 @@ class Engine:
             self._beat = time.monotonic()
             held |= {one.turn.serial: one for one in arrived}
             while ready := self._order.ready(one.turn for one in held.values()):
-                self._publish_batch([held.pop(turn.serial) for turn in ready])
+                batch = [held.pop(turn.serial) for turn in ready]
+                self._publish_batch(batch)
+                for lease in filter(None, (one.lease for one in batch)):
+                    self._scheduler.release(lease)
             self._append()
         for one in held.values():  # they wait for what a supervisor had when it ended for good
             self._give_back_now(one)
@@ -658,13 +600,13 @@ class Engine:
                 wait_s = max(until - time.monotonic(), 0.0)
         return batch, False
 
-    def _finish(self, one: _Attempted) -> FinishedWork:
+    def _complete(self, one: _Attempted) -> Completed:
         """What is published of an attempt, now that its relation is decided."""
         duplicate = self._duplicate(one.turn) if one.has_asked else None
-        return FinishedWork(one.turn.work, duplicate or one.outcome, one.folder, one.turn.relation)
+        return Completed(one.turn.work, duplicate or one.outcome, one.turn.relation or DuplicateCheck(), one.folder)
 
     def _publish_batch(self, batch: list[_Attempted]) -> None:
-        finished = [self._finish(one) for one in batch]
+        completed = [self._complete(one) for one in batch]
         backoff = Backoff(1.0, LONGEST_PAUSE_S)
         uncounted = [one.turn for one in batch if not one.is_counted]
         while True:
@@ -672,18 +614,9 @@ class Engine:
                 if self._ownership is not None:
                     self._ownership.confirm()
                 if uncounted:
-                    self._ledger.begin_many(
-                        Arrival(
-                            turn.work.name,
-                            turn.work.size_bytes,
-                            turn.work.mtime_ns,
-                            turn.work.source,
-                            number=turn.number,
-                        )
-                        for turn in uncounted
-                    )
+                    self._ledger.begin_many([turn.work for turn in uncounted], [turn.number for turn in uncounted])
                     uncounted = []
-                outcomes = self._publisher.publish(finished)
+                outcomes = self._publisher.publish(completed)
             except MachineCondition as condition:
                 self.waits_for = condition
                 if self._give_up(backoff.next_pause()):
@@ -700,8 +633,7 @@ class Engine:
                 self._interrupted(None, one.turn, one.folder, outcome)
                 continue
             self._order.leave(one.turn)
-            self._isolation.clear(one.turn.work.name)
-            self._isolation.leave(one.turn.work.name)
+            self._suspects.clear(one.turn.work.name)
             self._put_away(one.folder)
             self.results.put(PublishedResult(one.turn.work, outcome, now - one.started))
 
@@ -718,49 +650,6 @@ class Engine:
             if self._stopping.wait(TICK_S):
                 return True
         return False
-
-
-class InProcess:
-    """A runner without a process and without limits on memory and time, for ``num_workers: 0``."""
-
-    def __init__(self, export: Export) -> None:
-        self._export = export
-        self._cancelled = False
-        self.last_progress = time.monotonic()
-
-    def ensure_ready(self) -> None:
-        """Refuse after `cancel`."""
-        if self._cancelled:
-            raise Cancelled
-
-    @property
-    def has_process(self) -> bool:
-        """None of its own: this process holds the memory."""
-        return False
-
-    def run(self, job: WorkerJob, decide: Decide, may_continue: Callable[[], bool]) -> Outcome:  # noqa: ARG002 - it goes on
-        """Export one instance here; a crash of native code ends everything."""
-        refusal: Skipped | None = None
-
-        def ask(identity: InstanceIdentity) -> None:
-            nonlocal refusal
-            refusal = decide(identity) if job.ask else None
-            if refusal is not None:
-                raise ExportStopped
-
-        try:
-            return self._export(job, ask)
-        except ExportStopped:
-            if refusal is None:
-                raise
-            return refusal
-
-    def cancel(self) -> None:
-        """Refuse further jobs; the current one cannot be given up."""
-        self._cancelled = True
-
-    def close(self) -> None:
-        """Nothing to end."""
 
 
 def _given_up(entry: InstanceRow) -> Failed:

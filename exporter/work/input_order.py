@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from exporter.outcome import InstanceIdentity
     from exporter.results.ledger import Ledger
-    from exporter.results.publish import WorkItem
+    from exporter.results.ledger.types import WorkItem
 
 _NUMBERED: Final = re.compile(r"-(?:[2-9]|[0-9a-f]{16})$")
 """What `exporter.results.publish` puts behind a name that is taken."""

@@ -1,8 +1,8 @@
 """Export one instance: open, identify, choose a writer, write, record. Glue only; it runs inside a worker process.
 
-Contract: `export` returns an `Outcome` for any file whatever, and raises only `MachineCondition` (a full disk, a folder
-of ours that is gone) and `ExportStopped` (the parent does not want the instance). This is the one place around a job
-where any exception at all is caught: a defect becomes `Failed(internal)` with the exception's type and place.
+Contract: `export` ends in an `Outcome` for any file whatever, and raises only `MachineCondition` (a full disk, a folder
+of ours that is gone). This is the one place around a job where any exception at all is caught: a defect becomes
+`Failed(internal)` with the exception's type and place.
 
 Must never: put an exception's text into an outcome unless it is an error of ours, since it may quote values.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import traceback
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,8 +26,7 @@ from exporter.errors import (
     TooLarge,
     storage_error,
 )
-from exporter.outcome import Exported, Failed, InstanceIdentity, Outcome, Skipped
-from exporter.work.protocol import ExportStopped
+from exporter.outcome import Exported, Failed, InstanceIdentity, Skipped
 from listener.foundation.disk import is_gone, is_out_of_space, is_too_large
 from listener.intake.identity import IMPLEMENTATION_CLASS_UID
 
@@ -37,52 +35,53 @@ if TYPE_CHECKING:
 
     from exporter.dicom.instance import Instance
     from exporter.settings.settings import MediaSettings
-    from exporter.work.protocol import Ask, Export, WorkerJob
+    from exporter.work.protocol import Steps, WorkerJob
     from exporter.writers import ChosenWriters
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 
 
-def prepare(settings: Mapping[str, Any]) -> Export:
-    """The export function of a worker process, its libraries loaded.
+class Pipeline:
+    """What a worker process exports with: the settings of each AE title, and the libraries, loaded."""
 
-    Args:
-        settings: ``media``, the `MediaSettings` as JSON values, and ``settings_sha256``; ``by_ae_title`` has the same
-            for each AE title with settings of its own; ``installed_writers``, what this process has to find, too.
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        """Be ready for instances.
 
-    Raises:
-        WriterUnusable: A writer of another distribution cannot be used, or is not found by this process.
-    """
-    # Loaded now, so that the first instance does not pay for it, nor its limit of processor time.
-    import imagecodecs  # noqa: F401
-    import pydicom  # noqa: F401
+        Args:
+            settings: ``media``, the `MediaSettings` as JSON values, and ``settings_sha256``; ``by_ae_title`` has the
+                same for each AE title with settings of its own; ``installed_writers``, what this process has to find,
+                too.
 
-    import exporter.results.metadata.record  # noqa: F401
-    from exporter import writers
-    from exporter.settings.settings import MediaSettings
-    from exporter.writers.discovery import check_origins
+        Raises:
+            WriterUnusable: A writer of another distribution cannot be used, or is not found by this process.
+        """
+        # Loaded now, so that the first instance does not pay for it, nor its limit of processor time.
+        import imagecodecs  # noqa: F401
+        import pydicom  # noqa: F401
 
-    writers.registry()
-    check_origins(settings.get("installed_writers", ()))
-    own = {"": settings, **settings.get("by_ae_title", {})}
-    exports = {
-        title: partial(export, MediaSettings.model_validate(values["media"]), str(values["settings_sha256"]))
-        for title, values in own.items()
-    }
-    return partial(_export_by_title, exports)
+        import exporter.results.metadata.record  # noqa: F401
+        from exporter import writers
+        from exporter.settings.settings import MediaSettings
+        from exporter.writers.discovery import check_origins
+
+        writers.registry()
+        check_origins(settings.get("installed_writers", ()))
+        self._by_ae_title = {
+            title: (MediaSettings.model_validate(values["media"]), str(values["settings_sha256"]))
+            for title, values in {"": settings, **settings.get("by_ae_title", {})}.items()
+        }
+
+    def __call__(self, job: WorkerJob) -> Steps:
+        """Export with the settings of the AE title that the instance was sent to."""
+        return export(*self._by_ae_title[job.ae_title], job)
 
 
-def _export_by_title(exports: Mapping[str, Export], job: WorkerJob, ask: Ask) -> Outcome:
-    """Export with the settings of the AE title that the instance was sent to."""
-    return exports[job.ae_title](job, ask)
-
-
-def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: Ask) -> Outcome:
+def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Steps:
     """Export one instance; see the module's contract."""
     known = _Known()
     try:
-        return _export(settings, settings_sha256, job, ask, known)
-    except (MachineCondition, ExportStopped):
+        return (yield from _export(settings, settings_sha256, job, known))
+    except MachineCondition:
         raise
     except SkipInstance as skip:
         return Skipped(
@@ -112,7 +111,7 @@ class _Known:
         return Failed.of(error, self.identity, self.source_sha256)
 
 
-def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: Ask, known: _Known) -> Outcome:
+def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, known: _Known) -> Steps:
     from exporter.dicom.instance import Instance
     from exporter.results.metadata.record import record_text
     from exporter.work.absent_media import absent_media
@@ -122,7 +121,7 @@ def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: 
         known.identity, known.source_sha256 = instance.identity, instance.source_sha256
         if job.received:
             _check_command(instance)
-        ask(known.identity)
+        yield known.identity
         try:
             writers = _choose_writers(instance, settings)
         except SkipInstance as skip:

@@ -1,33 +1,21 @@
 """What a worker is asked to do: the contract between the worker process and what it exports with.
 
-Contract: values that cross the worker's pipe as JSON, and the shape of an export function. It stands in a module of its
-own because ``python -m exporter.work.worker`` runs that module under another name: a class defined there would exist
-twice.
+Contract: the job crosses the worker's pipe as JSON. An export has two steps: `identify` opens the instance and tells
+who it is, `export` makes its media; between them the parent may decide that it does not want the instance. This stands
+in a module of its own because ``python -m exporter.work.worker`` runs that module under another name: a class defined
+there would exist twice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from exporter.outcome import InstanceIdentity, Outcome
+from exporter.outcome import InstanceIdentity, Outcome, Skipped
 
-
-class ExportStopped(Exception):
-    """The parent does not want this instance exported, now that it knows which it is."""
-
-
-class Ask(Protocol):
-    """Tells the parent who the instance is, and returns when the export shall go on."""
-
-    def __call__(self, identity: InstanceIdentity) -> None:
-        """Ask.
-
-        Raises:
-            Stopped: The export shall not go on.
-        """
-        ...
+Steps = Generator[InstanceIdentity, None, Outcome]
+"""The export of one instance: gives its identity, unless its outcome comes before that; resumed, it returns the
+outcome. `close` ends it between the steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,25 +26,55 @@ class WorkerJob:
     """The DICOM file; bytes that are no text are kept as `os.fsdecode` keeps them."""
     folder: str
     """An empty folder for partial media files, on the file system of the media folder."""
-    ask: bool
-    """Whether the parent wants to decide once it knows the identity."""
     received: bool = False
     """Whether the file came through the listener: where that wrote its file meta information, it is what the sender
     announced."""
     ae_title: str = ""
-    """Our AE title whose settings count; empty: the settings of the top."""
+    """Called AE title whose settings apply; empty for the top-level settings."""
     ours: bool = False
     """Whether the file lies in a folder of the exporter: that it is not there is then no fault of the instance."""
 
 
-class Export(Protocol):
-    """What a `target` makes of the settings: exports one job."""
+Decide = Callable[[InstanceIdentity], Skipped | None]
+"""Says whether an instance is exported (None), now that its identity is known."""
+Export = Callable[[WorkerJob], Steps]
+"""What a `target` makes of the settings: begins the export of one job."""
 
-    def __call__(self, job: WorkerJob, ask: Ask) -> Outcome:
-        """Export.
 
-        Raises:
-            OutOfSpace, StorageUnavailable: A condition of the machine; says nothing about the instance.
-            Stopped: The parent does not want it.
-        """
-        ...
+def identify(steps: Steps) -> InstanceIdentity | Outcome:
+    """The first step: who the instance is, or its outcome where nothing follows.
+
+    Raises:
+        OutOfSpace, StorageUnavailable: A condition of the machine; says nothing about the instance.
+    """
+    try:
+        return next(steps)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return outcome
+
+
+def export(steps: Steps) -> Outcome:
+    """The second step, after `identify` gave the identity: the outcome.
+
+    Raises:
+        OutOfSpace, StorageUnavailable: A condition of the machine; says nothing about the instance.
+    """
+    try:
+        next(steps)
+    except StopIteration as end:
+        outcome: Outcome = end.value
+        return outcome
+    raise AssertionError("an export identifies its instance once")
+
+
+def run(steps: Steps, decide: Decide) -> Outcome:
+    """Both steps in this process, with the decision between them."""
+    found = identify(steps)
+    if not isinstance(found, InstanceIdentity):
+        return found
+    skipped = decide(found)
+    if skipped is None:
+        return export(steps)
+    steps.close()
+    return skipped

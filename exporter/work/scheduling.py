@@ -2,7 +2,8 @@
 
     submit -> waiting  -> acquire: a `WorkerLease` -> release
                  aside  <- set_aside: it takes long, and others wait
-                 alone  <- retry_alone: its worker was killed from outside, most likely for want of memory
+                 alone  <- submit: a suspect (`exporter.work.isolation`)
+                        <- retry_alone: its worker was killed from outside, most likely for want of memory
 
 Contract: a `Scheduler` hands every submitted instance out until it is released. With several workers at least one is
 not held by instances that take long (`WorkerLease.quick_s`) while others wait. A worker that is killed from outside
@@ -49,6 +50,8 @@ class WorkerLease:
     """Whether nothing else was run at any moment of it."""
     is_exclusive: bool = False
     """Whether nothing else may begin beside it."""
+    is_handed_on: bool = False
+    """Whether it goes on after the worker is done with the instance, until somebody else releases it."""
     started: float = field(default_factory=time.monotonic)
 
     @property

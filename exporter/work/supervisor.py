@@ -19,22 +19,21 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.errors import DecoderCrash, ExportTimeout, OutOfSpace, ProcessorTimeSpent, StorageUnavailable
-from exporter.outcome import Failed, InstanceIdentity, Outcome, Skipped, from_json
+from exporter.outcome import Failed, InstanceIdentity, Outcome, from_json
+from exporter.writers.discovery import installed_writers
 from listener.foundation.errors import Unusable
 from listener.foundation.processes import ChildProcess, exit_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from exporter.work.protocol import WorkerJob
+    from exporter.settings.settings import Settings
+    from exporter.work.protocol import Decide, WorkerJob
 
-    Decide = Callable[[InstanceIdentity], Skipped | None]
-    """Says whether an instance is exported (None), now that its identity is known."""
-
-PIPELINE: Final = "exporter.work.pipeline:prepare"
+PIPELINE: Final = "exporter.work.pipeline:Pipeline"
 START_TRIES: Final = 3
 START_S: Final = 120.0
 """Most time that a process may take to load its libraries."""
@@ -94,6 +93,21 @@ class WorkerSetup:
     start_s: float = START_S
     growth_bytes: int = GROWTH_BYTES
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """What the settings say, those of single AE titles included."""
+        limits = settings.limits
+        own = {title: _worker_settings(one) for title, one in settings.by_ae_title.items()}
+        writers = [asdict(one.origin) for one in installed_writers()]
+        return cls(
+            {**_worker_settings(settings), "by_ae_title": own, "installed_writers": writers},
+            memory_bytes=limits.memory_mb << 20,
+            cpu_s=limits.cpu_s,
+            cpu_base_s=limits.cpu_base_s,
+            cpu_s_per_mb=limits.cpu_s_per_mb,
+            wall_s=limits.wall_s,
+        )
+
     def hello(self) -> dict[str, Any]:
         """The first message to the process."""
         return {
@@ -108,6 +122,10 @@ class WorkerSetup:
                 "growth_bytes": self.growth_bytes,
             },
         }
+
+
+def _worker_settings(settings: Settings) -> dict[str, Any]:
+    return {"media": settings.media_settings.model_dump(mode="json"), "settings_sha256": settings.settings_sha256}
 
 
 class Worker:
@@ -195,7 +213,7 @@ class Worker:
 
         Args:
             job: What to export.
-            decide: Called once the identity is known, where the job asks.
+            decide: Called once the identity is known.
             may_continue: Asked every `TICK_S`; where it says no, the job is given up.
 
         Raises:

@@ -7,8 +7,8 @@ throws away.
     parent                          worker
     {target, settings, limits}  ->
                                 <-  ready {}
-    {path, folder, ask, ...}    ->
-                                <-  identity {...}      only where the job asks
+    {path, folder, ...}         ->
+                                <-  identity {...}      unless the outcome comes before it
     "go" or "stop"              ->
                                 <-  outcome {...} | final {...} | stopped {} | space "message" | unavailable "message"
 
@@ -35,16 +35,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from exporter.errors import OutOfSpace, StorageUnavailable
-from exporter.outcome import to_json
-from exporter.work.protocol import ExportStopped, WorkerJob
+from exporter.outcome import InstanceIdentity, to_json
+from exporter.work import protocol
+from exporter.work.protocol import WorkerJob
 from listener.foundation.cpu_limit import limit_cpu
 from listener.foundation.processes import end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exporter.outcome import InstanceIdentity
-    from exporter.work.protocol import Ask, Export
+    from exporter.work.protocol import Export
 
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NO_NEW_PRIVS: Final = 38
@@ -86,35 +86,35 @@ def main() -> int:
     _set_limits(hello["limits"])
     module, _, name = hello["target"].partition(":")
     export: Export = getattr(import_module(module), name)(hello["settings"])
-
-    def ask(identity: InstanceIdentity) -> None:
-        channel.send("identity", json.dumps(asdict(identity)).encode("ascii"))
-        if channel.receive() != "go":
-            raise ExportStopped
-
     channel.send("ready", b"{}")
     enough_bytes = _resident_bytes() + hello["limits"]["growth_bytes"]
     while (message := channel.receive()) is not None:
         job = WorkerJob(**message)
         _allow_cpu(hello["limits"], job.path)
-        if not _answer(channel, export, job, ask, enough_bytes):
+        if not _answer(channel, export, job, enough_bytes):
             break
     return 0
 
 
-def _answer(channel: _Channel, export: Export, job: WorkerJob, ask: Ask, enough_bytes: int) -> bool:
+def _answer(channel: _Channel, export: Export, job: WorkerJob, enough_bytes: int) -> bool:
     """Export and answer; whether another job may follow."""
+    steps = export(job)
     try:
-        outcome = export(job, ask if job.ask else _go_on)
+        found = protocol.identify(steps)
+        if isinstance(found, InstanceIdentity):
+            channel.send("identity", json.dumps(asdict(found)).encode("ascii"))
+            if channel.receive() != "go":
+                steps.close()
+                channel.send("stopped", b"{}")
+                return True
+            found = protocol.export(steps)
     except OutOfSpace as condition:
         channel.send("space", json.dumps(str(condition)).encode("ascii"))
     except StorageUnavailable as condition:
         channel.send("unavailable", json.dumps(str(condition)).encode("ascii"))
-    except ExportStopped:
-        channel.send("stopped", b"{}")
     else:
         is_final = _resident_bytes() > enough_bytes
-        channel.send("final" if is_final else "outcome", to_json(outcome))
+        channel.send("final" if is_final else "outcome", to_json(found))
         return not is_final
     return True
 
@@ -122,10 +122,6 @@ def _answer(channel: _Channel, export: Export, job: WorkerJob, ask: Ask, enough_
 def _resident_bytes() -> int:
     with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - the parent may not look: no dumps allowed
         return int(file.read().split()[1]) * resource.getpagesize()
-
-
-def _go_on(identity: InstanceIdentity) -> None:
-    """For jobs that do not ask."""
 
 
 def _give_up_privileges() -> None:

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import OutOfSpace, Reason, SkipReason, StorageUnavailable
-from exporter.outcome import Exported, Failed, InstanceIdentity, MediaFile, MediaType, Outcome, Skipped
+from exporter.outcome import Exported, Failed, InstanceIdentity, MediaFile, MediaType, Skipped
 
 if TYPE_CHECKING:
-    from exporter.work.protocol import Ask, Export, WorkerJob
+    from exporter.work.protocol import Export, Steps, WorkerJob
 
 KEPT: list[bytes] = []
 
@@ -36,10 +36,10 @@ def prepare(settings: dict[str, Any]) -> Export:
     return export
 
 
-def export(job: WorkerJob, ask: Ask) -> Outcome:  # noqa: PLR0911 - one for each word
+def export(job: WorkerJob) -> Steps:  # noqa: PLR0911 - one for each word
     """Do what the file's name says."""
     word = Path(job.path).name.partition(".")[0]
-    ask(identity(word))
+    yield identity(word)
     match word:
         case "crash":
             os.kill(os.getpid(), signal.SIGSEGV)

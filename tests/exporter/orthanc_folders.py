@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pydicom
 
 from exporter.inputs.backfill import ExportTarget
-from exporter.inputs.feed import Progress
+from exporter.inputs.entry_source import Progress
 from exporter.inputs.orthanc_storage.storage import StorageRequest, opened_storage
 from exporter.settings.settings import Settings
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.inputs.orthanc_storage.stored import Noticed
-    from exporter.work.engine import PublishedResult
+    from exporter.work.contract import PublishedResult
 
 COLUMNS = (
     "id INTEGER, fileType INTEGER, uuid TEXT, compressedSize INTEGER, uncompressedSize INTEGER, compressionType INTEGER"

@@ -57,19 +57,19 @@ def costs_of(paths: Iterable[Path], limits: LimitSettings) -> list[Cost]:
 
 def main(paths: list[str]) -> None:
     """Export each file and say what it cost."""
-    from exporter.services.context import worker_settings
     from exporter.settings.settings import Settings
-    from exporter.work import pipeline
+    from exporter.work import pipeline, protocol
     from exporter.work.protocol import WorkerJob
+    from exporter.work.supervisor import WorkerSetup
     from listener.foundation.cpu_limit import limit_cpu
 
     settings = Settings()
-    export = pipeline.prepare(worker_settings(settings))
+    export = pipeline.Pipeline(WorkerSetup.of(settings).settings)
     for path in paths:
         limit_cpu(settings.limits.allowed_cpu_s(Path(path).stat().st_size))
         with tempfile.TemporaryDirectory() as folder:
             before = time.process_time()
-            outcome = export(WorkerJob(path, folder, ask=False), lambda _: None)
+            outcome = protocol.run(export(WorkerJob(path, folder)), lambda _: None)
             cpu_s = time.process_time() - before
         print(json.dumps([cpu_s, getattr(outcome, "reason", outcome.status)]), flush=True)  # noqa: T201 - the answer
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from exporter.inputs.backfill import DryRunStep, ExportTarget
-    from exporter.inputs.feed import Progress
-    from exporter.work.engine import PublishedResult
+    from exporter.inputs.entry_source import Progress
+    from exporter.work.contract import PublishedResult
 
 MOST_THREADS: Final = 8
 _LEVEL: Final = re.compile(r"[0-9a-f]{2}")

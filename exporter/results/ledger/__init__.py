@@ -14,17 +14,16 @@ types         values that travel in and out
 from exporter.results.ledger.ledger import Ledger
 from exporter.results.ledger.schema import LedgerUnusable
 from exporter.results.ledger.types import (
-    Arrival,
     Completed,
     Counts,
     DuplicateCheck,
     InstanceRow,
     InstanceStatus,
     OutboxLine,
+    WorkItem,
 )
 
 __all__ = [
-    "Arrival",
     "Completed",
     "Counts",
     "DuplicateCheck",
@@ -33,4 +32,5 @@ __all__ = [
     "Ledger",
     "LedgerUnusable",
     "OutboxLine",
+    "WorkItem",
 ]

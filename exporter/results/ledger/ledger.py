@@ -16,7 +16,6 @@ import secrets
 import sqlite3
 import threading
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Self, TypeVar
@@ -28,7 +27,7 @@ from exporter.results.ledger.output_names import OutputNames
 from exporter.results.ledger.reader import LedgerReader
 from exporter.results.ledger.relations import UNNUMBERED, IdentifiedInstance, relate
 from exporter.results.ledger.schema import LedgerUnusable, connect, stored, unusable
-from exporter.results.ledger.types import Arrival, Completed, DuplicateCheck, InstanceRow, InstanceStatus, Source
+from exporter.results.ledger.types import DuplicateCheck, InstanceRow
 from listener.foundation import locks
 from listener.foundation.sqlite_files import DatabaseFiles
 
@@ -37,7 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from exporter.outcome import InstanceIdentity, MediaFile
+    from exporter.outcome import InstanceIdentity
+    from exporter.results.ledger.types import Completed, WorkItem
 
 T = TypeVar("T")
 
@@ -169,28 +169,21 @@ class Ledger(LedgerReader):
 
     # -- attempts ------------------------------------------------------------------------------------------------
 
-    def begin_attempt(
-        self,
-        name: str,
-        *,
-        size_bytes: int,
-        mtime_ns: int,
-        source: Source,
-        ae_title: str = "",
-        number: int | None = None,
-    ) -> InstanceRow:
+    def begin_attempt(self, work: WorkItem, number: int | None = None) -> InstanceRow:
         """Count an attempt, durably, before it is made; see `begin_many`."""
-        return self.begin_many([Arrival(name, size_bytes, mtime_ns, source, ae_title, number)])[0]
+        return self.begin_many([work], None if number is None else [number])[0]
 
-    def begin_many(self, arrivals: Iterable[Arrival]) -> list[InstanceRow]:
+    def begin_many(self, works: Iterable[WorkItem], numbers: Iterable[int] | None = None) -> list[InstanceRow]:
         """Count an attempt at each input, durably, before it is made.
 
-        A spool file that already has a final state is left alone and its entry returned unchanged: the crash came
+        `numbers`, from `reserve_number`, are those of the rows that are new; by default they get the next ones.
+
+        A spool file that already has a final state is left alone and its entry returned as it is: the crash came
         between the outcome and the move in the spool, so only that move is left to do. A folder's file begins anew
         (attempt 1) when it was final or has changed; `unchanged` says before whether that is wanted.
         """
-        wanted = [one if one.number is not None else replace(one, number=self.reserve_number()) for one in arrivals]
-        return self._write(lambda connection: [transitions.begin_attempt(connection, arrival) for arrival in wanted])
+        wanted = list(zip(works, self._numbers if numbers is None else numbers, strict=False))
+        return self._write(lambda connection: [transitions.begin_attempt(connection, *one) for one in wanted])
 
     def reserve_number(self) -> int:
         """Number for the row of the next instance: rows are numbered in the order in which instances came."""
@@ -244,39 +237,8 @@ class Ledger(LedgerReader):
 
     # -- outcomes ------------------------------------------------------------------------------------------------
 
-    def finish(
-        self,
-        name: str,
-        *,
-        state: InstanceStatus,
-        reason: str | None = None,
-        message: str = "",
-        identity: InstanceIdentity | None = None,
-        media: tuple[MediaFile, ...] | None = None,
-        settings_sha256: str | None = None,
-        source_sha256: str | None = None,
-        duplicate_of: str | None = None,
-        conflict: str | None = None,
-        line: bytes | None = None,
-    ) -> tuple[str, ...]:
-        """Commit outcome, media and metadata line of one instance together; see `finish_many`."""
-        ending = Completed(
-            name,
-            state,
-            reason,
-            message,
-            identity,
-            media,
-            settings_sha256,
-            source_sha256,
-            duplicate_of,
-            conflict,
-            line,
-        )
-        return self.finish_many([ending])
-
-    def finish_many(self, endings: Iterable[Completed]) -> tuple[str, ...]:
-        """Commit the outcomes of instances that were begun, all in one transaction.
+    def finish_many(self, completed: Iterable[Completed]) -> tuple[str, ...]:
+        """Commit outcomes, media and metadata lines of instances that were begun, all in one transaction.
 
         Returns:
             Media paths these instances owned before and no longer do: the caller deletes the files, then says
@@ -284,21 +246,21 @@ class Ledger(LedgerReader):
 
         Raises:
             LookupError: An instance was never begun.
-            ValueError: Not a final state, not one line, or a media path that another instance owns.
+            ValueError: Not one line, or a media path that another instance owns.
         """
-        prepared = [(ending, transitions.packed(ending)) for ending in endings]
+        prepared = [(one, transitions.packed(one.line)) for one in completed]
 
         def operation(connection: sqlite3.Connection) -> tuple[str, ...]:
-            bases = {ending.name: self._names.base_of(ending.name) for ending, _ in prepared}
+            bases = {one.work.name: self._names.base_of(one.work.name) for one, _ in prepared}
             return tuple(
                 path
-                for ending, line in prepared
-                for path in transitions.finish(connection, ending, line, bases[ending.name])
+                for one, line in prepared
+                for path in transitions.finish(connection, one, line, bases[one.work.name])
             )
 
         paths = self._write(operation, must=True)
-        for ending, _ in prepared:
-            self._land(ending.name)
+        for one, _ in prepared:
+            self._land(one.work.name)
         return paths
 
     def forget_superseded(self, paths: Iterable[str]) -> None:

@@ -12,13 +12,13 @@ import unicodedata
 import zlib
 from typing import TYPE_CHECKING, Any
 
-from exporter.outcome import InstanceIdentity, MediaFile, MediaType
+from exporter.outcome import Exported, Failed, InstanceIdentity, MediaFile, MediaType
 from exporter.results.ledger.schema import stored
 from exporter.results.ledger.types import FINAL, SUSPECT_AFTER, DuplicateCheck, InstanceRow, InstanceStatus
 from exporter.results.line import says_the_same
 
 if TYPE_CHECKING:
-    from exporter.results.ledger.types import Arrival, Completed
+    from exporter.results.ledger.types import Completed, WorkItem
 
 Row = tuple[Any, ...]
 
@@ -97,21 +97,21 @@ def known(connection: sqlite3.Connection, name: str) -> Row:
     return row
 
 
-def begin_attempt(connection: sqlite3.Connection, arrival: Arrival) -> InstanceRow:
-    """Count one attempt; see `Ledger.begin_many`."""
-    name = stored(arrival.name)
-    facts = (arrival.source, arrival.ae_title, arrival.size_bytes, arrival.mtime_ns)
+def begin_attempt(connection: sqlite3.Connection, work: WorkItem, number: int) -> InstanceRow:
+    """Count one attempt; `number` is that of a new row. See `Ledger.begin_many`."""
+    name = stored(work.name)
+    facts = (work.source, work.ae_title, work.size_bytes, work.mtime_ns)
     row = connection.execute(ENTRY + NAMED, (name,)).fetchone()
     if row is None:
         connection.execute(
             """INSERT INTO instance (id, name, source, ae_title, size_bytes, mtime_ns, state, attempts, updated_ns)
             SELECT CASE WHEN EXISTS (SELECT 1 FROM instance WHERE id = ?1) THEN NULL ELSE ?1 END,
             CAST(? AS TEXT), ?, ?, ?, ?, 'active', 1, ?""",
-            (arrival.number, name, *facts, time.time_ns()),
+            (number, name, *facts, time.time_ns()),
         )
     else:
         before = entry_of(row)
-        if before.state in FINAL and arrival.source == "spool":
+        if before.state in FINAL and work.source == "spool":
             return before
         same = before.state in _PENDING and (before.size_bytes, before.mtime_ns) == facts[2:]
         connection.execute(
@@ -126,7 +126,7 @@ def begin_attempt(connection: sqlite3.Connection, arrival: Arrival) -> InstanceR
                 row[-1],
             ),
         )
-    return entry_of(known(connection, arrival.name))
+    return entry_of(known(connection, work.name))
 
 
 def recover(connection: sqlite3.Connection) -> list[InstanceRow]:
@@ -221,7 +221,7 @@ def _remember(
 
 
 def _identity_values(identity: InstanceIdentity | None) -> tuple[str | None, ...]:
-    if identity is None:
+    if identity is None or not identity.content_sha256:
         return (None,) * 5
     return (
         identity.sop_class_uid,
@@ -253,17 +253,12 @@ def retry(connection: sqlite3.Connection, *, name: str | None, reason: str | Non
     return names
 
 
-def packed(ending: Completed) -> tuple[int, int, bytes] | None:
-    """Length, CRC-32 and compressed text of the ending's line, after checking the ending.
+def packed(line: bytes | None) -> tuple[int, int, bytes] | None:
+    """Length, CRC-32 and compressed text of a metadata line.
 
     Raises:
-        ValueError: The state is not final, a reason is missing, or the line is not one whole line.
+        ValueError: It is not one whole line.
     """
-    if ending.state not in FINAL:
-        raise ValueError(f"{ending.state} does not end the work on an instance")
-    if ending.reason is None and ending.state is not InstanceStatus.EXPORTED:
-        raise ValueError(f"{ending.state} needs a reason")
-    line = ending.line
     if line is None:
         return None
     if line.find(b"\n") != len(line) - 1 or len(line) < 3:
@@ -272,10 +267,11 @@ def packed(ending: Completed) -> tuple[int, int, bytes] | None:
 
 
 def finish(
-    connection: sqlite3.Connection, ending: Completed, line: tuple[int, int, bytes] | None, base: str | None
+    connection: sqlite3.Connection, completed: Completed, line: tuple[int, int, bytes] | None, base: str | None
 ) -> list[str]:
     """Commit one outcome; the media paths its instance gives up. See `Ledger.finish_many`."""
-    row = known(connection, ending.name)
+    outcome, relation = completed.outcome, completed.relation
+    row = known(connection, completed.work.name)
     if row[4] not in _PENDING:
         raise ValueError(f"the instance is {row[4]} already")
     instance_id = row[-1]
@@ -288,28 +284,26 @@ def finish(
         source_sha256 = ?, settings_sha256 = ?, duplicate_of = CAST(? AS TEXT), conflict_with = CAST(? AS TEXT),
         line_seq = ?, updated_ns = ? WHERE id = ?""",
         (
-            ending.state,
-            ending.reason,
-            ending.message,
-            *_identity_values(ending.identity),
-            ending.source_sha256,
-            ending.settings_sha256,
-            _stored(ending.duplicate_of),
-            _stored(ending.conflict),
+            completed.state,
+            *((None, "") if isinstance(outcome, Exported) else (outcome.reason, outcome.message)),
+            *_identity_values(outcome.identity),
+            outcome.source_sha256,
+            completed.settings_sha256,
+            _stored(None if isinstance(outcome, Failed) else relation.duplicate_of),
+            _stored(relation.conflict_with),
             line_seq,
             time.time_ns(),
             instance_id,
         ),
     )
-    media = ending.media if ending.media is not None or line is None else ()
-    if media is None:
+    if completed.media is None:
         return []
     if base is not None:
         connection.execute(
             "UPDATE instance SET base = CAST(? AS TEXT), base_key = CAST(? AS TEXT) WHERE id = ?",
             (stored(base), stored(output_key(base)), instance_id),
         )
-    return _replace_media(connection, instance_id, media)
+    return _replace_media(connection, instance_id, completed.media)
 
 
 def _is_told(connection: sqlite3.Connection, line_seq: int | None, line: tuple[int, int, bytes]) -> bool:

@@ -8,11 +8,13 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Final, Literal
 
 from exporter.errors import SkipReason
+from exporter.outcome import Exported, Failed, Skipped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
-    from exporter.outcome import InstanceIdentity, MediaFile
+    from exporter.outcome import InstanceIdentity, MediaFile, Outcome
 
 Source = Literal["spool", "folder"]
 
@@ -45,18 +47,21 @@ FINAL = frozenset((InstanceStatus.EXPORTED, InstanceStatus.SKIPPED, InstanceStat
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """An input as `Ledger.begin_many` takes it."""
+class WorkItem:
+    """One instance to be exported: what the engine takes, and the ledger when an attempt begins."""
 
     name: str
-    """Spool name, or path relative to the input folder as `os.fsdecode` gives it."""
+    """Its key in the ledger: spool name, or path relative to the input folder as `os.fsdecode` gives it."""
+    path: Path
     size_bytes: int
     mtime_ns: int
     source: Source
+    mirrors: str | None = None
+    """Relative path that output mirrors; None where output is named by identity."""
     ae_title: str = ""
     """Called AE title whose settings apply; empty for the top-level settings. Duplicates are looked for within it."""
-    number: int | None = None
-    """Number of its row, if it gets a new one, from `Ledger.reserve_number`; None: the next."""
+    decided: Skipped | Failed | None = None
+    """Its outcome, where that needs no worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,25 +131,6 @@ class SeriesMember:
 
 
 @dataclass(frozen=True, slots=True)
-class Completed:
-    """Final state of the work on one instance, as `Ledger.finish_many` takes it."""
-
-    name: str
-    state: InstanceStatus
-    reason: str | None = None
-    message: str = ""
-    identity: InstanceIdentity | None = None
-    media: tuple[MediaFile, ...] | None = None
-    """With final paths; None without a `line` leaves the media of an earlier export, and their line, in force."""
-    settings_sha256: str | None = None
-    source_sha256: str | None = None
-    duplicate_of: str | None = None
-    conflict: str | None = None
-    line: bytes | None = None
-    """One whole metadata line, newline included."""
-
-
-@dataclass(frozen=True, slots=True)
 class DuplicateCheck:
     """Relation of an instance to others; see `exporter.results.ledger.relations`."""
 
@@ -152,6 +138,39 @@ class DuplicateCheck:
     """Name of the instance with the same SOP Instance UID and the same content."""
     conflict_with: str | None = None
     """Name of an instance with the same SOP Instance UID and other content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """How the work on one instance ended: what the publisher places, and `Ledger.finish_many` commits."""
+
+    work: WorkItem
+    outcome: Outcome
+    """Of an export: the media have their final names once it is placed."""
+    relation: DuplicateCheck = DuplicateCheck()
+    folder: Path | None = None
+    """Its folder of partial files."""
+    settings_sha256: str | None = None
+    line: bytes | None = None
+    """One whole metadata line, newline included."""
+
+    @property
+    def state(self) -> InstanceStatus:
+        """The state in which the ledger keeps it."""
+        match self.outcome:
+            case Exported():
+                return InstanceStatus.EXPORTED
+            case Skipped():
+                return InstanceStatus.SKIPPED
+            case Failed():
+                return InstanceStatus.QUARANTINED if self.work.source == "spool" else InstanceStatus.FAILED
+
+    @property
+    def media(self) -> tuple[MediaFile, ...] | None:
+        """The media from now on; None where those of an earlier export, and their line, stay in force."""
+        if isinstance(self.outcome, Exported):
+            return self.outcome.media
+        return None if self.line is None else ()
 
 
 @dataclass(frozen=True, slots=True)

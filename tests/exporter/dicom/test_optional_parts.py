@@ -10,7 +10,7 @@ import pytest
 
 from exporter.outcome import Exported
 from exporter.settings.settings import MediaSettings
-from exporter.work import pipeline
+from exporter.work import pipeline, protocol
 from exporter.work.protocol import WorkerJob
 from tests.exporter.dicom.test_instance import bare, element, item, part10
 
@@ -82,7 +82,7 @@ def export(folder: Path, damage: bytes) -> Exported:
     path.write_bytes(part10(bare() + body + element(0x7FE0, 0x10, "OW", PIXELS)))
     media = folder / "media"
     media.mkdir()
-    outcome = pipeline.export(EVERYTHING, "s" * 64, WorkerJob(str(path), str(media), ask=False), lambda _: None)
+    outcome = protocol.run(pipeline.export(EVERYTHING, "s" * 64, WorkerJob(str(path), str(media))), lambda _: None)
     assert isinstance(outcome, Exported), outcome
     return outcome
 

@@ -22,7 +22,7 @@ from exporter.settings.settings import Settings
 if TYPE_CHECKING:
     from exporter.inputs.scratch import Scratch
     from exporter.outcome import Failed, Skipped
-    from exporter.work.engine import PublishedResult
+    from exporter.work.contract import PublishedResult
 
 CT, MR = (Path(str(get_testdata_file(name))).read_bytes() for name in ("CT_small.dcm", "MR_small.dcm"))
 LIMITS = ArchiveLimits(max_members=1000, max_member_bytes=1 << 20, max_ratio=50)

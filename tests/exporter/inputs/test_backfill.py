@@ -27,9 +27,10 @@ from exporter.results.intents import MediaFolderUnusable
 from exporter.results.ledger import InstanceStatus, Ledger, LedgerUnusable
 from exporter.results.metadata.jsonl import MetadataFileUnusable
 from exporter.settings.settings import Settings
+from tests.exporter.ledger_rows import begin, finish
 
 if TYPE_CHECKING:
-    from exporter.work.engine import PublishedResult
+    from exporter.work.contract import PublishedResult
 
 ROOT = Path(__file__).parents[3]
 CT, MR, CINE = (
@@ -344,8 +345,9 @@ def test_a_file_that_may_be_read_now_is_tried_again_and_other_failures_are_not(t
     about = (folder / "was-closed").stat()
     with Ledger.open(out / "exporter.db") as ledger:  # as it is where the user may not read: root may
         name = "was-closed"
-        ledger.begin_attempt(name, size_bytes=about.st_size, mtime_ns=about.st_mtime_ns, source="folder")
-        ledger.finish(name, state=InstanceStatus.FAILED, reason="unreadable", message="EACCES", settings_sha256=sha256)
+        begin(ledger, name, size_bytes=about.st_size, mtime_ns=about.st_mtime_ns)
+        failed = InstanceStatus.FAILED
+        finish(ledger, name, state=failed, reason="unreadable", message="EACCES", settings_sha256=sha256)
     unchanged, results = run(folder, out)
     assert (unchanged.unchanged, results) == (3, {})
     for path in folder.iterdir():
@@ -363,8 +365,8 @@ def test_a_folder_that_can_be_read_again_is_no_failure_any_more(tmp_path: Path, 
     run(folder, out)
     with Ledger.open(out / "exporter.db") as ledger:
         for name in ("closed/", "gone/"):
-            ledger.begin_attempt(name, size_bytes=0, mtime_ns=0, source="folder")
-            ledger.finish(name, state=InstanceStatus.FAILED, reason="unreadable", message="closed")
+            begin(ledger, name, size_bytes=0, mtime_ns=0)
+            finish(ledger, name, state=InstanceStatus.FAILED, reason="unreadable", message="closed")
     _, results = run(folder, out)
     assert results.keys() == {"closed/"}
     with Ledger.open_read_only(out / "exporter.db") as ledger:

@@ -17,6 +17,7 @@ from exporter.pull.outcome import RowState
 from exporter.results.ledger import InstanceStatus, Ledger
 from listener.spool.errors import SpoolBusy
 from listener.spool.spool import Spool
+from tests.exporter.ledger_rows import begin, finish
 from tests.exporter.pull.odd_peer import OddPeer
 from tests.exporter.pull.running import Puller
 from tests.listener.requestor import Receiver
@@ -62,10 +63,10 @@ def test_an_instance_is_here_in_the_spool_in_quarantine_or_by_the_ledger(tmp_pat
         arrivals.take_in_new(thorough=True)
         assert arrivals.held([first, second, third]) == {first, second}
         with Ledger.open(tmp_path / "exporter.db") as ledger:
-            ledger.begin_attempt("x.dcm", size_bytes=1, mtime_ns=1, source="spool")
+            begin(ledger, "x.dcm", size_bytes=1, mtime_ns=1, source="spool")
             identity = InstanceIdentity("1.2", third, forty.studies[0].uid, forty.studies[0].series[1], "00")
             assert arrivals.held([third]) == set()
-            ledger.finish("x.dcm", state=InstanceStatus.SKIPPED, reason="no_media", identity=identity)
+            finish(ledger, "x.dcm", state=InstanceStatus.SKIPPED, reason="no_media", identity=identity)
             assert arrivals.held([third]) == {third}
             assert arrivals.counted(PullTarget(forty.studies[0].uid), 1 << 60) == 1
 

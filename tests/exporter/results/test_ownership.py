@@ -24,6 +24,7 @@ from exporter.results import intents, ownership
 from exporter.results.ledger import Ledger
 from exporter.results.ownership import MediaFolderOwner, MediaFolderTaken, owned
 from exporter.settings.settings import Settings
+from tests.exporter.ledger_rows import begin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -249,7 +250,7 @@ def test_what_another_ledgers_exporter_has_left_is_not_touched(media: Path, tmp_
     with ExitStack() as stack:
         ours, theirs = (stack.enter_context(Ledger.open(tmp_path / name)) for name in ("ours.db", "theirs.db"))
         for one in (ours, theirs):
-            one.begin_attempt("a.dcm", size_bytes=1, mtime_ns=1, source="folder")
+            begin(one, "a.dcm", size_bytes=1, mtime_ns=1, source="folder")
             folder = media / ".partial" / f"{one.mark}-7-1"
             folder.mkdir(parents=True)
             (folder / "0.part").write_bytes(b"half")

@@ -15,8 +15,8 @@ from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.outcome import Exported, Failed, InstanceIdentity, MediaFile, MediaType, Outcome, Skipped
 from exporter.results import intents
 from exporter.results.intents import MediaFolderUnusable
-from exporter.results.ledger import InstanceStatus, Ledger
-from exporter.results.publish import FinishedWork, NameChoice, Publisher, WorkItem
+from exporter.results.ledger import Completed, InstanceStatus, Ledger, WorkItem
+from exporter.results.publish import NameChoice, Publisher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +38,7 @@ class Desk:
 
     def begin(self, name: str, *, spool: bool = False) -> WorkItem:
         work = WorkItem(name, Path(name), 1, 1, "spool" if spool else "folder", None if spool else name)
-        self.ledger.begin_attempt(name, size_bytes=1, mtime_ns=1, source=work.source)
+        self.ledger.begin_attempt(work)
         return work
 
     def folder(self) -> Path:
@@ -49,7 +49,7 @@ class Desk:
 
     def finished(
         self, name: str, *suffixes: str, data: bytes = b"pixels", uid: str = "1.2.3", spool: bool = False
-    ) -> FinishedWork:
+    ) -> Completed:
         """An instance whose worker has written one file per suffix, or a folder where it ends in a slash."""
         folder, media = self.folder(), []
         for number, suffix in enumerate(suffixes or (".png",)):
@@ -62,9 +62,10 @@ class Desk:
             media.append(MediaFile(part.name, suffix, MediaType.IMAGE, len(data), "f" * 64, "png"))
         identity = InstanceIdentity("1.2", uid, "1.9", "1.8", data.hex())
         outcome = Exported(identity, tuple(media), json.dumps({"SOP Instance UID": uid}), data.hex(), "s")
-        return FinishedWork(self.begin(name, spool=spool), outcome, folder)
+        work = self.begin(name, spool=spool)
+        return Completed(work, outcome, self.ledger.identify(name, identity), folder)
 
-    def publish(self, *finished: FinishedWork) -> list[Outcome]:
+    def publish(self, *finished: Completed) -> list[Outcome]:
         return self.publisher.publish(finished)
 
     @property
@@ -173,10 +174,10 @@ def test_the_same_export_again_tells_no_second_line(desk: Desk) -> None:
 def test_an_instance_without_media_has_a_line_and_a_refused_one_has_none(desk: Desk) -> None:
     identity = InstanceIdentity("1.2", "1.2.3", "1.9", "1.8", "c")
     desk.publish(
-        FinishedWork(desk.begin("sr"), Skipped(SkipReason.NO_MEDIA, "nothing to see", identity, "{}", "h", "s")),
-        FinishedWork(desk.begin("dir"), Skipped(SkipReason.DICOMDIR, "a DICOMDIR")),
-        FinishedWork(desk.begin("bad"), Failed(Reason.NOT_DICOM, "no", may_pass=False)),
-        FinishedWork(desk.begin("worse", spool=True), Failed(Reason.NOT_DICOM, "no", may_pass=False)),
+        Completed(desk.begin("sr"), Skipped(SkipReason.NO_MEDIA, "nothing to see", identity, "{}", "h", "s")),
+        Completed(desk.begin("dir"), Skipped(SkipReason.DICOMDIR, "a DICOMDIR")),
+        Completed(desk.begin("bad"), Failed(Reason.NOT_DICOM, "no", may_pass=False)),
+        Completed(desk.begin("worse", spool=True), Failed(Reason.NOT_DICOM, "no", may_pass=False)),
     )
     (line,) = desk.lines
     assert (line["dicom_file"], line["media_type"]) == ("sr", "none")
@@ -243,7 +244,7 @@ def test_renamed_and_not_committed_is_removed_at_the_next_start_and_exported_ane
     desk = Desk(tmp_path)
     finished = desk.finished("a.dcm", ".png", ".frames/")
     # What `publish` does up to the commit, and no further: the process dies here.
-    ending, _ = desk.publisher._place(finished)
+    ending = desk.publisher._place(finished)
     assert desk.files.keys() >= {"a.png", "a.frames/1.png"}
     assert ending.line is not None
     desk.close()
@@ -273,7 +274,7 @@ def test_a_crash_during_a_second_export_keeps_the_first_ones_names(tmp_path: Pat
 def test_what_was_to_be_deleted_after_the_commit_is_deleted_at_the_next_start(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     desk.publish(desk.finished("a.dcm", ".png", ".raw.png"))
-    ending, _ = desk.publisher._place(desk.finished("a.dcm", ".png", data=b"new"))
+    ending = desk.publisher._place(desk.finished("a.dcm", ".png", data=b"new"))
     assert desk.ledger.finish_many([ending]) == ("a.raw.png",)
     desk.close()
     assert (tmp_path / "media" / "a.raw.png").exists()

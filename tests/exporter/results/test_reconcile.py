@@ -32,6 +32,7 @@ from exporter.results.reconcile import Folders, ReconcileReport, reconcile
 from exporter.settings.settings import Settings
 from listener.settings.listener import DataFolder
 from listener.spool.spool import Spool
+from tests.exporter.ledger_rows import begin, finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -81,7 +82,7 @@ class House:
         item = next(item for item in self.spool.pending() if item.name == name)
         assert self.spool.claim(item) is not None
         with self.ledger() as ledger:
-            ledger.begin_attempt(name, size_bytes=1, mtime_ns=2, source="spool")
+            begin(ledger, name, size_bytes=1, mtime_ns=2, source="spool")
         return name
 
     def finish(
@@ -99,7 +100,7 @@ class House:
         elif told:
             text = line(Skipped(SkipReason.NO_MEDIA, "", record="{}"), dicom_file=name, version="1")
         with self.ledger() as ledger:
-            ledger.finish(name, state=state, reason=reason, media=media, line=text)
+            finish(ledger, name, state=state, reason=reason, media=media, line=text)
 
     def export(self, content: str, *, folder: bool = False) -> str:
         name = self.begin(content)
@@ -333,9 +334,9 @@ def test_a_backfill_has_no_spool(tmp_path: Path) -> None:
     folders = Folders(tmp_path / "exporter.db", tmp_path / "media", tmp_path / "metadata.jsonl")
     folders.media.mkdir()
     with Ledger.open(folders.ledger) as ledger:
-        ledger.begin_attempt("a.dcm", size_bytes=1, mtime_ns=2, source="folder")
-        ledger.finish("a.dcm", state=InstanceStatus.FAILED, reason="not_dicom")
-        ledger.begin_attempt("b.dcm", size_bytes=1, mtime_ns=2, source="folder")
+        begin(ledger, "a.dcm", size_bytes=1, mtime_ns=2, source="folder")
+        finish(ledger, "a.dcm", state=InstanceStatus.FAILED, reason="not_dicom")
+        begin(ledger, "b.dcm", size_bytes=1, mtime_ns=2, source="folder")
     report = reconcile(folders)
     assert report.is_sound
     assert report.instances == {"failed": 1, "active": 1}
@@ -346,11 +347,11 @@ def test_a_failed_attempt_leaves_the_earlier_export_sound(house: House) -> None:
     medium = MediaFile(os.fsdecode(b"a\xff.png"), ".png", MediaType.IMAGE, 1, hashlib.sha256(b"x").hexdigest(), "png")
     (house.folders.media / medium.file).write_bytes(b"x")
     with house.ledger() as ledger:
-        ledger.begin_attempt(name, size_bytes=1, mtime_ns=2, source="folder")
+        begin(ledger, name, size_bytes=1, mtime_ns=2, source="folder")
     house.finish(name, InstanceStatus.EXPORTED, media=(medium,))
     with house.ledger() as ledger:
-        ledger.begin_attempt(name, size_bytes=1, mtime_ns=3, source="folder")
-        ledger.finish(name, state=InstanceStatus.FAILED, reason="timeout")
+        begin(ledger, name, size_bytes=1, mtime_ns=3, source="folder")
+        finish(ledger, name, state=InstanceStatus.FAILED, reason="timeout")
     assert reconcile(house.folders, deep=True).is_sound
 
 
@@ -459,8 +460,8 @@ def test_of_several_lines_of_one_input_the_last_counts(tmp_path: Path) -> None:
             (folders.media / path).write_bytes(b"x")
             media = (MediaFile(path, suffix, MediaType.IMAGE, 1, hashlib.sha256(b"x").hexdigest(), "png"),)
             text = line(Exported(IDENTITY, media, "{}", "b" * 64, "c" * 64), dicom_file=name, version="1")
-            ledger.begin_attempt(name, size_bytes=1, mtime_ns=number, source="folder")
-            for gone in ledger.finish(name, state=InstanceStatus.EXPORTED, identity=IDENTITY, media=media, line=text):
+            begin(ledger, name, size_bytes=1, mtime_ns=number, source="folder")
+            for gone in finish(ledger, name, state=InstanceStatus.EXPORTED, identity=IDENTITY, media=media, line=text):
                 (folders.media / gone).unlink()
                 ledger.forget_superseded([gone])
         appender.publish()

@@ -20,6 +20,7 @@ from exporter.results.reconcile import Folders
 from exporter.settings.settings import Settings, load_settings
 from listener.foundation.configuration import ConfigurationError
 from listener.intake.file_meta import AssociationParties, FileMeta
+from tests.exporter.ledger_rows import begin, finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -162,11 +163,12 @@ def test_duplicates_are_within_an_ae_title_and_conflicts_anywhere(tmp_path: Path
         arrivals = [("1", "", "x"), ("2", "A", "x"), ("3", "A", "x"), ("4", "B", "y"), ("5", "", "x")]
         under_way = {}
         for name, title, content in arrivals:
-            ledger.begin_attempt(name, size_bytes=1, mtime_ns=1, source="spool", ae_title=title)
+            begin(ledger, name, size_bytes=1, mtime_ns=1, source="spool", ae_title=title)
             under_way[name] = ledger.identify(name, identity(content), title)
         for name, _, content in arrivals:
             relation = under_way[name]
-            ledger.finish(
+            finish(
+                ledger,
                 name,
                 state=InstanceStatus.SKIPPED,
                 reason="no_media",
@@ -217,7 +219,7 @@ def test_what_counts_for_a_file_is_found_from_the_file(tmp_path: Path, loaded: C
 def test_a_ledger_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
     path = tmp_path / "exporter.db"
     with Ledger.open(path) as ledger:
-        ledger.begin_attempt("1", size_bytes=1, mtime_ns=1, source="spool")
+        begin(ledger, "1", size_bytes=1, mtime_ns=1, source="spool")
     with sqlite3.connect(path) as connection:
         connection.execute("ALTER TABLE instance DROP COLUMN ae_title")
         connection.execute("PRAGMA user_version=1")

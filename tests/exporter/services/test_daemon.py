@@ -36,6 +36,7 @@ from listener.settings.listener import DataFolder
 from listener.spool.errors import SpoolBusy
 from listener.spool.space import SPACE_FILE, Free, read_published_space
 from listener.spool.spool import Spool
+from tests.exporter.ledger_rows import begin, finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -232,7 +233,7 @@ def test_what_an_exporter_that_was_killed_had_claimed_is_claimed_again(ward: War
     for item in ward.spool.pending():
         ward.spool.claim(item)
     with Ledger.open(ward.data.ledger) as ledger:
-        ledger.begin_attempt(names[0], size_bytes=1, mtime_ns=1, source="spool")
+        begin(ledger, names[0], size_bytes=1, mtime_ns=1, source="spool")
     with ward.running():
         ward.settled(2)
     assert len(ward.lines) == 2
@@ -254,8 +255,8 @@ def test_what_was_committed_but_not_moved_is_only_moved(ward: Ward, tmp_path: Pa
 def test_a_quarantine_that_was_committed_but_not_moved_is_moved(ward: Ward) -> None:
     (name,) = ward.receive(b"nonsense")
     with Ledger.open(ward.data.ledger) as ledger:
-        ledger.begin_attempt(name, size_bytes=8, mtime_ns=int(name[:20]), source="spool")
-        ledger.finish(name, state=InstanceStatus.QUARANTINED, reason="not_dicom", message="no")
+        begin(ledger, name, size_bytes=8, mtime_ns=int(name[:20]), source="spool")
+        finish(ledger, name, state=InstanceStatus.QUARANTINED, reason="not_dicom", message="no")
     with ward.running():
         ward.settled(1)
     assert ward.quarantine() == {"not_dicom": [name]}
@@ -292,7 +293,7 @@ def test_an_instance_that_a_wrong_clock_deferred_for_years_is_tried_soon_and_tol
     (name,) = ward.receive(CT)
     until = time.time() + 10 * 365 * 86400
     with Ledger.open(ward.data.ledger) as ledger:
-        ledger.begin_attempt(name, size_bytes=CT.stat().st_size, mtime_ns=int(name[:20]), source="spool")
+        begin(ledger, name, size_bytes=CT.stat().st_size, mtime_ns=int(name[:20]), source="spool")
         ledger.defer(name, "timeout", "took too long", not_before=until)
     list_failures(DataOptions(data=ward.data.root))
     told = capsys.readouterr().out
@@ -313,7 +314,7 @@ def test_an_instance_is_given_up_only_where_it_ended_every_exporter_that_tried_i
     name, _ = ward.receive(CT, MR)
     for _ in range(times):
         with Ledger.open(ward.data.ledger) as ledger:
-            ledger.begin_attempt(name, size_bytes=CT.stat().st_size, mtime_ns=int(name[:20]), source="spool")
+            begin(ledger, name, size_bytes=CT.stat().st_size, mtime_ns=int(name[:20]), source="spool")
             ledger.recover()
     with ward.running():
         ward.settled(2)

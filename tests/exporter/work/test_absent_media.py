@@ -9,7 +9,7 @@ import pytest
 from exporter.errors import SkipReason
 from exporter.outcome import Skipped
 from exporter.settings.settings import MediaSettings
-from exporter.work import pipeline
+from exporter.work import pipeline, protocol
 from exporter.work.protocol import WorkerJob
 from tests.exporter.dicom.test_instance import bare, element, image, part10
 
@@ -22,8 +22,8 @@ IMAGE = image(rows=64, columns=64)
 def skipped(folder: Path, elements: bytes) -> tuple[str, ...]:
     """Warnings of an instance that has no media."""
     (folder / "in.dcm").write_bytes(part10(bare() + elements))
-    job = WorkerJob(str(folder / "in.dcm"), str(folder), ask=False)
-    outcome = pipeline.export(MediaSettings(), "s" * 64, job, lambda _: None)
+    job = WorkerJob(str(folder / "in.dcm"), str(folder))
+    outcome = protocol.run(pipeline.export(MediaSettings(), "s" * 64, job), lambda _: None)
     assert isinstance(outcome, Skipped), outcome
     assert outcome.reason is SkipReason.NO_MEDIA
     assert outcome.record is not None

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,28 +15,22 @@ import pytest
 from exporter.errors import OutOfSpace, Reason, SkipReason, StorageUnavailable
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.results import intents
-from exporter.results.ledger import InstanceStatus, Ledger
+from exporter.results.ledger import Completed, InstanceStatus, Ledger, WorkItem
 from exporter.results.metadata.jsonl import Appender
-from exporter.results.publish import NameChoice, Publisher, WorkItem
+from exporter.results.publish import NameChoice, Publisher
 from exporter.work import engine as engine_module
 from exporter.work import isolation, scheduling
-from exporter.work.engine import (
-    Deferred,
-    Engine,
-    EnginePolicy,
-    HeldBack,
-    KnownOutcome,
-    PublishedResult,
-    Result,
-    Returned,
-)
+from exporter.work.contract import Deferred, HeldBack, KnownOutcome, PublishedResult, Result, Returned
+from exporter.work.engine import Engine, EnginePolicy
 from exporter.work.supervisor import Worker, WorkerSetup, WorkerUnstartable
+from tests.exporter.ledger_rows import begin
+from tests.exporter.work.test_supervisor import children
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from exporter.results.ledger.types import Arrival, InstanceRow
+    from exporter.results.ledger.types import InstanceRow
 
 
 class House:
@@ -181,17 +176,17 @@ def test_what_needs_no_worker_is_counted_and_committed_in_batches(
     house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []
-    begin = Ledger.begin_many
+    begin_many = Ledger.begin_many
 
-    def counted(self: Ledger, arrivals: Iterable[Arrival]) -> list[InstanceRow]:
-        wanted = list(arrivals)
+    def counted(self: Ledger, works: Iterable[WorkItem], numbers: Iterable[int] | None = None) -> list[InstanceRow]:
+        wanted = list(works)
         begun.append(len(wanted))
-        return begin(self, wanted)
+        return begin_many(self, wanted, numbers)
 
     monkeypatch.setattr(Ledger, "begin_many", counted)
     one = house()
     for number in range(256):
-        one.engine.submit_decided(one.work(f"{number}.fifo"), Skipped(SkipReason.NOT_REGULAR, "a pipe"))
+        one.engine.submit(replace(one.work(f"{number}.fifo"), decided=Skipped(SkipReason.NOT_REGULAR, "a pipe")))
     for _ in range(256):
         assert isinstance(one.next(60), PublishedResult)
     assert sum(begun) == 256
@@ -227,7 +222,7 @@ def interrupted(root: Path, name: str, times: int) -> None:
     """Leave behind what exporters that were killed so often over this instance leave."""
     with Ledger.open(root / "exporter.db") as ledger:
         for _ in range(times):
-            ledger.begin_attempt(name, size_bytes=6, mtime_ns=1, source="spool")
+            begin(ledger, name, size_bytes=6, mtime_ns=1, source="spool")
             ledger.recover()
 
 
@@ -266,30 +261,60 @@ def test_a_suspect_waits_until_the_exporter_has_lived_without_it(tmp_path: Path,
     assert one.attempts("export.dcm") == 0, "no attempt was begun"
 
 
-def test_a_suspect_is_under_way_alone() -> None:
-    house = isolation.Isolation({"suspect": isolation.TOGETHER + isolation.ALONE})
-    order: list[str] = []
-    entered = threading.Event()
+def test_while_a_suspect_is_under_way_no_other_worker_holds_memory_and_nothing_begins(
+    tmp_path: Path, house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "QUIET_S", 0.0)
+    interrupted(tmp_path, "hang.dcm", isolation.TOGETHER)
+    before = children()
+    one = house(workers=3, skip_duplicates=False)
+    one.submit("export.dcm")
+    assert isinstance(one.next(), PublishedResult)
+    one.submit("hang.dcm")
+    deadline = time.monotonic() + 60
+    while not (one.attempts("hang.dcm") == 1 and len(children() - before) == 1):
+        assert time.monotonic() < deadline, "the others go on"
+        time.sleep(0.05)
+    one.submit("plain.dcm")
+    one.engine.stop(0.2)
+    assert {type(one.engine.results.get_nowait()) for _ in range(2)} == {Returned}
+    assert one.ledger.entry("plain.dcm") is None, "no attempt was begun"
 
-    def enter(name: str) -> None:
-        entered.set()
-        assert house.enter(name, lambda: True)
-        order.append(name)
 
-    assert house.enter("first", lambda: True)
-    suspect = threading.Thread(target=enter, args=("suspect",))
-    suspect.start()
-    entered.wait(5)
-    assert order == [], "it waits for what is under way"
-    house.leave("first")
-    suspect.join(5)
-    assert order == ["suspect"]
-    other = threading.Thread(target=enter, args=("other",))
-    other.start()
-    assert not house.enter("third", lambda: False), "nothing begins beside it"
-    house.leave("suspect")
-    other.join(5)
-    assert order == ["suspect", "other"]
+def test_nothing_begins_before_the_outcome_of_a_suspect_is_committed(
+    tmp_path: Path, house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "QUIET_S", 0.0)
+    interrupted(tmp_path, "export.dcm", isolation.TOGETHER)
+    begin_many, finish_many = Ledger.begin_many, Ledger.finish_many
+    events: list[str] = []
+    is_full = threading.Event()
+    is_full.set()
+
+    def noted_begin(self: Ledger, works: Iterable[WorkItem], numbers: Iterable[int] | None = None) -> list[InstanceRow]:
+        wanted = list(works)
+        events.extend(f"begin {work.name}" for work in wanted)
+        return begin_many(self, wanted, numbers)
+
+    def noted_finish(self: Ledger, completed: Iterable[Completed]) -> tuple[str, ...]:
+        if is_full.is_set():
+            raise OutOfSpace("the ledger")
+        wanted = list(completed)
+        events.extend(f"finish {one.work.name}" for one in wanted)
+        return finish_many(self, wanted)
+
+    monkeypatch.setattr(Ledger, "begin_many", noted_begin)
+    monkeypatch.setattr(Ledger, "finish_many", noted_finish)
+    one = house(workers=2, skip_duplicates=False)
+    one.submit("export.dcm")
+    deadline = time.monotonic() + 60
+    while one.engine.waits_for is None:
+        assert time.monotonic() < deadline, "its outcome does not wait"
+        time.sleep(0.01)
+    one.submit("plain.dcm")
+    is_full.clear()  # the publisher tries again within a second: time enough for a worker that does not wait
+    assert {one.next().work.name, one.next().work.name} == {"export.dcm", "plain.dcm"}
+    assert events == ["begin export.dcm", "finish export.dcm", "begin plain.dcm", "finish plain.dcm"]
 
 
 def test_suspects_do_not_wait_for_each_other_and_are_related_all_the_same(
@@ -522,7 +547,7 @@ def test_a_supervisor_that_waits_for_space_is_not_stuck(
 
 def test_an_entry_that_needs_no_worker_is_published_like_the_others(house: Callable[..., House]) -> None:
     one = house()
-    one.engine.submit_decided(one.work("fifo"), Skipped(SkipReason.NOT_REGULAR, "a pipe"))
+    one.engine.submit(replace(one.work("fifo"), decided=Skipped(SkipReason.NOT_REGULAR, "a pipe")))
     result = one.next()
     assert isinstance(result, PublishedResult)
     assert one.ledger.counts().skipped == 1

@@ -17,11 +17,11 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from exporter.inputs.backfill import BackfillRequest, Progress, backfill
 from exporter.outcome import InstanceIdentity
-from exporter.results.ledger import InstanceStatus, Ledger
+from exporter.results.ledger import InstanceStatus, Ledger, WorkItem
 from exporter.results.ledger.types import DuplicateCheck
-from exporter.results.publish import WorkItem
 from exporter.settings.settings import Settings
 from exporter.work.input_order import InputOrder
+from tests.exporter import ledger_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,11 +118,12 @@ def test_a_run_that_was_stopped_ends_with_the_lines_of_one_that_was_not(folder: 
 
 def begin(ledger: Ledger, *names: str) -> None:
     for name in names:
-        ledger.begin_attempt(name, size_bytes=1, mtime_ns=1, source="folder")
+        ledger_rows.begin(ledger, name, size_bytes=1, mtime_ns=1, source="folder")
 
 
 def finish(ledger: Ledger, name: str, relation: DuplicateCheck, content: str) -> None:
-    ledger.finish(
+    ledger_rows.finish(
+        ledger,
         name,
         state=InstanceStatus.EXPORTED,
         identity=identity(content=content),

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pydicom
 import pytest
@@ -17,12 +17,9 @@ from pydicom.uid import UID
 from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.outcome import Exported, Failed, InstanceIdentity, MediaType, Outcome, Skipped
 from exporter.settings.settings import LimitSettings, MediaSettings, MetadataSettings
-from exporter.work import pipeline
-from exporter.work.protocol import ExportStopped, WorkerJob
+from exporter.work import pipeline, protocol
+from exporter.work.protocol import WorkerJob
 from listener.intake.identity import IMPLEMENTATION_CLASS_UID
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 CT = Path(str(get_testdata_file("CT_small.dcm")))
 
@@ -31,13 +28,20 @@ def run(
     path: Path,
     folder: Path,
     *,
-    ask: Callable[[InstanceIdentity], None] = lambda _: None,
+    fault: Exception | None = None,
     received: bool = False,
     **limits: Any,
 ) -> Outcome:
     folder.mkdir(exist_ok=True)
     settings = MediaSettings(limits=LimitSettings(**limits))
-    return pipeline.export(settings, "s" * 64, WorkerJob(str(path), str(folder), ask=True, received=received), ask)
+    steps = pipeline.export(settings, "s" * 64, WorkerJob(str(path), str(folder), received=received))
+    if fault is None:
+        return protocol.run(steps, lambda _: None)
+    protocol.identify(steps)
+    with pytest.raises(StopIteration) as end:
+        steps.throw(fault)
+    outcome: Outcome = end.value.value
+    return outcome
 
 
 @pytest.fixture
@@ -62,7 +66,7 @@ def test_private_elements_are_in_the_record_unless_they_are_not_wanted(folder: P
     records = []
     for private in (True, False):
         settings = MediaSettings(metadata=MetadataSettings(private=private))
-        outcome = pipeline.export(settings, "s" * 64, WorkerJob(str(CT), str(folder), ask=True), lambda _: None)
+        outcome = protocol.run(pipeline.export(settings, "s" * 64, WorkerJob(str(CT), str(folder))), lambda _: None)
         assert isinstance(outcome, Exported)
         records.append(json.loads(outcome.record))
         shutil.rmtree(folder)
@@ -76,16 +80,19 @@ def test_private_elements_are_in_the_record_unless_they_are_not_wanted(folder: P
 
 
 def test_the_parent_is_asked_before_anything_is_written(folder: Path) -> None:
+    folder.mkdir()
+    steps = pipeline.export(MediaSettings(), "s" * 64, WorkerJob(str(CT), str(folder)))
+    refusal = Skipped(SkipReason.DUPLICATE, "the same came before")
     asked: list[InstanceIdentity] = []
 
-    def refuse(identity: InstanceIdentity) -> None:
+    def refuse(identity: InstanceIdentity) -> Skipped:
         asked.append(identity)
-        raise ExportStopped
+        return refusal
 
-    with pytest.raises(ExportStopped):
-        run(CT, folder, ask=refuse)
-    assert len(asked) == 1
+    assert protocol.run(steps, refuse) is refusal
+    assert [identity.sop_instance_uid for identity in asked] == [pydicom.dcmread(CT).SOPInstanceUID]
     assert list(folder.iterdir()) == []
+    assert str(CT.resolve()) not in {os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()}
 
 
 def test_what_has_no_media_still_has_a_record(folder: Path) -> None:
@@ -143,10 +150,7 @@ def test_a_data_set_that_is_not_the_announced_one_is_refused_only_where_it_was_r
 
 
 def test_a_defect_is_internal_and_tells_its_place_but_not_its_text(folder: Path) -> None:
-    def stumble(_: InstanceIdentity) -> None:
-        raise KeyError("Doe^Jane")
-
-    outcome = run(CT, folder, ask=stumble)
+    outcome = run(CT, folder, fault=KeyError("Doe^Jane"))
     assert isinstance(outcome, Failed)
     assert outcome.reason is Reason.INTERNAL
     assert outcome.may_pass
@@ -155,10 +159,7 @@ def test_a_defect_is_internal_and_tells_its_place_but_not_its_text(folder: Path)
 
 @pytest.mark.parametrize(("number", "reason"), [(errno.EFBIG, Reason.TOO_LARGE), (errno.EIO, Reason.INTERNAL)])
 def test_an_error_of_the_system_that_nobody_mapped_is_named(folder: Path, number: int, reason: Reason) -> None:
-    def fail(_: InstanceIdentity) -> None:
-        raise OSError(number, os.strerror(number), "Doe^Jane.dcm")
-
-    outcome = run(CT, folder, ask=fail)
+    outcome = run(CT, folder, fault=OSError(number, os.strerror(number), "Doe^Jane.dcm"))
     assert isinstance(outcome, Failed)
     assert outcome.reason is reason
     assert "Doe" not in outcome.message
@@ -166,18 +167,12 @@ def test_an_error_of_the_system_that_nobody_mapped_is_named(folder: Path, number
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
 def test_a_full_or_read_only_disk_is_no_outcome(folder: Path, number: int) -> None:
-    def fail(_: InstanceIdentity) -> None:
-        raise OSError(number, os.strerror(number))
-
     with pytest.raises(OutOfSpace):
-        run(CT, folder, ask=fail)
+        run(CT, folder, fault=OSError(number, os.strerror(number)))
 
 
 def test_too_much_memory_is_too_large(folder: Path) -> None:
-    def eat(_: InstanceIdentity) -> None:
-        raise MemoryError
-
-    outcome = run(CT, folder, ask=eat)
+    outcome = run(CT, folder, fault=MemoryError())
     assert isinstance(outcome, Failed)
     assert outcome.reason is Reason.TOO_LARGE
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from exporter.results.publish import WorkItem
+from exporter.results.ledger import WorkItem
 from exporter.work import scheduling
 from exporter.work.input_order import InputTurn
 from exporter.work.scheduling import Scheduler, WorkerLease

@@ -46,7 +46,7 @@ def go(_: InstanceIdentity) -> None:
 def run(
     made: Worker, word: str, folder: Path | str = ".", decide: Callable[[InstanceIdentity], Skipped | None] = go
 ) -> Outcome:
-    return made.run(WorkerJob(path=f"x/{word}.dcm", folder=str(folder), ask=True), decide)
+    return made.run(WorkerJob(path=f"x/{word}.dcm", folder=str(folder)), decide)
 
 
 def children() -> set[int]:
@@ -98,7 +98,7 @@ def test_a_small_file_may_use_less_processor_time_than_a_large_one(tmp_path: Pat
         for name in ("spin.small", "spin.large"):
             before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
             made.ensure_ready()
-            outcome = made.run(WorkerJob(str(tmp_path / f"{name}.dcm"), ".", ask=True), go)
+            outcome = made.run(WorkerJob(str(tmp_path / f"{name}.dcm"), "."), go)
             spent.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
             assert isinstance(outcome, Failed)
             assert (outcome.reason, outcome.may_pass) == (Reason.TIMEOUT, False)
@@ -117,7 +117,7 @@ def test_a_process_that_is_killed_from_outside_gives_no_verdict() -> None:
 def test_a_job_that_may_not_go_on_is_given_up() -> None:
     with worker() as made:
         with pytest.raises(SetAside):
-            made.run(WorkerJob(path="x/hang.dcm", folder=".", ask=True), go, lambda: False)
+            made.run(WorkerJob(path="x/hang.dcm", folder="."), go, lambda: False)
         assert isinstance(run(made, "plain"), Skipped)
 
 
@@ -223,7 +223,7 @@ def test_workers_that_do_not_start_are_said_to_be_so_and_no_instance_is_blamed()
 
 def test_nothing_of_the_job_is_in_the_arguments_or_the_environment_of_the_process() -> None:
     with worker() as made:
-        first = made.run(WorkerJob(path="x/pid.Doe^Jane.dcm", folder=".", ask=False), go)
+        first = made.run(WorkerJob(path="x/pid.Doe^Jane.dcm", folder="."), go)
         assert isinstance(first, Failed)
         process = Path("/proc") / first.message
         for name in ("cmdline", "environ", "comm"):
@@ -249,7 +249,7 @@ def test_the_process_dies_with_its_parent(tmp_path: Path) -> None:
         from exporter.work.supervisor import Worker, WorkerSetup
 
         worker = Worker(WorkerSetup(settings={}, target="tests.exporter.misbehaving:prepare"))
-        print(worker.run(WorkerJob("x/pid.dcm", ".", False), lambda _: None).message, flush=True)
+        print(worker.run(WorkerJob("x/pid.dcm", "."), lambda _: None).message, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
         """)
     )

@@ -16,7 +16,7 @@ from exporter.dicom.instance import Instance
 from exporter.errors import EncodeFailed, OutOfSpace, Reason
 from exporter.outcome import Exported, Failed, MediaType
 from exporter.settings.settings import MediaSettings
-from exporter.work import pipeline
+from exporter.work import pipeline, protocol
 from exporter.work.protocol import WorkerJob
 from exporter.writers import choose
 from tests.exporter.writers.media import waves
@@ -155,7 +155,7 @@ def test_where_later_frames_have_other_sizes_those_that_fit_become_a_folder(
     folder = tmp_path / "out"
     folder.mkdir()
     whole = MediaSettings.model_validate(settings)
-    outcome = pipeline.export(whole, "s" * 64, WorkerJob(str(path), str(folder), ask=False), lambda _: None)
+    outcome = protocol.run(pipeline.export(whole, "s" * 64, WorkerJob(str(path), str(folder))), lambda _: None)
     assert isinstance(outcome, Exported), outcome
     (medium,) = outcome.media
     assert (medium.kind, medium.frames, medium.width, medium.height) == (MediaType.FRAMES, 3, 32, 24)
@@ -179,7 +179,9 @@ def test_where_no_frame_has_the_size_of_the_header_the_geometry_is_bad(
     path = make_instance(encoded=encoded, syntax=JPEG_LOSSLESS, rows=48, columns=32, frames=2, **gray)
     folder = tmp_path / "out"
     folder.mkdir()
-    outcome = pipeline.export(MediaSettings(), "s" * 64, WorkerJob(str(path), str(folder), ask=False), lambda _: None)
+    outcome = protocol.run(
+        pipeline.export(MediaSettings(), "s" * 64, WorkerJob(str(path), str(folder))), lambda _: None
+    )
     assert isinstance(outcome, Failed)
     assert outcome.reason is Reason.BAD_GEOMETRY
 

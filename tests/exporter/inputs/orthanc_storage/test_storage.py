@@ -393,7 +393,7 @@ def test_the_storage_folder_is_never_an_output_folder(storage: Path) -> None:
 
 def test_a_stopped_run_goes_on_where_it_stopped(held: Held, live: DataFolder, tmp_path: Path) -> None:
     from exporter.inputs.backfill import ExportTarget
-    from exporter.inputs.feed import Progress
+    from exporter.inputs.entry_source import Progress
     from exporter.inputs.orthanc_storage.storage import StorageRequest, opened_storage
 
     stop, target = threading.Event(), ExportTarget(tmp_path / "out", Settings(), workers=0)

@@ -21,6 +21,7 @@ import structlog
 from exporter.errors import OutOfSpace
 from exporter.results.ledger import InstanceStatus, Ledger
 from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
+from tests.exporter.ledger_rows import begin, finish
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,9 +42,9 @@ class Bench:
         for _ in range(number):
             self.number += 1
             name = f"{self.number}"
-            self.ledger.begin_attempt(name, size_bytes=1, mtime_ns=2, source="folder")
+            begin(self.ledger, name, size_bytes=1, mtime_ns=2, source="folder")
             line = b'{"n":%d,"pad":"%s"}\n' % (self.number, b"x" * size)
-            self.ledger.finish(name, state=InstanceStatus.EXPORTED, line=line)
+            finish(self.ledger, name, state=InstanceStatus.EXPORTED, line=line)
 
     def appender(self, *, append: bool = False) -> Appender:
         return Appender(self.file, self.ledger, append=append)

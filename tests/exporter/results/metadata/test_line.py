@@ -78,9 +78,9 @@ def test_every_key_of_export_is_always_there() -> None:
     assert full["export"]["rendering"]["window"] == [40.0, 400.0]
 
 
-def test_final_names_win_over_partial_ones() -> None:
+def test_a_line_names_the_media_and_the_other_instances() -> None:
     final = MediaFile("s/1.2.3.mp4", ".mp4", MediaType.VIDEO, 1, "d" * 64, "h264")
-    found = made(exported(), media=(final,), duplicate_of="first.dcm", conflict_with="other.dcm")
+    found = made(exported(media=(final,)), duplicate_of="first.dcm", conflict_with="other.dcm")
     assert found["media_file"] == "s/1.2.3.mp4"
     assert found["export"]["duplicate_of"] == "first.dcm"
     assert found["export"]["conflict_with"] == "other.dcm"

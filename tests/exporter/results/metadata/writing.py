@@ -10,6 +10,7 @@ from pathlib import Path
 
 from exporter.results.ledger import InstanceStatus, Ledger
 from exporter.results.metadata.jsonl import Appender
+from tests.exporter.ledger_rows import begin, finish
 
 
 def main(folder: Path, threads: int, number: int) -> None:
@@ -20,10 +21,10 @@ def main(folder: Path, threads: int, number: int) -> None:
         def work() -> None:
             while (mine := next(numbers)) < number:
                 name = f"{run}-{mine}"
-                ledger.begin_attempt(name, size_bytes=1, mtime_ns=2, source="folder")
+                begin(ledger, name, size_bytes=1, mtime_ns=2, source="folder")
                 # Longer than a page: a signal may come in the middle of the write.
                 line = b'{"name":"%s","pad":"%s"}\n' % (name.encode(), b"x" * (mine % 7 * 3000))
-                ledger.finish(name, state=InstanceStatus.EXPORTED, line=line)
+                finish(ledger, name, state=InstanceStatus.EXPORTED, line=line)
                 os.write(1, f"{name}\n".encode())
                 appender.publish()
 

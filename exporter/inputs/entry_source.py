@@ -1,0 +1,259 @@
+"""What a reader holds as a source of work, and the run behind every command that exports things at rest.
+
+Contract: every entry of the reader comes back once, as a result that is durable, counted first in the tally. What is
+deferred is tried again when nothing new can begin; what a container holds is final before the container is.
+
+Must never: keep a copy longer than its entry is under way.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from exporter.errors import ExportError, Reason
+from exporter.inputs.contract import INSIDE
+from exporter.outcome import Exported, Failed, Skipped
+from exporter.results.ledger.types import InstanceStatus, WorkItem
+from exporter.work.contract import Deferred, KnownOutcome, PublishedResult, Returned
+from exporter.work.feeder import Feeder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from exporter.inputs.contract import EarlierOutcomes, InputContent, InputEntry, InputReader
+    from exporter.inputs.scratch import Scratch
+    from exporter.outcome import Outcome
+    from exporter.results.ledger import Ledger
+    from exporter.series.found import SeriesTally
+    from exporter.work.contract import FinalResult, PendingResult, WorkEngine
+
+PATIENCE_S: Final = 60.0
+"""Time that a folder of ours may be gone before the run ends for it; a full disk ends it at once."""
+DRAIN_S: Final = 10.0
+"""Time that work under way gets to finish when the run is told to stop."""
+MEMORY_TRIES: Final = 3
+"""Times that an entry is run alone, and its worker killed, before the run leaves it pending."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a run is: updated while it runs."""
+
+    listed: int | None = None
+    """Entries there are, but for those inside containers; None while they are being counted."""
+    inside: int = 0
+    """Entries inside containers that were come to."""
+    unchanged: int = 0
+    """Entries that were finished before and are as they were."""
+    failed_before: int = 0
+    """Those of them that had failed."""
+    exported: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    memory_short: int = 0
+    """Entries that are left pending because memory is short: a rerun tries them again."""
+    bytes: int = 0
+    """Of the input that was read."""
+    series: SeriesTally | None = None
+    """Volumes of whole series, where `volume.series` asks for them."""
+
+    @property
+    def total(self) -> int | None:
+        """Entries there are, as far as is known; None while they are being counted."""
+        return None if self.listed is None else self.listed + self.inside
+
+    @property
+    def settled(self) -> int:
+        """Entries that are accounted for."""
+        return self.unchanged + self.exported + self.skipped.total() + self.failed.total()
+
+    def add(self, work: WorkItem, outcome: Outcome) -> None:
+        """Count one outcome."""
+        self.bytes += work.size_bytes
+        match outcome:
+            case Exported():
+                self.exported += 1
+            case Skipped():
+                self.skipped[outcome.reason] += 1
+            case Failed():
+                self.failed[outcome.reason] += 1
+
+
+class LedgerMemory:
+    """What the ledger knows of earlier runs, counted in the tally where it is asked for."""
+
+    def __init__(self, ledger: Ledger, settings_sha256: str, tally: Progress) -> None:
+        self._ledger = ledger
+        self._settings_sha256 = settings_sha256
+        self._tally = tally
+
+    def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:
+        """See `Memory`."""
+        entry = self._ledger.finished(name, size_bytes, mtime_ns, self._settings_sha256)
+        if entry is None or (entry.reason == Reason.UNREADABLE and changed_ns > entry.updated_ns):
+            return False
+        if entry.may_contain:
+            inside = self._ledger.inside(f"{name}{INSIDE}", self._settings_sha256)
+            if inside.pending:
+                return False
+            self._tally.unchanged += inside.finished
+            self._tally.failed_before += inside.failed
+            self._tally.inside += inside.finished
+        self._tally.unchanged += 1
+        self._tally.failed_before += entry.state is InstanceStatus.FAILED
+        self._tally.inside += INSIDE in name
+        return True
+
+    def failed(self, prefix: str) -> list[str]:
+        """See `Memory`."""
+        return self._ledger.failed(prefix)
+
+    def closed_folders(self) -> list[str]:
+        """See `Memory`."""
+        return self._ledger.closed_folders()
+
+
+class EntrySource:
+    """The entries of one reader that are not done, each with its content as long as it is under way or deferred."""
+
+    def __init__(self, reader: InputReader, memory: EarlierOutcomes, scratch: Scratch, tally: Progress) -> None:
+        self._reader = reader
+        self._scratch = scratch
+        self._tally = tally
+        self._entries = reader.entries(memory, scratch)
+        self._has_more = True
+        self._is_waiting = False
+        """Whether the last result was that the machine lacks something: then nothing new begins."""
+        self._ready: deque[InputEntry] = deque()
+        """What can begin: the last entry of the reader, and containers whose members are final."""
+        self._later: list[tuple[float, str, WorkItem]] = []
+        """What is deferred, by the monotonic time when it is due."""
+        self._contents: dict[str, InputContent] = {}
+        """Of entries under way or deferred, by name."""
+        self._members: dict[str, str] = {}
+        """Container of each entry under way or deferred that lies in one."""
+        self._open: Counter[str] = Counter()
+        """Members under way or deferred, by container."""
+        self._closing: dict[str, InputEntry] = {}
+        """Containers that wait for their members."""
+        self._short: Counter[str] = Counter()
+        """Times that an entry was run alone and its worker was killed."""
+        self.pending: dict[str, Failed] = {}
+        """Entries that are left pending, and why."""
+
+    def count(self, stop: threading.Event) -> None:
+        """Count what there is, for the progress; from another thread, until it is told to stop."""
+        total = 0
+        try:
+            for total in self._reader.count():  # noqa: B007 - the last one counts
+                if stop.is_set():
+                    return
+        except OSError:
+            return
+        self._tally.listed = total
+
+    @property
+    def is_exhausted(self) -> bool:
+        """See `WorkSource`."""
+        return not (self._has_more or self._ready or self._later)
+
+    def next(self) -> WorkItem | None:
+        """See `WorkSource`: something new, unless copies or the machine leave no room for it; else what is due."""
+        while not self._ready and self._may_begin:
+            entry = next(self._entries, None)
+            if entry is None:
+                self._has_more = False
+            else:
+                self._take(entry)
+        if self._ready:
+            return self._begin(self._ready.popleft())
+        if self._later and self._later[0][0] <= time.monotonic():
+            return heapq.heappop(self._later)[2]
+        return None
+
+    @property
+    def _may_begin(self) -> bool:
+        is_full = bool(self._contents) and self._scratch.is_full
+        return self._has_more and not self._is_waiting and not is_full
+
+    def _take(self, entry: InputEntry) -> None:
+        """Take an entry from the reader; a container waits until its members are final."""
+        self._tally.inside += INSIDE in entry.name
+        if entry.within is not None:
+            self._members[entry.name] = entry.within
+            self._open[entry.within] += 1
+        if self._open[entry.name]:
+            self._closing[entry.name] = entry
+        else:
+            self._ready.append(entry)
+
+    def _begin(self, entry: InputEntry) -> WorkItem:
+        decided, path = entry.decided, Path()
+        if entry.content is not None:
+            try:
+                path = entry.content.readable()
+            except ExportError as error:
+                decided = Failed(error.reason, str(error), may_pass=False)
+            else:
+                self._contents[entry.name] = entry.content
+        return WorkItem(entry.name, path, entry.size_bytes, entry.mtime_ns, "folder", entry.mirrors, decided=decided)
+
+    def settle(self, result: FinalResult) -> None:
+        """See `WorkSource`: counts the outcome, and lets go of the content."""
+        name = result.work.name
+        self._is_waiting = False
+        match result:
+            case PublishedResult(work=work, outcome=outcome):
+                self._tally.add(work, outcome)
+            case KnownOutcome():
+                raise AssertionError("a folder's file begins anew")
+        self._let_go(name)
+        container = self._members.pop(name, None)
+        if container is not None:
+            self._open[container] -= 1
+            if not self._open[container]:
+                del self._open[container]
+                if container in self._closing:
+                    self._ready.append(self._closing.pop(container))
+
+    def put_back(self, result: PendingResult, due: float | None) -> None:
+        """See `WorkSource`; what the memory of this machine does not hold is left pending after `MEMORY_TRIES`."""
+        name = result.work.name
+        self._is_waiting = isinstance(result, Returned)
+        if isinstance(result, Deferred) and result.memory_short:
+            self._short[name] += 1
+            if self._short[name] == MEMORY_TRIES:
+                self._tally.memory_short += 1
+                self.pending[name] = result.outcome
+                due = None
+        if due is None:
+            self._let_go(name)  # its container stays open, so that a rerun looks into it again
+        else:
+            heapq.heappush(self._later, (due, name, result.work))
+
+    def _let_go(self, name: str) -> None:
+        content = self._contents.pop(name, None)
+        if content is not None:
+            content.release()
+
+
+def exported(engine: WorkEngine, source: EntrySource, stop: threading.Event) -> Iterator[PublishedResult]:
+    """Export what a source gives, and yield every entry's result, each counted in the tally first.
+
+    Raises:
+        MachineCondition: The disk is full, or a folder of ours has gone; a rerun goes on from here.
+        LedgerUnusable: Its files were removed or replaced meanwhile.
+    """
+    threading.Thread(target=source.count, args=(stop,), daemon=True).start()
+    feeder = Feeder(engine, source, stop, patience_s=PATIENCE_S)
+    while not (stop.is_set() or feeder.is_done):
+        yield from feeder.turn()
+    if stop.is_set():
+        yield from feeder.drain(DRAIN_S)
+        engine.check()
