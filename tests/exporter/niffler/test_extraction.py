@@ -182,6 +182,29 @@ def test_a_rerun_finds_new_files_and_what_lies_in_the_output_is_no_input(tmp_pat
     assert [path.name for path in sorted((run.out / "failed-dicom/4").iterdir())] == ["text.dcm"]
 
 
+@pytest.mark.parametrize(("output", "depth"), [("root", 3), (".", 2)])
+def test_what_an_earlier_run_copied_into_the_output_is_no_input(tmp_path: Path, output: str, depth: int) -> None:
+    home = tmp_path / "home"
+    place = home / "/".join("abc"[:depth])
+    place.mkdir(parents=True)
+    (place / "text.dcm").write_text("no DICOM")
+    config = configuration(tmp_path / "config.json", home, home / output, Depth=depth, PrintImages=False)
+    for _ in range(2):
+        extract(config, expect=3)
+        assert len(rows(home / output / "metadata.csv")) == 1
+    copy = home / output / "failed-dicom/4/text.dcm"
+    assert copy.relative_to(home).as_posix().count("/") == depth
+
+
+def test_our_configuration_says_what_niffler_has_no_key_for(tmp_path: Path) -> None:
+    home, out = small_home(tmp_path / "home"), tmp_path / "out"
+    (tmp_path / "ours.yml").write_text("limits:\n  max_frame_pixels: 100\n")
+    config = configuration(tmp_path / "config.json", home, out)
+    extract(config, "--config", tmp_path / "ours.yml", expect=3)
+    (row,) = rows(out / "failed-dicom/reasons.csv")
+    assert (row["folder"], row["reason"], row["copy"]) == ("3", "too_large", "3/ct.dcm")
+
+
 @pytest.mark.parametrize(("level", "folders"), [("patient", 1), ("study", 2), ("series", 3)])
 def test_levels_are_folders(tmp_path: Path, level: str, folders: int) -> None:
     home = small_home(tmp_path / "home")
@@ -364,10 +387,11 @@ def test_values_that_do_not_fit_their_elements_are_told_as_they_are() -> None:
         (0x00180088, "DS", b"NaN "),
         (0x00181164, "DS", b"x\\y "),
         (0x00091001, "IS", b"7"),
+        (0x00280010, "US", b"abc"),
     ):
         dataset[tag] = pydicom.dataelem.RawDataElement(pydicom.tag.Tag(tag), vr, len(raw), raw, 0, False, True)
     cells, count = header_values(dataset, private=True)
-    assert count == 6
+    assert count == 7
     assert cells == {
         "InstanceNumber": "1.5",
         "PixelSpacing": "('0.5', '0.01')",
@@ -375,6 +399,7 @@ def test_values_that_do_not_fit_their_elements_are_told_as_they_are() -> None:
         "ImagerPixelSpacing": "('x', 'y')",
         "PatientID": "x",
         "Private tag data": 7,
+        "Rows": "abc",
     }
 
 
