@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,7 @@ from exporter.niffler.failed_dicom import DicomFailure, FailedFolder
 from exporter.niffler.header_values import header_values
 from exporter.niffler.row_store import MOST_COLUMNS, RowStore, SourceRow, TooManyColumns, column_set, split_evenly
 from tests.exporter.niffler.making import configuration, extract, lines_of, mapping, mixed_home, rows, small_home
+from tests.product.running import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -291,6 +295,23 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_half_publishes_nothing(
     assert "the disk is full" in said
     assert {path: path.read_bytes() for path in (small_disk / "out").rglob("*.csv")} == before
     assert not list((small_disk / "out").rglob("*.part"))
+
+
+def test_a_run_that_is_stopped_publishes_no_table_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    home, out = small_home(tmp_path / "home"), tmp_path / "out"
+    for number in range(200):
+        shutil.copyfile(home / "a/ct.dcm", home / f"a/{number:03}.dcm")
+    config = configuration(tmp_path / "config.json", home, out)
+    command = [sys.executable, "-m", "exporter", "backfill", "--niffler-config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until(lambda: any(out.glob("extracted-images/*/*.png")), seconds=60, describe="the first picture")
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert not (out / "metadata.csv").exists()
+    assert not list(out.rglob("*.part"))
+    done = len(list(out.glob("extracted-images/*/*.png")))
+    assert f"exported {201 - done}; unchanged {done}" in extract(config)
+    assert len(rows(out / "metadata.csv")) == len(mapping(out / "mapping.csv")) == 201
 
 
 # -- parts ----------------------------------------------------------------------------------------------------------
