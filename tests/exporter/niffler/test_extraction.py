@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,7 @@ from exporter.niffler.failed_dicom import DicomFailure, FailedFolder
 from exporter.niffler.header_values import header_values
 from exporter.niffler.row_store import MOST_COLUMNS, RowStore, SourceRow, TooManyColumns, column_set, split_evenly
 from tests.exporter.niffler.making import configuration, extract, lines_of, mapping, mixed_home, rows, small_home
+from tests.product.running import until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -182,6 +186,29 @@ def test_a_rerun_finds_new_files_and_what_lies_in_the_output_is_no_input(tmp_pat
     assert [path.name for path in sorted((run.out / "failed-dicom/4").iterdir())] == ["text.dcm"]
 
 
+@pytest.mark.parametrize(("output", "depth"), [("root", 3), (".", 2)])
+def test_what_an_earlier_run_copied_into_the_output_is_no_input(tmp_path: Path, output: str, depth: int) -> None:
+    home = tmp_path / "home"
+    place = home / "/".join("abc"[:depth])
+    place.mkdir(parents=True)
+    (place / "text.dcm").write_text("no DICOM")
+    config = configuration(tmp_path / "config.json", home, home / output, Depth=depth, PrintImages=False)
+    for _ in range(2):
+        extract(config, expect=3)
+        assert len(rows(home / output / "metadata.csv")) == 1
+    copy = home / output / "failed-dicom/4/text.dcm"
+    assert copy.relative_to(home).as_posix().count("/") == depth
+
+
+def test_our_configuration_says_what_niffler_has_no_key_for(tmp_path: Path) -> None:
+    home, out = small_home(tmp_path / "home"), tmp_path / "out"
+    (tmp_path / "ours.yml").write_text("limits:\n  max_frame_pixels: 100\n")
+    config = configuration(tmp_path / "config.json", home, out)
+    extract(config, "--config", tmp_path / "ours.yml", expect=3)
+    (row,) = rows(out / "failed-dicom/reasons.csv")
+    assert (row["folder"], row["reason"], row["copy"]) == ("3", "too_large", "3/ct.dcm")
+
+
 @pytest.mark.parametrize(("level", "folders"), [("patient", 1), ("study", 2), ("series", 3)])
 def test_levels_are_folders(tmp_path: Path, level: str, folders: int) -> None:
     home = small_home(tmp_path / "home")
@@ -268,6 +295,23 @@ def test_a_full_disk_ends_the_run_in_a_sentence_and_half_publishes_nothing(
     assert "the disk is full" in said
     assert {path: path.read_bytes() for path in (small_disk / "out").rglob("*.csv")} == before
     assert not list((small_disk / "out").rglob("*.part"))
+
+
+def test_a_run_that_is_stopped_publishes_no_table_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    home, out = small_home(tmp_path / "home"), tmp_path / "out"
+    for number in range(200):
+        shutil.copyfile(home / "a/ct.dcm", home / f"a/{number:03}.dcm")
+    config = configuration(tmp_path / "config.json", home, out)
+    command = [sys.executable, "-m", "exporter", "backfill", "--niffler-config", str(config)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until(lambda: any(out.glob("extracted-images/*/*.png")), seconds=60, describe="the first picture")
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+    assert not (out / "metadata.csv").exists()
+    assert not list(out.rglob("*.part"))
+    done = len(list(out.glob("extracted-images/*/*.png")))
+    assert f"exported {201 - done}; unchanged {done}" in extract(config)
+    assert len(rows(out / "metadata.csv")) == len(mapping(out / "mapping.csv")) == 201
 
 
 # -- parts ----------------------------------------------------------------------------------------------------------
@@ -364,10 +408,11 @@ def test_values_that_do_not_fit_their_elements_are_told_as_they_are() -> None:
         (0x00180088, "DS", b"NaN "),
         (0x00181164, "DS", b"x\\y "),
         (0x00091001, "IS", b"7"),
+        (0x00280010, "US", b"abc"),
     ):
         dataset[tag] = pydicom.dataelem.RawDataElement(pydicom.tag.Tag(tag), vr, len(raw), raw, 0, False, True)
     cells, count = header_values(dataset, private=True)
-    assert count == 6
+    assert count == 7
     assert cells == {
         "InstanceNumber": "1.5",
         "PixelSpacing": "('0.5', '0.01')",
@@ -375,6 +420,7 @@ def test_values_that_do_not_fit_their_elements_are_told_as_they_are() -> None:
         "ImagerPixelSpacing": "('x', 'y')",
         "PatientID": "x",
         "Private tag data": 7,
+        "Rows": "abc",
     }
 
 
