@@ -199,7 +199,7 @@ class EntrySource:
             try:
                 path = entry.content.readable()
             except ExportError as error:
-                decided = Failed(error.reason, str(error), may_pass=False)
+                decided = Failed.of(error)
             else:
                 self._contents[entry.name] = entry.content
         return WorkItem(entry.name, path, entry.size_bytes, entry.mtime_ns, "folder", entry.mirrors, decided=decided)

@@ -8,7 +8,7 @@ under way, a torn metadata line. One process works on one ledger and one media f
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +22,7 @@ from exporter.results.publish import AETitleProfile, NameChoice, Publisher
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy, InProcess, Runner
 from exporter.work.supervisor import Worker, WorkerSetup
-from exporter.writers.discovery import enabled_writers, installed_writers
+from exporter.writers.discovery import enabled_writers
 from listener.foundation.durable import make_private_folders
 
 if TYPE_CHECKING:

@@ -27,11 +27,9 @@ from exporter.work.engine import EnginePolicy
 from exporter.work.feeder import Feeder
 from listener.foundation.notify import notify, watchdog_interval_s
 from listener.foundation.signals import stopping
-from listener.spool.names import received_at
 from listener.spool.spool import Spool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
 
     from exporter.settings.settings import Settings
     from exporter.work.engine import Engine
