@@ -20,6 +20,7 @@ and can be called from a plain script: no ``__main__`` guard is needed, no state
     series    volumes of whole series
     services  daemons, and what every run opens
     inputs    folders, archives, DICOM media, Orthanc storage
+    tables    tables and data sets of the metadata lines
     pull      instances asked of a PACS
     commands  the command line
 
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from exporter.settings.settings import Settings
+    from exporter.tables.reading import LoadedInstance, MetadataTable
 
-__all__ = ["Exported", "Failed", "Outcome", "Skipped", "backfill", "export_file"]
+__all__ = ["Exported", "Failed", "Outcome", "Skipped", "backfill", "export_file", "load", "read_table"]
 
 
 def export_file(
@@ -92,3 +94,51 @@ def backfill(
     from exporter.inputs import backfill
 
     return backfill.outcomes(dir, out, settings, workers)
+
+
+def read_table(
+    out: str | os.PathLike[str],
+    *,
+    keys: str = "keyword",
+    columns: str | list[str] = "all",
+    share: float = 0.9,
+    key_file: str | os.PathLike[str] | None = None,
+    shares: tuple[float, float, float] = (0.8, 0.1, 0.1),
+) -> MetadataTable:
+    """The metadata of a folder as a typed table: one row per instance, read lazily, by batches.
+
+    Args:
+        out: Data folder of an exporter, output folder of a backfill, or a metadata file.
+        keys: What columns of elements are called: `keyword`, `name` or `tag`.
+        columns: `all`, `public` (no private elements), `common`, or a list of keywords, names or tags.
+        share: Of common columns, the least share of rows in which they are filled.
+        key_file: Key of patient pseudonyms; default: the key in `out`, made where there is none.
+        shares: Shares of train, validation and test, by patient.
+
+    Returns:
+        A table that yields `pyarrow.RecordBatch`; `read_all` and `to_pandas` hold it in memory.
+
+    Raises:
+        exporter.tables.errors.TableError: There are no lines, pyarrow is missing, or columns and shares make no sense.
+    """
+    from exporter.tables import reading
+
+    return reading.read_table(out, keys=keys, columns=columns, share=share, key_file=key_file, shares=shares)
+
+
+def load(out: str | os.PathLike[str], key: str) -> LoadedInstance:
+    """One exported instance: its record, its media and the times of its frames.
+
+    Args:
+        out: As for `read_table`.
+        key: Its `dicom_file`, its SOP Instance UID, or the path of one of its media.
+
+    Returns:
+        The line, paths of media, times of frames in ms (NumPy) and the distance of pixels in mm.
+
+    Raises:
+        exporter.tables.errors.TableError: There are no lines, or no single instance has that key.
+    """
+    from exporter.tables import reading
+
+    return reading.load_instance(out, key)

@@ -9,9 +9,11 @@ nothing heavy, so that they answer at once.
     backfill          `exporter backfill`
     config            `exporter config check|show|schema|init`
     daemons           `exporter serve` and `exporter run`
+    dataset           `exporter dataset`
     encoder_check     encoders of the settings tried before a run
     explain           `exporter explain`
     failures          `exporter failures list|show|retry`
+    metadata          `exporter metadata csv|parquet|series|mapping`
     options           options that commands share
     orthanc_storage   `exporter orthanc-storage`
     progress          progress, plan and summary of a run

@@ -48,6 +48,10 @@ def backfill(
     ] = "local",
     dry_run: Annotated[bool, Parameter(negative="", help="Only say what would be done; nothing is written.")] = False,
     take_over: TakeOverOption = False,
+    record: Annotated[
+        Literal["names", "dicom-json"] | None,
+        Parameter(help="How lines hold elements; default: `metadata.record`, which is `names`."),
+    ] = None,
 ) -> int:
     """Export every DICOM file below a folder that is new or changed since the last run.
 
@@ -57,6 +61,10 @@ def backfill(
     if engine in NOT_YET:
         raise CommandError(f"--engine {engine} is not available yet; use --engine local", ExitCode.USAGE)
     settings = settings_of(config)
+    if record is not None:
+        settings = settings.model_copy(
+            update={"metadata": settings.metadata.model_copy(update={"record": record})},
+        )
     request = replace(_request(directory, output, settings, workers), take_over=take_over)
     with running_in_words():
         from exporter.commands.progress import print_plan, run

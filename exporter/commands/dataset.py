@@ -7,7 +7,7 @@ command made, nothing else.
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter, validators
@@ -22,6 +22,7 @@ from exporter.commands.metadata import (
     parsed_shares,
 )
 from exporter.commands.options import ConfigOption, exported_folder, tables_in_words
+from listener.foundation.text import printable
 
 if TYPE_CHECKING:
     from exporter.tables.datasets.croissant import PublicationTerms
@@ -63,9 +64,9 @@ def dataset(
             sentence = _write_folder(partial, samples, projection, PublicationTerms(lines.date, license))
         else:
             sentence = _write_shards(partial, samples, projection, shard_bytes)
-    print(f"{target}: {sentence}{misfits_told(projection.misfits)}")
+    print(printable(f"{target}: {sentence}{misfits_told(projection.misfits)}"))
     if samples.missing:
-        print(f"{samples.missing} media of the lines are not in {source.media}: their rows are left out")
+        print(printable(f"{samples.missing} media of the lines are not in {source.media}: their rows are left out"))
         return ExitCode.SOME_FAILED
     return ExitCode.DONE
 

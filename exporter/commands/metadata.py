@@ -15,6 +15,7 @@ from cyclopts import Parameter, validators
 
 from exporter.commands import CommandError, ExitCode
 from exporter.commands.options import ConfigOption, exported_folder, tables_in_words
+from listener.foundation.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,9 +58,7 @@ class ColumnOptions:
     ] = "all"
     share: Annotated[
         float,
-        Parameter(
-            validator=validators.Number(gt=0, lte=1), help="Common: filled in at least this share of the rows."
-        ),
+        Parameter(validator=validators.Number(gt=0, lte=1), help="Common: filled in at least this share of the rows."),
     ] = 0.9
 
     def request(self) -> ColumnRequest:
@@ -99,7 +98,7 @@ def csv_table(
     config: ConfigOption = None,
 ) -> int:
     """Write all lines as one CSV file: one row per instance."""
-    return _instances(exported_folder(out, config), columns, to, ".csv", key_file, shares)
+    return _instances(exported_folder(out, config), columns, ".csv", to=to, key_file=key_file, shares=shares)
 
 
 @application.command(name="parquet")
@@ -114,7 +113,7 @@ def parquet_table(
     config: ConfigOption = None,
 ) -> int:
     """Write all lines as one Parquet file: one row per instance, every column in its type."""
-    return _instances(exported_folder(out, config), columns, to, ".parquet", key_file, shares)
+    return _instances(exported_folder(out, config), columns, ".parquet", to=to, key_file=key_file, shares=shares)
 
 
 @application.command(name="series")
@@ -135,7 +134,7 @@ def series_table(
     with tables_in_words(), folder.lines() as lines, folder.input_sizes() as size_of:
         patients = folder.patients(key_file, parsed_shares(shares))
         rows = _write(target, SERIES_COLUMNS, series_batches(lines, patients, size_of))
-    print(f"{rows} series in {target}{_left_out(lines)}")
+    print(printable(f"{rows} series in {target}{_left_out(lines)}"))
     return ExitCode.DONE
 
 
@@ -155,7 +154,7 @@ def mapping_table(
     target = _target(folder, to, "mapping.csv", (".csv", ".parquet"))
     with tables_in_words(), folder.lines() as lines:
         rows = _write(target, MAPPING_COLUMNS, mapping_batches(lines, folder.patients(key_file)))
-    print(f"{rows} rows in {target}{_left_out(lines)}")
+    print(printable(f"{rows} rows in {target}{_left_out(lines)}"))
     return ExitCode.DONE
 
 
@@ -177,8 +176,9 @@ def parsed_shares(text: str) -> tuple[float, float, float]:
 def _instances(
     folder: ExportedFolder,
     columns: ColumnOptions | None,
-    to: Path | None,
     suffix: str,
+    *,
+    to: Path | None,
     key_file: Path | None,
     shares: str,
 ) -> int:
@@ -189,7 +189,8 @@ def _instances(
     with tables_in_words(), folder.lines() as lines:
         table = Projection.of(lines, folder.patients(key_file, parsed_shares(shares)), request)
         rows = _write(target, table.columns, table.batches())
-    print(f"{rows} rows, {len(table.columns)} columns in {target}{misfits_told(table.misfits)}{_left_out(lines)}")
+    told = f"{misfits_told(table.misfits)}{_left_out(lines)}"
+    print(printable(f"{rows} rows, {len(table.columns)} columns in {target}{told}"))
     return ExitCode.DONE
 
 

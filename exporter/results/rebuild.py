@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import lzma
 import os
-import re
 import time
 import zlib
 from collections import deque
@@ -28,8 +27,9 @@ import orjson
 
 from exporter.errors import Reason, SkipReason
 from exporter.outcome import InstanceIdentity, MediaFile, MediaType
-from exporter.results.line import fs_name
 from exporter.results.ledger import Arrival, Completed, InstanceStatus, Ledger
+from exporter.results.line import fs_name
+from exporter.results.metadata.dicom_json import plain_value, tag_key
 from exporter.results.metadata.inspection import MOST_LINE_BYTES
 from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.results.metadata.rotation import START, open_rotated, rotated_files
@@ -242,7 +242,10 @@ def _identity(said: dict[str, Any], told: dict[str, Any]) -> InstanceIdentity | 
     if not content:
         return None
     keys = ("SOP Class UID", "SOP Instance UID", "Study Instance UID", "Series Instance UID")
-    sop_class, sop_instance, study, series = (str(said.get(key) or "") for key in keys)
+    tags = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
+    sop_class, sop_instance, study, series = (
+        str(said.get(key) or plain_value(said.get(tag_key(tag))) or "") for key, tag in zip(keys, tags, strict=True)
+    )
     return InstanceIdentity(sop_class, sop_instance, study, series, str(content))
 
 

@@ -112,6 +112,9 @@ class ArchiveSettings(Section):
 class MediaFolderSettings(Section):
     """Where media go."""
 
+    enabled: bool = True
+    """Whether media are made. `false`: every instance gets its line, from its header alone; no pixel is decoded. Such
+    an instance counts as skipped (`no_media`); when this is true again, its media are made."""
     dir: FilePath | None = None
     """Folder of media files; default: ``media`` below the data or output folder."""
     overwrite: bool = False
@@ -140,6 +143,9 @@ class MetadataSettings(Section):
     """Whether lines may be added to a file that this ledger did not write."""
     private: bool = True
     """Whether lines hold private elements; otherwise they are left out, nested ones too, and counted."""
+    record: Literal["names", "dicom-json"] = "names"
+    """How lines hold elements. `names`: under their full names, as plain JSON values; `dicom-json`: under their tags,
+    with their VR, in the DICOM JSON Model (PS3.18 F)."""
 
 
 class ConfigCopySettings(Section):
@@ -370,13 +376,20 @@ class MediaSettings(Section):
     report: ReportSettings = ReportSettings()
     metadata: MetadataSettings = MetadataSettings()
     """Metadata lines."""
+    media: MediaFolderSettings = MediaFolderSettings()
+    """Media: whether there are any, and where they go."""
     limits: LimitSettings = LimitSettings()
 
     @cached_property
     def settings_sha256(self) -> str:
         """Hash of every setting that decides what media and lines hold; limits only decide whether there are any."""
-        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - {"limits", "metadata"})
+        apart = {"limits", "metadata", "media"}
+        content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - apart)
         content["metadata"] = self.metadata.model_dump(mode="json", include={"private"})
+        if self.metadata.record != "names":  # later settings: where they are not used, the hash is what it was
+            content["metadata"]["record"] = self.metadata.record
+        if not self.media.enabled:
+            content["media"] = {"enabled": False}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -493,8 +506,6 @@ class Settings(MediaSettings):
     """What `backfill` reads."""
     archives: ArchiveSettings = ArchiveSettings()
     """Archives among what `backfill` reads."""
-    media: MediaFolderSettings = MediaFolderSettings()
-    """Where media go."""
     config: ConfigCopySettings = ConfigCopySettings()
     """Where a copy of this file goes."""
     privacy: PrivacySettings = PrivacySettings()
@@ -568,7 +579,9 @@ class Settings(MediaSettings):
     def media_settings(self) -> MediaSettings:
         """The part that travels to worker processes."""
         parts = {name: getattr(self, name) for name in MediaSettings.model_fields}
-        return MediaSettings(**parts | {"metadata": MetadataSettings(private=self.metadata.private)})
+        parts["metadata"] = MetadataSettings(private=self.metadata.private, record=self.metadata.record)
+        parts["media"] = MediaFolderSettings(enabled=self.media.enabled)
+        return MediaSettings(**parts)
 
     @property
     def listener_settings(self) -> ListenerSettings:

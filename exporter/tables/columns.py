@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.results.metadata.keys import RecordElement, parse_key
 from exporter.tables.errors import TableRequestError
+from exporter.tables.lines import OWN_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -88,8 +89,6 @@ class ColumnRequest:
     """Specific columns: keywords, names or tags."""
 
 
-OWN_KEYS: Final = frozenset({"dicom_file", "media_file", "media_type", "export"})
-"""Keys of a line that are no element's."""
 _TYPES: Final[dict[str, CellType]] = {
     **dict.fromkeys(("IS", "SL", "SS", "SV", "UL", "US", "US or SS", "US or OW", "US or SS or OW"), CellType.INTEGER),
     "UV": CellType.UNSIGNED,
@@ -142,7 +141,9 @@ def choose_columns(lines: MetadataLines, request: ColumnRequest) -> tuple[Column
             keys.visit(line)
     least = request.share * lines.counts.rows
     found = [key for key, number in keys.found.items() if key not in OWN_KEYS and number >= least]
-    return _named_columns(found if request.choice is ColumnChoice.COMMON else keys.found.keys() - OWN_KEYS, request.style)
+    return _named_columns(
+        found if request.choice is ColumnChoice.COMMON else keys.found.keys() - OWN_KEYS, request.style
+    )
 
 
 def element_column(element: RecordElement, style: KeyStyle, keys: Sequence[str] = ()) -> Column:

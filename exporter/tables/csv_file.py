@@ -1,4 +1,4 @@
-"""Tables as CSV: UTF-8, one header row, `\\n` ends a row; quoted where needed (RFC 4180).
+"""Tables as CSV: UTF-8, one header row, a line feed ends a row; quoted where needed (RFC 4180).
 
 Contract: a cell never runs in a spreadsheet, begins no row and moves no cursor: text is written as
 `listener.foundation.text.csv_text` has it. Numbers are numbers, lists and JSON columns JSON text, null is an empty

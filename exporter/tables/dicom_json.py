@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from exporter.results.metadata.dicom_json import is_tag
+from exporter.results.metadata.dicom_json import is_tag, plain_value
 from exporter.results.metadata.keys import RecordElement
-from exporter.tables.columns import OWN_KEYS
+from exporter.tables.lines import OWN_KEYS
 
 if TYPE_CHECKING:
     from exporter.tables.lines import Line
@@ -55,21 +55,7 @@ def _element(tag: int, creators: dict[int, tuple[str, int]]) -> RecordElement:
 
 
 def _value(attribute: dict[str, Any]) -> Any:
-    values = attribute.get("Value")
-    if not isinstance(values, list):
-        return [] if attribute.get("vr") == "SQ" else None
-    match attribute.get("vr"):
-        case "SQ":
-            return [_data_set(item) for item in values if isinstance(item, dict)]
-        case "PN":
-            values = [_person_name(name) for name in values]
-        case "AT":
-            values = [f"({tag[:4]},{tag[4:]})" if isinstance(tag, str) else None for tag in values]
-    return values if len(values) > 1 else values[0] if values else None
-
-
-def _person_name(name: Any) -> str | None:
-    if not isinstance(name, dict):
-        return None
-    groups = [str(name.get(group) or "") for group in ("Alphabetic", "Ideographic", "Phonetic")]
-    return "=".join(groups).rstrip("=") or None
+    value = plain_value(attribute)
+    if attribute.get("vr") == "SQ":
+        return [_data_set(item) for item in value if isinstance(item, dict)]
+    return value

@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, Self
 
 import orjson
 
+from exporter.results.metadata.dicom_json import is_tag
 from exporter.results.metadata.inspection import MOST_LINE_BYTES
 from exporter.results.metadata.rotation import open_rotated, rotated_files
 from exporter.tables.errors import TableError
+from listener.foundation.text import json_escaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 
 Line = dict[str, Any]
 """One parsed line: our keys and the elements."""
-_DICOM_JSON_MARK: Final = "00080018"
-"""SOP Instance UID, which every instance has, as the DICOM JSON Model names it."""
+OWN_KEYS: Final = frozenset({"dicom_file", "media_file", "media_type", "export"})
+"""Keys of a line that are no element's."""
 
 
 @dataclass(slots=True)
@@ -123,6 +125,16 @@ class MetadataLines:
                         continue
             yield line, size
 
+    def with_text(self, text: str) -> Iterator[Line]:
+        """All lines, superseded ones too, that hold a text; others are not even parsed.
+
+        Raises:
+            TableError: A file cannot be read any more.
+        """
+        wanted = json_escaped(orjson.dumps(text)[1:-1])
+        for line, _ in self._lines(LineCounts(), wanted):
+            yield line
+
     def survey(self, visit: Callable[[Line], None] = lambda _line: None) -> array[int]:
         """Count the lines, and find the inputs that have more than one; superseded lines are visited too.
 
@@ -155,10 +167,10 @@ class MetadataLines:
         name = line["dicom_file"].encode("utf-8", "surrogatepass")
         return int.from_bytes(hashlib.blake2b(name, digest_size=8, key=self._key).digest())
 
-    def _lines(self, counts: LineCounts) -> Iterator[tuple[Line, int]]:
+    def _lines(self, counts: LineCounts, wanted: bytes = b"") -> Iterator[tuple[Line, int]]:
         for source in self.sources:
             try:
-                for line, size in _lines_of(source, counts):
+                for line, size in _lines_of(source, counts, wanted):
                     yield _named(line), size
             except (OSError, EOFError, lzma.LZMAError) as error:
                 raise _unreadable(source.path, error) from error
@@ -183,12 +195,14 @@ def _unreadable(path: Path, error: Exception) -> TableError:
     return TableError(f"{path} cannot be read: {cause}")
 
 
-def _lines_of(source: _Source, counts: LineCounts) -> Iterator[tuple[Line, int]]:
-    """The lines of ours in one file; everything else is counted."""
+def _lines_of(source: _Source, counts: LineCounts, wanted: bytes) -> Iterator[tuple[Line, int]]:
+    """The lines of ours in one file that hold the bytes that are wanted; what is no line of ours is counted."""
     source.file.seek(0)
     left = source.size if source.size is not None else -1
     while left and (text := source.file.readline(min(MOST_LINE_BYTES, left) if left > 0 else MOST_LINE_BYTES)):
         left -= len(text) if left > 0 else 0
+        if wanted not in text:
+            continue
         line = _parse(text)
         if line is not None:
             yield line, len(text)
@@ -208,7 +222,9 @@ def _parse(text: bytes) -> Line | None:
 
 
 def _named(line: Line) -> Line:
-    if _DICOM_JSON_MARK not in line or "SOP Instance UID" in line:
+    """The line under names, whatever form its record has."""
+    first = next((key for key in line if key not in OWN_KEYS), "")
+    if not (is_tag(first) and isinstance(line[first], dict)):
         return line
     from exporter.tables.dicom_json import named
 

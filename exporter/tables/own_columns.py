@@ -63,11 +63,10 @@ _OF_TIMING: Final = {
     "export_frame_times_ms": "frame_times_ms",
 }
 _OF_EXPORT: Final = {
-    f"export_{key}": key
-    for key in (
-        "status reason media rendering warnings duplicate_of conflict_with transfer_syntax_uid source_sha256"
-        " content_sha256 settings_sha256 ae_title left_out private_left_out version"
-    ).split()
+    column.name: column.name.removeprefix("export_")
+    for column in OWN_COLUMNS
+    if column.name.startswith("export_")
+    and column.name not in {*_OF_FIRST_MEDIUM, *_OF_TIMING, "export_pixel_spacing_mm"}
 }
 
 

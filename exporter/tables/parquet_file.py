@@ -1,7 +1,7 @@
 """Tables as Parquet and as Arrow record batches: pyarrow, an extra of the package, is imported here alone.
 
-Contract: the schema follows from the columns and nothing else. Row groups are collected to `ROW_GROUP_BYTES` before they
-are written: their number is what the end of a Parquet file, which is held in memory, grows with.
+Contract: the schema follows from the columns and nothing else. Row groups are collected to `ROW_GROUP_BYTES` before
+they are written: their number is what the end of a Parquet file, which is held in memory, grows with.
 """
 
 from __future__ import annotations

@@ -53,9 +53,7 @@ SERIES_COLUMNS: Final[tuple[Column, ...]] = (
 _BATCH_ROWS: Final = 1000
 
 
-def series_batches(
-    lines: MetadataLines, patients: Patients, size_of: Callable[[str], int | None]
-) -> Iterator[Batch]:
+def series_batches(lines: MetadataLines, patients: Patients, size_of: Callable[[str], int | None]) -> Iterator[Batch]:
     """The rows of the table of series.
 
     Args:
@@ -69,8 +67,8 @@ def series_batches(
         database.execute(f"CREATE TABLE series ({', '.join(names)}, UNIQUE (StudyInstanceUID, SeriesInstanceUID))")
         first = [f"{name} = COALESCE({name}, excluded.{name})" for name in names if name not in _SUMMED]
         summed = [f"{name} = {name} + excluded.{name}" for name in _SUMMED]
-        statement = (
-            f"INSERT INTO series VALUES ({', '.join('?' * len(names))})"
+        statement = (  # of names of our own columns alone
+            f"INSERT INTO series VALUES ({', '.join('?' * len(names))})"  # noqa: S608
             f" ON CONFLICT DO UPDATE SET {', '.join(first + summed)}"
         )
         for batch in line_batches(lines.rows()):
@@ -78,11 +76,11 @@ def series_batches(
             rows = zip(zip(*columns, strict=True), batch, strict=True)
             database.executemany(statement, (_row(cells, line, patients, size_of) for cells, line in rows))
         found = database.execute(
-            f"SELECT {', '.join(names)} FROM series WHERE SeriesInstanceUID != ''"
+            f"SELECT {', '.join(names)} FROM series WHERE SeriesInstanceUID != ''"  # noqa: S608
             " ORDER BY StudyInstanceUID, SeriesInstanceUID"
         )
-        while rows := found.fetchmany(_BATCH_ROWS):
-            yield Batch([list(cells) for cells in zip(*rows, strict=True)], len(rows))
+        while some := found.fetchmany(_BATCH_ROWS):
+            yield Batch([list(cells) for cells in zip(*some, strict=True)], len(some))
 
 
 _SUMMED: Final = ('"instanceCount"', '"series_size_MB"', '"mediaCount"')

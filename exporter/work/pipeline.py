@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from exporter.dicom.instance import Instance
     from exporter.settings.settings import MediaSettings
     from exporter.work.protocol import Ask, Export, WorkerJob
+    from exporter.writers import ChosenWriters
 
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """Errors of the output's file system that say nothing about the instance."""
@@ -111,7 +112,6 @@ def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: 
     from exporter.dicom.instance import Instance
     from exporter.results.metadata.record import record_text
     from exporter.work.absent_media import absent_media
-    from exporter.writers import choose_all
     from exporter.writers.contract import WriterTask
 
     with Instance.open(Path(job.path), settings.limits) as instance:
@@ -120,7 +120,7 @@ def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: 
             _check_command(instance)
         ask(known.identity)
         try:
-            writers = choose_all(instance, settings)
+            writers = _choose_writers(instance, settings)
         except SkipInstance as skip:
             if skip.reason is not SkipReason.NO_MEDIA:
                 raise
@@ -128,13 +128,13 @@ def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: 
                 skip.reason,
                 str(skip),
                 known.identity,
-                record=record_text(instance, private=settings.metadata.private),
+                record=record_text(instance, settings.metadata),
                 source_sha256=known.source_sha256,
                 settings_sha256=settings_sha256,
-                warnings=(*instance.warnings, *absent_media(instance.header)),
+                warnings=(*instance.warnings, *(absent_media(instance.header) if settings.media.enabled else ())),
             )
         written = writers.write(WriterTask(instance, Path(job.folder), settings))
-        record = record_text(instance, private=settings.metadata.private)
+        record = record_text(instance, settings.metadata)
         return Exported(
             known.identity,
             written.media,
@@ -145,6 +145,20 @@ def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, ask: 
             written.rendering,
             tuple(dict.fromkeys((*instance.warnings, *written.warnings))),
         )
+
+
+def _choose_writers(instance: Instance, settings: MediaSettings) -> ChosenWriters:
+    """The writers of an instance.
+
+    Raises:
+        SkipInstance: There is no medium in it, or media are not wanted.
+        ExportError: Its header contradicts itself.
+    """
+    from exporter.writers import choose_all
+
+    if not settings.media.enabled:
+        raise SkipInstance(SkipReason.NO_MEDIA, "`media.enabled` is false: the instance has its line alone")
+    return choose_all(instance, settings)
 
 
 def _check_command(instance: Instance) -> None:

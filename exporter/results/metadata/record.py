@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import orjson
 
 from exporter.dicom.elements import READING_ERRORS, quiet_reading
+from exporter.results.metadata.dicom_json import as_attributes, tag_key
 from exporter.results.metadata.keys import Keys, standard_vr, told_name
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from exporter.dicom.instance import Instance
+    from exporter.settings.settings import MetadataSettings
 
 T = TypeVar("T")
 
@@ -94,14 +96,18 @@ class RecordNotes:
             self.warnings[f"{told_name(tag)}: {what}"] = None
 
 
-def record_text(instance: Instance, *, private: bool = True) -> str:
+def record_text(instance: Instance, settings: MetadataSettings | None = None) -> str:
     """The record of an instance as `exporter.outcome` carries it: one JSON object.
 
     Args:
         instance: The instance.
-        private: Whether private elements are part of it.
+        settings: Whether private elements are part of it, and in what form elements are; default: every default.
     """
-    values, told = elements(instance.header, most_elements=instance.limits.max_elements, private=private)
+    private = settings is None or settings.private
+    in_dicom_json = settings is not None and settings.record == "dicom-json"
+    walk = _Walk(instance.limits.max_elements, private=private, in_dicom_json=in_dicom_json)
+    with quiet_reading():
+        values, told = walk.data_set(instance.header, ()), walk.told
     notes = list(told.warnings)
     if told.unlisted:
         notes.append(f"{told.unlisted} more elements are left out of the metadata")
@@ -126,9 +132,10 @@ def elements(
 class _Walk:
     """One pass over a data set, with what bounds it."""
 
-    def __init__(self, most_elements: int, *, private: bool) -> None:
+    def __init__(self, most_elements: int, *, private: bool, in_dicom_json: bool = False) -> None:
         self.told = RecordNotes()
         self._private = private
+        self._in_dicom_json = in_dicom_json
         self._elements_left = most_elements
         self._text_left = MOST_TEXT
 
@@ -146,7 +153,7 @@ class _Walk:
             if tag & 0x10000 and not self._private:
                 self.told.private += 1
                 continue
-            key = keys.key_for(tag)
+            key = tag_key(tag) if self._in_dicom_json else keys.key_for(tag)
             if key in values:
                 key = keys.told_apart(tag, values)
             vr = element.VR or standard_vr(tag)
@@ -163,7 +170,7 @@ class _Walk:
                 values[key] = self._strings(tag, raw, _decimal if vr == "DS" else _integer)
             else:
                 self._read(header, tag, key, path, values)
-        return values
+        return as_attributes(header, values) if self._in_dicom_json else values
 
     def _read(self, header: Dataset, tag: int, key: str, path: tuple[str, ...], values: dict[str, Any]) -> None:
         """One element through pydicom: nested, in a character set, of an ambiguous VR, or read before."""

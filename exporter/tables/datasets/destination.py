@@ -5,8 +5,8 @@ Contract: a folder that is there and that this module did not make is left alone
 
 from __future__ import annotations
 
-import shutil
 import secrets
+import shutil
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 

@@ -60,9 +60,7 @@ class FolderSummary:
     """Media files that could not be linked."""
 
 
-def write_folder(
-    partial: Path, samples: Samples, projection: Projection, terms: PublicationTerms
-) -> FolderSummary:
+def write_folder(partial: Path, samples: Samples, projection: Projection, terms: PublicationTerms) -> FolderSummary:
     """Fill a folder with a data set.
 
     Raises:
@@ -90,14 +88,14 @@ def write_folder(
             for place, found in rows.items():
                 tables.write(place, batch, found)
                 summary.rows[place] += len(found)
-    found = [
+    written = [
         FolderTable(root, split, partial / root / split / TABLE, summary.rows[root, split])
         for root in sorted({root for root, _ in summary.rows})
         for split in SPLITS
         if (root, split) in summary.rows
     ]
-    write_croissant(partial, tables.columns, found, terms)
-    write_card(partial, tables.columns, found)
+    write_croissant(partial, tables.columns, written, terms)
+    write_card(partial, tables.columns, written)
     return summary
 
 
