@@ -148,6 +148,8 @@ def choose_columns(lines: MetadataLines, request: ColumnRequest) -> tuple[Column
 
 def element_column(element: RecordElement, style: KeyStyle, keys: Sequence[str] = ()) -> Column:
     """The column of an element."""
+    from pydicom.datadict import tag_for_keyword
+
     vr, vm, keyword = element.dictionary_entry
     kind = _TYPES.get(vr, CellType.JSON)
     if style is KeyStyle.NAME or (style is KeyStyle.KEYWORD and element.is_private):
@@ -155,8 +157,9 @@ def element_column(element: RecordElement, style: KeyStyle, keys: Sequence[str] 
     elif style is KeyStyle.TAG:
         name = _tag_name(element)
     else:
-        is_first = not element.key.endswith(f"({element.tag >> 16:04X},{element.tag & 0xFFFF:04X})")
-        name = keyword if keyword and is_first else f"{keyword}_{element.tag:08X}".lstrip("_")
+        ends_in_tag = element.key.endswith(f"({element.tag >> 16:04X},{element.tag & 0xFFFF:04X})")
+        is_plain = tag_for_keyword(keyword) == element.tag or not ends_in_tag  # else a further one of a repeating group
+        name = keyword if keyword and is_plain else f"{keyword}_{element.tag:08X}".lstrip("_")
     description = f"({element.tag >> 16:04X},{element.tag & 0xFFFF:04X}) {vr or 'unknown VR'} {vm}".rstrip()
     return Column(name, kind, kind is not CellType.JSON and vm != "1", tuple(keys) or (element.key,), description)
 
