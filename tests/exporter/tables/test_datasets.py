@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import logging
 import os
@@ -90,7 +91,7 @@ def test_every_root_loads_as_it_lies_and_croissant_describes_it(
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     import mlcroissant
-    from datasets import Video, load_dataset
+    from datasets import Video, load_dataset, load_dataset_builder
 
     out, target = exported(tmp_path / "out"), tmp_path / "set"
     assert main(["dataset", str(out), str(target)]) == 0
@@ -98,6 +99,11 @@ def test_every_root_loads_as_it_lies_and_croissant_describes_it(
     patients: dict[str, set[str]] = {}
     expected = {"images": PATIENTS + 3, "videos": 4, "audio": 1}
     for root, loader in (("images", "imagefolder"), ("videos", "videofolder"), ("audio", "audiofolder")):
+        if root == "audio" and importlib.util.find_spec("torchcodec") is None:
+            # It reads sounds with torchcodec alone, which needs torch: what it finds and plans is all that can be seen.
+            planned = load_dataset_builder(loader, data_dir=str(target / root), cache_dir=str(tmp_path / "cache"))
+            assert {split: len(files) for split, files in planned.config.data_files.items()} == {"train": 2}
+            continue
         loaded = load_dataset(loader, data_dir=str(target / root), cache_dir=str(tmp_path / "cache"))
         assert sum(len(rows) for rows in loaded.values()) == expected[root]
         assert len({str(rows.features) for rows in loaded.values()}) == 1
