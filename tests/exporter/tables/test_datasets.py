@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
 import json
 import logging
 import os
 import tarfile
 import wave
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -20,6 +20,9 @@ from pyarrow import parquet
 
 from exporter.commands.app import main
 from tests.exporter.tables.synthetic import made_line, write_lines
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the judges' own warnings
 PATIENTS = 24
@@ -174,14 +177,14 @@ def test_shards_hold_at_most_what_is_permitted_and_members_of_a_sample_are_adjac
         assert path.stat().st_size <= 1 << 20
         with tarfile.open(path) as tar:
             keys = [member.name.partition(".")[0] for member in tar]
-        assert len(keys) - 1 - sum(a == b for a, b in zip(keys, keys[1:], strict=False)) == len(set(keys)) - 1
+        assert len(keys) - 1 - sum(a == b for a, b in itertools.pairwise(keys)) == len(set(keys)) - 1
 
 
 def test_media_are_links_and_on_another_file_system_copies(tmp_path: Path, small_disk: Path) -> None:
     out = exported(tmp_path / "out")
     for target, links in ((tmp_path / "set", 2), (small_disk / "set", 1)):
         assert main(["dataset", str(out), str(target), "--columns", "public"]) == 0
-        found = [path for path in target.rglob("*.png")]
+        found = list(target.rglob("*.png"))
         assert len(found) == PATIENTS + 3
         assert {path.stat().st_nlink for path in found} == {links}
 
