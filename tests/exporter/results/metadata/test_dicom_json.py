@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
+from exporter.commands.app import main
 from exporter.dicom.instance import Instance
+from exporter.results.ledger import Ledger
 from exporter.results.metadata.dicom_json import is_tag
 from exporter.results.metadata.record import record_text
 from exporter.settings.settings import LimitSettings, MediaSettings, MetadataSettings
@@ -58,3 +61,22 @@ def test_only_a_form_that_is_used_changes_the_hash_of_the_settings() -> None:
     default = MediaSettings()
     assert MediaSettings(metadata=MetadataSettings(record="names")).settings_sha256 == default.settings_sha256
     assert MediaSettings(metadata=MetadataSettings(record="dicom-json")).settings_sha256 != default.settings_sha256
+
+
+def test_a_ledger_is_made_anew_of_lines_in_that_form(tmp_path: Path) -> None:
+    source, out = tmp_path / "dicom", tmp_path / "out"
+    source.mkdir()
+    shutil.copy(str(get_testdata_file("CT_small.dcm")), source)
+    arguments = ["backfill", str(source), "--output", str(out), "--record", "dicom-json", "--workers", "0"]
+    assert main(arguments) == 0
+    before = (out / "metadata.jsonl").read_bytes()
+    for path in out.glob("exporter.db*"):
+        path.unlink()
+    assert main(["reconcile", "--data", str(out), "--rebuild"]) == 0
+    with Ledger.open_read_only(out / "exporter.db") as ledger:
+        entry = ledger.entry("CT_small.dcm")
+    assert entry is not None
+    assert entry.identity is not None
+    assert entry.identity.sop_instance_uid == json.loads(before)["00080018"]["Value"][0]
+    assert main(arguments) == 0
+    assert (out / "metadata.jsonl").read_bytes() == before
