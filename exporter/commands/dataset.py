@@ -56,7 +56,7 @@ def dataset(
 
     source = exported_folder(out, config)
     request = (columns or ColumnOptions()).request()
-    target = folder.expanduser()
+    target = folder.expanduser().absolute()
     with tables_in_words(), source.lines() as lines, data_set_folder(target, source) as partial:
         projection = Projection.of(lines, source.patients(key_file, parsed_shares(shares)), request)
         samples = DatasetSamples(lines, source.media, projection.patients)
