@@ -26,7 +26,7 @@ from listener.foundation.text import printable
 
 if TYPE_CHECKING:
     from exporter.tables.datasets.croissant import PublicationTerms
-    from exporter.tables.datasets.samples import Samples
+    from exporter.tables.datasets.samples import DatasetSamples
     from exporter.tables.projection import Projection
 
 
@@ -51,15 +51,15 @@ def dataset(
     """Make a data set of what was exported, split by patient."""
     from exporter.tables.datasets.croissant import PublicationTerms
     from exporter.tables.datasets.destination import data_set_folder
-    from exporter.tables.datasets.samples import Samples
+    from exporter.tables.datasets.samples import DatasetSamples
     from exporter.tables.projection import Projection
 
     source = exported_folder(out, config)
     request = (columns or ColumnOptions()).request()
-    target = folder.expanduser()
+    target = folder.expanduser().absolute()
     with in_words(), source.lines() as lines, data_set_folder(target, source) as partial:
         projection = Projection.of(lines, source.patients(key_file, parsed_shares(shares)), request)
-        samples = Samples(lines, source.media, projection.patients)
+        samples = DatasetSamples(lines, source.media, projection.patients)
         if format == "folder":
             sentence = _write_folder(partial, samples, projection, PublicationTerms(lines.date, license))
         else:
@@ -71,7 +71,7 @@ def dataset(
     return ExitCode.DONE
 
 
-def _write_folder(partial: Path, samples: Samples, projection: Projection, terms: PublicationTerms) -> str:
+def _write_folder(partial: Path, samples: DatasetSamples, projection: Projection, terms: PublicationTerms) -> str:
     from exporter.tables.datasets.folder import write_folder
 
     summary = write_folder(partial, samples, projection, terms)
@@ -87,7 +87,7 @@ def _write_folder(partial: Path, samples: Samples, projection: Projection, terms
     return "; ".join(parts)
 
 
-def _write_shards(partial: Path, samples: Samples, projection: Projection, shard_bytes: int) -> str:
+def _write_shards(partial: Path, samples: DatasetSamples, projection: Projection, shard_bytes: int) -> str:
     from exporter.tables.datasets.webdataset import write_shards
 
     shards = write_shards(partial, samples, projection, shard_bytes)

@@ -30,7 +30,6 @@ from listener.foundation.signals import stopping
 from listener.spool.spool import Spool
 
 if TYPE_CHECKING:
-
     from exporter.settings.settings import Settings
     from exporter.work.engine import Engine
     from listener.settings.listener import DataFolder

@@ -8,19 +8,15 @@ Source: PS3.18 F.2.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exporter.results.metadata.dicom_json import is_tag, plain_value
 from exporter.results.metadata.keys import RecordElement
-from exporter.tables.lines import OWN_KEYS
-
-if TYPE_CHECKING:
-    from exporter.tables.lines import Line
 
 
-def named(line: Line) -> Line:
-    """The line with names for tags."""
-    return {key: line[key] for key in line if key in OWN_KEYS} | _data_set(line)
+def named(line: dict[str, Any], own: frozenset[str]) -> dict[str, Any]:
+    """The line with names for tags; `own` are its keys that are no element's."""
+    return {key: line[key] for key in line if key in own} | _data_set(line)
 
 
 def _data_set(attributes: dict[str, Any]) -> dict[str, Any]:

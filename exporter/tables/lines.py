@@ -228,4 +228,4 @@ def _named(line: Line) -> Line:
         return line
     from exporter.tables.dicom_json import named
 
-    return named(line)
+    return named(line, OWN_KEYS)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from exporter.tables.projection import Batch
 
-ROW_GROUP_BYTES: Final = 48 << 20
+ROW_GROUP_BYTES: Final = 64 << 20
 """Size of a row group in memory, in Arrow's form."""
 
 
@@ -115,6 +115,8 @@ class ParquetTable:
             table = arrow().Table.from_batches(self._waiting, schema=self._schema)
             self._waiting, self._bytes = [], 0
             self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+            del table
+            arrow().default_memory_pool().release_unused()  # the end of the file, made at last, needs room of its own
 
 
 def write_parquet(path: Path, columns: Sequence[Column], batches: Iterable[Batch]) -> int:

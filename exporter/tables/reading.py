@@ -54,11 +54,6 @@ class MetadataTable:
         with self._folder.lines() as lines:
             yield from record_batches(self._columns, Projection(lines, patients, self._columns).batches())
 
-    @property
-    def column_names(self) -> list[str]:
-        """The names of the columns."""
-        return list(self.schema.names)
-
     def reader(self) -> Any:
         """The rows as a `pyarrow.RecordBatchReader`."""
         import pyarrow as pa

@@ -87,6 +87,11 @@ class RecordElement:
         return "", "", ""
 
 
+@lru_cache(maxsize=8192)
+def _private_key(tag: int, creator: str, block: int) -> str:
+    return RecordElement(tag, creator, block).key
+
+
 def parse_key(key: str) -> RecordElement | None:
     """The element that a key stands for; None where the key is no element's name and holds no tag."""
     if (tag := _tags_by_name().get(key)) is not None:
@@ -134,7 +139,7 @@ class Keys:
 
     def _private(self, tag: int) -> str:
         creator, which = self._block(tag)
-        return RecordElement(tag & 0xFFFF00FF if creator else tag, creator, which).key
+        return _private_key(tag & 0xFFFF00FF if creator else tag, creator, which)
 
     def _block(self, tag: int) -> tuple[str, int]:
         """Creator of the block of a private element, and which of its blocks it is, from 1 (PS3.5 7.8.1).

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.tables.datasets.croissant import PublicationTerms
-    from exporter.tables.datasets.samples import SampleFile, Samples
+    from exporter.tables.datasets.samples import DatasetSamples, SampleFile
     from exporter.tables.projection import Batch, Projection
 
 ROOTS: Final = {
@@ -60,7 +60,9 @@ class FolderSummary:
     """Media files that could not be linked."""
 
 
-def write_folder(partial: Path, samples: Samples, projection: Projection, terms: PublicationTerms) -> FolderSummary:
+def write_folder(
+    partial: Path, samples: DatasetSamples, projection: Projection, terms: PublicationTerms
+) -> FolderSummary:
     """Fill a folder with a data set.
 
     Raises:

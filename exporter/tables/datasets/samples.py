@@ -51,7 +51,7 @@ class SampleFile:
 
 
 @dataclass(slots=True)
-class Samples:
+class DatasetSamples:
     """The instances with media among some lines."""
 
     lines: MetadataLines

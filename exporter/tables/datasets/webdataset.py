@@ -26,7 +26,7 @@ from exporter.tables.projection import line_batches
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exporter.tables.datasets.samples import SampleFile, Samples
+    from exporter.tables.datasets.samples import DatasetSamples, SampleFile
     from exporter.tables.projection import Batch, Projection
 
 MOST_SHARD_BYTES: Final = 10**9
@@ -36,7 +36,7 @@ _END: Final = 2 * tarfile.RECORDSIZE
 
 
 def write_shards(
-    partial: Path, samples: Samples, projection: Projection, most_bytes: int = MOST_SHARD_BYTES
+    partial: Path, samples: DatasetSamples, projection: Projection, most_bytes: int = MOST_SHARD_BYTES
 ) -> Counter[str]:
     """Fill a folder with shards.
 

@@ -16,7 +16,7 @@ from pydicom.uid import UID
 
 from exporter.errors import OutOfSpace, Reason, SkipReason
 from exporter.outcome import Exported, Failed, InstanceIdentity, MediaType, Outcome, Skipped
-from exporter.settings.settings import LimitSettings, MediaSettings, MetadataSettings
+from exporter.settings.settings import LimitSettings, MediaFolderSettings, MediaSettings, MetadataSettings
 from exporter.work import pipeline, protocol
 from exporter.work.protocol import WorkerJob
 from listener.intake.identity import IMPLEMENTATION_CLASS_UID
@@ -77,6 +77,21 @@ def test_private_elements_are_in_the_record_unless_they_are_not_wanted(folder: P
     private_keys = {key for key in everything if "GEMS_" in key or key.startswith("Private")}
     assert set(everything) - set(public) == private_keys
     assert public["export"]["private_left_out"] >= len(private_keys)
+
+
+def test_without_media_a_line_is_made_of_the_header_alone(folder: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.dcm"
+    broken.write_bytes(CT.read_bytes()[:-20_000])  # most of its pixels are gone
+    assert isinstance(run(broken, folder), Failed)
+    settings = MediaSettings(media=MediaFolderSettings(enabled=False))
+    job = WorkerJob(str(broken), str(folder), ask=True)
+    outcome = pipeline.export(settings, settings.settings_sha256, job, lambda _: None)
+    assert isinstance(outcome, Skipped)
+    assert outcome.reason is SkipReason.NO_MEDIA
+    assert json.loads(outcome.record or "")["Modality"] == "CT"
+    assert not [warning for warning in outcome.warnings if "no pixel data" in warning]
+    assert list(folder.iterdir()) == []
+    assert settings.settings_sha256 != MediaSettings().settings_sha256
 
 
 def test_the_parent_is_asked_before_anything_is_written(folder: Path) -> None:
