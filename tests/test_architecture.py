@@ -33,6 +33,7 @@ WRITERS_MAY_IMPORT = (
     "exporter.writers",
     "listener.foundation.disk",
     "listener.foundation.durable",
+    "listener.foundation.errors",
     "listener.foundation.text",
 )
 

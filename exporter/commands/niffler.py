@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from exporter.commands import CommandError, ExitCode
 from exporter.commands.options import in_words
+from listener.foundation.errors import Unusable
 from listener.foundation.text import printable
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class NifflerRun:
         config = niffler_config(self.file, self.changes)
         try:
             code, report = self._extract(config)
-        except CommandError:
+        except Unusable:
             _mail(config, self.mail_server, None)
             raise
         if code != ExitCode.INTERRUPTED:
@@ -80,14 +81,11 @@ def niffler_config(file: Path, changes: tuple[str, ...], *, needs_folders: bool 
     """The configuration of Niffler in a file; with `needs_folders` its folders and lists must be here.
 
     Raises:
-        CommandError: It cannot be used; one sentence for each fault.
+        NifflerFileUnusable: It cannot be used; one sentence for each fault.
     """
-    from exporter.niffler.niffler_file import NifflerFileUnusable, read_niffler_file
+    from exporter.niffler.niffler_file import read_niffler_file
 
-    try:
-        return read_niffler_file(file, changes, needs_folders=needs_folders)
-    except NifflerFileUnusable as error:
-        raise CommandError(str(error), ExitCode.USAGE) from error
+    return read_niffler_file(file, changes, needs_folders=needs_folders)
 
 
 def _mail(config: NifflerConfig, server: str, report: ExtractionReport | None) -> None:

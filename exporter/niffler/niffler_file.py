@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from exporter.niffler.csv_tables import OWN_COLUMNS
 from exporter.niffler.keyed_names import LEVELS
 from exporter.niffler.notice import is_address
+from listener.foundation.errors import Unusable
 from listener.foundation.text import printable
 
 if TYPE_CHECKING:
@@ -32,8 +33,11 @@ IMAGES: Final = "extracted-images"
 MOST_FILE_BYTES: Final = 1 << 20
 
 
-class NifflerFileUnusable(Exception):
+class NifflerFileUnusable(Unusable):
     """The configuration cannot be used; the text lists every fault, one per line."""
+
+    exit_code = 2
+    names_its_file = True
 
 
 class _Fault(Exception):

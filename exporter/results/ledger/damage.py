@@ -1,4 +1,4 @@
-"""Count of the exporters that ended because their ledger is damaged, kept in its lock file.
+"""Count of the exporters that ended because their ledger is damaged, kept in a file beside it (`exporter.db.damage`).
 
 Contract: the count belongs to one database file; another in its place begins at nothing. Nothing here raises: where it
 cannot be counted, the message stays the short one.

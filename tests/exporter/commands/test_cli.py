@@ -62,11 +62,11 @@ def copied(finished: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
 def tree(folder: Path) -> dict[str, object]:
     """Everything below a folder: names, sizes, times; to see that nothing changed.
 
-    What SQLite keeps beside a database, and locks, come and go with whoever looks.
+    Files of SQLite beside a database, locks, and the count of starts with a damaged ledger are no change.
     """
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
-        if not path.name.endswith(("-shm", "-wal", ".lock")):
+        if not path.name.endswith(("-shm", "-wal", ".lock", ".damage")):
             about = path.lstat()
             found[str(path)] = (about.st_mode, about.st_size, about.st_mtime_ns if path.is_file() else 0)
     return found

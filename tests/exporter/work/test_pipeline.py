@@ -84,8 +84,8 @@ def test_without_media_a_line_is_made_of_the_header_alone(folder: Path, tmp_path
     broken.write_bytes(CT.read_bytes()[:-20_000])  # most of its pixels are gone
     assert isinstance(run(broken, folder), Failed)
     settings = MediaSettings(media=MediaFolderSettings(enabled=False))
-    job = WorkerJob(str(broken), str(folder), ask=True)
-    outcome = pipeline.export(settings, settings.settings_sha256, job, lambda _: None)
+    job = WorkerJob(str(broken), str(folder))
+    outcome = protocol.run(pipeline.export(settings, settings.settings_sha256, job), lambda _: None)
     assert isinstance(outcome, Skipped)
     assert outcome.reason is SkipReason.NO_MEDIA
     assert json.loads(outcome.record or "")["Modality"] == "CT"

@@ -228,7 +228,7 @@ def test_a_worker_that_finds_other_writers_than_its_exporter_does_not_start() ->
     check_origins([{"name": "registration", "distribution": "acme-registration", "version": "1.0"}])
     values = {"media": {}, "settings_sha256": "", "installed_writers": []}
     with pytest.raises(WriterUnusable, match=r"registration of acme-registration 1\.0\) than .*\(none\)"):
-        pipeline.prepare(values)
+        pipeline.Pipeline(values)
 
 
 def test_two_writers_that_fit_equally_well_are_an_error_of_the_instance(

@@ -146,7 +146,7 @@ def _folder(path: Path) -> Path:
 )
 def test_what_is_no_document_is_never_written(tmp_path: Path, document: bytes) -> None:
     assert kind_of(document) is None
-    with pytest.raises(UnsupportedSyntax, match="none of PDF, CDA, STL, OBJ, MTL"):
+    with pytest.raises(UnsupportedSyntax, match="holds no PDF, CDA, STL, OBJ or MTL"):
         written(saved(tmp_path / "in.dcm", document, "application/pdf"), tmp_path)
     assert not list((tmp_path / "out").iterdir())
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from listener.foundation import locks
-from listener.foundation.processes import own_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +30,7 @@ sys.stdin.read()
 def another_process(file: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds a lock file."""
     command = [sys.executable, "-c", HOLD, str(file)]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=own_environment(), text=True
-    ) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         try:
