@@ -2,28 +2,29 @@
 
     import exporter
 
-    outcome = exporter.export_file("cine.dcm", "out/")
+    outcome             = exporter.export_file("cine.dcm", "out/")
     for outcome in exporter.backfill("dicom/", "out/"):
         ...
 
 Both put ``media/``, ``metadata.jsonl`` and ``exporter.db`` into the output folder, work in killable child processes,
 and can be called from a plain script: no ``__main__`` guard is needed, no state is kept between calls.
 
-    errors    verdicts on instances, conditions of the machine
-    outcome   what comes of one instance
-    settings  the configuration of the exporter
-    dicom     one DICOM file at rest
-    frames    encoded to stored to display values
-    writers   one module per kind of media
-    results   publication, ledger, metadata lines
-    work      engine, workers, pipeline
-    series    volumes of whole series
-    services  daemons, and what every run opens
-    inputs    folders, archives, DICOM media, Orthanc storage
-    tables    tables and data sets of the metadata lines
-    pull      instances asked of a PACS
-    niffler   Niffler's PNG extractor: its configuration, tables and folders
-    commands  the command line
+    errors              verdicts on instances, conditions of the machine
+    machine_conditions  errors of the operating system that say nothing about an instance
+    outcome             what comes of one instance
+    settings            the configuration of the exporter
+    dicom               one DICOM file at rest
+    frames              encoded to stored to display values
+    writers             one module per kind of media
+    results             publication, ledger, metadata lines
+    work                engine, workers, pipeline
+    series              volumes of whole series
+    services            daemons, and what every run opens
+    inputs              folders, archives, DICOM media, Orthanc storage
+    tables              tables and data sets of the metadata lines
+    pull                instances asked of a PACS
+    niffler             Niffler's PNG extractor: its configuration, tables and folders
+    commands            the command line
 
 Each may import those above it.
 """

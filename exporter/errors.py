@@ -37,8 +37,6 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
-from listener.foundation.disk import is_out_of_space
-
 
 class Reason(StrEnum):
     """Why an instance failed: stable words, also the directory names under ``spool/quarantine/``."""
@@ -201,16 +199,6 @@ class StorageUnavailable(MachineCondition):
 
     def __init__(self, what: str, error: OSError | None = None) -> None:
         super().__init__(what if error is None else f"{what}: {error.strerror or type(error).__name__}")
-
-
-def out_of_space(what: str, error: OSError) -> OutOfSpace | None:
-    """The error of ours where the disk takes no more for now; None where `error` says something else."""
-    return OutOfSpace(f"{what}: {error.strerror}") if is_out_of_space(error) else None
-
-
-def storage_error(what: str, error: OSError) -> MachineCondition:
-    """The error of ours for a folder that every instance needs: whatever ails it says nothing about an instance."""
-    return out_of_space(what, error) or StorageUnavailable(what, error)
 
 
 class SkipInstance(Exception):

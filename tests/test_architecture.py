@@ -21,6 +21,7 @@ MAY_IMPORT_PYNETDICOM = "listener/sources/dimse/acceptor/pynetdicom_engine.py"
 WRITERS_MAY_IMPORT = (
     "exporter.dicom.elements",
     "exporter.errors",
+    "exporter.machine_conditions",
     "exporter.frames",
     "exporter.dicom.geometry",
     "exporter.dicom.instance",

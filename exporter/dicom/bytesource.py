@@ -15,14 +15,8 @@ import weakref
 import zlib
 from typing import TYPE_CHECKING, Protocol
 
-from exporter.errors import (
-    NotDicom,
-    SkipInstance,
-    SkipReason,
-    TooLarge,
-    Unreadable,
-    storage_error,
-)
+from exporter.errors import NotDicom, SkipInstance, SkipReason, TooLarge, Unreadable
+from exporter.machine_conditions import storage_error
 from listener.foundation.disk import is_gone, is_too_large
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
-from exporter.errors import OutOfSpace, out_of_space
+from exporter.errors import OutOfSpace
+from exporter.machine_conditions import out_of_space
 from exporter.results.intents import MediaFolderUnusable
 from listener.foundation.disk import mapped
 

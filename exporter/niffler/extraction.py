@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from exporter.errors import SkipReason, storage_error
+from exporter.errors import SkipReason
 from exporter.inputs.backfill import ExportTarget
 from exporter.inputs.contract import InputUnusable
 from exporter.inputs.folder import input_folder
 from exporter.inputs.walk import Outputs
+from exporter.machine_conditions import storage_error
 from exporter.niffler.csv_tables import FileOutcome, TablePlan, write_tables
 from exporter.niffler.failed_dicom import (
     FAILED,

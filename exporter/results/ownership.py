@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote, unquote
 
-from exporter.errors import StorageUnavailable, out_of_space
+from exporter.errors import StorageUnavailable
+from exporter.machine_conditions import out_of_space
 from exporter.results.intents import MediaFolderUnusable
 from exporter.results.output_names import PARTIAL
 from listener.foundation import locks

@@ -20,7 +20,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from exporter.errors import BadWorkerAnswer, OutOfSpace, SkipReason, StorageUnavailable, storage_error
+from exporter.errors import BadWorkerAnswer, OutOfSpace, SkipReason, StorageUnavailable
+from exporter.machine_conditions import storage_error
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.results import intents
 from exporter.results.intents import Intent

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from exporter.dicom.received import called_ae_title
-from exporter.errors import storage_error
+from exporter.machine_conditions import storage_error
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.results.ledger.types import InstanceStatus, WorkItem
 from exporter.work.contract import Deferred, HeldBack, KnownOutcome, NotNow

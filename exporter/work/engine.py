@@ -36,8 +36,8 @@ from exporter.errors import (
     OutOfSpace,
     SkipReason,
     StorageUnavailable,
-    storage_error,
 )
+from exporter.machine_conditions import storage_error
 from exporter.outcome import Failed, Skipped
 from exporter.results.ledger.types import LONGEST_WAIT_S, Completed, DuplicateCheck, InstanceStatus
 from exporter.results.output_names import PARTIAL

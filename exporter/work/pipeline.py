@@ -24,8 +24,8 @@ from exporter.errors import (
     SkipReason,
     StorageUnavailable,
     TooLarge,
-    storage_error,
 )
+from exporter.machine_conditions import storage_error
 from exporter.outcome import Exported, Failed, InstanceIdentity, Skipped
 from listener.foundation.disk import is_gone, is_out_of_space, is_too_large
 from listener.intake.identity import IMPLEMENTATION_CLASS_UID

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from exporter.errors import EncodeFailed, StorageUnavailable, TooLarge, out_of_space
+from exporter.errors import EncodeFailed, StorageUnavailable, TooLarge
+from exporter.machine_conditions import out_of_space
 from exporter.outcome import MediaFile
 from listener.foundation.disk import is_gone, is_too_large, mapped
 from listener.foundation.durable import start_write_back

@@ -16,10 +16,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from exporter.errors import out_of_space
 from exporter.inputs.contract import InputUnusable
 from exporter.inputs.orthanc_storage.index import OWN_FILES, UUID
 from exporter.inputs.walk import Outputs, walk
+from exporter.machine_conditions import out_of_space
 from exporter.results.intents import MediaFolderUnusable
 from listener.foundation.disk import mapped
 

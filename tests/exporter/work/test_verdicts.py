@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exporter import errors
-from exporter.errors import ExportError, OutOfSpace, Reason, StorageUnavailable, out_of_space, storage_error
+from exporter.errors import ExportError, OutOfSpace, Reason, StorageUnavailable
+from exporter.machine_conditions import out_of_space, storage_error
 from exporter.outcome import Failed, InstanceIdentity
 
 if TYPE_CHECKING:
