@@ -33,7 +33,7 @@ peers:                # the real programs that interoperability tests talk to; s
 	@sh tests/install-peers
 
 test: setup-dev peers ## the tests, with real peers; those that kill, fill, cut or wait for long are in test-long
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow"
 
 test-long: setup-dev peers ## the slow tests: kills, full disks, power cuts, memory, every pixel of the corpus
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
