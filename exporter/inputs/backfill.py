@@ -261,7 +261,7 @@ class DryRunStep:
 
 
 class _Nothing:
-    """No memory: every entry is told, also what is done."""
+    """No earlier outcomes: a dry run lists every entry, finished ones too."""
 
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
         """Never."""
@@ -277,7 +277,10 @@ class _Nothing:
 
 
 def plan(request: BackfillRequest) -> Iterator[DryRunStep]:
-    """What `backfill` would do with every entry, told without writing output; files are opened, pixels are not read.
+    """Say what `backfill` would do with every entry: files are opened, pixels are not read, nothing is written.
+
+    Yields:
+        One step per entry.
 
     Raises:
         InputUnusable: It cannot be read.
@@ -287,7 +290,7 @@ def plan(request: BackfillRequest) -> Iterator[DryRunStep]:
 
 
 def planned(reader: InputReader, target: ExportTarget) -> Iterator[DryRunStep]:
-    """What `export` would do; see `plan`."""
+    """Say what `export` would do with every entry; see `plan`."""
     from tempfile import TemporaryDirectory
 
     ledger = Ledger.open_read_only(target.places.ledger) if target.places.ledger.exists() else None

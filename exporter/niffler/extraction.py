@@ -78,7 +78,7 @@ class ExtractionReport:
 
     @property
     def failures(self) -> Mapping[str, int]:
-        """Reasons that are failures: to have no pixel data, or to list instances, is none."""
+        """Counts of the reasons that are failures; files without pixel data and DICOMDIRs are not."""
         harmless = {SkipReason.NO_MEDIA, SkipReason.DICOMDIR}
         return {reason: count for reason, count in self.reasons.items() if reason not in harmless}
 

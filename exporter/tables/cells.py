@@ -1,4 +1,4 @@
-"""Cells: the values of one column of a batch, in its type; what does not fit is null, and counted.
+"""Cells: the values of one column of a batch, in its type; a value that does not fit is null, and is counted.
 
 Contract: a cell holds the value of the line or null, never another value. An integer fits a float column, nothing else
 changes its type; a single value fits a list column, several values no scalar one. There is no NaN.

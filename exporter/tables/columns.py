@@ -165,7 +165,7 @@ def element_column(element: RecordElement, style: KeyStyle, keys: Sequence[str] 
 
 
 def unique_names(columns: Iterable[Column]) -> tuple[Column, ...]:
-    """The columns with names that are told apart where two are equal."""
+    """The columns, renamed where two have the same name."""
     taken: set[str] = set()
     found = []
     for column in columns:

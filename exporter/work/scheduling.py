@@ -156,7 +156,7 @@ class Scheduler:
                 self._aside.append(lease.turn)
             self._changed.notify_all()
             is_kept, aside = not self._is_closed, len(self._aside)
-        log.info("set aside: it takes long and others wait", bytes=lease.turn.work.size_bytes, aside=aside)
+        log.info("slow instance set aside for waiting ones", bytes=lease.turn.work.size_bytes, aside=aside)
         return is_kept
 
     def retry_alone(self, lease: WorkerLease) -> bool:
@@ -231,4 +231,4 @@ class Scheduler:
         if self._permitted < self._workers and now >= self._recovers_at and not self._alone:
             self._permitted += 1
             self._recovers_at = now + self._recovery_s
-            log.info("memory: one worker more is tried", running=self._permitted, workers=self._workers)
+            log.info("one more worker permitted after memory shortage", running=self._permitted, workers=self._workers)
