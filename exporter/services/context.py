@@ -105,7 +105,7 @@ def open_export_context(
             NameChoice(settings.media.layout, overwrite=settings.media.overwrite),
             settings_sha256=settings.settings_sha256,
             version=own_version(),
-            own_ways={
+            profiles={
                 title: AETitleProfile(own.media.layout, own.settings_sha256)
                 for title, own in settings.by_ae_title.items()
             },

@@ -57,7 +57,7 @@ class OrthancStorage:
     warnings: tuple[str, ...] = field(default=())
     """Remarks before the storage is read."""
 
-    def export(self, target: ExportTarget, tally: Progress, stop: threading.Event) -> Iterator[PublishedResult]:
+    def export(self, target: ExportTarget, progress: Progress, stop: threading.Event) -> Iterator[PublishedResult]:
         """Export every instance that is not done, then look for what the index does not know.
 
         An instance that is there twice is exported once, as if it had been received.
@@ -65,7 +65,7 @@ class OrthancStorage:
         Raises:
             As `exporter.inputs.backfill.backfill`.
         """
-        yield from export(self.reader, target, tally, stop, skip_duplicates=True)
+        yield from export(self.reader, target, progress, stop, skip_duplicates=True)
         if not stop.is_set():
             self.reader.look_around(stop)
 
