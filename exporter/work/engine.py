@@ -86,12 +86,12 @@ class _Attempted:
     folder: Path | None = None
     """Folder of its partial files."""
     has_asked: bool = False
-    """Whether the worker has reported the identity; a failure before that never becomes a skip."""
+    """Whether the worker has reported the identity; failures before that never become skips."""
     is_counted: bool = True
     """Whether the attempt is in the ledger."""
     lease: WorkerLease | None = None
-    """Exclusive lease of a suspect, which ends when its outcome is committed. Until then, a crash of the exporter counts
-    as an interruption of the suspect alone."""
+    """Exclusive lease of a suspect, which ends when its outcome is committed. Until then, a crash of the exporter
+    counts as an interruption of the suspect alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ def _depth(harness: ExtractorHarness) -> None:
     shutil.copyfile(home / "top.dcm", home / "a/named otherwise")
     said = harness.extract(home, expect=3, PrintImages=False)
     assert "2 of them are DICOM but not called *.dcm: Niffler would have missed them" in said
-    assert "2 files do not lie 1 folders deep" in said
+    assert "2 files are not 1 folders deep" in said
 
 
 def _split_into_chunks(harness: ExtractorHarness) -> None:
@@ -169,7 +169,7 @@ def _specific_headers_only(harness: ExtractorHarness) -> None:
     (harness.folder / "featureset.txt").write_text("Modality\nNothing\n")
     said = harness.extract(small_home(harness.folder / "home"), PrintImages=False, SpecificHeadersOnly=True)
     assert list(rows(harness.out / "metadata.csv")[0]) == ["Modality", "Nothing", "file", "has_pix_array", "category"]
-    assert "featureset.txt names columns that no file has; they are empty: Nothing" in said
+    assert "featureset.txt lists columns that no file has, which are empty: Nothing" in said
 
 
 def _use_processes(harness: ExtractorHarness) -> None:
