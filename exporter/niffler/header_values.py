@@ -2,8 +2,8 @@
 
 Contract: a public element has its keyword, an element of a sequence item the path to it: ``0_Sequence_Child``, deeper
 ``0_Sequence__0_Child_Leaf``. Several values are ``(a, b)`` (binary numbers ``[a, b]``), decimal strings are numbers,
-integer strings stay text. A private element has only its name. If a name occurs more than once, the last element has the
-plain name, as in Niffler; each earlier one, which Niffler loses, has a column named with path, element and creator.
+integer strings stay text. A private element has only its name. If a name occurs more than once, the last element has
+the plain name, as in Niffler; each earlier one, which Niffler loses, has a column named with path, element and creator.
 
 Must never: hold pixel data, or raise because of the content of an element.
 """
