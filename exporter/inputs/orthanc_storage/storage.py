@@ -1,10 +1,10 @@
-"""An Orthanc storage folder, opened: which reader fits it, and what to say about it before and after.
+"""An open Orthanc storage folder: the reader for it, and remarks for the user before and after the run.
 
-Contract: `opened_storage` refuses what cannot be read with one sentence, before anything is written anywhere: a folder
-that is no storage, one whose attachments are somewhere else, an index of a shape that is not known. A lost index is
-said, and the content is read instead.
+Contract: `opened_storage` refuses an unreadable folder with one sentence, before anything is written: a folder that is
+not a storage, one whose attachments are elsewhere, an index of an unknown form. A lost index is reported, and the
+content of the files is read instead.
 
-Must never: let output lie in the storage folder.
+Must never: permit output in the storage folder.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class StorageRequest:
     index: Path | None = None
     """The index, or the folder it is in, where that is not the storage folder (`IndexDirectory` of Orthanc)."""
     without_index: bool = False
-    """Whether to tell attachments by their content even where there is an index."""
+    """Whether to recognize attachments by content even if there is an index."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,7 @@ class Noticed:
 
 
 class IndexedReader:
-    """A `Reader` of a storage folder with its index."""
+    """An `InputReader` of a storage folder with its index."""
 
     def __init__(
         self, folder: Path, index: StorageIndex, limits: LimitSettings, output: Path | None, *, threads: int
@@ -66,7 +66,7 @@ class IndexedReader:
         self.noticed = Noticed()
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
-        """See `Reader`."""
+        """See `InputReader`."""
         return ahead(self._listed(memory, scratch), self._threads)
 
     def _listed(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
@@ -87,12 +87,12 @@ class IndexedReader:
             self.noticed.orphans, self.noticed.strangers = told.unknown, told.outside
 
     def count(self) -> Iterator[int]:
-        """See `Reader`."""
+        """See `InputReader`."""
         yield self._index.holdings.instances
 
     @contextmanager
     def together(self, names: Sequence[str], scratch: Scratch) -> Iterator[list[Path]]:
-        """See `Reader`."""
+        """See `InputReader`."""
         with readable_together(self._folder, names, self._limits, scratch) as paths:
             yield paths
 

@@ -53,7 +53,7 @@ class Holds(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An attachment whose content can be read already: a `Content` of the run."""
+    """An attachment whose content can be read already: an `InputContent`."""
 
     path: Path
     told: AttachmentFacts
@@ -68,7 +68,7 @@ class Ready:
 
 
 class UnindexedReader:
-    """A `Reader` of a storage folder without an index."""
+    """An `InputReader` of a storage folder without an index."""
 
     def __init__(self, folder: Path, ledger: Path, limits: LimitSettings, output: Path | None) -> None:
         """Read `folder`, an absolute path without links; `ledger` knows what earlier runs have exported."""
@@ -79,7 +79,7 @@ class UnindexedReader:
         self.noticed = Noticed()
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
-        """See `Reader`."""
+        """See `InputReader`."""
         with closing(_Uids()) as uids:
             for found in files(self._folder):
                 uuid = uuid_at(found.name)
@@ -103,7 +103,7 @@ class UnindexedReader:
             self.noticed.strangers = told.outside
 
     def count(self) -> Iterator[int]:
-        """See `Reader`."""
+        """See `InputReader`."""
         total = 0
         for found in files(self._folder):
             total += uuid_at(found.name) is not None
@@ -113,7 +113,7 @@ class UnindexedReader:
 
     @contextmanager
     def together(self, names: Sequence[str], scratch: Scratch) -> Iterator[list[Path]]:
-        """See `Reader`."""
+        """See `InputReader`."""
         with readable_together(self._folder, names, self._limits, scratch) as paths:
             yield paths
 
