@@ -261,15 +261,15 @@ class FileSet:
     def missing(self, memory: EarlierOutcomes) -> Iterator[InputEntry]:
         """Entries for references without a file, and for those that had none in an earlier run and have one now."""
         prefix = f"{self._found.name}{INSIDE}"
-        before, told = set(memory.failed(prefix)), set[str]()
+        before, seen = set(memory.failed(prefix)), set[str]()
 
         def is_new(name: str) -> bool:
             return name not in before or not memory.is_done(name, 0, self._found.mtime_ns)
 
         try:
             for reference in self.referenced():
-                if isinstance(reference, tuple) and (name := f"{prefix}{_shown(reference)}") not in told:
-                    told.add(name)
+                if isinstance(reference, tuple) and (name := f"{prefix}{_shown(reference)}") not in seen:
+                    seen.add(name)
                     if is_new(name):
                         yield self._entry(name, Failed.of(Unreadable(MISSING)))
         except ExportError as error:
@@ -277,7 +277,7 @@ class FileSet:
                 message = f"the DICOMDIR cannot be read to its end, so that files may be missing: {error}"
                 yield self._entry(name, Failed.of(type(error)(message)))
         else:
-            for name in sorted(before - told):
+            for name in sorted(before - seen):
                 message = "the DICOMDIR references it no more, or it is there now"
                 yield self._entry(name, Skipped(SkipReason.DICOMDIR, message))
 
@@ -303,16 +303,16 @@ class FileSetReader:
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:  # noqa: ARG002 - the contract's shape
         """See `InputReader`; names are those of a run over the folder."""
-        root, told = self.path.parent, set[str]()
+        root, seen = self.path.parent, set[str]()
         dicomdir = found_at(root, self.path.name)
         files = FileSet(dicomdir)
         if not memory.is_done(dicomdir.name, dicomdir.size_bytes, dicomdir.mtime_ns):
             yield entry_of(dicomdir)
         with suppress(ExportError):  # `missing` tells of it
             for name in files.referenced():
-                if isinstance(name, tuple) or name in told:
+                if isinstance(name, tuple) or name in seen:
                     continue
-                told.add(name)
+                seen.add(name)
                 found = found_at(root, name)
                 if not memory.is_done(name, found.size_bytes, found.mtime_ns, found.changed_ns):
                     yield entry_of(found)

@@ -119,8 +119,8 @@ def _refuse_what_is_no_instance(head: bytes, size: int) -> None:
     """
     if nested(head):
         kind = foreign_archive(head)
-        told = f"a {kind} archive" if kind else "an archive"
-        raise NotDicom(f"{told} inside an archive is not opened: unpack the outer one, and export that folder")
+        what = f"a {kind} archive" if kind else "an archive"
+        raise NotDicom(f"{what} inside an archive is not opened: unpack the outer one, and export that folder")
     if not head:
         raise NotDicom("the file is empty")
     source = _Head(head, size)

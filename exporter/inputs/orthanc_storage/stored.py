@@ -82,9 +82,9 @@ class IndexedReader:
             OutOfSpace, MediaFolderUnusable: The list of them cannot be written.
             InputUnusable: The index, or the folder, cannot be read any more.
         """
-        told = list_orphans(orphans(self._folder, self._index.known(), stop), self._output, stop)
-        if told is not None:
-            self.noticed.orphans, self.noticed.strangers = told.unknown, told.outside
+        counted = list_orphans(orphans(self._folder, self._index.known(), stop), self._output, stop)
+        if counted is not None:
+            self.noticed.orphans, self.noticed.strangers = counted.unknown, counted.outside
 
     def count(self) -> Iterator[int]:
         """See `InputReader`."""
@@ -145,13 +145,13 @@ def readable_together(
             uuid = uuid_at(name)
             if uuid is None:
                 continue
-            told = AttachmentFacts(uuid, folder / name, limits, scratch)
-            held.append(told)
+            attachment = AttachmentFacts(uuid, folder / name, limits, scratch)
+            held.append(attachment)
             try:
-                paths.append(told.readable())
+                paths.append(attachment.readable())
             except ExportError:
                 continue
         yield paths
     finally:
-        for told in held:
-            told.release()
+        for attachment in held:
+            attachment.release()

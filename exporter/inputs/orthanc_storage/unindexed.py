@@ -56,7 +56,7 @@ class Ready:
     """An attachment whose content can be read already: an `InputContent`."""
 
     path: Path
-    told: AttachmentFacts
+    attachment: AttachmentFacts
 
     def readable(self) -> Path:
         """The file, or what it inflated to."""
@@ -64,7 +64,7 @@ class Ready:
 
     def release(self) -> None:
         """Remove the copy, where there is one."""
-        self.told.release()
+        self.attachment.release()
 
 
 class UnindexedReader:
@@ -98,9 +98,9 @@ class UnindexedReader:
             InputUnusable: The folder cannot be read any more.
         """
         outside = ((found, OUTSIDE) for found in files(self._folder, stop) if uuid_at(found.name) is None)
-        told = list_orphans(outside, self._output, stop)
-        if told is not None:
-            self.noticed.strangers = told.outside
+        counted = list_orphans(outside, self._output, stop)
+        if counted is not None:
+            self.noticed.strangers = counted.outside
 
     def count(self) -> Iterator[int]:
         """See `InputReader`."""
@@ -122,17 +122,17 @@ class UnindexedReader:
         if found.kind is not FileKind.REGULAR:
             told_by_folder = entry_of(found)
             return InputEntry(found.name, found.size_bytes, found.mtime_ns, decided=told_by_folder.decided)
-        told = AttachmentFacts(uuid, found.path, self._limits, scratch)
+        attachment = AttachmentFacts(uuid, found.path, self._limits, scratch)
         try:
-            path = told.readable()
+            path = attachment.readable()
         except ExportError as error:
             decided = Failed.of(error)
             return InputEntry(found.name, found.size_bytes, found.mtime_ns, decided=decided)
         holds, uid = look_into(path, self._limits)
         if holds is Holds.WHOLE:
             uids.add_whole(uid)
-            return InputEntry(found.name, found.size_bytes, found.mtime_ns, Ready(path, told))
-        told.release()
+            return InputEntry(found.name, found.size_bytes, found.mtime_ns, Ready(path, attachment))
+        attachment.release()
         if holds is Holds.HEADER:
             uids.add_header(found, uid)
             return None
