@@ -172,7 +172,7 @@ def test_nobody_but_the_spool_reads_the_time_in_a_name() -> None:
     assert found == []
 
 
-PLAIN_ENGLISH_IN = ("listener",)
+PLAIN_ENGLISH_IN = ("listener", "exporter")
 RIDDLES = re.compile(r"; (how many|whether|what)\b|\btold\b|\bwhoever\b|(?<!there )\bis none\b", re.IGNORECASE)
 """What a summary must not say: a returned value as an appendix (it goes into `Returns:`), and words for nobody."""
 

@@ -1,13 +1,11 @@
-"""Export what lies at rest: the same workers and the same publication as the daemon, without the spool.
+"""Backfill: exports data at rest, with the same workers and the same publication as the daemon, without the spool.
 
-Contract: every entry of what is read ends as exactly one of exported, skipped and failed, under its name (for a folder:
-its path relative to it); media mirror the tree. What has not changed since it was finished (size, time of modification,
-settings) is not read again, failures included: they are tried again when the file changes or `exporter failures retry`
-says so. Stopping at any point loses nothing: a rerun goes on.
+Contract: every entry of the input ends as exactly one of exported, skipped and failed, under its name (in a folder, its
+path relative to the folder); media mirror the tree. An entry that has not changed since it was finished (size, time of
+modification, settings) is not read again, not even after a failure: it is tried again when the file changes or
+`exporter failures retry` asks for it. Stopping at any point loses nothing: a rerun continues.
 
-Must never: move, change or delete its input, or take its own output for input.
-
-(The module is not called ``backfill`` because `exporter.backfill` is the function.)
+Must never: move, change or delete its input, or read its own output as input.
 """
 
 from __future__ import annotations
@@ -51,14 +49,14 @@ RETRY_AFTER_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class ExportTarget:
-    """Where output goes, and how it is made."""
+    """Output folder and settings of an export."""
 
     output: Path
     settings: Settings
     workers: int | None = None
     """Worker processes; default: `num_workers` of the settings."""
     take_over: bool = False
-    """Whether an exporter that has the media folder and cannot be asked is taken for dead."""
+    """Whether to take the media folder from an exporter that cannot be reached, which the caller knows is dead."""
 
     @property
     def places(self) -> OutputPaths:
@@ -74,7 +72,7 @@ class ExportTarget:
         return self.output / "series"
 
     def outputs_below(self, folder: Path) -> Outputs:
-        """What below an input folder is output: never taken for input."""
+        """The output below an input folder, which is never read as input."""
         places = self.places
         folders = [places.media, self.series]
         if self.output.resolve() != folder:
@@ -87,7 +85,7 @@ class ExportTarget:
 
 @dataclass(frozen=True, slots=True)
 class BackfillRequest:
-    """What to export and where to."""
+    """Input and output of one backfill."""
 
     folder: Path
     output: Path
@@ -99,7 +97,7 @@ class BackfillRequest:
 
     @property
     def target(self) -> ExportTarget:
-        """The part of it that is not the input."""
+        """Output folder and settings."""
         return ExportTarget(self.output, self.settings, self.workers, self.take_over)
 
     @property
@@ -108,40 +106,45 @@ class BackfillRequest:
         return self.target.places
 
 
-def backfill(request: BackfillRequest, tally: Progress, stop: threading.Event) -> Iterator[PublishedResult]:
-    """Export what is new or changed, one result per entry as they come.
+def backfill(request: BackfillRequest, progress: Progress, stop: threading.Event) -> Iterator[PublishedResult]:
+    """Export new and changed entries; yield one result per entry, in the order in which they finish.
 
     Args:
-        request: What and where.
-        tally: Updated as the run goes on.
-        stop: When set, nothing new begins, work under way gets a moment to finish, and the iteration ends.
+        request: Input, output and settings.
+        progress: Updated during the run.
+        stop: When set, no entry begins, entries under way get a moment to finish, and the iteration ends.
 
     Raises:
         InputUnusable: It cannot be read, or is part of the output.
         OutOfSpace: The disk is full; a rerun goes on from here.
         LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable, WorkerUnstartable: Why it cannot run.
     """
-    yield from export(reader_of(request), request.target, tally, stop)
+    yield from export(reader_of(request), request.target, progress, stop)
 
 
 def export(
-    reader: InputReader, target: ExportTarget, tally: Progress, stop: threading.Event, *, skip_duplicates: bool = False
+    reader: InputReader,
+    target: ExportTarget,
+    progress: Progress,
+    stop: threading.Event,
+    *,
+    skip_duplicates: bool = False,
 ) -> Iterator[PublishedResult]:
-    """Export everything that a reader holds and that is not done; see `backfill`.
+    """Export all unfinished entries of a reader; see `backfill`.
 
-    With `skip_duplicates` an instance that was exported before, with the same content, is skipped, as a received one.
+    With `skip_duplicates`, an instance whose content was exported before is skipped, as it is when received.
     """
     with _session(target, skip_duplicates=skip_duplicates) as (session, scratch):
         settings = target.settings
-        memory = LedgerMemory(session.ledger, settings.settings_sha256, tally)
-        yield from exported(session.engine, EntrySource(reader, memory, scratch, tally), stop)
+        memory = LedgerMemory(session.ledger, settings.settings_sha256, progress)
+        yield from exported(session.engine, EntrySource(reader, memory, scratch, progress), stop)
         if settings.volume.series and not stop.is_set():
             from exporter.series.found import write_found
 
             def together(names: Sequence[str]) -> AbstractContextManager[list[Path]]:
                 return reader.together(names, scratch)
 
-            tally.series = write_found(together, target.series, session.ledger, settings, stop)
+            progress.series = write_found(together, target.series, session.ledger, settings, stop)
 
 
 @contextmanager
@@ -151,7 +154,7 @@ def _session(
     workers = target.settings.workers if target.workers is None else target.workers
     policy = EnginePolicy(target.settings.limits.attempts, retry_after_s, skip_duplicates=skip_duplicates)
     places, copies_bytes = target.places, target.settings.archives.copies_bytes
-    with (  # copies go after the workers that read them
+    with (  # copies are deleted after the workers that read them have ended
         Scratch(places.media.absolute() / PARTIAL / f"copies-{os.getpid()}", copies_bytes) as scratch,
         open_export_context(
             target.settings, places, workers=workers, policy=policy, take_over=target.take_over
@@ -162,14 +165,14 @@ def _session(
 
 
 def reader_of(request: BackfillRequest) -> InputReader:
-    """What reads the input of a request.
+    """Make the reader for the input of a request.
 
     Raises:
         InputUnusable: It cannot be read, or is part of the output.
     """
     settings, path = request.settings, request.folder
     archives = archive_limits(settings) if settings.archives.enabled else None
-    if os.path.isfile(path):  # noqa: PTH113 - False, not an error, where it cannot be looked at
+    if os.path.isfile(path):  # noqa: PTH113 - False, not an error, if the path cannot be read
         file = path.resolve()
         if archives is not None and looks_like_archive(file):
             return OneArchive(file, archives)
@@ -183,7 +186,7 @@ def reader_of(request: BackfillRequest) -> InputReader:
 
 
 def archive_limits(settings: Settings) -> ArchiveLimits:
-    """What one archive may cost."""
+    """Limits for one archive, from the settings."""
     return ArchiveLimits(settings.archives.max_members, settings.limits.max_instance_bytes, settings.archives.max_ratio)
 
 
@@ -217,12 +220,12 @@ def one_file(path: str | os.PathLike[str], output: str | os.PathLike[str], setti
 
 @dataclass(frozen=True, slots=True)
 class OneFile:
-    """One file, under its whole path: files of one name in different folders stay apart. It is always exported anew."""
+    """One file, named by its absolute path, so that equal file names never meet; it is always exported again."""
 
     path: Path
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:  # noqa: ARG002 - the contract's shape
-        """The file; its output is named like it."""
+        """Yield the file; its output has the same name."""
         yield entry_of(found_at(self.path.parent, str(self.path)), mirrors=self.path.name)
 
     def count(self) -> Iterator[int]:
@@ -236,7 +239,7 @@ class OneFile:
 
 
 def _whole_path(path: Path) -> Path:
-    """One path for one file, however it was named; a link in the place of the file stays one."""
+    """Absolute path with symbolic links of its folders resolved; a file that is itself a link stays a link."""
     return path.parent.resolve() / path.name
 
 
@@ -246,7 +249,7 @@ def _default_settings() -> Settings:
     return Settings()
 
 
-# -- what would be done ----------------------------------------------------------------------------------------------
+# -- dry run ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +264,7 @@ class DryRunStep:
 
 
 class _Nothing:
-    """No memory: every entry is told, also what is done."""
+    """No earlier outcomes: a dry run lists every entry, finished ones too."""
 
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
         """Never."""
@@ -277,7 +280,10 @@ class _Nothing:
 
 
 def plan(request: BackfillRequest) -> Iterator[DryRunStep]:
-    """What `backfill` would do with every entry, told without writing output; files are opened, pixels are not read.
+    """Say what `backfill` would do with every entry: files are opened, pixels are not read, nothing is written.
+
+    Yields:
+        One step per entry.
 
     Raises:
         InputUnusable: It cannot be read.
@@ -287,7 +293,7 @@ def plan(request: BackfillRequest) -> Iterator[DryRunStep]:
 
 
 def planned(reader: InputReader, target: ExportTarget) -> Iterator[DryRunStep]:
-    """What `export` would do; see `plan`."""
+    """Say what `export` would do with every entry; see `plan`."""
     from tempfile import TemporaryDirectory
 
     ledger = Ledger.open_read_only(target.places.ledger) if target.places.ledger.exists() else None

@@ -1,10 +1,10 @@
-"""Inputs at rest that a run can read: the seam between them and the run that exports them.
+"""The interface between an input at rest (folder, archive, ...) and the run that exports it.
 
-Contract: an `InputReader` yields one `InputEntry` for everything it holds that the run has to do, once each, and never
-what `EarlierOutcomes` says is done. An entry is either decided already (a link, a damaged place: it needs no worker),
-or has an `InputContent` that a worker process can open by path. The run asks for the content just before it hands the
-entry to a worker, before it asks for the next entry; it lets go of it when the entry's result is final. So a reader may
-be a stream that is read once, and what it copies is bounded by what is under way.
+Contract: an `InputReader` yields one `InputEntry` for each thing that the run has to account for, except those that
+`EarlierOutcomes` says are done. An entry is either decided already (a link, a damaged file: it needs no worker), or has
+an `InputContent` that a worker process can open by path. The run asks for the content just before it hands the entry to
+a worker, and before it asks for the next entry; it releases the content when the result of the entry is final. So a
+reader may be a stream that is read once, and it needs copies only of entries under way.
 
 Names are the key of the ledger and the `dicom_file` of the metadata lines: the same input has the same name in every
 run. A name inside a container is the container's name, `INSIDE`, and the name within it: no real path has an empty
@@ -33,7 +33,7 @@ INSIDE: Final = "//"
 
 
 class InputUnusable(Unusable):
-    """There is nothing to export there, or not what can be read."""
+    """The input is missing, holds nothing to export, or cannot be read."""
 
     exit_code = 2
 
@@ -42,29 +42,29 @@ class InputContent(Protocol):
     """The bytes of one entry."""
 
     def readable(self) -> Path:
-        """A regular file that holds them, until `release`. Called at most once, before the next entry is asked for.
+        """Path of a regular file that holds the bytes until `release`; called at most once, before the next entry.
 
         Raises:
-            ExportError: They cannot be had: the verdict on this entry.
+            ExportError: The bytes cannot be read: the entry fails with this error.
             OutOfSpace: There is no room for a copy.
         """
         ...
 
     def release(self) -> None:
-        """The file is needed no more; called once after `readable`, from the run's own thread."""
+        """Release the file of `readable`; called once after it, from the thread of the run."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class InputEntry:
-    """One thing to account for: an instance, or what cannot be one."""
+    """One thing to account for: an instance, or something that is not one and gets a skip or a failure."""
 
     name: str
     size_bytes: int
     mtime_ns: int
-    """With the size: what tells that it has changed."""
+    """Modification time; a different one, or a different size, means that the entry has changed."""
     content: InputContent | None = None
-    """None where it is `decided`."""
+    """None for an entry that is `decided`."""
     decided: Skipped | Failed | None = None
     """Outcome of an entry that needs no worker."""
     mirrors: str | None = None
@@ -98,11 +98,11 @@ class InputReader(Protocol):
     """One thing at rest that holds instances."""
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
-        """Everything that is to be done; called once.
+        """Yield the entries that are not done; called once.
 
         Args:
-            memory: What is done already.
-            scratch: Where copies go that workers need.
+            memory: Outcomes of earlier runs.
+            scratch: Folder for the copies that workers need.
 
         Raises:
             InputUnusable: The input cannot be read at all.
@@ -111,14 +111,14 @@ class InputReader(Protocol):
         ...
 
     def count(self) -> Iterator[int]:
-        """Numbers of names found so far, for the progress; called from another thread.
+        """Yield the number of names found so far, for `Progress`; called from another thread.
 
         Names inside containers need not be counted: the run adds them when it comes to the container.
         """
         ...
 
     def together(self, names: Sequence[str], scratch: Scratch) -> AbstractContextManager[list[Path]]:
-        """Regular files of several entries at once, for volumes of whole series; those that are gone are left out.
+        """Give the regular files of several entries at once, for series volumes; missing ones are left out.
 
         Raises:
             OutOfSpace: There is no room for copies.

@@ -1,7 +1,7 @@
-"""What a reader holds as a source of work, and the run behind every command that exports things at rest.
+"""The entries of an input reader as a source of work, and the run of every command that exports data at rest.
 
-Contract: every entry of the reader comes back once, as a result that is durable, counted first in the tally. What is
-deferred is tried again when nothing new can begin; what a container holds is final before the container is.
+Contract: every entry of the reader comes back once, as a result that is durable and already counted in the progress.
+Deferred entries are tried again when no new entry can begin; the entries of a container are final before it is.
 
 Must never: keep a copy longer than its entry is under way.
 """
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
 PATIENCE_S: Final = 60.0
 """Time that a folder of ours may be gone before the run ends for it; a full disk ends it at once."""
 DRAIN_S: Final = 10.0
-"""Time that work under way gets to finish when the run is told to stop."""
+"""Time that work under way gets to finish when the run is to stop."""
 MEMORY_TRIES: Final = 3
 """Times that an entry is run alone, and its worker killed, before the run leaves it pending."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is: updated while it runs."""
+    """Counts of one run, updated while it runs."""
 
     listed: int | None = None
-    """Entries there are, but for those inside containers; None while they are being counted."""
+    """Number of entries, without those inside containers; None while they are being counted."""
     inside: int = 0
-    """Entries inside containers that were come to."""
+    """Entries inside containers that were opened so far."""
     unchanged: int = 0
-    """Entries that were finished before and are as they were."""
+    """Entries that an earlier run finished and that have not changed since."""
     failed_before: int = 0
     """Those of them that had failed."""
     exported: int = 0
@@ -59,13 +59,13 @@ class Progress:
     memory_short: int = 0
     """Entries that are left pending because memory is short: a rerun tries them again."""
     bytes: int = 0
-    """Of the input that was read."""
+    """Bytes of input read."""
     series: SeriesTally | None = None
     """Volumes of whole series, where `volume.series` asks for them."""
 
     @property
     def total(self) -> int | None:
-        """Entries there are, as far as is known; None while they are being counted."""
+        """Number of entries known so far; None while they are being counted."""
         return None if self.listed is None else self.listed + self.inside
 
     @property
@@ -86,15 +86,15 @@ class Progress:
 
 
 class LedgerMemory:
-    """What the ledger knows of earlier runs, counted in the tally where it is asked for."""
+    """Outcomes of earlier runs, from the ledger; a finished entry is counted in `Progress` when it is looked up."""
 
-    def __init__(self, ledger: Ledger, settings_sha256: str, tally: Progress) -> None:
+    def __init__(self, ledger: Ledger, settings_sha256: str, progress: Progress) -> None:
         self._ledger = ledger
         self._settings_sha256 = settings_sha256
-        self._tally = tally
+        self._progress = progress
 
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:
-        """See `Memory`."""
+        """See `EarlierOutcomes`."""
         entry = self._ledger.finished(name, size_bytes, mtime_ns, self._settings_sha256)
         if entry is None or (entry.reason == Reason.UNREADABLE and changed_ns > entry.updated_ns):
             return False
@@ -102,44 +102,44 @@ class LedgerMemory:
             inside = self._ledger.inside(f"{name}{INSIDE}", self._settings_sha256)
             if inside.pending:
                 return False
-            self._tally.unchanged += inside.finished
-            self._tally.failed_before += inside.failed
-            self._tally.inside += inside.finished
-        self._tally.unchanged += 1
-        self._tally.failed_before += entry.state is InstanceStatus.FAILED
-        self._tally.inside += INSIDE in name
+            self._progress.unchanged += inside.finished
+            self._progress.failed_before += inside.failed
+            self._progress.inside += inside.finished
+        self._progress.unchanged += 1
+        self._progress.failed_before += entry.state is InstanceStatus.FAILED
+        self._progress.inside += INSIDE in name
         return True
 
     def failed(self, prefix: str) -> list[str]:
-        """See `Memory`."""
+        """See `EarlierOutcomes`."""
         return self._ledger.failed(prefix)
 
     def closed_folders(self) -> list[str]:
-        """See `Memory`."""
+        """See `EarlierOutcomes`."""
         return self._ledger.closed_folders()
 
 
 class EntrySource:
-    """The entries of one reader that are not done, each with its content as long as it is under way or deferred."""
+    """The unfinished entries of one reader, each with its content while it is under way or deferred."""
 
-    def __init__(self, reader: InputReader, memory: EarlierOutcomes, scratch: Scratch, tally: Progress) -> None:
+    def __init__(self, reader: InputReader, memory: EarlierOutcomes, scratch: Scratch, progress: Progress) -> None:
         self._reader = reader
         self._scratch = scratch
-        self._tally = tally
+        self._progress = progress
         self._entries = reader.entries(memory, scratch)
         self._has_more = True
         self._is_waiting = False
-        """Whether the last result was that the machine lacks something: then nothing new begins."""
+        """Whether the last result was `Returned` (a machine condition): then no new entry begins."""
         self._ready: deque[InputEntry] = deque()
-        """What can begin: the last entry of the reader, and containers whose members are final."""
+        """Entries that can begin: the last one of the reader, and containers whose members are final."""
         self._later: list[tuple[float, str, WorkItem]] = []
-        """What is deferred, by the monotonic time when it is due."""
+        """Deferred entries, ordered by the monotonic time when they are due."""
         self._contents: dict[str, InputContent] = {}
-        """Of entries under way or deferred, by name."""
+        """Content of entries under way or deferred, by name."""
         self._members: dict[str, str] = {}
-        """Container of each entry under way or deferred that lies in one."""
+        """Container of each entry under way or deferred, for entries inside a container."""
         self._open: Counter[str] = Counter()
-        """Members under way or deferred, by container."""
+        """Number of members under way or deferred, by container."""
         self._closing: dict[str, InputEntry] = {}
         """Containers that wait for their members."""
         self._short: Counter[str] = Counter()
@@ -148,7 +148,7 @@ class EntrySource:
         """Entries that are left pending, and why."""
 
     def count(self, stop: threading.Event) -> None:
-        """Count what there is, for the progress; from another thread, until it is told to stop."""
+        """Count the entries of the reader for `Progress`; from another thread, until `stop` is set."""
         total = 0
         try:
             for total in self._reader.count():  # noqa: B007 - the last one counts
@@ -156,7 +156,7 @@ class EntrySource:
                     return
         except OSError:
             return
-        self._tally.listed = total
+        self._progress.listed = total
 
     @property
     def is_exhausted(self) -> bool:
@@ -164,7 +164,7 @@ class EntrySource:
         return not (self._has_more or self._ready or self._later)
 
     def next(self) -> WorkItem | None:
-        """See `WorkSource`: something new, unless copies or the machine leave no room for it; else what is due."""
+        """See `WorkSource`: a new entry where the machine and the space for copies permit it, else one that is due."""
         while not self._ready and self._may_begin:
             entry = next(self._entries, None)
             if entry is None:
@@ -184,7 +184,7 @@ class EntrySource:
 
     def _take(self, entry: InputEntry) -> None:
         """Take an entry from the reader; a container waits until its members are final."""
-        self._tally.inside += INSIDE in entry.name
+        self._progress.inside += INSIDE in entry.name
         if entry.within is not None:
             self._members[entry.name] = entry.within
             self._open[entry.within] += 1
@@ -205,15 +205,15 @@ class EntrySource:
         return WorkItem(entry.name, path, entry.size_bytes, entry.mtime_ns, "folder", entry.mirrors, decided=decided)
 
     def settle(self, result: FinalResult) -> None:
-        """See `WorkSource`: counts the outcome, and lets go of the content."""
+        """See `WorkSource`: counts the outcome and releases the content."""
         name = result.work.name
         self._is_waiting = False
         match result:
             case PublishedResult(work=work, outcome=outcome):
-                self._tally.add(work, outcome)
+                self._progress.add(work, outcome)
             case KnownOutcome():
                 raise AssertionError("a folder's file begins anew")
-        self._let_go(name)
+        self._release_content(name)
         container = self._members.pop(name, None)
         if container is not None:
             self._open[container] -= 1
@@ -223,28 +223,28 @@ class EntrySource:
                     self._ready.append(self._closing.pop(container))
 
     def put_back(self, result: PendingResult, due: float | None) -> None:
-        """See `WorkSource`; what the memory of this machine does not hold is left pending after `MEMORY_TRIES`."""
+        """See `WorkSource`; an entry for which memory is short is left pending after `MEMORY_TRIES`."""
         name = result.work.name
         self._is_waiting = isinstance(result, Returned)
         if isinstance(result, Deferred) and result.memory_short:
             self._short[name] += 1
             if self._short[name] == MEMORY_TRIES:
-                self._tally.memory_short += 1
+                self._progress.memory_short += 1
                 self.pending[name] = result.outcome
                 due = None
         if due is None:
-            self._let_go(name)  # its container stays open, so that a rerun looks into it again
+            self._release_content(name)  # its container stays open, so that a rerun looks into it again
         else:
             heapq.heappush(self._later, (due, name, result.work))
 
-    def _let_go(self, name: str) -> None:
+    def _release_content(self, name: str) -> None:
         content = self._contents.pop(name, None)
         if content is not None:
             content.release()
 
 
 def exported(engine: WorkEngine, source: EntrySource, stop: threading.Event) -> Iterator[PublishedResult]:
-    """Export what a source gives, and yield every entry's result, each counted in the tally first.
+    """Export all entries of a source; yield each result after it was counted in the progress.
 
     Raises:
         MachineCondition: The disk is full, or a folder of ours has gone; a rerun goes on from here.

@@ -1,11 +1,11 @@
-"""DICOM media (CD, DVD, USB): what a DICOMDIR references, and whether it is there.
+"""DICOM media (CD, DVD, USB) as input: the files that a DICOMDIR references, and its references without a file.
 
-Contract: the directory's records are read in one pass over the sequence that holds them all, in bytes that are bounded;
-the offsets with which they point at each other are not followed, so that no circle can be entered. A reference is
-resolved below the DICOMDIR's own folder, component by component, whatever the case of names there and with the ``;1``
-and the closing dot that some systems show of ISO 9660 names. What it leads to is a regular file, or it is not there.
+Contract: the directory records are read in one pass over their sequence, of limited size; the offsets between records
+are not followed, so there are no cycles. A reference is resolved below the folder of the DICOMDIR, component by
+component, ignoring case and the ``;1`` and final dot that some systems show for ISO 9660 names. Only a regular file
+counts as existing.
 
-Must never: follow a link, leave that folder, or believe that what is listed exists.
+Must never: follow a link, leave that folder, or assume that a referenced file exists.
 
 Source: PS3.3 F.3 and F.5 (records), PS3.10 8.2 and 8.6 (File IDs, the name DICOMDIR), PS3.5 7.5 (sequences).
 """
@@ -41,7 +41,7 @@ LARGEST_BYTES: Final = 64 << 20
 """Largest DICOMDIR that is read."""
 MOST_REFERENCES: Final = 500_000
 MOST_LISTED: Final = 1_000_000
-"""Most entries of one folder that are compared whatever their case."""
+"""Most entries of one folder whose names are compared without case."""
 _KEPT_LISTINGS: Final = 64
 _RECORDS, _IN_USE, _FILE_ID = 0x00041220, 0x00041410, 0x00041500
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
@@ -62,7 +62,7 @@ def references(content: bytes) -> Iterator[tuple[str, ...]]:
     """The components of every Referenced File ID of a DICOMDIR, in the order of its records, each once.
 
     Raises:
-        ExportError: It is no DICOMDIR, or it is damaged; what came before stands.
+        ExportError: It is not a DICOMDIR, or is damaged; references before the damage were yielded.
     """
     start = find_data_set(MemoryBytes(content))
     reader = _Elements(content, implicit=start.implicit, big_endian=start.big_endian)
@@ -83,7 +83,7 @@ def references(content: bytes) -> Iterator[tuple[str, ...]]:
 
 
 def _reference(reader: _Elements, offset: int, end: int) -> tuple[str, ...]:
-    """Components of the file that one record references; none where it references none, or is not in use."""
+    """Components of the path that one record references; empty if it has no reference or is not in use."""
     components: tuple[str, ...] = ()
     while offset < end:
         tag, value, length = reader.head(offset)
@@ -97,7 +97,7 @@ def _reference(reader: _Elements, offset: int, end: int) -> tuple[str, ...]:
 
 
 class _Elements:
-    """Heads of elements in memory, of one encoding."""
+    """Reads tags and lengths of elements in memory, in one encoding."""
 
     def __init__(self, content: bytes, *, implicit: bool, big_endian: bool) -> None:
         self.content = content
@@ -128,10 +128,10 @@ class _Elements:
         return int.from_bytes(self.content[value : value + 2], "big" if self._order == ">" else "little")
 
     def behind(self, value: int, length: int) -> int:
-        """Offset behind a value, also one of undefined length.
+        """Offset after a value, also of undefined length.
 
         Raises:
-            Unreadable: It does not end.
+            Unreadable: The value has no end.
         """
         if length != UNDEFINED:
             if value + length > len(self.content):
@@ -152,7 +152,7 @@ class _Elements:
         """(start, end) of the items of a sequence.
 
         Raises:
-            Unreadable: It holds something else, or does not end.
+            Unreadable: The sequence contains something else, or has no end.
         """
         begin, end = value, len(self.content)
         if length != UNDEFINED:
@@ -218,7 +218,7 @@ def _is(about: os.stat_result, *, folder: bool) -> bool:
 
 
 def _listing(folder: Path) -> dict[str, str]:
-    """Names in a folder by themselves and by what they are whatever their case and version."""
+    """Names in a folder, by name and by name without case and version."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in islice(entries, MOST_LISTED))
@@ -249,7 +249,7 @@ class FileSet:
         """Referenced paths, relative to the folder; the components of a path without a file.
 
         Raises:
-            ExportError: It cannot be read, or to an end.
+            ExportError: The DICOMDIR cannot be read completely.
         """
         with open_archive(self._found.path) as file:
             if file.source.size > LARGEST_BYTES:
@@ -259,17 +259,17 @@ class FileSet:
             yield self._folder.find(components) or components
 
     def missing(self, memory: EarlierOutcomes) -> Iterator[InputEntry]:
-        """An entry for every reference that leads to no file, and for those that did before and lead to one now."""
+        """Entries for references without a file, and for those that had none in an earlier run and have one now."""
         prefix = f"{self._found.name}{INSIDE}"
-        before, told = set(memory.failed(prefix)), set[str]()
+        before, seen = set(memory.failed(prefix)), set[str]()
 
         def is_new(name: str) -> bool:
             return name not in before or not memory.is_done(name, 0, self._found.mtime_ns)
 
         try:
             for reference in self.referenced():
-                if isinstance(reference, tuple) and (name := f"{prefix}{_shown(reference)}") not in told:
-                    told.add(name)
+                if isinstance(reference, tuple) and (name := f"{prefix}{_shown(reference)}") not in seen:
+                    seen.add(name)
                     if is_new(name):
                         yield self._entry(name, Failed.of(Unreadable(MISSING)))
         except ExportError as error:
@@ -277,7 +277,7 @@ class FileSet:
                 message = f"the DICOMDIR cannot be read to its end, so that files may be missing: {error}"
                 yield self._entry(name, Failed.of(type(error)(message)))
         else:
-            for name in sorted(before - told):
+            for name in sorted(before - seen):
                 message = "the DICOMDIR references it no more, or it is there now"
                 yield self._entry(name, Skipped(SkipReason.DICOMDIR, message))
 
@@ -289,37 +289,37 @@ MISSING: Final = "referenced by the DICOMDIR, not there: the medium, or the copy
 
 
 def _shown(components: tuple[str, ...]) -> str:
-    """A reference as a name: without empty components, so that it cannot be taken for something else."""
+    """Name of a reference, without empty components, so that it cannot equal another kind of name."""
     parts = [part.replace("\0", "_").replace("/", "_") for part in components]
     return "/".join("_" if part in {"", ".", ".."} else part for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
 class FileSetReader:
-    """A `Reader` of one DICOMDIR and the files that it references, and of no others."""
+    """An `InputReader` of one DICOMDIR and the files that it references, and of no others."""
 
     path: Path
     """Path of the DICOMDIR, without symbolic links."""
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:  # noqa: ARG002 - the contract's shape
-        """See `Reader`; names are those of a run over the folder."""
-        root, told = self.path.parent, set[str]()
+        """See `InputReader`; names are those of a run over the folder."""
+        root, seen = self.path.parent, set[str]()
         dicomdir = found_at(root, self.path.name)
         files = FileSet(dicomdir)
         if not memory.is_done(dicomdir.name, dicomdir.size_bytes, dicomdir.mtime_ns):
             yield entry_of(dicomdir)
         with suppress(ExportError):  # `missing` tells of it
             for name in files.referenced():
-                if isinstance(name, tuple) or name in told:
+                if isinstance(name, tuple) or name in seen:
                     continue
-                told.add(name)
+                seen.add(name)
                 found = found_at(root, name)
                 if not memory.is_done(name, found.size_bytes, found.mtime_ns, found.changed_ns):
                     yield entry_of(found)
         yield from files.missing(memory)
 
     def count(self) -> Iterator[int]:
-        """See `Reader`."""
+        """See `InputReader`."""
         found = 1
         with suppress(ExportError):
             for reference in FileSet(found_at(self.path.parent, self.path.name)).referenced():
@@ -328,5 +328,5 @@ class FileSetReader:
 
     @contextmanager
     def together(self, names: Sequence[str], scratch: Scratch) -> Iterator[list[Path]]:  # noqa: ARG002 - the contract's shape
-        """See `Reader`."""
+        """See `InputReader`."""
         yield [self.path.parent / name for name in names if INSIDE not in name]

@@ -1,9 +1,9 @@
-"""A folder of files, of any depth and any names: what `walk` finds, in its order, and what archives among it hold.
+"""A folder of files, of any depth and any names, as input: the entries of `walk` and the members of archives.
 
-Contract: every entry below the folder that is no readable folder, under its path relative to it, and every member of an
-archive; media mirror the tree. A file is looked at only where it is new or changed.
+Contract: there is one entry for everything below the folder except readable folders, named by its path relative to the
+folder, and one for every member of an archive; media mirror the tree. Only new and changed files are opened.
 
-Must never: follow a symbolic link, or take the exporter's own output for input.
+Must never: follow a symbolic link, or read the exporter's own output as input.
 """
 
 from __future__ import annotations
@@ -33,10 +33,13 @@ if TYPE_CHECKING:
 
 
 def input_folder(path: Path) -> Path:
-    """The folder to export, without symbolic links.
+    """Resolve the folder to export.
+
+    Returns:
+        Its absolute path without symbolic links.
 
     Raises:
-        InputUnusable: It is not there, no folder, or not readable.
+        InputUnusable: It is missing, not a folder, or not readable.
     """
     try:
         folder = path.resolve(strict=True)
@@ -59,18 +62,18 @@ def _absent(path: Path) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FolderReader:
-    """A folder, searched as deep as the settings say, and the archives in it."""
+    """Reader of a folder and the archives in it, with or without its subfolders."""
 
     folder: Path
     """An absolute path without symbolic links."""
     outputs: Outputs
-    """Paths that are left out."""
+    """The exporter's own output, which is left out."""
     recursive: bool
     archives: ArchiveLimits | None
-    """None where archives are files like any other."""
+    """None if archives are treated like other files."""
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
-        """See `Reader`."""
+        """See `InputReader`."""
         closed = set()
         for found in walk(self.folder, self.outputs, recursive=self.recursive):
             if found.kind is FileKind.UNREADABLE:
@@ -95,12 +98,12 @@ class FolderReader:
         return ArchiveMembers(found.name, found.path, self.archives)
 
     def count(self) -> Iterator[int]:
-        """See `Reader`."""
+        """See `InputReader`."""
         return count(self.folder, self.outputs, recursive=self.recursive)
 
     @contextmanager
     def together(self, names: Sequence[str], scratch: Scratch) -> Iterator[list[Path]]:
-        """See `Reader`."""
+        """See `InputReader`."""
         by_archive: dict[str, list[str]] = {}
         paths = []
         for name in names:

@@ -1,4 +1,4 @@
-"""Files that are read where they are: what a look at one tells, and its entry.
+"""Files that workers read in place: their attributes and their entries.
 
 Must never: follow a symbolic link, or open anything.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def found_at(root: Path, name: str) -> WalkedFile:
-    """The entry called `name` below `root`, as `walk` finds it."""
+    """Attributes of the entry `name` below `root`, as `walk` finds them."""
     path = root / name
     try:
         about = path.lstat()
@@ -31,7 +31,7 @@ def found_at(root: Path, name: str) -> WalkedFile:
 
 @dataclass(frozen=True, slots=True)
 class InPlace:
-    """A file that is read where it is."""
+    """A file that workers read in place."""
 
     path: Path
 

@@ -1,10 +1,10 @@
-"""Temporary copies of what no worker can open where it is: members of archives, compressed attachments.
+"""Temporary copies of content that no worker can open in place: members of archives, compressed attachments.
 
-Contract: copies lie in one folder of this run below the media folder's partial files, which every start empties, so
-that a crash leaves nothing for long. They have numbers for names and belong to the owner alone (0600 in 0700). The
-run asks for no further entry while `is_full`: then copies take as much room as is permitted, and one more at most.
+Contract: copies are in a folder of this run, below the partial files of the media folder, which every start empties, so
+that a crash leaves nothing for long. Their names are numbers, and only the owner can read them (0600 in 0700). The run
+asks for no further entry while `is_full`, so copies exceed the permitted size by one copy at most.
 
-Must never: take a name from an input, or let a full disk look like a bad input.
+Must never: take a name from an input, or report a full disk as a bad input.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 
 class Scratch:
-    """The copies of one run; each is used by one thread at a time."""
+    """Copies of one run; each copy is used by one thread at a time."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
-        """Use `folder`, which the first copy makes; `is_full` at `limit_bytes`."""
+        """Put copies into `folder`, made with the first copy; `is_full` at `limit_bytes`."""
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._number = 0
@@ -39,16 +39,16 @@ class Scratch:
         """Bytes of the copies that are not yet released."""
 
     def mark(self, mark: str) -> None:
-        """Put the mark of the ledger into the folder's name, by which a later start knows whose it is."""
+        """Put the mark of the ledger into the name of the folder, so that a later start knows its owner."""
         self._folder = self._folder.with_name(f"copies-{mark}-{os.getpid()}")
 
     @property
     def is_full(self) -> bool:
-        """Whether copies take all the room that is permitted."""
+        """Whether copies take all the permitted space."""
         return self.used_bytes >= self._limit_bytes
 
     def copy(self) -> ScratchCopy:
-        """A new empty copy, open for writing.
+        """Make a new empty copy, open for writing.
 
         Raises:
             OutOfSpace: The disk is full.
@@ -63,12 +63,12 @@ class Scratch:
         return ScratchCopy(self, self._folder / str(number))
 
     def count(self, size_bytes: int) -> None:
-        """Copies take so much more, or less."""
+        """Add to the size of the copies; negative for a removed copy."""
         with self._counting:
             self.used_bytes += size_bytes
 
     def errors(self) -> AbstractContextManager[None]:
-        """Tell a full disk from a folder that cannot be used.
+        """Map errors to a full disk or an unusable folder.
 
         Raises:
             OutOfSpace, MediaFolderUnusable: Instead of an `OSError`.
@@ -120,7 +120,11 @@ class ScratchCopy:
             raise
 
     def finish(self) -> Path:
-        """End writing; the file, for reading."""
+        """End writing.
+
+        Returns:
+            Path of the complete file.
+        """
         self._close()
         return self.path
 

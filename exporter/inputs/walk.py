@@ -1,10 +1,10 @@
-"""Find the files of a folder, and say what their output is called.
+"""Walk a folder: all its files, in a fixed order.
 
-Contract: `walk` yields every entry below a folder that is no folder itself, exactly once, in an order that does not
-depend on the file system, in memory that does not grow with their number.
-What is DICOM is decided by content, later, in a worker; here names mean nothing.
+Contract: `walk` yields every entry below a folder that is not itself a readable folder, exactly once, in an order that
+does not depend on the file system, in memory that does not grow with their number. Names mean nothing here: a worker
+decides later, by content, what is DICOM.
 
-Must never: follow a symbolic link, open anything, or enter the exporter's own output.
+Must never: follow a symbolic link, open a file, or enter the exporter's own output.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 SORTED_ENTRIES: Final = 10_000
-"""Names of one folder that are put in order in memory; more are sorted on the disk."""
+"""Most names of one folder that are sorted in memory; more are sorted on disk."""
 
 
 class FileKind(Enum):
-    """Kind of an entry, as far as its folder tells."""
+    """Kind of an entry, from its folder alone."""
 
     REGULAR = "regular"
     OTHER = "other"
     """A symbolic link, FIFO, socket or device: never opened."""
     UNREADABLE = "unreadable"
-    """A folder that cannot be listed, or an entry that cannot be looked at."""
+    """A folder that cannot be listed, or an entry without accessible attributes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ class Outputs:
     files: frozenset[str] = frozenset()
     """Absolute paths that are left out: the ledger's, the metadata file's."""
     companions: tuple[str, ...] = ()
-    """Beginnings of absolute paths of what is kept beside them (``exporter.db-wal``, ``metadata.jsonl.kept-1``)."""
+    """Beginnings of absolute paths of files kept beside them (``exporter.db-wal``, ``metadata.jsonl.kept-1``)."""
     planned: frozenset[str] = frozenset()
-    """Absolute paths of folders that were not there yet, and are made while the input is searched."""
+    """Absolute paths of output folders that did not exist yet and may be made during the walk."""
 
     @classmethod
     def among(cls, folders: tuple[Path, ...], files: tuple[Path, ...]) -> Outputs:
@@ -84,11 +84,11 @@ class Outputs:
 
 
 def walk(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[WalkedFile]:
-    """Every entry below `root` that is no readable folder.
+    """Yield every entry below `root` that is not a readable folder.
 
     Args:
         root: An absolute path without symbolic links.
-        outputs: What is left out.
+        outputs: The exporter's own output, which is left out.
         recursive: Whether folders below `root` are searched too.
 
     Raises:
@@ -124,7 +124,7 @@ def walk(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[Wa
 
 
 def count(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[int]:
-    """Numbers of entries that `walk` will yield, as they are found; only folders are read, so this is far ahead.
+    """Count the entries that `walk` will yield; faster than `walk`, since only folders are read.
 
     Raises:
         OSError: `root` itself cannot be read.
@@ -179,7 +179,7 @@ def _sorted_names(folder: Path) -> Iterator[str]:
 
 
 def _sorted_on_disk(names: Iterable[str]) -> Iterator[str]:
-    """Sort in memory that does not grow: SQLite sorts in a file without a name."""
+    """Sort in constant memory: SQLite sorts in a file without a name."""
     with closing(sqlite3.connect("", isolation_level=None, check_same_thread=False)) as sorter:
         sorter.executescript(
             """PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA temp_store = FILE;

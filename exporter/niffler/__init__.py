@@ -1,11 +1,11 @@
-"""Niffler's PNG extractor as it is: its configuration, its tables and its folders, over the one engine of exports.
+"""A replacement for Niffler's PNG extractor: its configuration, tables and folders, made by the engine of all exports.
 
-keyed_names    names of folders and files that nobody can compute without the key
-header_values  header values under the names of its columns
+keyed_names    names of folders and files that cannot be computed without the key
+header_values  header values by column name
 niffler_file   its ``config.json``, read strictly, and what it means for our settings
 our_settings   configurations of Niffler and of the DICOM Media Exporter, written as ours
-source_files   files below ``DICOMHome``: their rows, and what the engine exports of them
-row_store      rows on the disk, and the columns they have
+source_files   files below ``DICOMHome``: their rows, and the entries to export
+row_store      rows on disk, and their columns
 csv_tables     ``metadata.csv``, ``mapping.csv`` and their parts
 failed_dicom   ``failed-dicom/``: classes, copies and reasons
 notice         the e-mail at the end

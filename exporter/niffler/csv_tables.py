@@ -1,8 +1,8 @@
 """``metadata.csv`` and ``mapping.csv`` with their parts below ``meta/`` and ``maps/``.
 
-Contract: rows are in the order of the files, a row is one line, memory holds one row. Each file takes the place of an
-earlier one when it is complete. Text that a spreadsheet would run has an apostrophe before it (numbers are none), line
-breaks and control characters are escapes: `listener.foundation.text.csv_text` decides.
+Contract: rows are in the order of the files, each row is one line, and memory holds one row. A complete file replaces
+that of an earlier run. Text that a spreadsheet would execute gets an apostrophe in front, numbers excepted; line breaks
+and control characters are written as escapes (`listener.foundation.text.csv_text`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from exporter.niffler.header_values import Cell
 
 OWN_COLUMNS: Final = ("file", "has_pix_array", "category")
-"""Columns that are no elements."""
+"""Columns beside those of elements."""
 MAPPING_HEADER: Final = "Original DICOM file location, PNG location \n"
 COMMON_SHARE: Final = 0.9
 _NUMBER: Final = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
@@ -33,26 +33,26 @@ _NUMBER: Final = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*")
 
 @dataclass(frozen=True, slots=True)
 class FileOutcome:
-    """What came of one file."""
+    """Result of one file."""
 
     file: str
-    """The file as the tables name it."""
+    """Name of the file in the tables."""
     has_pixels: bool
     """Whether its pixels can be read."""
     pictures: tuple[str, ...] = ()
-    """Its pictures, as the tables name them."""
+    """Names of its pictures in the tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class TablePlan:
-    """Which tables are written of the rows."""
+    """Parts and columns of the tables."""
 
     output: Path
     parts: int
     wanted: tuple[str, ...] | None
-    """Columns that are wanted, beside our own; None for all."""
+    """Columns to write, beside our own; None for all."""
     common_only: bool
-    """Whether `metadata.csv` has those columns alone that are filled in more than 90 % of the rows."""
+    """Whether `metadata.csv` has only columns that are filled in more than 90 % of the rows."""
 
 
 def write_tables(store: RowStore, plan: TablePlan, outcome_of: Callable[[SourceRow], FileOutcome]) -> list[str]:
@@ -60,11 +60,11 @@ def write_tables(store: RowStore, plan: TablePlan, outcome_of: Callable[[SourceR
 
     Args:
         store: The rows.
-        plan: Which tables.
-        outcome_of: What came of the file of a row; asked once for each, in their order.
+        plan: Parts and columns.
+        outcome_of: Result of the file of a row; called once for each row, in their order.
 
     Returns:
-        Columns that were asked for and that no row has.
+        Requested columns that no row has.
 
     Raises:
         TooManyColumns: There are too many for one table.
@@ -117,17 +117,17 @@ class _Table:
 
 
 def _safe(text: str) -> str:
-    """Text for a cell; a number is one, although it may begin with a sign."""
+    """Text of a cell; numbers get no apostrophe, although they may begin with a sign."""
     return text if _NUMBER.fullmatch(text) else csv_text(text)
 
 
 def _mapped(outcome: FileOutcome) -> list[tuple[str, str]]:
-    """The lines of `mapping.csv` for one file: a blank stands before the second value, as there."""
+    """Make the lines of `mapping.csv` for one file, with a blank before the second value as Niffler has it."""
     return [(_safe(outcome.file), f" {_safe(picture)}") for picture in outcome.pictures]
 
 
 def _remove_further_parts(output: Path, parts: int) -> None:
-    """Remove parts of an earlier run that had more of them."""
+    """Remove surplus parts of an earlier run."""
     for folder, stem in (("meta", "metadata"), ("maps", "mapping")):
         for path in (output / folder).glob(f"{stem}_*.csv"):
             number = path.stem.removeprefix(f"{stem}_")

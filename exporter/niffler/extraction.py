@@ -1,8 +1,8 @@
-"""One run of the extractor from start to end: rows, pictures by the one engine, tables, failures, log.
+"""One run of the extractor from start to end: rows, pictures, tables, failures, log.
 
-Contract: every file of the run is in `metadata.csv`; with pictures it is in `mapping.csv` or in `failed-dicom`. Tables
-appear when the run is complete; a run that was stopped leaves the earlier ones. A rerun exports what is new or changed
-and makes the tables of everything.
+Contract: every file of the run is in `metadata.csv`; if pictures are made, it is also in `mapping.csv` or in
+`failed-dicom`. Tables appear when the run is complete; a stopped run leaves the earlier ones in place. A rerun exports
+new and changed files and makes tables of all files.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ if TYPE_CHECKING:
 
 LOG: Final = "ImageExtractor.out"
 PENDING: Final = "pending"
-"""Reason of a file that the run left for the next one."""
+"""Reason of a file that is left for the next run."""
 _OWN_FOLDERS: Final = (IMAGES, "meta", "maps", FAILED)
 _OWN_FILES: Final = ("metadata.csv", "mapping.csv", LOG, KEY_FILE)
 
 
 @dataclass(slots=True)
 class ExtractionReport:
-    """What one run did."""
+    """Counts of one run."""
 
     files: int = 0
     converted: int = 0
@@ -75,35 +75,35 @@ class ExtractionReport:
     """Files without pictures, by reason."""
     seen: SeenFiles = field(default_factory=SeenFiles)
     empty_columns: list[str] = field(default_factory=list)
-    """Columns that were asked for and that no file has."""
+    """Requested columns that no file has."""
 
     @property
     def failures(self) -> Mapping[str, int]:
-        """Reasons that are failures: to have no pixel data, or to list instances, is none."""
+        """Counts of the reasons that are failures; files without pixel data and DICOMDIRs are not."""
         harmless = {SkipReason.NO_MEDIA, SkipReason.DICOMDIR}
         return {reason: count for reason, count in self.reasons.items() if reason not in harmless}
 
     def sentences(self, config: NifflerConfig) -> Iterator[str]:
-        """What a user is to know beside the summary of the export."""
+        """Sentences for the user, beside the summary of the export."""
         yield f"metadata.csv: {self.files} files; mapping.csv: {self.pictures} pictures of {self.converted} files"
         if self.reasons:
             listed = ", ".join(f"{reason} {count}" for reason, count in sorted(self.reasons.items()))
-            yield f"without a picture: {self.reasons.total()} ({listed}); {FAILED}/reasons.csv says of each why"
+            yield f"without a picture: {self.reasons.total()} ({listed}); {FAILED}/reasons.csv lists the reason of each"
         if self.seen.unseen_there:
             yield f"{self.seen.unseen_there} of them are DICOM but not called *.dcm: Niffler would have missed them"
         if self.seen.no_dicom:
-            yield f"{self.seen.no_dicom} further files are no DICOM and not called *.dcm: they were left out"
+            yield f"{self.seen.no_dicom} further files are not DICOM and not called *.dcm: ignored"
         if self.seen.elsewhere:
-            yield f"{self.seen.elsewhere} files do not lie {config.depth} folders deep (Depth): they were left out"
+            yield f"{self.seen.elsewhere} files are not {config.depth} folders deep (Depth): ignored"
         if self.empty_columns:
-            yield f"featureset.txt names columns that no file has; they are empty: {', '.join(self.empty_columns)}"
+            yield f"featureset.txt lists columns that no file has, which are empty: {', '.join(self.empty_columns)}"
 
 
 class Extraction:
     """One run; a context manager around the export of its pictures.
 
     Args:
-        config: What to do.
+        config: Niffler's configuration.
         settings: Our settings for it, as `NifflerConfig.settings` makes them.
 
     Raises:
@@ -151,7 +151,7 @@ class Extraction:
         self._stack.close()
 
     def target(self, workers: int | None, *, take_over: bool) -> ExportTarget:
-        """Where the engine's output goes."""
+        """Output folder and settings for the engine."""
         workers = self._config.workers if workers is None else workers
         return ExportTarget(self._config.output, self._settings, workers, take_over)
 
@@ -159,9 +159,9 @@ class Extraction:
         """Write tables and failures of all files that were read.
 
         Raises:
-            TooManyColumns: The table would be no use.
-            OutOfSpace, StorageUnavailable: Something cannot be written.
-            LedgerUnusable: What came of the files cannot be read.
+            TooManyColumns: No program could use the table.
+            OutOfSpace, StorageUnavailable: A file cannot be written.
+            LedgerUnusable: The outcomes of the files cannot be read.
         """
         config, report = self._config, ExtractionReport(seen=self.files.seen)
         plan = TablePlan(config.output, config.chunks, config.features, config.common_only)
@@ -182,7 +182,7 @@ class Extraction:
     def _outcome(
         self, row: SourceRow, ledger: Ledger | None, failed: FailedFolder, report: ExtractionReport
     ) -> FileOutcome:
-        """What came of one file; counted, and noted where it failed."""
+        """Result of one file; it is counted, and a failure is added to `failed-dicom`."""
         file = f"{shown(str(self._config.dicom_home))}/{shown(row.name)}"
         pictures: tuple[str, ...] = ()
         report.files += 1
@@ -212,7 +212,7 @@ class Extraction:
         return FileOutcome(file, has_pixels, pictures)
 
     def _pictures(self, media: tuple[MediaFile, ...]) -> Iterator[str]:
-        """The files of the pictures of one instance, as `mapping.csv` names them."""
+        """Names of the pictures of one instance in `mapping.csv`."""
         above = f"{shown(str(self._config.output))}/{IMAGES}/"
         for medium in media:
             if medium.kind is MediaType.IMAGE:
@@ -223,7 +223,7 @@ class Extraction:
                 yield from (f"{above}{shown(medium.file)}{shown(name)}" for name in names if name != INDEX)
 
     def _outputs(self, folder: Path) -> Outputs:
-        """What below the input folder is output."""
+        """The output below the input folder."""
         output = self._config.output
         places = ExportTarget(output, self._settings).places
         folders = tuple(output / name for name in _OWN_FOLDERS)
@@ -231,7 +231,7 @@ class Extraction:
         return Outputs.among((output, *folders) if output.resolve() != folder else folders, files)
 
     def _log(self, report: ExtractionReport) -> None:
-        """Add to the log what was done: counts and settings, no file."""
+        """Add counts and settings to the log, but no file name."""
         config = self._config
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         settings = (

@@ -1,9 +1,9 @@
-"""``failed-dicom/``: copies of the files that have no picture, by class, and a list that says why.
+"""``failed-dicom/``: copies of the files without pictures, by class, and a list of the reasons.
 
-Contract: the list names every failure, its reason and its copy; a copy is whole or not there. Files of one name get a
-suffix. What an earlier run copied and does not belong there now is removed, nothing else is.
+Contract: the list has every failure with its reason and its copy; a copy is complete or absent. Files of equal name get
+a suffix. Copies of an earlier run that no longer belong there are removed; other files are left alone.
 
-Must never: make a copy where a privacy profile is on.
+Must never: make a copy while a privacy profile is active.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FAILED: Final = "failed-dicom"
 LIST: Final = "reasons.csv"
 NO_PICTURE, BAD_PIXELS, OTHER, UNREADABLE, MANY_VALUES = 1, 2, 3, 4, 5
-"""The classes, and names of their folders."""
+"""Failure classes, named like their folders."""
 MOST_VALUES: Final = 300
 MOST_VALUES_WITH_PRIVATE: Final = 800
 TOO_MANY_VALUES: Final = "many_values"
@@ -56,13 +56,13 @@ class DicomFailure:
 
     folder: int
     path: Path
-    """The file itself."""
+    """Path of the input file."""
     reason: str
     message: str
 
 
 def class_of(row: SourceRow, reason: str) -> int:
-    """The folder for a file that has no picture for that reason."""
+    """Folder for a file that has no picture for a reason."""
     if reason == Reason.BAD_GEOMETRY and row.lacks:
         return NO_PICTURE
     return _CLASSES.get(reason, OTHER)
@@ -101,7 +101,7 @@ class FailedFolder:
                     (self._folder / name).unlink()
 
     def add(self, failure: DicomFailure) -> None:
-        """Name a failure in the list, and copy its file.
+        """Add a failure to the list, and copy its file.
 
         Raises:
             OSError: The copy cannot be written.
@@ -128,7 +128,7 @@ class FailedFolder:
         return name
 
     def _listed(self) -> set[str]:
-        """Copies that the list of an earlier run names."""
+        """Copies in the list of an earlier run."""
         try:
             with (self._folder / LIST).open(encoding="utf-8", newline="") as file:
                 rows = csv.reader(file)
@@ -141,7 +141,7 @@ class FailedFolder:
 
 
 def _short(stem: str) -> str:
-    """A file name without extension, cut where a suffix would make it too long for a file system."""
+    """File name without extension, cut so that a suffix fits into the limit of the file system."""
     raw = os.fsencode(stem)
     if len(raw) <= COMPONENT_BYTES:
         return stem
@@ -149,7 +149,10 @@ def _short(stem: str) -> str:
 
 
 def _copied(path: Path, target: Path) -> bool:
-    """Copy a file, whole or not at all; False where it is no file that can be read.
+    """Copy a file completely or not at all.
+
+    Returns:
+        False if the file cannot be read.
 
     Raises:
         OSError: The copy cannot be written.
@@ -182,7 +185,7 @@ def _copied(path: Path, target: Path) -> bool:
 
 
 def _is_copy(path: Path, target: Path) -> bool:
-    """Whether an earlier run copied the file as it is."""
+    """Whether an earlier run has copied the file, unchanged since."""
     try:
         mine, theirs = target.lstat(), path.stat()
     except OSError:

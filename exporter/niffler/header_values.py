@@ -2,10 +2,10 @@
 
 Contract: a public element has its keyword, an element of a sequence item the path to it: ``0_Sequence_Child``, deeper
 ``0_Sequence__0_Child_Leaf``. Several values are ``(a, b)`` (binary numbers ``[a, b]``), decimal strings are numbers,
-integer strings stay text. A private element has its name alone. Where one name occurs more than once, the last one has
-it, as there; each earlier one, which is lost there, has a column that names its path, element and creator.
+integer strings stay text. A private element has only its name. If a name occurs more than once, the last element has
+the plain name, as in Niffler; each earlier one, which Niffler loses, has a column named with path, element and creator.
 
-Must never: hold pixel data, or raise because of what an element holds.
+Must never: hold pixel data, or raise because of the content of an element.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 Cell = int | float | str | None
-"""What a row has in one column. None is an empty cell, as is a column that the row lacks."""
+"""Cell of a row; None is an empty cell, like a column that the row does not have."""
 
 MOST_ITEM_VALUES: Final = 2000
 """A sequence item with more values than this becomes one value: their list as text."""
@@ -29,7 +29,10 @@ _PIXELS: Final = frozenset({"PixelData", "FloatPixelData", "DoubleFloatPixelData
 
 
 def header_values(header: Dataset, *, private: bool) -> tuple[dict[str, Cell], int]:
-    """Cells of one header by column, in the order of keywords, and the number of its values.
+    """Make the cells of one header.
+
+    Returns:
+        Cells by column, in the order of keywords, and the number of values.
 
     Args:
         header: The data set without pixel data.
@@ -56,7 +59,7 @@ class _Value:
         self.column = column
         self.value = value
         self.full_column = private_path or column
-        """Column that it has where a later private element has the same name."""
+        """Column that it gets if a later private element has the same name."""
         self.is_private = bool(private_path)
 
     def __repr__(self) -> str:
@@ -64,7 +67,7 @@ class _Value:
 
 
 def _values(dataset: Dataset, path: str, *, private: bool) -> list[_Value]:
-    """The values of a data set or sequence item, those of nested items where their sequence stands."""
+    """Values of a data set or sequence item; those of nested items at the place of their sequence."""
     found: list[_Value] = []
     for keyword, value in _public(dataset):
         if not _is_sequence(value):
@@ -112,7 +115,7 @@ def _private(dataset: Dataset, path: str) -> Iterator[_Value]:
 
 
 def _unconverted(dataset: Dataset, tag: int) -> str | None:
-    """What an element holds whose bytes do not fit its VR, as text: an IS with a fraction, above all."""
+    """Content of an element whose bytes do not fit its VR, as text; most often an IS with a fraction."""
     raw = unread_value(dataset, tag)
     return raw.decode("ascii", "backslashreplace").strip(" \0") if isinstance(raw, bytes) else None
 
@@ -124,7 +127,7 @@ def _is_sequence(value: Any) -> bool:
 
 
 def _cell(found: _Value) -> Cell:
-    """The value as a cell: a number stays one, so that its column can decide how numbers look."""
+    """Value as a cell; numbers stay numbers, because the column decides their format."""
     from pydicom.multival import MultiValue
     from pydicom.valuerep import IS, DSfloat
 
@@ -144,7 +147,7 @@ def _cell(found: _Value) -> Cell:
 
 
 def _finite(value: float) -> Cell:
-    """A number; empty where it is none, its text where JSON holds no such number."""
+    """Number as a cell: empty for NaN, text for a number that JSON cannot hold."""
     if value != value:  # noqa: PLR0124 - NaN is not equal to itself
         return None
     return value if abs(value) < 1 << 63 else str(value)

@@ -1,7 +1,7 @@
-"""Names of folders and media that tell nothing: 56 hexadecimal digits, keyed.
+"""Keyed names of folders and media: 56 hexadecimal digits that reveal nothing of the patient.
 
-Contract: the same key and the same input give the same name, on every machine; without the key nobody finds out by
-trying which patient a name stands for. The digest covers the whole path of a file, so that equal file names in
+Contract: the same key and the same input give the same name, on every machine; without the key, the patient of a name
+cannot be found by trying identifiers. The digest covers the whole path of a file, so that equal file names in
 different folders have different names. Source: RFC 2104 (HMAC), FIPS 180-4 (SHA-224).
 """
 
@@ -32,9 +32,9 @@ class KeyedNames:
 
     @classmethod
     def of_folder(cls, output: Path) -> Self:
-        """The names of an output folder; its key is made at random when there is none.
+        """Open the names of an output folder; a random key is made if there is none.
 
-        To have the same names in another output folder, copy the key file there before its first run.
+        For the same names in another output folder, copy the key file there before its first run.
 
         Raises:
             InputUnusable: The key file holds no key.
@@ -60,7 +60,7 @@ class KeyedNames:
         return cls(key)
 
     def mirrored(self, file: str, identifiers: tuple[str, str, str], level: Level) -> str:
-        """Path of a file's media without extension: a folder per patient, study and series down to `level`.
+        """Path of the media of a file without extension: a folder per patient, study and series down to `level`.
 
         Args:
             file: Path of the input file, relative to the input folder.

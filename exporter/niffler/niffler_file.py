@@ -1,7 +1,7 @@
-"""Niffler's ``config.json``, read strictly, and what it means for our settings.
+"""Niffler's ``config.json``, read strictly, and the settings that it stands for.
 
-Contract: a `NifflerConfig` exists only if every key of the file is known, has a value that means something, and names
-folders that can be used; `NifflerFileUnusable` lists every fault, one sentence each. Booleans and numbers may be
+Contract: a `NifflerConfig` exists only if every key of the file is known and has a valid value, and its folders can be
+used; `NifflerFileUnusable` lists every fault, one sentence each. Booleans and numbers may be
 strings, as on Niffler's command line, and ``"false"`` is false.
 
 Source: the keys of Niffler's png-extraction module and of its earlier versions.
@@ -41,12 +41,12 @@ class NifflerFileUnusable(Unusable):
 
 
 class _Fault(Exception):
-    """One value that does not fit: what it must be."""
+    """Raised for an invalid value; the text says what it must be."""
 
 
 @dataclass(frozen=True, slots=True)
 class NifflerConfig:
-    """What one run of the extractor is to do."""
+    """Configuration of one run of the extractor."""
 
     dicom_home: Path
     output: Path
@@ -56,13 +56,13 @@ class NifflerConfig:
     common_only: bool
     public_only: bool
     features: tuple[str, ...] | None
-    """Columns that are wanted (`SpecificHeadersOnly`); None for all."""
+    """Columns to write (`SpecificHeadersOnly`); None for all."""
     processes: float
     """0 for all cores, 0.5 for half of them, else their number."""
     level: Level
     is_16_bit: bool
     email: str | None
-    """Who gets a mail at the end; None where nobody does."""
+    """Recipient of the mail at the end; None for no mail."""
 
     @property
     def workers(self) -> int:
@@ -77,7 +77,7 @@ class NifflerConfig:
         return self.output / IMAGES
 
     def settings(self, base: Settings) -> Settings:
-        """Our settings for such a run: PNG of every frame, and no media that are no pictures."""
+        """Our settings for such a run: PNG of every frame, and no other kinds of media."""
         image = base.image.model_copy(
             update={
                 "extension": ".png",
@@ -96,7 +96,7 @@ class NifflerConfig:
 
 
 def read_niffler_file(path: Path, changes: Sequence[str] = (), *, needs_folders: bool = True) -> NifflerConfig:
-    """The configuration in `path`, with single values changed.
+    """Read the configuration in `path`, with some values changed.
 
     Args:
         path: The file; ``featureset.txt`` lies beside it.
@@ -104,7 +104,7 @@ def read_niffler_file(path: Path, changes: Sequence[str] = (), *, needs_folders:
         needs_folders: Whether the input folder and the list of columns must be on this machine.
 
     Raises:
-        NifflerFileUnusable: It cannot be read, or something in it is at fault.
+        NifflerFileUnusable: It cannot be read, or a key or value is invalid.
     """
     values, faults = _with_changes(_pairs(path), changes)
     found, further = _read_values(values)
@@ -135,7 +135,7 @@ def read_niffler_file(path: Path, changes: Sequence[str] = (), *, needs_folders:
 
 
 def _read_values(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Fields with what the values mean, and what is wrong with the others."""
+    """Read valid values into fields; the invalid ones are listed as faults."""
     found: dict[str, Any] = {}
     faults: list[str] = []
     for key, value in values.items():
@@ -192,10 +192,10 @@ _PAIR: Final = re.compile(r'\s*("(?:[^"\\\n]|\\.)*")\s*:\s*("(?:[^"\\\n]|\\.)*"|
 
 
 def _flat_pairs(text: str) -> list[tuple[str, Any]] | None:
-    """Keys and values of an object whose commas are not where JSON has them, as in a file that Niffler ships.
+    """Keys and values of a JSON object with missing or surplus commas, as in a file that Niffler ships.
 
     Returns:
-        The pairs, or None where more than commas is wrong.
+        The pairs; None if more than the commas is wrong.
     """
     text = text.strip()
     if not (text.startswith("{") and text.endswith("}")):
@@ -211,7 +211,7 @@ def _flat_pairs(text: str) -> list[tuple[str, Any]] | None:
 
 
 def _with_changes(values: dict[str, Any], changes: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Values with single ones changed, and the changes that are none."""
+    """Apply changes to the values; invalid changes are listed as faults."""
     faults = []
     for change in changes:
         key, equals, value = change.partition("=")
@@ -312,7 +312,7 @@ def _string(value: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value for a message, cut."""
+    """Value for a message, shortened."""
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -350,5 +350,5 @@ _DEFAULTS: Final[dict[str, Any]] = {
     "send_email": False,
     "email": "",
 }
-"""What keys mean that are not in the file, as earlier versions lack some; the defaults of Niffler's own documentation,
-but nobody is mailed who was not named."""
+"""Values of missing keys (earlier versions lack some): the defaults of Niffler's documentation, except that no mail is
+sent to an address that was not named."""

@@ -1,7 +1,7 @@
-"""The e-mail at the end of a run, through a mail server: no shell, no header that an address could add.
+"""The e-mail at the end of a run, sent through a mail server: no shell, and no header injection by an address.
 
-Contract: the mail of a success has Niffler's subject and text; that of a failure has counts by reason, never a file
-name or a value. A server that does not take it costs a sentence, not the run.
+Contract: after a success it has Niffler's subject and text; after a failure it has counts by reason, never a file name
+or a value. If the server does not accept it, that is reported and the run does not fail.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DONE: Final = ("The image conversion has been complete", "Niffler has successfully completed the png conversion")
-"""Subject and text that Niffler's users wait for."""
+"""Subject and text of Niffler's own mail."""
 FAILED_SUBJECT: Final = "The image conversion has failed"
 TIMEOUT_S: Final = 20.0
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?")
@@ -66,11 +66,11 @@ def send_notice(message: EmailMessage, server: str) -> None:
     """Hand a mail to a mail server.
 
     Args:
-        message: Whom it is for, and what it says.
+        message: The mail with its recipient.
         server: ``host`` or ``host:port``; port 25 by default.
 
     Raises:
-        NoticeUndelivered: The server is not there or does not take it.
+        NoticeUndelivered: The server cannot be reached or does not accept the mail.
     """
     host, _, port = server.partition(":")
     try:

@@ -1,7 +1,7 @@
-"""Configurations of Niffler and of the DICOM Media Exporter, written as ours.
+"""Converts configurations of Niffler and of the DICOM Media Exporter to ours.
 
-Contract: what is written loads, and means the same as far as there is a key for it; what there is none for is named in
-a comment, never dropped silently.
+Contract: the result can be loaded and means the same, as far as there are keys for it; settings without a key of ours
+are listed in a comment, never dropped silently.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _EARLIER_KEYS: Final[dict[tuple[str, ...], tuple[str, ...]]] = {
     ("output", "stream_args"): ("video", "save_method_kwargs", "encoding_args"),
     ("num_workers",): ("num_workers",),
 }
-"""Keys of the exporter's first version, and what they are called since."""
+"""Keys of the exporter's first version, and their present names."""
 
 
 def from_niffler(config: NifflerConfig) -> str:
@@ -68,7 +68,7 @@ def from_dme(path: Path) -> str:
 
 
 def _renamed(document: Document) -> Document:
-    """A configuration of the exporter's first version under the keys of today."""
+    """Configuration of the exporter's first version under the present keys."""
     data: dict[str, Any] = {}
     faults = [*document.faults]
     for section, values in document.data.items():

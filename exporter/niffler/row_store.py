@@ -1,7 +1,7 @@
-"""Rows of a table on the disk: written once in the order of the files, read as often as the table needs.
+"""Rows of a table on disk: written once in the order of the files, read as often as the tables need them.
 
-Contract: memory holds one row and what is counted per column. The file has no name, so that nothing of it is left
-behind, whatever ends the run.
+Contract: memory holds one row and the counts per column. The file has no name, so nothing of it is left behind,
+however the run ends.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from exporter.niffler.header_values import Cell
 
 MOST_COLUMNS: Final = 200_000
-"""Most columns of one table: more are an accident of private elements or of sequences, and no program opens it."""
+"""Most columns of one table. More come only from odd private elements or sequences, and no program opens them."""
 
 _ROWS_PER_START: Final = 1024
 
@@ -34,7 +34,7 @@ class TooManyColumns(Exception):
 
 @dataclass(slots=True)
 class SourceRow:
-    """What the header of one file below the input folder says."""
+    """Header of one input file, as a row of the table."""
 
     name: str
     """Path relative to the input folder, as `os.fsdecode` gives it."""
@@ -43,15 +43,15 @@ class SourceRow:
     """Number of header values."""
     has_pixels: bool = False
     lacks: bool = False
-    """Whether an element is missing that pixel data need."""
+    """Whether an element that pixel data need is missing."""
     verdict: str = ""
-    """Why nothing is exported of it: a `Reason`, a `SkipReason` or empty."""
+    """`Reason` or `SkipReason` why nothing is exported; empty otherwise."""
     message: str = ""
-    """The verdict in a sentence."""
+    """The reason in a sentence."""
 
 
 class RowStore:
-    """The rows of one run; a context manager that gives the room back."""
+    """Rows of one run; a context manager that frees their disk space."""
 
     def __init__(self, folder: Path) -> None:
         self._file = TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
@@ -163,7 +163,7 @@ class ColumnSet:
 
 
 def split_evenly(count: int, parts: int) -> list[tuple[int, int]]:
-    """First and last row (without) of each part; earlier parts have one more where it does not come out even."""
+    """Ranges of the rows of each part, end excluded; if parts cannot be equal, earlier ones have one row more."""
     parts = max(1, min(parts, count))
     size, more = divmod(count, parts)
     starts = [number * size + min(number, more) for number in range(parts + 1)]

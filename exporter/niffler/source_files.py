@@ -1,10 +1,10 @@
-"""Files below ``DICOMHome``: a row of the table for each, and what the engine exports of them.
+"""Files below ``DICOMHome``: a row of the table for each, and an entry for the engine where there are pixel data.
 
-Contract: a file counts if it lies exactly `depth` folders below, and is DICOM by its content or would have been taken
-for it there (``*.dcm``, not hidden). One row each, in the order of the names. The engine gets what has pixel data;
-instances without have no picture, and nothing else is made of them here.
+Contract: a file counts if it is exactly `depth` folders deep, and is DICOM by its content or by Niffler's rule
+(``*.dcm``, not hidden). Each has one row, in the order of the names. The engine gets instances with pixel data only;
+instances without have no picture, and no other media are made of them here.
 
-Must never: follow a symbolic link, or take the output for input.
+Must never: follow a symbolic link, or read the output as input.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ NEEDED: Final = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "Photome
 
 @dataclass(slots=True)
 class SeenFiles:
-    """What was found below the folder beside the rows."""
+    """Numbers of files found below the folder."""
 
     unseen_there: int = 0
     """DICOM files that Niffler would have missed: no ``.dcm``, or hidden."""
     no_dicom: int = 0
-    """Files that are no DICOM and are not called so."""
+    """Files that are not DICOM, neither by content nor by name."""
     elsewhere: int = 0
     """Files at other depths."""
 
@@ -68,7 +68,7 @@ class SourceFiles:
     seen: SeenFiles = field(default_factory=SeenFiles)
 
     def walked(self) -> Iterator[WalkedFile]:
-        """Files at the right depth, of any content, and folders above it that cannot be read."""
+        """Walk the files at the right depth, of any content, and unreadable folders above it."""
         for found in walk(self.folder, self.outputs, recursive=self.depth > 0):
             if self._is_here(found.name):
                 yield found
@@ -115,7 +115,7 @@ class SourceFiles:
         yield [self.folder / name for name in names]
 
     def _row(self, found: WalkedFile) -> tuple[SourceRow | None, str]:
-        """The row of a file, None where it has none; and the path of its media, with an extension that is left out."""
+        """Row of a file (None if it has no row), and the path of its media with an extension to be removed."""
         own_name = os.path.basename(found.name)  # noqa: PTH119 - not a path of this system yet
         is_hidden = any(part.startswith(".") for part in found.name.split("/"))
         is_seen_there = own_name.endswith(".dcm") and not is_hidden
@@ -136,7 +136,11 @@ class SourceFiles:
         return row, f"{self.names.mirrored(found.name, identifiers, self.level)}.dcm"
 
     def _read(self, found: WalkedFile, row: SourceRow) -> tuple[str, str, str]:
-        """Read the header of a file into its row; Patient ID, Study and Series Instance UID."""
+        """Read the header of a file into its row.
+
+        Returns:
+            Patient ID, Study Instance UID and Series Instance UID.
+        """
         try:
             with Instance.open(found.path, self.limits) as instance:
                 header = instance.header
@@ -163,7 +167,7 @@ class SourceFiles:
 
 
 def _has_pixels(instance: Instance) -> bool:
-    """Whether an instance has pixel data, however they are described."""
+    """Whether an instance has pixel data, even if described incorrectly."""
     try:
         return instance.pixels is not None
     except ExportError:

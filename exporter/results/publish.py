@@ -1,9 +1,9 @@
-"""Make finished media visible under their final names, and commit what happened: the last step of every export.
+"""Publication, the last step of every export: media get their final names, and the outcome is committed.
 
 Contract: in this order, each step durable before the next: media files (the writer fsynced them) -> rename to their
-final names, with the permissions that the settings say -> fsync of the folders -> outcome, media and metadata line in
-one transaction of the ledger -> files of an earlier export deleted. A batch shares the fsyncs. What a crash between two
-of these steps leaves is repaired at the next start (`exporter.results.intents`).
+final names, with the permissions of the settings -> fsync of the folders -> outcome, media and metadata line in one
+transaction of the ledger -> files of an earlier export deleted. A batch shares the fsyncs. The next start repairs what
+a crash between two of these steps has left (`exporter.results.intents`).
 
 Must never: replace a file that is not the instance's own (unless `overwrite`), or trust a name that a worker gives.
 """
@@ -47,21 +47,21 @@ class NameChoice:
     """How output names are made."""
 
     layout: str
-    """Template for received instances; files of a folder mirror their place."""
+    """Template for received instances; the output of a folder's files mirrors their paths."""
     overwrite: bool = False
-    """Whether files that are there and not recorded in the ledger may be replaced."""
+    """Whether existing files that the ledger does not list may be replaced."""
 
 
 @dataclass(frozen=True, slots=True)
 class AETitleProfile:
-    """What is different for the instances that call one of our AE titles."""
+    """Settings of the instances that were sent to one of our AE titles."""
 
     layout: str
     settings_sha256: str
 
 
 class Publisher:
-    """The one that renames and commits, for one media folder; used by one thread."""
+    """Renames media and commits outcomes, for one media folder and from one thread."""
 
     def __init__(
         self,
@@ -71,37 +71,47 @@ class Publisher:
         *,
         settings_sha256: str,
         version: str,
-        own_ways: Mapping[str, AETitleProfile] | None = None,
+        profiles: Mapping[str, AETitleProfile] | None = None,
         permissions: MediaPermissions | None = None,
     ) -> None:
-        """Publish below `media`; `own_ways` tells by AE title what differs from `names` and `settings_sha256`."""
+        """Publish below `media`.
+
+        Args:
+            media: The media folder.
+            ledger: Where outcomes are committed.
+            names: How output names are made.
+            settings_sha256: Hash of the top-level settings.
+            version: Of this program, for the metadata lines.
+            profiles: Layout and settings of the AE titles that have their own, by AE title.
+            permissions: Of media files and folders.
+        """
         self._media = media
         self._partial = media / PARTIAL
         self._ledger = ledger
         self._names = names
-        self._default_way = AETitleProfile(names.layout, settings_sha256)
-        self._own_ways = own_ways or {}
+        self._default_profile = AETitleProfile(names.layout, settings_sha256)
+        self._profiles = profiles or {}
         self._version = version
         self._permissions = permissions or MediaPermissions()
         self._folders: set[Path] = set()
         self._unsynced: set[Path] = set()
         self._placed: dict[str, Completed] = {}
         self._half_done: dict[str, list[tuple[Path, Path]]] = {}
-        """By instance, the renames of a try that the file system ended half-way: (partial, final) of each."""
+        """Renames done in an attempt that failed half-way, by instance: (partial, final) paths."""
         self._renamed: dict[str, dict[str, tuple[int, int]]] = {}
-        """By instance, what was renamed and is not committed: final path, and (device, inode) of the file."""
+        """Files renamed and not yet committed, by instance: final path, and (device, inode)."""
         self._stray: dict[str, tuple[int, int]] = {}
-        """Files that were renamed and given up while they could not be removed: path, and (device, inode)."""
+        """Files of abandoned instances that could not be removed yet: final path, and (device, inode)."""
 
     def publish(self, batch: Sequence[Completed]) -> list[Outcome | StorageUnavailable]:
         """Rename, sync and commit. May be repeated after `OutOfSpace`.
 
         Returns:
-            For each instance its outcome as it is now, with final names; or why it could not be published, while the
-            media folder cannot be used: nothing of it is committed then, and it has to be exported again.
+            For each instance its outcome with final names; or, if the media folder cannot be used, why it was not
+            published: then nothing of it is committed, and it has to be exported again.
 
         Raises:
-            OutOfSpace: Disk or quota are full; what was done stays done, and the same batch can be published later.
+            OutOfSpace: Disk or quota are full; completed steps are kept, and the same batch can be published later.
             LedgerUnusable: The ledger cannot be written.
         """
         conditions: dict[str, StorageUnavailable] = {}
@@ -113,7 +123,7 @@ class Publisher:
                     self._placed[name] = self._place(one)
                 except OSError as error:
                     conditions[name] = self._condition(error)
-                    self._folders.clear()  # one that is known may be the one that is gone
+                    self._folders.clear()  # a folder remembered as present may be gone
         try:
             self._sync()
         except OSError as error:
@@ -131,7 +141,7 @@ class Publisher:
         return [conditions.get(one.work.name) or placed[one.work.name].outcome for one in batch]
 
     def _abandon(self, name: str) -> None:
-        """Forget what was renamed for an instance that is given up, and remove it, now or before the next batch."""
+        """Remove the renamed files of an instance that is not published, now or before the next batch."""
         self._placed.pop(name, None)
         self._half_done.pop(name, None)
         self._stray.update(self._renamed.pop(name, {}))
@@ -139,17 +149,17 @@ class Publisher:
 
     def _remove_strays(self) -> None:
         for path, file in list(self._stray.items()):
-            with suppress(OSError):  # the folder is not there yet
+            with suppress(OSError):  # the media folder is not back yet
                 self._partial.stat()
                 with suppress(FileNotFoundError):
-                    if _identity_of(self._media / path) == file:  # still the one that was renamed here
+                    if _identity_of(self._media / path) == file:  # still the file that was renamed here
                         intents.remove(self._media, [path])
                 del self._stray[path]
 
     def _tidy(self, superseded: Sequence[str], folders: Iterable[Path | None]) -> None:
-        """Remove what the commit has made needless; what cannot be removed now is removed at the next start.
+        """Remove superseded files and intents after the commit; those that cannot be removed now go at the next start.
 
-        Nothing here may undo the commit: the batch would be published again, without its partial files.
+        No error may leave this function: the batch would be published again, without its partial files.
         """
         with suppress(OSError, OutOfSpace):
             intents.remove(self._media, superseded)
@@ -162,7 +172,7 @@ class Publisher:
     # -- one instance ------------------------------------------------------------------------------------------------
 
     def _place(self, completed: Completed) -> Completed:
-        """Give the media their final names, and write the line."""
+        """Rename the media to their final names, and make the metadata line."""
         work, outcome = completed.work, completed.outcome
         completed = replace(completed, settings_sha256=self._profile(work).settings_sha256)
         try:
@@ -175,7 +185,7 @@ class Publisher:
         return completed
 
     def _profile(self, work: WorkItem) -> AETitleProfile:
-        return self._own_ways.get(work.ae_title, self._default_way)
+        return self._profiles.get(work.ae_title, self._default_profile)
 
     def _exported(self, completed: Completed, outcome: Exported) -> Completed:
         work, folder = completed.work, completed.folder
@@ -204,7 +214,7 @@ class Publisher:
     # -- names and folders -------------------------------------------------------------------------------------------
 
     def wanted_base(self, work: WorkItem, identity: InstanceIdentity) -> str:
-        """Output base of an instance, unless another has it."""
+        """Output base that an instance gets unless another instance has it."""
         if work.mirrors is not None:
             return output_bases(work.mirrors)[0]
         uids = {
@@ -227,7 +237,7 @@ class Publisher:
         )
 
     def _taken(self, path: str) -> bool:
-        """Whether something that is not ours is in the way of an output file or folder."""
+        """Whether a foreign file or folder is in the way of an output file or folder."""
         target = self._media / path
         for above in target.relative_to(self._media).parents:
             with suppress(FileNotFoundError):
@@ -241,7 +251,7 @@ class Publisher:
         return not (self._names.overwrite and same_kind)
 
     def _rename(self, work: WorkItem, folder: Path, partial: Sequence[MediaFile], final: Sequence[MediaFile]) -> None:
-        """Note the final names, then rename; undone where the file system stops half-way."""
+        """Record the intent, then rename; undone where the file system fails half-way."""
         try:
             intents.record(folder, Intent(work.name, tuple(medium.file for medium in final)))
         except FileExistsError:
@@ -266,10 +276,10 @@ class Publisher:
         del self._half_done[work.name]
 
     def _undo(self, work: WorkItem, folder: Path) -> None:
-        """Take back what an earlier try has renamed; what cannot be taken back now is, before the next try.
+        """Undo the renames of an earlier attempt; those that fail now are undone before the next attempt.
 
         Raises:
-            OSError: The file system stops here, too.
+            OSError: The file system fails again.
         """
         done = self._half_done.get(work.name)
         if done is None:
@@ -299,10 +309,10 @@ class Publisher:
         while self._unsynced:
             folder = next(iter(self._unsynced))
             fsync_folder(folder)
-            self._unsynced.remove(folder)  # not `pop`: a set may give another one than its iterator does
+            self._unsynced.remove(folder)  # not `pop`: it may remove another element than `next(iter(...))` gave
 
     def _condition(self, error: OSError) -> StorageUnavailable:
-        """What an error of the media folder means.
+        """Condition of the machine that an error of the media folder means.
 
         Raises:
             OutOfSpace: Disk or quota are full.
@@ -314,7 +324,7 @@ class Publisher:
 
 
 def _alternatives(wanted: str, others: Sequence[str], name: str) -> Iterator[str]:
-    """What else an output may be called; the last one is free unless somebody made it so on purpose."""
+    """Further output bases to try; the last is taken only if somebody has made such a file on purpose."""
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()
     return chain(
         others, (f"{wanted}-{number}" for number in range(2, 10)), (f"{wanted}-{digest[:16]}", f"~other/{digest[:32]}")
@@ -322,11 +332,11 @@ def _alternatives(wanted: str, others: Sequence[str], name: str) -> Iterator[str
 
 
 def _check(media: Sequence[MediaFile], folder: Path) -> None:
-    """Look at what a worker says it has written: one that its input has taken over may say anything.
+    """Check the media that a worker reports: malicious input may have taken control of the worker.
 
     Raises:
-        BadWorkerAnswer: It cannot be so.
-        OSError: The folder cannot be looked at.
+        BadWorkerAnswer: The report is impossible or does not match the files.
+        OSError: The folder cannot be read.
     """
     if not media:
         raise BadWorkerAnswer("the worker process named no media")
@@ -338,16 +348,16 @@ def _check(media: Sequence[MediaFile], folder: Path) -> None:
         try:
             there = (folder / medium.file).lstat()
         except FileNotFoundError:
-            folder.stat()  # where the folder itself is gone, the worker is not to blame
+            folder.stat()  # raises if the folder itself is gone, which is not the fault of the worker
             raise BadWorkerAnswer("the worker process named a medium that is not there") from None
         if medium.suffix.endswith("/"):
             if not stat.S_ISDIR(there.st_mode):
-                raise BadWorkerAnswer("the worker process named a folder that is none")
+                raise BadWorkerAnswer("the worker process named a folder that is not a folder")
         elif not stat.S_ISREG(there.st_mode) or there.st_size != medium.bytes:
             raise BadWorkerAnswer("the worker process named a file of another size or kind")
 
 
 def _identity_of(path: Path) -> tuple[int, int]:
-    """(device, inode) of what is at a path."""
+    """(device, inode) of the file or folder at a path."""
     there = path.lstat()
     return there.st_dev, there.st_ino

@@ -1,7 +1,7 @@
 """Volumes of whole series: which instances belong together, and the worker that assembles them.
 
 assemble  single-frame instances to volumes
-found     series of a folder that was exported
-live      series that arrive
+found     series of an exported folder
+live      series that are being received
 job       one series in a worker process
 """

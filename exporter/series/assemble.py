@@ -169,7 +169,7 @@ def _members(paths: Sequence[Path], limits: LimitSettings) -> tuple[list[VolumeM
             with Instance.open(path, limits) as instance:
                 member = member_of(instance)
         except (ExportError, SkipInstance):
-            odd += 1  # it has its own verdict where it is exported by itself
+            odd += 1  # its own export reports the reason
             continue
         if member is not None:
             members.append(member)
@@ -186,7 +186,7 @@ def _arrays(members: Sequence[VolumeMember], limits: LimitSettings) -> Iterator[
 
 
 def refuse_series(base: Path, error: ExportError, *, of: str = "") -> None:
-    """Describe that there is no volume and why; volumes of an earlier call are removed.
+    """Write a description that says why there is no volume; volumes of an earlier call are removed.
 
     Raises:
         OutOfSpace: The disk is full.
@@ -194,12 +194,12 @@ def refuse_series(base: Path, error: ExportError, *, of: str = "") -> None:
     """
     with writing("write series"):
         base.parent.mkdir(parents=True, exist_ok=True)
-    told = {"of": of, "volumes": [], "error": {"reason": error.reason, "message": str(error)}}
-    _replace_description(base, told, ())
+    content = {"of": of, "volumes": [], "error": {"reason": error.reason, "message": str(error)}}
+    _replace_description(base, content, ())
 
 
 def described_as(base: Path) -> str | None:
-    """What the description of a series says it describes; None where there is none."""
+    """Value of `of` in the description of a series; None without a description."""
     import orjson
 
     try:
@@ -210,7 +210,7 @@ def described_as(base: Path) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Finished:
-    """Volumes that wait for their names."""
+    """Complete volumes that do not have their final names yet."""
 
     series: VolumeSeries
     files: Sequence[VolumeFile]
@@ -228,24 +228,24 @@ def _publish(finished: _Finished, partial: Path, base: Path) -> WrittenSeries:
         for file, name in zip(files, names, strict=True):
             (partial / file.file).replace(base.parent / name)
         fsync_folder(base.parent)
-    told = {
+    content = {
         "of": finished.of,
         "series_instance_uid": series.series_instance_uid,
         "instances": len(series.members),
         "volumes": [_described(series, file, name) for file, name in zip(files, names, strict=True)],
         "warnings": warnings,
     }
-    description = _replace_description(base, told, names)
+    description = _replace_description(base, content, names)
     return WrittenSeries(tuple(base.parent / name for name in names), description, warnings)
 
 
 def description_of(base: Path) -> Path:
-    """Where the description of a series is."""
+    """Path of the description of a series."""
     return base.parent / f"{base.name}.series.json"
 
 
-def _replace_description(base: Path, told: dict[str, Any], names: Sequence[str]) -> Path:
-    """Write the description, durably, and remove the files that the one before it listed and this one does not."""
+def _replace_description(base: Path, content: dict[str, Any], names: Sequence[str]) -> Path:
+    """Write the description durably, and remove files that only the earlier description lists."""
     import orjson
 
     description = description_of(base)
@@ -253,7 +253,7 @@ def _replace_description(base: Path, told: dict[str, Any], names: Sequence[str])
     with writing("write series"):
         earlier = _listed(description)
         with fresh.open("wb") as out:
-            out.write(json_escaped(orjson.dumps(told, option=orjson.OPT_INDENT_2)) + b"\n")
+            out.write(json_escaped(orjson.dumps(content, option=orjson.OPT_INDENT_2)) + b"\n")
             out.flush()
             os.fsync(out.fileno())
         fresh.replace(description)

@@ -1,9 +1,9 @@
-"""Series of a folder that was exported: every complete one becomes a volume at the end of the run.
+"""Volumes of the series in an exported folder, written at the end of the run.
 
-Contract: groups what the ledger says is exported by series, and writes those that are new or changed since their last
-description (content of the instances and settings decide). One series that cannot be a volume is described as such and
-costs nothing else. Volumes go to ``series/<study>/<series>`` below the output folder, beside `media/`, which holds
-what belongs to single instances.
+Contract: groups the exported instances of the ledger by series, and writes the series that are new, or whose instances
+or settings have changed since their last description. A series that cannot form a volume gets a description that says
+why; the others are not affected. Volumes go to ``series/<study>/<series>`` below the output folder, beside `media/`,
+which holds the media of single instances.
 
 Must never: touch the input, or hold more than one series' names.
 """
@@ -41,7 +41,7 @@ FOLDER: Final = "series"
 
 @dataclass(slots=True)
 class SeriesTally:
-    """How many series were written, were up to date, or are no volume."""
+    """Numbers of series that were written, were up to date, or cannot form a volume."""
 
     written: int = 0
     unchanged: int = 0
@@ -55,12 +55,12 @@ def write_found(
     settings: Settings,
     stop: threading.Event,
 ) -> SeriesTally:
-    """Write the volumes of every series that the ledger has exported from one input.
+    """Write a volume of every series whose instances the ledger has as exported from one input.
 
     Args:
-        together: Gives the files of several names in the ledger, for as long as its block lasts.
+        together: Gives the files of several names in the ledger, which exist while its block runs.
         root: Where series go.
-        ledger: What is exported.
+        ledger: Of the input.
         settings: `volume` and `limits`.
         stop: When set, no further series begins.
 
@@ -90,7 +90,7 @@ def write_found(
                 _count(tally, _attempt(worker, paths, (study, series), of))
     finally:
         worker.close()
-    log.info("series", written=tally.written, unchanged=tally.unchanged, refused=tally.refused)
+    log.info("series volumes finished", written=tally.written, unchanged=tally.unchanged, refused=tally.refused)
     return tally
 
 
@@ -107,4 +107,4 @@ def _count(tally: SeriesTally, outcome: Outcome) -> None:
         return
     tally.refused += 1
     if isinstance(outcome, Failed):
-        log.warning("a series is no volume", reason=outcome.reason, problem=outcome.message)
+        log.warning("series cannot form a volume", reason=outcome.reason, problem=outcome.message)

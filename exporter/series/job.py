@@ -1,9 +1,9 @@
-"""One series in a worker process of its own: what the process runs, and what its owner calls.
+"""One series in a worker process: the function that the process runs, and the class that its owner uses.
 
-Contract: the process is the same kind that exports instances (`exporter.work.worker`), with the same limits, so a
-decoder that crashes or never ends costs the series and nothing else. The owner writes the list of files into a manifest
-that only it and the process can read, and gets an `Outcome`: `Exported` with the volumes, or `Failed`. Every attempt
-that ends leaves a description beside the volumes (`exporter.series.assemble`), a refusal too.
+Contract: the process is of the kind that exports instances (`exporter.work.worker`), with the same limits, so a decoder
+that crashes or never ends affects this series only. The owner writes the list of files into a manifest that only it and
+the process can read, and gets an `Outcome`: `Exported` with the volumes, or `Failed`. Every attempt that ends leaves a
+description beside the volumes (`exporter.series.assemble`), a refused series too.
 
 Must never: put paths or identifiers on a command line or into a log.
 """
@@ -38,7 +38,7 @@ TARGET: Final = "exporter.series.job:prepare"
 
 
 def prepare(settings: Mapping[str, Any]) -> Export:
-    """The function that a worker process runs for every manifest."""
+    """Make the function that a worker process runs for every manifest."""
     from exporter.settings.settings import MediaSettings
 
     return partial(export, MediaSettings.model_validate(settings["media"]), str(settings["settings_sha256"]))
@@ -70,14 +70,14 @@ def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Ste
 
 def _medium(path: Path, written: WrittenSeries) -> MediaFile:
     described = json.loads(written.description.read_bytes())["volumes"]
-    (told,) = (one for one in described if one["path"] == path.name)
-    columns, rows, slices, times = told["shape"]
+    (volume,) = (one for one in described if one["path"] == path.name)
+    columns, rows, slices, times = volume["shape"]
     return MediaFile(
         file=path.name,
         suffix="".join(path.suffixes[-2:]),
         kind=MediaType.VOLUME,
         bytes=path.stat().st_size,
-        sha256=told["sha256"],
+        sha256=volume["sha256"],
         codec="nrrd" if path.suffix == ".nrrd" else "nifti-1",
         width=columns,
         height=rows,
@@ -95,7 +95,7 @@ class SeriesWorker:
         self._worker = Worker(replace(WorkerSetup.of(settings), target=TARGET, cpu_base_s=math.inf))
 
     def base(self, study: str, series: str) -> Path:
-        """Where the volumes of a series go, without extension."""
+        """Path of the volumes of a series, without extension."""
         return self.root / uid_component(study) / uid_component(series)
 
     def write(self, paths: Sequence[Path], study: str, series: str, *, of: str = "") -> Outcome:
@@ -108,7 +108,7 @@ class SeriesWorker:
         """
         base = self.base(study, series)
         manifest = self.root / f".{os.getpid()}.manifest"
-        told = {
+        content = {
             "paths": [str(path.absolute()) for path in paths],
             "base": str(base.absolute()),
             "study": study,
@@ -119,7 +119,7 @@ class SeriesWorker:
             self._permissions.make_folders(base.parent)
             fd = os.open(manifest, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "w", encoding="ascii") as file:
-                json.dump(told, file)
+                json.dump(content, file)
         try:
             outcome = self._worker.run(WorkerJob(str(manifest), str(self.root)), lambda _: None)
         except WorkerKilled as killed:
@@ -131,7 +131,7 @@ class SeriesWorker:
         return outcome
 
     def _permit(self, base: Path, outcome: Outcome) -> None:
-        """Give what the process has written, private until then, the permissions of the settings."""
+        """Apply the permissions of the settings to the files of the process, which were private until now."""
         from exporter.series.assemble import description_of
 
         files = [base.parent / medium.file for medium in outcome.media] if isinstance(outcome, Exported) else []
@@ -140,7 +140,7 @@ class SeriesWorker:
                 self._permissions.apply(path)
 
     def cancel(self) -> None:
-        """Give up; from any thread."""
+        """Cancel the series under way; from any thread."""
         self._worker.cancel()
 
     def close(self) -> None:

@@ -1,12 +1,13 @@
-"""Series that arrive: instances are kept until their series has been quiet for a while, then it becomes a volume.
+"""Volumes of series that are being received: a series is written once no instance has arrived for a while.
 
-Contract: after an instance is exported and before the spool lets go of it, `keep` puts a second link to its file (or a
-copy, across file systems) into ``series/.waiting/<study>/<series>``. A thread of its own looks for series that got
-nothing for `volume.series_quiet_s` and writes them (`exporter.series.job`); a later instance makes the series anew.
-An AE title with settings of its own has its series apart, in ``series/ae-<title>``, with a thread of their own.
-What waits is kept for `KEPT_S` after its last instance. The folder is the state: a restart goes on where it was.
+Contract: after an instance is exported and before its file leaves the spool, `keep` puts a second link to the file (or
+a copy, across file systems) into ``series/.waiting/<study>/<series>``. A thread looks for series without a new instance
+for `volume.series_quiet_s` and writes them (`exporter.series.job`); an instance that comes later has the series written
+again. The series of an AE title with settings of its own are kept apart, in ``series/ae-<title>``, with a thread of
+their own. Instances are kept for `KEPT_S` after the last one of their series. The folder is the only state: a restart
+finds there what is left to do.
 
-Must never: delay the spool for the time that writing takes, or let a series end the exporter.
+Must never: delay the spool while a volume is written, or let a series end the exporter.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ if TYPE_CHECKING:
     from exporter.settings.settings import Settings
 
     Keep = Callable[[Path, InstanceIdentity, str], None]
-    """Takes note of an instance that is exported, before its file goes away; with the AE title whose settings count."""
+    """Keeps an exported instance for its series; its file, its identity, and the AE title whose settings apply."""
 
 log = structlog.get_logger()
 
 WAITING: Final = ".waiting"
 KEPT_S: Final = 86_400.0
-"""Instances of a written series are kept so long for those that come late."""
+"""Time that the instances of a written series are kept, for others that come late."""
 _LOOK_S: Final = 2.0
 _PAUSE_S: Final = 30.0
 _NO_LINK: Final = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP})
@@ -53,10 +54,13 @@ _TRIED: Final = ".tried"
 
 @contextmanager
 def series_volumes(root: Path, settings: Settings) -> Iterator[Keep]:
-    """What to call with every exported instance; its series become volumes while the block runs, if they shall.
+    """Write the volumes of received series while the block runs, where `volume.series` asks for them.
+
+    Yields:
+        Function to be called with every exported instance.
 
     Raises:
-        MediaFolderUnusable: The folder of what waits cannot be made.
+        MediaFolderUnusable: The folder of waiting instances cannot be made.
     """
     with ExitStack() as stack:
         live: dict[str, LiveSeries] = {}
@@ -91,7 +95,7 @@ class LiveSeries:
         """Start the thread.
 
         Raises:
-            MediaFolderUnusable: The folder of what waits cannot be made.
+            MediaFolderUnusable: The folder of waiting instances cannot be made.
         """
         try:
             MediaPermissions.of(self._settings.media.mode, self._settings.media.group).make_folders(self._root)
@@ -102,7 +106,7 @@ class LiveSeries:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; a series under way is given up and written after the next start."""
+        """End the thread; a series under way is cancelled and written after the next start."""
         self._stop.set()
         worker = self._worker
         if worker is not None:
@@ -111,11 +115,12 @@ class LiveSeries:
             self._thread.join()
 
     def add_instance(self, path: Path, identity: InstanceIdentity) -> None:
-        """Keep an exported instance for its series, durably, if it is of one that can be a volume.
+        """Keep an exported instance for its series, durably, if its SOP class can be part of a volume.
+
+        An instance whose file is gone is missing from the volume, with a warning in the log.
 
         Raises:
-            OSError: The machine does not let it be kept now. That the file itself is gone costs the series this
-                instance, and is said.
+            OSError: The file cannot be linked or copied now.
         """
         from exporter.writers.volumes.planes import SERIES_CLASSES
 
@@ -129,7 +134,7 @@ class LiveSeries:
             if path.exists() or not path.parent.is_dir():
                 raise
             problem = errno.errorcode.get(error.errno or 0, "EIO")
-            log.warning("an instance is not kept for its series", item=path.name, problem=problem)
+            log.warning("instance is missing from its series volume", item=path.name, problem=problem)
 
     def _run(self) -> None:
         from exporter.series.job import SeriesWorker
@@ -139,13 +144,13 @@ class LiveSeries:
             while not self._stop.is_set():
                 with suppress(Cancelled):
                     self.write_quiet_series()
-                self._worker.close()  # a process that waits would hold memory for nothing
+                self._worker.close()  # an idle process would hold memory
                 self._stop.wait(self._pause_s or min(_LOOK_S, self._settings.volume.series_quiet_s / 2))
         finally:
             self._worker.close()
 
     def write_quiet_series(self) -> None:
-        """Write every series that has become quiet, and let go of what was kept long enough."""
+        """Write every series that has become quiet; remove instances that were kept long enough."""
         self._pause_s = 0.0
         try:
             for folder in self._folders():
@@ -153,20 +158,20 @@ class LiveSeries:
                     return
                 self._look_at(folder)
         except (MachineCondition, ExportError, WorkerUnstartable) as error:
-            self._trouble(str(error))
+            self._back_off(str(error))
         except OSError as error:
-            self._trouble(errno.errorcode.get(error.errno or 0, "EIO"))
+            self._back_off(errno.errorcode.get(error.errno or 0, "EIO"))
 
-    def _trouble(self, problem: str) -> None:
-        """Say what the machine lacks, and wait longer: no series is to blame."""
+    def _back_off(self, problem: str) -> None:
+        """Log a machine condition and back off: it is not the fault of a series."""
         self._pause_s = _PAUSE_S
-        log.warning("series wait", problem=problem, seconds=_PAUSE_S)
+        log.warning("series export paused", problem=problem, seconds=_PAUSE_S)
 
     def _folders(self) -> Iterator[Path]:
         for study in sorted(self._waiting.iterdir()):
             yield from sorted(folder for folder in study.iterdir() if folder.is_dir())
             with suppress(OSError), self._folders_stay:
-                study.rmdir()  # only an empty one goes
+                study.rmdir()  # fails for a folder that is not empty
 
     def _look_at(self, folder: Path) -> None:
         changed_ns = folder.stat().st_mtime_ns
@@ -189,16 +194,18 @@ class LiveSeries:
         if self._worker is None:
             return
         paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-        # Folder names stand for the identifiers: they are those, or their hashes where those are no UIDs.
+        # A folder is named by the identifier, or by its hash where that is not a UID.
         outcome = self._worker.write(paths, folder.parent.name, folder.name)
         if isinstance(outcome, Exported):
             log.info("series written", instances=len(paths), volumes=len(outcome.media), warnings=len(outcome.warnings))
         elif isinstance(outcome, Failed):
-            log.warning("a series is no volume", instances=len(paths), reason=outcome.reason, problem=outcome.message)
+            log.warning(
+                "series cannot form a volume", instances=len(paths), reason=outcome.reason, problem=outcome.message
+            )
 
 
 def _keep(path: Path, folder: Path) -> None:
-    """Link a file into a folder, or copy it there; durably."""
+    """Link a file into a folder, or copy it there, durably."""
     make_private_folders(folder)
     target = folder / path.name
     try:

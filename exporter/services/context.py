@@ -1,7 +1,7 @@
-"""Everything one exporter works with, opened in the right order and closed in the opposite one.
+"""The resources of one exporter (ledger, media folder, engine, ...), opened in order and closed in reverse.
 
-Contract: `opened` gives a session whose threads run, or raises and leaves things as they were. What an exporter that
-ended in between has left is repaired before the first instance is touched: uncommitted media, partial files, attempts
+Contract: `open_export_context` gives an `ExportContext` whose threads run, or raises and leaves everything unchanged.
+Traces of an exporter that crashed are repaired before the first instance: uncommitted media, partial files, attempts
 under way, a torn metadata line. One process works on one ledger and one media folder at a time.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 TIMES_UNTIL_EXPLAINED: Final = 2
-"""After so many exporters that ended because the ledger is damaged, the next step is spelled out."""
+"""Number of exporters ended by a damaged ledger after which the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +49,14 @@ class OutputPaths:
 
 @dataclass(frozen=True, slots=True)
 class ExportContext:
-    """What an exporter works with."""
+    """Open resources of one exporter."""
 
     ledger: Ledger
     engine: Engine
     interrupted: int
-    """Attempts that an earlier exporter had not ended."""
+    """Number of attempts that were under way when an earlier exporter crashed."""
     removed: int
-    """Media that it had renamed and not committed."""
+    """Number of media that it had renamed and not committed."""
 
 
 @contextmanager
@@ -69,15 +69,15 @@ def open_export_context(
     reserve: DiskReserve | None = None,
     take_over: bool = False,
 ) -> Iterator[ExportContext]:
-    """A session; its threads are stopped, and work under way is given up, when the block ends.
+    """Open the resources of an exporter; at the end of the block, threads are stopped and work under way is aborted.
 
     Args:
         settings: The whole configuration.
         places: Where to write; folders are made.
         workers: Number of worker processes; 0 works in this process, without limits on memory and time.
-        policy: How instances are treated.
-        reserve: What the ledger gets of its disk where that is full.
-        take_over: Whether an exporter that has the media folder and cannot be asked is taken for dead.
+        policy: Of the engine.
+        reserve: Released when the disk of the ledger is full.
+        take_over: Whether to take the media folder from an exporter that cannot be reached.
 
     Raises:
         LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable: Why it cannot run, and what to do.
@@ -105,7 +105,7 @@ def open_export_context(
             NameChoice(settings.media.layout, overwrite=settings.media.overwrite),
             settings_sha256=settings.settings_sha256,
             version=own_version(),
-            own_ways={
+            profiles={
                 title: AETitleProfile(own.media.layout, own.settings_sha256)
                 for title, own in settings.by_ae_title.items()
             },
@@ -121,10 +121,10 @@ def open_export_context(
 
 @contextmanager
 def _damage_explained(places: OutputPaths) -> Iterator[None]:
-    """Say what would mend a damaged ledger, once it is plain that starting again does not.
+    """Extend the message about a damaged ledger by what to do, if a restart did not help.
 
     Raises:
-        LedgerUnusable: The one that was raised inside, with a longer hint from the second time on.
+        LedgerUnusable: The error of the block, with a longer hint from the second time on.
     """
     try:
         yield
@@ -142,10 +142,10 @@ def _damage_explained(places: OutputPaths) -> Iterator[None]:
 
 
 def _make_folders(places: OutputPaths, permissions: MediaPermissions) -> None:
-    """Make the folders of one exporter; what it writes in the data folder itself is for its owner alone.
+    """Make the folders of one exporter; the data folder itself is private.
 
     Raises:
-        MediaFolderUnusable: One cannot be made.
+        MediaFolderUnusable: A folder cannot be made.
     """
     folder = places.ledger.parent
     try:
@@ -159,10 +159,10 @@ def _make_folders(places: OutputPaths, permissions: MediaPermissions) -> None:
 
 
 def _check_group(media: Path, permissions: MediaPermissions) -> None:
-    """See that `media.group` can be given.
+    """Check that files can be given to `media.group`.
 
     Raises:
-        MediaFolderUnusable: It cannot.
+        MediaFolderUnusable: They cannot.
     """
     try:
         permissions.check(media / PARTIAL)
@@ -172,7 +172,7 @@ def _check_group(media: Path, permissions: MediaPermissions) -> None:
 
 
 def _ledger(path: Path, reserve: DiskReserve | None) -> Ledger:
-    """The ledger, which needs a little space to be opened at all."""
+    """Open the ledger; if there is no space even for that, release the reserve."""
     try:
         ledger = Ledger.open(path)
     except OutOfSpace:
@@ -185,7 +185,7 @@ def _ledger(path: Path, reserve: DiskReserve | None) -> Ledger:
 
 
 def runners(settings: Settings, workers: int) -> list[Runner]:
-    """What exports the instances: worker processes, or this process where there are to be none."""
+    """Make the runners: worker processes, or this process for 0 workers."""
     setup = WorkerSetup.of(settings)
     if workers == 0:
         from exporter.work.pipeline import Pipeline
@@ -203,9 +203,9 @@ def own_version() -> str:
 
 
 def _last_marks(former: MediaFolderOwner | None, owner: MediaFolderOwner) -> tuple[str | None, str | None]:
-    """Marks of the ledgers that had the media folder last and did not give it back: of another one, or of ours before.
+    """Marks of the ledgers that owned the media folder last without releasing it: a foreign one, and our former one.
 
-    Ours has another mark than before where it was lost and made anew.
+    Our ledger has a new mark if it was lost and created again.
     """
     if former is None:
         return None, None
@@ -214,7 +214,7 @@ def _last_marks(former: MediaFolderOwner | None, owner: MediaFolderOwner) -> tup
 
 
 def _refuse_foreign_lines(settings: Settings, places: OutputPaths) -> None:
-    """Refuse another program's metadata file before anything is made beside it.
+    """Refuse the metadata file of another program, before anything is created beside it.
 
     Raises:
         MetadataFileUnusable: There are lines, no ledger that could have written them, and `metadata.append` is false.

@@ -1,10 +1,10 @@
-"""The export daemon: takes what the listener has put into the spool, oldest first, and exports it until told to stop.
+"""The export daemon: exports the instances that the listener has put into the spool, oldest first, until a signal.
 
-Contract: one exporter works on one spool (a lock says so). What an exporter that was killed had claimed is claimed
-again, and what it had already finished is only moved. systemd's watchdog is fed while this loop, every worker's
+Contract: one exporter works on one spool (a lock ensures it). Instances that a killed exporter had claimed are claimed
+again; those that it had finished are only moved. systemd's watchdog is fed while this loop, every worker's
 supervisor and the publisher show progress.
 
-Must never: take a full disk, or a folder of ours that is gone, for a fault of an instance or of this program.
+Must never: report a full disk or a missing folder as a fault of an instance or of this program.
 """
 
 from __future__ import annotations
@@ -45,23 +45,30 @@ PURGE_S: Final = 3600.0
 
 @dataclass(slots=True)
 class DaemonSignals:
-    """What the daemon was told from outside."""
+    """Requests to stop, set by signal handlers or by a caller."""
 
     stop: threading.Event
-    """Finish what is under way, then end."""
+    """Finish instances under way, then end."""
     now: threading.Event
-    """Do not even finish that."""
+    """End at once, without finishing them."""
 
     @classmethod
     def none(cls) -> DaemonSignals:
-        """No orders yet."""
+        """Signals of which none is set."""
         return cls(threading.Event(), threading.Event())
 
 
-def run(settings: Settings, data: DataFolder, orders: DaemonSignals | None = None, *, take_over: bool = False) -> int:
-    """Export until SIGTERM or SIGINT (twice: at once), or until `orders` say so; the exit code is 0 then.
+def run(settings: Settings, data: DataFolder, signals: DaemonSignals | None = None, *, take_over: bool = False) -> int:
+    """Export until SIGTERM or SIGINT (a second one ends at once), or until `signals` are set.
 
-    With `take_over`, an exporter of another host that has the media folder is taken for dead.
+    Args:
+        settings: The whole configuration.
+        data: The data folder.
+        signals: Requests to stop; None: only signals of the operating system.
+        take_over: Whether to take the media folder from an exporter on another host, which the caller knows is dead.
+
+    Returns:
+        Exit code 0.
 
     Raises:
         SpoolUnusable, SpoolBusy: The spool is not ours to use.
@@ -72,9 +79,9 @@ def run(settings: Settings, data: DataFolder, orders: DaemonSignals | None = Non
     policy = EnginePolicy(attempts=settings.limits.attempts, patience_s=PATIENCE_S)
     kept_bytes = settings.room.reserve_bytes
     reserve = DiskReserve(Path(f"{data.ledger}.reserve"), kept_bytes)
-    told = orders or DaemonSignals.none()
+    received = signals or DaemonSignals.none()
     with (
-        stopping(told.stop, told.now.set),
+        stopping(received.stop, received.now.set),
         Spool.open(data.spool, settings=settings.spool) as spool,
         spool.lock("exporter"),
         open_export_context(
@@ -90,7 +97,7 @@ def run(settings: Settings, data: DataFolder, orders: DaemonSignals | None = Non
         claimed = spool.recover_exporter()
         if claimed or session.interrupted or session.removed:
             log.warning(
-                "an earlier run had not ended",
+                "recovered from an unclean shutdown",
                 claimed=claimed,
                 attempts=session.interrupted,
                 media_removed=session.removed,
@@ -108,22 +115,22 @@ def run(settings: Settings, data: DataFolder, orders: DaemonSignals | None = Non
         )
         engine = session.engine
         feeder = Feeder(
-            engine, source, told.stop, may_take=lambda: pause.reason_to_pause(engine.memory_problem) is None
+            engine, source, received.stop, may_take=lambda: pause.reason_to_pause(engine.memory_problem) is None
         )
-        _serve(engine, feeder, source, spool, told)
-        for _ in feeder.drain(DRAIN_S, told.now):
+        _serve(engine, feeder, source, spool, received)
+        for _ in feeder.drain(DRAIN_S, received.now):
             pass
         log.info("stopped", put_back=source.put_all_back(), **source.counts)
     return 0
 
 
-def _serve(engine: Engine, feeder: Feeder, source: SpoolSource, spool: Spool, orders: DaemonSignals) -> None:
-    """Export until told to stop."""
+def _serve(engine: Engine, feeder: Feeder, source: SpoolSource, spool: Spool, signals: DaemonSignals) -> None:
+    """Export until `signals.stop` is set."""
     every_s = watchdog_interval_s()
     fed_at = purged_at = time.monotonic()
     notify("READY=1", "STATUS=exporting")
     log.info("exporting", spool=str(spool.root))
-    while not orders.stop.is_set():
+    while not signals.stop.is_set():
         for _ in feeder.turn():
             pass
         now = time.monotonic()
@@ -131,7 +138,7 @@ def _serve(engine: Engine, feeder: Feeder, source: SpoolSource, spool: Spool, or
             notify("WATCHDOG=1", f"STATUS={_status(engine, source)}")
             fed_at = now
         if now - purged_at >= PURGE_S:
-            with suppress(OSError):  # an hour later, then
+            with suppress(OSError):  # tried again an hour later
                 spool.purge(time.time())
             purged_at = now
     notify("STOPPING=1", "STATUS=finishing instances under way")

@@ -1,11 +1,11 @@
-"""When the export daemon takes nothing new because a disk runs full, and when it goes on: with hysteresis.
+"""Pauses the export daemon before a disk is full and resumes it later, with hysteresis between the two limits.
 
-Contract: `DiskBackpressure.look` measures the file systems of media, metadata lines and ledger at most once a second,
-tells the listener what it found, and says why to pause, or None. The daemon pauses before these disks are full, so that
-what is under way can be finished and told; it goes on by itself when there is room again. While there is, the reserves
-are made whole.
+Contract: `DiskBackpressure.reason_to_pause` measures the file systems of media, metadata lines and ledger at most once
+a second, publishes the figures for the listener, and returns why to pause, or None. The daemon pauses before these
+disks are full, so that instances under way can be finished and their outcome written; it resumes by itself when space
+is free again. The reserves are refilled while there is enough space.
 
-Must never: raise for a disk that is full, broken or gone: work on it says so better.
+Must never: raise for a disk that is full, broken or gone: the work on that disk reports it more precisely.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ FILL_EVERY_S: Final = 10.0
 
 
 class DiskBackpressure:
-    """Whether there is room for more."""
+    """Decides from free disk space whether new instances may be taken."""
 
     def __init__(
         self, settings: SpaceSettings, places: Mapping[str, Path], spool: Path, reserves: Iterable[DiskReserve]
     ) -> None:
-        """Look nowhere yet.
+        """Measure nothing yet.
 
         Args:
-            settings: The marks.
+            settings: The limits.
             places: Folders whose file systems are watched, by the names of `listener.spool.space.PLACES`.
-            spool: The spool's folder, where the listener is told.
-            reserves: What is made whole while there is room.
+            spool: The spool's folder, in which the figures are published for the listener.
+            reserves: Are refilled while there is enough space.
         """
         self._places = dict(places)
         of_bytes = Watermarks(0, settings.pause_below_bytes, settings.resume_above_bytes)
@@ -53,19 +53,22 @@ class DiskBackpressure:
         self._reserves = list(reserves)
         self._looked_at = self._filled_at = float("-inf")
         self.why: str | None = None
-        """What there is too little of; None while there is enough."""
+        """Which space is short, as a sentence; None while there is enough."""
 
     def reason_to_pause(self, memory_problem: str | None = None) -> str | None:
-        """Measure where it is time to, and say why to pause; None where there is room.
+        """Measure free space, at most once a second.
 
         Args:
             memory_problem: Sentence for `exporter status` while fewer workers run than there are.
+
+        Returns:
+            Why to pause; None while there is enough space.
         """
         now = time.monotonic()
         if now - self._looked_at >= LOOK_EVERY_S:
             self._looked_at = now
             self._measure(memory_problem)
-            # Not while paused: the space belongs to what is under way.
+            # Not while paused: the space belongs to instances under way.
             if self.why is None and now - self._filled_at >= FILL_EVERY_S:
                 self._filled_at = now
                 for reserve in self._reserves:
@@ -84,6 +87,6 @@ class DiskBackpressure:
             if self.why is not None:
                 log.error("paused: no space", problem=self.why, free=free)
             else:
-                log.info("goes on: there is space again", free=free)
-        with suppress(OSError):  # the listener then takes the exporter for silent
+                log.info("resumed: free space restored", free=free)
+        with suppress(OSError):  # the listener then no longer counts on these figures
             publish_space(self._spool, found, self.why, memory_problem)

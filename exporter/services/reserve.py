@@ -1,12 +1,12 @@
-"""Space that is kept so that a full disk does not stop what must still be written: the ledger's last words, quarantine.
+"""Reserved disk space, released when a full disk would stop a necessary write: to the ledger, or into quarantine.
 
-A disk that fills up stops writing where it is least wanted: the outcome of an instance cannot be committed, an instance
-that failed cannot be moved to quarantine with its report. So some space and some inodes are taken in good times, as
-files in a folder of their own, and given up when one of these writes meets a full disk. As much as the ledger's log
-grows to (16 MiB) is also enough to move that log into the database, which frees more than it takes.
+On a full disk the outcome of an instance could not be committed, and a failed instance could not be moved to quarantine
+with its report. So some space and some inodes are allocated while there are enough, as files in a folder of their own,
+and freed when one of these writes meets a full disk. The size that the ledger's write-ahead log grows to (16 MiB) is
+also enough to move that log into the database, which frees more than it takes.
 
-Contract: `release` gives up everything at once and says whether there was anything; `fill` makes whole again what can
-be, a while after the last release at the earliest: at once, it would take what was just given. Safe for many threads.
+Contract: `release` frees the whole reserve at once; `fill` allocates the missing part, but not within `REST_S` of a
+release, since it would take the space that was just freed. Safe for many threads.
 Must never: raise for a disk that is full or broken, or hold content.
 """
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILES: Final = 16
-"""So many files share the space: each gives up an inode as well."""
+"""Number of files that share the space; each frees an inode as well."""
 REST_S: Final = 10.0
-"""Time after a release in which nothing is taken again."""
+"""Time after a release before the reserve is allocated again."""
 
 
 class DiskReserve:
     """The reserve on one file system."""
 
     def __init__(self, folder: Path, size_bytes: int) -> None:
-        """Nothing is taken before `fill`.
+        """Allocate nothing yet: `fill` does.
 
         Args:
             folder: Its folder; made, and private.
@@ -44,7 +44,11 @@ class DiskReserve:
         self._is_whole = False
 
     def fill(self) -> bool:
-        """Take what is missing; whether the reserve is whole now."""
+        """Allocate the missing part, where the disk permits.
+
+        Returns:
+            Whether the reserve is whole.
+        """
         with self._lock:
             if self._each == 0:
                 self._drop()
@@ -54,7 +58,11 @@ class DiskReserve:
             return self._is_whole
 
     def release(self) -> bool:
-        """Give up all of it; whether there was anything to give."""
+        """Free the whole reserve.
+
+        Returns:
+            Whether anything was freed.
+        """
         with self._lock:
             self._is_whole = False
             self._not_before = time.monotonic() + REST_S
@@ -79,7 +87,7 @@ class DiskReserve:
 
 
 def _allocate(path: Path, size_bytes: int) -> None:
-    """Make the file, with space of its own behind every byte (posix_fallocate(3)); none is left half-made."""
+    """Create the file with disk blocks for every byte (posix_fallocate(3)); no incomplete file is left behind."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         if os.fstat(fd).st_blocks * 512 < size_bytes:

@@ -1,11 +1,10 @@
-"""`exporter serve`: listener and exporter in one go, each a process of its own, supervised from here.
+"""`exporter serve`: starts listener and exporter, each in a process of its own, and supervises them.
 
-Contract: the two daemons are those of `listener` and `exporter run`; a crash of one does not touch the other, and it is
-started again after a pause that grows. They tell when they are ready and that they are alive as they would tell systemd
-(sd_notify(3)), and end with this process. What cannot start at all ends the command with the daemon's own sentence and
-exit code.
+Contract: the two daemons are those of `listener` and `exporter run`; a crash of one does not affect the other, and the
+crashed one is restarted with back-off. They report readiness and liveness as they would to systemd (sd_notify(3)), and
+end with this process. A daemon that cannot start at all ends the command with its own message and exit code.
 
-Must never: import what the daemons do, so that nothing of theirs can end this process.
+Must never: import the code of the daemons, so that no fault of theirs can end this process.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ log = structlog.get_logger()
 TICK_S: Final = 0.2
 READY_S: Final = 120.0
 SILENT_S: Final = 180.0
-"""A daemon that was ready and says nothing for so long hangs: it is killed and started again."""
+"""Time without a notification after which a daemon that was ready counts as hung: it is killed and restarted."""
 STOP_S: Final = 75.0
 
 
 class _Daemon:
-    """One of the two daemons, over all its lives."""
+    """One of the two daemons, across restarts."""
 
     def __init__(self, name: str, *arguments: str) -> None:
         self.name = name
@@ -59,7 +58,7 @@ class _Daemon:
         return self._socket.fileno()
 
     def supervise(self) -> int | None:
-        """Read the daemon's notifications, end it where it hangs, start it again where it ended.
+        """Read the daemon's notifications; kill it if it hangs, restart it if it ended.
 
         Returns:
             Its exit code if it ended before it was ever ready; otherwise None.
@@ -74,13 +73,13 @@ class _Daemon:
         code = self.child.exit_code()
         if code is None:
             if self.child.exists and self.child.silent_s > (SILENT_S if self.child.is_ready else READY_S):
-                log.error("a daemon gives no sign of life: ended", daemon=self.name)
+                log.error("daemon is not responding: killed", daemon=self.name)
                 self.child.kill()
             return None
         if not self._was_ready and code > 0:
             return code
         how, pause_s = exit_in_words(code), self.child.postpone()
-        log.error("a daemon ended unexpectedly: started again", daemon=self.name, how=how, pause_s=pause_s)
+        log.error("daemon ended unexpectedly: restarting", daemon=self.name, how=how, pause_s=pause_s)
         return None
 
     def close(self) -> None:
@@ -96,38 +95,45 @@ def serve(
     log_level: str | None = None,
     demo: bool = False,
 ) -> int:
-    """Run listener and exporter until SIGTERM or SIGINT; the exit code of the command.
+    """Run listener and exporter until SIGTERM or SIGINT.
 
     Args:
-        settings: Read from `config` already: what is said here comes from it.
+        settings: Already read from `config`, for the messages of this command.
         data: The data folder of both.
-        config: The configuration file, which both read for themselves.
-        log_level: The least that both log.
+        config: The configuration file, which both daemons read.
+        log_level: Lowest level that both daemons log.
         demo: Whether a few sample instances are sent to the listener once it is ready.
+
+    Returns:
+        Exit code of the command.
     """
     options = ["--data", str(data.root)]
     options += ["--config", str(config)] if config is not None else []
     options += ["--log-level", log_level] if log_level is not None else []
     daemons = [_Daemon("listener", "listener", *options), _Daemon("exporter", "exporter", "run", *options)]
-    told: list[int] = []
-    with handling(told.append, *STOP):
+    received: list[int] = []
+    with handling(received.append, *STOP):
         try:
-            for daemon in daemons:  # one after the other: what is wrong with both is then said once
+            for daemon in daemons:  # one after the other, so that a shared problem is reported once
                 daemon.child.start()
-                code = _until_ready(daemon, daemons, told)
+                code = _until_ready(daemon, daemons, received)
                 if code is not None:
                     return code
             _say(settings, data)
             with _samples(settings) if demo else nullcontext():
-                return _watch(daemons, told)
+                return _watch(daemons, received)
         finally:
-            _stop(daemons, told)
+            _stop(daemons, received)
 
 
-def _until_ready(daemon: _Daemon, daemons: list[_Daemon], told: list[int]) -> int | None:
-    """Wait for one daemon; the exit code if there is nothing to wait for any more."""
+def _until_ready(daemon: _Daemon, daemons: list[_Daemon], received: list[int]) -> int | None:
+    """Wait until one daemon is ready.
+
+    Returns:
+        None when it is ready; an exit code if a signal came or a daemon cannot start.
+    """
     while not daemon.child.is_ready:
-        if told:
+        if received:
             return 0
         select.select([daemon], [], [], TICK_S)
         for one in daemons[: daemons.index(daemon) + 1]:
@@ -137,21 +143,21 @@ def _until_ready(daemon: _Daemon, daemons: list[_Daemon], told: list[int]) -> in
     return None
 
 
-def _watch(daemons: list[_Daemon], told: list[int]) -> int:
-    while not told:
+def _watch(daemons: list[_Daemon], received: list[int]) -> int:
+    while not received:
         select.select(daemons, [], [], TICK_S)
         for daemon in daemons:
             daemon.supervise()
     return 0
 
 
-def _stop(daemons: list[_Daemon], told: list[int]) -> None:
-    """Have both finish what is under way; another signal makes them hurry, and time out ends them."""
+def _stop(daemons: list[_Daemon], received: list[int]) -> None:
+    """Stop both daemons: each new signal is passed on; those that run after `STOP_S` are killed."""
     until = time.monotonic() + STOP_S
     passed_on = -1
     while any(daemon.child.exists and daemon.child.exit_code() is None for daemon in daemons):
-        if len(told) > passed_on:
-            passed_on = len(told)
+        if len(received) > passed_on:
+            passed_on = len(received)
             for daemon in daemons:
                 daemon.child.send_signal(signal.SIGTERM)
         if time.monotonic() > until:
@@ -163,7 +169,7 @@ def _stop(daemons: list[_Daemon], told: list[int]) -> None:
 
 
 def _say(settings: Settings, data: DataFolder) -> None:
-    """What runs and what to try, in plain words."""
+    """Print the addresses, the folders, and commands to try."""
     listener = settings.listener
     host = _reachable(listener.host)
     secure = " +tla" if listener.tls is not None else ""
@@ -180,17 +186,17 @@ def _say(settings: Settings, data: DataFolder) -> None:
 
 
 def _own_command() -> str:
-    """This command as it was called: a virtual environment's is seldom on the reader's path."""
+    """Path by which this command was called: that of a virtual environment is seldom on PATH."""
     called = sys.argv[0]
     return called if called.rpartition("/")[2] == "exporter" else "exporter"
 
 
 @contextmanager
 def _samples(settings: Settings) -> Iterator[None]:
-    """Have another process send pydicom's sample files to our own listener, by the network like anybody else."""
+    """Send pydicom's sample files to our own listener over the network, from another process."""
     listener = settings.listener
     if listener.tls is not None:
-        _write("The samples of --demo are sent without TLS only: none are sent.")
+        _write("--demo sends its samples without TLS only: no samples are sent.")
         yield
         return
     demo = ChildProcess("exporter.services.demo", _reachable(listener.host), str(listener.port), listener.ae_title)
@@ -208,5 +214,5 @@ def _write(text: str) -> None:
 
 
 def _reachable(host: str) -> str:
-    """The address at which this machine reaches what is bound to `host`."""
+    """Address at which this machine reaches a listener that is bound to `host`."""
     return "127.0.0.1" if host in {"0.0.0.0", "::", "localhost"} else host  # noqa: S104 - nothing is bound here

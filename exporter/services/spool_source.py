@@ -2,8 +2,8 @@
 
 Contract: an item is in `new/` until it is claimed, in `active/` until its outcome is durable in the ledger, and then
 deleted, kept in `done/`, or in `quarantine/<reason>/`. The scan of `new/` is the truth; a change of the folder only
-makes it come sooner. What somebody has taken out of the spool by hand is not waited for: the ledger keeps its outcome,
-and `exporter reconcile` tells what is missing.
+makes it come sooner. Items that were removed from the spool by hand are forgotten: the ledger keeps their outcome, and
+`exporter reconcile` lists what is missing.
 
 Must never: delete an item before its outcome is durable.
 """
@@ -40,7 +40,7 @@ log = structlog.get_logger()
 
 QUICKEST_SCAN_S: Final = 0.2
 SCAN_S: Final = 5.0
-"""`new/` is looked through at least so often, whatever its time of modification says."""
+"""Longest time between two scans of `new/`, whatever its modification time."""
 SCAN_ITEMS: Final = 10_000
 _condition: Final = partial(storage_error, "the spool")
 
@@ -65,8 +65,8 @@ class SpoolSource:
 
         Args:
             spool: Is locked.
-            ledger: Knows what is deferred.
-            keep: Takes note of an exported instance before its file goes away.
+            ledger: Has the deferred instances.
+            keep: Is called with an exported instance before its file leaves the spool.
             reserve: Space in the spool for instances that go into quarantine.
             titles: AE titles that have settings of their own.
             longest_wait_s: Longest time that an instance is deferred for.
@@ -77,12 +77,12 @@ class SpoolSource:
         self._reserve = reserve
         self._titles = titles
         self._items: dict[str, SpoolItem] = {}
-        """What is claimed."""
+        """Claimed items, by name."""
         self._waiting: Iterator[SpoolItem] = iter(())
         self._changed_ns = -1
         self._scanned_at = -SCAN_S
         self._deferred = _deferred(ledger, longest_wait_s)
-        """When what is deferred is due, in monotonic time."""
+        """Monotonic times when deferred items are due, by name."""
         self.counts = {"exported": 0, "skipped": 0, "quarantined": 0}
         """Instances by outcome."""
 
@@ -90,7 +90,7 @@ class SpoolSource:
 
     def next(self) -> WorkItem | None:
         """See `WorkSource`: claims the oldest item that is due."""
-        with _problems():  # even a rename may need a block, and is refused on a disk that is read-only
+        with _problems():  # a rename can need a block, and fails on a read-only file system
             while True:
                 item = next(self._waiting, None)
                 if item is None:
@@ -104,8 +104,8 @@ class SpoolSource:
     def _claim(self, item: SpoolItem) -> WorkItem | None:
         try:
             title = called_ae_title(item.path, self._titles)
-        except OSError as error:  # under which settings it is exported is not to be guessed
-            log.warning("cannot be read now, tried again later", item=item.name, problem=str(_condition(error)))
+        except OSError as error:  # the settings depend on the AE title: it cannot be guessed
+            log.warning("cannot be read now: deferred", item=item.name, problem=str(_condition(error)))
             self._deferred[item.name] = time.monotonic() + LONGEST_PAUSE_S
             return None
         claimed = self._spool.claim(item)
@@ -116,7 +116,11 @@ class SpoolSource:
         return WorkItem(item.name, claimed.path, claimed.size_bytes, arrived_ns, "spool", ae_title=title)
 
     def _scan(self) -> bool:
-        """Look through `new/` again, if there may be something; whether that was done."""
+        """Scan `new/` again if it changed, or an item is due, or the last scan is long ago.
+
+        Returns:
+            Whether it was scanned.
+        """
         self._spool.refresh()
         changed_ns = self._spool.new.path.stat().st_mtime_ns
         now = time.monotonic()
@@ -125,7 +129,7 @@ class SpoolSource:
             return False
         if now - self._scanned_at < QUICKEST_SCAN_S:
             return False
-        if due:  # what somebody took away by hand is not waited for
+        if due:  # forget deferred items that were removed by hand
             folder = self._spool.new.path
             self._deferred = {name: at for name, at in self._deferred.items() if at > now or (folder / name).exists()}
         self._changed_ns, self._scanned_at = changed_ns, now
@@ -146,7 +150,7 @@ class SpoolSource:
         item = self._items[name]
         with _problems():
             if self._spool.release(item) is None:
-                self._spool.refresh()  # a folder that is not there now is no file that somebody took
+                self._spool.refresh()  # raises if the folder, not the item, is gone
                 if self._spool.release(item) is None:
                     self._say_gone(name)
         del self._items[name]
@@ -155,7 +159,7 @@ class SpoolSource:
         if isinstance(result, Deferred):
             log.warning("deferred", item=name, reason=result.reason, problem=result.outcome.message)
         elif isinstance(result, HeldBack):
-            log.warning("interrupted before, tried again later", item=name, seconds=result.wait_s)
+            log.warning("interrupted repeatedly: deferred", item=name, seconds=result.wait_s)
 
     def put_all_back(self) -> int:
         """Release what is still claimed, as far as the disk permits.
@@ -166,7 +170,7 @@ class SpoolSource:
         try:
             return self._spool.recover_exporter()
         except OSError:
-            return 0  # the next start does it
+            return 0  # left for the next start
 
     def settle(self, result: FinalResult) -> None:
         """See `WorkSource`: moves the item to where its outcome belongs."""
@@ -192,14 +196,14 @@ class SpoolSource:
     def _move(self, item: SpoolItem, result: FinalResult) -> None:
         if _is_failed(result) and self._is_pending(item.name):
             self._spool.release(item)
-            log.info("to be tried again", item=item.name)
+            log.info("pending again: another process asked for a retry", item=item.name)
         elif isinstance(result, KnownOutcome):
             self._settle_known(item, result)
         else:
             self._settle_published(item, result)
 
     def _is_pending(self, name: str) -> bool:
-        """Whether another process made a failure pending before its file got into quarantine, where a retry looks."""
+        """Whether `exporter failures retry` made this failure pending before its file was in quarantine."""
         entry = self._ledger.entry(name)
         return entry is not None and entry.state is InstanceStatus.DEFERRED
 
@@ -232,7 +236,7 @@ class SpoolSource:
 
     @staticmethod
     def _say_gone(name: str) -> None:
-        log.warning("gone from the spool", item=name, hint="`exporter reconcile` tells what is missing")
+        log.warning("item is missing from the spool", item=name, hint="`exporter reconcile` lists what is missing")
 
 
 def _problems() -> AbstractContextManager[None]:
@@ -251,10 +255,10 @@ def _is_failed(result: FinalResult) -> bool:
 
 
 def _deferred(ledger: Ledger, longest_wait_s: float) -> dict[str, float]:
-    """When the deferred instances of the spool are due, by name, in monotonic time: soon, whatever the clock says.
+    """Monotonic times when the deferred instances of the spool are due, by name; at most `longest_wait_s` ahead.
 
-    The ledger has Unix times. One that lies further ahead than an instance is ever deferred for comes from a clock that
-    was wrong, then or now.
+    The ledger has Unix times. A time further ahead than the longest deferral comes from a clock that was wrong, then or
+    now.
     """
     now, monotonic = time.time(), time.monotonic()
     due: dict[str, float] = {}
@@ -266,7 +270,7 @@ def _deferred(ledger: Ledger, longest_wait_s: float) -> dict[str, float]:
             due[entry.name] = monotonic + min(wait_s, longest_wait_s)
     if too_far:
         log.warning(
-            "instances were deferred by a clock that was wrong: tried again soon",
+            "due times are too far ahead (was the clock wrong?): shortened",
             instances=too_far,
             within_s=longest_wait_s,
         )

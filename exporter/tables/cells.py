@@ -1,7 +1,7 @@
-"""Cells: the values of one column of a batch, in its type; what does not fit is null, and counted.
+"""Cells: the values of one column of a batch, in its type; a value that does not fit is null, and is counted.
 
-Contract: a cell holds the value of the line or null, never another value. An integer fits a float column, nothing else
-changes its type; a single value fits a list column, several values no scalar one. There is no NaN.
+Contract: a cell holds the value of the line or null, never another value. An integer fits a float column; no other
+type is converted. A single value fits a list column, several values do not fit a scalar one. There is no NaN.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ _RANGES: Final = {CellType.INTEGER: (-(1 << 63), (1 << 63) - 1), CellType.UNSIGN
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON text, with characters escaped that terminals obey."""
+    """Value as JSON text, with control characters of terminals escaped."""
     return json_escaped(orjson.dumps(value)).decode()
 
 
 def fit(column: Column, values: Sequence[Any]) -> tuple[list[Any], int]:
-    """The values as cells of a column, and the number of those that did not fit and became null."""
+    """Convert values to cells of a column.
+
+    Returns:
+        The cells, and the number of values that did not fit and became null.
+    """
     kinds = set(map(type, values))
     if kinds <= {_NONE}:
         return list(values), 0

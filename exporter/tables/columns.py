@@ -1,8 +1,8 @@
-"""The columns of a table: what they are called, what type they have, which there are.
+"""The columns of a table: their choice, names and types.
 
 Contract: name and type of a column depend on the element (tag, private creator) and pydicom's data dictionaries, never
 on the values in it: tables of different shards, runs and sites agree wherever they have a column in common. Columns
-stand in one order: ours, standard elements by tag, private ones by tag and creator, keys that are no element's.
+have a fixed order: our own, standard elements by tag, private ones by tag and creator, keys that are not elements.
 
 | VR of the dictionary | type |
 |---|---|
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from exporter.tables.lines import Line, MetadataLines
 
 MOST_COLUMNS: Final = 20_000
-"""Most keys of which a table is made; CSV, Parquet and those who open them want far fewer."""
+"""Most keys in one table; programs that open CSV or Parquet files need far fewer."""
 
 
 class CellType(StrEnum):
-    """What the cells of a column hold."""
+    """Type of the cells of a column."""
 
     TEXT = "text"
     INTEGER = "integer"
@@ -73,13 +73,13 @@ class Column:
     type: CellType
     is_list: bool = False
     keys: tuple[str, ...] = ()
-    """Keys of the line that it is filled from, the first that has a value; empty for columns of ours."""
+    """Keys of the line; the first one with a value fills the cell. Empty for our own columns."""
     description: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnRequest:
-    """Which columns are wanted, and how they are named."""
+    """Requested columns and the style of their names."""
 
     style: KeyStyle = KeyStyle.KEYWORD
     choice: ColumnChoice = ColumnChoice.ALL
@@ -100,7 +100,7 @@ _TYPES: Final[dict[str, CellType]] = {
 
 
 class _KeySurvey:
-    """The keys of some lines; of common columns also the number of lines in which they have a value."""
+    """Keys of some lines; for common columns also the number of lines with a value."""
 
     def __init__(self, choice: ColumnChoice) -> None:
         self.found: Counter[str] = Counter(OWN_KEYS)
@@ -128,7 +128,7 @@ def choose_columns(lines: MetadataLines, request: ColumnRequest) -> tuple[Column
     """The columns of elements that a table of these lines has: the first of the two passes.
 
     Raises:
-        TableRequestError: A list names no element or no column that there is; or there are more than `MOST_COLUMNS`.
+        TableRequestError: A list names an unknown element or column, or there are more than `MOST_COLUMNS`.
         TableError: The lines cannot be read.
     """
     if request.choice is ColumnChoice.SPECIFIC:
@@ -165,7 +165,7 @@ def element_column(element: RecordElement, style: KeyStyle, keys: Sequence[str] 
 
 
 def unique_names(columns: Iterable[Column]) -> tuple[Column, ...]:
-    """The columns with names that are told apart where two are equal."""
+    """The columns, renamed where two have the same name."""
     taken: set[str] = set()
     found = []
     for column in columns:
@@ -226,7 +226,7 @@ def _specific(request: ColumnRequest) -> tuple[Column, ...]:
 
 
 def element_named(word: str) -> RecordElement | None:
-    """The element that a keyword, a name, a tag or a key of a line stands for; None where there is none."""
+    """Element of a keyword, name, tag or key of a line; None if there is no such element."""
     from pydicom.datadict import dictionary_has_tag, tag_for_keyword
 
     if (tag := tag_for_keyword(word)) is not None:

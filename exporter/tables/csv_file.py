@@ -1,8 +1,8 @@
 """Tables as CSV: UTF-8, one header row, a line feed ends a row; quoted where needed (RFC 4180).
 
-Contract: a cell never runs in a spreadsheet, begins no row and moves no cursor: text is written as
-`listener.foundation.text.csv_text` has it. Numbers are numbers, lists and JSON columns JSON text, null is an empty
-cell, truth values are `true` and `false`. Needs nothing beyond the standard library.
+Contract: no cell is executed by a spreadsheet, begins a new row or moves a cursor: text is written by
+`listener.foundation.text.csv_text`. Lists and JSON columns are written as JSON text, null as an empty cell, truth
+values as `true` and `false`. Needs nothing beyond the standard library.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def write_csv(path: Path, columns: Sequence[Column], batches: Iterable[Batch]) -> int:
-    """Write a table, whole or not at all.
+    """Write a table, completely or not at all.
 
     Returns:
         The number of rows.

@@ -1,7 +1,7 @@
 """A line whose record is in the DICOM JSON Model, under the keys and with the values of a line that has names.
 
-Contract: what `exporter.results.metadata.dicom_json` wrote comes out as `exporter.results.metadata.record` would have
-written it, but for what the model itself cannot hold.
+Contract: a record of `exporter.results.metadata.dicom_json` is converted to what `exporter.results.metadata.record`
+would have written, except for values that the model cannot hold.
 
 Source: PS3.18 F.2.
 """
@@ -29,7 +29,7 @@ def _data_set(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _creators(attributes: dict[str, Any]) -> dict[int, tuple[str, int]]:
-    """Creator, and which of its blocks it is, by group and block."""
+    """Private creator and the index of its block, by group and block."""
     found: dict[int, tuple[str, int]] = {}
     for key in sorted(attributes):
         if not is_tag(key) or not isinstance(attributes[key], dict):

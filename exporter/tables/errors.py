@@ -1,4 +1,4 @@
-"""What keeps tables and data sets from being made: one sentence each, which names no patient."""
+"""Errors of tables and data sets: one sentence each, without patient data."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ class TableError(Unusable):
 
 
 class TableRequestError(TableError):
-    """What was asked for makes no sense: an unknown column, shares that do not add up."""
+    """The request is invalid: an unknown column, shares that do not add up to 1."""
 
     exit_code = 2

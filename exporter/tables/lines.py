@@ -1,9 +1,9 @@
-"""The lines of a metadata file and of the rotated files beside it, read as often as needed and always the same.
+"""The lines of a metadata file and its rotated files, which are the same in every pass over them.
 
 Contract: files are opened once and read up to the size they had then, so that every pass sees the same lines while an
-exporter appends. Of each `dicom_file` the last line counts, across all files. Left out and counted: what is no line of
-ours (another program's, damaged) and a torn last line. A line of an earlier version of ours is one of ours. Records in
-the DICOM JSON Model come out under the keys of `exporter.results.metadata.keys`.
+exporter appends. Of each `dicom_file` the last line counts, across all files. Lines of other programs, damaged lines
+and an incomplete last line are ignored and counted. Lines of earlier versions of ours are read. Records in the DICOM
+JSON Model are given under the keys of `exporter.results.metadata.keys`.
 
 Memory: one line, and 16 bytes for each line there is.
 """
@@ -41,7 +41,7 @@ OWN_KEYS: Final = frozenset({"dicom_file", "media_file", "media_type", "export"}
 
 @dataclass(slots=True)
 class LineCounts:
-    """What the files hold."""
+    """Numbers of lines in the files."""
 
     lines: int = 0
     """Lines of ours, superseded ones included."""
@@ -65,7 +65,7 @@ class _Source:
     path: Path
     file: BinaryIO
     size: int | None
-    """Bytes that are read; None for all of a packed file."""
+    """Bytes to read; None for all of a compressed file."""
 
 
 @dataclass(slots=True)
@@ -76,7 +76,7 @@ class MetadataLines:
     counts: LineCounts
     _stack: ExitStack = field(default_factory=ExitStack)
     _key: bytes = field(default_factory=lambda: os.urandom(16))
-    """Keyed hashes: nobody can name files so that two of them have one hash."""
+    """Key of the hashes, so that no file names can be made to collide."""
     _repeated: array[int] | None = None
     _remaining: array[int] = field(default_factory=lambda: array("Q"))
 
@@ -126,7 +126,7 @@ class MetadataLines:
             yield line, size
 
     def with_text(self, text: str) -> Iterator[Line]:
-        """All lines, superseded ones too, that hold a text; others are not even parsed.
+        """All lines that contain a text, superseded ones too; others are not parsed.
 
         Raises:
             TableError: A file cannot be read any more.
@@ -136,7 +136,7 @@ class MetadataLines:
             yield line
 
     def survey(self, visit: Callable[[Line], None] = lambda _line: None) -> array[int]:
-        """Count the lines, and find the inputs that have more than one; superseded lines are visited too.
+        """Count the lines, superseded ones too, and find the inputs that have more than one.
 
         Returns:
             The hashes of those inputs, in order.
@@ -196,7 +196,7 @@ def _unreadable(path: Path, error: Exception) -> TableError:
 
 
 def _lines_of(source: _Source, counts: LineCounts, wanted: bytes) -> Iterator[tuple[Line, int]]:
-    """The lines of ours in one file that hold the bytes that are wanted; what is no line of ours is counted."""
+    """Our lines in one file that contain the given bytes; other lines are counted."""
     source.file.seek(0)
     left = source.size if source.size is not None else -1
     while left and (text := source.file.readline(min(MOST_LINE_BYTES, left) if left > 0 else MOST_LINE_BYTES)):
@@ -222,7 +222,7 @@ def _parse(text: bytes) -> Line | None:
 
 
 def _named(line: Line) -> Line:
-    """The line under names, whatever form its record has."""
+    """Line under names, in whichever form its record is."""
     first = next((key for key in line if key not in OWN_KEYS), "")
     if not (is_tag(first) and isinstance(line[first], dict)):
         return line

@@ -1,4 +1,4 @@
-"""Which input became which media: one row per medium, and one for each input without any.
+"""The mapping of inputs to media: one row per media file, and one for each input without any.
 
 Contract: rows in the order of the lines and of the media in them.
 """

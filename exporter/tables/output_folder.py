@@ -1,6 +1,6 @@
-"""The data or output folder that tables are made of: where its lines, its media and its key are.
+"""The data or output folder that tables are made from: paths of its lines, media and key.
 
-Contract: looks only. A path to a metadata file stands for the folder it lies in.
+Contract: changes nothing. A path to a metadata file stands for its folder.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ExportedFolder:
-    """Where everything of one exporter is."""
+    """Paths of the output of one exporter."""
 
     root: Path
     metadata: Path
@@ -32,8 +32,8 @@ class ExportedFolder:
 
         Args:
             path: A data or output folder, or a metadata file.
-            metadata: The metadata file, where it does not lie in the folder (`metadata.file`).
-            media: The media folder, where it does not lie there either (`media.dir`).
+            metadata: The metadata file, if it is not in the folder (`metadata.file`).
+            media: The media folder, if it is not in the folder (`media.dir`).
 
         Raises:
             TableError: There is nothing at the path.
@@ -70,7 +70,7 @@ class ExportedFolder:
 
     @contextmanager
     def input_sizes(self) -> Iterator[Callable[[str], int | None]]:
-        """A function that gives the size of an input in bytes, as the ledger knows it."""
+        """Make a function that returns the size of an input in bytes, from the ledger."""
         from exporter.results.ledger import Ledger, LedgerUnusable
 
         with ExitStack() as stack:

@@ -1,6 +1,6 @@
 """The columns that every table has before those of elements: names, media, the export, pseudonym and split.
 
-Contract: a fixed list, whatever the lines hold; what a line of an earlier version does not say is null.
+Contract: the list is fixed, whatever the lines hold; values that a line of an earlier version lacks are null.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _OF_EXPORT: Final = {
 
 
 def media_of(line: Line) -> list[dict[str, Any]]:
-    """The media of a line, as far as they have the form of ours."""
+    """Media of a line that have the form of ours."""
     media = line["export"].get("media")
     return [one for one in media if isinstance(one, dict)] if isinstance(media, list) else []
 

@@ -1,7 +1,7 @@
-"""Tables as Parquet and as Arrow record batches: pyarrow, an extra of the package, is imported here alone.
+"""Tables as Parquet and as Arrow record batches; the only module that imports pyarrow, an extra of the package.
 
-Contract: the schema follows from the columns and nothing else. Row groups are collected to `ROW_GROUP_BYTES` before
-they are written: their number is what the end of a Parquet file, which is held in memory, grows with.
+Contract: the schema follows from the columns alone. Rows are collected to groups of `ROW_GROUP_BYTES` before they are
+written, because the footer of a Parquet file, which is held in memory, grows with the number of groups.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class ParquetTable:
 
 
 def write_parquet(path: Path, columns: Sequence[Column], batches: Iterable[Batch]) -> int:
-    """Write a table, whole or not at all.
+    """Write a table, completely or not at all.
 
     Returns:
         The number of rows.

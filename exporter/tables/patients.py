@@ -1,16 +1,17 @@
 """Patients of a table: a keyed pseudonym each, and one split for all rows of a patient.
 
 Contract: with one key a patient has one pseudonym, on every machine, in every run and in every order of rows. The split
-depends on the patient and the shares alone, on no key, so that every machine agrees without one. A patient is what
-Patient ID names; rows without one are told apart by study, then by input, so that no study is in two splits.
+depends on the patient and the shares alone, on no key, so that every machine agrees without one. A patient is
+identified by Patient ID; a row without one by its study, else by its input, so that no study is in two splits.
 
 Pseudonym: the first 32 hexadecimal digits of HMAC-SHA256(key, ``patient`` NUL Patient ID), the ID in NFC without spaces
-around it, in UTF-8. Other identifiers come with another word before the NUL, so that none can stand for another.
+around it, in UTF-8. Other identifiers have another word before the NUL, so that they cannot collide.
 
-Split: three fractions are drawn from SHA-256 of the patient. The first places the patient in the reference shares
-(0.8, 0.1, 0.1). Where a split is to be smaller than there, those leave it whose second fraction is above the ratio;
-they go to the splits that are to be larger, by the third. So exactly as many leave as must: from the reference shares
-to any others, and between any two shares between which every split only shrinks or only grows against the reference.
+Split: three fractions are drawn from SHA-256 of the patient. The first places the patient in the reference shares (0.8,
+0.1, 0.1). If a split is to be smaller than its reference share, the patients whose second fraction is above the ratio
+leave it; the third fraction selects one of the larger splits for them. So only as many patients move as must: from the
+reference shares to any others, and between any two shares between which every split only shrinks or only grows against
+the reference.
 
 Source: RFC 2104 (HMAC), FIPS 180-4 (SHA-256).
 """
@@ -45,7 +46,7 @@ PSEUDONYM_DIGITS: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """What a row says of its patient."""
+    """Patient of a row."""
 
     pseudonym: str
     split: str
@@ -70,7 +71,7 @@ class Patients:
         return self._patient("input", "")
 
     def pseudonym(self, word: str, identifier: str) -> str:
-        """Pseudonym of an identifier; `word` says of what kind."""
+        """Pseudonym of an identifier of the kind `word`."""
         message = f"{word}\0{identifier}".encode("utf-8", "surrogatepass")
         return hmac.digest(self._key, message, "sha256").hex()[:PSEUDONYM_DIGITS]
 
@@ -90,7 +91,7 @@ def split_of(identifier: str, shares: tuple[float, float, float]) -> str:
 
 
 def _place(value: float, widths: tuple[float, ...] | list[float]) -> int:
-    """Which of the intervals of these widths, one after the other, holds a value."""
+    """Index of the interval that holds a value; intervals of these widths follow each other from 0."""
     last = 0
     for number, width in enumerate(widths):
         if width:
@@ -102,10 +103,10 @@ def _place(value: float, widths: tuple[float, ...] | list[float]) -> int:
 
 
 def checked_shares(shares: tuple[float, float, float]) -> tuple[float, float, float]:
-    """The shares if they are fractions of a whole.
+    """The shares, after a check that they add up to 1.
 
     Raises:
-        TableRequestError: They are not.
+        TableRequestError: They do not.
     """
     if not all(0 <= share <= 1 for share in shares) or abs(sum(shares) - 1) > 1e-9:
         raise TableRequestError(
@@ -116,7 +117,7 @@ def checked_shares(shares: tuple[float, float, float]) -> tuple[float, float, fl
 
 
 def read_key(path: Path) -> bytes:
-    """The key in a file: its bytes without white space around them, so that an editor's newline changes nothing.
+    """Read a key file; white space around the key is removed, so that a newline of an editor changes nothing.
 
     Raises:
         TableError: There is none that can be used.
@@ -135,7 +136,7 @@ def read_key(path: Path) -> bytes:
 
 
 def folder_key(folder: Path) -> bytes:
-    """The key that a data or output folder keeps, made where there is none: 32 random bytes as hexadecimal digits.
+    """Read or make the key of a data or output folder: 32 random bytes as hexadecimal digits.
 
     Raises:
         TableError: There is none, and none can be made.
@@ -162,7 +163,7 @@ def folder_key(folder: Path) -> bytes:
 
 
 def _link_if_first(partial: Path, path: Path) -> None:
-    """Give a complete file its name, unless another process was quicker: then its key counts."""
+    """Give a complete file its name, unless another process was first: then the key of that one counts."""
     try:
         os.link(partial, path)
     except FileExistsError:

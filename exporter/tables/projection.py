@@ -1,7 +1,7 @@
-"""Metadata lines as the rows of a table, in two passes: which columns there are, then row after row.
+"""Metadata lines as the rows of a table, in two passes: the first finds the columns, the second makes the rows.
 
 Contract: rows come in the order of the lines, in batches that are bounded in bytes; nothing is held beyond one batch.
-What does not fit its column is null in the row and counted in `misfits`; the line has it whole.
+A value that does not fit its column is null in the row and counted in `misfits`; it remains in the line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from exporter.tables.patients import Patients
 
 MOST_BATCH_BYTES: Final = 2 << 20
-"""Most bytes of lines in one batch, but for a line that is longer alone."""
+"""Most bytes of lines in one batch, unless a single line is longer."""
 MOST_BATCH_ROWS: Final = 4096
 
 
@@ -41,7 +41,7 @@ class Projection:
     patients: Patients
     columns: tuple[Column, ...]
     misfits: Counter[str] = field(default_factory=Counter)
-    """Values that became null, by column; of the last time that the rows were read."""
+    """Number of values that became null in the last pass, by column."""
     _own: dict[str, int] = field(init=False)
     _elements: dict[str, int] = field(init=False)
 
@@ -52,10 +52,10 @@ class Projection:
 
     @classmethod
     def of(cls, lines: MetadataLines, patients: Patients, request: ColumnRequest) -> Projection:
-        """The table of these lines: the first pass.
+        """Make the table of these lines: the first pass.
 
         Raises:
-            TableRequestError: The columns that are wanted make no sense.
+            TableRequestError: The request for columns is invalid.
             TableError: The lines cannot be read.
         """
         elements = choose_columns(lines, request)
@@ -91,7 +91,7 @@ class Projection:
         return Batch(cells, number)
 
     def _placed(self, line: Line) -> Iterator[tuple[int, Any]]:
-        """The values of a line that are not null, with the number of their column."""
+        """Values of a line that are not null, each with the number of its column."""
         for name, value in own_values(line, self.patients).items():
             if value is not None:
                 yield self._own[name], value
@@ -108,7 +108,7 @@ class Projection:
 
 
 def line_batches(lines: Iterable[tuple[Line, int]]) -> Iterator[list[Line]]:
-    """Lines with their sizes, some lines at a time."""
+    """Group lines with their sizes into batches."""
     batch: list[Line] = []
     size = 0
     for line, size_bytes in lines:

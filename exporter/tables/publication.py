@@ -1,7 +1,7 @@
-"""A file or a folder that appears whole or not at all.
+"""A file or a folder that appears complete or not at all.
 
-Contract: the content is written under a partial name beside its final one, made durable, and renamed; whatever goes
-wrong before that removes it. A file that was there stays until another takes its place.
+Contract: the content is written under a partial name beside the final one, made durable, and renamed; an error before
+the rename removes it. An existing file stays until the new one replaces it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 @contextmanager
 def published_file(path: Path) -> Iterator[Path]:
-    """A partial file to write; it becomes `path` when the block ends well.
+    """Give a partial file to write, which becomes `path` when the block ends without an error.
 
     Raises:
         TableError: The disk is full, or the file cannot be written there.
@@ -45,7 +45,7 @@ def published_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def published_folder(path: Path) -> Iterator[Path]:
-    """A partial folder to fill; it becomes `path`, which must not be there, when the block ends well.
+    """Give a partial folder to fill, which becomes `path` (not yet existing) when the block ends without an error.
 
     Raises:
         TableError: The disk is full, or the folder cannot be made there.

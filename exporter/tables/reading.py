@@ -1,6 +1,6 @@
-"""The Python side: the table of a folder by batches, and one instance with its media and the times of its frames.
+"""The Python interface: the table of a folder by batches, and one instance with its media and frame times.
 
-Contract: reads only, but for the key of pseudonyms, which is made where a folder has none.
+Contract: reads only, except that the key of pseudonyms is made if a folder has none.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from exporter.tables.lines import Line, MetadataLines
 
 MOST_CANDIDATES: Final = 100
-"""Most inputs of one SOP Instance UID that are looked at."""
+"""Most inputs with the same SOP Instance UID that are read."""
 _SPACINGS: Final = ("Pixel Spacing", "Imager Pixel Spacing", "Nominal Scanned Pixel Spacing")
-"""Elements that say the distance of rows and of columns in mm (PS3.3 10.7.1)."""
+"""Elements with the spacing of rows and columns in mm (PS3.3 10.7.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class LoadedInstance:
     record: dict[str, Any]
     """Its metadata line, its elements under their names."""
     media: tuple[Path, ...]
-    """Its media files; of a folder of frames the frames."""
+    """Its media files; for a folder of frames, the frames."""
     frame_times_ms: np.ndarray[Any, np.dtype[np.float64]] | None
     """Times of the frames of the first medium from the first one, in ms, shape (frames,); None where there are none."""
     pixel_spacing_mm: tuple[float, float] | None
@@ -120,7 +120,7 @@ def load_instance(out: str | os.PathLike[str], key: str) -> LoadedInstance:
 
 
 def _find(folder: ExportedFolder, key: str) -> Line:
-    """The line that counts of the instance with that `dicom_file`, SOP Instance UID or medium."""
+    """Last line of the instance with a `dicom_file`, SOP Instance UID or media file."""
     with folder.lines() as lines:
         names = dict.fromkeys(line["dicom_file"] for line in lines.with_text(key) if _has_key(line, key))
         names = {key: None} if key in names else names

@@ -1,8 +1,8 @@
-"""One row per series, under the names of `idc-index`, so that what was written for its index works on ours.
+"""One row per series, with the column names of `idc-index`, so that programs for its index work with ours.
 
-Contract: rows in the order of study and series; of an attribute that instances of a series say differently the first
-counts. Instances without Series Instance UID are in no series. Duplicates are not counted. Grouping happens in a
-temporary SQLite database: memory does not grow with the number of series.
+Contract: rows in the order of study and series; if instances of a series differ in an attribute, the first one counts.
+Instances without Series Instance UID are in no series. Duplicates are not counted. Grouping happens in a temporary
+SQLite database: memory does not grow with the number of series.
 
 Source: the columns of `idc_index` of the package idc-index-data.
 """
@@ -59,7 +59,7 @@ def series_batches(lines: MetadataLines, patients: Patients, size_of: Callable[[
     Args:
         lines: The lines of the instances.
         patients: Pseudonyms and splits.
-        size_of: Size in bytes of the input with that `dicom_file`; None where nobody knows it.
+        size_of: Size in bytes of the input with a `dicom_file`; None if unknown.
     """
     with closing(sqlite3.connect("")) as database:  # "": on disk, and deleted when it is closed
         names = [f'"{column.name}"' for column in SERIES_COLUMNS]

@@ -1,14 +1,14 @@
 """The engine, its worker processes, their protocol, and the pipeline of one instance.
 
-contract      what a source of work and an engine exchange
-feeder        keeps an engine busy from a source
-engine        threads that supervise workers and publish what they finish
+contract      the interface of work sources and engines
+feeder        moves work from a source to an engine, and results back
+engine        threads that supervise workers and publish outcomes
 scheduling    which instance a worker gets next
 input_order   relations and names in the order of the inputs
-isolation     instances under way at an exporter's end, tried again alone
+isolation     instances under way at crashes of the exporter, tried again alone
 supervisor    one worker process, supervised
 worker        the worker process
-protocol      what crosses the pipe
+protocol      messages between supervisor and worker
 pipeline      one instance: open, identify, write, record
 absent_media  why a skipped instance has no media
 """

@@ -1,4 +1,4 @@
-"""Why an instance that seems to have had a medium has none: what a skip must not pass over in silence.
+"""Warnings for skipped instances whose elements describe a medium that is not there.
 
 Contract: `absent_media` gives sentences for an instance that no writer knows a medium for; an instance of a kind that
 never has one (a plan, raw data) gives none.
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 _ELSCINT: Final = (0x07A1, 0x0A, "ELSCINT1")
 """Group, element within its block, and creator of the pixel data of Elscint and Philips CT (PMSCT_RLE1, PMSCT_RGB1)."""
 _BEST_COMPRESSION: Final = 64
-"""Pixels per byte that an encoded picture may have."""
+"""Most pixels per byte of an encoded picture."""
 _FEWEST_BYTES: Final = 256
 
 
 def absent_media(header: Dataset) -> list[str]:
-    """Warnings about a medium that the elements of an instance describe, and that is not there."""
+    """Make warnings about a medium that the elements of an instance describe and that is not there."""
     notes: list[str] = []
     if is_empty_document(header):
         notes.append(f"{name_of('EncapsulatedDocument')} is empty: there is no document")
@@ -38,7 +38,7 @@ def absent_media(header: Dataset) -> list[str]:
 
 
 def _described_pixels(header: Dataset) -> int:
-    """Rows x columns of the image that the header describes; 0 where it describes none."""
+    """Rows x columns of the image that the header describes; 0 if it describes no image."""
     try:
         rows, columns = integer_of(header, "Rows", 0), integer_of(header, "Columns", 0)
     except BadGeometry:

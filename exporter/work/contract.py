@@ -1,4 +1,4 @@
-"""The seam between what holds instances, a `WorkSource`, and what exports them, a `WorkEngine`.
+"""The interface between a `WorkSource`, which holds instances, and a `WorkEngine`, which exports them.
 
 Contract: plain values on both sides. A source (the spool, a folder, an archive) gives `WorkItem`s and never learns how
 they are exported; an engine takes them, one at a time or in batches on other machines, and puts exactly one `Result`
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from exporter.results.ledger.types import InstanceRow, WorkItem
 
 MEMORY_SHORT: Final = "memory_short"
-"""Why an instance is pending: as the ledger and the log call it."""
+"""Reason of a pending instance, in the ledger and the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedResult:
-    """The outcome is final and durable, its line is in the metadata file."""
+    """An outcome that is final and durable, with its line in the metadata file."""
 
     work: WorkItem
     outcome: Outcome
@@ -34,7 +34,7 @@ class PublishedResult:
 
 @dataclass(frozen=True, slots=True)
 class KnownOutcome:
-    """The ledger had a final state already: a crash came between its commit and the move in the spool."""
+    """A final state that the ledger already had: a crash came between its commit and the move in the spool."""
 
     work: WorkItem
     entry: InstanceRow
@@ -42,24 +42,24 @@ class KnownOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """It failed in a way that may pass and is to be tried again when it is due."""
+    """A failure that may pass: the instance is tried again when it is due."""
 
     work: WorkItem
     outcome: Failed
     due: float
-    """Monotonic time: a clock that is set while the exporter runs delays nothing."""
+    """Monotonic time, which changes of the system clock do not affect."""
     memory_short: bool = False
-    """Whether its worker was killed with nothing else under way; the attempt does not count."""
+    """Whether the worker was killed with nothing else under way; then the attempt does not count."""
 
     @property
     def reason(self) -> str:
-        """Why it is pending, in one word."""
+        """Reason why the instance is pending, as one word."""
         return MEMORY_SHORT if self.memory_short else self.outcome.reason
 
 
 @dataclass(frozen=True, slots=True)
 class HeldBack:
-    """No verdict: something outside the instance ended its attempts, and it is to be tried again after `wait_s`."""
+    """No outcome: attempts ended for causes outside the instance; it is tried again after `wait_s`."""
 
     work: WorkItem
     wait_s: float
@@ -67,11 +67,11 @@ class HeldBack:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """No verdict; the attempt does not count."""
+    """No outcome: the attempt was ended and does not count."""
 
     work: WorkItem
     condition: MachineCondition | None = None
-    """What kept it from a verdict; None where the exporter stops."""
+    """Condition that ended the attempt; None if the exporter stops."""
 
 
 FinalResult = PublishedResult | KnownOutcome
@@ -80,7 +80,7 @@ Result = FinalResult | PendingResult
 
 
 class NotNow(Exception):
-    """A condition of the machine keeps a source from what it was asked for: it is asked again after a pause."""
+    """Raised by a source when a machine condition prevents a call: the call is repeated after a pause."""
 
     def __init__(self, condition: MachineCondition) -> None:
         super().__init__(str(condition))
@@ -88,65 +88,68 @@ class NotNow(Exception):
 
 
 class WorkSource(Protocol):
-    """Where instances come from, and go to when it is known what became of them; used by one thread."""
+    """Gives instances to be exported and takes back their results; used by one thread."""
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether `next` has nothing more to give, now or later, unless something comes back."""
+        """Whether `next` has nothing more to give, now or later, unless an instance is put back."""
         ...
 
     def next(self) -> WorkItem | None:
-        """The next instance that can be worked on now, which is under way from then on; None while there is none.
+        """Give the next instance that can be exported now; it is under way until it is settled or put back.
+
+        Returns:
+            None while there is no such instance.
 
         Raises:
-            NotNow: The machine does not let it be taken.
+            NotNow: A machine condition prevents taking it.
         """
         ...
 
     def settle(self, result: FinalResult) -> None:
-        """Let an instance go where its final outcome belongs: the ledger has it.
+        """Do what the final outcome of an instance, which is in the ledger, requires of the source.
 
         Raises:
-            NotNow: The machine does not permit that; it is called again with the same result.
+            NotNow: A machine condition prevents it; the call is repeated with the same result.
         """
         ...
 
     def put_back(self, result: PendingResult, due: float | None) -> None:
         """Keep an instance that has no final outcome, and give it again at the monotonic time `due` or later.
 
-        None means that this run does not try it again: the next one does.
+        With None, this run does not try it again: the next one does.
 
         Raises:
-            NotNow: The machine does not permit that; it is called again with the same result.
+            NotNow: A machine condition prevents it; the call is repeated with the same result.
         """
         ...
 
 
 class WorkEngine(Protocol):
-    """What exports instances: worker processes of this exporter, or a batch system."""
+    """Exports instances, with worker processes of this exporter or a batch system."""
 
     results: queue.SimpleQueue[Result]
-    """One for every instance that was submitted."""
+    """One result for every submitted instance."""
     waits_for: MachineCondition | None
-    """Why outcomes wait, while they do."""
+    """Condition that outcomes wait for; None if they do not wait."""
 
     @property
     def room(self) -> int:
-        """How many instances can usefully be under way at once, without those that need no worker."""
+        """Number of instances that can usefully be under way at once, without those that need no worker."""
         ...
 
     def submit(self, work: WorkItem) -> None:
-        """Take one instance in; never waits, and is called from one thread."""
+        """Take one instance; never waits, and is called from one thread."""
         ...
 
     def check(self) -> None:
-        """Raise what keeps the engine from ever going on."""
+        """Raise the error that ended the engine, if any."""
         ...
 
     def stop(self, drain_s: float = 0.0) -> None:
-        """End: what waits comes back at once, what is under way after `drain_s` at the latest."""
+        """End the engine: waiting instances come back at once, those under way after `drain_s` at the latest."""
         ...
 
     def cancel(self) -> None:
-        """Have what is under way given up now, while `stop` waits in another thread."""
+        """Abort instances under way, while `stop` waits in another thread."""
         ...

@@ -1,17 +1,17 @@
-"""The threads of an exporter: some supervise a worker process each, one publishes what they finish.
+"""The engine of an exporter: threads that each supervise a worker process, and one that publishes their outcomes.
 
     submit -> scheduler -> supervisors: count the attempt, run it -> publisher: rename, commit, JSONL -> results
 
-Instances are worked on in parallel and in any order; what a result says of others, and its output name, follow the
-order of `submit` (`exporter.work.input_order`).
+Instances are exported in parallel and finish in any order; relations between them (duplicate, conflict) and output
+names follow the order of `submit` (`exporter.work.input_order`).
 
 Contract: every `WorkItem` that is submitted comes back exactly once as a `Result`. The attempt is durable in the ledger
-before a worker sees the instance. What may pass is deferred as long as attempts are left. A condition of the machine (a
-full disk, too little memory, a folder of ours that is gone) is no verdict and counts nothing. What was under way when
-an exporter ended is tried again, at last with nothing else under way (`exporter.work.isolation`). Supervisors do not
-wait for the disk of their neighbours: one thread publishes for all, in batches.
+before a worker opens the instance. A failure that may pass is deferred while attempts are left. A machine condition (a
+full disk, too little memory, a folder of ours that is gone) fails no instance and counts no attempt. Instances that
+were under way when an exporter ended are tried again, in the end with nothing else under way
+(`exporter.work.isolation`). Supervisors do not wait for disk writes: one thread publishes for all of them, in batches.
 
-Must never: let one instance end a thread. What ends a thread is fatal for the exporter and comes out of `check`.
+Must never: let an instance end a thread. An error that ends a thread is fatal for the exporter; `check` raises it.
 """
 
 from __future__ import annotations
@@ -69,34 +69,34 @@ TICK_S: Final = 0.5
 BATCH: Final = 64
 """Most instances that are published together."""
 GATHER_S: Final = 0.03
-"""So long the first of them waits for others: they share their fsyncs."""
+"""Time that the first instance of a batch waits for others, to share their fsyncs."""
 STALE_S: Final = 60.0
-"""A thread that gave no sign of life for so long is stuck."""
+"""Time without progress after which a thread counts as stuck."""
 LONGEST_PAUSE_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class _Attempted:
-    """One attempt that has a final outcome, on its way to the publisher."""
+    """One attempt with a final outcome, queued for the publisher."""
 
     turn: InputTurn
     outcome: Outcome
     started: float
     """Monotonic time."""
     folder: Path | None = None
-    """Its folder of partial files."""
+    """Folder of its partial files."""
     has_asked: bool = False
-    """Whether the worker asked if the instance is wanted: one that failed before that is never a mere duplicate."""
+    """Whether the worker has reported the identity; failures before that never become skips."""
     is_counted: bool = True
-    """Whether the ledger knows of the attempt."""
+    """Whether the attempt is in the ledger."""
     lease: WorkerLease | None = None
-    """The exclusive lease of a suspect, which ends when its outcome is committed: until then, the end of the exporter
-    counts as an interruption of the suspect, and of no other."""
+    """Exclusive lease of a suspect, which ends when its outcome is committed. Until then, a crash of the exporter
+    counts as an interruption of the suspect alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class EnginePolicy:
-    """How the engine treats instances."""
+    """Attempts, pauses and duplicates."""
 
     attempts: int
     """Most attempts at one instance."""
@@ -106,11 +106,11 @@ class EnginePolicy:
     """Whether an instance that was exported before is skipped as soon as its identity is known."""
 
     patience_s: float = math.inf
-    """Longest time that finished instances wait for the identity of one before them. Beyond it that one comes after
-    them: a relation then depends on time, and no slow input delays what others wait for."""
+    """Longest time that finished instances wait for the identity of an earlier one. After it, the earlier one is moved
+    behind them: relations then depend on time, but a slow input does not delay the others."""
 
     def wait_s(self, attempts: int) -> float:
-        """Time from a failed attempt to the next, after so many attempts."""
+        """Time from a failed attempt to the next, by the number of attempts so far."""
         return min(self.retry_after_s * 4.0 ** min(max(attempts - 1, 0), 20), LONGEST_WAIT_S)
 
     @property
@@ -134,7 +134,7 @@ class InProcess:
 
     @property
     def has_process(self) -> bool:
-        """None of its own: this process holds the memory."""
+        """False: it has no process of its own."""
         return False
 
     def run(self, job: WorkerJob, decide: Decide, may_continue: Callable[[], bool]) -> Outcome:  # noqa: ARG002 - it goes on
@@ -142,7 +142,7 @@ class InProcess:
         return protocol.run(self._export(job), decide)
 
     def cancel(self) -> None:
-        """Refuse further jobs; the current one cannot be given up."""
+        """Refuse further jobs; the current one cannot be aborted."""
         self._cancelled = True
 
     def close(self) -> None:
@@ -150,7 +150,7 @@ class InProcess:
 
 
 Runner = Worker | InProcess
-"""What exports one instance at a time."""
+"""Exports one instance at a time."""
 
 
 class Engine:
@@ -178,16 +178,16 @@ class Engine:
         self._policy = policy
         self._scheduler = Scheduler(len(runners))
         self._begun: dict[str, InstanceRow] = {}
-        """Attempts that were given up without a verdict and go on with a later lease, by name."""
+        """Attempts that ended without an outcome and continue with a later lease, by name."""
         self._killed_alone: Counter[str] = Counter()
-        """Names of instances whose worker was killed with nothing else under way."""
+        """Number of times that the worker was killed with nothing else under way, by name of the instance."""
         self._folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[_Attempted | Literal["look", "last"]] = queue.SimpleQueue()
-        """For the publisher; `look` makes it look again at what it holds, `last` ends it."""
+        """For the publisher; `look` makes it check again which held outcomes are ready, `last` ends it."""
         self._order = InputOrder(ledger, publisher.wanted_base, lambda: self._finished.put("look"), policy.patience_s)
         self.results: queue.SimpleQueue[Result] = queue.SimpleQueue()
         self.waits_for: MachineCondition | None = None
-        """Why outcomes wait, while they do."""
+        """See `WorkEngine`."""
         self._lines_wait_for: MachineCondition | None = None
         self._suspects = isolation.Suspects(ledger.interrupted(isolation.TOGETHER))
         self._stopping = threading.Event()
@@ -199,7 +199,7 @@ class Engine:
 
     @property
     def room(self) -> int:
-        """How many works can usefully be under way at once: enough that neither workers nor the disk wait."""
+        """See `WorkEngine`: enough that neither workers nor the disk are idle."""
         return 8 * len(self._runners) + 8 + self._scheduler.aside
 
     @property
@@ -215,9 +215,9 @@ class Engine:
         self._publishing = self._threads.submit(self._publish)
 
     def submit(self, work: WorkItem) -> None:
-        """Hand in one instance; never waits. The caller keeps to `room`, and calls from one thread only.
+        """See `WorkEngine`; the caller keeps to `room`.
 
-        One that is decided needs no worker: its attempt is counted with those of its batch.
+        An instance that is decided needs no worker: its attempt is counted with its batch.
         """
         if work.decided is not None:
             turn = self._order.pass_by(work)
@@ -227,13 +227,13 @@ class Engine:
         if wait_s > 0:
             self.results.put(HeldBack(work, wait_s))
             return
-        # A suspect waits for its turn, and nobody may wait for it, or it for others: it is related when it is alone.
+        # Others must not wait for a suspect: it stays out of the order, and its relation is decided when it runs.
         is_suspect = work.name in self._suspects
         turn = self._order.pass_by(work) if is_suspect else self._order.enter(work)
         self._scheduler.submit(turn, alone=is_suspect or work.name in self._killed_alone)
 
     def check(self) -> None:
-        """Raise what ended a thread, if anything did, and that the media folder or the ledger is no longer ours."""
+        """Raise the error that ended a thread, if any, or that the media folder or the ledger is no longer ours."""
         self._ledger.check()
         if self._ownership is not None:
             self._ownership.check()
@@ -243,16 +243,16 @@ class Engine:
 
     @property
     def is_alive(self) -> bool:
-        """Whether every thread has shown progress lately: what the watchdog is fed with."""
+        """Whether every thread has made progress lately, for the watchdog."""
         now = time.monotonic()
         return now - self._beat < STALE_S and all(now - runner.last_progress < STALE_S for runner in self._runners)
 
     def stop(self, drain_s: float = 0.0) -> None:
-        """End the threads: work that waits comes back at once, work under way after `drain_s` at the latest."""
+        """See `WorkEngine`: waiting instances come back at once, those under way after `drain_s` at the latest."""
         self._stopping.set()
         for turn in self._scheduler.close():
             if self._begun.pop(turn.work.name, None) is not None:
-                with suppress(MachineCondition):  # where that cannot be written, the attempt counts
+                with suppress(MachineCondition):  # if it cannot be written, the attempt counts
                     self._ledger.withdraw(turn.work.name)
             self._order.leave(turn)
             self.results.put(Returned(turn.work))
@@ -269,7 +269,7 @@ class Engine:
                 self._folders.get().rmdir()
 
     def cancel(self) -> None:
-        """Have work under way given up now; `stop` must follow or be under way."""
+        """See `WorkEngine`; `stop` must follow or be under way."""
         for runner in self._runners:
             runner.cancel()
 
@@ -293,7 +293,7 @@ class Engine:
             runner.close()
 
     def _prepare(self, runner: Runner) -> None:
-        """Start the worker before there is work for it; where memory does not permit that, run fewer of them."""
+        """Start the worker before there is work for it; if memory is short, run fewer workers."""
         try:
             runner.ensure_ready()
         except (Cancelled, OSError):
@@ -302,14 +302,14 @@ class Engine:
             self._scheduler.reduce()
 
     def _attempt(self, runner: Runner, lease: WorkerLease) -> None:
-        """One attempt at one instance; whatever comes of it is put into one of the queues."""
+        """Make one attempt at one instance; its outcome or result goes into one of the queues."""
         turn, name = lease.turn, lease.turn.work.name
         started = time.monotonic()
         turn.begun_at = turn.begun_at or started
         if lease.is_exclusive:
-            runner.close()  # what the last instance left in its memory belongs to this one
+            runner.close()  # memory used by the last instance must not count against this one
         try:
-            self._ensure_ready(runner)  # before the attempt counts: a worker that cannot start is nobody's fault
+            self._ensure_ready(runner)  # before the attempt counts: no instance is at fault if a worker cannot start
             entry = self._begun.pop(name, None) or self._ledger.begin_attempt(turn.work, turn.number)
         except (Cancelled, MachineCondition) as why:
             self._put_off(turn, Returned(turn.work, why if isinstance(why, MachineCondition) else None))
@@ -325,12 +325,12 @@ class Engine:
             self._run(runner, lease, entry, started)
 
     def _ensure_ready(self, runner: Runner) -> None:
-        """Have a worker.
+        """Start the worker if it does not run.
 
         Raises:
-            WorkerKilled: It is killed while it starts, and others hold memory.
-            WorkerUnstartable: None starts.
-            MachineCondition: The machine has no room for one more process.
+            WorkerKilled: It is killed while it starts, and other workers hold memory.
+            WorkerUnstartable: No worker starts.
+            MachineCondition: The machine cannot start one more process.
             Cancelled: The exporter stops.
         """
         try:
@@ -346,7 +346,7 @@ class Engine:
         return any(other.has_process for other in self._runners if other is not runner)
 
     def _hand_on(self, attempted: _Attempted, lease: WorkerLease) -> None:
-        """Give an attempt that has an outcome to the publisher, and with a suspect its lease."""
+        """Queue an attempt with an outcome for the publisher; a suspect with its lease."""
         self._order.identify(attempted.turn, attempted.outcome.identity)
         if attempted.turn.work.name in self._suspects:
             lease.is_handed_on = True
@@ -394,25 +394,25 @@ class Engine:
                 self._hand_on(_Attempted(turn, outcome, started, folder, has_asked), lease)
 
     def _may_continue(self, lease: WorkerLease) -> bool:
-        """Whether an attempt may go on; the others do not wait for the identity of an instance that takes long."""
+        """Whether an attempt may continue; other instances stop waiting for the identity of a slow one."""
         may_continue = self._scheduler.may_continue(lease)
         if lease.takes_long or not may_continue:
             lease.turn.begun_at = -math.inf
         return may_continue
 
     def _go_on_later(self, turn: InputTurn, folder: Path | None, entry: InstanceRow) -> None:
-        """Keep an attempt, and the place of its instance in the order, for a later lease."""
+        """Keep an attempt, and the place of its instance in the input order, for a later lease."""
         self._put_away(folder)
         self._begun[turn.work.name] = entry
 
     def _repeat(self, runner: Runner, lease: WorkerLease, hand_back: Callable[[WorkerLease], bool]) -> None:
-        """Hand a lease back to the scheduler; where that hands out nothing more, the attempt is given back."""
+        """Return a lease to the scheduler; if that is closed, the attempt ends without an outcome."""
         if not hand_back(lease):
             self._begun.pop(lease.turn.work.name, None)
             self._give_back(runner, lease.turn, None, None)
 
     def _handle_killed(self, runner: Runner, lease: WorkerLease) -> None:
-        """Run an instance again alone; where its worker was killed although it was alone, leave it pending."""
+        """Run an instance again alone; if its worker was killed although it ran alone, leave it pending."""
         if not lease.is_alone or self._has_others(runner):
             self._repeat(runner, lease, self._scheduler.retry_alone)
             return
@@ -437,7 +437,7 @@ class Engine:
         match why:
             case StorageUnavailable():
                 self._interrupted(runner, turn, folder, why)
-            case OSError():  # descriptors or processes are used up: the worker is not to blame
+            case OSError():  # no descriptors or processes are left: not the fault of the worker
                 condition = MachineCondition(f"running a worker process: {why.strerror}")
                 self._give_back(runner, turn, folder, condition)
             case MachineCondition():
@@ -448,7 +448,7 @@ class Engine:
     def _give_back(
         self, runner: Runner | None, turn: InputTurn, folder: Path | None, condition: MachineCondition | None
     ) -> None:
-        """End an attempt without a verdict and without counting it."""
+        """End an attempt without an outcome and without counting it."""
         self._put_away(folder)
         self._insist(runner, lambda: self._ledger.withdraw(turn.work.name))
         self._put_off(turn, Returned(turn.work, condition))
@@ -456,7 +456,7 @@ class Engine:
     def _interrupted(
         self, runner: Runner | None, turn: InputTurn, folder: Path | None, condition: StorageUnavailable
     ) -> None:
-        """End an attempt for a folder that was not there: of no account while it is not, counted once all is well."""
+        """End an attempt during which a folder was missing; it counts as an interruption only if the folder is back."""
         work = turn.work
         lasting = self._lacking(work)
         if lasting is not None:
@@ -470,45 +470,45 @@ class Engine:
         self._put_off(turn, HeldBack(work, wait_s))
 
     def _trouble(self, work: WorkItem, folder: Path) -> StorageUnavailable | None:
-        """What the machine lacks now that can have made an instance fail; None where all is well."""
+        """Storage condition that may have caused a failure; None if all folders can be used."""
         if not folder.is_dir():
             return StorageUnavailable(f"media folder {self._media}: a folder of partial files is gone")
         return self._lacking(work)
 
     def _lacking(self, work: WorkItem) -> StorageUnavailable | None:
-        """What of our own folders cannot be used now; None where all can."""
+        """Which of our own folders cannot be used now; None if all can."""
         probe = self._partial / f"{self._mark}-probe-{threading.get_ident()}"
         try:
             os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             probe.unlink()
         except OSError as error:
-            if not is_out_of_space(error):  # what is full says so itself
+            if not is_out_of_space(error):  # a full disk is reported by its own writes
                 return StorageUnavailable(f"media folder {self._media}", error)
         if work.source == "spool" or work.path.is_relative_to(self._partial):
             try:
                 work.path.lstat()
                 with os.scandir(work.path.parent) as entries:
-                    next(entries, None)  # a disk that has failed may still know its names
+                    next(entries, None)  # a failed disk may still have names in its cache
             except OSError as error:
                 return StorageUnavailable("the spool" if work.source == "spool" else "temporary copies", error)
         return None
 
     def _duplicate(self, turn: InputTurn) -> Skipped | None:
-        """The outcome of an instance that is to be skipped because the same came before; None as long as unknown."""
+        """Outcome of an instance that is skipped as a duplicate; None if it is not, or not known to be one."""
         if not self._policy.skip_duplicates or turn.relation is None or turn.relation.duplicate_of is None:
             return None
         return Skipped(SkipReason.DUPLICATE, "the same instance with the same content came before", turn.identity)
 
     def _put_off(self, turn: InputTurn, result: Result) -> None:
-        """Hand back an instance that is not published now."""
+        """Return an instance that is not published now."""
         self._order.leave(turn)
         self.results.put(result)
 
     def _take_folder(self) -> Path:
-        """An empty folder for partial files; one level below `.partial`, where `exporter.results.intents` looks.
+        """Take or make an empty folder for partial files, one level below `.partial` (`exporter.results.intents`).
 
         Raises:
-            OutOfSpace, StorageUnavailable: It cannot be made.
+            OutOfSpace, StorageUnavailable: The folder cannot be made.
         """
         with suppress(queue.Empty):
             while True:
@@ -527,7 +527,7 @@ class Engine:
         try:
             is_empty = not any(folder.iterdir())
         except OSError:
-            return  # it is gone, or will be with the next start
+            return  # it is gone, or the next start removes it
         if is_empty:
             self._folders.put(folder)
         else:
@@ -540,12 +540,12 @@ class Engine:
         self._put_off(turn, Deferred(work, outcome, due))
 
     def _insist(self, runner: Runner | None, write: Callable[[], None]) -> None:
-        """Write to the ledger, and wait while the disk is full, unless the exporter stops (then the attempt counts)."""
+        """Write to the ledger, waiting while the disk is full; if the exporter stops meanwhile, the attempt counts."""
         while True:
             if runner is None:
                 self._beat = time.monotonic()
             else:
-                runner.last_progress = time.monotonic()  # who waits for space is not stuck
+                runner.last_progress = time.monotonic()  # waiting for space is not being stuck
             try:
                 write()
             except MachineCondition as condition:
@@ -571,11 +571,11 @@ class Engine:
                 for lease in filter(None, (one.lease for one in batch)):
                     self._scheduler.release(lease)
             self._append()
-        for one in held.values():  # they wait for what a supervisor had when it ended for good
+        for one in held.values():  # these waited for an instance of a supervisor that has ended with an error
             self._give_back_now(one)
 
     def _append(self) -> None:
-        """Write the lines of what was committed; where that cannot be now, they are safe in the ledger and follow."""
+        """Write committed lines to the file; lines that cannot be written now stay in the ledger and follow later."""
         try:
             self._appender.publish()
         except OutOfSpace:
@@ -587,7 +587,7 @@ class Engine:
                 self.waits_for = self._lines_wait_for = None
 
     def _batch(self) -> tuple[list[_Attempted], bool]:
-        """What is finished by now or within a moment of the first, and whether it is the last."""
+        """Finished attempts, gathered for at most `GATHER_S`, and whether they are the last."""
         batch: list[_Attempted] = []
         wait_s, until = TICK_S, 0.0
         with suppress(queue.Empty):
@@ -601,7 +601,7 @@ class Engine:
         return batch, False
 
     def _complete(self, one: _Attempted) -> Completed:
-        """What is published of an attempt, now that its relation is decided."""
+        """Attempt in the form that is published, after its relation was decided."""
         duplicate = self._duplicate(one.turn) if one.has_asked else None
         return Completed(one.turn.work, duplicate or one.outcome, one.turn.relation or DuplicateCheck(), one.folder)
 
@@ -638,12 +638,16 @@ class Engine:
             self.results.put(PublishedResult(one.turn.work, outcome, now - one.started))
 
     def _give_back_now(self, one: _Attempted, condition: MachineCondition | None = None) -> None:
-        with suppress(MachineCondition):  # where not even that can be written, the attempt counts
+        with suppress(MachineCondition):  # if it cannot be written, the attempt counts
             self._ledger.withdraw(one.turn.work.name)
         self._put_off(one.turn, Returned(one.turn.work, condition))
 
     def _give_up(self, pause_s: float) -> bool:
-        """Pause because the disk is full; whether the exporter stops instead."""
+        """Pause because the disk is full.
+
+        Returns:
+            Whether the exporter stops instead.
+        """
         until = time.monotonic() + pause_s
         while time.monotonic() < until:
             self._beat = time.monotonic()

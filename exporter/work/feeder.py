@@ -1,13 +1,13 @@
-"""The feeder: takes instances from a source, keeps an engine busy with them, and gives back what became of each.
+"""The feeder: takes instances from a source, keeps an engine busy with them, and returns their results.
 
     WorkSource.next -> WorkEngine.submit -> ... -> WorkEngine.results -> WorkSource.settle or put_back
 
-Contract: the engine gets as much as it has room for, and no more. Every instance that was taken is settled or put back
-exactly once; what the machine does not permit now is done later. A condition of the machine pauses the taking, longer
-each time until something succeeds, and ends the run where that has no patience. When told to stop, nothing new begins
-and work under way gets a moment to finish.
+Contract: the engine gets no more instances than it has room for. Every instance that was taken is settled or put back
+exactly once; a call that a machine condition prevents is repeated later. A machine condition pauses the taking of
+instances, longer each time until something succeeds; after `patience_s` it ends the run. After `stop` is set, no
+instance is taken, and instances under way get a moment to finish.
 
-Must never: judge an instance, or wait for one while others could be worked on.
+Must never: decide an outcome, or wait for one instance while others could be exported.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ log = structlog.get_logger()
 
 WAIT_S: Final = 0.2
 DECIDED_ROOM: Final = 256
-"""Most instances whose outcome needs no worker that can usefully be under way at once."""
+"""Most instances under way at once whose outcome needs no worker."""
 LONGEST_PAUSE_S: Final = 5.0
-"""The machine is tried again after this time at the latest: once all is well, work goes on within as many seconds."""
+"""Longest pause after a machine condition: work resumes at most that long after the condition has passed."""
 
 
 def _always() -> bool:
@@ -43,7 +43,7 @@ def _always() -> bool:
 
 
 class Feeder:
-    """Between one source and one engine; for one thread."""
+    """Moves instances and results between one source and one engine; for one thread."""
 
     def __init__(
         self,
@@ -57,12 +57,12 @@ class Feeder:
         """Feed `engine` from `source`.
 
         Args:
-            engine: Is started.
+            engine: Already started.
             source: Where instances come from and go to.
-            stop: When set, nothing new is taken.
-            patience_s: Time that a condition of the machine may last before the run ends for it; a full disk ends it
-                at once. None: it may last for ever.
-            may_take: Asked before instances are taken.
+            stop: When set, no instance is taken.
+            patience_s: Time that a machine condition may last before it ends the run; a full disk ends it at once.
+                None: no limit.
+            may_take: Whether instances may be taken now.
         """
         self._engine = engine
         self._source = source
@@ -70,13 +70,13 @@ class Feeder:
         self._patience_s = patience_s
         self._may_take = may_take
         self._under_way: Counter[bool] = Counter()
-        """Instances that were taken and not given back; by whether their outcome needs no worker."""
+        """Instances under way, by whether their outcome is already decided."""
         self._unsettled: list[Result] = []
-        """What the source could not take back."""
+        """Results that the source could not take yet."""
         self._pause_s = 0.0
         self._resume_at = 0.0
         self._trouble_since: float | None = None
-        """When a condition of the machine was met that has not passed yet."""
+        """Monotonic time when the present machine condition began."""
 
     @property
     def is_done(self) -> bool:
@@ -84,24 +84,24 @@ class Feeder:
         return self._source.is_exhausted and not self._under_way.total()
 
     def turn(self) -> Iterator[PublishedResult]:
-        """Take what there is room for, and give back what has a result, waiting a moment for the first.
+        """Take instances while there is room, and return results, waiting a moment for the first one.
 
         Raises:
-            MachineCondition: The disk is full, or a folder of ours has gone, for longer than there is patience.
+            MachineCondition: The disk is full, or a folder of ours is gone, for longer than `patience_s`.
             LedgerUnusable, MediaFolderUnusable, WorkerUnstartable: See `WorkEngine.check`.
         """
         self._fill()
         yield from self._collect(WAIT_S)
         self._engine.check()
         if self._engine.waits_for is not None:
-            self._bear(self._engine.waits_for)
+            self._back_off(self._engine.waits_for)
 
     def drain(self, seconds: float, give_up: threading.Event | None = None) -> Iterator[PublishedResult]:
-        """End the engine while its results are given back.
+        """Stop the engine, and return its results meanwhile.
 
         Args:
-            seconds: Time that work under way gets to finish.
-            give_up: When set, it gets no more time.
+            seconds: Time that instances under way get to finish.
+            give_up: When set, they are aborted.
         """
         ending = threading.Thread(target=self._engine.stop, args=(seconds,))
         ending.start()
@@ -118,7 +118,7 @@ class Feeder:
             try:
                 work = self._source.next()
             except NotNow as refusal:
-                self._bear(refusal.condition)
+                self._back_off(refusal.condition)
                 return
             if work is None:
                 return
@@ -153,12 +153,12 @@ class Feeder:
                 self._source.put_back(result, self._due(result))
         except NotNow as refusal:
             self._unsettled.append(result)
-            self._bear(refusal.condition)
+            self._back_off(refusal.condition)
             return
         self._under_way[result.work.decided is not None] -= 1
         if isinstance(result, Returned):
             if result.condition is not None:
-                self._bear(result.condition)
+                self._back_off(result.condition)
             return
         self._pause_s, self._trouble_since = 0.0, None
         if isinstance(result, PublishedResult):
@@ -173,11 +173,11 @@ class Feeder:
             case Returned():
                 return None if result.condition is None or self._stop.is_set() else time.monotonic()
 
-    def _bear(self, condition: MachineCondition) -> None:
-        """Take nothing for a while.
+    def _back_off(self, condition: MachineCondition) -> None:
+        """Take no instance for a while, longer each time.
 
         Raises:
-            MachineCondition: It has lasted for longer than there is patience.
+            MachineCondition: It has lasted longer than `patience_s`.
         """
         if self._stop.is_set():
             return

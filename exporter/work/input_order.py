@@ -1,12 +1,12 @@
-"""Relations and output names follow the order in which instances were handed in, however many workers there are.
+"""The input order, in which relations and output names are decided, whatever the number of workers.
 
 Contract: relations (duplicate, conflict) are decided one after the other in the order of `enter`, each as soon as the
-identity of the instance and those of all before it are known; pixels may be under way in any order meanwhile. A
+identity of the instance and those of all before it are known; pixels may be processed in any order meanwhile. A
 finished instance is `ready` when its relation is decided and no earlier instance that may want the same output name is
-under way. An instance that fails before its identity is known, or that is put off, keeps nobody waiting; nor does one
-whose identity takes longer than the others have patience: its relation is decided when it comes, after theirs.
+under way. Others do not wait for an instance that fails before its identity is known, or that is put off. After
+`patience_s` they no longer wait for a missing identity either: its relation is then decided after theirs.
 
-Must never: wait for the pixels of an instance whose output name cannot meet the waiting one's.
+Must never: wait for the pixels of an instance whose output name cannot collide with that of the waiting one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from exporter.results.ledger.types import WorkItem
 
 _NUMBERED: Final = re.compile(r"-(?:[2-9]|[0-9a-f]{16})$")
-"""What `exporter.results.publish` puts behind a name that is taken."""
+"""Suffix that `exporter.results.publish` adds to a name that is taken."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,11 +51,11 @@ class InputTurn:
     relation: DuplicateCheck | None = None
     """None until it is decided."""
     name_key: str | None = None
-    """Output name it wants, for comparison; None without an identity."""
+    """Wanted output name in a form for comparison; None without an identity."""
 
 
 class InputOrder:
-    """The instances under way, in the order in which they were handed in; safe from many threads."""
+    """The instances under way, in the order of `enter`; thread-safe."""
 
     def __init__(
         self,
@@ -64,13 +64,13 @@ class InputOrder:
         when_decided: Callable[[], None],
         patience_s: float = math.inf,
     ) -> None:
-        """Decide with what `ledger` knows.
+        """Begin with no instance under way.
 
         Args:
-            ledger: Relates instances, in the order in which it is asked.
+            ledger: Decides relations, in the order of the calls.
             wanted_base: Output base that an instance wants.
-            when_decided: Called when what `ready` found missing may be there: a relation, or a free output name.
-            patience_s: Longest time that the others wait for the identity of one whose attempt has begun.
+            when_decided: Called when a relation is decided or an output name is free that `ready` has waited for.
+            patience_s: Longest time that others wait for an identity, from the beginning of the attempt.
         """
         self._ledger = ledger
         self._patience_s = patience_s
@@ -83,7 +83,7 @@ class InputOrder:
         self._is_awaited = False
 
     def enter(self, work: WorkItem) -> InputTurn:
-        """Give an instance the next place."""
+        """Give an instance the next place in the order."""
         with self._lock:
             turn = InputTurn(work, next(self._serials), self._ledger.reserve_number())
             self._undecided.append(turn)
@@ -91,13 +91,13 @@ class InputOrder:
         return turn
 
     def pass_by(self, work: WorkItem) -> InputTurn:
-        """Give a place to an instance that has no identity, no media and no relations: nobody waits for it."""
+        """Give a place to an instance without identity, media and relations, for which no other waits."""
         with self._lock:
             number = self._ledger.reserve_number()
             return InputTurn(work, next(self._serials), number, is_known=True, relation=DuplicateCheck())
 
     def identify(self, turn: InputTurn, identity: InstanceIdentity | None) -> None:
-        """Set the identity of an instance, None where it failed before it had one; the first call counts.
+        """Set the identity of an instance; None if it failed before. Only the first call counts.
 
         Raises:
             LedgerUnusable: The ledger cannot be read.
@@ -109,7 +109,7 @@ class InputOrder:
             self._decide()
 
     def leave(self, turn: InputTurn) -> None:
-        """Take an instance out that is published, put off or given back.
+        """Remove an instance that is published, put off or given back.
 
         Raises:
             LedgerUnusable: The ledger cannot be read.
@@ -121,7 +121,7 @@ class InputOrder:
             self._wake()  # its output name is free
 
     def ready(self, turns: Iterable[InputTurn]) -> list[InputTurn]:
-        """Those of some finished instances that can be published now, together and in this order."""
+        """Select the finished instances that can be published now, as one batch in this order."""
         chosen: list[InputTurn] = []
         with self._lock:
             self._is_awaited = False
@@ -134,7 +134,7 @@ class InputOrder:
         return chosen
 
     def _pass_over(self) -> None:
-        """Let those that take too long to be identified come after the others."""
+        """Move instances whose identity takes longer than `patience_s` behind the others."""
         latest = time.monotonic() - self._patience_s
         for _ in range(len(self._undecided)):
             turn = self._undecided[0]
@@ -178,5 +178,5 @@ class InputOrder:
 
 
 def _may_meet(one: str, other: str) -> bool:
-    """Whether outputs of two bases may be, or contain, each other: suffixes begin with a dot."""
+    """Whether the outputs of two bases can collide: suffixes begin with a dot."""
     return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")

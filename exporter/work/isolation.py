@@ -1,12 +1,12 @@
-"""Suspects: instances that were under way at several ends of the exporter, tried again with nothing else under way.
+"""Suspects: instances that were under way at several crashes of the exporter, tried again with nothing else under way.
 
-Contract: an attempt that the exporter's own end has ended (kill -9, a power cut) says nothing about an instance: it is
-tried again among the others, `TOGETHER` times. An instance that is still under way at every such end is suspect. It
-waits until this exporter has lived for a while without it, longer each time, and then gets an exclusive lease
-(`exporter.work.scheduling`), which lasts until its outcome is committed. Only after `ALONE` ends during attempts of its
-own, and none in between while instances that are no suspects were under way, there is a verdict. Exporters that are
-killed in quick succession never live long enough to try a suspect, so that a sound instance is not judged for that; an
-instance that does end every exporter that tries it is judged after the last attempt, and does so no more.
+Contract: an attempt that was interrupted by the end of the exporter (kill -9, a power cut) says nothing about its
+instance, which is tried again among the others, `TOGETHER` times. An instance that was under way at every one of these
+ends is a suspect. It waits until the exporter has run for a while without it, longer each time, and then gets an
+exclusive lease (`exporter.work.scheduling`), which lasts until its outcome is committed. It fails after `ALONE`
+interruptions of such exclusive attempts in a row, with none in between while other instances were under way. An
+exporter that is killed soon after every start never runs long enough to try a suspect, so a sound instance does not
+fail for that. An instance that really crashes every exporter fails after the last attempt, and then crashes no more.
 
 Must never: keep an instance from an attempt for good.
 """
@@ -26,19 +26,19 @@ TOGETHER: Final = SUSPECT_AFTER
 ALONE: Final = 3
 """Interruptions of attempts alone after which an instance is given up."""
 QUIET_S: Final = 5.0
-"""Time that an exporter lives without a suspect before it tries it alone; four times longer before each further try."""
+"""Time that an exporter runs before it tries a suspect alone; four times longer before each further attempt."""
 
 
 class Suspects:
-    """Which instances are suspect, and when each may be tried; every method is one operation on a dict, for threads."""
+    """The suspects and when each may be tried; thread-safe, since every method is one operation on a dict."""
 
     def __init__(self, interruptions: Mapping[str, int]) -> None:
-        """Begin with the suspects that the ledger knows: names, and interruptions of each of them."""
+        """Begin with the suspects in the ledger: number of interruptions by name."""
         now = time.monotonic()
         self._due: dict[str, float] = {name: now + _quiet_s(count) for name, count in interruptions.items()}
 
     def add_interruption(self, name: str, interruptions: int) -> float:
-        """Note an interruption that this exporter has survived.
+        """Record an interruption that was not the end of this exporter.
 
         Returns:
             Seconds until the instance may be tried again.
@@ -52,21 +52,21 @@ class Suspects:
         return name in self._due
 
     def wait_s(self, name: str) -> float:
-        """Seconds until an instance may be tried; 0 for whatever is no suspect."""
+        """Seconds until an instance may be tried; 0 unless it is a suspect."""
         due = self._due.get(name)
         return 0.0 if due is None else max(due - time.monotonic(), 0.0)
 
     def clear(self, name: str) -> None:
-        """Note that an attempt at an instance ended by itself: it is no suspect any more."""
+        """Record that an attempt ended by itself: the instance is no longer a suspect."""
         self._due.pop(name, None)
 
 
 def is_given_up(interruptions: int) -> bool:
-    """Whether so many interruptions in a row are a verdict."""
+    """Whether an instance fails after this number of interruptions in a row."""
     return interruptions >= TOGETHER + ALONE
 
 
 def _quiet_s(interruptions: int) -> float:
     if is_given_up(interruptions):
-        return 0.0  # there is nothing to try any more
+        return 0.0  # it is not tried again
     return float(QUIET_S * 4 ** max(interruptions - TOGETHER, 0))

@@ -1,10 +1,10 @@
-"""Export one instance: open, identify, choose a writer, write, record. Glue only; it runs inside a worker process.
+"""The pipeline of one instance, inside a worker process: open, identify, select writers, write, record.
 
-Contract: `export` ends in an `Outcome` for any file whatever, and raises only `MachineCondition` (a full disk, a folder
-of ours that is gone). This is the one place around a job where any exception at all is caught: a defect becomes
-`Failed(internal)` with the exception's type and place.
+Contract: `export` ends in an `Outcome` for any file, and raises only `MachineCondition` (a full disk, a folder of ours
+that is gone). This is the one place around a job where every exception is caught: a defect becomes `Failed(internal)`
+with the type and the source line of the exception.
 
-Must never: put an exception's text into an outcome unless it is an error of ours, since it may quote values.
+Must never: put the text of an exception into an outcome unless it is an error of ours, since it may quote values.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ PROJECT: Final = Path(__file__).resolve().parents[2]
 
 
 class Pipeline:
-    """What a worker process exports with: the settings of each AE title, and the libraries, loaded."""
+    """Exports jobs with the settings of each AE title; holds the loaded libraries of a worker process."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        """Be ready for instances.
+        """Load settings and libraries.
 
         Args:
             settings: ``media``, the `MediaSettings` as JSON values, and ``settings_sha256``; ``by_ae_title`` has the
@@ -55,7 +55,7 @@ class Pipeline:
         Raises:
             WriterUnusable: A writer of another distribution cannot be used, or is not found by this process.
         """
-        # Loaded now, so that the first instance does not pay for it, nor its limit of processor time.
+        # Loaded now, so that it does not count against the time limits of the first instance.
         import imagecodecs  # noqa: F401
         import pydicom  # noqa: F401
 
@@ -101,13 +101,13 @@ def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Ste
 
 
 class _Known:
-    """What is known of the instance so far: an outcome that comes early tells it too."""
+    """What is known of the instance so far, for outcomes that come early."""
 
     identity: InstanceIdentity | None = None
     source_sha256: str | None = None
 
     def failed(self, error: ExportError) -> Failed:
-        """The outcome that `error` means."""
+        """Outcome of the instance after `error`."""
         return Failed.of(error, self.identity, self.source_sha256)
 
 
@@ -152,7 +152,7 @@ def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, known
 
 
 def _choose_writers(instance: Instance, settings: MediaSettings) -> ChosenWriters:
-    """The writers of an instance.
+    """Select the writers of an instance.
 
     Raises:
         SkipInstance: There is no medium in it, or media are not wanted.
@@ -192,7 +192,7 @@ def _uid(elements: Any, keyword: str) -> str:
 
 
 def _of_system(error: OSError, job: WorkerJob) -> ExportError:
-    """What an error of the system means that no boundary has mapped.
+    """Map an operating system error that was not mapped where it occurred.
 
     Raises:
         OutOfSpace: The output's file system takes no more.
@@ -208,7 +208,7 @@ def _of_system(error: OSError, job: WorkerJob) -> ExportError:
 
 
 def place(error: BaseException) -> str:
-    """The innermost line of ours that an exception passed: ``exporter/frames/rle.py:41``."""
+    """Innermost source line of ours in the traceback of an exception, as ``exporter/frames/rle.py:41``."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if Path(frame.filename).is_relative_to(PROJECT / "exporter")]
     if not ours:

@@ -1,8 +1,8 @@
-"""What a worker is asked to do: the contract between the worker process and what it exports with.
+"""The job of a worker and its two steps: the interface between the worker process and the function that exports.
 
-Contract: the job crosses the worker's pipe as JSON. An export has two steps: `identify` opens the instance and tells
-who it is, `export` makes its media; between them the parent may decide that it does not want the instance. This stands
-in a module of its own because ``python -m exporter.work.worker`` runs that module under another name: a class defined
+Contract: the job crosses the worker's pipe as JSON. An export has two steps: `identify` opens the instance and reports
+its identity, `export` makes its media; between them the parent may decide to skip the instance. These types are in a
+module of their own because ``python -m exporter.work.worker`` runs that module under another name: a class defined
 there would exist twice.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from exporter.outcome import InstanceIdentity, Outcome, Skipped
 
 Steps = Generator[InstanceIdentity, None, Outcome]
-"""The export of one instance: gives its identity, unless its outcome comes before that; resumed, it returns the
+"""The export of one instance: yields its identity, unless it has an outcome before that; resumed, it returns the
 outcome. `close` ends it between the steps."""
 
 
@@ -23,26 +23,28 @@ class WorkerJob:
     """One instance to export."""
 
     path: str
-    """The DICOM file; bytes that are no text are kept as `os.fsdecode` keeps them."""
+    """The DICOM file; a path that is not valid text is encoded as by `os.fsdecode`."""
     folder: str
     """An empty folder for partial media files, on the file system of the media folder."""
     received: bool = False
-    """Whether the file came through the listener: where that wrote its file meta information, it is what the sender
-    announced."""
+    """Whether the listener received the file; then the file meta information is what the sender announced."""
     ae_title: str = ""
     """Called AE title whose settings apply; empty for the top-level settings."""
     ours: bool = False
-    """Whether the file lies in a folder of the exporter: that it is not there is then no fault of the instance."""
+    """Whether the file lies in a folder of the exporter; if it is missing there, the instance is not at fault."""
 
 
 Decide = Callable[[InstanceIdentity], Skipped | None]
-"""Says whether an instance is exported (None), now that its identity is known."""
+"""Decides, from the identity, whether an instance is exported (None) or skipped."""
 Export = Callable[[WorkerJob], Steps]
-"""What a `target` makes of the settings: begins the export of one job."""
+"""Begins the export of one job; a `target` makes this function from the settings."""
 
 
 def identify(steps: Steps) -> InstanceIdentity | Outcome:
-    """The first step: who the instance is, or its outcome where nothing follows.
+    """Run the first step.
+
+    Returns:
+        The identity of the instance, or its outcome if there is no second step.
 
     Raises:
         OutOfSpace, StorageUnavailable: A condition of the machine; says nothing about the instance.
@@ -55,7 +57,10 @@ def identify(steps: Steps) -> InstanceIdentity | Outcome:
 
 
 def export(steps: Steps) -> Outcome:
-    """The second step, after `identify` gave the identity: the outcome.
+    """Run the second step, after `identify` returned an identity.
+
+    Returns:
+        The outcome.
 
     Raises:
         OutOfSpace, StorageUnavailable: A condition of the machine; says nothing about the instance.
@@ -69,7 +74,7 @@ def export(steps: Steps) -> Outcome:
 
 
 def run(steps: Steps, decide: Decide) -> Outcome:
-    """Both steps in this process, with the decision between them."""
+    """Run both steps in this process, with the decision between them."""
     found = identify(steps)
     if not isinstance(found, InstanceIdentity):
         return found

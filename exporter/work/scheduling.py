@@ -1,16 +1,16 @@
-"""Which instance a worker process gets next: the oldest, unless memory is short or slow instances hold the others up.
+"""Scheduling: a worker gets the oldest instance next, unless memory is short or slow instances delay the others.
 
     submit -> waiting  -> acquire: a `WorkerLease` -> release
                  aside  <- set_aside: it takes long, and others wait
                  alone  <- submit: a suspect (`exporter.work.isolation`)
-                        <- retry_alone: its worker was killed from outside, most likely for want of memory
+                        <- retry_alone: its worker was killed from outside, most likely because memory is short
 
-Contract: a `Scheduler` hands every submitted instance out until it is released. With several workers at least one is
-not held by instances that take long (`WorkerLease.quick_s`) while others wait. A worker that is killed from outside
-says that memory is short, not that the instance is at fault: fewer workers run at once from then on, the instance is
-run again with nothing beside it, and every now and then one worker more is tried. Each change is logged.
+Contract: a `Scheduler` leases every submitted instance to a worker until it is released. With several workers, at least
+one is kept free of slow instances (`WorkerLease.quick_s`) while others wait. If a worker is killed from outside, memory
+is taken to be short and the instance not to be at fault: from then on fewer workers run at once, the instance is run
+again alone, and from time to time one more worker is permitted. Each change is logged.
 
-Must never: give a verdict on an instance, or keep the last worker from working.
+Must never: decide the outcome of an instance, or keep the last worker from working.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 QUICK_S: Final = 10.0
-"""Seconds after which any instance takes long."""
+"""Seconds after which an instance counts as slow."""
 QUICK_S_PER_BYTE: Final = 1e-6
-"""Further seconds per byte of the instance: what is large may take its time."""
+"""Further seconds per byte of the instance, so that large ones get more time."""
 MOST_ASIDE: Final = 1000
-"""Most instances that were set aside for which others are taken in."""
+"""Most instances set aside in whose place further ones are taken."""
 FIRST_RECOVERY_S: Final = 60.0
-"""Time from a kill until one worker more is tried; it doubles with every kill that follows."""
+"""Time from a kill until one more worker is permitted; it doubles with every further kill."""
 LONGEST_RECOVERY_S: Final = 3600.0
 
 
 @dataclass(eq=False, slots=True)
 class WorkerLease:
-    """One instance in the hands of one worker."""
+    """One instance assigned to one worker."""
 
     turn: InputTurn
     takes_long: bool = False
-    """Whether it holds one of the places of instances that take long."""
+    """Whether it has one of the places for slow instances."""
     is_alone: bool = False
-    """Whether nothing else was run at any moment of it."""
+    """Whether nothing else has run during the lease."""
     is_exclusive: bool = False
-    """Whether nothing else may begin beside it."""
+    """Whether nothing else may begin during the lease."""
     is_handed_on: bool = False
-    """Whether it goes on after the worker is done with the instance, until somebody else releases it."""
+    """Whether the publisher, not the worker's supervisor, releases it."""
     started: float = field(default_factory=time.monotonic)
 
     @property
     def quick_s(self) -> float:
-        """Seconds after which it takes long."""
+        """Seconds after which the instance counts as slow."""
         return QUICK_S + self.turn.work.size_bytes * QUICK_S_PER_BYTE
 
 
 class Scheduler:
-    """The instances that wait for workers; for any number of threads."""
+    """Instances that wait for workers; thread-safe."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -89,27 +89,30 @@ class Scheduler:
 
     @property
     def aside(self) -> int:
-        """Number of instances set aside, as far as others are taken in for them."""
+        """Number of instances set aside in whose place others may be taken: at most `MOST_ASIDE`."""
         return min(len(self._aside), MOST_ASIDE)
 
     @property
     def has_surplus(self) -> bool:
-        """Whether a worker without an instance shall end its process, for the memory that it holds."""
+        """Whether an idle worker should end its process, to free memory."""
         return (
             self._permitted < self._workers or bool(self._alone) or any(lease.is_exclusive for lease in self._running)
         )
 
     def submit(self, turn: InputTurn, *, alone: bool = False) -> None:
-        """Add an instance, to be run with nothing beside it where `alone`; never waits."""
+        """Add an instance, with `alone` to be run exclusively; never waits."""
         with self._changed:
             (self._alone if alone else self._waiting).append(turn)
             self._changed.notify()
 
     def acquire(self, timeout_s: float) -> WorkerLease | None:
-        """The next instance; None where there is none to be run within the time.
+        """Lease the next instance.
 
         Args:
             timeout_s: Longest time to wait.
+
+        Returns:
+            None if there was no instance within that time, or after `close`.
         """
         until = time.monotonic() + timeout_s
         with self._changed:
@@ -137,7 +140,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def may_continue(self, lease: WorkerLease) -> bool:
-        """Whether an instance under way may go on; False where it takes long and others wait for its worker."""
+        """Whether an instance under way may continue; False if it is slow and others wait for its worker."""
         if time.monotonic() - lease.started < lease.quick_s:
             return True
         with self._changed:
@@ -145,10 +148,10 @@ class Scheduler:
             return lease.takes_long or self._permitted == 1 or not self._waiting
 
     def set_aside(self, lease: WorkerLease) -> bool:
-        """End a lease, and have its instance run again when there is a place for one that takes long.
+        """End a lease; the instance runs again when there is a place for a slow one.
 
         Returns:
-            Whether it will be; False after `close`.
+            Whether it will run again; False after `close`.
         """
         with self._changed:
             self._running.discard(lease)
@@ -156,14 +159,14 @@ class Scheduler:
                 self._aside.append(lease.turn)
             self._changed.notify_all()
             is_kept, aside = not self._is_closed, len(self._aside)
-        log.info("set aside: it takes long and others wait", bytes=lease.turn.work.size_bytes, aside=aside)
+        log.info("slow instance set aside for waiting ones", bytes=lease.turn.work.size_bytes, aside=aside)
         return is_kept
 
     def retry_alone(self, lease: WorkerLease) -> bool:
-        """End a lease whose worker was killed, and have its instance run again with nothing beside it.
+        """End a lease whose worker was killed; the instance runs again alone.
 
         Returns:
-            Whether it will be; False after `close`.
+            Whether it will run again; False after `close`.
         """
         with self._changed:
             self._reduce()
@@ -174,12 +177,16 @@ class Scheduler:
             return not self._is_closed
 
     def reduce(self) -> None:
-        """Run fewer workers at once: one was killed while it started."""
+        """Permit fewer workers, after one was killed while it started."""
         with self._changed:
             self._reduce(starting=1)
 
     def close(self) -> list[InputTurn]:
-        """Hand out nothing more; the instances that wait."""
+        """Lease nothing more.
+
+        Returns:
+            The instances that were waiting.
+        """
         with self._changed:
             self._is_closed = True
             left = [*self._alone, *self._waiting, *self._aside]
@@ -193,7 +200,7 @@ class Scheduler:
     def _next(self) -> WorkerLease | None:
         if len(self._running) >= self._permitted or any(lease.is_exclusive for lease in self._running):
             return None
-        if self._alone:  # whatever runs is finished first, and nothing else begins
+        if self._alone:  # running instances finish first, and no other begins
             return None if self._running else WorkerLease(self._alone.popleft(), is_exclusive=True)
         if self._aside and self._has_long_place():
             return WorkerLease(self._aside.popleft(), takes_long=True)
@@ -208,7 +215,7 @@ class Scheduler:
         self._running.add(lease)
 
     def _has_long_place(self) -> bool:
-        """Whether one instance more may take long: one worker is kept for those that do not."""
+        """Whether one more instance may be slow: one worker is kept for the others."""
         return sum(lease.takes_long for lease in self._running) < self._permitted - 1
 
     def _reduce(self, starting: int = 0) -> None:
@@ -231,4 +238,4 @@ class Scheduler:
         if self._permitted < self._workers and now >= self._recovers_at and not self._alone:
             self._permitted += 1
             self._recovers_at = now + self._recovery_s
-            log.info("memory: one worker more is tried", running=self._permitted, workers=self._workers)
+            log.info("one more worker permitted after memory shortage", running=self._permitted, workers=self._workers)

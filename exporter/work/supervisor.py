@@ -1,11 +1,10 @@
-"""Supervision of one worker process: start, one job at a time, limits from outside, and the end of it.
+"""Supervision of one worker process: starts it, gives it one job at a time, limits it from outside, and ends it.
 
-Contract: `Worker.run` returns an `Outcome` for whatever the input does to the process: a crash, an endless loop, too
-much memory or nonsense on the pipe are outcomes too, and cost this one process; the next job gets a new one. Each
-`Worker` belongs to one thread (the kernel kills the process when that thread ends); only `cancel` may be called from
-another.
+Contract: `Worker.run` returns an `Outcome` whatever the input does to the process: a crash, an endless loop, too much
+memory and invalid messages are outcomes too. They cost this one process; the next job gets a new one. Each `Worker`
+belongs to one thread (the kernel kills the process when that thread ends); only `cancel` may be called from another.
 
-Must never: trust what a worker sends beyond its form, show what a worker printed, or leave a process behind.
+Must never: trust a message of a worker beyond its form, show what a worker printed, or leave a process behind.
 """
 
 from __future__ import annotations
@@ -36,37 +35,37 @@ if TYPE_CHECKING:
 PIPELINE: Final = "exporter.work.pipeline:Pipeline"
 START_TRIES: Final = 3
 START_S: Final = 120.0
-"""Most time that a process may take to load its libraries."""
+"""Longest time that a process may take to load its libraries."""
 GROWTH_BYTES: Final = 160 << 20
-"""A process that holds so much more than at its start is replaced after its job."""
+"""Growth of its memory since its start after which a process is replaced."""
 LONGEST_MESSAGE_BYTES: Final = 256 << 20
-"""More than any record can have: headers are limited, and so are the values taken from them."""
+"""Longer than any record, since headers and the values taken from them are limited."""
 TICK_S: Final = 1.0
 _CHUNK: Final = 1 << 20
 _LAST_WORDS_BYTES: Final = 4096
 _DEATH_S: Final = 5.0
 """A process closes its pipe a moment before its end."""
 _VARIABLES: Final = {
-    "OMP_NUM_THREADS": "1",  # as many workers as cores: threads inside them only fight
+    "OMP_NUM_THREADS": "1",  # there are as many workers as cores: threads inside them would compete
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
 }
 
 
 class WorkerUnstartable(Unusable):
-    """Worker processes do not start: nothing can be exported, and no instance is to blame."""
+    """Worker processes do not start: nothing can be exported, through no fault of an instance."""
 
 
 class Cancelled(Exception):
-    """The exporter stops; the job was given up without a verdict."""
+    """The exporter stops: the job was aborted and has no outcome."""
 
 
 class WorkerKilled(Exception):
-    """The process was killed from outside, most likely because memory is short: no verdict on the instance."""
+    """The process was killed from outside, most likely because memory is short: the job has no outcome."""
 
 
 class SetAside(Exception):
-    """The job took long and others wait: it was given up without a verdict."""
+    """The job took long while others waited: it was aborted and has no outcome."""
 
 
 def _always() -> bool:
@@ -75,10 +74,10 @@ def _always() -> bool:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
-    """What every worker process is started with."""
+    """Settings and limits of a worker process."""
 
     settings: Mapping[str, Any]
-    """What the target needs to know, as JSON values."""
+    """Settings for the target, as JSON values."""
     memory_bytes: int = 2 << 30
     file_bytes: int = 64 << 30
     """Largest file that a worker may write."""
@@ -95,7 +94,7 @@ class WorkerSetup:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """What the settings say, those of single AE titles included."""
+        """Make it from the settings, those of single AE titles included."""
         limits = settings.limits
         own = {title: _worker_settings(one) for title, one in settings.by_ae_title.items()}
         writers = [asdict(one.origin) for one in installed_writers()]
@@ -109,7 +108,7 @@ class WorkerSetup:
         )
 
     def hello(self) -> dict[str, Any]:
-        """The first message to the process."""
+        """First message to the process."""
         return {
             "target": self.target,
             "settings": self.settings,
@@ -129,7 +128,7 @@ def _worker_settings(settings: Settings) -> dict[str, Any]:
 
 
 class Worker:
-    """One worker process after another, for the thread that makes this."""
+    """One worker process after another, for the thread that creates this object."""
 
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
@@ -140,30 +139,30 @@ class Worker:
         self._received = bytearray()
         self._last_words = b""
         self.last_progress = time.monotonic()
-        """When this was last seen to do its duty: the watchdog looks at it."""
+        """Monotonic time of the last progress, for the watchdog."""
 
     @property
     def has_process(self) -> bool:
-        """Whether there is a process, working or not."""
+        """Whether there is a process, busy or idle."""
         return self._child.exists
 
     @property
     def starts(self) -> int:
-        """How many processes were started so far."""
+        """Number of processes started so far."""
         return self._child.starts
 
     # -- life of the process -----------------------------------------------------------------------------------------
 
     def ensure_ready(self) -> None:
-        """Have a process that can work; start one where there is none.
+        """Start a process if there is none, and wait until it is ready.
 
         Raises:
-            WorkerUnstartable: It ends or says nothing before it is ready, several times in a row.
+            WorkerUnstartable: It ends or sends nothing before it is ready, several times in a row.
             WorkerKilled: It is killed before it is ready, several times in a row.
             Cancelled: `cancel` was called.
         """
         if self._child.exit_code() is not None:
-            self._child.end()  # it died while it had nothing to do: no instance is to blame
+            self._child.end()  # it died while idle: not the fault of an instance
         tries = 0
         while not self._child.exists:
             try:
@@ -185,7 +184,7 @@ class Worker:
             raise WorkerUnstartable(f"worker processes do not start ({gone}): {hint}") from None
         if word != "ready":
             self._child.end()
-            raise WorkerUnstartable(f"a worker process answers {word!r} instead of being ready")
+            raise WorkerUnstartable(f"a worker process answered {word!r} instead of 'ready'")
         self._last_words = b""
 
     def _start(self) -> None:
@@ -201,7 +200,7 @@ class Worker:
         self._child.end()
 
     def cancel(self) -> None:
-        """Give up the current job and refuse others; from any thread."""
+        """Abort the current job and refuse others; from any thread."""
         with self._lock:
             self._cancelled = True
             self._child.kill()
@@ -214,14 +213,14 @@ class Worker:
         Args:
             job: What to export.
             decide: Called once the identity is known.
-            may_continue: Asked every `TICK_S`; where it says no, the job is given up.
+            may_continue: Called every `TICK_S`; the job is aborted if it returns False.
 
         Raises:
             OutOfSpace: The worker found the disk full.
-            StorageUnavailable: It found a folder of ours gone.
-            Cancelled: `cancel` was called; there is no verdict.
-            SetAside: `may_continue` said no; there is no verdict.
-            WorkerKilled: Something else killed the process; there is no verdict.
+            StorageUnavailable: The worker found a folder of ours missing.
+            Cancelled: `cancel` was called.
+            SetAside: `may_continue` returned False.
+            WorkerKilled: Something else killed the process.
             WorkerUnstartable: There is no process, and none starts.
         """
         self.ensure_ready()
@@ -254,7 +253,7 @@ class Worker:
         if word == "unavailable":
             raise StorageUnavailable(_text(text))
         if word in {"outcome", "final"}:
-            with suppress(ValueError):  # pydantic's ValidationError is one; its text would quote what was sent
+            with suppress(ValueError):  # pydantic's ValidationError is one; its text would quote values
                 outcome = from_json(text)
                 if word == "final":
                     self._child.end()
@@ -283,7 +282,7 @@ class Worker:
             raise self._death() from None
 
     def _message(self, deadline: float, operation: str) -> tuple[str, bytes]:
-        """The next line, as its word and its JSON text; what the process prints meanwhile is dropped."""
+        """Next line, as its word and its JSON text; other output of the process is dropped."""
         _, answers, noise = self._pipes()
         poll = select.poll()
         poll.register(answers, select.POLLIN)
@@ -315,11 +314,11 @@ class Worker:
         return word.decode("ascii", "replace"), text
 
     def _death(self) -> DecoderCrash | ExportTimeout:
-        """Why the process ended by itself.
+        """Error that says why the process has ended.
 
         Raises:
-            Cancelled: It was `cancel`.
-            WorkerKilled: It was somebody else: the kernel, when memory is short, or a person.
+            Cancelled: `cancel` ended it.
+            WorkerKilled: The kernel killed it because memory is short, or a person did.
         """
         code = self._child.end(_DEATH_S) or 0
         if self._cancelled:
@@ -345,7 +344,7 @@ def _text(text: bytes) -> str:
 
 
 def _identity(text: bytes) -> InstanceIdentity | None:
-    """The identity in a worker's message; None where it is anything else."""
+    """Identity in a message of a worker; None if the message is anything else."""
     try:
         values = json.loads(text)
         return InstanceIdentity(**values) if all(isinstance(value, str) for value in values.values()) else None

@@ -1,8 +1,8 @@
-"""The worker process: exports one instance at a time, inside limits, and answers with data only.
+"""The worker process: exports one instance at a time, within limits, and answers with data only.
 
 Contract: ``python -m exporter.work.worker`` reads lines of JSON on its standard input and writes lines ``<word>
 <JSON>`` on what was its standard output; everything else that is printed goes to its standard error, which the parent
-throws away.
+discards.
 
     parent                          worker
     {target, settings, limits}  ->
@@ -12,7 +12,7 @@ throws away.
     "go" or "stop"              ->
                                 <-  outcome {...} | final {...} | stopped {} | space "message" | unavailable "message"
 
-After `final`, an outcome too, the process ends: it holds more memory than at its start.
+`final` is an outcome too; the process ends after it, because its memory has grown too much.
 
 A native decoder may crash, loop or eat memory here: the parent kills the process and starts another. The process dies
 with the thread that started it, never outlives the exporter, and leaves no core dump.
@@ -51,7 +51,7 @@ _PR_SET_NO_NEW_PRIVS: Final = 38
 
 
 class _Channel:
-    """The two ends of the conversation, moved away from the descriptors that libraries print to."""
+    """Both ends of the pipe, moved away from the descriptors that libraries print to."""
 
     def __init__(self) -> None:
         self._input: BinaryIO = os.fdopen(os.dup(0), "rb", closefd=True)
@@ -62,7 +62,7 @@ class _Channel:
         os.dup2(2, 1)
 
     def receive(self) -> Any:
-        """The next message; None when the parent is gone."""
+        """Wait for the next message; None when the parent is gone."""
         line = self._input.readline()
         return json.loads(line) if line.endswith(b"\n") else None
 
@@ -79,7 +79,7 @@ def main() -> int:
     end_with_parent(signal.SIGKILL)
     _give_up_privileges()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    os.umask(0o077)  # of what libraries write, too: the exporter gives media the permissions of the settings
+    os.umask(0o077)  # also for files of libraries; the exporter gives media the permissions of the settings
     hello = channel.receive()
     if hello is None:
         return 0
@@ -97,7 +97,11 @@ def main() -> int:
 
 
 def _answer(channel: _Channel, export: Export, job: WorkerJob, enough_bytes: int) -> bool:
-    """Export and answer; whether another job may follow."""
+    """Export one job and answer.
+
+    Returns:
+        Whether another job may follow.
+    """
     steps = export(job)
     try:
         found = protocol.identify(steps)
@@ -125,7 +129,7 @@ def _resident_bytes() -> int:
 
 
 def _give_up_privileges() -> None:
-    """Allow neither dumps nor further privileges, and be the first to go when memory is short."""
+    """Forbid core dumps and new privileges, and be the first to be killed when memory is short."""
     prctl = ctypes.CDLL(None).prctl
     prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -150,7 +154,7 @@ def _allow_cpu(limits: Mapping[str, float], path: str) -> None:
     try:
         size_bytes = Path(path).stat().st_size
     except OSError:
-        size_bytes = 0  # the job says why it cannot be read
+        size_bytes = 0  # the job reports why it cannot be read
     limit_cpu(min(limits["cpu_s"], limits["cpu_base_s"] + size_bytes * limits["cpu_s_per_mb"] / 1e6))
 
 

@@ -65,7 +65,7 @@ WAIT_S: Final = 90.0
 
 
 @dataclass
-class House:
+class ProductPaths:
     """Where the parts of one product lie."""
 
     data: Path
@@ -102,7 +102,7 @@ class Story:
 
 
 @contextmanager
-def house(scratch: Path, bad: str, options: str) -> Iterator[House]:
+def product_paths(scratch: Path, bad: str, options: str) -> Iterator[ProductPaths]:
     """A product whose part `bad` (spool, output, ledger, lines, everything) lies on a small tmpfs of its own."""
     data = scratch / "data"
     data.mkdir(parents=True)
@@ -120,7 +120,7 @@ def house(scratch: Path, bad: str, options: str) -> Iterator[House]:
             stack.enter_context(small_disk(data / "spool", "size=64m"))
         media = data / "media" if bad == "everything" else scratch / "media"
         lines = {"lines": scratch / "lines", "everything": data}.get(bad, scratch)
-        yield House(data, media, lines / "metadata.jsonl", point)
+        yield ProductPaths(data, media, lines / "metadata.jsonl", point)
 
 
 # -- ways to make it bad ---------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def row(
 ) -> Row:
     """One product, one part of it made bad and good again."""
     story = Story()
-    with house(scratch, bad, options) as where:
+    with product_paths(scratch, bad, options) as where:
         with daemons(where.data, scratch / "logs", extra=where.settings(marks)) as product:
             product.start("run")
             product.start("listener")
@@ -276,7 +276,7 @@ def row(
 
 def _live_through(
     keeper: Keeper,
-    where: House,
+    where: ProductPaths,
     sender: Pynetdicom,
     spoil: Callable[[Path], AbstractContextManager[Callable[[], None]]],
     story: Story,
@@ -329,7 +329,7 @@ def emergency_row(scratch: Path, bad: str) -> Row:
     data.mkdir(parents=True)
     with breakable_disk(scratch / "ext4.img", points[bad]) as ext4:
         media = data / "media" if bad == "everything" else scratch / "media"
-        where = House(data, media, (data if bad == "everything" else scratch) / "metadata.jsonl", ext4.mount)
+        where = ProductPaths(data, media, (data if bad == "everything" else scratch) / "metadata.jsonl", ext4.mount)
         if bad == "ledger":
             (scratch / "spool").mkdir(mode=0o700)
             (data / "spool").symlink_to(scratch / "spool")
@@ -357,7 +357,7 @@ def emergency_row(scratch: Path, bad: str) -> Row:
     return Row("F53 turned read-only by an error", bad, 1, tuple(story.violations), story.figure)
 
 
-def _break_and_repair(keeper: Keeper, where: House, sender: Pynetdicom, ext4: Disk, story: Story) -> float:
+def _break_and_repair(keeper: Keeper, where: ProductPaths, sender: Pynetdicom, ext4: Disk, story: Story) -> float:
     """The error, six seconds of trouble, and the repair; when the daemons were started again."""
     lines, product = where.metadata, keeper.daemons
     wait_for(lambda: len(sender.acknowledged) > 20 and lines.is_file() and lines.stat().st_size, 60, "it runs")

@@ -2,9 +2,9 @@
 
     found (is it one?) -> zipped / tarred (its members) -> names (what each is called) -> members (entries of a run)
 
-Contract: nothing here unpacks a whole archive, follows a link, believes a size, or makes a path of a name.
+Contract: nothing here unpacks a whole archive, follows a link, trusts a size, or uses a member's name as a path.
 
     reader    one archive as input
     unpacked  decompressed streams
-    member    what an archive has
+    member    common parts of zip and tar
 """

@@ -1,7 +1,7 @@
 """Recognition of archives by their content, and their opening.
 
-Contract: a file is recognised by its first bytes, and by its first unpacked block where they say gzip, bzip2 or xz. A
-file that begins like DICOM is no archive, whatever else it holds. Kinds that are not read are known by name.
+Contract: a file is recognized by its first bytes, and for gzip, bzip2 and xz by its first unpacked block. A file that
+begins like DICOM is not an archive, whatever else it holds. Unsupported kinds are recognized, to be named in messages.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from exporter.inputs.archives.member import Archive
 
 HEAD_BYTES: Final = 1 << 16
-"""So much is looked at, at most."""
+"""Most bytes that are examined."""
 _SPANNED: Final = (b"PK\x07\x08PK\x03\x04", b"PK00PK\x03\x04")
 """Beginning of an archive that was, or could have been, split."""
 _OTHERS: Final = {b"7z\xbc\xaf\x27\x1c": "7-Zip", b"Rar!\x1a\x07": "RAR", b"\x28\xb5\x2f\xfd": "Zstandard"}
@@ -48,7 +48,7 @@ def is_archive(source: ByteSource) -> bool:
 
 
 def looks_like_archive(path: Path) -> bool:
-    """Whether the file at `path` is an archive; False where it cannot be read: its worker says why."""
+    """Whether the file at `path` is an archive; False if it cannot be read, which its worker reports."""
     try:
         with open_archive(path) as file:
             return is_archive(file.source)
@@ -57,7 +57,7 @@ def looks_like_archive(path: Path) -> bool:
 
 
 def foreign_archive(head: bytes) -> str | None:
-    """Kind of an archive that begins like `head` and is not read."""
+    """Kind of an unsupported archive that begins with `head`."""
     return next((kind for magic, kind in _OTHERS.items() if head.startswith(magic)), None)
 
 
@@ -68,7 +68,7 @@ def nested(head: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveFile:
-    """A file that may be an archive, as it was when it was opened."""
+    """An open file that may be an archive, with its attributes when it was opened."""
 
     source: FileBytes
     descriptor: int
@@ -81,7 +81,7 @@ class ArchiveFile:
         return (now.st_size, now.st_mtime_ns) != (self.about.st_size, self.about.st_mtime_ns)
 
     def archive(self, max_ratio: int, max_member_bytes: int) -> Archive:
-        """The archive it is."""
+        """Open the archive in the file."""
         budget = Budget(self.source.size, max_ratio)
         head = self.source.read_at(0, BLOCK)
         if head.startswith((LOCAL, END, *_SPANNED)):
@@ -94,7 +94,7 @@ class ArchiveFile:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[ArchiveFile]:
-    """The file at `path`, which is no link.
+    """Open the file at `path` without following a link.
 
     Raises:
         Unreadable: It cannot be opened, or is no regular file.

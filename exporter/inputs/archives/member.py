@@ -1,6 +1,6 @@
 """Common parts of zip and tar: a member, an archive of members, and the budget of reading one.
 
-Must never: trust a declared size: what is read is counted as it comes.
+Must never: trust a declared size: bytes are counted as they are read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CHUNK: Final = 1 << 16
 RATIO_FLOOR_BYTES: Final = 1 << 30
-"""So much may be unpacked of any archive, however small it is."""
+"""Bytes that may be unpacked from any archive, however small."""
 
 
 class MemberKind(Enum):
@@ -40,10 +40,10 @@ class ArchiveMember:
     from_windows: bool
     """Whether a backslash separates folders."""
     size_bytes: int
-    """Declared size; 0 where the archive has it behind the content."""
+    """Declared size; 0 if the archive has it after the content."""
     kind: MemberKind
     problem: ExportError | None = None
-    """Why its content cannot be had, where that is known."""
+    """Why its content cannot be read, if that is known already."""
 
 
 class Archive(Protocol):
@@ -67,7 +67,7 @@ class Archive(Protocol):
 
 
 class Budget:
-    """Budget of bytes that may come out of one archive."""
+    """Limit of the bytes unpacked from one archive."""
 
     def __init__(self, archive_bytes: int, max_ratio: int) -> None:
         self._max_ratio = max_ratio
@@ -77,16 +77,16 @@ class Budget:
         """Count what was unpacked.
 
         Raises:
-            TooLarge: It is more than the archive may hold; so it is from then on.
+            TooLarge: It is more than the archive may hold, now and for every later call.
         """
         self._left -= size_bytes
         self.check()
 
     def check(self) -> None:
-        """Whether more may come.
+        """Check that the limit was not exceeded.
 
         Raises:
-            TooLarge: No.
+            TooLarge: It was.
         """
         if self._left < 0:
             raise TooLarge(f"the archive holds more than {self._max_ratio} times its own size (archives.max_ratio)")

@@ -1,10 +1,10 @@
 """The members of one archive as entries of a run, and the archive as the last of them.
 
-Contract: every member that is no folder is one entry; the archive itself follows, skipped where all of it was read, and
-failed where it could not be: damaged, cut, too large, changed meanwhile. A member is copied to the scratch folder just
-before a worker gets it. What by its first bytes can be no instance, or is an archive itself, is never copied.
+Contract: every member except folders is one entry. The archive itself is the last entry: skipped if all of it was read,
+failed if it is damaged, cut, too large or changed meanwhile. A member is copied to the scratch folder just before a
+worker gets it. A member whose first bytes show that it is no instance, or is an archive, is never copied.
 
-Must never: write outside the scratch folder, or let one bad member cost another.
+Must never: write outside the scratch folder, or let one bad member affect another.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 FREE_MEMBERS: Final = 10_000
-"""Members that any archive may have, however small it is."""
+"""Number of members that any archive may have, however small."""
 BYTES_PER_MEMBER: Final = 16
 """Bytes of the archive for each further member: an entry of a zip file takes 76 or more, but a tar file packs well."""
 
@@ -62,7 +62,7 @@ class _Content:
         self._copy: ScratchCopy | None = None
 
     def readable(self) -> Path:
-        """See `Content`."""
+        """See `InputContent`."""
         member, limit = self._member, self._max_bytes
         if member.problem is not None:
             raise member.problem
@@ -89,13 +89,13 @@ class _Content:
         return copy.finish()
 
     def release(self) -> None:
-        """See `Content`."""
+        """See `InputContent`."""
         if self._copy is not None:
             self._copy.release()
 
 
 class _Head:
-    """The first bytes of a member, as if all of it were there; remembers whether more was wanted."""
+    """First bytes of a member as a byte source, which remembers whether more bytes were requested."""
 
     def __init__(self, head: bytes, size: int) -> None:
         self._head = head
@@ -112,15 +112,15 @@ class _Head:
 
 
 def _refuse_what_is_no_instance(head: bytes, size: int) -> None:
-    """Refuse by the first bytes what a worker would refuse by them.
+    """Refuse members that a worker would refuse because of their first bytes.
 
     Raises:
-        NotDicom: No DICOM data set, for sure.
+        NotDicom: It is certainly not a DICOM data set.
     """
     if nested(head):
         kind = foreign_archive(head)
-        told = f"a {kind} archive" if kind else "an archive"
-        raise NotDicom(f"{told} inside an archive is not opened: unpack the outer one, and export that folder")
+        what = f"a {kind} archive" if kind else "an archive"
+        raise NotDicom(f"{what} inside an archive is not opened: unpack the outer one, and export that folder")
     if not head:
         raise NotDicom("the file is empty")
     source = _Head(head, size)
@@ -186,7 +186,7 @@ class ArchiveMembers:
         """Name, path and member of everything that is no folder.
 
         Raises:
-            TooLarge: There are more than are permitted, folders included.
+            TooLarge: There are more members than permitted, folders included.
         """
         names = MemberNames(self._name)
         most = self._limits.members_of(archive_bytes)
@@ -246,6 +246,6 @@ class ArchiveMembers:
 
 
 def container_of(name: str) -> str:
-    """Name of the archive in which something of that name lies; empty where it lies in none."""
+    """Name of the archive that contains an entry; empty if none does."""
     container, inside, _ = name.partition(INSIDE)
     return container if inside else ""

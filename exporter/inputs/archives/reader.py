@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OneArchive:
-    """A `Reader` of one archive."""
+    """An `InputReader` of one archive."""
 
     path: Path
     """Without symbolic links."""
     limits: ArchiveLimits
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
-        """See `Reader`."""
+        """See `InputReader`."""
         about = self.path.stat()
         if not memory.is_done(self.path.name, about.st_size, about.st_mtime_ns):
             yield from self._members().entries(memory, scratch)
 
     def count(self) -> Iterator[int]:
-        """See `Reader`."""
+        """See `InputReader`."""
         yield 1
 
     @contextmanager
     def together(self, names: Sequence[str], scratch: Scratch) -> Iterator[list[Path]]:
-        """See `Reader`."""
+        """See `InputReader`."""
         own = [name for name in names if container_of(name) == self.path.name]
         with self._members().copies(own, scratch) as copies:
             yield list(copies.values())

@@ -42,12 +42,12 @@ def is_header(block: bytes) -> bool:
     if len(block) < BLOCK:
         return False
     try:
-        told = _octal(block[148:156])
+        checksum = _octal(block[148:156])
     except Unreadable:
         return False
     unsigned = sum(block[:148]) + 8 * 0x20 + sum(block[156:BLOCK])
     signed = unsigned - 256 * sum(byte > 127 for byte in block[:148] + block[156:BLOCK])
-    return block != _EMPTY and told in {unsigned, signed}
+    return block != _EMPTY and checksum in {unsigned, signed}
 
 
 @dataclass(slots=True)
@@ -82,8 +82,8 @@ class TarArchive:
                 is_ended = True
                 continue
             if not is_header(block):
-                told = "bytes that are no member follow its end mark" if is_ended else "a header is damaged"
-                raise Unreadable(f"the archive is damaged: {told}")
+                damage = "bytes that are no member follow its end mark" if is_ended else "a header is damaged"
+                raise Unreadable(f"the archive is damaged: {damage}")
             is_ended = False
             yield self._member(block)
 

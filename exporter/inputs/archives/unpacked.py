@@ -114,8 +114,8 @@ def decode(decoder: Decoder, data: bytes, max_length: int) -> bytes:
     except (zlib.error, OSError, EOFError) as error:
         raise Unreadable(f"unpacking failed: the compressed data are damaged ({type(error).__name__})") from None
     except lzma.LZMAError as error:
-        told = "need more than 256 MiB of memory" if "limit" in str(error).lower() else "are damaged"
-        raise Unreadable(f"unpacking failed: the compressed data {told}") from None
+        problem = "need more than 256 MiB of memory" if "limit" in str(error).lower() else "are damaged"
+        raise Unreadable(f"unpacking failed: the compressed data {problem}") from None
 
 
 class Stream(Protocol):

@@ -176,8 +176,8 @@ class ZipArchive:
 
     def _directory64(self, end: int) -> tuple[int, int, int, int]:
         """(end, members, size, offset) of the directory of an archive with 64 bit sizes."""
-        told = int.from_bytes(self._file.read_at(end - 12, 8), "little")
-        for record in (told, end - 20 - _END64_HEAD.size):  # the second where something stands before the archive
+        recorded = int.from_bytes(self._file.read_at(end - 12, 8), "little")
+        for record in (recorded, end - 20 - _END64_HEAD.size):  # the second where something stands before the archive
             head = self._file.read_at(record, _END64_HEAD.size) if record >= 0 else b""
             if head.startswith(_END64) and len(head) == _END64_HEAD.size:
                 break

@@ -1,7 +1,7 @@
-"""Attachments are checked and inflated ahead of the run, by some threads: one alone would keep many workers waiting.
+"""Checks and inflates attachments ahead of the run with several threads, since one could not supply many workers.
 
-Contract: the same entries in the same order; each content is made readable before the run asks for it, at most `DEPTH`
-for every thread ahead. What the run does not take any more is let go of.
+Contract: entries keep their order; each content is made readable before the run asks for it, at most `DEPTH` ahead for
+every thread. Contents that the run no longer asks for are released.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ class Prepared:
     path: Future[Path]
 
     def readable(self) -> Path:
-        """Wait for it; raises what the content raised."""
+        """Wait until it is readable; raises the error of the content."""
         return self.path.result()
 
     def release(self) -> None:
-        """Let go of it."""
+        """Release the content."""
         self.content.release()
 
 
 def ahead(entries: Iterator[InputEntry], threads: int) -> Generator[InputEntry]:
-    """The entries given, their contents made readable by `threads` threads."""
+    """Yield the given entries, with contents made readable by `threads` threads."""
     waiting: deque[InputEntry] = deque()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="attachments")
     try:

@@ -1,8 +1,8 @@
-"""One attachment's file: is it what the index says, and what does it hold.
+"""The file of one attachment: checked against the index, and inflated if it is compressed.
 
 Contract: a file is read once, piece by piece; its size and MD5, and those of what it inflates to, are compared with
-what the index holds (where it holds them) before a worker sees a byte. What is compressed is inflated into a copy, to
-the size that was announced and not one byte further. Every fault is `Unreadable` (or `TooLarge`) and names the UUID.
+what the index holds (where it holds them) before a worker sees a byte. A compressed file is inflated into a copy, to
+the announced size and not one byte further. Every fault is `Unreadable` (or `TooLarge`) and names the UUID.
 
 Orthanc's compression is the number of bytes, eight of them, little endian, and one zlib stream (RFC 1950).
 
@@ -75,7 +75,7 @@ class _Copied:
 
 
 class Indexed(_Copied):
-    """An attachment that the index describes: a `Content` of the run."""
+    """An attachment that the index describes: an `InputContent`."""
 
     def __init__(self, attachment: Attachment, path: Path, limits: LimitSettings, scratch: Scratch) -> None:
         """The `attachment` whose file is at `path`."""
@@ -111,7 +111,7 @@ class Indexed(_Copied):
 
 
 class AttachmentFacts(_Copied):
-    """An attachment that only its content describes: a `Content` of the run."""
+    """An attachment that only its content describes: an `InputContent`."""
 
     def __init__(self, uuid: str, path: Path, limits: LimitSettings, scratch: Scratch) -> None:
         """The attachment `uuid` whose file is at `path`."""
@@ -236,7 +236,7 @@ def _opened(path: Path, limits: LimitSettings) -> Iterator[FileBytes]:
 
 @contextmanager
 def _named(uuid: str) -> Iterator[None]:
-    """Puts the attachment's UUID before whatever is wrong with it: a UUID is no patient's."""
+    """Put the UUID of the attachment, which identifies no patient, before the message of its error."""
     try:
         yield
     except ExportError as error:
@@ -244,7 +244,7 @@ def _named(uuid: str) -> Iterator[None]:
 
 
 def missing(uuid: str, path: Path) -> str:
-    """Message for an attachment that cannot be looked at."""
+    """Message for an attachment whose file cannot be accessed."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

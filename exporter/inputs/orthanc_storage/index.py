@@ -1,4 +1,4 @@
-"""The SQLite index of an Orthanc storage: which attachments there are, and what is known of each.
+"""The SQLite index of an Orthanc storage: its attachments and their attributes.
 
 Contract: reads schema 6 and newer, as Orthanc 1.x writes it, in memory that does not grow with the store. The
 shape of the table is checked before a row is believed, and every value of a row before it is used. An index that is
@@ -48,13 +48,13 @@ ZLIB_WITH_SIZE: Final = 2
 UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _COPIES: Final = 5
-"""So often an index is copied that changes meanwhile."""
+"""Attempts to copy an index that changes meanwhile."""
 _MOST_REPEATED: Final = 10_000
 _LARGEST: Final = 1 << 62
 
 
 class IndexLost(Exception):
-    """There is no index there, or nothing in it can be read: the content is all that is left."""
+    """The index is missing or unreadable: only the content of the files is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +342,7 @@ def _closing(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
 
 
 def _attachment(row: tuple[Any, ...]) -> Attachment:
-    """One row, believed only as far as it makes sense."""
+    """Make an attachment of one row, whose values are checked."""
     number, uuid, stored_bytes, content_bytes, compression, stored_md5, content_md5, custom = row
     if not isinstance(uuid, str) or not UUID.fullmatch(uuid):
         return Attachment("", number, fault="its name is no UUID")
@@ -390,7 +390,7 @@ def _words(error: sqlite3.Error) -> str:
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether another process holds a lock on the file, asked without taking one."""
+    """Whether another process holds a lock on the file; no lock is taken to find out."""
     query = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     try:
         with path.open("rb") as file:

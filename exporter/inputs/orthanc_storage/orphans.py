@@ -1,4 +1,4 @@
-"""Files of a storage folder that the index does not know: looked for, listed, left alone.
+"""Orphans: files of a storage folder that are not in the index, which are listed and left alone.
 
 Contract: every file below the folder is compared with the index, in memory that does not grow with either: the tree is
 walked in the order of its names, and the index is asked for its UUIDs in the same order. The list is one JSON object

@@ -1,10 +1,10 @@
-"""An Orthanc storage folder, opened: which reader fits it, and what to say about it before and after.
+"""An open Orthanc storage folder: the reader for it, and remarks for the user before and after the run.
 
-Contract: `opened_storage` refuses what cannot be read with one sentence, before anything is written anywhere: a folder
-that is no storage, one whose attachments are somewhere else, an index of a shape that is not known. A lost index is
-said, and the content is read instead.
+Contract: `opened_storage` refuses an unreadable folder with one sentence, before anything is written: a folder that is
+not a storage, one whose attachments are elsewhere, an index of an unknown form. A lost index is reported, and the
+content of the files is read instead.
 
-Must never: let output lie in the storage folder.
+Must never: permit output in the storage folder.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class StorageRequest:
     index: Path | None = None
     """The index, or the folder it is in, where that is not the storage folder (`IndexDirectory` of Orthanc)."""
     without_index: bool = False
-    """Whether to tell attachments by their content even where there is an index."""
+    """Whether to recognize attachments by content even if there is an index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class OrthancStorage:
     warnings: tuple[str, ...] = field(default=())
     """Remarks before the storage is read."""
 
-    def export(self, target: ExportTarget, tally: Progress, stop: threading.Event) -> Iterator[PublishedResult]:
+    def export(self, target: ExportTarget, progress: Progress, stop: threading.Event) -> Iterator[PublishedResult]:
         """Export every instance that is not done, then look for what the index does not know.
 
         An instance that is there twice is exported once, as if it had been received.
@@ -65,7 +65,7 @@ class OrthancStorage:
         Raises:
             As `exporter.inputs.backfill.backfill`.
         """
-        yield from export(self.reader, target, tally, stop, skip_duplicates=True)
+        yield from export(self.reader, target, progress, stop, skip_duplicates=True)
         if not stop.is_set():
             self.reader.look_around(stop)
 

@@ -51,7 +51,7 @@ class Noticed:
 
 
 class IndexedReader:
-    """A `Reader` of a storage folder with its index."""
+    """An `InputReader` of a storage folder with its index."""
 
     def __init__(
         self, folder: Path, index: StorageIndex, limits: LimitSettings, output: Path | None, *, threads: int
@@ -66,7 +66,7 @@ class IndexedReader:
         self.noticed = Noticed()
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
-        """See `Reader`."""
+        """See `InputReader`."""
         return ahead(self._listed(memory, scratch), self._threads)
 
     def _listed(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
@@ -82,17 +82,17 @@ class IndexedReader:
             OutOfSpace, MediaFolderUnusable: The list of them cannot be written.
             InputUnusable: The index, or the folder, cannot be read any more.
         """
-        told = list_orphans(orphans(self._folder, self._index.known(), stop), self._output, stop)
-        if told is not None:
-            self.noticed.orphans, self.noticed.strangers = told.unknown, told.outside
+        counted = list_orphans(orphans(self._folder, self._index.known(), stop), self._output, stop)
+        if counted is not None:
+            self.noticed.orphans, self.noticed.strangers = counted.unknown, counted.outside
 
     def count(self) -> Iterator[int]:
-        """See `Reader`."""
+        """See `InputReader`."""
         yield self._index.holdings.instances
 
     @contextmanager
     def together(self, names: Sequence[str], scratch: Scratch) -> Iterator[list[Path]]:
-        """See `Reader`."""
+        """See `InputReader`."""
         with readable_together(self._folder, names, self._limits, scratch) as paths:
             yield paths
 
@@ -145,13 +145,13 @@ def readable_together(
             uuid = uuid_at(name)
             if uuid is None:
                 continue
-            told = AttachmentFacts(uuid, folder / name, limits, scratch)
-            held.append(told)
+            attachment = AttachmentFacts(uuid, folder / name, limits, scratch)
+            held.append(attachment)
             try:
-                paths.append(told.readable())
+                paths.append(attachment.readable())
             except ExportError:
                 continue
         yield paths
     finally:
-        for told in held:
-            told.release()
+        for attachment in held:
+            attachment.release()

@@ -53,10 +53,10 @@ class Holds(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """An attachment whose content can be read already: a `Content` of the run."""
+    """An attachment whose content can be read already: an `InputContent`."""
 
     path: Path
-    told: AttachmentFacts
+    attachment: AttachmentFacts
 
     def readable(self) -> Path:
         """The file, or what it inflated to."""
@@ -64,11 +64,11 @@ class Ready:
 
     def release(self) -> None:
         """Remove the copy, where there is one."""
-        self.told.release()
+        self.attachment.release()
 
 
 class UnindexedReader:
-    """A `Reader` of a storage folder without an index."""
+    """An `InputReader` of a storage folder without an index."""
 
     def __init__(self, folder: Path, ledger: Path, limits: LimitSettings, output: Path | None) -> None:
         """Read `folder`, an absolute path without links; `ledger` knows what earlier runs have exported."""
@@ -79,7 +79,7 @@ class UnindexedReader:
         self.noticed = Noticed()
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
-        """See `Reader`."""
+        """See `InputReader`."""
         with closing(_Uids()) as uids:
             for found in files(self._folder):
                 uuid = uuid_at(found.name)
@@ -98,12 +98,12 @@ class UnindexedReader:
             InputUnusable: The folder cannot be read any more.
         """
         outside = ((found, OUTSIDE) for found in files(self._folder, stop) if uuid_at(found.name) is None)
-        told = list_orphans(outside, self._output, stop)
-        if told is not None:
-            self.noticed.strangers = told.outside
+        counted = list_orphans(outside, self._output, stop)
+        if counted is not None:
+            self.noticed.strangers = counted.outside
 
     def count(self) -> Iterator[int]:
-        """See `Reader`."""
+        """See `InputReader`."""
         total = 0
         for found in files(self._folder):
             total += uuid_at(found.name) is not None
@@ -113,7 +113,7 @@ class UnindexedReader:
 
     @contextmanager
     def together(self, names: Sequence[str], scratch: Scratch) -> Iterator[list[Path]]:
-        """See `Reader`."""
+        """See `InputReader`."""
         with readable_together(self._folder, names, self._limits, scratch) as paths:
             yield paths
 
@@ -122,17 +122,17 @@ class UnindexedReader:
         if found.kind is not FileKind.REGULAR:
             told_by_folder = entry_of(found)
             return InputEntry(found.name, found.size_bytes, found.mtime_ns, decided=told_by_folder.decided)
-        told = AttachmentFacts(uuid, found.path, self._limits, scratch)
+        attachment = AttachmentFacts(uuid, found.path, self._limits, scratch)
         try:
-            path = told.readable()
+            path = attachment.readable()
         except ExportError as error:
             decided = Failed.of(error)
             return InputEntry(found.name, found.size_bytes, found.mtime_ns, decided=decided)
         holds, uid = look_into(path, self._limits)
         if holds is Holds.WHOLE:
             uids.add_whole(uid)
-            return InputEntry(found.name, found.size_bytes, found.mtime_ns, Ready(path, told))
-        told.release()
+            return InputEntry(found.name, found.size_bytes, found.mtime_ns, Ready(path, attachment))
+        attachment.release()
         if holds is Holds.HEADER:
             uids.add_header(found, uid)
             return None

@@ -1,10 +1,10 @@
-"""Data sets of exported media that training code loads as they lie.
+"""Data sets of exported media that training code can load directly.
 
-Contract: made of lines and media, which stay as they are; made again from the same ones they are the same, byte by
-byte. Samples have keyed names without dots, so that no name of an input is in them.
+Contract: they are made from lines and media, which are not changed; the same lines and media give the same bytes.
+Samples have keyed names without dots, which do not contain names of inputs.
 
-samples       which files of which instance go where
-destination   the folder of a data set: ours, or not there yet
+samples       the media files of each instance, in the order of keys
+destination   the folder of a data set, new or replaced
 card          the data set card
 croissant     the Croissant description
 folder        images/, videos/ and audio/ with one Parquet table in each split

@@ -1,6 +1,6 @@
-"""The data set card `README.md`: what people and the Hugging Face Hub read first.
+"""The data set card `README.md`, for readers and the Hugging Face Hub.
 
-Contract: says only what the data set itself says; names no input and no patient.
+Contract: contains only facts that the data set itself contains; names no input and no patient.
 
 Source: Hugging Face, "Dataset Cards" (YAML front matter, `configs`).
 """

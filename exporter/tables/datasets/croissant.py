@@ -1,7 +1,7 @@
-"""`croissant.json`: the tables and media of a folder data set, described so that programs load them by it.
+"""`croissant.json`: a description of the tables and media of a folder data set, by which programs load it.
 
 Contract: conforms to Croissant 1.1. One FileObject per table with its SHA-256, one FileSet of media per root, one
-RecordSet per table with a Field per column. Made again from the same data set it is the same, byte by byte.
+RecordSet per table with a Field per column. The same data set gives the same bytes.
 
 Source: MLCommons, "Croissant Format Specification 1.1".
 """
@@ -80,7 +80,7 @@ _CONTEXT: Final[dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class PublicationTerms:
-    """What a description says that does not follow from the data."""
+    """Terms of a description that do not follow from the data."""
 
     date: str
     """Of the newest line, as YYYY-MM-DD."""
@@ -170,7 +170,7 @@ def _field(record_set: str, column: Column, table: str) -> dict[str, Any]:
 
 
 def _field_id(name: str) -> str:
-    """The name of a column as a part of an identifier (RFC 3987): no white space, and no two are the same."""
+    """Name of a column as a part of an identifier (RFC 3987): unique and without white space."""
     plain = re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
     return name if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 

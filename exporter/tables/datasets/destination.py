@@ -1,6 +1,6 @@
-"""The folder of a data set: it appears whole, and replaces an earlier one of ours, nothing else.
+"""The folder of a data set, which appears complete or not at all and may replace an earlier data set.
 
-Contract: a folder that is there and that this module did not make is left alone.
+Contract: an existing folder that this module did not make is left alone.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from exporter.tables.output_folder import ExportedFolder
 
 MARK: Final = ".exporter-dataset"
-"""File in a data set that says that it may be replaced."""
+"""File in a data set that marks it as ours: it may be replaced."""
 
 
 @contextmanager
 def data_set_folder(target: Path, source: ExportedFolder) -> Iterator[Path]:
-    """A folder to fill; it becomes `target` when the block ends well.
+    """Give a folder to fill, which becomes `target` when the block ends without an error.
 
     Raises:
-        TableError: `target` is there and not ours, or it would lie in or around what it is made of.
+        TableError: `target` exists and is not ours, or it would be in or around the folder it is made from.
     """
     _check(target, source)
     before = None

@@ -1,9 +1,9 @@
 """`--format folder`: `images/`, `videos/` and `audio/`, each with train, validation and test and a table in each.
 
 Contract: each of the three is a root that `datasets.load_dataset("imagefolder" | "videofolder" | "audiofolder",
-data_dir=...)` loads as it lies: one kind of media, one `metadata.parquet` per split, one schema for all of them, and
-no other file. One row per media file; a folder of frames is one row per frame. Media are hard links where the file
-system permits, else copies. Kinds of media that no loader takes (volumes, waveforms, documents, reports) are counted.
+data_dir=...)` loads directly: one kind of media, one `metadata.parquet` per split, one schema for all of them, and no
+other file. One row per media file; a folder of frames is one row per frame. Media are hard links where the file system
+permits, else copies. Kinds of media that no loader supports (volumes, waveforms, documents, reports) are counted.
 
 Source: Hugging Face, "Create an image dataset", "Create a video dataset", "Create an audio dataset" (`ImageFolder`).
 """
@@ -37,7 +37,7 @@ ROOTS: Final = {
     "video": ("videos", frozenset({".mp4", ".mkv", ".mov", ".avi"})),
     "audio": ("audio", frozenset({".wav", ".flac"})),
 }
-"""Root and extensions of a kind of media, as far as loaders know them."""
+"""Root and extensions of each kind of media that loaders support."""
 TABLE: Final = "metadata.parquet"
 _FILE_COLUMNS: Final = (
     Column("file_name", CellType.TEXT, description="The media file, beside this table"),
@@ -45,17 +45,17 @@ _FILE_COLUMNS: Final = (
     Column("frame", CellType.INTEGER, description="Which frame it is, from 0, of a folder of frames"),
 )
 _ROW_GROUP_BYTES: Final = 8 << 20
-"""Up to nine tables are written at once."""
+"""Size of a row group, small because up to nine tables are written at once."""
 
 
 @dataclass(slots=True)
 class FolderSummary:
-    """What a folder data set holds."""
+    """Counts of a folder data set."""
 
     rows: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """By root and split."""
+    """Number of rows by root and split."""
     other_kinds: Counter[str] = field(default_factory=Counter)
-    """Media that no loader takes, by kind."""
+    """Number of media that no loader supports, by kind."""
     copied: int = 0
     """Media files that could not be linked."""
 
@@ -133,13 +133,13 @@ class _Tables:
 
 
 def _number(file: SampleFile) -> str:
-    """What tells the files of one instance apart."""
+    """Number in the name of a file that distinguishes the files of one instance."""
     medium = "" if file.medium == 0 else f"_{file.medium}"
     return medium if file.frame is None else f"{medium}_{file.frame:06d}"
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Give a media file another name, or copy it where that is not possible.
+    """Hard-link a media file to another name, or copy it if that is not possible.
 
     Returns:
         Whether it was copied.

@@ -1,8 +1,8 @@
-"""Samples: the rows of a data set with the media files that belong to them, in an order of their own.
+"""Samples: the rows of a data set with their media files, in the order of their keys.
 
-Contract: samples come in the order of their keys, which follows from the inputs' names and the key of pseudonyms, never
-from the order of the lines: workers that were faster change nothing. A key is 32 hexadecimal digits. Media that are not
-there are counted, never guessed.
+Contract: the order of the keys follows from the names of the inputs and the key of pseudonyms, never from the order of
+the lines, so that the speed of workers has no effect. A key is 32 hexadecimal digits. Missing media are counted, never
+guessed.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class DatasetSamples:
     """The media folder."""
     patients: Patients
     missing: int = 0
-    """Media of lines that are not in the media folder."""
+    """Number of media in the lines that are missing in the media folder."""
     instances: Counter[str] = field(default_factory=Counter)
     """Number of samples by split."""
 
@@ -78,7 +78,7 @@ class DatasetSamples:
         return self.patients.pseudonym("sample", line["dicom_file"])
 
     def files(self, line: Line) -> list[SampleFile]:
-        """The media files of an instance that are there, a folder of frames as its frames."""
+        """Existing media files of an instance; a folder of frames is given as its frames."""
         found = []
         for number, medium in enumerate(media_of(line)):
             path = self._path(medium)
@@ -88,7 +88,7 @@ class DatasetSamples:
         return found
 
     def _path(self, medium: dict[str, Any]) -> Path | None:
-        """Where a medium lies.
+        """Path of a media file.
 
         Raises:
             TableError: The line names a path outside the media folder.
@@ -111,7 +111,7 @@ def _files(path: Path, kind: str, medium: int) -> Iterator[SampleFile]:
 
 
 def frame_records(folder: Path) -> list[dict[str, Any]]:
-    """What `frames.jsonl` says of the frames in a folder; nothing where it is not there or not as it must be."""
+    """Records of `frames.jsonl` in a folder of frames; empty if it is missing or invalid."""
     try:
         found = [orjson.loads(text) for text in (folder / FRAMES).read_bytes().splitlines()]
     except (OSError, orjson.JSONDecodeError):

@@ -1,7 +1,7 @@
-"""`--format webdataset`: `train-000000.tar` and so on, samples of files that lie beside each other.
+"""`--format webdataset`: shards (`train-000000.tar`, ...) in which the files of a sample follow each other.
 
-Contract: a shard has at most the bytes that are permitted, but for a sample that is larger alone; samples are whole in
-one shard. A sample is `<key>.<ext>` (the first medium) and `<key>.json` (the row; JSON columns as objects). Further
+Contract: a shard has at most the permitted bytes, unless a single sample is larger; a sample is never split between
+shards. A sample is `<key>.<ext>` (the first medium) and `<key>.json` (the row; JSON columns as objects). Further
 media are `<key>.<number>.<ext>`, frames `<key>.<frame, six digits>.<ext>`. Keys have no dots: readers cut names at the
 first one. Owner, mode and time of members are fixed: the same input gives the same bytes.
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MOST_SHARD_BYTES: Final = 10**9
 _BLOCK: Final = 512
 _END: Final = 2 * tarfile.RECORDSIZE
-"""Most bytes that the end of an archive takes."""
+"""Most bytes of the end of an archive."""
 
 
 def write_shards(
@@ -76,7 +76,7 @@ class _Shards:
         self._bytes = 0
 
     def add(self, key: str, files: list[SampleFile], row: bytes) -> None:
-        """Add one sample, to a new shard where it does not fit any more."""
+        """Add one sample, to a new shard if it does not fit into the present one."""
         members: list[tuple[str, Path | bytes, int]] = [
             (f"{key}{_extension(file)}", file.path, file.path.stat().st_size) for file in files
         ]
@@ -110,7 +110,7 @@ def _extension(file: SampleFile) -> str:
 
 
 def _row_json(projection: Projection, batch: Batch, row: int) -> bytes:
-    """The row as JSON: cells that are not null, JSON columns as what they say."""
+    """Row as JSON: cells that are not null, JSON columns as JSON values."""
     cells: dict[str, Any] = {}
     for column, values in zip(projection.columns, batch.columns, strict=True):
         value = values[row]

@@ -73,8 +73,8 @@ def test_every_file_at_the_depth_has_a_row_in_order(done: Run) -> None:
 
 def test_what_niffler_would_have_missed_is_said(done: Run) -> None:
     assert "1 of them are DICOM but not called *.dcm" in done.said
-    assert "1 further files are no DICOM and not called *.dcm" in done.said
-    assert "2 files do not lie 1 folders deep (Depth)" in done.said
+    assert "1 further files are not DICOM and not called *.dcm" in done.said
+    assert "2 files are not 1 folders deep (Depth)" in done.said
 
 
 def test_every_file_has_pictures_or_a_reason(done: Run) -> None:
@@ -244,7 +244,7 @@ def test_columns_can_be_those_of_a_list_or_those_that_are_common(tmp_path: Path)
         "has_pix_array",
         "category",
     ]
-    assert "featureset.txt names columns that no file has; they are empty: NoSuchThing" in said
+    assert "featureset.txt lists columns that no file has, which are empty: NoSuchThing" in said
     for name in ("a/text.dcm", "b/text.dcm", "a/ecg.dcm", "a/cut.dcm"):
         (home / name).unlink()
     extract(config, "--set", "SpecificHeadersOnly=false", "--set", "CommonHeadersOnly=true")

@@ -34,7 +34,7 @@ EARLIER = ("UseProcessors", "UseHalfOfTheProcessorsOnly", "FlattenedToPatientLev
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with configurations of both tools and something to read at two depths."""
     home = tmp_path / "home"
     (home / "a/b/c").mkdir(parents=True)
@@ -49,7 +49,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("there", "here"), section("Side by side"))
 def test_what_stands_side_by_side_runs(
-    desk: Path, there: str, here: str, mailbox: tuple[Mailbox, str], capsys: pytest.CaptureFixture[str]
+    workspace: Path, there: str, here: str, mailbox: tuple[Mailbox, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     box, server = mailbox
     command = here.strip("`").replace("localhost:25", server)
@@ -61,22 +61,22 @@ def test_what_stands_side_by_side_runs(
     said = capsys.readouterr()
     assert code == 0, said.err
     if arguments[0] == "config":
-        (desk / "ours.yml").write_text(said.out)
+        (workspace / "ours.yml").write_text(said.out)
         assert main(["config", "check", "ours.yml"]) == 0
     elif "config.yml" in arguments:
-        assert sorted(path.name for path in (desk / "media").rglob("ct.png")) == ["ct.png", "ct.png"]
-        assert len((desk / "lines.jsonl").read_text().splitlines()) == 2
+        assert sorted(path.name for path in (workspace / "media").rglob("ct.png")) == ["ct.png", "ct.png"]
+        assert len((workspace / "lines.jsonl").read_text().splitlines()) == 2
     else:
-        (row,) = rows(desk / "niffler/metadata.csv")
-        assert row["file"].removeprefix(f"{desk}/home/") == ("a/b/c/ct.dcm" if "Depth 3" in there else "ct.dcm")
-        assert bool(mapping(desk / "niffler/mapping.csv")) == ("PrintImages" not in there)
+        (row,) = rows(workspace / "niffler/metadata.csv")
+        assert row["file"].removeprefix(f"{workspace}/home/") == ("a/b/c/ct.dcm" if "Depth 3" in there else "ct.dcm")
+        assert bool(mapping(workspace / "niffler/mapping.csv")) == ("PrintImages" not in there)
         assert [message["Subject"] for message in box.messages] == ["The image conversion has been complete"]
 
 
 # -- keys -----------------------------------------------------------------------------------------------------------
 
 
-class Desk:
+class ExtractorHarness:
     """A place for one key's check."""
 
     def __init__(self, folder: Path, mail: tuple[Mailbox, str]) -> None:
@@ -92,133 +92,133 @@ class Desk:
         return [Path(row["file"]).name for row in rows(self.out / "metadata.csv")]
 
 
-def _dicom_home(desk: Desk) -> None:
-    home = small_home(desk.folder / "home")
-    desk.out = home / "root"
+def _dicom_home(harness: ExtractorHarness) -> None:
+    home = small_home(harness.folder / "home")
+    harness.out = home / "root"
     for _ in range(2):  # the second time there are copies and pictures one folder deep
-        desk.extract(home, Depth=1)
-        assert desk.files() == ["ct.dcm"]
+        harness.extract(home, Depth=1)
+        assert harness.files() == ["ct.dcm"]
     shutil.copyfile(examples.get_path("ct"), home / "top.dcm")
-    desk.extract(home, Depth=0)
-    assert desk.files() == ["top.dcm"]
-    desk.out = home
-    desk.extract(home, Depth=0)
-    assert desk.files() == ["top.dcm"]
+    harness.extract(home, Depth=0)
+    assert harness.files() == ["top.dcm"]
+    harness.out = home
+    harness.extract(home, Depth=0)
+    assert harness.files() == ["top.dcm"]
 
 
-def _output_directory(desk: Desk) -> None:
-    home = small_home(desk.folder / "home")
-    desk.extract(home, PrintImages=False)
+def _output_directory(harness: ExtractorHarness) -> None:
+    home = small_home(harness.folder / "home")
+    harness.extract(home, PrintImages=False)
     shutil.copyfile(examples.get_path("mr"), home / "a/new.dcm")
-    desk.extract(home, PrintImages=False)
-    assert desk.files() == ["ct.dcm", "new.dcm"]
+    harness.extract(home, PrintImages=False)
+    assert harness.files() == ["ct.dcm", "new.dcm"]
 
 
-def _depth(desk: Desk) -> None:
-    home = mixed_home(desk.folder / "home")
-    said = desk.extract(home, Depth=0, PrintImages=False)
-    assert desk.files() == ["top.dcm"]
+def _depth(harness: ExtractorHarness) -> None:
+    home = mixed_home(harness.folder / "home")
+    said = harness.extract(home, Depth=0, PrintImages=False)
+    assert harness.files() == ["top.dcm"]
     assert "elsewhere" not in said
     shutil.copyfile(home / "top.dcm", home / "a/named otherwise")
-    said = desk.extract(home, expect=3, PrintImages=False)
+    said = harness.extract(home, expect=3, PrintImages=False)
     assert "2 of them are DICOM but not called *.dcm: Niffler would have missed them" in said
-    assert "2 files do not lie 1 folders deep" in said
+    assert "2 files are not 1 folders deep" in said
 
 
-def _split_into_chunks(desk: Desk) -> None:
-    home = small_home(desk.folder / "home")
+def _split_into_chunks(harness: ExtractorHarness) -> None:
+    home = small_home(harness.folder / "home")
     shutil.copyfile(home / "a/ct.dcm", home / "a/second.dcm")
-    desk.extract(home, SplitIntoChunks=7, PrintImages=False)
-    assert sorted(path.name for path in (desk.out / "meta").iterdir()) == ["metadata_0.csv", "metadata_1.csv"]
-    assert sorted(path.name for path in (desk.out / "maps").iterdir()) == ["mapping_0.csv", "mapping_1.csv"]
+    harness.extract(home, SplitIntoChunks=7, PrintImages=False)
+    assert sorted(path.name for path in (harness.out / "meta").iterdir()) == ["metadata_0.csv", "metadata_1.csv"]
+    assert sorted(path.name for path in (harness.out / "maps").iterdir()) == ["mapping_0.csv", "mapping_1.csv"]
 
 
-def _print_images(desk: Desk) -> None:
-    desk.extract(small_home(desk.folder / "home"), PrintImages=False)
-    assert desk.files() == ["ct.dcm"]
-    assert not (desk.out / "extracted-images").exists()
-    assert not (desk.out / "metadata.jsonl").exists()
+def _print_images(harness: ExtractorHarness) -> None:
+    harness.extract(small_home(harness.folder / "home"), PrintImages=False)
+    assert harness.files() == ["ct.dcm"]
+    assert not (harness.out / "extracted-images").exists()
+    assert not (harness.out / "metadata.jsonl").exists()
 
 
-def _common_headers_only(desk: Desk) -> None:
-    home = small_home(desk.folder / "home")
+def _common_headers_only(harness: ExtractorHarness) -> None:
+    home = small_home(harness.folder / "home")
     lacking = pydicom.dcmread(home / "a/ct.dcm")
     del lacking.KVP
     for number in range(10):
         (lacking.save_as if number < 1 else pydicom.dcmread(home / "a/ct.dcm").save_as)(home / f"a/{number}.dcm")
-    desk.extract(home, CommonHeadersOnly=True, PrintImages=False, SplitIntoChunks=2)
-    assert "KVP" in rows(desk.out / "metadata.csv")[0]  # in 10 of 11
+    harness.extract(home, CommonHeadersOnly=True, PrintImages=False, SplitIntoChunks=2)
+    assert "KVP" in rows(harness.out / "metadata.csv")[0]  # in 10 of 11
     lacking.save_as(home / "a/1.dcm")
-    desk.extract(home, CommonHeadersOnly=True, PrintImages=False, SplitIntoChunks=2)
-    assert "KVP" not in rows(desk.out / "metadata.csv")[0]  # in 9 of 11
-    assert "KVP" in rows(desk.out / "meta/metadata_0.csv")[0]
+    harness.extract(home, CommonHeadersOnly=True, PrintImages=False, SplitIntoChunks=2)
+    assert "KVP" not in rows(harness.out / "metadata.csv")[0]  # in 9 of 11
+    assert "KVP" in rows(harness.out / "meta/metadata_0.csv")[0]
 
 
-def _public_headers_only(desk: Desk) -> None:
-    home = small_home(desk.folder / "home")
-    desk.extract(home, PrintImages=False)
-    public = rows(desk.out / "metadata.csv")[0]
-    desk.extract(home, PrintImages=False, PublicHeadersOnly=False)
-    private = rows(desk.out / "metadata.csv")[0]
+def _public_headers_only(harness: ExtractorHarness) -> None:
+    home = small_home(harness.folder / "home")
+    harness.extract(home, PrintImages=False)
+    public = rows(harness.out / "metadata.csv")[0]
+    harness.extract(home, PrintImages=False, PublicHeadersOnly=False)
+    private = rows(harness.out / "metadata.csv")[0]
     assert "[Suite id]" in private
     assert all(column.startswith("[") or " " in column for column in private.keys() - public.keys())
     assert not any(column.startswith("[") or " " in column for column in public)
 
 
-def _specific_headers_only(desk: Desk) -> None:
-    (desk.folder / "featureset.txt").write_text("Modality\nNothing\n")
-    said = desk.extract(small_home(desk.folder / "home"), PrintImages=False, SpecificHeadersOnly=True)
-    assert list(rows(desk.out / "metadata.csv")[0]) == ["Modality", "Nothing", "file", "has_pix_array", "category"]
-    assert "featureset.txt names columns that no file has; they are empty: Nothing" in said
+def _specific_headers_only(harness: ExtractorHarness) -> None:
+    (harness.folder / "featureset.txt").write_text("Modality\nNothing\n")
+    said = harness.extract(small_home(harness.folder / "home"), PrintImages=False, SpecificHeadersOnly=True)
+    assert list(rows(harness.out / "metadata.csv")[0]) == ["Modality", "Nothing", "file", "has_pix_array", "category"]
+    assert "featureset.txt lists columns that no file has, which are empty: Nothing" in said
 
 
-def _use_processes(desk: Desk) -> None:
-    home = small_home(desk.folder / "home")
+def _use_processes(harness: ExtractorHarness) -> None:
+    home = small_home(harness.folder / "home")
     for value in (0, 0.5, 1, "2", 500):
-        config = read_niffler_file(configuration(desk.folder / "config.json", home, desk.out, UseProcesses=value))
+        config = read_niffler_file(configuration(harness.folder / "config.json", home, harness.out, UseProcesses=value))
         assert config.workers >= 1
 
 
-def _flattened_to_level(desk: Desk) -> None:
-    home = small_home(desk.folder / "home")
+def _flattened_to_level(harness: ExtractorHarness) -> None:
+    home = small_home(harness.folder / "home")
     for number, study in enumerate(("1.2.3", "1.2.4")):
         nobody = pydicom.dcmread(home / "a/ct.dcm")
         nobody.PatientID, nobody.StudyInstanceUID = "", study
         nobody.save_as(home / f"a/nobody-{number}.dcm")
-    desk.extract(home)
-    folders = [Path(picture).parent.name for _, picture in mapping(desk.out / "mapping.csv")]
+    harness.extract(home)
+    folders = [Path(picture).parent.name for _, picture in mapping(harness.out / "mapping.csv")]
     assert len(set(folders)) == 3
     assert all(len(folder) == 56 for folder in folders)
 
 
-def _is_16_bit(desk: Desk) -> None:
-    home = small_home(desk.folder / "home")
+def _is_16_bit(harness: ExtractorHarness) -> None:
+    home = small_home(harness.folder / "home")
     shutil.copyfile(examples.get_path("palette_color"), home / "a/palette.dcm")
     modes = {}
     for value in ("true", "false"):
-        desk.out = desk.folder / value
-        desk.extract(home, is16Bit=value)
-        (picture, *_) = [picture for file, picture in mapping(desk.out / "mapping.csv") if file.endswith("ct.dcm")]
+        harness.out = harness.folder / value
+        harness.extract(home, is16Bit=value)
+        (picture, *_) = [picture for file, picture in mapping(harness.out / "mapping.csv") if file.endswith("ct.dcm")]
         with Image.open(picture) as image:
             modes[value] = image.mode
     assert modes == {"true": "I;16", "false": "L"}
 
 
-def _send_email(desk: Desk) -> None:
-    home = mixed_home(desk.folder / "home")
-    desk.extract(home, Depth=0, PrintImages=False, SendEmail=True)
-    desk.extract(home, expect=3, PrintImages=False, SendEmail=True)
-    desk.extract(home, Depth=0, PrintImages=False, SendEmail=False)
-    subjects = [message["Subject"] for message in desk.mail[0].messages]
+def _send_email(harness: ExtractorHarness) -> None:
+    home = mixed_home(harness.folder / "home")
+    harness.extract(home, Depth=0, PrintImages=False, SendEmail=True)
+    harness.extract(home, expect=3, PrintImages=False, SendEmail=True)
+    harness.extract(home, Depth=0, PrintImages=False, SendEmail=False)
+    subjects = [message["Subject"] for message in harness.mail[0].messages]
     assert subjects == ["The image conversion has been complete", "The image conversion has failed"]
 
 
-def _your_email(desk: Desk) -> None:
-    desk.extract(small_home(desk.folder / "home"), PrintImages=False, SendEmail=True, YourEmail="me@host.example")
-    assert desk.mail[0].recipients == ["me@host.example"]
+def _your_email(harness: ExtractorHarness) -> None:
+    harness.extract(small_home(harness.folder / "home"), PrintImages=False, SendEmail=True, YourEmail="me@host.example")
+    assert harness.mail[0].recipients == ["me@host.example"]
 
 
-CHECKS: dict[str, Callable[[Desk], None]] = {
+CHECKS: dict[str, Callable[[ExtractorHarness], None]] = {
     "DICOMHome": _dicom_home,
     "OutputDirectory": _output_directory,
     "Depth": _depth,
@@ -237,7 +237,7 @@ CHECKS: dict[str, Callable[[Desk], None]] = {
 
 @pytest.mark.parametrize("key", [row[0].strip("`") for row in section("Niffler's keys")])
 def test_each_key_does_what_the_page_says(tmp_path: Path, key: str, mailbox: tuple[Mailbox, str]) -> None:
-    CHECKS[key](Desk(tmp_path, mailbox))
+    CHECKS[key](ExtractorHarness(tmp_path, mailbox))
 
 
 def test_the_page_has_every_key() -> None:

@@ -80,7 +80,10 @@ def test_every_failure_of_either_is_stated(home: Path, monkeypatch: pytest.Monke
         number: (by_class[number, True] + by_class[number, False], by_class[number, True]) for number in stated
     }
     assert sum(count for count, _ in stated.values()) == len(verdicts.failed)
-    assert "Of its 192 files below `failed-dicom/1` to `3`, ours exports 146. All 114" in PAGE.read_text()
+    assert (
+        "exports 146 of the 192 files that Niffler put below `failed-dicom/1` to `3`, and all of the 114"
+        in PAGE.read_text()
+    )
     assert (len(verdicts.failed), len(verdicts.failed.keys() & pictured), len(verdicts.pictured)) == (192, 146, 114)
     assert verdicts.pictured <= pictured
     reasons: dict[tuple[str, str], set[str]] = {}

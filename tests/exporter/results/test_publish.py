@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 LAYOUT = "{StudyInstanceUID}/{SOPInstanceUID}"
 
 
-class Desk:
+class PublisherHarness:
     """A media folder, its ledger and a publisher, and pretended workers."""
 
     def __init__(self, root: Path, *, overwrite: bool = False) -> None:
@@ -82,40 +82,40 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path)
+def harness(tmp_path: Path) -> Iterator[PublisherHarness]:
+    made = PublisherHarness(tmp_path)
     yield made
     made.close()
 
 
-def test_media_line_and_state_come_together(desk: Desk) -> None:
-    (outcome,) = desk.publish(desk.finished("a/b.dcm", ".png", ".raw.png"))
+def test_media_line_and_state_come_together(harness: PublisherHarness) -> None:
+    (outcome,) = harness.publish(harness.finished("a/b.dcm", ".png", ".raw.png"))
     assert isinstance(outcome, Exported)
     assert [medium.file for medium in outcome.media] == ["a/b.png", "a/b.raw.png"]
-    assert desk.files == {"a/b.png": b"pixels", "a/b.raw.png": b"pixels"}
-    (line,) = desk.lines
+    assert harness.files == {"a/b.png": b"pixels", "a/b.raw.png": b"pixels"}
+    (line,) = harness.lines
     assert (line["dicom_file"], line["media_file"]) == ("a/b.dcm", "a/b.png")
-    entry = desk.ledger.entry("a/b.dcm")
+    entry = harness.ledger.entry("a/b.dcm")
     assert entry is not None
     assert entry.state is InstanceStatus.EXPORTED
-    assert not [p for p in (desk.media / ".partial").rglob("*") if not p.is_dir()]
+    assert not [p for p in (harness.media / ".partial").rglob("*") if not p.is_dir()]
 
 
-def test_a_received_instance_is_named_by_its_uids_and_a_forged_uid_by_its_hash(desk: Desk) -> None:
-    good, forged = desk.publish(
-        desk.finished("1", uid="1.2.3", spool=True), desk.finished("2", uid="../../x", data=b"other", spool=True)
+def test_a_received_instance_is_named_by_its_uids_and_a_forged_uid_by_its_hash(harness: PublisherHarness) -> None:
+    good, forged = harness.publish(
+        harness.finished("1", uid="1.2.3", spool=True), harness.finished("2", uid="../../x", data=b"other", spool=True)
     )
     assert isinstance(good, Exported)
     assert isinstance(forged, Exported)
     assert good.media[0].file == "1.9/1.2.3.png"
     assert forged.media[0].file.startswith("1.9/h")
-    assert all(Path(name).parts[0] == "1.9" for name in desk.files)
+    assert all(Path(name).parts[0] == "1.9" for name in harness.files)
 
 
-def test_two_inputs_never_share_a_name(desk: Desk) -> None:
+def test_two_inputs_never_share_a_name(harness: PublisherHarness) -> None:
     names = ["b.dcm", "b.dicom", "B.DCM", "b", "b.ima"]
-    outcomes = desk.publish(*(desk.finished(name, data=name.encode()) for name in names))
-    assert sorted(desk.files.values()) == sorted(name.encode() for name in names)
+    outcomes = harness.publish(*(harness.finished(name, data=name.encode()) for name in names))
+    assert sorted(harness.files.values()) == sorted(name.encode() for name in names)
     assert [outcome.media[0].file for outcome in outcomes if isinstance(outcome, Exported)] == [
         "b.png",
         "b.dicom.png",
@@ -125,63 +125,63 @@ def test_two_inputs_never_share_a_name(desk: Desk) -> None:
     ]
 
 
-def test_same_uid_and_other_content_are_both_kept_and_flagged(desk: Desk) -> None:
-    desk.publish(desk.finished("1", data=b"one", spool=True))
-    desk.publish(desk.finished("2", data=b"two", spool=True), desk.finished("3", data=b"one", spool=True))
-    assert desk.files == {"1.9/1.2.3.png": b"one", "1.9/1.2.3-2.png": b"two", "1.9/1.2.3-3.png": b"one"}
-    assert [line["export"]["conflict_with"] for line in desk.lines] == [None, "1", "2"]
-    assert [line["export"]["duplicate_of"] for line in desk.lines] == [None, None, "1"]
+def test_same_uid_and_other_content_are_both_kept_and_flagged(harness: PublisherHarness) -> None:
+    harness.publish(harness.finished("1", data=b"one", spool=True))
+    harness.publish(harness.finished("2", data=b"two", spool=True), harness.finished("3", data=b"one", spool=True))
+    assert harness.files == {"1.9/1.2.3.png": b"one", "1.9/1.2.3-2.png": b"two", "1.9/1.2.3-3.png": b"one"}
+    assert [line["export"]["conflict_with"] for line in harness.lines] == [None, "1", "2"]
+    assert [line["export"]["duplicate_of"] for line in harness.lines] == [None, None, "1"]
 
 
-def test_a_file_in_the_way_is_neither_replaced_nor_entered(desk: Desk) -> None:
-    (desk.media / "a.png").write_bytes(b"somebody's")
-    (desk.media / "d").write_bytes(b"somebody's")
-    elsewhere = desk.media.parent / "elsewhere"
+def test_a_file_in_the_way_is_neither_replaced_nor_entered(harness: PublisherHarness) -> None:
+    (harness.media / "a.png").write_bytes(b"somebody's")
+    (harness.media / "d").write_bytes(b"somebody's")
+    elsewhere = harness.media.parent / "elsewhere"
     elsewhere.mkdir()
-    (desk.media / "link").symlink_to(elsewhere)
-    desk.publish(
-        desk.finished("a.dcm"), desk.finished("d/x.dcm", uid="1.2.4"), desk.finished("link/x.dcm", uid="1.2.5")
+    (harness.media / "link").symlink_to(elsewhere)
+    harness.publish(
+        harness.finished("a.dcm"), harness.finished("d/x.dcm", uid="1.2.4"), harness.finished("link/x.dcm", uid="1.2.5")
     )
-    assert desk.files["a.png"] == desk.files["d"] == b"somebody's"
-    assert desk.files["a.dcm.png"] == b"pixels"
+    assert harness.files["a.png"] == harness.files["d"] == b"somebody's"
+    assert harness.files["a.dcm.png"] == b"pixels"
     assert list(elsewhere.iterdir()) == []
-    assert sum(name.startswith("~other/") for name in desk.files) == 2
+    assert sum(name.startswith("~other/") for name in harness.files) == 2
 
 
 def test_a_file_in_the_way_is_replaced_where_that_is_permitted(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, overwrite=True)
-    (desk.media / "a.png").write_bytes(b"an earlier tool's")
-    desk.publish(desk.finished("a.dcm"))
-    assert desk.files == {"a.png": b"pixels"}
-    desk.close()
+    harness = PublisherHarness(tmp_path, overwrite=True)
+    (harness.media / "a.png").write_bytes(b"an earlier tool's")
+    harness.publish(harness.finished("a.dcm"))
+    assert harness.files == {"a.png": b"pixels"}
+    harness.close()
 
 
-def test_a_new_export_replaces_the_instances_own_files_and_deletes_what_is_no_more(desk: Desk) -> None:
-    desk.publish(desk.finished("a.dcm", ".png", ".raw.png", ".frames/"))
-    assert desk.files.keys() == {"a.png", "a.raw.png", "a.frames/1.png"}
-    desk.publish(desk.finished("a.dcm", ".png", ".frames/", data=b"new"))
-    assert desk.files == {"a.png": b"new", "a.frames/1.png": b"new"}
-    assert len(desk.lines) == 2
+def test_a_new_export_replaces_the_instances_own_files_and_deletes_what_is_no_more(harness: PublisherHarness) -> None:
+    harness.publish(harness.finished("a.dcm", ".png", ".raw.png", ".frames/"))
+    assert harness.files.keys() == {"a.png", "a.raw.png", "a.frames/1.png"}
+    harness.publish(harness.finished("a.dcm", ".png", ".frames/", data=b"new"))
+    assert harness.files == {"a.png": b"new", "a.frames/1.png": b"new"}
+    assert len(harness.lines) == 2
 
 
-def test_the_same_export_again_tells_no_second_line(desk: Desk) -> None:
-    desk.publish(desk.finished("a.dcm"))
-    desk.publish(desk.finished("a.dcm"))
-    assert len(desk.lines) == 1
-    assert desk.files == {"a.png": b"pixels"}
+def test_the_same_export_again_tells_no_second_line(harness: PublisherHarness) -> None:
+    harness.publish(harness.finished("a.dcm"))
+    harness.publish(harness.finished("a.dcm"))
+    assert len(harness.lines) == 1
+    assert harness.files == {"a.png": b"pixels"}
 
 
-def test_an_instance_without_media_has_a_line_and_a_refused_one_has_none(desk: Desk) -> None:
+def test_an_instance_without_media_has_a_line_and_a_refused_one_has_none(harness: PublisherHarness) -> None:
     identity = InstanceIdentity("1.2", "1.2.3", "1.9", "1.8", "c")
-    desk.publish(
-        Completed(desk.begin("sr"), Skipped(SkipReason.NO_MEDIA, "nothing to see", identity, "{}", "h", "s")),
-        Completed(desk.begin("dir"), Skipped(SkipReason.DICOMDIR, "a DICOMDIR")),
-        Completed(desk.begin("bad"), Failed(Reason.NOT_DICOM, "no", may_pass=False)),
-        Completed(desk.begin("worse", spool=True), Failed(Reason.NOT_DICOM, "no", may_pass=False)),
+    harness.publish(
+        Completed(harness.begin("sr"), Skipped(SkipReason.NO_MEDIA, "nothing to see", identity, "{}", "h", "s")),
+        Completed(harness.begin("dir"), Skipped(SkipReason.DICOMDIR, "a DICOMDIR")),
+        Completed(harness.begin("bad"), Failed(Reason.NOT_DICOM, "no", may_pass=False)),
+        Completed(harness.begin("worse", spool=True), Failed(Reason.NOT_DICOM, "no", may_pass=False)),
     )
-    (line,) = desk.lines
+    (line,) = harness.lines
     assert (line["dicom_file"], line["media_type"]) == ("sr", "none")
-    counts = desk.ledger.counts()
+    counts = harness.ledger.counts()
     assert (counts.skipped, counts.failed, counts.quarantined) == (2, 1, 1)
 
 
@@ -198,97 +198,97 @@ def test_an_instance_without_media_has_a_line_and_a_refused_one_has_none(desk: D
     ],
 )
 def test_a_worker_that_lies_about_its_media_fails_its_instance_and_nothing_is_made(
-    desk: Desk, lie: dict[str, Any]
+    harness: PublisherHarness, lie: dict[str, Any]
 ) -> None:
-    finished = desk.finished("a.dcm")
+    finished = harness.finished("a.dcm")
     assert isinstance(finished.outcome, Exported)
     media = (replace(finished.outcome.media[0], **lie),)
-    (outcome,) = desk.publish(replace(finished, outcome=replace(finished.outcome, media=media)))
+    (outcome,) = harness.publish(replace(finished, outcome=replace(finished.outcome, media=media)))
     assert isinstance(outcome, Failed)
     assert outcome.reason is Reason.INTERNAL
-    assert desk.files == {}
-    assert desk.lines == []
+    assert harness.files == {}
+    assert harness.lines == []
 
 
-def test_a_worker_that_left_a_link_instead_of_a_file_fails_its_instance(desk: Desk) -> None:
-    finished = desk.finished("a.dcm")
+def test_a_worker_that_left_a_link_instead_of_a_file_fails_its_instance(harness: PublisherHarness) -> None:
+    finished = harness.finished("a.dcm")
     assert finished.folder is not None
     (finished.folder / "0.part").unlink()
     (finished.folder / "0.part").symlink_to("/etc/hostname")
-    (outcome,) = desk.publish(finished)
+    (outcome,) = harness.publish(finished)
     assert isinstance(outcome, Failed)
-    assert desk.files == {}
+    assert harness.files == {}
 
 
 @pytest.mark.parametrize("record", ["", "[]", "nonsense", '{"a": NaN}'])
-def test_a_record_that_is_no_object_fails_its_instance(desk: Desk, record: str) -> None:
-    finished = desk.finished("a.dcm")
+def test_a_record_that_is_no_object_fails_its_instance(harness: PublisherHarness, record: str) -> None:
+    finished = harness.finished("a.dcm")
     assert isinstance(finished.outcome, Exported)
-    (outcome,) = desk.publish(replace(finished, outcome=replace(finished.outcome, record=record)))
+    (outcome,) = harness.publish(replace(finished, outcome=replace(finished.outcome, record=record)))
     if record:
         assert isinstance(outcome, Failed)
-        assert desk.files == {}
+        assert harness.files == {}
     else:
         assert isinstance(outcome, Exported)
 
 
-def test_a_media_folder_that_cannot_be_used_is_said_to_be_so(desk: Desk) -> None:
+def test_a_media_folder_that_cannot_be_used_is_said_to_be_so(harness: PublisherHarness) -> None:
     with pytest.raises(MediaFolderUnusable, match=r"media\.dir"):
-        intents.recover(desk.media / ("x" * 300), desk.ledger)
+        intents.recover(harness.media / ("x" * 300), harness.ledger)
 
 
 # -- the gaps between the steps --------------------------------------------------------------------------------------
 
 
 def test_renamed_and_not_committed_is_removed_at_the_next_start_and_exported_anew(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    finished = desk.finished("a.dcm", ".png", ".frames/")
+    harness = PublisherHarness(tmp_path)
+    finished = harness.finished("a.dcm", ".png", ".frames/")
     # What `publish` does up to the commit, and no further: the process dies here.
-    ending = desk.publisher._place(finished)
-    assert desk.files.keys() >= {"a.png", "a.frames/1.png"}
+    ending = harness.publisher._place(finished)
+    assert harness.files.keys() >= {"a.png", "a.frames/1.png"}
     assert ending.line is not None
-    desk.close()
+    harness.close()
 
-    desk = Desk(tmp_path)
-    assert desk.files == {}
-    assert [entry.name for entry in desk.ledger.recover()] == ["a.dcm"]
-    desk.publish(desk.finished("a.dcm", ".png", ".frames/"))
-    assert desk.files == {"a.png": b"pixels", "a.frames/1.png": b"pixels"}
-    assert len(desk.lines) == 1
-    desk.close()
+    harness = PublisherHarness(tmp_path)
+    assert harness.files == {}
+    assert [entry.name for entry in harness.ledger.recover()] == ["a.dcm"]
+    harness.publish(harness.finished("a.dcm", ".png", ".frames/"))
+    assert harness.files == {"a.png": b"pixels", "a.frames/1.png": b"pixels"}
+    assert len(harness.lines) == 1
+    harness.close()
 
 
 def test_a_crash_during_a_second_export_keeps_the_first_ones_names(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    desk.publish(desk.finished("a.dcm", ".png"))
-    desk.publisher._place(desk.finished("a.dcm", ".png", ".raw.png", data=b"new"))
-    desk.close()
+    harness = PublisherHarness(tmp_path)
+    harness.publish(harness.finished("a.dcm", ".png"))
+    harness.publisher._place(harness.finished("a.dcm", ".png", ".raw.png", data=b"new"))
+    harness.close()
 
-    desk = Desk(tmp_path)
-    assert desk.files.keys() == {"a.png"}  # its own name, whichever content; the instance is exported anew
-    desk.publish(desk.finished("a.dcm", ".png", data=b"newest"))
-    assert desk.files == {"a.png": b"newest"}
-    desk.close()
+    harness = PublisherHarness(tmp_path)
+    assert harness.files.keys() == {"a.png"}  # its own name, whichever content; the instance is exported anew
+    harness.publish(harness.finished("a.dcm", ".png", data=b"newest"))
+    assert harness.files == {"a.png": b"newest"}
+    harness.close()
 
 
 def test_what_was_to_be_deleted_after_the_commit_is_deleted_at_the_next_start(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    desk.publish(desk.finished("a.dcm", ".png", ".raw.png"))
-    ending = desk.publisher._place(desk.finished("a.dcm", ".png", data=b"new"))
-    assert desk.ledger.finish_many([ending]) == ("a.raw.png",)
-    desk.close()
+    harness = PublisherHarness(tmp_path)
+    harness.publish(harness.finished("a.dcm", ".png", ".raw.png"))
+    ending = harness.publisher._place(harness.finished("a.dcm", ".png", data=b"new"))
+    assert harness.ledger.finish_many([ending]) == ("a.raw.png",)
+    harness.close()
     assert (tmp_path / "media" / "a.raw.png").exists()
 
-    desk = Desk(tmp_path)
-    assert desk.files == {"a.png": b"new"}
-    assert desk.ledger.superseded() == []
-    desk.close()
+    harness = PublisherHarness(tmp_path)
+    assert harness.files == {"a.png": b"new"}
+    assert harness.ledger.superseded() == []
+    harness.close()
 
 
 def test_a_disk_that_fills_up_after_the_commit_does_not_undo_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = Desk(tmp_path)
+    first = PublisherHarness(tmp_path)
     first.publish(first.finished("a", ".png", ".raw.png"))
 
     def full(_: Ledger, __: object) -> None:
@@ -300,24 +300,24 @@ def test_a_disk_that_fills_up_after_the_commit_does_not_undo_it(
     assert isinstance(outcome, Exported)
     assert first.files == {"a.jpg": b"other"}
     first.close()
-    second = Desk(tmp_path)
+    second = PublisherHarness(tmp_path)
     assert second.ledger.superseded() == []
     assert second.files == {"a.jpg": b"other"}
     second.close()
 
 
 def test_partial_files_are_gone_at_the_next_start(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    desk.finished("a.dcm")
-    desk.close()
-    desk = Desk(tmp_path)
-    assert desk.files == {}
-    assert list((desk.media / ".partial").iterdir()) == []
-    desk.close()
+    harness = PublisherHarness(tmp_path)
+    harness.finished("a.dcm")
+    harness.close()
+    harness = PublisherHarness(tmp_path)
+    assert harness.files == {}
+    assert list((harness.media / ".partial").iterdir()) == []
+    harness.close()
 
 
 def test_every_folder_with_a_new_name_is_synced_whatever_order_a_set_has(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    harness: PublisherHarness, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.fsync
     synced: set[Path] = set()
@@ -334,13 +334,15 @@ def test_every_folder_with_a_new_name_is_synced_whatever_order_a_set_has(
         for start in range(0, 48, 6):
             expected = set(folders[start : start + size])
             synced.clear()
-            desk.publisher._unsynced |= expected
-            desk.publisher._sync()
+            harness.publisher._unsynced |= expected
+            harness.publisher._sync()
             assert synced == expected
 
 
-def test_a_disk_that_turns_read_only_half_way_blames_no_instance(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    finished = desk.finished("a.dcm", ".png", ".raw.png")
+def test_a_disk_that_turns_read_only_half_way_blames_no_instance(
+    harness: PublisherHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished = harness.finished("a.dcm", ".png", ".raw.png")
     plain_rename, plain_unlink = Path.rename, Path.unlink
     renamed: list[Path] = []
 
@@ -359,9 +361,9 @@ def test_a_disk_that_turns_read_only_half_way_blames_no_instance(desk: Desk, mon
     monkeypatch.setattr(Path, "unlink", unlink)
     for _ in range(2):
         with pytest.raises(OutOfSpace):
-            desk.publish(finished)
+            harness.publish(finished)
     monkeypatch.setattr(Path, "rename", plain_rename)
     monkeypatch.setattr(Path, "unlink", plain_unlink)
-    (outcome,) = desk.publish(finished)
+    (outcome,) = harness.publish(finished)
     assert isinstance(outcome, Exported)
-    assert desk.files == {"a.png": b"pixels", "a.raw.png": b"pixels"}
+    assert harness.files == {"a.png": b"pixels", "a.raw.png": b"pixels"}

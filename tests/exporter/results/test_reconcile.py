@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 IDENTITY = InstanceIdentity("1.2", "1.2.3", "1.2.1", "1.2.2", "a" * 64)
 
 
-class House:
+class ReconcileHarness:
     """A data folder with a few instances in every state."""
 
     def __init__(self, root: Path) -> None:
@@ -54,7 +54,7 @@ class House:
         self.finish(self.quarantined, InstanceStatus.QUARANTINED, reason="unreadable")
         self.spool.quarantine(self.active(self.quarantined), "unreadable", {})
         self.skipped = self.begin("a report")
-        self.finish(self.skipped, InstanceStatus.SKIPPED, reason="no_media", told=True)
+        self.finish(self.skipped, InstanceStatus.SKIPPED, reason="no_media", has_line=True)
         self.spool.finish(self.active(self.skipped))
         self.waiting = self.receive("nobody looked at it")
         self.deferred = self.begin("timed out once")
@@ -92,12 +92,12 @@ class House:
         *,
         reason: str | None = None,
         media: tuple[MediaFile, ...] = (),
-        told: bool = False,
+        has_line: bool = False,
     ) -> None:
         text = None
         if state is InstanceStatus.EXPORTED:
             text = line(Exported(IDENTITY, media, "{}", "b" * 64, "c" * 64), dicom_file=name, version="1")
-        elif told:
+        elif has_line:
             text = line(Skipped(SkipReason.NO_MEDIA, "", record="{}"), dicom_file=name, version="1")
         with self.ledger() as ledger:
             finish(ledger, name, state=state, reason=reason, media=media, line=text)
@@ -134,14 +134,14 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    made = House(tmp_path)
+def harness(tmp_path: Path) -> Iterator[ReconcileHarness]:
+    made = ReconcileHarness(tmp_path)
     yield made
     made.spool.close()
 
 
-def test_what_agrees_is_sound(house: House) -> None:
-    report = reconcile(house.folders, deep=True)
+def test_what_agrees_is_sound(harness: ReconcileHarness) -> None:
+    report = reconcile(harness.folders, deep=True)
     assert report.faults == []
     assert report.is_sound
     assert report.instances == {"exported": 4, "quarantined": 1, "skipped": 1, "deferred": 1}
@@ -149,88 +149,90 @@ def test_what_agrees_is_sound(house: House) -> None:
     assert not report.notes
 
 
-def _remove_medium(house: House) -> None:
-    house.medium(house.exported[0]).unlink()
+def _remove_medium(harness: ReconcileHarness) -> None:
+    harness.medium(harness.exported[0]).unlink()
 
 
-def _shorten_medium(house: House) -> None:
-    os.truncate(house.medium(house.exported[0]), 1)
+def _shorten_medium(harness: ReconcileHarness) -> None:
+    os.truncate(harness.medium(harness.exported[0]), 1)
 
 
-def _link_medium(house: House) -> None:
-    path = house.medium(house.exported[0])
+def _link_medium(harness: ReconcileHarness) -> None:
+    path = harness.medium(harness.exported[0])
     path.unlink()
-    path.symlink_to(house.medium(house.exported[1]))
+    path.symlink_to(harness.medium(harness.exported[1]))
 
 
-def _remove_frames(house: House) -> None:
-    shutil.rmtree(house.medium(house.frames))
+def _remove_frames(harness: ReconcileHarness) -> None:
+    shutil.rmtree(harness.medium(harness.frames))
 
 
-def _remove_frame(house: House) -> None:
-    (house.medium(house.frames) / "0001.png").unlink()
+def _remove_frame(harness: ReconcileHarness) -> None:
+    (harness.medium(harness.frames) / "0001.png").unlink()
 
 
-def _foreign_medium(house: House) -> None:
-    (house.folders.media / "study" / "other.png").write_bytes(b"x")
+def _foreign_medium(harness: ReconcileHarness) -> None:
+    (harness.folders.media / "study" / "other.png").write_bytes(b"x")
 
 
-def _lose_quarantined(house: House) -> None:
-    (house.root / "spool/quarantine/unreadable" / house.quarantined).unlink()
+def _lose_quarantined(harness: ReconcileHarness) -> None:
+    (harness.root / "spool/quarantine/unreadable" / harness.quarantined).unlink()
 
 
-def _lose_deferred(house: House) -> None:
-    (house.root / "spool/active" / house.deferred).unlink()
+def _lose_deferred(harness: ReconcileHarness) -> None:
+    (harness.root / "spool/active" / harness.deferred).unlink()
 
 
-def _retry_without_requeue(house: House) -> None:
-    with house.ledger() as ledger:
-        ledger.retry(name=house.quarantined)
+def _retry_without_requeue(harness: ReconcileHarness) -> None:
+    with harness.ledger() as ledger:
+        ledger.retry(name=harness.quarantined)
 
 
-def _other_reason(house: House) -> None:
-    shutil.move(house.root / "spool/quarantine/unreadable", house.root / "spool/quarantine/timeout")
+def _other_reason(harness: ReconcileHarness) -> None:
+    shutil.move(harness.root / "spool/quarantine/unreadable", harness.root / "spool/quarantine/timeout")
 
 
-def _two_places(house: House) -> None:
-    shutil.copy(house.root / "spool/quarantine/unreadable" / house.quarantined, house.root / "spool/new")
+def _two_places(harness: ReconcileHarness) -> None:
+    shutil.copy(harness.root / "spool/quarantine/unreadable" / harness.quarantined, harness.root / "spool/new")
 
 
-def _done_but_failed(house: House) -> None:
-    (house.root / "spool/done" / house.quarantined).write_bytes(b"x")
-    (house.root / "spool/quarantine/unreadable" / house.quarantined).unlink()
+def _done_but_failed(harness: ReconcileHarness) -> None:
+    (harness.root / "spool/done" / harness.quarantined).write_bytes(b"x")
+    (harness.root / "spool/quarantine/unreadable" / harness.quarantined).unlink()
 
 
-def _remove_metadata(house: House) -> None:
-    house.folders.metadata.unlink()
+def _remove_metadata(harness: ReconcileHarness) -> None:
+    harness.folders.metadata.unlink()
 
 
-def _damage_line(house: House) -> None:
-    content = bytearray(house.folders.metadata.read_bytes())
+def _damage_line(harness: ReconcileHarness) -> None:
+    content = bytearray(harness.folders.metadata.read_bytes())
     content[len(content) // 2] ^= 1
-    house.folders.metadata.write_bytes(content)
+    harness.folders.metadata.write_bytes(content)
 
 
-def _remove_line(house: House) -> None:
-    lines = house.folders.metadata.read_bytes().splitlines(keepends=True)
-    house.folders.metadata.write_bytes(b"".join(lines[:2] + lines[3:]))
+def _remove_line(harness: ReconcileHarness) -> None:
+    lines = harness.folders.metadata.read_bytes().splitlines(keepends=True)
+    harness.folders.metadata.write_bytes(b"".join(lines[:2] + lines[3:]))
 
 
-def _double_line(house: House) -> None:
-    lines = house.folders.metadata.read_bytes().splitlines(keepends=True)
-    house.folders.metadata.write_bytes(b"".join(lines[:2] + lines[1:]))
+def _double_line(harness: ReconcileHarness) -> None:
+    lines = harness.folders.metadata.read_bytes().splitlines(keepends=True)
+    harness.folders.metadata.write_bytes(b"".join(lines[:2] + lines[1:]))
 
 
-def _forget_line(house: House) -> None:
-    house.change("UPDATE instance SET line_seq = NULL WHERE name = ?", house.exported[0])
+def _forget_line(harness: ReconcileHarness) -> None:
+    harness.change("UPDATE instance SET line_seq = NULL WHERE name = ?", harness.exported[0])
 
 
-def _line_of_another(house: House) -> None:
-    house.change("UPDATE instance SET line_seq = 1 WHERE name = ?", house.exported[1])
+def _line_of_another(harness: ReconcileHarness) -> None:
+    harness.change("UPDATE instance SET line_seq = 1 WHERE name = ?", harness.exported[1])
 
 
-def _forget_medium(house: House) -> None:
-    house.change("DELETE FROM medium WHERE instance_id = (SELECT id FROM instance WHERE name = ?)", house.exported[0])
+def _forget_medium(harness: ReconcileHarness) -> None:
+    harness.change(
+        "DELETE FROM medium WHERE instance_id = (SELECT id FROM instance WHERE name = ?)", harness.exported[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -258,39 +260,39 @@ def _forget_medium(house: House) -> None:
     ],
 )
 def test_what_does_not_agree_is_found_and_called_by_its_name(
-    house: House, harm: Callable[[House], None], kinds: set[str]
+    harness: ReconcileHarness, harm: Callable[[ReconcileHarness], None], kinds: set[str]
 ) -> None:
-    harm(house)
-    assert house.kinds() == kinds
-    assert not reconcile(house.folders).is_sound
+    harm(harness)
+    assert harness.kinds() == kinds
+    assert not reconcile(harness.folders).is_sound
 
 
-def test_a_medium_of_the_same_size_and_other_content_is_found_on_a_deep_look(house: House) -> None:
-    path = house.medium(house.exported[0])
+def test_a_medium_of_the_same_size_and_other_content_is_found_on_a_deep_look(harness: ReconcileHarness) -> None:
+    path = harness.medium(harness.exported[0])
     path.write_bytes(b"x" * path.stat().st_size)
-    frame = house.medium(house.frames) / "0001.png"
+    frame = harness.medium(harness.frames) / "0001.png"
     frame.write_bytes(b"y" * frame.stat().st_size)
-    assert house.kinds() == set()
-    faults = reconcile(house.folders, deep=True).faults
+    assert harness.kinds() == set()
+    faults = reconcile(harness.folders, deep=True).faults
     assert [fault.kind for fault in faults] == ["other_medium"] * 2
 
 
-def test_what_the_next_start_repairs_is_a_note(house: House) -> None:
-    name = house.begin("exported, and then the exporter was killed")
-    path = house.folders.media / "study" / "late.png"
+def test_what_the_next_start_repairs_is_a_note(harness: ReconcileHarness) -> None:
+    name = harness.begin("exported, and then the exporter was killed")
+    path = harness.folders.media / "study" / "late.png"
     path.write_bytes(b"late")
     digest = hashlib.sha256(b"late").hexdigest()
-    house.finish(
+    harness.finish(
         name, InstanceStatus.EXPORTED, media=(MediaFile("study/late.png", ".png", MediaType.IMAGE, 4, digest, "png"),)
     )
-    note = house.folders.media / ".partial" / "token"
+    note = harness.folders.media / ".partial" / "token"
     note.mkdir(parents=True)
     intents.record(note, intents.Intent("another", ("study/renamed.png",)))
     (note / "0.part").write_bytes(b"half")
-    (house.folders.media / "study" / "renamed.png").write_bytes(b"not committed")
-    with house.folders.metadata.open("ab") as file:
+    (harness.folders.media / "study" / "renamed.png").write_bytes(b"not committed")
+    with harness.folders.metadata.open("ab") as file:
         file.write(b'{"torn')
-    report = reconcile(house.folders)
+    report = reconcile(harness.folders)
     assert report.faults == []
     assert dict(report.notes) == {
         "files of finished instances wait to leave the spool": 1,
@@ -300,34 +302,34 @@ def test_what_the_next_start_repairs_is_a_note(house: House) -> None:
     }
 
 
-def test_files_that_the_listener_refused_are_accounted_for(house: House) -> None:
-    incoming = house.spool.receive()
+def test_files_that_the_listener_refused_are_accounted_for(harness: ReconcileHarness) -> None:
+    incoming = harness.spool.receive()
     incoming.write([b"x"])
-    house.spool.refuse(incoming, "unreadable", {})
-    report = reconcile(house.folders)
+    harness.spool.refuse(incoming, "unreadable", {})
+    report = reconcile(harness.folders)
     assert report.is_sound
     assert report.refused == 1
 
 
 @pytest.mark.parametrize("created", [True, False])
-def test_rotated_lines_are_accounted_for(house: House, *, created: bool) -> None:
-    house.folders.metadata.rename(house.root / "metadata.jsonl.1")
+def test_rotated_lines_are_accounted_for(harness: ReconcileHarness, *, created: bool) -> None:
+    harness.folders.metadata.rename(harness.root / "metadata.jsonl.1")
     if created:
-        house.folders.metadata.touch()
-    report = reconcile(house.folders)
+        harness.folders.metadata.touch()
+    report = reconcile(harness.folders)
     assert report.is_sound
     assert any("rotated" in note for note in report.notes)
-    name = house.begin("after")
-    house.finish(name, InstanceStatus.SKIPPED, reason="no_media", told=True)
-    house.spool.finish(house.active(name))
-    with house.ledger() as ledger, Appender(house.folders.metadata, ledger) as appender:
+    name = harness.begin("after")
+    harness.finish(name, InstanceStatus.SKIPPED, reason="no_media", has_line=True)
+    harness.spool.finish(harness.active(name))
+    with harness.ledger() as ledger, Appender(harness.folders.metadata, ledger) as appender:
         appender.publish()
-    report = reconcile(house.folders, deep=True)
+    report = reconcile(harness.folders, deep=True)
     assert (report.faults, report.lines) == ([], 1)
-    house.folders.metadata.write_bytes(b"")
-    assert [fault.kind for fault in reconcile(house.folders).faults] == ["damaged_lines"]
-    house.folders.metadata.unlink()
-    assert [fault.kind for fault in reconcile(house.folders).faults] == ["damaged_lines"]
+    harness.folders.metadata.write_bytes(b"")
+    assert [fault.kind for fault in reconcile(harness.folders).faults] == ["damaged_lines"]
+    harness.folders.metadata.unlink()
+    assert [fault.kind for fault in reconcile(harness.folders).faults] == ["damaged_lines"]
 
 
 def test_a_backfill_has_no_spool(tmp_path: Path) -> None:
@@ -342,17 +344,17 @@ def test_a_backfill_has_no_spool(tmp_path: Path) -> None:
     assert report.instances == {"failed": 1, "active": 1}
 
 
-def test_a_failed_attempt_leaves_the_earlier_export_sound(house: House) -> None:
+def test_a_failed_attempt_leaves_the_earlier_export_sound(harness: ReconcileHarness) -> None:
     name = os.fsdecode(b"a\xff.dcm")
     medium = MediaFile(os.fsdecode(b"a\xff.png"), ".png", MediaType.IMAGE, 1, hashlib.sha256(b"x").hexdigest(), "png")
-    (house.folders.media / medium.file).write_bytes(b"x")
-    with house.ledger() as ledger:
+    (harness.folders.media / medium.file).write_bytes(b"x")
+    with harness.ledger() as ledger:
         begin(ledger, name, size_bytes=1, mtime_ns=2, source="folder")
-    house.finish(name, InstanceStatus.EXPORTED, media=(medium,))
-    with house.ledger() as ledger:
+    harness.finish(name, InstanceStatus.EXPORTED, media=(medium,))
+    with harness.ledger() as ledger:
         begin(ledger, name, size_bytes=1, mtime_ns=3, source="folder")
         finish(ledger, name, state=InstanceStatus.FAILED, reason="timeout")
-    assert reconcile(house.folders, deep=True).is_sound
+    assert reconcile(harness.folders, deep=True).is_sound
 
 
 def test_where_nothing_ran_it_says_so(tmp_path: Path) -> None:
@@ -360,20 +362,22 @@ def test_where_nothing_ran_it_says_so(tmp_path: Path) -> None:
         reconcile(Folders(tmp_path / "exporter.db", tmp_path / "media", tmp_path / "metadata.jsonl"))
 
 
-def test_a_damaged_database_is_a_fault_on_a_deep_look(house: House) -> None:
-    with closing(sqlite3.connect(house.folders.ledger)) as connection:
+def test_a_damaged_database_is_a_fault_on_a_deep_look(harness: ReconcileHarness) -> None:
+    with closing(sqlite3.connect(harness.folders.ledger)) as connection:
         page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'instance_state'").fetchone()[0]
-    content = bytearray(house.folders.ledger.read_bytes())
+    content = bytearray(harness.folders.ledger.read_bytes())
     content[(page - 1) * 4096 + 100 : page * 4096 - 600] = bytes(4096 - 700)
     content[(page - 1) * 4096 + 8 : (page - 1) * 4096 + 20] = b"\xff" * 12
-    house.folders.ledger.write_bytes(content)
-    assert house.kinds(deep=True) == {"damaged_ledger"}
+    harness.folders.ledger.write_bytes(content)
+    assert harness.kinds(deep=True) == {"damaged_ledger"}
 
 
-def test_with_a_running_exporter_only_what_stays_is_a_fault(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    passing = house.folders.media / "study" / "passing.png"
+def test_with_a_running_exporter_only_what_stays_is_a_fault(
+    harness: ReconcileHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passing = harness.folders.media / "study" / "passing.png"
     passing.write_bytes(b"x")
-    staying = house.folders.media / "study" / "staying.png"
+    staying = harness.folders.media / "study" / "staying.png"
     staying.write_bytes(b"x")
     monkeypatch.setattr(module, "PAUSE_S", 0.0)
     looks: list[ReconcileReport] = []
@@ -385,12 +389,12 @@ def test_with_a_running_exporter_only_what_stays_is_a_fault(house: House, monkey
         return looks[-1]
 
     monkeypatch.setattr(module, "_look", looked)
-    with house.ledger():
-        report = reconcile(house.folders)
+    with harness.ledger():
+        report = reconcile(harness.folders)
     assert [fault.subject for fault in report.faults] == ["study/staying.png"]
     assert len(looks) == module.LOOKS
     looks.clear()
-    assert reconcile(house.folders).fault_count == 1
+    assert reconcile(harness.folders).fault_count == 1
     assert len(looks) == 1
 
 
@@ -404,8 +408,8 @@ def test_faults_are_counted_beyond_those_that_are_listed() -> None:
 # -- a ledger made anew ----------------------------------------------------------------------------------------------
 
 
-def entries(house: House) -> dict[str, tuple[object, ...]]:
-    with Ledger.open_read_only(house.folders.ledger) as ledger:
+def entries(harness: ReconcileHarness) -> dict[str, tuple[object, ...]]:
+    with Ledger.open_read_only(harness.folders.ledger) as ledger:
         return {
             entry.name: (entry.state, entry.reason, entry.source, entry.line_seq, ledger.media(entry.name))
             for entry in ledger.entries()
@@ -414,17 +418,17 @@ def entries(house: House) -> dict[str, tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("harm", ["deleted", "damaged"])
-def test_a_lost_ledger_is_made_anew_from_lines_media_and_spool(house: House, harm: str) -> None:
-    before, lines = entries(house), house.folders.metadata.read_bytes()
+def test_a_lost_ledger_is_made_anew_from_lines_media_and_spool(harness: ReconcileHarness, harm: str) -> None:
+    before, lines = entries(harness), harness.folders.metadata.read_bytes()
     if harm == "deleted":
-        house.folders.ledger.unlink()
+        harness.folders.ledger.unlink()
     else:
-        house.folders.ledger.write_bytes(b"damaged" * 1000)
-    rebuilt = rebuild(house.folders)
+        harness.folders.ledger.write_bytes(b"damaged" * 1000)
+    rebuilt = rebuild(harness.folders)
     assert (rebuilt.lines, rebuilt.quarantined, rebuilt.foreign_bytes) == (5, 1, 0)
-    assert entries(house) == before
-    assert house.folders.metadata.read_bytes() == lines
-    report = reconcile(house.folders, deep=True)
+    assert entries(harness) == before
+    assert harness.folders.metadata.read_bytes() == lines
+    report = reconcile(harness.folders, deep=True)
     assert report.faults == []
     assert report.waiting == 2  # the deferred one is begun anew
     assert (rebuilt.kept is None) == (harm == "deleted")
@@ -432,22 +436,22 @@ def test_a_lost_ledger_is_made_anew_from_lines_media_and_spool(house: House, har
         assert rebuilt.kept.read_bytes() == b"damaged" * 1000
 
 
-def test_a_rebuilt_ledger_goes_on_where_the_file_ends(house: House) -> None:
-    house.folders.ledger.unlink()
-    lines = house.folders.metadata.read_bytes()
+def test_a_rebuilt_ledger_goes_on_where_the_file_ends(harness: ReconcileHarness) -> None:
+    harness.folders.ledger.unlink()
+    lines = harness.folders.metadata.read_bytes()
     first, rest = lines.split(b"\n", 1)
-    house.folders.metadata.write_bytes(first + b'\n{"theirs":1}\n{"theirs":2}\n' + rest + b'{"theirs":3}\n{"torn')
-    rebuilt = rebuild(house.folders)
+    harness.folders.metadata.write_bytes(first + b'\n{"theirs":1}\n{"theirs":2}\n' + rest + b'{"theirs":3}\n{"torn')
+    rebuilt = rebuild(harness.folders)
     assert rebuilt.foreign_bytes == 3 * len(b'{"theirs":1}\n')
-    name = house.begin("after")
-    house.finish(name, InstanceStatus.SKIPPED, reason="no_media", told=True)
-    with house.ledger() as ledger, Appender(house.folders.metadata, ledger) as appender:
+    name = harness.begin("after")
+    harness.finish(name, InstanceStatus.SKIPPED, reason="no_media", has_line=True)
+    with harness.ledger() as ledger, Appender(harness.folders.metadata, ledger) as appender:
         appender.publish()
-    content = house.folders.metadata.read_bytes()
+    content = harness.folders.metadata.read_bytes()
     assert content.startswith(first + b'\n{"theirs":1}\n{"theirs":2}\n' + rest + b'{"theirs":3}\n{"dicom_file"')
     assert content.count(b"\n") == 5 + 3 + 1
-    assert reconcile(house.folders, deep=True).is_sound
-    assert [path.read_bytes() for path in house.root.glob("metadata.jsonl.kept-*")] == [b'{"torn']
+    assert reconcile(harness.folders, deep=True).is_sound
+    assert [path.read_bytes() for path in harness.root.glob("metadata.jsonl.kept-*")] == [b'{"torn']
 
 
 def test_of_several_lines_of_one_input_the_last_counts(tmp_path: Path) -> None:
@@ -478,17 +482,17 @@ def test_of_several_lines_of_one_input_the_last_counts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("present", [False, True])
-def test_lines_in_rotated_files_make_the_ledger_too(house: House, packed: bool, present: bool) -> None:
-    metadata = house.folders.metadata
+def test_lines_in_rotated_files_make_the_ledger_too(harness: ReconcileHarness, packed: bool, present: bool) -> None:
+    metadata = harness.folders.metadata
     for number in (2, 1):
         rotated = metadata.with_name(f"{metadata.name}.{number}")
         metadata.rename(rotated)
-        with house.ledger() as ledger, Appender(metadata, ledger) as appender:
+        with harness.ledger() as ledger, Appender(metadata, ledger) as appender:
             appender.publish()
         if number == 2 or present:
-            name = house.begin(f"after rotation {number}")
-            house.finish(name, InstanceStatus.SKIPPED, reason="no_media", told=True)
-            with house.ledger() as ledger, Appender(metadata, ledger) as appender:
+            name = harness.begin(f"after rotation {number}")
+            harness.finish(name, InstanceStatus.SKIPPED, reason="no_media", has_line=True)
+            with harness.ledger() as ledger, Appender(metadata, ledger) as appender:
                 appender.publish()
         if packed:
             status = rotated.stat()
@@ -498,40 +502,40 @@ def test_lines_in_rotated_files_make_the_ledger_too(house: House, packed: bool, 
                 rotated.unlink()  # the other one lies there twice
     if not present:
         metadata.unlink()
-    before, lines = entries(house), metadata.read_bytes() if present else b""
-    house.folders.ledger.unlink()
-    rebuilt = rebuild(house.folders)
+    before, lines = entries(harness), metadata.read_bytes() if present else b""
+    harness.folders.ledger.unlink()
+    rebuilt = rebuild(harness.folders)
     assert (rebuilt.lines, rebuilt.rotated) == (7 if present else 6, 6)
-    assert entries(house) == before
-    with house.ledger() as ledger, Appender(metadata, ledger) as appender:
+    assert entries(harness) == before
+    with harness.ledger() as ledger, Appender(metadata, ledger) as appender:
         assert appender.publish() == 0
     assert metadata.read_bytes() == lines
-    assert reconcile(house.folders, deep=True).is_sound
+    assert reconcile(harness.folders, deep=True).is_sound
 
 
-def test_a_rotated_file_that_is_damaged_is_named(house: House) -> None:
-    house.folders.metadata.with_name("metadata.jsonl.1.gz").write_bytes(gzip.compress(b"x" * 10_000)[:-9])
+def test_a_rotated_file_that_is_damaged_is_named(harness: ReconcileHarness) -> None:
+    harness.folders.metadata.with_name("metadata.jsonl.1.gz").write_bytes(gzip.compress(b"x" * 10_000)[:-9])
     with pytest.raises(MetadataFileUnusable, match=r"metadata\.jsonl\.1\.gz"):
-        rebuild(house.folders)
+        rebuild(harness.folders)
 
 
-def test_a_kept_file_that_no_line_tells_of_waits_again(house: House) -> None:
-    name = house.begin("the same once more")
-    house.finish(name, InstanceStatus.SKIPPED, reason="duplicate")
-    done = house.root / "spool" / "done" / name
-    (house.root / "spool" / "active" / name).rename(done)
-    house.folders.ledger.unlink()
-    assert rebuild(house.folders).waiting_again == 1
+def test_a_kept_file_that_no_line_tells_of_waits_again(harness: ReconcileHarness) -> None:
+    name = harness.begin("the same once more")
+    harness.finish(name, InstanceStatus.SKIPPED, reason="duplicate")
+    done = harness.root / "spool" / "done" / name
+    (harness.root / "spool" / "active" / name).rename(done)
+    harness.folders.ledger.unlink()
+    assert rebuild(harness.folders).waiting_again == 1
     assert not done.exists()
-    assert (house.root / "spool" / "new" / name).read_text() == "the same once more"
-    assert reconcile(house.folders, deep=True).is_sound
+    assert (harness.root / "spool" / "new" / name).read_text() == "the same once more"
+    assert reconcile(harness.folders, deep=True).is_sound
 
 
-def test_beside_a_running_exporter_nothing_is_made_anew(house: House) -> None:
-    before = house.folders.ledger.read_bytes()
-    with house.ledger(), pytest.raises(LedgerUnusable, match="another exporter"):
-        rebuild(house.folders)
-    assert house.folders.ledger.read_bytes() == before
+def test_beside_a_running_exporter_nothing_is_made_anew(harness: ReconcileHarness) -> None:
+    before = harness.folders.ledger.read_bytes()
+    with harness.ledger(), pytest.raises(LedgerUnusable, match="another exporter"):
+        rebuild(harness.folders)
+    assert harness.folders.ledger.read_bytes() == before
 
 
 def test_a_backfill_after_a_rebuild_adds_no_line(tmp_path: Path) -> None:
@@ -559,7 +563,7 @@ def test_a_backfill_after_a_rebuild_adds_no_line(tmp_path: Path) -> None:
     assert export() == lines
 
 
-def test_a_metadata_file_that_is_a_pipe_is_a_fault_and_nothing_waits_for_it(house: House) -> None:
-    house.folders.metadata.unlink()
-    os.mkfifo(house.folders.metadata)
-    assert "damaged_lines" in {fault.kind for fault in reconcile(house.folders).faults}
+def test_a_metadata_file_that_is_a_pipe_is_a_fault_and_nothing_waits_for_it(harness: ReconcileHarness) -> None:
+    harness.folders.metadata.unlink()
+    os.mkfifo(harness.folders.metadata)
+    assert "damaged_lines" in {fault.kind for fault in reconcile(harness.folders).faults}

@@ -126,12 +126,12 @@ def test_without_the_setting_there_are_no_series(tmp_path: Path) -> None:
 
 @contextmanager
 def running(data: DataFolder, wanted: Settings) -> Iterator[None]:
-    orders = DaemonSignals.none()
+    signals = DaemonSignals.none()
     failure: list[BaseException] = []
 
     def run() -> None:
         try:
-            daemon.run(wanted, data, orders)
+            daemon.run(wanted, data, signals)
         except BaseException as error:  # noqa: BLE001 - told to the test below
             failure.append(error)
 
@@ -140,7 +140,7 @@ def running(data: DataFolder, wanted: Settings) -> Iterator[None]:
     try:
         yield
     finally:
-        orders.stop.set()
+        signals.stop.set()
         thread.join(PATIENCE_S)
     assert not failure, failure
     assert not thread.is_alive()

@@ -105,15 +105,15 @@ def test_everything_below_a_data_folder_is_for_its_owner_alone(inputs: Path, tmp
             incoming.write([path.read_bytes()])
             incoming.commit()
     settings = Settings.model_validate(EVERYTHING | {"num_workers": 1})
-    orders = DaemonSignals.none()
-    running = threading.Thread(target=daemon.run, args=(settings, data, orders))
+    signals = DaemonSignals.none()
+    running = threading.Thread(target=daemon.run, args=(settings, data, signals))
     running.start()
     try:
         eventually(lambda: list(data.root.rglob("*.nii.gz")), running)
         eventually(lambda: list(data.media.rglob("*.frames")), running)
         assert open_to_others(data.root) == []
     finally:
-        orders.stop.set()
+        signals.stop.set()
         running.join(30)
     assert open_to_others(data.root) == []
 

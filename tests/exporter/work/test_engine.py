@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from exporter.results.ledger.types import InstanceRow
 
 
-class House:
+class EngineHarness:
     """An engine over workers of `misbehaving`, and what it needs."""
 
     def __init__(self, root: Path, *, workers: int = 1, settings: dict[str, Any] | None = None, **policy: Any) -> None:
@@ -86,11 +86,11 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[Callable[..., House]]:
-    made: list[House] = []
+def harness(tmp_path: Path) -> Iterator[Callable[..., EngineHarness]]:
+    made: list[EngineHarness] = []
 
-    def make(root: Path = tmp_path, **arguments: Any) -> House:
-        made.append(House(root, **arguments))
+    def make(root: Path = tmp_path, **arguments: Any) -> EngineHarness:
+        made.append(EngineHarness(root, **arguments))
         return made[-1]
 
     yield make
@@ -98,8 +98,8 @@ def house(tmp_path: Path) -> Iterator[Callable[..., House]]:
         one.close()
 
 
-def test_an_instance_is_exported_committed_and_told(house: Callable[..., House]) -> None:
-    one = house()
+def test_an_instance_is_exported_committed_and_told(harness: Callable[..., EngineHarness]) -> None:
+    one = harness()
     one.submit("export.dcm")
     result = one.next()
     assert isinstance(result, PublishedResult)
@@ -108,8 +108,8 @@ def test_an_instance_is_exported_committed_and_told(house: Callable[..., House])
     assert (one.root / "metadata.jsonl").read_bytes().count(b"\n") == 1
 
 
-def test_a_crash_is_tried_once_more_and_then_final_and_harms_nobody_else(house: Callable[..., House]) -> None:
-    one = house()
+def test_a_crash_is_tried_once_more_and_then_final_and_harms_nobody_else(harness: Callable[..., EngineHarness]) -> None:
+    one = harness()
     one.submit("crash.dcm", "plain.dcm")
     deferred = one.next()
     assert isinstance(deferred, Deferred)
@@ -128,9 +128,9 @@ def test_a_crash_is_tried_once_more_and_then_final_and_harms_nobody_else(house: 
 
 
 def test_workers_that_are_killed_beside_others_are_no_verdict_and_their_instances_run_alone(
-    house: Callable[..., House],
+    harness: Callable[..., EngineHarness],
 ) -> None:
-    one = house(workers=2, skip_duplicates=False)
+    one = harness(workers=2, skip_duplicates=False)
     names = [f"shared.{number}.dcm" for number in range(6)]
     one.submit(*names)
     results = [one.next(60) for _ in names]
@@ -141,8 +141,10 @@ def test_workers_that_are_killed_beside_others_are_no_verdict_and_their_instance
     assert [one.attempts(name) for name in names] == [1] * 6
 
 
-def test_an_instance_whose_worker_is_killed_although_it_is_alone_stays_pending(house: Callable[..., House]) -> None:
-    one = house(workers=2)
+def test_an_instance_whose_worker_is_killed_although_it_is_alone_stays_pending(
+    harness: Callable[..., EngineHarness],
+) -> None:
+    one = harness(workers=2)
     one.submit("killed.dcm")
     for _ in range(4):
         result = one.next(60)
@@ -160,10 +162,10 @@ def test_an_instance_whose_worker_is_killed_although_it_is_alone_stays_pending(h
 
 
 def test_two_instances_that_take_long_do_not_hold_both_workers(
-    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    harness: Callable[..., EngineHarness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduling, "QUICK_S", 0.5)
-    one = house(workers=2, skip_duplicates=False)
+    one = harness(workers=2, skip_duplicates=False)
     one.submit("hang.1.dcm", "hang.2.dcm", "plain.1.dcm", "plain.2.dcm", "plain.3.dcm")
     done = [one.next(60) for _ in range(3)]
     assert sorted(result.work.name for result in done) == ["plain.1.dcm", "plain.2.dcm", "plain.3.dcm"]
@@ -173,7 +175,7 @@ def test_two_instances_that_take_long_do_not_hold_both_workers(
 
 
 def test_what_needs_no_worker_is_counted_and_committed_in_batches(
-    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    harness: Callable[..., EngineHarness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[int] = []
     begin_many = Ledger.begin_many
@@ -184,7 +186,7 @@ def test_what_needs_no_worker_is_counted_and_committed_in_batches(
         return begin_many(self, wanted, numbers)
 
     monkeypatch.setattr(Ledger, "begin_many", counted)
-    one = house()
+    one = harness()
     for number in range(256):
         one.engine.submit(replace(one.work(f"{number}.fifo"), decided=Skipped(SkipReason.NOT_REGULAR, "a pipe")))
     for _ in range(256):
@@ -195,9 +197,9 @@ def test_what_needs_no_worker_is_counted_and_committed_in_batches(
 
 
 def test_a_clock_that_is_set_while_it_runs_delays_no_attempt(
-    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    harness: Callable[..., EngineHarness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = house(retry_after_s=0.5)
+    one = harness(retry_after_s=0.5)
     ahead_s = 10 * 365 * 86400
     wrong = time.time() + ahead_s
     monkeypatch.setattr(time, "time", lambda: wrong)
@@ -227,20 +229,22 @@ def interrupted(root: Path, name: str, times: int) -> None:
 
 
 def test_what_was_under_way_when_the_exporter_ended_is_tried_again_however_it_came(
-    tmp_path: Path, house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, harness: Callable[..., EngineHarness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(isolation, "QUIET_S", 0.0)
     interrupted(tmp_path, "export.dcm", isolation.TOGETHER + isolation.ALONE - 1)
-    one = house()
+    one = harness()
     one.submit("export.dcm")
     result = one.next()
     assert isinstance(result, PublishedResult)
     assert isinstance(result.outcome, Exported)
 
 
-def test_what_ended_every_exporter_that_tried_it_alone_is_given_up(tmp_path: Path, house: Callable[..., House]) -> None:
+def test_what_ended_every_exporter_that_tried_it_alone_is_given_up(
+    tmp_path: Path, harness: Callable[..., EngineHarness]
+) -> None:
     interrupted(tmp_path, "export.dcm", isolation.TOGETHER + isolation.ALONE)
-    one = house()
+    one = harness()
     one.submit("export.dcm")
     result = one.next()
     assert isinstance(result, PublishedResult)
@@ -250,9 +254,11 @@ def test_what_ended_every_exporter_that_tried_it_alone_is_given_up(tmp_path: Pat
     assert list(one.media.glob("*.png")) == []
 
 
-def test_a_suspect_waits_until_the_exporter_has_lived_without_it(tmp_path: Path, house: Callable[..., House]) -> None:
+def test_a_suspect_waits_until_the_exporter_has_lived_without_it(
+    tmp_path: Path, harness: Callable[..., EngineHarness]
+) -> None:
     interrupted(tmp_path, "export.dcm", isolation.TOGETHER)
-    one = house()
+    one = harness()
     one.submit("export.dcm", "plain.dcm")
     held = one.next()
     assert isinstance(held, HeldBack)
@@ -262,12 +268,12 @@ def test_a_suspect_waits_until_the_exporter_has_lived_without_it(tmp_path: Path,
 
 
 def test_while_a_suspect_is_under_way_no_other_worker_holds_memory_and_nothing_begins(
-    tmp_path: Path, house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, harness: Callable[..., EngineHarness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(isolation, "QUIET_S", 0.0)
     interrupted(tmp_path, "hang.dcm", isolation.TOGETHER)
     before = children()
-    one = house(workers=3, skip_duplicates=False)
+    one = harness(workers=3, skip_duplicates=False)
     one.submit("export.dcm")
     assert isinstance(one.next(), PublishedResult)
     one.submit("hang.dcm")
@@ -282,7 +288,7 @@ def test_while_a_suspect_is_under_way_no_other_worker_holds_memory_and_nothing_b
 
 
 def test_nothing_begins_before_the_outcome_of_a_suspect_is_committed(
-    tmp_path: Path, house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, harness: Callable[..., EngineHarness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(isolation, "QUIET_S", 0.0)
     interrupted(tmp_path, "export.dcm", isolation.TOGETHER)
@@ -305,7 +311,7 @@ def test_nothing_begins_before_the_outcome_of_a_suspect_is_committed(
 
     monkeypatch.setattr(Ledger, "begin_many", noted_begin)
     monkeypatch.setattr(Ledger, "finish_many", noted_finish)
-    one = house(workers=2, skip_duplicates=False)
+    one = harness(workers=2, skip_duplicates=False)
     one.submit("export.dcm")
     deadline = time.monotonic() + 60
     while one.engine.waits_for is None:
@@ -318,13 +324,13 @@ def test_nothing_begins_before_the_outcome_of_a_suspect_is_committed(
 
 
 def test_suspects_do_not_wait_for_each_other_and_are_related_all_the_same(
-    tmp_path: Path, house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, harness: Callable[..., EngineHarness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(isolation, "QUIET_S", 0.0)
     names = [f"export.{number}.dcm" for number in range(6)]
     for name in names[1:]:
         interrupted(tmp_path, name, isolation.TOGETHER)
-    one = house(workers=3)
+    one = harness(workers=3)
     one.submit(*names)
     outcomes = []
     for _ in names:
@@ -336,8 +342,10 @@ def test_suspects_do_not_wait_for_each_other_and_are_related_all_the_same(
 
 
 @pytest.mark.parametrize("gone", ["folder", "partial", "input"])
-def test_a_folder_of_ours_that_is_gone_for_a_moment_is_no_verdict(house: Callable[..., House], gone: str) -> None:
-    one = house()
+def test_a_folder_of_ours_that_is_gone_for_a_moment_is_no_verdict(
+    harness: Callable[..., EngineHarness], gone: str
+) -> None:
+    one = harness()
     work = one.work("vanish.export.dcm")
     away = one.root / "away"
     place = {"folder": one.media, "partial": one.media / ".partial", "input": work.path.parent}[gone]
@@ -356,10 +364,10 @@ def test_a_folder_of_ours_that_is_gone_for_a_moment_is_no_verdict(house: Callabl
 
 
 def test_an_instance_whose_folder_of_partial_files_is_taken_away_each_time_is_given_up_in_the_end(
-    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    harness: Callable[..., EngineHarness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(isolation, "QUIET_S", 0.0)
-    one = house()
+    one = harness()
     work = one.work("unfold.dcm")
     for number in range(1, isolation.TOGETHER + isolation.ALONE + 1):
         one.engine.submit(work)
@@ -373,8 +381,8 @@ def test_an_instance_whose_folder_of_partial_files_is_taken_away_each_time_is_gi
     assert isinstance(result.outcome, Failed)
 
 
-def test_what_was_final_before_a_crash_is_only_reported(house: Callable[..., House]) -> None:
-    one = house()
+def test_what_was_final_before_a_crash_is_only_reported(harness: Callable[..., EngineHarness]) -> None:
+    one = harness()
     one.submit("export.dcm")
     one.next()
     one.submit("export.dcm")
@@ -384,8 +392,8 @@ def test_what_was_final_before_a_crash_is_only_reported(house: Callable[..., Hou
     assert one.attempts("export.dcm") == 1
 
 
-def test_of_two_equal_instances_at_once_exactly_one_is_exported(house: Callable[..., House]) -> None:
-    one = house(workers=2)
+def test_of_two_equal_instances_at_once_exactly_one_is_exported(harness: Callable[..., EngineHarness]) -> None:
+    one = harness(workers=2)
     one.submit("export.1.dcm", "export.2.dcm", "export.3.dcm")
     outcomes = []
     for _ in range(3):
@@ -399,8 +407,8 @@ def test_of_two_equal_instances_at_once_exactly_one_is_exported(house: Callable[
     assert len(list(one.media.glob("*.png"))) == 1
 
 
-def test_a_full_disk_gives_the_instance_back_and_counts_no_attempt(house: Callable[..., House]) -> None:
-    one = house()
+def test_a_full_disk_gives_the_instance_back_and_counts_no_attempt(harness: Callable[..., EngineHarness]) -> None:
+    one = harness()
     for _ in range(4):
         one.submit("full.dcm")
         result = one.next()
@@ -411,9 +419,9 @@ def test_a_full_disk_gives_the_instance_back_and_counts_no_attempt(house: Callab
 
 
 def test_publication_waits_while_the_disk_is_full_and_goes_on_by_itself(
-    small_disk: Path, house: Callable[..., House]
+    small_disk: Path, harness: Callable[..., EngineHarness]
 ) -> None:
-    one = house(root=small_disk)
+    one = harness(root=small_disk)
     one.submit("plain.dcm")
     assert isinstance(one.next(), PublishedResult)
     ballast = small_disk / "ballast"
@@ -448,13 +456,13 @@ def test_publication_waits_while_the_disk_is_full_and_goes_on_by_itself(
 
 
 def test_stopping_while_the_disk_is_full_counts_no_attempt(
-    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    harness: Callable[..., EngineHarness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise OutOfSpace("media folder: no space left")
 
     monkeypatch.setattr(Publisher, "publish", full)
-    one = house()
+    one = harness()
     one.submit("export.dcm")
     deadline = time.monotonic() + 20
     while one.engine.waits_for is None:
@@ -467,8 +475,8 @@ def test_stopping_while_the_disk_is_full_counts_no_attempt(
     assert one.attempts("export.dcm") == 0
 
 
-def test_stopping_gives_back_what_is_not_finished_without_counting_it(house: Callable[..., House]) -> None:
-    one = house()
+def test_stopping_gives_back_what_is_not_finished_without_counting_it(harness: Callable[..., EngineHarness]) -> None:
+    one = harness()
     one.submit("hang.dcm", "plain.dcm")
     deadline = time.monotonic() + 20
     while one.ledger.entry("hang.dcm") is None:
@@ -481,8 +489,8 @@ def test_stopping_gives_back_what_is_not_finished_without_counting_it(house: Cal
     assert one.ledger.entry("plain.dcm") is None
 
 
-def test_stopping_lets_what_is_under_way_finish_in_time(house: Callable[..., House]) -> None:
-    one = house()
+def test_stopping_lets_what_is_under_way_finish_in_time(harness: Callable[..., EngineHarness]) -> None:
+    one = harness()
     one.submit("export.dcm")
     deadline = time.monotonic() + 20
     while one.ledger.entry("export.dcm") is None:
@@ -492,17 +500,19 @@ def test_stopping_lets_what_is_under_way_finish_in_time(house: Callable[..., Hou
     assert isinstance(one.next(1), PublishedResult)
 
 
-def test_workers_that_cannot_start_end_the_exporter_and_blame_nobody(house: Callable[..., House]) -> None:
-    one = house(settings={"prepare": "crash"})
+def test_workers_that_cannot_start_end_the_exporter_and_blame_nobody(harness: Callable[..., EngineHarness]) -> None:
+    one = harness(settings={"prepare": "crash"})
     one.submit("plain.dcm")
     with pytest.raises(WorkerUnstartable):
         one.next()
     assert one.ledger.entry("plain.dcm") is None
 
 
-def test_a_supervisor_that_is_stuck_is_noticed(house: Callable[..., House], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_supervisor_that_is_stuck_is_noticed(
+    harness: Callable[..., EngineHarness], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(engine_module, "STALE_S", 1.5)
-    one = house()
+    one = harness()
     one.submit("plain.dcm")
     one.next()
     assert one.engine.is_alive
@@ -519,10 +529,10 @@ def test_a_supervisor_that_is_stuck_is_noticed(house: Callable[..., House], monk
 
 
 def test_a_supervisor_that_waits_for_space_is_not_stuck(
-    house: Callable[..., House], monkeypatch: pytest.MonkeyPatch
+    harness: Callable[..., EngineHarness], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine_module, "STALE_S", 1.5)
-    one = house()
+    one = harness()
     full, defer = threading.Event(), Ledger.defer
     full.set()
 
@@ -545,8 +555,8 @@ def test_a_supervisor_that_waits_for_space_is_not_stuck(
     assert isinstance(one.next(), Deferred)
 
 
-def test_an_entry_that_needs_no_worker_is_published_like_the_others(house: Callable[..., House]) -> None:
-    one = house()
+def test_an_entry_that_needs_no_worker_is_published_like_the_others(harness: Callable[..., EngineHarness]) -> None:
+    one = harness()
     one.engine.submit(replace(one.work("fifo"), decided=Skipped(SkipReason.NOT_REGULAR, "a pipe")))
     result = one.next()
     assert isinstance(result, PublishedResult)

@@ -17,7 +17,7 @@ from exporter.inputs.scratch import Scratch
 from exporter.outcome import Skipped
 from exporter.work.contract import NotNow, Returned
 from exporter.work.feeder import Feeder
-from tests.exporter.work.test_engine import House
+from tests.exporter.work.test_engine import EngineHarness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -74,8 +74,8 @@ class ListSource:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Iterator[House]:
-    with closing(House(tmp_path)) as made:
+def harness(tmp_path: Path) -> Iterator[EngineHarness]:
+    with closing(EngineHarness(tmp_path)) as made:
         yield made
 
 
@@ -88,41 +88,41 @@ def run(feeder: Feeder) -> list[str]:
     return told
 
 
-def test_every_instance_is_settled_once_and_what_may_pass_is_tried_again(house: House) -> None:
-    decided = replace(house.work("fifo"), decided=DECIDED)
-    source = ListSource(house.work("crash.dcm"), house.work("export.dcm"), decided)
-    told = run(Feeder(house.engine, source, threading.Event()))
+def test_every_instance_is_settled_once_and_what_may_pass_is_tried_again(harness: EngineHarness) -> None:
+    decided = replace(harness.work("fifo"), decided=DECIDED)
+    source = ListSource(harness.work("crash.dcm"), harness.work("export.dcm"), decided)
+    told = run(Feeder(harness.engine, source, threading.Event()))
     assert sorted(told) == sorted(source.settled) == ["crash.dcm", "export.dcm", "fifo"]
     assert [name for name, due in source.put_backs if due is not None] == ["crash.dcm"]
 
 
 @pytest.mark.parametrize("method", ["next", "settle", "put_back"])
-def test_what_the_machine_refuses_is_done_later_and_once(house: House, method: str) -> None:
-    source = ListSource(house.work("crash.dcm"))
+def test_what_the_machine_refuses_is_done_later_and_once(harness: EngineHarness, method: str) -> None:
+    source = ListSource(harness.work("crash.dcm"))
     source.refusals[method] = StorageUnavailable("the spool")
-    told = run(Feeder(house.engine, source, threading.Event()))
+    told = run(Feeder(harness.engine, source, threading.Event()))
     assert told == source.settled == ["crash.dcm"]
     assert len(source.put_backs) == 1
     assert source.refusals == {}
 
 
-def test_a_full_disk_ends_a_run_at_rest_and_pauses_a_daemon(house: House) -> None:
-    source = ListSource(house.work("export.dcm"))
+def test_a_full_disk_ends_a_run_at_rest_and_pauses_a_daemon(harness: EngineHarness) -> None:
+    source = ListSource(harness.work("export.dcm"))
     source.refusals["next"] = OutOfSpace("the spool")
     with pytest.raises(OutOfSpace):
-        run(Feeder(house.engine, source, threading.Event(), patience_s=60))
+        run(Feeder(harness.engine, source, threading.Event(), patience_s=60))
     assert source.settled == []
     source.refusals["next"] = OutOfSpace("the spool")
-    assert run(Feeder(house.engine, source, threading.Event())) == ["export.dcm"]
+    assert run(Feeder(harness.engine, source, threading.Event())) == ["export.dcm"]
 
 
-def test_nothing_is_taken_without_permission_and_a_stop_gives_everything_back(house: House) -> None:
+def test_nothing_is_taken_without_permission_and_a_stop_gives_everything_back(harness: EngineHarness) -> None:
     source, stop, permits = (
-        ListSource(house.work("hang.dcm"), house.work("export.dcm")),
+        ListSource(harness.work("hang.dcm"), harness.work("export.dcm")),
         threading.Event(),
         iter([0, 1]),
     )
-    feeder = Feeder(house.engine, source, stop, may_take=lambda: bool(next(permits)))
+    feeder = Feeder(harness.engine, source, stop, may_take=lambda: bool(next(permits)))
     assert list(feeder.turn()) == []
     assert len(source.works) == 2
     assert list(feeder.turn()) == []

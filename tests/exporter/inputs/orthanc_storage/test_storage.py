@@ -125,14 +125,14 @@ def _poll(url: str, folder: Path) -> DataFolder:
 @pytest.fixture(scope="module")
 def live(held: Held) -> DataFolder:
     """What the live way makes of the same instances: polled into the spool, exported by the daemon."""
-    orders = DaemonSignals.none()
-    thread = threading.Thread(target=daemon.run, args=(Settings(num_workers=1), held.polled, orders))
+    signals = DaemonSignals.none()
+    thread = threading.Thread(target=daemon.run, args=(Settings(num_workers=1), held.polled, signals))
     thread.start()
     with Spool.open(held.polled.spool) as spool:
         try:
             eventually(lambda: not (spool.counts().new or spool.counts().active), "the spool is empty", within_s=60)
         finally:
-            orders.stop.set()
+            signals.stop.set()
             thread.join(60)
     return held.polled
 
