@@ -12,6 +12,7 @@ import ssl
 import struct
 import threading
 import time
+from collections import Counter
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,9 @@ QUICK: dict[str, Any] = {
 
 ANSWERED_OTHERWISE = ("f01", "f17_a_pdu", "f18_f24", "f19", "f21_every", "f21_a_command", "f22")
 """Rows whose answers the second engine gives in its own way: `engine_probe` lists them with the clause that decides."""
-COSTS_MORE = ("f16",)
-"""pynetdicom asks each connection a thousand times a second whether something has come: see docs/receiving.md."""
+COSTS_MORE = ("f16", "f25_many")
+"""pynetdicom asks each connection a thousand times a second whether something has come, and 360 in a storm keep others
+waiting: see docs/receiving.md."""
 
 
 @pytest.fixture(params=["native", pytest.param("pynetdicom", marks=pytest.mark.slow)])
@@ -180,8 +182,8 @@ def test_f10_uids_that_differ_in_padding_or_zeros_overwrite_nothing(attacked: Re
         before = attacked.new()
         for uid in uids:
             assert requestor.store(uid).status == 0
-    kept = sorted(stored_data_set(path) for path in attacked.new() if path not in before)
-    assert kept == sorted(data_set(uid) for uid in uids)
+    kept = Counter(stored_data_set(path) for path in attacked.new() if path not in before)
+    assert Counter(data_set(uid) for uid in uids) <= kept  # the well-behaved sender stores, too
 
 
 # -- B. network --------------------------------------------------------------------------------------------------------
