@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporter.errors import CorruptPixels, EncodeFailed
 from exporter.writers.durable_write import write_error
+from exporter.writers.video_parts.ordinary_priority import ordinary_priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,6 +43,11 @@ def encode(job: EncodeJob, frames: Iterable[NDArray[np.uint8]], witness: FrameFi
         CorruptPixels: There are fewer or more frames than the schedule has.
         OutOfSpace: The disk is full.
     """
+    with ordinary_priority():
+        _encode(job, frames, witness)
+
+
+def _encode(job: EncodeJob, frames: Iterable[NDArray[np.uint8]], witness: FrameFingerprints) -> None:
     ticks = job.schedule.ticks()
     with foreign(f"opening {job.plan.encoder} in {job.plan.container}"):
         container, stream = _open(job)

@@ -369,3 +369,20 @@ def test_memory_does_not_grow_with_the_number_of_frames(tmp_path: Path) -> None:
         [sys.executable, "-c", script, str(tmp_path), root], capture_output=True, check=True, text=True
     )
     assert int(done.stdout) < 20, "380 frames of 0.45 MB went by"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may schedule in real time")
+def test_no_encoder_makes_its_process_a_real_time_one(make_instance: Callable[..., Path], tmp_path: Path) -> None:
+    """SVT-AV1 does, where it may, and leaves the process so: every program beside it would starve."""
+    program = (
+        "import os, sys; from exporter.settings.settings import MediaSettings;"
+        "from exporter.work import pipeline, protocol; from exporter.work.protocol import WorkerJob;"
+        "settings = MediaSettings.model_validate({'video': {'preset': 'small'}});"
+        "steps = pipeline.export(settings, '0' * 64, WorkerJob(sys.argv[1], sys.argv[2]));"
+        "outcome = protocol.run(steps, lambda _: None);"
+        "print(outcome.media[0].codec, {os.sched_getscheduler(int(task)) for task in os.listdir('/proc/self/task')})"
+    )
+    path = make_instance(stack(12, 96, 96, gray=False), FrameTime="40")
+    command = [sys.executable, "-c", program, str(path), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"libsvtav1 { {os.SCHED_OTHER} }\n"
