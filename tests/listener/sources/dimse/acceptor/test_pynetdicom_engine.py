@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -104,12 +105,10 @@ def test_a_message_without_end_is_cut_off(receive: Callable[..., Receiver], cont
 
 
 def _flood(requestor: Requestor, content: bytes) -> None:
-    try:
-        for _ in range(10_000):
+    """Send until the connection is gone: how much is read and thrown away until then depends on the machine."""
+    with suppress(OSError):
+        while True:
             requestor.send(content)
-    except OSError:
-        return
-    raise AssertionError("600 MB were taken")
 
 
 def test_an_endless_instance_is_cut_off_and_nothing_of_it_stays(receive: Callable[..., Receiver]) -> None:
