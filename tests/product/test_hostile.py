@@ -33,6 +33,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return files
 
 
+@pytest.mark.slow
 def test_backfill_names_a_reason_for_each_and_goes_on(hostile: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run("backfill", hostile[0].parent, "--output", out, timeout=500)

@@ -126,6 +126,7 @@ def test_what_is_told_of_a_frame_reaches_the_outcome(name: str, tmp_path: Path) 
     assert outcome.status == "failed" or outcome.warnings
 
 
+@pytest.mark.slow
 def test_a_block_that_a_deflated_data_set_lacks_or_has_behind_its_end_is_told(tmp_path: Path) -> None:
     values = streams.deep()
     path = tmp_path / "instance.dcm"

@@ -112,6 +112,7 @@ def test_stored_values_are_those_of_the_catalogue(corpus: Path, corpus_catalog: 
     assert same == compared > 230
 
 
+@pytest.mark.slow
 def test_a_codestream_padded_behind_its_tiles_is_read(corpus: Path, peer: Callable[[str], str], tmp_path: Path) -> None:
     """No decoder of the catalogue reads this chest radiograph; FFmpeg's own one does, and gives the same values."""
     instance = Instance.open(corpus / "pydicom__pylibjpeg-data" / "966.dcm", LIMITS)

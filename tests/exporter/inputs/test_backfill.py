@@ -229,7 +229,7 @@ def test_a_run_that_is_told_to_stop_goes_on_the_next_time(tmp_path: Path, out: P
     assert len(lines(out)) == len(media(out)) == 60
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_ends_the_command_cleanly_and_the_same_command_goes_on(
     tmp_path: Path, out: Path, number: signal.Signals
 ) -> None:

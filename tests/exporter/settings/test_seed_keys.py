@@ -260,6 +260,7 @@ def test_pix_fmt_is_the_pixel_format_of_the_stream(seed: Seed) -> None:
     assert seed.stream("cine.mp4")[1] == "yuv444p"
 
 
+@pytest.mark.slow
 def test_options_reach_the_encoder(seed: Seed, folder: Path, tmp_path: Path) -> None:
     other = Seed(folder, tmp_path / "other")
     other.out.mkdir()
@@ -281,6 +282,7 @@ def test_image_extension_selects_the_format(seed: Seed) -> None:
     assert (seed.media / "one/still.jpg").read_bytes().startswith(b"\xff\xd8\xff")
 
 
+@pytest.mark.slow
 def test_pil_writer_params_reach_pillow(seed: Seed, folder: Path, tmp_path: Path) -> None:
     other = Seed(folder, tmp_path / "other")
     other.out.mkdir()

@@ -96,6 +96,7 @@ def test_the_first_of_one_stem_has_the_plain_name_and_the_others_keep_their_exte
     }
 
 
+@pytest.mark.slow
 def test_other_settings_find_the_same_relations(folder: Path, tmp_path: Path) -> None:
     first = relations(run(folder, tmp_path / "out", 4))
     again = run(folder, tmp_path / "out", 4, image={"extension": ".jpg"})
@@ -104,6 +105,7 @@ def test_other_settings_find_the_same_relations(folder: Path, tmp_path: Path) ->
     assert relations(changed) == first
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_lines_of_one_that_was_not(folder: Path, tmp_path: Path) -> None:
     whole = run(folder, tmp_path / "whole", 2)
     stop = threading.Event()

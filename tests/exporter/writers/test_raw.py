@@ -85,6 +85,7 @@ def test_the_order_of_outputs_is_that_of_the_settings(
         assert [m.suffix for m in export(path, settings)[0].media] == suffixes
 
 
+@pytest.mark.slow
 def test_raw_values_of_the_corpus_equal_pydicoms(
     corpus: Path, corpus_catalog: list[dict[str, Any]], export: Callable[..., Any]
 ) -> None:

@@ -138,7 +138,13 @@ def _unjudged() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_unjudged")
-@pytest.mark.parametrize("sender", byte_identity.SENDERS)
+@pytest.mark.parametrize(
+    "sender",
+    [
+        pytest.param(sender, marks=() if sender in ("storescu", "GDCM", "raw") else pytest.mark.slow)
+        for sender in byte_identity.SENDERS
+    ],
+)
 def test_what_a_real_sender_sends_is_answered_and_stored_the_same(
     samples: list[byte_identity.Sample], tmp_path: Path, peer: Callable[[str], str], sender: str
 ) -> None:
