@@ -6,21 +6,19 @@ the rename removes it. An existing file stays until the new one replaces it.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from exporter.tables.errors import TableError
+from listener.foundation.disk import is_full, mapped
 from listener.foundation.durable import fsync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 @contextmanager
@@ -31,7 +29,7 @@ def published_file(path: Path) -> Iterator[Path]:
         TableError: The disk is full, or the file cannot be written there.
     """
     partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(6)}")
-    with _in_words(path):
+    with mapped(lambda error: _table_error(path, error)):
         try:
             os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
             yield partial
@@ -51,7 +49,7 @@ def published_folder(path: Path) -> Iterator[Path]:
         TableError: The disk is full, or the folder cannot be made there.
     """
     partial = path.with_name(f".{path.name}.partial-{secrets.token_hex(6)}")
-    with _in_words(path):
+    with mapped(lambda error: _table_error(path, error)):
         try:
             partial.mkdir(mode=0o700)
             yield partial
@@ -75,13 +73,9 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-@contextmanager
-def _in_words(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            cause = "the disk is full; free some space and start again, nothing of it was published"
-        else:
-            cause = (error.strerror or type(error).__name__).lower()
-        raise TableError(f"{path} cannot be written: {cause}") from error
+def _table_error(path: Path, error: OSError) -> TableError:
+    if is_full(error):
+        cause = "the disk is full; free some space and start again, nothing of it was published"
+    else:
+        cause = (error.strerror or type(error).__name__).lower()
+    return TableError(f"{path} cannot be written: {cause}")
