@@ -18,7 +18,7 @@ from exporter.commands.metadata import (
     KeyFileOption,
     OutArgument,
     SharesOption,
-    misfits_told,
+    misfits_sentence,
     parsed_shares,
 )
 from exporter.commands.options import ConfigOption, exported_folder, in_words
@@ -64,7 +64,7 @@ def dataset(
             sentence = _write_folder(partial, samples, projection, PublicationTerms(lines.date, license))
         else:
             sentence = _write_shards(partial, samples, projection, shard_bytes)
-    print(printable(f"{target}: {sentence}{misfits_told(projection.misfits)}"))
+    print(printable(f"{target}: {sentence}{misfits_sentence(projection.misfits)}"))
     if samples.missing:
         print(printable(f"{samples.missing} media of the lines are not in {source.media}: their rows are left out"))
         return ExitCode.SOME_FAILED

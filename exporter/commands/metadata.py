@@ -189,8 +189,8 @@ def _instances(
     with in_words(), folder.lines() as lines:
         table = Projection.of(lines, folder.patients(key_file, parsed_shares(shares)), request)
         rows = _write(target, table.columns, table.batches())
-    told = f"{misfits_told(table.misfits)}{_left_out(lines)}"
-    print(printable(f"{rows} rows, {len(table.columns)} columns in {target}{told}"))
+    exceptions = f"{misfits_sentence(table.misfits)}{_left_out(lines)}"
+    print(printable(f"{rows} rows, {len(table.columns)} columns in {target}{exceptions}"))
     return ExitCode.DONE
 
 
@@ -218,14 +218,14 @@ def _target(folder: ExportedFolder, to: Path | None, name: str, suffixes: tuple[
     return target
 
 
-def misfits_told(misfits: dict[str, int]) -> str:
+def misfits_sentence(misfits: dict[str, int]) -> str:
     """The end of a sentence about values that did not fit their column."""
     total = sum(misfits.values())
     if not total:
         return ""
     most = sorted(misfits.items(), key=lambda one: (-one[1], one[0]))[:3]
-    told = ", ".join(f"{name} {number}" for name, number in most)
-    return f"; {total} values did not fit the type of their column and are empty there ({told})"
+    named = ", ".join(f"{name} {number}" for name, number in most)
+    return f"; {total} values did not fit the type of their column and are empty there ({named})"
 
 
 def _left_out(lines: MetadataLines) -> str:
