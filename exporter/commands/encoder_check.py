@@ -95,6 +95,7 @@ def _unread(settings: VideoSettings) -> list[Found]:
 
     import av
 
+    from exporter.writers.video_parts.ordinary_priority import ordinary_priority
     from exporter.writers.video_parts.video_plan import plan_of
 
     plan = plan_of(settings, gray=False)
@@ -105,7 +106,8 @@ def _unread(settings: VideoSettings) -> list[Found]:
     context.time_base = Fraction(1, 25)
     context.options = dict(plan.options)
     try:
-        context.open()
+        with ordinary_priority():
+            context.open()
     except av.FFmpegError:  # it opens only in the writer's own way, which worked
         return []
     left = [name for name in sorted(context.options) if name in settings.save_method_kwargs.encoding_args.options]

@@ -386,3 +386,18 @@ def test_no_encoder_makes_its_process_a_real_time_one(make_instance: Callable[..
     command = [sys.executable, "-c", program, str(path), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == f"libsvtav1 { {os.SCHED_OTHER} }\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may schedule in real time")
+def test_no_encoder_that_is_only_tried_makes_its_process_a_real_time_one(tmp_path: Path) -> None:
+    """Workers are started by the process that tries the encoders, and would inherit it."""
+    program = (
+        "import os, sys; from exporter.commands.app import main;"
+        "print(main(['config', 'check', sys.argv[1]]));"
+        "print({os.sched_getscheduler(int(task)) for task in os.listdir('/proc/self/task')})"
+    )
+    config = tmp_path / "exporter.yml"
+    config.write_text("video:\n  preset: small\n")
+    command = [sys.executable, "-c", program, str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-2:] == ["0", f"{ {os.SCHED_OTHER} }"]
