@@ -97,6 +97,19 @@ def known(connection: sqlite3.Connection, name: str) -> Row:
     return row
 
 
+def _pending(connection: sqlite3.Connection, name: str, done: str) -> Row:
+    """The row of an instance whose attempt is under way or deferred.
+
+    Raises:
+        LookupError: No row has that name.
+        ValueError: The instance is in another state and cannot be `done`.
+    """
+    row = known(connection, name)
+    if row[4] not in _PENDING:
+        raise ValueError(f"an instance that is {row[4]} cannot be {done}")
+    return row
+
+
 def begin_attempt(connection: sqlite3.Connection, work: WorkItem, number: int) -> InstanceRow:
     """Count one attempt; `number` is that of a new row. See `Ledger.begin_many`."""
     name = stored(work.name)
@@ -161,9 +174,7 @@ def interrupt(
     decided: tuple[InstanceIdentity, DuplicateCheck] | None = None,
 ) -> int:
     """End the attempt under way as interrupted; see `Ledger.interrupt`."""
-    row = known(connection, name)
-    if row[4] not in _PENDING:
-        raise ValueError(f"an instance that is {row[4]} cannot be interrupted")
+    row = _pending(connection, name, "interrupted")
     connection.execute(
         f"UPDATE instance {_INTERRUPTED} WHERE id = ?",
         (message, time.time_ns(), row[-1]),
@@ -182,9 +193,7 @@ def defer(
     decided: tuple[InstanceIdentity, DuplicateCheck] | None = None,
 ) -> None:
     """End an attempt that may be repeated; see `Ledger.defer`."""
-    row = known(connection, name)
-    if row[4] not in _PENDING:
-        raise ValueError(f"an instance that is {row[4]} cannot be deferred")
+    row = _pending(connection, name, "deferred")
     connection.execute(
         """UPDATE instance SET state = 'deferred', reason = ?, message = ?, not_before = ?, interruptions = 0,
         updated_ns = ? WHERE id = ?""",
