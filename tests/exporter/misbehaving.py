@@ -98,7 +98,7 @@ def _kill_the_other(folder: Path) -> None:
     """Wait for the process that works on another file of this kind and kill it; nothing, once that has happened."""
     mine, happened = folder / f"{os.getpid()}.shared", folder / "happened"
     mine.touch()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 100
     while not happened.exists() and time.monotonic() < deadline:
         for other in set(folder.glob("*.shared")) - {mine}:
             with suppress(FileExistsError):  # only one of the two

@@ -181,7 +181,7 @@ def twice_row(scratch: Path) -> Row:
         for name in ("listener", "run"):
             try:
                 process = second.start(name, wait=False)
-                code = process.wait(timeout=30)
+                code = process.wait(timeout=100)
             except (Late, subprocess.TimeoutExpired):
                 code = 0
             words = second.log(name).strip()

@@ -121,7 +121,7 @@ def _cut_spool(
         time.sleep(rng.uniform(0, 0.4))
         told = journal.stat().st_size
         target.power_cut()
-        process.wait(timeout=30)
+        process.wait(timeout=100)
     finally:
         process.kill()
         process.wait()

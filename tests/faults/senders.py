@@ -80,7 +80,7 @@ class Storescu(threading.Thread):
                 current = None
             if self.stop.is_set():
                 process.kill()
-        process.wait(timeout=30)
+        process.wait(timeout=100)
         process.stdout.close()
 
 
@@ -174,7 +174,7 @@ class Canary(threading.Thread):
     def __enter__(self) -> Self:
         """Begin, and wait for the first round: the attack has to find it at work."""
         self.start()
-        until = time.monotonic() + 30
+        until = time.monotonic() + 100
         while not self.rounds and time.monotonic() < until:
             time.sleep(0.01)
         return self

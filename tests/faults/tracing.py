@@ -57,10 +57,10 @@ def attached(pid: int, log: Path, *options: str) -> Iterator[subprocess.Popen[by
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGINT)  # it detaches, and the process goes on
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=10)
+            process.wait(timeout=100)
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGKILL)
-        process.wait(timeout=10)
+        process.wait(timeout=100)
 
 
 def reached(log: Path, call: str, number: int) -> bool:

@@ -30,7 +30,7 @@ def make_product(tmp_path: Path) -> Iterator[Callable[..., Product]]:
         for process in product.processes.values():
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
-            process.wait(timeout=30)
+            process.wait(timeout=100)
 
 
 @pytest.fixture

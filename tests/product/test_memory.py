@@ -159,7 +159,7 @@ def memory_group(limit_mb: int) -> Iterator[Path]:
     try:
         yield group / "cgroup.procs"
     finally:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 100
         while (group / "cgroup.procs").read_text() and time.monotonic() < deadline:
             time.sleep(0.05)
         group.rmdir()

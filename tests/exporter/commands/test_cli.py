@@ -645,7 +645,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     process.stdout.close()
     errors = process.stderr.read()
     process.stderr.close()
-    assert process.wait(timeout=30) == ExitCode.PIPE_CLOSED
+    assert process.wait(timeout=100) == ExitCode.PIPE_CLOSED
     assert errors == b""
 
 

@@ -52,7 +52,7 @@ def kill_midway(puller: Puller, targets: int) -> set[str]:
         assert time.monotonic() < until
         time.sleep(0.01)
     process.kill()
-    process.communicate(timeout=10)
+    process.communicate(timeout=100)
     return puller.complete()
 
 

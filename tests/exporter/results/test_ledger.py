@@ -283,7 +283,7 @@ def held_back(ledger: Ledger, work: Callable[[int], object], number: int) -> tup
         holder = threads.submit(ledger._writer.run, hold)
         assert held.wait(10)
         futures = [threads.submit(attempt, index) for index in range(number)]
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 100
         while len(ledger._writer._queue) < number:
             assert time.monotonic() < deadline, "the operations do not come together"
         gate.set()

@@ -298,7 +298,7 @@ def test_two_ledgers_on_one_media_folder_without_locks_do_not_harm_each_other(
 
 
 def until(condition: object) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while not condition():  # type: ignore[operator]  # a function without arguments
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -464,7 +464,7 @@ def test_stopping_while_the_disk_is_full_counts_no_attempt(
     monkeypatch.setattr(Publisher, "publish", full)
     one = harness()
     one.submit("export.dcm")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while one.engine.waits_for is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -478,7 +478,7 @@ def test_stopping_while_the_disk_is_full_counts_no_attempt(
 def test_stopping_gives_back_what_is_not_finished_without_counting_it(harness: Callable[..., EngineHarness]) -> None:
     one = harness()
     one.submit("hang.dcm", "plain.dcm")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while one.ledger.entry("hang.dcm") is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -492,7 +492,7 @@ def test_stopping_gives_back_what_is_not_finished_without_counting_it(harness: C
 def test_stopping_lets_what_is_under_way_finish_in_time(harness: Callable[..., EngineHarness]) -> None:
     one = harness()
     one.submit("export.dcm")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while one.ledger.entry("export.dcm") is None:
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -519,7 +519,7 @@ def test_a_supervisor_that_is_stuck_is_noticed(
     stuck = threading.Event()
     one.ledger.begin_attempt = lambda *_, **__: stuck.wait(30)  # type: ignore[method-assign,assignment,return-value]  # a disk that does not answer
     one.submit("plain.2.dcm")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while one.engine.is_alive:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -543,7 +543,7 @@ def test_a_supervisor_that_waits_for_space_is_not_stuck(
 
     monkeypatch.setattr(Ledger, "defer", refuse)
     one.submit("crash.dcm")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 100
     while one.engine.waits_for is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)

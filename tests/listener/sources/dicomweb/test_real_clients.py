@@ -79,7 +79,7 @@ def test_curl_stores_real_files_byte_for_byte(
         command = [peer("curl"), "-sS", "--noproxy", "*", "-f", "-T", str(tmp_path / "body"), "-X", "POST", *extra]
         headers = ["-H", f"Content-Type: {CONTENT_TYPE}", "-H", f"Authorization: Bearer {TOKEN}"]
         url = f"http://127.0.0.1:{store.port}/dicom-web/studies"
-        done = subprocess.run([*command, *headers, url], capture_output=True, timeout=30, check=False)
+        done = subprocess.run([*command, *headers, url], capture_output=True, timeout=100, check=False)
         assert done.returncode == 0, done.stderr
         assert store.contents()[-len(contents) :] == contents
 

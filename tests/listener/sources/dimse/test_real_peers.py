@@ -22,7 +22,7 @@ WINDOW = {"maxAsyncOpsInvoked": 5, "maxAsyncOpsPerformed": 5}
 def test_an_echo_of_dcmtk_is_answered_whatever_title_it_calls_by_default(
     receiver: Receiver, peer: Callable[[str], str]
 ) -> None:
-    done = subprocess.run([peer("echoscu"), "127.0.0.1", str(receiver.port)], timeout=30, check=False)
+    done = subprocess.run([peer("echoscu"), "127.0.0.1", str(receiver.port)], timeout=100, check=False)
     assert done.returncode == 0
 
 

@@ -322,7 +322,7 @@ def test_filters_take_what_fits_and_a_change_of_them_looks_at_everything_again(
         path = tmp_path / f"{number}.dcm"
         path.write_bytes(content)
         sent = [peer("storescu"), "-aet", "SCANNER", "-aec", "ORTHANC", "127.0.0.1", str(server.dicom_port), str(path)]
-        subprocess.run(sent, check=True, timeout=30)
+        subprocess.run(sent, check=True, timeout=100)
     server.add(dicom(5, Modality="US", StudyDate="20240116", StudyInstanceUID="1.2.5", SeriesInstanceUID="1.2.5.1"))
     polling = poll(server.url)
     only = {"modalities": ["US"], "ae_titles": ["SCANNER"], "study_date_from": "2024-01-01"}
