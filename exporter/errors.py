@@ -19,6 +19,7 @@ messages. Foreign exceptions (pydicom, imagecodecs, PyAV, OSError) are mapped at
     │  └─ ProcessorTimeSpent        timeout            no
     ├─ EncodeFailed                 encode_failed      once
     ├─ VerifyFailed                 verify_failed      once
+    ├─ PrivacyUnknown               privacy_unknown    no
     └─ InternalError                internal           once
        ├─ WritersTied               internal           no
        └─ BadWorkerAnswer           internal           no
@@ -165,6 +166,12 @@ class MemoryShort(TooLarge):
     """The machine has too little memory for the instance now, though `limits.memory_mb` permits it."""
 
     may_pass = True
+
+
+class PrivacyUnknown(ExportError):
+    """The output cannot be proven to identify nobody, so there is none."""
+
+    reason = Reason.PRIVACY_UNKNOWN
 
 
 class InternalError(ExportError):

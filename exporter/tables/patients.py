@@ -4,8 +4,7 @@ Contract: with one key a patient has one pseudonym, on every machine, in every r
 depends on the patient and the shares alone, on no key, so that every machine agrees without one. A patient is
 identified by Patient ID; a row without one by its study, else by its input, so that no study is in two splits.
 
-Pseudonym: the first 32 hexadecimal digits of HMAC-SHA256(key, ``patient`` NUL Patient ID), the ID in NFC without spaces
-around it, in UTF-8. Other identifiers have another word before the NUL, so that they cannot collide.
+Pseudonym: that of `exporter.privacy.pseudonyms`, of 32 digits, with the word ``patient`` before a Patient ID.
 
 Split: three fractions are drawn from SHA-256 of the patient. The first places the patient in the reference shares (0.8,
 0.1, 0.1). If a split is to be smaller than its reference share, the patients whose second fraction is above the ratio
@@ -13,20 +12,21 @@ leave it; the third fraction selects one of the larger splits for them. So only 
 reference shares to any others, and between any two shares between which every split only shrinks or only grows against
 the reference.
 
-Source: RFC 2104 (HMAC), FIPS 180-4 (SHA-256).
+Source: FIPS 180-4 (SHA-256).
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import os
 import secrets
-import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from exporter.privacy.key import KeyUnusable
+from exporter.privacy.key import read_key as read_key_file
+from exporter.privacy.pseudonyms import PATIENT, Pseudonyms, plain_identifier
 from exporter.tables.errors import TableError, TableRequestError
 from listener.foundation.durable import fsync_folder
 
@@ -40,8 +40,6 @@ REFERENCE_SHARES: Final = (0.8, 0.1, 0.1)
 KEY_FILE: Final = "pseudonym.key"
 """Name of the key in a data or output folder."""
 LEAST_KEY_BYTES: Final = 16
-MOST_KEY_BYTES: Final = 4096
-PSEUDONYM_DIGITS: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,24 +54,23 @@ class Patients:
     """Pseudonyms under one key and splits by one set of shares."""
 
     def __init__(self, key: bytes, shares: tuple[float, float, float] = REFERENCE_SHARES) -> None:
-        self._key = key
+        self._pseudonyms = Pseudonyms(key)
         self._shares = checked_shares(shares)
         self._patient = lru_cache(maxsize=65_536)(self._of_identifier)
 
     def of(self, line: Line) -> Patient:
         """The patient of a line."""
-        for word, key in (("patient", "Patient ID"), ("study", "Study Instance UID"), ("input", "dicom_file")):
+        for word, key in ((PATIENT, "Patient ID"), ("study", "Study Instance UID"), ("input", "dicom_file")):
             value = line.get(key)
             text = value if isinstance(value, str) else "\\".join(map(str, value)) if isinstance(value, list) else ""
-            text = unicodedata.normalize("NFC", text).strip()
+            text = plain_identifier(text)
             if text:
                 return self._patient(word, text)
         return self._patient("input", "")
 
     def pseudonym(self, word: str, identifier: str) -> str:
         """Pseudonym of an identifier of the kind `word`."""
-        message = f"{word}\0{identifier}".encode("utf-8", "surrogatepass")
-        return hmac.digest(self._key, message, "sha256").hex()[:PSEUDONYM_DIGITS]
+        return self._pseudonyms.of(word, identifier)
 
     def _of_identifier(self, word: str, identifier: str) -> Patient:
         return Patient(self.pseudonym(word, identifier), split_of(f"{word}\0{identifier}", self._shares))
@@ -117,22 +114,15 @@ def checked_shares(shares: tuple[float, float, float]) -> tuple[float, float, fl
 
 
 def read_key(path: Path) -> bytes:
-    """Read a key file; white space around the key is removed, so that a newline of an editor changes nothing.
+    """Read a key file of tables, which may be shorter than one of de-identification and open to others.
 
     Raises:
         TableError: There is none that can be used.
     """
     try:
-        with path.open("rb") as file:
-            key = file.read(MOST_KEY_BYTES + 1).strip()
-    except OSError as error:
-        raise TableError(f"the key file {path} cannot be read: {error.strerror}") from error
-    if not LEAST_KEY_BYTES <= len(key) <= MOST_KEY_BYTES:
-        raise TableError(
-            f"the key file {path} holds no key: permitted are {LEAST_KEY_BYTES} to {MOST_KEY_BYTES} bytes, such as"
-            " those of `openssl rand -hex 32`"
-        )
-    return key
+        return read_key_file(path, LEAST_KEY_BYTES, is_private=False)
+    except KeyUnusable as error:
+        raise TableError(str(error)) from error
 
 
 def folder_key(folder: Path) -> bytes:

@@ -39,7 +39,7 @@ def test_another_attempt_is_made_where_the_machine_may_be_to_blame() -> None:
 
     product = [kind for kind in kinds(ExportError) if kind.__module__.startswith("exporter.")]
     assert {kind.__name__ for kind in product if kind.may_pass} == MAY_PASS
-    assert {kind.reason for kind in product} == set(Reason) - {Reason.PRIVACY_UNKNOWN}
+    assert {kind.reason for kind in product} == set(Reason)
 
 
 def test_an_outcome_says_what_its_error_says() -> None:

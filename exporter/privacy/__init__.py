@@ -1,0 +1,13 @@
+"""De-identification of elements by PS3.15 Annex E, and what it needs: rules as data, vocabularies, keyed pseudonyms.
+
+tables           the Standard's tables, as facts with their source
+key              the key of pseudonyms: its file, its fingerprint
+pseudonyms       UIDs, identifiers and weeks of date shift under a key
+rules            tables of the Standard, and the action for one attribute
+vocabulary       values that cannot identify anybody: codes, defined terms, units, device models
+dates            dates and times as DICOM writes them, and shifted ones
+values           one element's value: dummy, empty, cleaned, shifted
+data_sets        elements, codes and private blocks of data sets
+deidentify       a whole data set, nested ones included
+identifiers      what identifies the patient of an instance, and the search for it in bytes and text
+"""

@@ -1,0 +1,92 @@
+"""The key of pseudonyms: a file that only its owner reads, and a fingerprint by which a key is recognised.
+
+Must never: put a byte of the key into a message, or make a key that nobody keeps.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from listener.foundation.errors import Unusable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LEAST_KEY_BYTES: Final = 32
+MOST_KEY_BYTES: Final = 4096
+_HINT: Final = "make one with `umask 077; openssl rand -hex 32 > FILE` and keep a copy"
+_FINGERPRINT_DIGITS: Final = 16
+
+
+class KeyUnusable(Unusable):
+    """A key file holds no key that may be used; the sentence says why and what to do."""
+
+
+class KeyChanged(KeyUnusable):
+    """An output was begun with another key: its pseudonyms would not agree with those of this key."""
+
+
+def read_key(path: Path, least_bytes: int = LEAST_KEY_BYTES, *, is_private: bool = True) -> bytes:
+    """The key in a file: its bytes without white space around them, so that an editor's newline changes nothing.
+
+    Args:
+        path: The file.
+        least_bytes: Fewest bytes of a key.
+        is_private: Whether others than the file's owner must have no access to it.
+
+    Raises:
+        KeyUnusable: The file is absent, no regular file, open to others, empty, too short or too long.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | (os.O_NONBLOCK if is_private else 0))
+        with os.fdopen(fd, "rb") as file:
+            mode = os.fstat(fd).st_mode
+            if is_private and not stat.S_ISREG(mode):
+                raise KeyUnusable(f"the key file {path} cannot be used", "it is no regular file", _HINT)
+            key = file.read(MOST_KEY_BYTES + 1).strip()
+    except OSError as error:
+        raise KeyUnusable(
+            f"the key file {path} cannot be read", error.strerror or type(error).__name__, _HINT
+        ) from error
+    if is_private and mode & 0o077:
+        raise KeyUnusable(
+            f"the key file {path} cannot be used",
+            f"its mode {stat.S_IMODE(mode):04o} gives others access",
+            "permitted is 0600: `chmod 600` it, and make a new key if others may have read it",
+        )
+    if not least_bytes <= len(key) <= MOST_KEY_BYTES:
+        raise KeyUnusable(
+            f"the key file {path} holds no key",
+            f"it has {len(key) if len(key) <= MOST_KEY_BYTES else f'over {MOST_KEY_BYTES}'} bytes, permitted are"
+            f" {least_bytes} to {MOST_KEY_BYTES}",
+            _HINT,
+        )
+    return key
+
+
+def fingerprint(key: bytes) -> str:
+    """16 hexadecimal digits that differ between keys and say nothing else about one."""
+    return hmac.digest(key, b"fingerprint\0", "sha256").hex()[:_FINGERPRINT_DIGITS]
+
+
+def check_fingerprint(key: bytes, noted: str, output: Path) -> None:
+    """Do nothing if an output was begun with this key.
+
+    Args:
+        key: The key of this run.
+        noted: Fingerprint that the output keeps.
+        output: Folder of the output, for the message.
+
+    Raises:
+        KeyChanged: It was begun with another key.
+    """
+    found = fingerprint(key)
+    if not hmac.compare_digest(found.encode(), noted.encode("utf-8", "replace")):
+        raise KeyChanged(
+            f"the output {output} was begun with another key",
+            f"its fingerprint differs from this key's {found}",
+            "name that key with `privacy.key_file`, or another output folder",
+        )
