@@ -14,8 +14,8 @@ and can be called from a plain script: no ``__main__`` guard is needed, no state
     outcome             what comes of one instance
     settings            the configuration of the exporter
     dicom               one DICOM file at rest
-    privacy             elements without what identifies, and keyed pseudonyms
     frames              encoded to stored to display values
+    privacy             elements and pixels without what identifies, keyed pseudonyms
     writers             one module per kind of media
     results             publication, ledger, metadata lines
     work                engine, workers, pipeline

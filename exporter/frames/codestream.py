@@ -57,6 +57,8 @@ class Codestream:
     """Whether all components have one precision and one sign."""
     tiles: int = 1
     """JPEG 2000: number of tiles in the tile grid, 0 without a grid."""
+    xyb: bool = False
+    """JPEG XL: colours are coded as XYB, as lossy encoders do."""
     frame_header: int = 0
     """JPEG: offset of the frame header's content."""
 
@@ -281,7 +283,7 @@ def _jpeg_xl(data: bytes) -> Codestream:
     """Size header and, of the image metadata, bit depth and colour channels (ISO/IEC 18181-1 D.2, D.3)."""
     bits = JpegXlBits(data, 2)
     rows, columns = bits.size()
-    precision, components = 8, 3
+    precision, components, xyb = 8, 3, 1
     if not bits.read(1):  # not all_default
         if bits.read(1):  # extra_fields
             bits.read(3)  # orientation
@@ -295,9 +297,9 @@ def _jpeg_xl(data: bytes) -> Codestream:
         bits.read(1)  # modular_16bit_buffers
         if bits.choice(EXTRA_CHANNELS):
             raise CorruptPixels("reading the JPEG XL header failed: extra channels are not permitted")
-        bits.read(1)  # xyb_encoded
+        xyb = bits.read(1)
         components = _jpeg_xl_components(bits)
-    return Codestream(Codec.JPEG_XL, rows, columns, components, precision)
+    return Codestream(Codec.JPEG_XL, rows, columns, components, precision, xyb=bool(xyb))
 
 
 def _jpeg_xl_components(bits: JpegXlBits) -> int:

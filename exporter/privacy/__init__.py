@@ -10,4 +10,5 @@ values           one element's value: dummy, empty, cleaned, shifted
 data_sets        elements, codes and private blocks of data sets
 deidentify       a whole data set, nested ones included
 identifiers      what identifies the patient of an instance, and the search for it in bytes and text
+pixels           which pixels may leave, and masks over the others
 """
