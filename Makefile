@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev peers serve test test-long check lock bench bench-receive faults fidelity clean
+.PHONY: help setup setup-dev peers peers-long serve test test-long check lock bench bench-receive faults fidelity clean
 
 help:                 ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
@@ -12,14 +12,20 @@ help:                 ## what there is
 .venv/bin/python:
 	@command -v $(PYTHON) >/dev/null && exec $(PYTHON) -m venv .venv || exec python3 -m venv .venv
 
+# uv installs the locks in a tenth of pip's time. pip stays the way where uv cannot: it knows mirrors of pip.conf, uv does not.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+install_lock = $(PIP) --require-hashes -r requirements-uv.txt \
+	&& $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1) \
+	|| $(PIP) --require-hashes -r $(1)
+
 # A stamp per lock file: a second `make` costs nothing.
-.venv/.setup: requirements.txt pyproject.toml | .venv/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+.venv/.setup: requirements.txt requirements-uv.txt pyproject.toml | .venv/bin/python
+	$(call install_lock,requirements.txt)
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/.setup-dev: requirements-dev.txt .venv/.setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	$(call install_lock,requirements-dev.txt)
 	@touch $@
 
 setup: .venv/.setup           ## own virtual environment from the hashed lock
@@ -35,7 +41,10 @@ peers:                # the real programs that interoperability tests talk to; s
 test: setup-dev peers ## the tests, with real peers; those that kill, fill, cut or wait for long are in test-long
 	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow"
 
-test-long: setup-dev peers ## the slow tests: kills, full disks, power cuts, memory, every pixel of the corpus
+peers-long: peers
+	@sh tests/install-peers long
+
+test-long: setup-dev peers-long ## the slow tests: kills, full disks, power cuts, memory, every pixel of the corpus
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 
 check: setup-dev      ## lint, format, types, tests
@@ -45,6 +54,7 @@ check: setup-dev      ## lint, format, types, tests
 	$(MAKE) --no-print-directory test
 
 lock: setup-dev       ## make the hashed locks anew from pyproject.toml
+	$(BIN)/uv pip freeze -q --python $(BIN)/python | grep '^uv==' | $(BIN)/uv pip compile -q - --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -o requirements-uv.txt
 	$(BIN)/uv pip compile -q pyproject.toml --group build --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -o requirements.txt
 	$(BIN)/uv pip compile -q pyproject.toml --group build --group dev --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements.txt -o requirements-dev.txt
 
