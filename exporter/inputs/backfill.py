@@ -31,7 +31,7 @@ from exporter.inputs.walk import Outputs
 from exporter.outcome import Skipped
 from exporter.results.ledger import Ledger, LedgerUnusable
 from exporter.results.output_names import PARTIAL, output_bases
-from exporter.services.context import OutputPaths, open_export_context
+from exporter.services.context import OutputPaths, open_export_context, own_version
 from exporter.work.engine import EnginePolicy
 
 if TYPE_CHECKING:
@@ -66,18 +66,15 @@ class ExportTarget:
         data = DataFolder(self.output)
         return OutputPaths(self.settings.media_folder(data), self.settings.metadata_file(data), data.ledger)
 
-    @property
-    def series(self) -> Path:
-        """Where volumes of whole series go."""
-        return self.output / "series"
-
     def outputs_below(self, folder: Path) -> Outputs:
         """The output below an input folder, which is never read as input."""
-        places = self.places
-        folders = [places.media, self.series]
+        from exporter.series.folder import series_folders
+
+        places, series = self.places, series_folders(self.output)
+        folders = [places.media, series.media]
         if self.output.resolve() != folder:
             folders.append(self.output)
-        files = [places.ledger, places.metadata]
+        files = [places.ledger, places.metadata, series.ledger, series.metadata]
         if self.settings.config.file is not None:
             files.append(self.settings.config.file)
         return Outputs.among(tuple(folders), tuple(files))
@@ -139,12 +136,14 @@ def export(
         memory = LedgerMemory(session.ledger, settings.settings_sha256, progress)
         yield from exported(session.engine, EntrySource(reader, memory, scratch, progress), stop)
         if settings.volume.series and not stop.is_set():
+            from exporter.series.folder import open_series_folder
             from exporter.series.found import write_found
 
             def together(names: Sequence[str]) -> AbstractContextManager[list[Path]]:
                 return reader.together(names, scratch)
 
-            progress.series = write_found(together, target.series, session.ledger, settings, stop)
+            with open_series_folder(target.output, settings, own_version()) as folder:
+                progress.series = write_found(together, folder, session.ledger, settings, stop)
 
 
 @contextmanager

@@ -193,7 +193,7 @@ class Publisher:
             raise BadWorkerAnswer("the worker process had no folder for media")
         self._undo(work, folder)
         _check(outcome.media, folder)
-        base = self._base(work, outcome.identity, [medium.suffix for medium in outcome.media])
+        base = self.reserve_base(work, outcome.identity, [medium.suffix for medium in outcome.media])
         media = tuple(replace(medium, file=base + medium.suffix) for medium in outcome.media)
         final = replace(outcome, media=media)
         text = self._line(completed, final)
@@ -225,7 +225,8 @@ class Publisher:
         }
         return identity_base(self._profile(work).layout, uids)
 
-    def _base(self, work: WorkItem, identity: InstanceIdentity, suffixes: Iterable[str]) -> str:
+    def reserve_base(self, work: WorkItem, identity: InstanceIdentity, suffixes: Iterable[str]) -> str:
+        """The output base that an instance gets; it is the instance's until its attempt ends."""
         wanted = self.wanted_base(work, identity)
         others = [] if work.mirrors is None else output_bases(work.mirrors)[1:]
         return self._ledger.reserve_base(

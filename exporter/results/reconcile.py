@@ -67,6 +67,8 @@ class Folders:
     metadata: Path
     spool: Path | None = None
     """None for a backfill."""
+    others: tuple[Path, ...] = ()
+    """Files and folders of ours that may lie in the media folder, and are no media of these instances."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +275,7 @@ def _owners(folders: Folders, ledger: Ledger, report: ReconcileReport) -> None:
 def _ours_below(folders: Folders) -> tuple[str, ...]:
     """Beginnings of our own files where they lie in the media folder: ledger, metadata, and what goes with them."""
     media = folders.media.resolve()
-    files = (folders.ledger.resolve(), folders.metadata.resolve())
+    files = [path.resolve() for path in (folders.ledger, folders.metadata, *folders.others)]
     return tuple(str(file.relative_to(media)) for file in files if file.is_relative_to(media))
 
 

@@ -2,26 +2,24 @@
 
 Contract: `assemble_series` is pure: from what headers say to the order of the planes and their grids. `write_series`
 does it for the files of one series that is complete (or taken to be), and may be called again whenever more has
-arrived: the same instances give the same bytes, whatever their order and names. Files appear under their final names
-only when they are verified and durable; the description (`<base>.series.json`) appears last and lists them, with the
-instance behind every plane and every warning.
+arrived: the same instances give the same bytes, whatever their order and names. It leaves partial files, verified and
+durable, for the publisher; the last is the description (`<name>.series.json`): the volumes, the instance behind every
+plane, and every warning.
 
 Must never: hold more than one frame, mix series, or move, change or delete an instance.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.dicom.elements import text_of
 from exporter.dicom.geometry import Grid, grids
 from exporter.errors import BadGeometry, ExportError, SkipInstance
-from exporter.writers.durable_write import writing
+from exporter.outcome import MediaFile, MediaType
+from exporter.writers.durable_write import media_file, write_new
 from exporter.writers.volumes.planes import SERIES_CLASSES, VolumeFrame, single_frame
-from listener.foundation.durable import fsync_folder
 from listener.foundation.text import json_escaped
 
 if TYPE_CHECKING:
@@ -36,6 +34,8 @@ if TYPE_CHECKING:
     from exporter.writers.volumes.build import VolumeFile
 
 FEWEST_SLICES: Final = 2
+DESCRIPTION: Final = ".series.json"
+"""Suffix of the description of a series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,10 @@ class VolumeSeries:
 
 @dataclass(frozen=True, slots=True)
 class WrittenSeries:
-    """The volume files of a series, under their final names."""
+    """The partial files of a series: its volumes, then their description."""
 
-    files: tuple[Path, ...]
-    description: Path
-    warnings: tuple[str, ...] = field(default=())
+    media: tuple[MediaFile, ...]
+    warnings: tuple[str, ...]
 
 
 def member_of(instance: Instance) -> VolumeMember | None:
@@ -121,43 +120,53 @@ def assemble_series(members: Iterable[VolumeMember]) -> VolumeSeries:
     return VolumeSeries(chosen[0].series_instance_uid, chosen, stacked, tuple(notes))
 
 
-def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings, *, of: str = "") -> WrittenSeries:
-    """Write the volumes of one series as ``<base>.nii.gz`` (or ``<base>.1.nii.gz``, ...) and their description.
+def write_series(paths: Sequence[Path], folder: Path, name: str, settings: MediaSettings) -> WrittenSeries:
+    """Write the volumes of one series and their description as partial files.
 
     Args:
         paths: Every instance of the series, in any order; others than single-frame CT, MR, PET are left out.
-        base: Final names without extension; its folder is made. Files of an earlier call are replaced or removed.
+        folder: Empty folder for the files.
+        name: Output name of the series, without folders and suffix; the description lists the volumes under it.
         settings: `volume` and `limits`.
-        of: What the description says it describes, for `described_as`.
 
     Raises:
         BadGeometry: The instances form no volume.
         ExportError: An instance's pixels cannot be read, or the volume cannot be written.
         OutOfSpace: The disk is full.
     """
-    from exporter.writers.volumes.build import Stored, VolumeTarget, build_grids
+    from exporter.writers.volumes.build import Stored, VolumeTarget, build_grids, media_of
 
     members, notes = _members(paths, settings.limits)
-    series = assemble_series(members)
-    series = replace(series, warnings=(*notes, *series.warnings))
-    partial = base.parent / f".{hashlib.sha256(base.name.encode()).hexdigest()[:16]}.series.partial"
-    with writing("write series"):
-        base.parent.mkdir(parents=True, exist_ok=True)
-        _remove(partial)
-        partial.mkdir(mode=0o700)
-    try:
-        low, high = min(one.lowest for one in series.members), max(one.highest for one in series.members)
-        files = build_grids(
-            series.grids,
-            [one.frame for one in series.members],
-            _arrays(series.members, settings.limits),
-            VolumeTarget(partial, settings.volume.format),
-            Stored(low, high),
-        )
-        return _publish(_Finished(series, files, settings.volume.format, of), partial, base)
-    finally:
-        with writing("write series"):
-            _remove(partial)
+    series, target = assemble_series(members), VolumeTarget(folder, settings.volume.format)
+    files = build_grids(
+        series.grids,
+        [one.frame for one in series.members],
+        _arrays(series.members, settings.limits),
+        target,
+        Stored(min(one.lowest for one in series.members), max(one.highest for one in series.members)),
+    )
+    warnings = tuple(dict.fromkeys((*notes, *series.warnings, *(w for file in files for w in file.warnings))))
+    media = media_of(files, target)
+    content = {
+        "series_instance_uid": series.series_instance_uid,
+        "instances": len(series.members),
+        "volumes": [
+            _described(series, file, f"{name}{medium.suffix}") for file, medium in zip(files, media, strict=True)
+        ],
+        "warnings": warnings,
+    }
+    return WrittenSeries((*media, _description(folder, content)), warnings)
+
+
+def describe_refusal(folder: Path, error: ExportError) -> WrittenSeries:
+    """Write a description that says why a series has no volume.
+
+    Raises:
+        OutOfSpace: The disk is full.
+        EncodeFailed: The file system refuses.
+    """
+    content = {"volumes": [], "error": {"reason": error.reason, "message": str(error)}}
+    return WrittenSeries((_description(folder, content),), (f"no volume, {error.reason}: {error}",))
 
 
 def _members(paths: Sequence[Path], limits: LimitSettings) -> tuple[list[VolumeMember], tuple[str, ...]]:
@@ -185,82 +194,12 @@ def _arrays(members: Sequence[VolumeMember], limits: LimitSettings) -> Iterator[
             yield next(iter(open_frames(instance, limits).stored()))
 
 
-def refuse_series(base: Path, error: ExportError, *, of: str = "") -> None:
-    """Write a description that says why there is no volume; volumes of an earlier call are removed.
-
-    Raises:
-        OutOfSpace: The disk is full.
-        EncodeFailed: The file system refuses.
-    """
-    with writing("write series"):
-        base.parent.mkdir(parents=True, exist_ok=True)
-    content = {"of": of, "volumes": [], "error": {"reason": error.reason, "message": str(error)}}
-    _replace_description(base, content, ())
-
-
-def described_as(base: Path) -> str | None:
-    """Value of `of` in the description of a series; None without a description."""
+def _description(folder: Path, content: dict[str, Any]) -> MediaFile:
     import orjson
 
-    try:
-        return str(orjson.loads(description_of(base).read_bytes())["of"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Finished:
-    """Complete volumes that do not have their final names yet."""
-
-    series: VolumeSeries
-    files: Sequence[VolumeFile]
-    format: str
-    of: str
-
-
-def _publish(finished: _Finished, partial: Path, base: Path) -> WrittenSeries:
-    """Give the files their final names, then the description that lists them, then remove what is out of date."""
-    series, files = finished.series, finished.files
-    numbers = [""] if len(files) == 1 else [f".{number}" for number in range(1, len(files) + 1)]
-    names = [f"{base.name}{number}.{finished.format}" for number in numbers]
-    warnings = tuple(dict.fromkeys((*series.warnings, *(w for file in files for w in file.warnings))))
-    with writing("write series"):
-        for file, name in zip(files, names, strict=True):
-            (partial / file.file).replace(base.parent / name)
-        fsync_folder(base.parent)
-    content = {
-        "of": finished.of,
-        "series_instance_uid": series.series_instance_uid,
-        "instances": len(series.members),
-        "volumes": [_described(series, file, name) for file, name in zip(files, names, strict=True)],
-        "warnings": warnings,
-    }
-    description = _replace_description(base, content, names)
-    return WrittenSeries(tuple(base.parent / name for name in names), description, warnings)
-
-
-def description_of(base: Path) -> Path:
-    """Path of the description of a series."""
-    return base.parent / f"{base.name}.series.json"
-
-
-def _replace_description(base: Path, content: dict[str, Any], names: Sequence[str]) -> Path:
-    """Write the description durably, and remove files that only the earlier description lists."""
-    import orjson
-
-    description = description_of(base)
-    fresh = base.parent / f".{hashlib.sha256(base.name.encode()).hexdigest()[:16]}.series.part"
-    with writing("write series"):
-        earlier = _listed(description)
-        with fresh.open("wb") as out:
-            out.write(json_escaped(orjson.dumps(content, option=orjson.OPT_INDENT_2)) + b"\n")
-            out.flush()
-            os.fsync(out.fileno())
-        fresh.replace(description)
-        for name in earlier - set(names):
-            (base.parent / name).unlink(missing_ok=True)
-        fsync_folder(base.parent)
-    return description
+    path = folder / "description.part"
+    text = json_escaped(orjson.dumps(content, option=orjson.OPT_INDENT_2)) + b"\n"
+    return media_file(path, MediaType.REPORT, DESCRIPTION, "json", write_new(path, (text,)))
 
 
 def _described(series: VolumeSeries, file: VolumeFile, name: str) -> dict[str, Any]:
@@ -273,23 +212,3 @@ def _described(series: VolumeSeries, file: VolumeFile, name: str) -> dict[str, A
         "tilt_degrees": file.grid.tilt_degrees,
         "instances": instances,
     }
-
-
-def _listed(description: Path) -> set[str]:
-    """Names of the files that an earlier description lists, in the same folder only."""
-    import orjson
-
-    try:
-        volumes = orjson.loads(description.read_bytes())["volumes"]
-        names = {str(volume["path"]) for volume in volumes}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return set()
-    stem = description.name.removesuffix(".series.json")
-    return {name for name in names if name.startswith(f"{stem}.") and "/" not in name}
-
-
-def _remove(folder: Path) -> None:
-    if folder.is_dir():
-        for entry in folder.iterdir():
-            entry.unlink()
-        folder.rmdir()

@@ -1,9 +1,8 @@
 """Volumes of the series in an exported folder, written at the end of the run.
 
 Contract: groups the exported instances of the ledger by series, and writes the series that are new, or whose instances
-or settings have changed since their last description. A series that cannot form a volume gets a description that says
-why; the others are not affected. Volumes go to ``series/<study>/<series>`` below the output folder, beside `media/`,
-which holds the media of single instances.
+or settings have changed since they were published (`exporter.series.folder`). A series that cannot form a volume gets a
+description that says why; the others are not affected.
 
 Must never: touch the input, or hold more than one series' names.
 """
@@ -13,13 +12,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 
 from exporter.errors import ExportError
-from exporter.outcome import Exported, Failed
-from exporter.series.assemble import FEWEST_SLICES, described_as
+from exporter.outcome import Failed
+from exporter.series.assemble import FEWEST_SLICES
+from exporter.series.folder import SeriesFolder, SeriesKey, has_volume, problem_of
 from exporter.series.job import SeriesWorker
 from exporter.writers.volumes.planes import SERIES_CLASSES
 
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-FOLDER: Final = "series"
-"""Folder of series volumes, beside the media folder."""
-
 
 @dataclass(slots=True)
 class SeriesTally:
@@ -50,7 +47,7 @@ class SeriesTally:
 
 def write_found(
     together: Callable[[Sequence[str]], AbstractContextManager[list[Path]]],
-    root: Path,
+    folder: SeriesFolder,
     ledger: Ledger,
     settings: Settings,
     stop: threading.Event,
@@ -59,52 +56,51 @@ def write_found(
 
     Args:
         together: Gives the files of several names in the ledger, which exist while its block runs.
-        root: Where series go.
+        folder: Where series go.
         ledger: Of the input.
         settings: `volume` and `limits`.
         stop: When set, no further series begins.
 
     Raises:
-        OutOfSpace: The disk is full; a rerun goes on from here.
-        WorkerUnstartable: Worker processes do not start.
+        MachineCondition: The disk is full, or a folder is gone; a rerun goes on from here.
+        Unusable: Worker processes do not start, or ledger or lines of the series cannot be written.
     """
     tally = SeriesTally()
-    worker = SeriesWorker(root, settings)
+    worker = SeriesWorker(folder, settings)
     try:
         members = ledger.series_members(SERIES_CLASSES)
         for (study, series), group in groupby(members, key=lambda member: (member.study_uid, member.series_uid)):
             if stop.is_set():
                 break
             names: list[str] = []
-            digest = hashlib.sha256(settings.settings_sha256.encode())
+            digest = hashlib.sha256()
             for member in group:
                 names.append(member.name)
                 digest.update(member.content_sha256.encode())
-            of = digest.hexdigest()
+            key, source_sha256 = SeriesKey(study, series), digest.hexdigest()
             if len(names) < FEWEST_SLICES:
                 continue
-            if described_as(worker.base(study, series)) == of:
+            if folder.is_current(key, source_sha256, settings.settings_sha256):
                 tally.unchanged += 1
                 continue
             with together(names) as paths:
-                _count(tally, _attempt(worker, paths, (study, series), of))
+                _count(tally, _attempt(worker, paths, key, source_sha256))
     finally:
         worker.close()
     log.info("series volumes finished", written=tally.written, unchanged=tally.unchanged, refused=tally.refused)
     return tally
 
 
-def _attempt(worker: SeriesWorker, paths: list[Path], uids: tuple[str, str], of: str) -> Outcome:
+def _attempt(worker: SeriesWorker, paths: list[Path], key: SeriesKey, source_sha256: str) -> Outcome:
     try:
-        return worker.write(paths, *uids, of=of)
+        return worker.write(paths, key, source_sha256)
     except ExportError as error:
         return Failed.of(error)
 
 
 def _count(tally: SeriesTally, outcome: Outcome) -> None:
-    if isinstance(outcome, Exported):
+    if has_volume(outcome):
         tally.written += 1
-        return
-    tally.refused += 1
-    if isinstance(outcome, Failed):
-        log.warning("series cannot form a volume", reason=outcome.reason, problem=outcome.message)
+    else:
+        tally.refused += 1
+        log.warning("series cannot form a volume", problem=problem_of(outcome))

@@ -1,11 +1,10 @@
-"""One series in a worker process: the function that the process runs, and the class that its owner uses.
+"""One series in a worker process: as with instances, a hostile file may take that process down and nothing else.
 
-Contract: the process is of the kind that exports instances (`exporter.work.worker`), with the same limits, so a decoder
-that crashes or never ends affects this series only. The owner writes the list of files into a manifest that only it and
-the process can read, and gets an `Outcome`: `Exported` with the volumes, or `Failed`. Every attempt that ends leaves a
-description beside the volumes (`exporter.series.assemble`), a refused series too.
+Contract: the worker is that of `exporter.work`, with this module as its target; its job's path is a manifest that lists
+the files. `SeriesWorker.write` ends in an `Outcome` for any series: an exported one without volumes has a description
+that says why, a failed one is tried again with the next run.
 
-Must never: put paths or identifiers on a command line or into a log.
+Must never: run two series at once (memory), or keep the process between runs of many hours (the caller closes it).
 """
 
 from __future__ import annotations
@@ -13,16 +12,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.errors import DecoderCrash, ExportError, TooLarge
-from exporter.outcome import Exported, Failed, InstanceIdentity, MediaFile, MediaType, Outcome
-from exporter.results.output_names import uid_component
-from exporter.settings.permissions import MediaPermissions
+from exporter.outcome import Exported, Failed, Outcome
+from exporter.series.folder import SeriesFolder, SeriesKey
 from exporter.work.protocol import WorkerJob
 from exporter.work.supervisor import Worker, WorkerKilled, WorkerSetup
 from exporter.writers.durable_write import writing
@@ -30,11 +27,11 @@ from exporter.writers.durable_write import writing
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from exporter.series.assemble import WrittenSeries
     from exporter.settings.settings import MediaSettings, Settings
     from exporter.work.protocol import Export, Steps
 
 TARGET: Final = "exporter.series.job:prepare"
+MANIFEST: Final = "manifest.json"
 
 
 def prepare(settings: Mapping[str, Any]) -> Export:
@@ -45,99 +42,75 @@ def prepare(settings: Mapping[str, Any]) -> Export:
 
 
 def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Steps:
-    """Write the series that the manifest at `job.path` lists.
+    """Write the series that the manifest at `job.path` lists, as partial files.
 
     Raises:
         OutOfSpace: The disk is full.
     """
-    from exporter.series.assemble import refuse_series, write_series
+    from exporter.results.metadata.record import series_record
+    from exporter.series.assemble import describe_refusal, write_series
 
     manifest = json.loads(Path(job.path).read_bytes())
-    base = Path(manifest["base"])
-    identity = InstanceIdentity("", "", manifest["study"], manifest["series"], "")
+    key, source_sha256, folder = SeriesKey(**manifest["key"]), str(manifest["source_sha256"]), Path(job.folder)
+    identity = key.identity(source_sha256)
     yield identity
     try:
-        written = write_series([Path(path) for path in manifest["paths"]], base, settings, of=manifest["of"])
+        written = write_series([Path(path) for path in manifest["paths"]], folder, manifest["name"], settings)
     except ExportError as error:
-        if not error.may_pass:
-            refuse_series(base, error, of=manifest["of"])
-        return Failed.of(error)
+        if error.may_pass:
+            return Failed.of(error, identity, source_sha256)
+        written = describe_refusal(folder, error)
     except MemoryError:
-        return Failed.of(TooLarge("write series: needs more memory than limits.memory_mb permits"))
-    media = tuple(_medium(path, written) for path in written.files)
-    return Exported(identity, media, "{}", "", settings_sha256, warnings=written.warnings)
-
-
-def _medium(path: Path, written: WrittenSeries) -> MediaFile:
-    described = json.loads(written.description.read_bytes())["volumes"]
-    (volume,) = (one for one in described if one["path"] == path.name)
-    columns, rows, slices, times = volume["shape"]
-    return MediaFile(
-        file=path.name,
-        suffix="".join(path.suffixes[-2:]),
-        kind=MediaType.VOLUME,
-        bytes=path.stat().st_size,
-        sha256=volume["sha256"],
-        codec="nrrd" if path.suffix == ".nrrd" else "nifti-1",
-        width=columns,
-        height=rows,
-        frames=slices * times,
+        short = TooLarge("write series: needs more memory than limits.memory_mb permits")
+        return Failed.of(short, identity, source_sha256)
+    return Exported(
+        identity,
+        written.media,
+        series_record(key.study_uid, key.series_uid, settings.metadata),
+        source_sha256,
+        settings_sha256,
+        warnings=written.warnings,
     )
 
 
 class SeriesWorker:
-    """Writes series below one folder, one after the other, for the thread that makes it."""
+    """Writes series into one folder, one after the other, for the thread that makes it."""
 
-    def __init__(self, root: Path, settings: Settings) -> None:
-        self.root = root
-        self._permissions = MediaPermissions.of(settings.media.mode, settings.media.group)
+    def __init__(self, folder: SeriesFolder, settings: Settings) -> None:
+        self._folder = folder
         # A manifest is small, whatever the size of its series: only the limit of every job holds.
         self._worker = Worker(replace(WorkerSetup.of(settings), target=TARGET, cpu_base_s=math.inf))
 
-    def base(self, study: str, series: str) -> Path:
-        """Path of the volumes of a series, without extension."""
-        return self.root / uid_component(study) / uid_component(series)
+    def write(self, paths: Sequence[Path], key: SeriesKey, source_sha256: str) -> Outcome:
+        """Write and publish one series.
 
-    def write(self, paths: Sequence[Path], study: str, series: str, *, of: str = "") -> Outcome:
-        """Write one series.
+        Args:
+            paths: Files of its instances.
+            key: The series.
+            source_sha256: Hash of what identifies its instances.
 
         Raises:
-            OutOfSpace: The disk is full.
+            MachineCondition, Unusable: As `SeriesFolder.publish`.
             Cancelled, WorkerUnstartable: As `Worker.run`.
             EncodeFailed: The manifest cannot be written.
         """
-        base = self.base(study, series)
-        manifest = self.root / f".{os.getpid()}.manifest"
-        content = {
+        manifest = {
             "paths": [str(path.absolute()) for path in paths],
-            "base": str(base.absolute()),
-            "study": study,
-            "series": series,
-            "of": of,
+            "key": asdict(key),
+            "source_sha256": source_sha256,
         }
+        return self._folder.publish(key, source_sha256, partial(self._run, manifest))
+
+    def _run(self, manifest: dict[str, Any], folder: Path, name: str) -> Outcome:
+        path = folder / MANIFEST
         with writing("write series"):
-            self._permissions.make_folders(base.parent)
-            fd = os.open(manifest, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "w", encoding="ascii") as file:
-                json.dump(content, file)
+                json.dump({**manifest, "name": name}, file)
         try:
-            outcome = self._worker.run(WorkerJob(str(manifest), str(self.root)), lambda _: None)
+            return self._worker.run(WorkerJob(str(path), str(folder)), lambda _: None)
         except WorkerKilled as killed:
             return Failed.of(DecoderCrash(str(killed)))
-        finally:
-            manifest.unlink(missing_ok=True)
-        with writing("write series"):
-            self._permit(base, outcome)
-        return outcome
-
-    def _permit(self, base: Path, outcome: Outcome) -> None:
-        """Apply the permissions of the settings to the files of the process, which were private until now."""
-        from exporter.series.assemble import description_of
-
-        files = [base.parent / medium.file for medium in outcome.media] if isinstance(outcome, Exported) else []
-        for path in (*files, description_of(base)):
-            with suppress(FileNotFoundError):
-                self._permissions.apply(path)
 
     def cancel(self) -> None:
         """Cancel the series under way; from any thread."""

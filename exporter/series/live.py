@@ -13,6 +13,7 @@ Must never: delay the spool while a volume is written, or let a series end the e
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import threading
@@ -23,19 +24,21 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from exporter.errors import ExportError, MachineCondition
-from exporter.outcome import Exported, Failed
+from exporter.outcome import Exported
 from exporter.results.intents import MediaFolderUnusable
 from exporter.results.output_names import ae_title_component, uid_component
+from exporter.series.folder import WAITING, SeriesFolder, SeriesKey, has_volume, open_series_folder, problem_of
+from exporter.series.job import SeriesWorker
 from exporter.settings.permissions import MediaPermissions
-from exporter.work.supervisor import Cancelled, WorkerUnstartable
+from exporter.work.supervisor import Cancelled
 from listener.foundation.durable import fsync_folder, make_private_folders
+from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from exporter.outcome import InstanceIdentity
-    from exporter.series.job import SeriesWorker
     from exporter.settings.settings import Settings
 
     Keep = Callable[[Path, InstanceIdentity, str], None]
@@ -43,7 +46,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-WAITING: Final = ".waiting"
 KEPT_S: Final = 86_400.0
 """Time that the instances of a written series are kept, for others that come late."""
 _LOOK_S: Final = 2.0
@@ -53,23 +55,30 @@ _TRIED: Final = ".tried"
 
 
 @contextmanager
-def series_volumes(root: Path, settings: Settings) -> Iterator[Keep]:
+def series_volumes(data: Path, settings: Settings, version: str) -> Iterator[Keep]:
     """Write the volumes of received series while the block runs, where `volume.series` asks for them.
+
+    Args:
+        data: The data folder.
+        settings: The whole configuration.
+        version: Of this program, for the lines.
 
     Yields:
         Function to be called with every exported instance.
 
     Raises:
         MediaFolderUnusable: The folder of waiting instances cannot be made.
+        Unusable, MachineCondition: As `open_series_folder`.
     """
+    wanted = {title: own for title, own in {"": settings, **settings.by_ae_title}.items() if own.volume.series}
     with ExitStack() as stack:
         live: dict[str, LiveSeries] = {}
-        for title, own in {"": settings, **settings.by_ae_title}.items():
-            if own.volume.series:
-                series = LiveSeries(root / f"ae-{ae_title_component(title)}" if title else root, own)
-                series.start()
+        folder = stack.enter_context(open_series_folder(data, settings, version)) if wanted else None
+        for title, own in wanted.items():
+            if folder is not None:
+                series = live[title] = LiveSeries(folder.root, own, title)
+                series.start(folder)
                 stack.callback(series.stop)
-                live[title] = series
 
         def keep(path: Path, identity: InstanceIdentity, ae_title: str) -> None:
             if ae_title in live:
@@ -79,20 +88,22 @@ def series_volumes(root: Path, settings: Settings) -> Iterator[Keep]:
 
 
 class LiveSeries:
-    """The waiting series of one data folder, and the thread that writes them."""
+    """The waiting series of one AE title, and the thread that writes them."""
 
-    def __init__(self, root: Path, settings: Settings) -> None:
-        self._root = root
-        self._waiting = root / WAITING
+    def __init__(self, root: Path, settings: Settings, ae_title: str = "") -> None:
+        self._root = root / f"ae-{ae_title_component(ae_title)}" if ae_title else root
+        self._waiting = self._root / WAITING
         self._settings = settings
+        self._ae_title = ae_title
+        self._folder: SeriesFolder | None = None
         self._stop = threading.Event()
         self._worker: SeriesWorker | None = None
         self._thread: threading.Thread | None = None
         self._pause_s = 0.0
         self._folders_stay = threading.Lock()
 
-    def start(self) -> None:
-        """Start the thread.
+    def start(self, folder: SeriesFolder) -> None:
+        """Start the thread, which publishes in a folder.
 
         Raises:
             MediaFolderUnusable: The folder of waiting instances cannot be made.
@@ -102,7 +113,9 @@ class LiveSeries:
             self._waiting.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise MediaFolderUnusable(self._root, error) from error
-        self._thread = threading.Thread(target=self._run, name="series")
+        self._folder = folder
+        self._worker = SeriesWorker(folder, self._settings)
+        self._thread = threading.Thread(target=self._run, name="series", args=(self._worker,))
         self._thread.start()
 
     def stop(self) -> None:
@@ -136,18 +149,15 @@ class LiveSeries:
             problem = errno.errorcode.get(error.errno or 0, "EIO")
             log.warning("instance is missing from its series volume", item=path.name, problem=problem)
 
-    def _run(self) -> None:
-        from exporter.series.job import SeriesWorker
-
-        self._worker = SeriesWorker(self._root, self._settings)
+    def _run(self, worker: SeriesWorker) -> None:
         try:
             while not self._stop.is_set():
                 with suppress(Cancelled):
                     self.write_quiet_series()
-                self._worker.close()  # an idle process would hold memory
+                worker.close()  # an idle process would hold memory
                 self._stop.wait(self._pause_s or min(_LOOK_S, self._settings.volume.series_quiet_s / 2))
         finally:
-            self._worker.close()
+            worker.close()
 
     def write_quiet_series(self) -> None:
         """Write every series that has become quiet; remove instances that were kept long enough."""
@@ -157,7 +167,7 @@ class LiveSeries:
                 if self._stop.is_set():
                     return
                 self._look_at(folder)
-        except (MachineCondition, ExportError, WorkerUnstartable) as error:
+        except (MachineCondition, ExportError, Unusable) as error:
             self._back_off(str(error))
         except OSError as error:
             self._back_off(errno.errorcode.get(error.errno or 0, "EIO"))
@@ -190,18 +200,21 @@ class LiveSeries:
         tried.touch(mode=0o600)
         os.utime(tried, ns=(changed_ns, changed_ns))
 
-    def _write(self, folder: Path) -> None:
-        if self._worker is None:
+    def _write(self, waiting: Path) -> None:
+        if self._worker is None or self._folder is None:
             return
-        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        paths = sorted(path for path in waiting.iterdir() if not path.name.startswith("."))
         # A folder is named by the identifier, or by its hash where that is not a UID.
-        outcome = self._worker.write(paths, folder.parent.name, folder.name)
-        if isinstance(outcome, Exported):
-            log.info("series written", instances=len(paths), volumes=len(outcome.media), warnings=len(outcome.warnings))
-        elif isinstance(outcome, Failed):
-            log.warning(
-                "series cannot form a volume", instances=len(paths), reason=outcome.reason, problem=outcome.message
-            )
+        key = SeriesKey(waiting.parent.name, waiting.name, self._ae_title)
+        source_sha256 = hashlib.sha256("\n".join(path.name for path in paths).encode()).hexdigest()
+        if self._folder.is_current(key, source_sha256, self._settings.settings_sha256):
+            return  # a crash came between its publication and our note
+        outcome = self._worker.write(paths, key, source_sha256)
+        if isinstance(outcome, Exported) and has_volume(outcome):
+            volumes = len(outcome.media) - 1
+            log.info("series written", instances=len(paths), volumes=volumes, warnings=len(outcome.warnings))
+        else:
+            log.warning("series cannot form a volume", instances=len(paths), problem=problem_of(outcome))
 
 
 def _keep(path: Path, folder: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from exporter.series.live import series_volumes
-from exporter.services.context import OutputPaths, open_export_context
+from exporter.services.context import OutputPaths, open_export_context, own_version
 from exporter.services.pause import DiskBackpressure
 from exporter.services.reserve import DiskReserve
 from exporter.services.spool_source import SpoolSource
@@ -92,7 +92,7 @@ def run(settings: Settings, data: DataFolder, signals: DaemonSignals | None = No
             reserve=reserve,
             take_over=take_over,
         ) as session,
-        series_volumes(data.root / "series", settings) as keep,
+        series_volumes(data.root, settings, own_version()) as keep,
     ):
         claimed = spool.recover_exporter()
         if claimed or session.interrupted or session.removed:

@@ -23,7 +23,7 @@ from exporter.writers.pictures.cine import CINE_CLASSES, is_tiled
 if TYPE_CHECKING:
     from exporter.dicom.instance import Instance
     from exporter.dicom.pixels import PixelDescription
-    from exporter.outcome import MediaFile, Rendering
+    from exporter.outcome import Rendering
     from exporter.settings.settings import MediaSettings
     from exporter.writers.contract import WriterTask
     from exporter.writers.volumes.build import Segments, Stored, VolumeFile
@@ -62,7 +62,7 @@ class VolumeWriter:
             OutOfSpace: The disk is full.
         """
         from exporter.frames import open_frames
-        from exporter.writers.volumes.build import VolumeTarget, build, build_segmentation
+        from exporter.writers.volumes.build import VolumeTarget, build, build_segmentation, media_of
         from exporter.writers.volumes.planes import VolumeKind
 
         instance, volume = task.instance, task.settings.volume
@@ -78,9 +78,8 @@ class VolumeWriter:
         else:
             _check_stackable(frames, kind)
             files = build(frames, source.stored(), target, _range(pixels))
-        media = tuple(_medium(task, file, index if len(files) > 1 else None) for index, file in enumerate(files, 1))
         warnings = dict.fromkeys((*(warning for file in files for warning in file.warnings), *source.warnings))
-        return Written(media, rendering=_rendering(frames, kind), warnings=tuple(warnings))
+        return Written(media_of(files, target), rendering=_rendering(frames, kind), warnings=tuple(warnings))
 
 
 def _kind(instance: Instance) -> VolumeKind | None:
@@ -163,23 +162,3 @@ def _rendering(frames: tuple[VolumeFrame, ...], kind: VolumeKind) -> Rendering |
         return None
     source = {VolumeKind.DOSE: "DoseGridScaling", VolumeKind.PARAMETRIC_MAP: "RealWorldValueMappingSequence"}
     return Rendering(modality=source.get(kind, "RescaleSlope/Intercept"))
-
-
-def _medium(task: WriterTask, file: VolumeFile, number: int | None) -> MediaFile:
-    from exporter.writers.durable_write import Sealed, media_file, writing
-
-    path = task.folder / file.file
-    columns, rows, slices, times = file.grid.shape
-    suffix = task.settings.volume.format
-    with writing("measuring a volume file"):
-        size = path.stat().st_size
-    return media_file(
-        path,
-        MediaType.VOLUME,
-        f".{suffix}" if number is None else f".{number}.{suffix}",
-        "nrrd" if suffix == "nrrd" else "nifti-1",
-        Sealed(size, file.sha256),
-        width=columns,
-        height=rows,
-        frames=slices * times,
-    )

@@ -120,6 +120,17 @@ def record_text(instance: Instance, settings: MetadataSettings | None = None) ->
     return orjson.dumps(values).decode()
 
 
+def series_record(study_uid: str, series_uid: str, settings: MetadataSettings) -> str:
+    """The record of a whole series: its two UIDs, in the form of the settings."""
+    from pydicom.dataset import Dataset
+
+    header = Dataset()
+    with quiet_reading():
+        header.StudyInstanceUID, header.SeriesInstanceUID = study_uid, series_uid
+        walk = _Walk(len(header), private=False, in_dicom_json=settings.record == "dicom-json")
+        return orjson.dumps(walk.data_set(header, ())).decode()
+
+
 def elements(
     header: Dataset, *, most_elements: int = 400_000, private: bool = True
 ) -> tuple[dict[str, Any], RecordNotes]:

@@ -17,6 +17,8 @@ import numpy as np
 
 from exporter.dicom.geometry import Grid, grids, sparse_grid
 from exporter.errors import BadGeometry, CorruptPixels, UnsupportedSyntax
+from exporter.outcome import MediaFile, MediaType
+from exporter.writers.durable_write import Sealed, media_file, writing
 from exporter.writers.volumes.formats import AS_STORED, Scaling
 from exporter.writers.volumes.voxels import VoxelFile, write
 
@@ -125,6 +127,30 @@ def build_grids(
         if count < len(frames):
             raise CorruptPixels(f"write volume: {count} of {len(frames)} frames are there")
         return tuple(_finish(*files[index], index, target) for index in range(len(found)))
+
+
+def media_of(files: Sequence[VolumeFile], target: VolumeTarget) -> tuple[MediaFile, ...]:
+    """The volume files of one instance or series as media: numbered where there are several."""
+    if len(files) == 1:
+        return (_medium(files[0], f".{target.format}", target),)
+    return tuple(_medium(file, f".{number}.{target.format}", target) for number, file in enumerate(files, 1))
+
+
+def _medium(file: VolumeFile, suffix: str, target: VolumeTarget) -> MediaFile:
+    path = target.folder / file.file
+    columns, rows, slices, times = file.grid.shape
+    with writing("measuring a volume file"):
+        size = path.stat().st_size
+    return media_file(
+        path,
+        MediaType.VOLUME,
+        suffix,
+        "nrrd" if target.format == "nrrd" else "nifti-1",
+        Sealed(size, file.sha256),
+        width=columns,
+        height=rows,
+        frames=slices * times,
+    )
 
 
 def _values(array: NDArray[np.generic], scaling: Scaling, how: _Voxels) -> NDArray[np.generic]:

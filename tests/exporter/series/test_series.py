@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -12,23 +15,27 @@ from typing import TYPE_CHECKING, Any
 import nibabel
 import numpy as np
 import orjson
+import pytest
 from pydicom import dcmread
 
+from exporter.commands.app import main
+from exporter.errors import OutOfSpace
 from exporter.inputs import backfill
 from exporter.inputs.backfill import BackfillRequest, Progress
+from exporter.outcome import Exported, MediaType
 from exporter.results.reconcile import Folders, reconcile
 from exporter.series import live
+from exporter.series.folder import SeriesKey, open_series_folder, series_folders
 from exporter.services import daemon
 from exporter.services.daemon import DaemonSignals
 from exporter.settings.settings import Settings
+from exporter.writers.durable_write import media_file, write_new
 from listener.settings.listener import DataFolder
 from listener.spool.spool import Spool
 from tests.exporter.writers.volumetric import Stack, noise, save_series, single
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    import pytest
 
     from exporter.series.found import SeriesTally
 
@@ -77,18 +84,76 @@ def test_a_backfill_ends_with_the_volumes_of_its_series(tmp_path: Path) -> None:
     assert len(files(tmp_path / "out" / "series")) == 4
     data = DataFolder(tmp_path / "out")
     assert not reconcile(Folders(data.ledger, data.media, data.metadata)).faults
+    assert not reconcile(series_folders(data.root), deep=True).faults
+    assert data.metadata.read_bytes().count(b"\n") == 8  # of instances alone
+    for line in map(orjson.loads, (data.root / "series.jsonl").read_bytes().splitlines()):
+        name = f"{line['Study Instance UID']}/{line['Series Instance UID']}"
+        assert (line["dicom_file"], line["media_type"]) == (name, "volume")
+        assert [one["path"] for one in line["export"]["media"]] == [f"{name}.nii.gz", f"{name}.series.json"]
+        described = orjson.loads((data.root / "series" / f"{name}.series.json").read_bytes())
+        assert described["volumes"][0]["sha256"] == line["export"]["media"][0]["sha256"]
 
 
 def test_a_rerun_writes_only_series_that_changed(tmp_path: Path) -> None:
     paths = save_series(tmp_path / "in", Stack(), noise((5, 6, 5)))
-    late = paths.pop(0)
+    late = next(path for path in paths if dcmread(path).InstanceNumber == 3)
     late = late.rename(tmp_path / late.name)
     assert backfilled(tmp_path / "in", tmp_path / "out").written == 1
+    base = dcmread(late).SeriesInstanceUID
+    named = [Path(name).name.removeprefix(base) for name in files(tmp_path / "out" / "series")]
+    assert named == [".1.nii.gz", ".2.nii.gz", ".series.json"]
     before = {name: (tmp_path / "out" / "series" / name).stat() for name in files(tmp_path / "out" / "series")}
     assert backfilled(tmp_path / "in", tmp_path / "out").unchanged == 1
     assert {name: (tmp_path / "out" / "series" / name).stat() for name in before} == before
     late.rename(tmp_path / "in" / "late.dcm")
     assert backfilled(tmp_path / "in", tmp_path / "out").written == 1
+    named = [Path(name).name.removeprefix(base) for name in files(tmp_path / "out" / "series")]
+    assert named == [".nii.gz", ".series.json"]  # what is out of date is gone
+    assert (tmp_path / "out" / "series.jsonl").read_bytes().count(b"\n") == 2
+
+
+def test_a_crash_while_a_series_is_published_leaves_nothing_half_visible(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.exporter.series.crashing", tmp_path], capture_output=True, text=True, check=False
+    )
+    assert not done.returncode, done.stderr
+    assert int(done.stdout) > 10
+
+
+def test_reconcile_accounts_for_series_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_series(tmp_path / "in", Stack(), noise((3, 6, 5)))
+    backfilled(tmp_path / "in", tmp_path / "out")
+    for ledger in ("exporter.db", "series.db"):
+        (tmp_path / "out" / ledger).rename(tmp_path / ledger)
+    assert main(["reconcile", "--data", str(tmp_path / "out"), "--rebuild"]) == 0
+    assert "series: 1; 2 files" in capsys.readouterr().out
+    (volume,) = (tmp_path / "out" / "series").rglob("*.nii.gz")
+    volume.unlink()
+    assert main(["reconcile", "--data", str(tmp_path / "out"), "--json"]) == 1
+    report = orjson.loads(capsys.readouterr().out)
+    assert (report["is_sound"], report["faults"], report["series"]["faults"][0]["kind"]) == (False, [], "no_medium")
+
+
+def test_a_series_that_met_a_full_disk_is_published_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(partial: Path, name: str) -> Exported:
+        path = partial / "one.part"
+        medium = media_file(path, MediaType.VOLUME, ".nii", "test", write_new(path, (name.encode(),)))
+        return Exported(SeriesKey("1.2", name).identity("x"), (medium,), "{}", "x", "y")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with open_series_folder(tmp_path, Settings(), "1") as folder:
+        with monkeypatch.context() as full:
+            full.setattr(Path, "rename", refuse)
+            with pytest.raises(OutOfSpace):
+                folder.publish(SeriesKey("1.2", "1.3"), "x", make)
+        folder.publish(SeriesKey("1.2", "1.4"), "x", make)
+    assert files(tmp_path / "series") == ["1.2/1.3.nii", "1.2/1.4.nii"]
+    assert not list((tmp_path / "series" / ".partial").iterdir())
+    assert reconcile(series_folders(tmp_path)).is_sound
 
 
 def test_the_output_below_the_input_is_never_input(tmp_path: Path) -> None:
@@ -178,6 +243,7 @@ def test_an_arriving_series_becomes_a_volume_when_it_is_quiet_and_anew_when_more
     assert not any((data.spool / "new").iterdir())
     waiting = data.root / "series" / live.WAITING
     assert waiting.stat().st_mode & 0o077 == 0
+    assert reconcile(series_folders(data.root), deep=True).is_sound
     assert not reconcile(Folders(data.ledger, data.media, data.metadata, data.spool)).faults
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import random
 import subprocess
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SETTINGS = MediaSettings()
+
+
+@dataclass(frozen=True)
+class SeriesFiles:
+    """The files of a series under the names that a publisher gives them."""
+
+    files: list[Path]
+    description: Path
+    warnings: tuple[str, ...]
+
+
+def series_at(paths: list[Path], base: Path, settings: MediaSettings) -> SeriesFiles:
+    partial = base.parent / f"{base.name}.partial"
+    partial.mkdir(parents=True)
+    try:
+        series = write_series(paths, partial, base.name, settings)
+        files = [
+            (partial / medium.file).replace(base.parent / f"{base.name}{medium.suffix}") for medium in series.media
+        ]
+    finally:
+        left = list(partial.iterdir())
+        partial.rmdir()
+    assert not left
+    return SeriesFiles(files[:-1], files[-1], series.warnings)
 
 
 def with_format(form: str) -> MediaSettings:
@@ -447,7 +471,7 @@ def test_a_series_is_voxel_by_voxel_and_place_by_place_what_dcm2niix_makes_of_it
     pixels = noise((7, 6, 5)) & np.uint16(0x0FFF)
     paths = save_series(tmp_path / "in", stack, pixels, Modality=modality, **elements)
 
-    series = write_series(paths, tmp_path / "out" / "volume", SETTINGS)
+    series = series_at(paths, tmp_path / "out" / "volume", SETTINGS)
 
     (path,) = series.files
     ours, judge = read(path), converted(peer, tmp_path / "in", tmp_path / "judge")
@@ -465,7 +489,7 @@ def test_real_series_are_what_dcm2niix_makes_of_them(peer: Callable[[str], str],
     for source in sorted((Path(record).parent / "98892001" / "CT5N").rglob("*")):
         paths.append(tmp_path / "in" / source.name)
         paths[-1].write_bytes(source.read_bytes())
-    (path,) = write_series(paths, tmp_path / "volume", SETTINGS).files
+    (path,) = series_at(paths, tmp_path / "volume", SETTINGS).files
     ours, judge = read(path), converted(peer, tmp_path / "in", tmp_path / "judge")
     assert np.array_equal(ours.get_fdata(), judge.get_fdata())
     assert np.abs(ours.affine - judge.affine).max() < 1e-4
@@ -492,24 +516,24 @@ def test_enhanced_instances_are_what_dcmtk_and_dcm2niix_make_of_them(
 
 def test_a_series_does_not_depend_on_the_order_and_names_of_its_files(tmp_path: Path) -> None:
     paths = save_series(tmp_path / "in", oblique(), noise((7, 6, 5)))
-    first = write_series(paths, tmp_path / "volume", SETTINGS)
+    first = series_at(paths, tmp_path / "volume", SETTINGS)
     before = [path.read_bytes() for path in (*first.files, first.description)]
     moved = []
     for index, path in enumerate(random.Random(4).sample(paths, len(paths))):  # noqa: S311 - an order, no secret
         moved.append(path.rename(path.with_name(f"moved{index}")))
-    again = write_series(moved, tmp_path / "volume", SETTINGS)
+    again = series_at(moved, tmp_path / "volume", SETTINGS)
     assert [path.read_bytes() for path in (*again.files, again.description)] == before
 
 
-def test_a_late_instance_makes_the_series_anew_and_removes_what_is_out_of_date(tmp_path: Path) -> None:
+def test_a_late_instance_closes_the_gap_of_a_series(tmp_path: Path) -> None:
     paths = save_series(tmp_path / "in", Stack(), noise((7, 6, 5)))
     by_number = {int(dcmread(path).InstanceNumber): path for path in paths}
     out = tmp_path / "out" / "volume"
-    early = write_series([path for number, path in by_number.items() if number != 4], out, SETTINGS)
+    early = series_at([path for number, path in by_number.items() if number != 4], out, SETTINGS)
     assert [path.name for path in early.files] == ["volume.1.nii.gz", "volume.2.nii.gz"]
     assert any("gap of 5 mm" in warning for warning in early.warnings)
-    late = write_series(paths, out, SETTINGS)
-    assert sorted(path.name for path in out.parent.iterdir()) == ["volume.nii.gz", "volume.series.json"]
+    late = series_at(paths, out, SETTINGS)
+    assert [path.name for path in late.files] == ["volume.nii.gz"]
     assert not late.warnings
 
 
@@ -517,7 +541,7 @@ def test_the_description_tells_the_instance_behind_every_plane(tmp_path: Path) -
     import orjson
 
     paths = save_series(tmp_path / "in", Stack(), noise((4, 6, 5)))
-    series = write_series(paths, tmp_path / "volume", SETTINGS)
+    series = series_at(paths, tmp_path / "volume", SETTINGS)
     told = orjson.loads(series.description.read_bytes())
     headers = sorted((dcmread(path) for path in paths), key=lambda header: header.ImagePositionPatient[2])
     assert told["volumes"][0]["instances"] == [header.SOPInstanceUID for header in headers]
@@ -526,14 +550,14 @@ def test_the_description_tells_the_instance_behind_every_plane(tmp_path: Path) -
 
 def test_copies_count_once_and_strangers_not_at_all(tmp_path: Path) -> None:
     paths = save_series(tmp_path / "in", Stack(), noise((4, 6, 5)))
-    alone = write_series(paths, tmp_path / "alone", SETTINGS)
+    alone = series_at(paths, tmp_path / "alone", SETTINGS)
     copy = tmp_path / "copy.dcm"
     copy.write_bytes(paths[0].read_bytes())
     (tmp_path / "text").write_text("no DICOM")
     sagittal = single(TURNED["sagittal"], 0, noise((6, 5)), SeriesInstanceUID=dcmread(paths[0]).SeriesInstanceUID)
     sagittal.save_as(tmp_path / "localizer", enforce_file_format=True)
     more = [*paths, copy, tmp_path / "text", tmp_path / "localizer"]
-    series = write_series(more, tmp_path / "volume", SETTINGS)
+    series = series_at(more, tmp_path / "volume", SETTINGS)
     assert series.files[0].read_bytes() == alone.files[0].read_bytes()
     assert len(series.warnings) >= 3
 
@@ -544,13 +568,13 @@ def test_what_is_no_series_is_refused_and_leaves_nothing(tmp_path: Path) -> None
     out = tmp_path / "out"
     for paths in ([*first, *second], first[:1], []):
         with pytest.raises(BadGeometry):
-            write_series(paths, out / "volume", SETTINGS)
+            series_at(paths, out / "volume", SETTINGS)
     assert not out.exists() or not list(out.iterdir())
 
 
 def test_a_mosaic_is_not_taken_for_a_plane(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(BadGeometry):
-        write_series([corpus / "neurolabusc__dcm_qa_ts" / "1.dcm"], tmp_path / "volume", SETTINGS)
+        series_at([corpus / "neurolabusc__dcm_qa_ts" / "1.dcm"], tmp_path / "volume", SETTINGS)
 
 
 def save_repetitions(folder: Path, stack: Stack, pixels: np.ndarray, each: list[dict[str, Any]]) -> list[Path]:
@@ -573,7 +597,7 @@ def test_time_points_of_a_series_become_the_fourth_axis_as_in_dcm2niix(
     pixels = noise((3, 4, 6, 5)) & 0x0FFF
     each = [{"AcquisitionNumber": t + 1, "AcquisitionTime": f"12000{2 * t}"} for t in range(3)]
     paths = save_repetitions(tmp_path / "in", oblique(), pixels, each)
-    (path,) = write_series(paths[::-1], tmp_path / "volume", SETTINGS).files
+    (path,) = series_at(paths[::-1], tmp_path / "volume", SETTINGS).files
     ours, judge = read(path), converted(peer, tmp_path / "in", tmp_path / "judge")
     assert np.array_equal(shown(ours), pixels)
     assert np.array_equal(ours.get_fdata(), judge.get_fdata())
@@ -583,14 +607,14 @@ def test_time_points_of_a_series_become_the_fourth_axis_as_in_dcm2niix(
 def test_directions_of_a_diffusion_series_are_one_volume(tmp_path: Path) -> None:
     pixels = noise((12, 3, 6, 5))
     each = [{"SequenceName": f"*ep_b1000#{t}"} for t in range(12)]
-    (path,) = write_series(save_repetitions(tmp_path / "in", Stack(), pixels, each), tmp_path / "v", SETTINGS).files
+    (path,) = series_at(save_repetitions(tmp_path / "in", Stack(), pixels, each), tmp_path / "v", SETTINGS).files
     assert np.array_equal(shown(read(path)), pixels)
 
 
 def test_echoes_of_a_series_become_volumes_of_their_own(tmp_path: Path) -> None:
     pixels = noise((2, 4, 6, 5))
     paths = save_repetitions(tmp_path / "in", Stack(), pixels, [{"EchoTime": "5"}, {"EchoTime": "10"}])
-    files = write_series(paths, tmp_path / "volume", SETTINGS).files
+    files = series_at(paths, tmp_path / "volume", SETTINGS).files
     assert [np.array_equal(shown(read(path))[0], pixels[echo]) for echo, path in enumerate(files)] == [True, True]
 
 
@@ -602,7 +626,7 @@ def test_odd_series_are_what_dcm2niix_makes_of_them(peer: Callable[[str], str], 
         pixels = pixels & 0x0FFF
     else:
         stack, elements = oblique(), {"SOPClassUID": MR, "Modality": "MR"}
-    series = write_series(save_series(tmp_path / "in", stack, pixels, **elements), tmp_path / "volume", SETTINGS)
+    series = series_at(save_series(tmp_path / "in", stack, pixels, **elements), tmp_path / "volume", SETTINGS)
     judge = converted(peer, tmp_path / "in", tmp_path / "judge")
     assert np.array_equal(read(series.files[0]).get_fdata(), judge.get_fdata())
     assert np.abs(read(series.files[0]).affine - judge.affine).max() < 1e-4
@@ -618,7 +642,7 @@ def test_a_pet_series_with_a_slope_per_slice_holds_real_values_as_dcm2niix_does(
         instance = dcmread(path)
         instance.RescaleSlope = str(1.5 + 0.25 * instance.InstanceNumber)
         instance.save_as(path)
-    (path,) = write_series(paths, tmp_path / "volume", SETTINGS).files
+    (path,) = series_at(paths, tmp_path / "volume", SETTINGS).files
     slopes = (1.5 + 0.25 * np.arange(1, 6))[:, None, None]
     assert np.allclose(shown(read(path))[0], pixels * slopes, rtol=1e-6)
     assert np.array_equal(read(path).get_fdata(), converted(peer, tmp_path / "in", tmp_path / "judge").get_fdata())
