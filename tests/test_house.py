@@ -172,6 +172,41 @@ def test_nobody_but_the_spool_reads_the_time_in_a_name() -> None:
     assert found == []
 
 
+GROUP_2_OWNER = "listener/intake/"
+GROUP_2_NAMES = frozenset({"FileMetaDataset", "file_meta_dataset", "read_file_meta_info", "write_file_meta_info"})
+"""What pydicom calls its means of reading and writing group 0002."""
+GROUP_2_WORDS = frozenset({"DICM", "TransferSyntaxUID", "ImplementationClassUID"})
+MAY_MAKE_GROUP_2 = {"exporter/privacy/deidentify.py"}
+"""A de-identified data set gets new file meta information, which has no bytes yet: pydicom writes both."""
+
+
+def group_2(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and text of whatever reads or writes group 0002 beside `listener.intake.file_meta`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, alias.name) for alias in node.names if alias.name in GROUP_2_NAMES)
+        elif isinstance(node, ast.Attribute):
+            if node.attr in GROUP_2_NAMES | GROUP_2_WORDS or node.attr.startswith("MediaStorageSOP"):
+                yield node.lineno, node.attr
+        elif isinstance(node, ast.Constant):
+            value = node.value.decode("latin-1") if isinstance(node.value, bytes) else node.value
+            if isinstance(value, str):
+                if value in GROUP_2_WORDS or re.fullmatch(r"MediaStorageSOP\w+UID|\x02\0.*", value, re.DOTALL):
+                    yield node.lineno, repr(value)
+            elif isinstance(value, int) and 0x00020000 < value < 0x00020104:
+                yield node.lineno, f"{value:#010x}"
+
+
+def test_nobody_but_the_intake_reads_or_writes_group_0002() -> None:
+    found = [
+        f"{relative(path)}:{line}: {what}: see listener/intake/file_meta.py"
+        for path, tree in TREES.items()
+        if not relative(path).startswith(GROUP_2_OWNER) and relative(path) not in MAY_MAKE_GROUP_2
+        for line, what in group_2(tree)
+    ]
+    assert found == []
+
+
 PLAIN_ENGLISH_IN = ("listener", "exporter")
 RIDDLES = re.compile(r"; (how many|whether|what)\b|\btold\b|\bwhoever\b|(?<!there )\bis none\b", re.IGNORECASE)
 """What a summary must not say: a returned value as an appendix (it goes into `Returns:`), and words for nobody."""

@@ -116,9 +116,13 @@ def _unread(settings: VideoSettings) -> list[Found]:
 
 def _make(path: Path, frames: int, *, gray: bool) -> None:
     """A secondary capture image: smooth colours or grays, nobody's."""
+    import io
+
     import numpy as np
-    from pydicom import Dataset, FileMetaDataset
+    from pydicom import Dataset
     from pydicom.uid import ExplicitVRLittleEndian, MultiFrameTrueColorSecondaryCaptureImageStorage, generate_uid
+
+    from listener.intake.file_meta import AssociationParties, FileMeta
 
     header = Dataset()
     header.SOPClassUID = MultiFrameTrueColorSecondaryCaptureImageStorage
@@ -136,9 +140,11 @@ def _make(path: Path, frames: int, *, gray: bool) -> None:
     down, right = np.mgrid[0:ROWS, 0:COLUMNS]
     picture = np.stack([down * 2, right * 2, 255 - down - right], axis=-1).astype(np.uint8)
     header.PixelData = np.stack([picture[..., 0] if gray else picture] * frames).tobytes()
-    header.file_meta = FileMetaDataset()
-    header.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    header.save_as(path, enforce_file_format=True)
+    nobody = AssociationParties("", "", "", "")
+    meta = FileMeta(header.SOPClassUID, ExplicitVRLittleEndian, nobody).encode(header.SOPInstanceUID.encode("ascii"))
+    data_set = io.BytesIO()
+    header.save_as(data_set, implicit_vr=False, little_endian=True)
+    path.write_bytes(meta + data_set.getvalue())
 
 
 def _at_key(section: str, problem: str) -> Found:

@@ -16,11 +16,12 @@ from __future__ import annotations
 import hashlib
 import struct
 import time
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, Self
 
 from exporter.dicom.bytesource import CHUNK, ByteSource, FileBytes, inflate, open_file
-from exporter.dicom.elements import READING_ERRORS, put_elements, read_elements, text_of
+from exporter.dicom.elements import put_elements, read_elements, text_of
 from exporter.dicom.pixels import PixelDescription, describe_pixels
 from exporter.dicom.structure import (
     DEFLATED_LE,
@@ -35,13 +36,14 @@ from exporter.dicom.structure import (
 )
 from exporter.errors import SkipInstance, SkipReason, TooLarge, Unreadable
 from exporter.outcome import InstanceIdentity
+from listener.intake.file_meta import SOP_CLASS, SOP_INSTANCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
 
-    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.dataset import Dataset
 
     from exporter.settings.settings import LimitSettings
 
@@ -60,10 +62,13 @@ class Instance:
         self.begun_cpu_s = time.process_time()
         """Processor time that this process had used before; see `listener.foundation.cpu_limit`."""
         self.path = path
-        self.file_meta = _file_meta(file, start, limits)
+        self.file_meta = start.file_meta
         """The file meta information (group 0002); empty where the file has none."""
+        if self.file_meta.end - self.file_meta.begin > limits.max_header_bytes:
+            most = f"{limits.max_header_bytes} bytes (limits.max_header_bytes)"
+            raise TooLarge(f"the file meta information passes {most}")
         self._notes = [*start.warnings]
-        if text_of(self.file_meta, "MediaStorageSOPClassUID") == MEDIA_STORAGE_DIRECTORY:
+        if self.file_meta.text(SOP_CLASS) == MEDIA_STORAGE_DIRECTORY:
             if file.read_at(start.offset, 2) in _DIRECTORY_GROUP:
                 raise SkipInstance(SkipReason.DICOMDIR, "a DICOMDIR lists instances and is not an instance itself")
             self._notes.append("the file meta information says DICOMDIR, the data set is not one")
@@ -133,14 +138,12 @@ class Instance:
 
     @cached_property
     def header(self) -> Dataset:
-        """The data set without its pixel data, as pydicom reads it; its `file_meta` is set. Read-only by contract.
+        """The data set without its pixel data, as pydicom reads it. Read-only by contract.
 
         Raises:
             Unreadable: pydicom cannot read it.
         """
-        header = self._walked_header() if self._layout.sound else self._tolerant_header()
-        header.file_meta = self.file_meta
-        return header
+        return self._walked_header() if self._layout.sound else self._tolerant_header()
 
     def _walked_header(self) -> Dataset:
         """The header as the walk found it, the elements behind the pixel data included.
@@ -214,7 +217,7 @@ class Instance:
     @cached_property
     def sop_class_uid(self) -> str:
         """(0008,0016) SOP Class UID, else the one of the file meta information; empty where neither has one."""
-        return self._uid("SOPClassUID") or text_of(self.file_meta, "MediaStorageSOPClassUID")
+        return self._uid("SOPClassUID") or self.file_meta.text(SOP_CLASS)
 
     @cached_property
     def identity(self) -> InstanceIdentity:
@@ -222,7 +225,7 @@ class Instance:
         content, _ = self._hashes
         return InstanceIdentity(
             sop_class_uid=self.sop_class_uid,
-            sop_instance_uid=self._uid("SOPInstanceUID") or text_of(self.file_meta, "MediaStorageSOPInstanceUID"),
+            sop_instance_uid=self._uid("SOPInstanceUID") or self.file_meta.text(SOP_INSTANCE),
             study_instance_uid=self._uid("StudyInstanceUID"),
             series_instance_uid=self._uid("SeriesInstanceUID"),
             content_sha256=content,
@@ -259,7 +262,7 @@ class Instance:
         """`_start` with the data set's offset in `data` instead of the file."""
         if self.data is self._file:
             return self._start
-        return DataSetStart(None, 0, self._start.transfer_syntax, implicit=False, big_endian=False)
+        return replace(self._start, offset=0, implicit=False, big_endian=False)
 
     @cached_property
     def _hashes(self) -> tuple[str, str]:
@@ -280,19 +283,3 @@ def _chunks(source: ByteSource, offset: int) -> Iterator[bytes]:
     while part := source.read_at(offset, CHUNK):
         yield part
         offset += len(part)
-
-
-def _file_meta(file: FileBytes, start: DataSetStart, limits: LimitSettings) -> FileMetaDataset:
-    from pydicom.dataset import FileMetaDataset
-
-    if start.meta_offset is None:
-        return FileMetaDataset()
-    length = start.offset - start.meta_offset
-    if length > limits.max_header_bytes:
-        raise TooLarge(f"the file meta information passes {limits.max_header_bytes} bytes (limits.max_header_bytes)")
-    raw = file.read_at(start.meta_offset, length)
-    elements, _ = read_elements(raw, implicit=start.meta_implicit, big_endian=False)
-    try:
-        return FileMetaDataset(elements)
-    except READING_ERRORS as error:
-        raise Unreadable(f"pydicom cannot read the file meta information ({type(error).__name__})") from None

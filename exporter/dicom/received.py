@@ -14,7 +14,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, Final
 
-from listener.intake.file_meta import elements_of
+from listener.intake.file_meta import IMPLEMENTATION_CLASS, RECEIVING_AE_TITLE, elements_of, text_of
 from listener.intake.identity import IMPLEMENTATION_CLASS_UID
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _HEAD_BYTES: Final = 2048
 """File meta information of the listener's making ends well before."""
 _NO_FILE: Final = frozenset({errno.ELOOP, errno.ENXIO, errno.ENODEV})
 """Errors of opening a link, a socket or a device that does not exist: no received file."""
-_IMPLEMENTATION, _RECEIVING = 0x0012, 0x0018
 
 
 def called_ae_title(path: Path, titles: AbstractSet[str]) -> str:
@@ -51,9 +50,9 @@ def called_ae_title(path: Path, titles: AbstractSet[str]) -> str:
     finally:
         os.close(fd)
     elements = dict(elements_of(head))
-    if elements.get(_IMPLEMENTATION, b"").rstrip(b"\0") != IMPLEMENTATION_CLASS_UID.encode("ascii"):
+    if text_of(elements.get(IMPLEMENTATION_CLASS, b"")) != IMPLEMENTATION_CLASS_UID:
         return ""
-    title = elements.get(_RECEIVING, b"").decode("ascii", "replace").strip(" ")
+    title = text_of(elements.get(RECEIVING_AE_TITLE, b""))
     return title if title in titles else ""
 
 

@@ -19,12 +19,15 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.dicom.bytesource import end_of_zeros
 from exporter.errors import NotDicom, TooLarge, Unreadable
+from listener.intake.file_meta import TRANSFER_SYNTAX, DamagedFileMeta, StoredFileMeta, read_file_meta
+from listener.intake.walk import LONG_VRS, SHORT_VRS
 
 if TYPE_CHECKING:
     from exporter.dicom.bytesource import ByteSource
     from exporter.settings.settings import LimitSettings
 
 UNDEFINED: Final = 0xFFFFFFFF
+NO_FILE_META: Final = StoredFileMeta(0, 0)
 PIXEL_TAGS: Final = {0x7FE00010: "PixelData", 0x7FE00008: "FloatPixelData", 0x7FE00009: "DoubleFloatPixelData"}
 IMPLICIT_LE: Final = "1.2.840.10008.1.2"
 EXPLICIT_LE: Final = "1.2.840.10008.1.2.1"
@@ -33,8 +36,6 @@ EXPLICIT_BE: Final = "1.2.840.10008.1.2.2"
 GE_PRIVATE_BE: Final = "1.2.840.113619.5.2"
 """Implicit little endian with big endian pixel data, as old GE systems wrote it."""
 
-_SHORT_VR: Final = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
-_LONG_VR: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
@@ -56,17 +57,16 @@ _UID: Final = re.compile(r"[0-9.]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class DataSetStart:
-    """Offsets of meta information and data set, and the encoding of the data set."""
+    """Where the data set begins, and its encoding."""
 
-    meta_offset: int | None
-    """Offset of group 0002; None if absent."""
     offset: int
     """Offset of the data set."""
     transfer_syntax: str
     """Transfer syntax by the file; assumed from the bytes where the file has none."""
     implicit: bool
     big_endian: bool
-    meta_implicit: bool = False
+    file_meta: StoredFileMeta
+    """Without elements where the file has none."""
     warnings: tuple[str, ...] = ()
 
 
@@ -150,23 +150,24 @@ def find_data_set(source: ByteSource) -> DataSetStart:
         NotDicom: The bytes hold no DICOM data set.
         Unreadable: They do, and the meta information is damaged.
     """
-    head = source.read_at(0, 132)
-    if head[128:132] == b"DICM":
-        return _behind_prefix(source, 132)
-    if head[:4] == b"DICM":
-        return _behind_prefix(source, 4, ("the preamble is missing",))
-    if head[:4] == b"\x02\x00\x00\x00" or head[:3] == b"\x02\x00\x10":
-        return _behind_prefix(source, 0, ("preamble and prefix are missing",))
+    try:
+        meta = read_file_meta(source.read_at, source.size)
+    except DamagedFileMeta as error:
+        raise Unreadable(str(error)) from None
+    if meta is not None:
+        return _behind_file_meta(source, meta)
     guess = _encoding_at(source, 0)
     if guess is None or not _plausible(source, guess):
         raise NotDicom("the file has neither the DICM prefix nor the beginning of a data set")
-    return DataSetStart(None, 0, _syntax_of(*guess), *guess, warnings=("the file meta information is missing",))
+    return DataSetStart(0, _syntax_of(*guess), *guess, NO_FILE_META, ("the file meta information is missing",))
 
 
-def _behind_prefix(source: ByteSource, offset: int, warnings: tuple[str, ...] = ()) -> DataSetStart:
-    syntax, end, meta_implicit = _meta(source, offset)
-    notes = list(warnings)
-    guess = None if syntax == DEFLATED_LE else _encoding_at(source, end)
+def _behind_file_meta(source: ByteSource, meta: StoredFileMeta) -> DataSetStart:
+    named = meta.text(TRANSFER_SYNTAX)
+    # What is no UID may be anything, a patient's name too, and messages tell the transfer syntax.
+    syntax = named if _UID.fullmatch(named) else None
+    notes = list(meta.warnings)
+    guess = None if syntax == DEFLATED_LE else _encoding_at(source, meta.end)
     if syntax is None:
         if guess is None:
             raise Unreadable(
@@ -177,39 +178,8 @@ def _behind_prefix(source: ByteSource, offset: int, warnings: tuple[str, ...] = 
     stated = (syntax in {IMPLICIT_LE, GE_PRIVATE_BE}, syntax == EXPLICIT_BE)
     if guess is not None and guess != stated:
         notes.append("the data set is not encoded as (0002,0010) Transfer Syntax UID says: read as its bytes are")
-        implicit, big_endian = guess
-    else:
-        implicit, big_endian = stated
-    meta_offset = offset if end > offset else None
-    return DataSetStart(meta_offset, end, syntax, implicit, big_endian, meta_implicit, tuple(notes))
-
-
-def _meta(source: ByteSource, offset: int) -> tuple[str | None, int, bool]:
-    """Transfer syntax, end, and whether group 0002 is (wrongly) implicit; its group length is not trusted."""
-    window = _Window(source)
-    syntax: str | None = None
-    implicit = False
-    for _ in range(256):
-        head = window.bytes_at(offset, 12)
-        if len(head) < 8 or head[:2] != b"\x02\x00":
-            return syntax, offset, implicit
-        element = int.from_bytes(head[2:4], "little")
-        vr = head[4:6]
-        if vr in _SHORT_VR:
-            start, length = offset + 8, int.from_bytes(head[6:8], "little")
-        elif vr in _LONG_VR:
-            start, length = offset + 12, int.from_bytes(head[8:12], "little")
-        else:
-            start, length, implicit = offset + 8, int.from_bytes(head[4:8], "little"), True
-        if start + length > source.size:
-            raise Unreadable(f"the file meta information ends inside (0002,{element:04X})")
-        if element == 0x0010:
-            text = source.read_at(start, min(length, 64)).rstrip(b" \0")
-            named = text.decode("ascii", "replace").strip()
-            # What is no UID may be anything, a patient's name too, and messages tell the transfer syntax.
-            syntax = named if _UID.fullmatch(named) else None
-        offset = start + length
-    raise Unreadable("the file meta information has more than 256 elements")
+        stated = guess
+    return DataSetStart(meta.end, syntax, *stated, meta, tuple(notes))
 
 
 def _syntax_of(implicit: bool, big_endian: bool) -> str:
@@ -221,7 +191,7 @@ def _encoding_at(source: ByteSource, offset: int) -> tuple[bool, bool] | None:
     head = source.read_at(offset, 8)
     if len(head) < 8:
         return None
-    if head[4:6] in _SHORT_VR or head[4:6] in _LONG_VR:
+    if head[4:6] in SHORT_VRS or head[4:6] in LONG_VRS:
         little, big = int.from_bytes(head[:2], "little"), int.from_bytes(head[:2], "big")
         # The first group of a data set is small (0008); read in the wrong order it is 0800.
         return False, big < little
@@ -278,10 +248,10 @@ class _Walker:
         if group == 0xFFFE or (self._implicit_default if implicit is None else implicit):
             return tag, None, offset + 8, length
         _, _, vr, short = self._explicit(buffer, index)
-        if vr in _LONG_VR:
+        if vr in LONG_VRS:
             return (tag, vr, offset + 12, self._long(buffer, index + 8)[0]) if left >= 12 else None
         # A VR that is not known is read as pydicom reads it, with a short length.
-        if vr in _SHORT_VR or b"AA" <= vr <= b"ZZ":
+        if vr in SHORT_VRS or b"AA" <= vr <= b"ZZ":
             return tag, vr, offset + 8, short
         return tag, None, offset + 8, length  # a writer fell back to implicit VR in the middle
 

@@ -17,7 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from listener.intake.file_meta import elements_of
+from listener.intake.file_meta import SOP_INSTANCE, elements_of
 from listener.spool.names import NAME, received_at
 from listener.spool.view import folders
 
@@ -189,5 +189,5 @@ def _uid_of(path: Path) -> str | None:
 
 def media_storage_uid(head: bytes) -> str:
     """(0002,0003) Media Storage SOP Instance UID of a Part 10 file, from its first KiB; "" where it is not there."""
-    value = dict(elements_of(head)).get(3, b"").rstrip(b"\0 ")
+    value = dict(elements_of(head)).get(SOP_INSTANCE, b"").rstrip(b"\0 ")
     return value.decode("ascii") if _UID.fullmatch(value) else ""

@@ -28,6 +28,7 @@ from exporter.errors import (
 from exporter.machine_conditions import storage_error
 from exporter.outcome import Exported, Failed, InstanceIdentity, Skipped
 from listener.foundation.disk import is_gone, is_out_of_space, is_too_large
+from listener.intake.file_meta import IMPLEMENTATION_CLASS, SOP_CLASS, SOP_INSTANCE
 from listener.intake.identity import IMPLEMENTATION_CLASS_UID
 
 if TYPE_CHECKING:
@@ -173,13 +174,13 @@ def _check_command(instance: Instance) -> None:
     Raises:
         IdentityMismatch: SOP class or instance differ. Source: PS3.4 B.2.3, status A9xx.
     """
-    if _uid(instance.file_meta, "ImplementationClassUID") != IMPLEMENTATION_CLASS_UID:
+    if instance.file_meta.text(IMPLEMENTATION_CLASS) != IMPLEMENTATION_CLASS_UID:
         return
     for announced, keyword, element in (
-        ("MediaStorageSOPClassUID", "SOPClassUID", "(0008,0016) SOP Class UID"),
-        ("MediaStorageSOPInstanceUID", "SOPInstanceUID", "(0008,0018) SOP Instance UID"),
+        (SOP_CLASS, "SOPClassUID", "(0008,0016) SOP Class UID"),
+        (SOP_INSTANCE, "SOPInstanceUID", "(0008,0018) SOP Instance UID"),
     ):
-        command, data = _uid(instance.file_meta, announced), _uid(instance.header, keyword)
+        command, data = instance.file_meta.text(announced), _uid(instance.header, keyword)
         if command and data and command != data:
             raise IdentityMismatch(
                 f"receiving: {element} of the data set is not the one that the C-STORE command announced"

@@ -18,6 +18,7 @@ from exporter.inputs.archives.member import Budget
 from exporter.inputs.archives.tarred import BLOCK, TarArchive, is_header
 from exporter.inputs.archives.unpacked import COMPRESSIONS, Plain, Unpacked
 from exporter.inputs.archives.zipped import END, LOCAL, ZipArchive
+from listener.intake.file_meta import has_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +37,7 @@ _OTHERS: Final = {b"7z\xbc\xaf\x27\x1c": "7-Zip", b"Rar!\x1a\x07": "RAR", b"\x28
 def is_archive(source: ByteSource) -> bool:
     """Whether the bytes begin an archive that `opened` reads."""
     head = source.read_at(0, BLOCK)
-    if head[128:132] == b"DICM":
+    if has_prefix(head):
         return False
     if head.startswith((LOCAL, END, *_SPANNED)) or is_header(head):
         return True

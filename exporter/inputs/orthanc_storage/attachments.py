@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Final
 from exporter.dicom.bytesource import CHUNK, FileBytes, open_file
 from exporter.errors import ExportError, NotDicom, SkipInstance, TooLarge, Unreadable
 from exporter.inputs.orthanc_storage.index import ZLIB_WITH_SIZE
+from listener.intake.file_meta import PREFIX_BYTES as DICOM_PREFIX_BYTES
+from listener.intake.file_meta import has_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -129,7 +131,7 @@ class AttachmentFacts(_Copied):
             announced = looks_compressed(file)
             if announced is not None:
                 return self._inflate(file, announced)
-            if file.read_at(0, 2) == ENCRYPTED and file.read_at(128, 4) != b"DICM":
+            if file.read_at(0, 2) == ENCRYPTED and not has_prefix(file.read_at(0, DICOM_PREFIX_BYTES)):
                 raise Unreadable("it seems to be encrypted by a storage plugin, which is not read")
             return self._path
 
@@ -142,7 +144,7 @@ def looks_compressed(file: FileBytes) -> int | None:
     as the first piece goes.
     """
     head = file.read_at(0, PREFIX_BYTES + _ZLIB_HEAD)
-    if len(head) < PREFIX_BYTES + _ZLIB_HEAD or file.read_at(128, 4) == b"DICM":
+    if len(head) < PREFIX_BYTES + _ZLIB_HEAD or has_prefix(file.read_at(0, DICOM_PREFIX_BYTES)):
         return None
     announced = int.from_bytes(head[:PREFIX_BYTES], "little")
     method, flags = head[PREFIX_BYTES:]

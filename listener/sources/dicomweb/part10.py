@@ -12,15 +12,15 @@ Must never: decode a value other than UIDs, or hold more than the file meta info
 
 from __future__ import annotations
 
-import struct
 import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from listener.intake import store_status
+from listener.intake.file_meta import PREFIX_BYTES, SOP_CLASS, SOP_INSTANCE, TRANSFER_SYNTAX, ArrivingFileMeta
 from listener.intake.reception import InstanceReception, StoreIdentity, failed, judge, refusal_for_space
 from listener.intake.transfer_syntaxes import DEFLATED, EXPLICIT_LITTLE, encoding_of, is_storage
-from listener.intake.walk import LONG_VRS, SHORT_VRS, DataSetScanner
+from listener.intake.walk import DataSetScanner
 from listener.spool.errors import SpoolWriteFailed
 
 if TYPE_CHECKING:
@@ -31,13 +31,9 @@ if TYPE_CHECKING:
     from listener.settings.listener import ListenerSection
     from listener.sources.contract import Surroundings
 
-PREFIX_BYTES: Final = 132
-LONGEST_META: Final = 65_536
-"""Longest file meta information, in bytes."""
 LONGEST_UID: Final = 64
 MOST_INFLATED: Final = 1 << 20
 """So much of a deflated data set is looked at, for its UIDs."""
-_ELEMENT: Final = struct.Struct("<HH2sH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,63 +45,6 @@ class Answer:
     sop_instance_uid: str
     """Both as they were sent, as far as they are known; else empty."""
     size_bytes: int
-
-
-class UploadFileMeta:
-    """The preamble, the prefix and group 0002, read while they arrive (PS3.10 7.1)."""
-
-    def __init__(self) -> None:
-        self._held = bytearray()
-        self._at = PREFIX_BYTES
-        self.fault: StoreStatus | None = None
-        self.is_complete = False
-        self.values: dict[int, bytes] = {}
-        """Values of UI elements of group 0002."""
-
-    def feed(self, piece: memoryview) -> memoryview | None:
-        """Take bytes; once it is complete, what of them belongs to the data set."""
-        before = len(self._held)
-        self._held += piece
-        if len(self._held) < PREFIX_BYTES:
-            return None
-        if self._held[128:PREFIX_BYTES] != b"DICM":
-            self.fault = store_status.NOT_PART_10
-            return None
-        while self.fault is None and not self.is_complete and self._step():
-            pass
-        if self.fault is None and not self.is_complete and len(self._held) > LONGEST_META:
-            self.fault = store_status.BAD_META
-        if not self.is_complete:
-            return None
-        # What was held before and lies behind the end is a few bytes of one header at most.
-        rest = bytes(self._held[self._at : before]) if self._at < before else b""
-        self._held.clear()
-        return memoryview(rest + bytes(piece)) if rest else piece[max(0, self._at - before) :]
-
-    def _step(self) -> bool:
-        """Go over one element; whether there may be a next one in what is held."""
-        held, at = self._held, self._at
-        if len(held) < at + 8:
-            return False
-        group, element, vr, length = _ELEMENT.unpack_from(held, at)
-        if group != 2:
-            self.is_complete = True
-            return False
-        start = at + 8
-        if vr in LONG_VRS:
-            start = at + 12
-            if len(held) < start:
-                return False
-            length = int.from_bytes(held[at + 8 : start], "little")
-        end = start + length
-        if end > LONGEST_META or vr not in LONG_VRS | SHORT_VRS:
-            self.fault = store_status.BAD_META
-        if self.fault is not None or len(held) < end:
-            return False
-        if vr == b"UI":
-            self.values[element] = bytes(held[start:end]).rstrip(b"\0 ")
-        self._at = end
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +74,7 @@ class Upload(InstanceReception):
         self._keeps_malformed = keeps_malformed
         self._held: list[bytes] = []
         """The bytes, until there is a file for them."""
-        self._meta = UploadFileMeta()
+        self._meta = ArrivingFileMeta()
         self._inflate: _Inflated | None = None
 
     @property
@@ -213,7 +152,7 @@ class Upload(InstanceReception):
             self._inflate.feed(data)
 
     def _begin_walk(self) -> None:
-        syntax = _text(self._meta.values.get(0x0010))
+        syntax = _text(self._meta.values.get(TRANSFER_SYNTAX))
         encoding = encoding_of(syntax)
         limits = self._settings.limits
         bounds = {"max_depth": limits.max_depth, "max_elements": limits.max_elements}
@@ -230,7 +169,7 @@ class Upload(InstanceReception):
         if not self._meta.is_complete:
             return store_status.NOT_PART_10 if self.size_bytes < PREFIX_BYTES else store_status.BAD_META
         said = self._identity()
-        if not self._meta.values.get(0x0010) or said.sop_class_uid is None:
+        if not self._meta.values.get(TRANSFER_SYNTAX) or said.sop_class_uid is None:
             return store_status.BAD_META
         if not is_storage(_text(said.sop_class_uid)):
             return store_status.CLASS_NOT_SUPPORTED
@@ -249,7 +188,7 @@ class Upload(InstanceReception):
     def _identity(self, *, of_data_set: bool = False) -> StoreIdentity:
         """What the instance is: by the file meta information, or by the data set; by the other where one is silent."""
         walk, meta = self._looked(), self._meta.values
-        pairs = [(meta.get(0x0002), meta.get(0x0003))]
+        pairs = [(meta.get(SOP_CLASS), meta.get(SOP_INSTANCE))]
         if walk is not None:
             pairs.insert(0 if of_data_set else 1, (walk.sop_class_uid, walk.sop_instance_uid))
         classes, instances = zip(*pairs, strict=True)

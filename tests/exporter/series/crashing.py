@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,17 +36,17 @@ FILES: Final = {
 
 
 def publish(output: Path, version: int) -> None:
-    with open_series_folder(output, Settings(), "1") as folder:
+    with open_series_folder(output, Settings(), "1") as series:
 
-        def make(partial: Path, _: str) -> Outcome:
+        def make(folder: Path, _: str) -> Outcome:
             media = []
             for number, (suffix, content) in enumerate(FILES[version].items()):
-                path = partial / f"{number}.part"
+                path = folder / f"{number}.part"
                 kind = MediaType.REPORT if suffix == ".series.json" else MediaType.VOLUME
                 media.append(media_file(path, kind, suffix, "test", write_new(path, (content,))))
             return Exported(KEY.identity(str(version)), tuple(media), "{}", str(version), "s")
 
-        folder.publish(KEY, str(version), make)
+        series.publish(KEY, str(version), make)
 
 
 def in_child(run: Callable[[], None]) -> int:
@@ -111,8 +112,8 @@ def main(scratch: Path) -> int:
     for number in range(1, 200):
         output = scratch / str(number)
         output.mkdir()
-        assert in_child(lambda output=output: publish(output, 1)) == 0
-        code = in_child(lambda output=output, number=number: ended_at(number, lambda: publish(output, 2)))
+        assert in_child(partial(publish, output, 1)) == 0
+        code = in_child(partial(ended_at, number, partial(publish, output, 2)))
         assert code in {0, 9}
         check(output, number)
         if code == 0:

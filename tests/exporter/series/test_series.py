@@ -25,7 +25,7 @@ from exporter.inputs.backfill import BackfillRequest, Progress
 from exporter.outcome import Exported, MediaType
 from exporter.results.reconcile import Folders, reconcile
 from exporter.series import live
-from exporter.series.folder import SeriesKey, open_series_folder, series_folders
+from exporter.series.folder import WAITING, SeriesKey, open_series_folder, series_folders
 from exporter.services import daemon
 from exporter.services.daemon import DaemonSignals
 from exporter.settings.settings import Settings
@@ -241,7 +241,7 @@ def test_an_arriving_series_becomes_a_volume_when_it_is_quiet_and_anew_when_more
         until(lambda: len(voxels(volume)) == 5)
     assert np.array_equal(voxels(volume), pixels)
     assert not any((data.spool / "new").iterdir())
-    waiting = data.root / "series" / live.WAITING
+    waiting = data.root / "series" / WAITING
     assert waiting.stat().st_mode & 0o077 == 0
     assert reconcile(series_folders(data.root), deep=True).is_sound
     assert not reconcile(Folders(data.ledger, data.media, data.metadata, data.spool)).faults
@@ -263,7 +263,7 @@ def test_a_restart_goes_on_with_the_series_that_wait(tmp_path: Path) -> None:
 def test_what_was_kept_long_enough_goes(tmp_path: Path) -> None:
     wanted = settings(series_quiet_s=0.01)
     keeper = live.LiveSeries(tmp_path / "series", wanted)
-    folder = tmp_path / "series" / live.WAITING / "1.2" / "1.3"
+    folder = tmp_path / "series" / WAITING / "1.2" / "1.3"
     folder.mkdir(parents=True)
     (folder / "one").write_bytes(b"x")
     tried = folder.with_name("1.3.tried")
@@ -296,4 +296,4 @@ def test_other_classes_and_copies_across_file_systems(tmp_path: Path, monkeypatc
     )  # said, and no more
     (kept,) = (path for path in (tmp_path / "series").rglob("*") if path.is_file())
     assert kept.read_bytes() == b"content"
-    assert kept.parent.parent == tmp_path / "series" / live.WAITING / "2"
+    assert kept.parent.parent == tmp_path / "series" / WAITING / "2"

@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from listener.foundation.counters import Counters
+from listener.intake.file_meta import LONGEST_META
 from listener.settings.listener import ListenerSettings
 from listener.sources.contract import Surroundings
 from listener.sources.dicomweb.intake import MOST_KEPT, Intake
-from listener.sources.dicomweb.part10 import LONGEST_META, Answer, Upload, UploadTerms
+from listener.sources.dicomweb.part10 import Answer, Upload, UploadTerms
 from listener.spool.space import SpaceGuard
 from listener.spool.spool import Spool
 from tests.listener.requestor import CT, EXPLICIT, IMPLICIT, data_set, explicit
