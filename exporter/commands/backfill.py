@@ -49,7 +49,7 @@ def backfill(
     dry_run: Annotated[bool, Parameter(negative="", help="Only say what would be done; nothing is written.")] = False,
     take_over: TakeOverOption = False,
     record: Annotated[
-        Literal["names", "dicom-json"] | None,
+        Literal["names", "keywords", "tags", "dicom-json"] | None,
         Parameter(help="How lines hold elements; default: `metadata.record`, which is `names`."),
     ] = None,
     niffler_config: Annotated[

@@ -67,7 +67,8 @@ class ColumnOptions:
         Raises:
             CommandError: The file of columns cannot be read.
         """
-        from exporter.tables.columns import ColumnChoice, ColumnRequest, KeyStyle
+        from exporter.results.metadata.keys import KeyStyle
+        from exporter.tables.columns import ColumnChoice, ColumnRequest
 
         style = KeyStyle(self.keys)
         if self.columns in set(ColumnChoice) - {ColumnChoice.SPECIFIC}:

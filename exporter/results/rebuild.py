@@ -27,9 +27,10 @@ from exporter.errors import Reason, SkipReason
 from exporter.outcome import Exported, Failed, InstanceIdentity, MediaFile, MediaType, Skipped
 from exporter.results.ledger import Completed, DuplicateCheck, InstanceStatus, Ledger, WorkItem
 from exporter.results.line import fs_name
-from exporter.results.metadata.dicom_json import plain_value, tag_key
+from exporter.results.metadata.dicom_json import plain_value
 from exporter.results.metadata.inspection import MOST_LINE_BYTES
 from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
+from exporter.results.metadata.keys import KeyStyle, RecordElement
 from exporter.results.metadata.rotation import START, open_rotated, rotated_files
 from listener.spool import view
 from listener.spool.names import NAME, SpoolState
@@ -225,12 +226,15 @@ def _read(text: bytes, folders: Folders) -> Completed | None:
 def _identity(said: dict[str, Any], told: dict[str, Any]) -> InstanceIdentity:
     """The identity that a line states; without a hash of the content the ledger keeps none."""
     content = told.get("content_sha256") or ""
-    keys = ("SOP Class UID", "SOP Instance UID", "Study Instance UID", "Series Instance UID")
     tags = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
-    sop_class, sop_instance, study, series = (
-        str(said.get(key) or plain_value(said.get(tag_key(tag))) or "") for key, tag in zip(keys, tags, strict=True)
-    )
+    sop_class, sop_instance, study, series = (_uid(said, RecordElement(tag)) for tag in tags)
     return InstanceIdentity(sop_class, sop_instance, study, series, str(content))
+
+
+def _uid(said: dict[str, Any], element: RecordElement) -> str:
+    """The UID under the element's key of any style; empty without one."""
+    values = (said.get(element.named(style)) for style in KeyStyle)
+    return next((str(plain_value(one) if isinstance(one, dict) else one) for one in values if one), "")
 
 
 def _medium(one: dict[str, Any]) -> MediaFile:

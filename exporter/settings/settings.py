@@ -134,6 +134,9 @@ class MediaFolderSettings(Section):
         return self
 
 
+RecordForm = Literal["names", "keywords", "tags", "dicom-json"]
+
+
 class MetadataSettings(Section):
     """The file of metadata lines."""
 
@@ -143,9 +146,10 @@ class MetadataSettings(Section):
     """Whether lines may be added to a file that this ledger did not write."""
     private: bool = True
     """Whether lines hold private elements; otherwise they are left out, nested ones too, and counted."""
-    record: Literal["names", "dicom-json"] = "names"
-    """How lines hold elements. `names`: under their full names, as plain JSON values; `dicom-json`: under their tags,
-    with their VR, in the DICOM JSON Model (PS3.18 F)."""
+    record: RecordForm = "names"
+    """How lines hold elements. `names`: under their full names (`Patient ID`), as plain JSON values; `keywords` and
+    `tags`: the same values under `PatientID` or `00100020`; `dicom-json`: under their tags, with their VR, in the DICOM
+    JSON Model (PS3.18 F)."""
 
 
 class ConfigCopySettings(Section):

@@ -24,7 +24,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from exporter.results.metadata.keys import RecordElement, parse_key
+from exporter.results.metadata.keys import KeyStyle, RecordElement, parse_key, parse_styled
 from exporter.tables.errors import TableRequestError
 from exporter.tables.lines import OWN_KEYS
 
@@ -46,14 +46,6 @@ class CellType(StrEnum):
     FLOAT = "float"
     BOOLEAN = "boolean"
     JSON = "json"
-
-
-class KeyStyle(StrEnum):
-    """How columns of elements are named."""
-
-    KEYWORD = "keyword"
-    NAME = "name"
-    TAG = "tag"
 
 
 class ColumnChoice(StrEnum):
@@ -148,20 +140,12 @@ def choose_columns(lines: MetadataLines, request: ColumnRequest) -> tuple[Column
 
 def element_column(element: RecordElement, style: KeyStyle, keys: Sequence[str] = ()) -> Column:
     """The column of an element."""
-    from pydicom.datadict import tag_for_keyword
-
-    vr, vm, keyword = element.dictionary_entry
+    vr, vm, _ = element.dictionary_entry
     kind = _TYPES.get(vr, CellType.JSON)
-    if style is KeyStyle.NAME or (style is KeyStyle.KEYWORD and element.is_private):
-        name = element.key
-    elif style is KeyStyle.TAG:
-        name = _tag_name(element)
-    else:
-        ends_in_tag = element.key.endswith(f"({element.tag >> 16:04X},{element.tag & 0xFFFF:04X})")
-        is_plain = tag_for_keyword(keyword) == element.tag or not ends_in_tag  # else a further one of a repeating group
-        name = keyword if keyword and is_plain else f"{keyword}_{element.tag:08X}".lstrip("_")
     description = f"({element.tag >> 16:04X},{element.tag & 0xFFFF:04X}) {vr or 'unknown VR'} {vm}".rstrip()
-    return Column(name, kind, kind is not CellType.JSON and vm != "1", tuple(keys) or (element.key,), description)
+    return Column(
+        element.named(style), kind, kind is not CellType.JSON and vm != "1", tuple(keys) or (element.key,), description
+    )
 
 
 def unique_names(columns: Iterable[Column]) -> tuple[Column, ...]:
@@ -182,13 +166,6 @@ def unique_names(columns: Iterable[Column]) -> tuple[Column, ...]:
 def _is_private(key: str) -> bool:
     element = parse_key(key)
     return element is not None and element.is_private
-
-
-def _tag_name(element: RecordElement) -> str:
-    if not element.creator:
-        return f"{element.tag:08X}"
-    name = f"{element.tag >> 16:04X}xx{element.tag & 0xFF:02X} {element.creator}"
-    return name if element.block == 1 else f"{name} {element.block}"
 
 
 def _named_columns(keys: Iterable[str], style: KeyStyle) -> tuple[Column, ...]:
@@ -227,12 +204,10 @@ def _specific(request: ColumnRequest) -> tuple[Column, ...]:
 
 def element_named(word: str) -> RecordElement | None:
     """Element of a keyword, name, tag or key of a line; None if there is no such element."""
-    from pydicom.datadict import dictionary_has_tag, tag_for_keyword
+    from pydicom.datadict import dictionary_has_tag
 
-    if (tag := tag_for_keyword(word)) is not None:
-        return RecordElement(tag)
     digits = word.strip("()").replace(",", "")
     if len(digits) == 8 and not set(digits) - set("0123456789abcdefABCDEF"):
         element = RecordElement(int(digits, 16))
         return element if element.is_private or dictionary_has_tag(element.tag) else None
-    return parse_key(word)
+    return parse_styled(word)

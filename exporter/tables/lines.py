@@ -2,8 +2,8 @@
 
 Contract: files are opened once and read up to the size they had then, so that every pass sees the same lines while an
 exporter appends. Of each `dicom_file` the last line counts, across all files. Lines of other programs, damaged lines
-and an incomplete last line are ignored and counted. Lines of earlier versions of ours are read. Records in the DICOM
-JSON Model are given under the keys of `exporter.results.metadata.keys`.
+and an incomplete last line are ignored and counted. Lines of earlier versions of ours are read. Records are given under
+the names of `exporter.results.metadata.keys`, in whichever form the lines hold them.
 
 Memory: one line, and 16 bytes for each line there is.
 """
@@ -24,6 +24,7 @@ import orjson
 
 from exporter.results.metadata.dicom_json import is_tag
 from exporter.results.metadata.inspection import MOST_LINE_BYTES
+from exporter.results.metadata.keys import has_names, with_names
 from exporter.results.metadata.rotation import open_rotated, rotated_files
 from exporter.tables.errors import TableError
 from listener.foundation.text import json_escaped
@@ -224,8 +225,10 @@ def _parse(text: bytes) -> Line | None:
 def _named(line: Line) -> Line:
     """Line under names, in whichever form its record is."""
     first = next((key for key in line if key not in OWN_KEYS), "")
-    if not (is_tag(first) and isinstance(line[first], dict)):
+    if has_names(first):
         return line
+    if not (is_tag(first) and isinstance(line[first], dict)):
+        return with_names(line, OWN_KEYS)
     from exporter.tables.dicom_json import named
 
     return named(line, OWN_KEYS)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from exporter.results.metadata.keys import KeyStyle
 from exporter.tables.cells import fit
-from exporter.tables.columns import CellType, Column, KeyStyle, element_column, element_named
+from exporter.tables.columns import CellType, Column, element_column, element_named
 from exporter.tables.own_columns import media_of
 from exporter.tables.projection import Batch, line_batches
 

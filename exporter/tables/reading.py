@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.results.line import fs_name
-from exporter.tables.columns import ColumnChoice, ColumnRequest, KeyStyle
+from exporter.results.metadata.keys import KeyStyle
+from exporter.tables.columns import ColumnChoice, ColumnRequest
 from exporter.tables.datasets.samples import frame_records
 from exporter.tables.errors import TableError
 from exporter.tables.output_folder import ExportedFolder

@@ -13,8 +13,9 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
+from exporter.results.metadata.keys import KeyStyle
 from exporter.tables.cells import fit
-from exporter.tables.columns import CellType, Column, KeyStyle, element_column, element_named
+from exporter.tables.columns import CellType, Column, element_column, element_named
 from exporter.tables.projection import Batch, line_batches
 
 if TYPE_CHECKING:

@@ -14,6 +14,10 @@ Contract: within one object no two elements get the same key. The rules, in orde
 
 So the key of an element depends on its own tag and, if it is private, on who reserved its block; never on which other
 elements an instance has, and never on the number of the block.
+
+These are the keys of style ``name``, which every reader of lines meets (`with_names`). Two other styles follow the same
+rules: ``keyword`` (``PatientName``, ``OverlayRows_60020010``; private elements as above) and ``tag`` (``00100010``,
+``0019xx1E ACME``, ``0019xx1E ACME 2``; a creator that ends in a number has the number of its block always).
 """
 
 from __future__ import annotations
@@ -22,21 +26,35 @@ import hashlib
 import re
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from exporter.dicom.elements import READING_ERRORS, unread_value
 
 if TYPE_CHECKING:
     from collections.abc import Container
+    from collections.abc import Set as AbstractSet
 
     from pydicom.dataset import Dataset
 
 _MOST_CREATOR: Final = 64
 """Longest value of a private creator (PS3.5 table 6.2-1, LO)."""
+_SHORTENED: Final = re.compile(r".{64}~[0-9a-f]{8}", re.DOTALL)
 _ESCAPE: Final = b"\x1b"
 _PRIVATE_KEY: Final = re.compile(r".* \(([0-9A-F]{4}),xx([0-9A-F]{2}) (.+)\)(?: (\d{1,4}))?", re.DOTALL)
+_PRIVATE_TAG: Final = re.compile(r"([0-9A-F]{4})xx([0-9A-F]{2}) (.+?)(?: (\d{1,4}))?", re.DOTALL)
+_NUMBERED: Final = re.compile(r" \d{1,4}\Z")
+_PLAIN_TAG: Final = re.compile(r"(?:\w+_)?([0-9A-F]{8})", re.ASCII)
 _TAG_KEY: Final = re.compile(r"[^()]*(?:\([^()]*\)[^()]*)* \(([0-9A-F]{4}),([0-9A-F]{4})\)", re.DOTALL)
+
+
+class KeyStyle(StrEnum):
+    """How elements are named, in lines and in tables."""
+
+    KEYWORD = "keyword"
+    NAME = "name"
+    TAG = "tag"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -66,6 +84,22 @@ class RecordElement:
         key = f"{name} ({self.tag >> 16:04X},xx{self.tag & 0xFF:02X} {_shortened(self.creator)})"
         return key if self.block == 1 else f"{key} {self.block}"
 
+    def named(self, style: KeyStyle) -> str:
+        """The key in a style."""
+        if style is KeyStyle.TAG:
+            if not self.creator:
+                return f"{self.tag:08X}"
+            key = f"{self.tag >> 16:04X}xx{self.tag & 0xFF:02X} {_shortened(self.creator)}"
+            return key if self.block == 1 and not _NUMBERED.search(key) else f"{key} {self.block}"
+        if style is KeyStyle.NAME or self.is_private:
+            return self.key
+        from pydicom.datadict import tag_for_keyword
+
+        _, _, keyword = self.dictionary_entry
+        ends_in_tag = self.key.endswith(f"({self.tag >> 16:04X},{self.tag & 0xFFFF:04X})")
+        is_plain = tag_for_keyword(keyword) == self.tag or not ends_in_tag  # else a further one of a repeating group
+        return keyword if keyword and is_plain else f"{keyword}_{self.tag:08X}".lstrip("_")
+
     @property
     def dictionary_entry(self) -> tuple[str, str, str]:
         """VR, VM and keyword in the data dictionaries; all of them empty for an element that is in none.
@@ -88,8 +122,8 @@ class RecordElement:
 
 
 @lru_cache(maxsize=8192)
-def _private_key(tag: int, creator: str, block: int) -> str:
-    return RecordElement(tag, creator, block).key
+def _styled(tag: int, creator: str, block: int, style: KeyStyle) -> str:
+    return RecordElement(tag, creator, block).named(style)
 
 
 def parse_key(key: str) -> RecordElement | None:
@@ -103,28 +137,84 @@ def parse_key(key: str) -> RecordElement | None:
     return None
 
 
+def parse_styled(key: str) -> RecordElement | None:
+    """The element that a key of any style stands for; None where the key is no element's."""
+    if (element := parse_key(key)) is not None:
+        return element
+    if (tag := _tags_by_keyword().get(key)) is not None:
+        return RecordElement(tag)
+    if found := _PLAIN_TAG.fullmatch(key):
+        return RecordElement(int(found[1], 16))
+    if found := _PRIVATE_TAG.fullmatch(key):
+        return RecordElement(int(found[1], 16) << 16 | int(found[2], 16), found[3], int(found[4] or 1))
+    return None
+
+
+def with_names(record: dict[str, Any], own: AbstractSet[str] = frozenset()) -> dict[str, Any]:
+    """A record under keys of style ``name``, whatever the style of its own, items of sequences included.
+
+    A value whose name another one has already keeps its key.
+
+    Args:
+        record: Elements by their keys.
+        own: Keys that are no element's.
+    """
+    found: dict[str, Any] = {}
+    for key, value in record.items():
+        if key in own:
+            found[key] = value
+            continue
+        name = _name_of(key)
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = [with_names(item) if isinstance(item, dict) else item for item in value]  # noqa: PLW2901 - its items
+        found[name if name not in found else key] = value
+    return found
+
+
+@lru_cache(maxsize=16384)
+def _name_of(key: str) -> str:
+    element = None if parse_key(key) is not None else parse_styled(key)
+    return key if element is None else element.key
+
+
+def has_names(key: str) -> bool:
+    """Whether a key can be of style ``name`` alone: that is quicker than to look at every key of a line."""
+    return " " in key and key in _tags_by_name()
+
+
+@cache
+def _tags_by_keyword() -> dict[str, int]:
+    """Tags of standard elements by their key of style ``keyword``."""
+    return {RecordElement(tag).named(KeyStyle.KEYWORD): tag for tag in reversed(_dictionary_tags())}
+
+
+def _dictionary_tags() -> tuple[int, ...]:
+    """Tags of the standard elements; of repeating ones the first."""
+    from pydicom._dicom_dict import DicomDictionary, RepeatersDictionary
+
+    return (*DicomDictionary, *(int(mask.replace("x", "0"), 16) for mask in RepeatersDictionary))
+
+
 @cache
 def _tags_by_name() -> dict[str, int]:
     """Tags of standard elements by their key, where that is their name alone."""
-    from pydicom._dicom_dict import DicomDictionary, RepeatersDictionary
-
-    first = (int(mask.replace("x", "0"), 16) for mask in RepeatersDictionary)
-    keys = ((_standard(tag), tag) for tag in (*DicomDictionary, *first))
+    keys = ((_standard(tag), tag) for tag in _dictionary_tags())
     return {key: tag for key, tag in keys if not key.endswith(f"({tag >> 16:04X},{tag & 0xFFFF:04X})")}
 
 
 class Keys:
     """The keys of one data set (not of its sequences' items)."""
 
-    def __init__(self, header: Dataset) -> None:
+    def __init__(self, header: Dataset, style: KeyStyle = KeyStyle.NAME) -> None:
         self._header = header
+        self._style = style
         self._blocks: dict[int, tuple[str, int]] | None = None
 
     def key_for(self, tag: int) -> str:
         """The key by rules 1 to 4."""
         if tag >> 16 & 1:
             return self._private(tag)
-        return _standard(tag)
+        return _standard(tag) if self._style is KeyStyle.NAME else _styled(tag, "", 1, self._style)
 
     def told_apart(self, tag: int, taken: Container[str]) -> str:
         """The key by rule 5."""
@@ -139,7 +229,7 @@ class Keys:
 
     def _private(self, tag: int) -> str:
         creator, which = self._block(tag)
-        return _private_key(tag & 0xFFFF00FF if creator else tag, creator, which)
+        return _styled(tag & 0xFFFF00FF if creator else tag, creator, which, self._style)
 
     def _block(self, tag: int) -> tuple[str, int]:
         """Creator of the block of a private element, and which of its blocks it is, from 1 (PS3.5 7.8.1).
@@ -190,7 +280,7 @@ def _unreserved_name(tag: int) -> str:
 
 def _shortened(creator: str) -> str:
     """A creator that is longer than its VR permits: its beginning, and a hash that tells it from others."""
-    if len(creator) <= _MOST_CREATOR:
+    if len(creator) <= _MOST_CREATOR or _SHORTENED.fullmatch(creator):  # a key that was read has it so
         return creator
     return f"{creator[:_MOST_CREATOR]}~{hashlib.sha256(creator.encode()).hexdigest()[:8]}"
 

@@ -31,7 +31,7 @@ import orjson
 
 from exporter.dicom.elements import READING_ERRORS, quiet_reading
 from exporter.results.metadata.dicom_json import as_attributes, tag_key
-from exporter.results.metadata.keys import Keys, standard_vr, told_name
+from exporter.results.metadata.keys import Keys, KeyStyle, standard_vr, told_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from exporter.dicom.instance import Instance
-    from exporter.settings.settings import MetadataSettings
+    from exporter.settings.settings import MetadataSettings, RecordForm
 
 T = TypeVar("T")
 
@@ -54,6 +54,7 @@ MOST_DEPTH: Final = 64
 MOST_TOLD: Final = 200
 """Most warnings, and most binary elements, that are listed one by one."""
 
+_STYLES: Final = {"keywords": KeyStyle.KEYWORD, "tags": KeyStyle.TAG}
 _INTEGERS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q"}
 _FLOATS: Final = {"FL": "f", "FD": "d"}
 _NUMBERS: Final = _INTEGERS | _FLOATS
@@ -104,8 +105,7 @@ def record_text(instance: Instance, settings: MetadataSettings | None = None) ->
         settings: Whether private elements are part of it, and in what form elements are; default: every default.
     """
     private = settings is None or settings.private
-    in_dicom_json = settings is not None and settings.record == "dicom-json"
-    walk = _Walk(instance.limits.max_elements, private=private, in_dicom_json=in_dicom_json)
+    walk = _Walk(instance.limits.max_elements, private=private, form="names" if settings is None else settings.record)
     with quiet_reading():
         values, told = walk.data_set(instance.header, ()), walk.told
     notes = list(told.warnings)
@@ -127,15 +127,15 @@ def series_record(study_uid: str, series_uid: str, settings: MetadataSettings) -
     header = Dataset()
     with quiet_reading():
         header.StudyInstanceUID, header.SeriesInstanceUID = study_uid, series_uid
-        walk = _Walk(len(header), private=False, in_dicom_json=settings.record == "dicom-json")
+        walk = _Walk(len(header), private=False, form=settings.record)
         return orjson.dumps(walk.data_set(header, ())).decode()
 
 
 def elements(
-    header: Dataset, *, most_elements: int = 400_000, private: bool = True
+    header: Dataset, *, most_elements: int = 400_000, private: bool = True, form: RecordForm = "names"
 ) -> tuple[dict[str, Any], RecordNotes]:
     """The elements of a data set as values that JSON can hold, and notes about them."""
-    walk = _Walk(most_elements, private=private)
+    walk = _Walk(most_elements, private=private, form=form)
     with quiet_reading():
         return walk.data_set(header, ()), walk.told
 
@@ -143,10 +143,11 @@ def elements(
 class _Walk:
     """One pass over a data set, with what bounds it."""
 
-    def __init__(self, most_elements: int, *, private: bool, in_dicom_json: bool = False) -> None:
+    def __init__(self, most_elements: int, *, private: bool, form: RecordForm = "names") -> None:
         self.told = RecordNotes()
         self._private = private
-        self._in_dicom_json = in_dicom_json
+        self._in_dicom_json = form == "dicom-json"
+        self._style = _STYLES.get(form, KeyStyle.NAME)
         self._elements_left = most_elements
         self._text_left = MOST_TEXT
 
@@ -154,7 +155,7 @@ class _Walk:
         from pydicom.dataelem import RawDataElement
 
         values: dict[str, Any] = {}
-        keys = Keys(header)
+        keys = Keys(header, self._style)
         for base_tag, element in list(header.items()):
             self._elements_left -= 1
             if self._elements_left < 0 or self._text_left < 0:

@@ -19,7 +19,8 @@ from pyarrow import parquet
 import exporter
 from exporter.commands.app import main
 from exporter.results.metadata import keys
-from exporter.tables.columns import CellType, KeyStyle, element_column, element_named
+from exporter.results.metadata.keys import KeyStyle
+from exporter.tables.columns import CellType, element_column, element_named
 from exporter.tables.errors import TableError
 from tests.exporter.tables.synthetic import made_line, write_lines
 
