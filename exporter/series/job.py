@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from exporter.work.protocol import Export, Steps
 
 TARGET: Final = "exporter.series.job:prepare"
-MANIFEST: Final = "manifest.json"
 
 
 def prepare(settings: Mapping[str, Any]) -> Export:
@@ -102,15 +102,17 @@ class SeriesWorker:
         return self._folder.publish(key, source_sha256, partial(self._run, manifest))
 
     def _run(self, manifest: dict[str, Any], folder: Path, name: str) -> Outcome:
-        path = folder / MANIFEST
         with writing("write series"):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            # Not below the output: the paths of inputs may name patients.
+            fd, path = tempfile.mkstemp(prefix="exporter-series-")
             with os.fdopen(fd, "w", encoding="ascii") as file:
                 json.dump({**manifest, "name": name}, file)
         try:
-            return self._worker.run(WorkerJob(str(path), str(folder)), lambda _: None)
+            return self._worker.run(WorkerJob(path, str(folder)), lambda _: None)
         except WorkerKilled as killed:
             return Failed.of(DecoderCrash(str(killed)))
+        finally:
+            Path(path).unlink(missing_ok=True)
 
     def cancel(self) -> None:
         """Cancel the series under way; from any thread."""
