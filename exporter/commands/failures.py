@@ -128,8 +128,8 @@ def _waiting(data: Path) -> Iterator[str]:
             reason: n for (state, reason), n in ledger.counts().by_reason.items() if state == InstanceStatus.DEFERRED
         }
         if reasons:
-            told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
-            yield f"{sum(reasons.values())} to be tried again: {told}"
+            counted = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+            yield f"{sum(reasons.values())} to be tried again: {counted}"
         yield from overdue_sentences(ledger.overdue(time.time()))
 
 

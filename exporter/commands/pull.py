@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from exporter.settings.pull import PullPeerSection
     from exporter.settings.settings import Settings
 
-MOST_TOLD = 50
+MOST_LISTED = 50
 """Most rows that are printed one by one; the report has them all."""
 
 Cohort_ = Annotated[Path, Parameter(name="COHORT.csv", help="CSV file: keywords in the first row, then what to fetch.")]
@@ -173,7 +173,7 @@ def _wrong(cohort: Cohort) -> dict[int, str]:
 
 
 def _rows_told(problems: dict[int, str]) -> list[str]:
-    lines = [f"row {number}: {problem}" for number, problem in list(problems.items())[:MOST_TOLD]]
-    if len(problems) > MOST_TOLD:
-        lines.append(f"and {len(problems) - MOST_TOLD} rows more")
+    lines = [f"row {number}: {problem}" for number, problem in list(problems.items())[:MOST_LISTED]]
+    if len(problems) > MOST_LISTED:
+        lines.append(f"and {len(problems) - MOST_LISTED} rows more")
     return lines

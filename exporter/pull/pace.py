@@ -72,16 +72,16 @@ class RateLimiter:
         self._on_wait = on_wait
         self._lock = threading.Lock()
         self._next = 0.0
-        self._told = False
+        self._is_reported = False
 
     def wait_for_turn(self) -> bool:
         """Return True once the window is open; False where we are to stop."""
         while not self._stop.is_set():
             if self._window is None or self._window.holds(self._clock.local()):
                 with self._lock:
-                    self._told = False
+                    self._is_reported = False
                 return True
-            self._tell(self._window)
+            self._report(self._window)
             self._stop.wait(self._clock.look_every_s)
         return False
 
@@ -98,8 +98,8 @@ class RateLimiter:
                 pass
         return self.wait_for_turn()
 
-    def _tell(self, window: Window) -> None:
+    def _report(self, window: Window) -> None:
         with self._lock:
-            told, self._told = self._told, True
-        if not told and self._on_wait is not None:
+            was_reported, self._is_reported = self._is_reported, True
+        if not was_reported and self._on_wait is not None:
             self._on_wait(window)

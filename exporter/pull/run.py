@@ -250,7 +250,7 @@ class _Run:
             Stopped: We are to stop.
         """
         gone_since: float | None = None
-        told = False
+        is_reported = False
         while not (self._receiver.is_there and self._receiver.has_room):
             if self._receiver.is_there:
                 gone_since = None
@@ -258,8 +258,8 @@ class _Run:
                 gone_since = gone_since or time.monotonic()
                 if time.monotonic() - gone_since > RECEIVER_BACK_S:
                     raise ReceiverGone
-            if not told:
-                told = True
+            if not is_reported:
+                is_reported = True
                 problem = "no room in the spool" if self._receiver.is_there else "the listener is away"
                 log.warning("waiting", problem=problem)
             if self._stop.wait(0.5):

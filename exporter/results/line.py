@@ -49,7 +49,7 @@ def line(
     """
     published = outcome.media if isinstance(outcome, Exported) else ()
     record = _record(outcome.record)
-    told = _told(record.pop("export", None))
+    stated = _stated(record.pop("export", None))
     ours = {
         "dicom_file": shown(dicom_file),
         "media_file": shown(published[0].file) if published else None,
@@ -65,12 +65,12 @@ def line(
             "settings_sha256": outcome.settings_sha256,
             "ae_title": ae_title or None,
             "version": version,
-            "warnings": list(dict.fromkeys(map(_clean, (*outcome.warnings, *told.warnings)))),
+            "warnings": list(dict.fromkeys(map(_clean, (*outcome.warnings, *stated.warnings)))),
             "duplicate_of": None if duplicate_of is None else shown(duplicate_of),
             "conflict_with": None if conflict_with is None else shown(conflict_with),
-            "transfer_syntax_uid": told.transfer_syntax_uid,
-            "left_out": told.left_out,
-            "private_left_out": told.private_left_out,
+            "transfer_syntax_uid": stated.transfer_syntax_uid,
+            "left_out": stated.left_out,
+            "private_left_out": stated.private_left_out,
             "writers": _writers(outcome.writers) if isinstance(outcome, Exported) else None,
         },
     }
@@ -83,14 +83,14 @@ def says_the_same(old: bytes, new: bytes) -> bool:
     Others may come after it: exported again it would be the one that is in conflict, though nothing of it changed.
     """
     try:
-        told = [orjson.loads(text) for text in (old, new)]
-        for one in told:
-            told_of_itself = {key: value for key, value in one["export"].items() if key not in _RELATIONS}
+        stated = [orjson.loads(text) for text in (old, new)]
+        for one in stated:
+            of_itself = {key: value for key, value in one["export"].items() if key not in _RELATIONS}
             # A key that an earlier version did not write is one that does not apply.
-            one["export"] = {key: value for key, value in told_of_itself.items() if value is not None}
+            one["export"] = {key: value for key, value in of_itself.items() if value is not None}
     except (orjson.JSONDecodeError, LookupError, TypeError, AttributeError):
         return old == new
-    return bool(told[0] == told[1])
+    return bool(stated[0] == stated[1])
 
 
 def is_line(text: bytes) -> bool:
@@ -114,7 +114,7 @@ def fs_name(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
+class _Stated:
     """Statements of `exporter.results.metadata.record` besides the elements; a value of another form is left out."""
 
     transfer_syntax_uid: str | None
@@ -133,11 +133,11 @@ def _record(text: str | None) -> dict[str, Any]:
     return record
 
 
-def _told(value: object) -> _Told:
-    told = value if isinstance(value, dict) else {}
-    syntax, left_out, warnings = (told.get(key) for key in ("transfer_syntax_uid", "left_out", "warnings"))
-    private = told.get("private_left_out")
-    return _Told(
+def _stated(value: object) -> _Stated:
+    stated = value if isinstance(value, dict) else {}
+    syntax, left_out, warnings = (stated.get(key) for key in ("transfer_syntax_uid", "left_out", "warnings"))
+    private = stated.get("private_left_out")
+    return _Stated(
         syntax if isinstance(syntax, str) and syntax else None,
         [one for one in left_out if isinstance(one, dict)] if isinstance(left_out, list) else [],
         private if type(private) is int else None,

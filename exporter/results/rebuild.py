@@ -204,28 +204,28 @@ def _read(text: bytes, folders: Folders) -> Completed | None:
     """The statements of a line; None for a line that is not ours."""
     try:
         said = orjson.loads(text)
-        told = said["export"]
+        ours = said["export"]
         name = str(said["dicom_file"])
         source: Source = "spool" if folders.spool is not None and NAME.fullmatch(name) else "folder"
-        media = tuple(_medium(one) for one in told["media"])
+        media = tuple(_medium(one) for one in ours["media"])
         if fs_name(name) != name and not all((folders.media / one.file).exists() for one in media):
             name, media = fs_name(name), tuple(replace(one, file=fs_name(one.file)) for one in media)
-        work = WorkItem(name, Path(), 0, 0, source, ae_title=str(told.get("ae_title") or ""))
+        work = WorkItem(name, Path(), 0, 0, source, ae_title=str(ours.get("ae_title") or ""))
         outcome: Exported | Skipped
-        identity, source_sha256, settings_sha256 = _identity(said, told), told["source_sha256"], told["settings_sha256"]
-        if told["status"] == "exported":
+        identity, source_sha256, settings_sha256 = _identity(said, ours), ours["source_sha256"], ours["settings_sha256"]
+        if ours["status"] == "exported":
             outcome = Exported(identity, media, "", source_sha256, settings_sha256)
         else:
-            outcome = Skipped(SkipReason(told["reason"]), "", identity, source_sha256=source_sha256)
-        relation = DuplicateCheck(told["duplicate_of"], told["conflict_with"])
+            outcome = Skipped(SkipReason(ours["reason"]), "", identity, source_sha256=source_sha256)
+        relation = DuplicateCheck(ours["duplicate_of"], ours["conflict_with"])
     except (orjson.JSONDecodeError, LookupError, TypeError, ValueError, AttributeError):
         return None
     return Completed(work, outcome, relation, settings_sha256=settings_sha256, line=text)
 
 
-def _identity(said: dict[str, Any], told: dict[str, Any]) -> InstanceIdentity:
+def _identity(said: dict[str, Any], ours: dict[str, Any]) -> InstanceIdentity:
     """The identity that a line states; without a hash of the content the ledger keeps none."""
-    content = told.get("content_sha256") or ""
+    content = ours.get("content_sha256") or ""
     tags = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
     sop_class, sop_instance, study, series = (_uid(said, RecordElement(tag)) for tag in tags)
     return InstanceIdentity(sop_class, sop_instance, study, series, str(content))

@@ -372,12 +372,12 @@ def _line_agrees(
 
 def _says(said: Any, name: str, media: tuple[MediaFile, ...]) -> bool:
     try:
-        told = [(one["path"], one["sha256"], one["bytes"]) for one in said["export"]["media"]]
+        listed = [(one["path"], one["sha256"], one["bytes"]) for one in said["export"]["media"]]
         kind = media[0].kind if media else MediaType.NONE
         return (
             said["dicom_file"] == name
-            and told == [(shown(one.file), one.sha256, one.bytes) for one in media]
-            and said["media_file"] == (told[0][0] if told else None)
+            and listed == [(shown(one.file), one.sha256, one.bytes) for one in media]
+            and said["media_file"] == (listed[0][0] if listed else None)
             and said["media_type"] == kind
         )
     except (LookupError, TypeError):

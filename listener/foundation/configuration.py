@@ -144,9 +144,9 @@ def validate(
         # As JSON, so that types are strict and yet a list may become a tuple and text a path.
         loaded = model.model_validate_json(json.dumps(_fill(data, model)), strict=True)
     except ValidationError as cause:
-        told = {fault.key_path for fault in document.faults}
+        reported = {fault.key_path for fault in document.faults}
         if document.lines or not faults:
-            faults += [fault for fault in _faults(cause, document, model) if fault.key_path not in told]
+            faults += [fault for fault in _faults(cause, document, model) if fault.key_path not in reported]
     return (None if faults else loaded), tuple(faults)
 
 

@@ -109,8 +109,8 @@ class OrthancSection(Section):
         parts = urlsplit(self.url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         plain = f"{parts.hostname}-{port}{parts.path.rstrip('/')}".lower()
-        told = re.sub(r"[^a-z0-9-]", "-", plain)
-        return told if told == plain and len(told) <= 64 else f"{told[:48]}-{_short_hash(plain)}"
+        safe = re.sub(r"[^a-z0-9-]", "-", plain)
+        return safe if safe == plain and len(safe) <= 64 else f"{safe[:48]}-{_short_hash(plain)}"
 
     @property
     def is_loopback(self) -> bool:

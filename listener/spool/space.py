@@ -29,7 +29,7 @@ PLACES: Final = ("spool", "output", "lines", "ledger")
 """The places there are: the folders of received files, of media, of the metadata file, and of the ledger."""
 SILENT_S: Final = 30.0
 """What was told and not renewed for so long counts no more: the spool's own marks hold then."""
-MOST_TOLD_BYTES: Final = 65_536
+MOST_PUBLISHED_BYTES: Final = 65_536
 
 
 class SpaceLevel(IntEnum):
@@ -134,8 +134,8 @@ class SpaceGuard:
         self._root = root
         self._settings = settings
         self._places = {"spool": self._place()}
-        self._told_at = 0.0
-        self._told: bytes = b""
+        self._published_at = 0.0
+        self._published: bytes = b""
         self.state = SpaceLevel.ENOUGH
         self.tightest = "spool"
         """Which place the state is due to."""
@@ -166,7 +166,7 @@ class SpaceGuard:
         """
         self.free = {"spool": Free.measure(self._root)}
         if self._settings.heed_exporter:
-            self.free |= self._as_told()
+            self.free |= self._as_published()
         for name in self._places.keys() - self.free.keys():
             del self._places[name]
         rooms = {name: self._places.setdefault(name, self._place()).level_at(free) for name, free in self.free.items()}
@@ -188,17 +188,17 @@ class SpaceGuard:
             Watermarks(marks.reject_files, marks.refuse_below_files, marks.resume_files),
         )
 
-    def _as_told(self) -> Mapping[str, Free]:
+    def _as_published(self) -> Mapping[str, Free]:
         """What the exporter last told, while that is news."""
         try:
             with (self._root / SPACE_FILE).open("rb") as file:
-                told = file.read(MOST_TOLD_BYTES)
+                published = file.read(MOST_PUBLISHED_BYTES)
         except OSError:
             return {}
         now = time.monotonic()  # not the file's time: clocks are set
-        if told != self._told:
-            self._told, self._told_at = told, now
-        return read_published_space(told) if now - self._told_at < SILENT_S else {}
+        if published != self._published:
+            self._published, self._published_at = published, now
+        return read_published_space(published) if now - self._published_at < SILENT_S else {}
 
 
 def publish_space(root: Path, free: Mapping[str, Free], paused: str | None, memory: str | None = None) -> None:
@@ -214,8 +214,14 @@ def publish_space(root: Path, free: Mapping[str, Free], paused: str | None, memo
         OSError: The file cannot be replaced.
     """
     places = {name: {"free_bytes": one.bytes, "free_files": one.files} for name, one in free.items()}
-    told = {"pid": os.getpid(), "updated": round(time.time(), 3), "paused": paused, "memory": memory, "places": places}
-    text = json.dumps(told)
+    published = {
+        "pid": os.getpid(),
+        "updated": round(time.time(), 3),
+        "paused": paused,
+        "memory": memory,
+        "places": places,
+    }
+    text = json.dumps(published)
     partial = root / f".{SPACE_FILE}.part"
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb", buffering=0) as file:

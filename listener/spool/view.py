@@ -61,15 +61,15 @@ class SpoolView:
         if not root.is_dir():
             return None
         counts = {reason: len(entries(root, SpoolState.QUARANTINE, reason)) for reason in reasons(root)}
-        told = _object(root / SPACE_FILE) or {}
+        published = _object(root / SPACE_FILE) or {}
         return cls(
             root=root,
             receiving=len(entries(root, SpoolState.RECEIVING)),
             waiting=sum(len(entries(root, state)) for state in WAITING),
             quarantined={reason: count for reason, count in counts.items() if count},
             listener=read_counters(root),
-            paused=_news(told, "paused"),
-            memory=_news(told, "memory"),
+            paused=_news(published, "paused"),
+            memory=_news(published, "memory"),
         )
 
     def refused(self) -> Iterator[QuarantinedItem]:
@@ -145,9 +145,9 @@ def _names(folder: Path) -> list[str]:
     return []
 
 
-def _news(told: dict[str, Any], name: str) -> str | None:
+def _news(published: dict[str, Any], name: str) -> str | None:
     """A sentence of an exporter that runs."""
-    why, updated = told.get(name), told.get("updated")
+    why, updated = published.get(name), published.get("updated")
     is_news = isinstance(updated, int | float) and abs(time.time() - updated) < SILENT_S
     return why if isinstance(why, str) and is_news else None
 

@@ -216,7 +216,7 @@ class Keys:
             return self._private(tag)
         return _standard(tag) if self._style is KeyStyle.NAME else _styled(tag, "", 1, self._style)
 
-    def told_apart(self, tag: int, taken: Container[str]) -> str:
+    def distinct_key(self, tag: int, taken: Container[str]) -> str:
         """The key by rule 5."""
         key = self.key_for(tag)
         while key in taken:
@@ -285,7 +285,7 @@ def _shortened(creator: str) -> str:
     return f"{creator[:_MOST_CREATOR]}~{hashlib.sha256(creator.encode()).hexdigest()[:8]}"
 
 
-def told_name(tag: int) -> str:
+def tag_and_name(tag: int) -> str:
     """``(gggg,eeee) Name`` for messages: no word of it comes from the file."""
     name = "private element" if tag >> 16 & 1 else _name(tag)
     return f"({tag >> 16:04X},{tag & 0xFFFF:04X}) {name}"

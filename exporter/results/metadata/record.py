@@ -31,7 +31,7 @@ import orjson
 
 from exporter.dicom.elements import READING_ERRORS, quiet_reading
 from exporter.results.metadata.dicom_json import as_attributes, tag_key
-from exporter.results.metadata.keys import Keys, KeyStyle, standard_vr, told_name
+from exporter.results.metadata.keys import Keys, KeyStyle, standard_vr, tag_and_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -51,7 +51,7 @@ MOST_TEXT: Final = 64 << 20
 """Most characters of all values; elements beyond are left out and listed."""
 MOST_DEPTH: Final = 64
 """Deepest nesting that is followed; DCMTK's limit too."""
-MOST_TOLD: Final = 200
+MOST_NOTES: Final = 200
 """Most warnings, and most binary elements, that are listed one by one."""
 
 _STYLES: Final = {"keywords": KeyStyle.KEYWORD, "tags": KeyStyle.TAG}
@@ -86,15 +86,15 @@ class RecordNotes:
 
     def leave_out(self, path: tuple[str, ...], vr: str, size_bytes: int) -> None:
         """Note a binary element."""
-        if len(self.left_out) < MOST_TOLD:
+        if len(self.left_out) < MOST_NOTES:
             self.left_out.append({"element": " > ".join(path), "vr": str(vr), "bytes": size_bytes})
         else:
             self.unlisted += 1
 
     def warn(self, tag: int, what: str) -> None:
         """Note a sentence about an element."""
-        if len(self.warnings) < MOST_TOLD:
-            self.warnings[f"{told_name(tag)}: {what}"] = None
+        if len(self.warnings) < MOST_NOTES:
+            self.warnings[f"{tag_and_name(tag)}: {what}"] = None
 
 
 def record_text(instance: Instance, settings: MetadataSettings | None = None) -> str:
@@ -107,15 +107,15 @@ def record_text(instance: Instance, settings: MetadataSettings | None = None) ->
     private = settings is None or settings.private
     walk = _Walk(instance.limits.max_elements, private=private, form="names" if settings is None else settings.record)
     with quiet_reading():
-        values, told = walk.data_set(instance.header, ()), walk.told
-    notes = list(told.warnings)
-    if told.unlisted:
-        notes.append(f"{told.unlisted} more elements are left out of the metadata")
+        values, notes = walk.data_set(instance.header, ()), walk.notes
+    warnings = list(notes.warnings)
+    if notes.unlisted:
+        warnings.append(f"{notes.unlisted} more elements are left out of the metadata")
     values["export"] = {
         "transfer_syntax_uid": instance.transfer_syntax,
-        "left_out": told.left_out,
-        "private_left_out": None if private else told.private,
-        "warnings": notes,
+        "left_out": notes.left_out,
+        "private_left_out": None if private else notes.private,
+        "warnings": warnings,
     }
     return orjson.dumps(values).decode()
 
@@ -137,14 +137,14 @@ def elements(
     """The elements of a data set as values that JSON can hold, and notes about them."""
     walk = _Walk(most_elements, private=private, form=form)
     with quiet_reading():
-        return walk.data_set(header, ()), walk.told
+        return walk.data_set(header, ()), walk.notes
 
 
 class _Walk:
     """One pass over a data set, with what bounds it."""
 
     def __init__(self, most_elements: int, *, private: bool, form: RecordForm = "names") -> None:
-        self.told = RecordNotes()
+        self.notes = RecordNotes()
         self._private = private
         self._in_dicom_json = form == "dicom-json"
         self._style = _STYLES.get(form, KeyStyle.NAME)
@@ -159,21 +159,21 @@ class _Walk:
         for base_tag, element in list(header.items()):
             self._elements_left -= 1
             if self._elements_left < 0 or self._text_left < 0:
-                self.told.unlisted += 1
+                self.notes.unlisted += 1
                 continue
             tag = int(base_tag)
             if tag & 0x10000 and not self._private:
-                self.told.private += 1
+                self.notes.private += 1
                 continue
             key = tag_key(tag) if self._in_dicom_json else keys.key_for(tag)
             if key in values:
-                key = keys.told_apart(tag, values)
+                key = keys.distinct_key(tag, values)
             vr = element.VR or standard_vr(tag)
             raw = element.value
             if not isinstance(element, RawDataElement) or type(raw) is not bytes:
                 self._read(header, tag, key, path, values)
             elif vr in _BINARY:
-                self.told.leave_out((*path, key), vr, len(raw))
+                self.notes.leave_out((*path, key), vr, len(raw))
             elif vr in _TEXT and (vr in _PLAIN or (raw.isascii() and _ESCAPE not in raw)):
                 values[key] = self._text(tag, vr, raw.decode("latin-1"))
             elif vr in _NUMBERS:
@@ -190,15 +190,15 @@ class _Walk:
             element = header[tag]
             vr, value = element.VR, element.value
         except READING_ERRORS:
-            self.told.warn(tag, "its value cannot be read")
+            self.notes.warn(tag, "its value cannot be read")
             values[key] = None
             return
         if vr == "SQ":
             values[key] = self._sequence(tag, value or (), (*path, key))
         elif isinstance(value, bytes):
-            self.told.leave_out((*path, key), vr, len(value))
+            self.notes.leave_out((*path, key), vr, len(value))
         elif vr in _BINARY:
-            self.told.leave_out((*path, key), vr, 0)
+            self.notes.leave_out((*path, key), vr, 0)
         elif vr in _TEXT:
             values[key] = self._text_of(tag, vr, value)
         else:
@@ -206,7 +206,7 @@ class _Walk:
 
     def _sequence(self, tag: int, items: Iterable[Dataset | None], path: tuple[str, ...]) -> list[dict[str, Any]]:
         if len(path) > MOST_DEPTH:
-            self.told.warn(tag, f"sequences nested deeper than {MOST_DEPTH} are left out")
+            self.notes.warn(tag, f"sequences nested deeper than {MOST_DEPTH} are left out")
             return []
         place, key = path[:-1], path[-1]
         return [
@@ -233,7 +233,7 @@ class _Walk:
         texts = [str(one) for one in value] if isinstance(value, MutableSequence) else [str(value)]
         text = "\\".join(texts).encode("utf-8", "replace").decode("utf-8")
         if "\N{REPLACEMENT CHARACTER}" in text:
-            self.told.warn(tag, "text is not in the character set that the data set says")
+            self.notes.warn(tag, "text is not in the character set that the data set says")
         return self._text(tag, vr, text)
 
     def _strings(self, tag: int, raw: bytes, parse: Callable[[str], int | float | None]) -> Any:
@@ -248,7 +248,7 @@ class _Walk:
         size = struct.calcsize(f"<{code}")
         number, rest = divmod(len(raw), size)
         if rest:
-            self.told.warn(tag, f"its length is no multiple of {size} bytes")
+            self.notes.warn(tag, f"its length is no multiple of {size} bytes")
         values = struct.unpack_from(f"{'<' if little else '>'}{number}{code}", raw)
         self._text_left -= len(raw)
         return self._one_or_several(tag, [_finite(value) for value in values], values)
@@ -265,7 +265,7 @@ class _Walk:
     def _one_or_several(self, tag: int, values: list[Any], given: Sequence[Any]) -> Any:
         """One value alone, several as an array; warns of those that could not be read."""
         if any(value is None and one not in ("", None) for value, one in zip(values, given, strict=True)):
-            self.told.warn(tag, "a value is no finite number")
+            self.notes.warn(tag, "a value is no finite number")
         self._text_left -= 8 * len(values)
         values = self._fewer(tag, values)
         return values if len(values) > 1 else values[0] if values else None
@@ -273,13 +273,13 @@ class _Walk:
     def _fewer(self, tag: int, values: list[T]) -> list[T]:
         if len(values) <= MOST_VALUES:
             return values
-        self.told.warn(tag, f"only the first {MOST_VALUES} of its values are kept")
+        self.notes.warn(tag, f"only the first {MOST_VALUES} of its values are kept")
         return values[:MOST_VALUES]
 
     def _cut(self, tag: int, text: str) -> str:
         if len(text) <= MOST_CHARACTERS:
             return text
-        self.told.warn(tag, f"only the first {MOST_CHARACTERS} characters are kept")
+        self.notes.warn(tag, f"only the first {MOST_CHARACTERS} characters are kept")
         return text[:MOST_CHARACTERS]
 
 

@@ -189,9 +189,9 @@ def _verify(target: Path, header: bytes, meant: str, voxels: VoxelFile, format_:
     if head != header or content.hexdigest() != meant or size != voxels.plane_bytes * slices * times:
         raise VerifyFailed("read volume back: header or voxels are not those that were written")
     if format_ != "nrrd":
-        told = read_nifti_header(head[:NIFTI_BYTES])
-        near = np.allclose(told.affine, voxels.grid.affine, rtol=1e-6, atol=1e-4)
-        if told.shape != voxels.grid.shape or told.code != code_of(voxels.dtype) or not near:
+        written = read_nifti_header(head[:NIFTI_BYTES])
+        near = np.allclose(written.affine, voxels.grid.affine, rtol=1e-6, atol=1e-4)
+        if written.shape != voxels.grid.shape or written.code != code_of(voxels.dtype) or not near:
             raise VerifyFailed("read volume back: shape, voxel type or affine is not the grid's")
     return whole.hexdigest()
 

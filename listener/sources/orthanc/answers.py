@@ -94,17 +94,17 @@ class OrthancStudy:
 
 def system(content: bytes) -> System:
     """The answer to `/system`."""
-    told = _mapping(_json(content))
-    version = told.get("Version")
-    if not isinstance(version, str) or "ApiVersion" not in told:
+    answer = _mapping(_json(content))
+    version = answer.get("Version")
+    if not isinstance(version, str) or "ApiVersion" not in answer:
         raise BadAnswer("this is no Orthanc: `/system` has no version")
-    return System(version[:32], _flag(told.get("IsHttpServerSecure")), _flag(told.get("OverwriteInstances")))
+    return System(version[:32], _flag(answer.get("IsHttpServerSecure")), _flag(answer.get("OverwriteInstances")))
 
 
 def changes(content: bytes, since: int) -> Changes:
     """The answer to `/changes?since=`: numbers rise from there."""
-    told = _mapping(_json(content))
-    last, is_done, listed = told.get("Last"), told.get("Done"), told.get("Changes")
+    answer = _mapping(_json(content))
+    last, is_done, listed = answer.get("Last"), answer.get("Done"), answer.get("Changes")
     if not _is_number(last) or not isinstance(is_done, bool) or not isinstance(listed, list):
         raise BadAnswer("the log of changes lacks `Last`, `Done` or `Changes`")
     found = tuple(map(_change, listed))
@@ -117,8 +117,8 @@ def changes(content: bytes, since: int) -> Changes:
 
 
 def _change(value: object) -> Change:
-    told = _mapping(value)
-    kind, seq, resource, date = (told.get(key) for key in ("ChangeType", "Seq", "ID", "Date"))
+    answer = _mapping(value)
+    kind, seq, resource, date = (answer.get(key) for key in ("ChangeType", "Seq", "ID", "Date"))
     identifier = resource_id(resource)
     if not isinstance(kind, str) or not _is_number(seq) or seq < 1 or identifier is None:
         raise BadAnswer("a change lacks its kind, number or identifier")
@@ -129,11 +129,11 @@ def _change(value: object) -> Change:
 
 def listed(content: bytes, *, expanded: bool) -> tuple[ListedInstance, ...]:
     """The answer to `/instances`: a list of identifiers, or of whole instances."""
-    told = _json(content)
-    if not isinstance(told, list):
+    answer = _json(content)
+    if not isinstance(answer, list):
         raise BadAnswer("the list of instances is no list")
     found = []
-    for entry in told:
+    for entry in answer:
         value = _mapping(entry) if expanded else {"ID": entry}
         identifier, uuid = resource_id(value.get("ID")), attachment_uuid(value.get("FileUuid"))
         if identifier is None:
@@ -144,30 +144,30 @@ def listed(content: bytes, *, expanded: bool) -> tuple[ListedInstance, ...]:
 
 def held(content: bytes, instance: bytes) -> RemoteInstance:
     """The answer to `/instances/{id}`."""
-    told = _mapping(_json(content))
+    answer = _mapping(_json(content))
     uuid, series, size_bytes = (
-        attachment_uuid(told.get("FileUuid")),
-        resource_id(told.get("ParentSeries")),
-        told.get("FileSize"),
+        attachment_uuid(answer.get("FileUuid")),
+        resource_id(answer.get("ParentSeries")),
+        answer.get("FileSize"),
     )
-    if resource_id(told.get("ID")) != instance or uuid is None or series is None or not _is_number(size_bytes):
+    if resource_id(answer.get("ID")) != instance or uuid is None or series is None or not _is_number(size_bytes):
         raise BadAnswer("an instance lacks its attachment, size or series")
-    return RemoteInstance(size_bytes, uuid, series, _labels(told))
+    return RemoteInstance(size_bytes, uuid, series, _labels(answer))
 
 
 def series(content: bytes) -> OrthancSeries:
     """The answer to `/series/{id}`."""
-    told = _mapping(_json(content))
-    study = resource_id(told.get("ParentStudy"))
+    answer = _mapping(_json(content))
+    study = resource_id(answer.get("ParentStudy"))
     if study is None:
         raise BadAnswer("a series lacks its study")
-    return OrthancSeries(_tag(told, "Modality").upper(), study, _labels(told) or frozenset())
+    return OrthancSeries(_tag(answer, "Modality").upper(), study, _labels(answer) or frozenset())
 
 
 def study(content: bytes) -> OrthancStudy:
     """The answer to `/studies/{id}`."""
-    told = _mapping(_json(content))
-    return OrthancStudy(_tag(told, "StudyDate"), _labels(told) or frozenset())
+    answer = _mapping(_json(content))
+    return OrthancStudy(_tag(answer, "StudyDate"), _labels(answer) or frozenset())
 
 
 def md5(content: bytes) -> bytes:
@@ -199,12 +199,12 @@ def _flag(value: object) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-def _tag(told: dict[str, Any], name: str) -> str:
-    tags = told.get("MainDicomTags")
+def _tag(answer: dict[str, Any], name: str) -> str:
+    tags = answer.get("MainDicomTags")
     value = tags.get(name) if isinstance(tags, dict) else None
     return value.strip() if isinstance(value, str) else ""
 
 
-def _labels(told: dict[str, Any]) -> frozenset[str] | None:
-    found = told.get("Labels")
+def _labels(answer: dict[str, Any]) -> frozenset[str] | None:
+    found = answer.get("Labels")
     return frozenset(label for label in found if isinstance(label, str)) if isinstance(found, list) else None

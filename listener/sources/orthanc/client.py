@@ -110,9 +110,9 @@ class OrthancClient:
         path = self._settings.credentials_file
         headers = {"Accept-Encoding": "identity", "User-Agent": "dicom-media-exporter"}
         if path is not None:
-            told = _credentials(path)
-            self.credentials_are_default = told == DEFAULT_CREDENTIALS
-            headers |= urllib3.make_headers(basic_auth=told)
+            credentials = _credentials(path)
+            self.credentials_are_default = credentials == DEFAULT_CREDENTIALS
+            headers |= urllib3.make_headers(basic_auth=credentials)
         self._headers = headers
 
     def get(self, path: str, most_bytes: int, *, anonymous: bool = False) -> bytes | None:
@@ -288,9 +288,9 @@ def _retry_after_s(response: urllib3.BaseHTTPResponse) -> float | None:
 
 def _tls_reason(error: BaseException) -> str:
     """The library's word for it: a constant of OpenSSL, nothing of the peer's."""
-    for told in (error, *error.args):
-        if isinstance(told, ssl.SSLCertVerificationError):
-            return f"certificate not accepted ({told.verify_message})"
-        if isinstance(told, ssl.SSLError) and told.reason:
-            return told.reason.lower().replace("_", " ")
+    for cause in (error, *error.args):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"certificate not accepted ({cause.verify_message})"
+        if isinstance(cause, ssl.SSLError) and cause.reason:
+            return cause.reason.lower().replace("_", " ")
     return "no trust"

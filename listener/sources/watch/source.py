@@ -75,7 +75,7 @@ class WatchSource:
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._seen: dict[str, tuple[Signature, float]] = {}
         self._unsaved: dict[str, tuple[Candidate, FileState, float]] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self._buffer = bytearray(PIECE_BYTES)
         self.looks = 0
         """Times that it has gone round."""
@@ -151,7 +151,7 @@ class WatchSource:
             except OSError as error:
                 self._tell("folder", "watched folder cannot be looked at", problem=error.strerror or "")
             else:
-                self._told -= {"memory", "spool"}
+                self._reported -= {"memory", "spool"}
             self.looks += 1
             self._stopping.wait(max(pause, SHARE * looked_s - (time.monotonic() - started)))
 
@@ -159,8 +159,8 @@ class WatchSource:
         """Whether the spool takes more; what waits stays in the folder."""
         space = self._surroundings.space
         if space.state is SpaceLevel.ENOUGH and not space.queue_full:
-            if "room" in self._told:
-                self._told.discard("room")
+            if "room" in self._reported:
+                self._reported.discard("room")
                 log.info("watched folder goes on", folder=str(self._path))
             return True
         self._tell("room", "watched folder waits: there is no room in the spool")
@@ -171,8 +171,8 @@ class WatchSource:
         root = open_root(self._path)
         try:
             self._save()  # what could not be remembered last time comes first
-            if "folder" in self._told:
-                self._told.discard("folder")
+            if "folder" in self._reported:
+                self._reported.discard("folder")
                 log.info("watched folder is back", folder=str(self._path))
             started = time.monotonic()
             asked = ScanOptions(MOST_WAITING, self._stopping.is_set, self._done_folder(root))
@@ -314,7 +314,7 @@ class WatchSource:
                     self._tell("away", "files cannot be taken away and stay", problem=error.strerror or "")
                     self._unsaved[candidate.name] = candidate, FileState.TAKEN, time.time() + self._try_again_s
         if len(gone) == len(away):
-            self._told.discard("away")
+            self._reported.discard("away")
         self._save()
         assert self._memory is not None  # noqa: S101 - `start` made it
         self._memory.forget(gone)
@@ -328,18 +328,18 @@ class WatchSource:
 
     def _tell(self, what: str, event: str, **more: str) -> None:
         """Say something once, until it is over."""
-        if what not in self._told:
-            self._told.add(what)
+        if what not in self._reported:
+            self._reported.add(what)
             log.warning(event, folder=str(self._path), **more)
 
     def _tell_of(self, found: FolderScan) -> None:
         """Say once what kinds of entries are passed over, other than by their names."""
         kinds = found.skipped.keys() - {"ignored", "other_name", "folder"}
-        for kind in kinds - self._told:
+        for kind in kinds - self._reported:
             log.info("entries not taken", folder=str(self._path), why=kind, count=found.skipped[kind])
         if found.complete:
-            self._told -= _KINDS - kinds
-        self._told |= kinds
+            self._reported -= _KINDS - kinds
+        self._reported |= kinds
 
 
 _KINDS: Final = frozenset({"empty", "not_regular", "too_deep", "unreadable", "unreadable_folder"})

@@ -360,7 +360,7 @@ def test_so_many_binary_elements_are_listed_and_no_more() -> None:
     header = raw(*((0x00091000 + index, "OB", b"\0\0") for index in range(256)))
     found, told = elements(header)
     assert found == {}
-    assert (len(told.left_out), told.unlisted) == (record.MOST_TOLD, 56)
+    assert (len(told.left_out), told.unlisted) == (record.MOST_NOTES, 56)
 
 
 # -- whatever a header holds -----------------------------------------------------------------------------------------
