@@ -8,12 +8,11 @@ different folders have different names. Source: RFC 2104 (HMAC), FIPS 180-4 (SHA
 from __future__ import annotations
 
 import hmac
-import os
-import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from exporter.inputs.contract import InputUnusable
+from exporter.privacy.key import KeyUnusable, make_key, read_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,20 +37,17 @@ class KeyedNames:
 
         Raises:
             InputUnusable: The key file holds no key.
-            OSError: It can be neither read nor made.
+            KeyUnusable: It cannot be read.
+            OSError: It cannot be made.
         """
         path = output / KEY_FILE
+        make_key(path)
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError:
-            pass
-        else:
-            with os.fdopen(fd, "w", encoding="ascii") as file:
-                file.write(f"{secrets.token_hex(_KEY_BYTES)}\n")
-                file.flush()
-                os.fsync(file.fileno())
-        try:
-            key = bytes.fromhex(path.read_text(encoding="ascii"))
+            key = bytes.fromhex(read_key(path, is_private=False).decode("ascii"))
+        except KeyUnusable as error:
+            if isinstance(error.__cause__, OSError):
+                raise
+            key = b""
         except ValueError:
             key = b""
         if len(key) != _KEY_BYTES:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hmac
 import os
+import secrets
 import stat
 from typing import TYPE_CHECKING, Final
 
+from listener.foundation.durable import fsync_folder, partial_name
 from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
@@ -65,6 +67,40 @@ def read_key(path: Path, least_bytes: int = LEAST_KEY_BYTES, *, is_private: bool
             _HINT,
         )
     return key
+
+
+def make_key(path: Path) -> None:
+    """Make a key file where there is none: 32 random bytes as hexadecimal digits, complete or not there at all.
+
+    Of several processes that make it at once the first counts.
+
+    Raises:
+        OSError: It cannot be kept there.
+    """
+    if path.exists():
+        return
+    partial = partial_name(path, "partial")
+    try:
+        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "wb") as file:
+            file.write(f"{secrets.token_hex(LEAST_KEY_BYTES)}\n".encode("ascii"))
+            file.flush()
+            os.fsync(file.fileno())
+        _link_if_first(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
+def _link_if_first(partial: Path, path: Path) -> None:
+    """Give a complete file its name, unless another process was first."""
+    try:
+        os.link(partial, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not path.exists():
+            partial.rename(path)
 
 
 def fingerprint(key: bytes) -> str:

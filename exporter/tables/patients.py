@@ -18,17 +18,14 @@ Source: FIPS 180-4 (SHA-256).
 from __future__ import annotations
 
 import hashlib
-import os
-import secrets
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from exporter.privacy.key import KeyUnusable
+from exporter.privacy.key import KeyUnusable, make_key
 from exporter.privacy.key import read_key as read_key_file
 from exporter.privacy.pseudonyms import PATIENT, Pseudonyms, plain_identifier
 from exporter.tables.errors import TableError, TableRequestError
-from listener.foundation.durable import fsync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,38 +123,16 @@ def read_key(path: Path) -> bytes:
 
 
 def folder_key(folder: Path) -> bytes:
-    """Read or make the key of a data or output folder: 32 random bytes as hexadecimal digits.
+    """Read the key of a data or output folder, made if there is none.
 
     Raises:
         TableError: There is none, and none can be made.
     """
     path = folder / KEY_FILE
-    if not path.exists():
-        partial = path.with_name(f".{KEY_FILE}-{secrets.token_hex(8)}")
-        try:
-            fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                with os.fdopen(fd, "wb") as file:
-                    file.write(f"{secrets.token_hex(32)}\n".encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-                _link_if_first(partial, path)
-            finally:
-                partial.unlink(missing_ok=True)
-            fsync_folder(folder)
-        except OSError as error:
-            raise TableError(
-                f"the key of pseudonyms cannot be kept as {path}: {error.strerror}; name one with `--key-file`"
-            ) from error
-    return read_key(path)
-
-
-def _link_if_first(partial: Path, path: Path) -> None:
-    """Give a complete file its name, unless another process was first: then the key of that one counts."""
     try:
-        os.link(partial, path)
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without hard links
-        if not path.exists():
-            partial.rename(path)
+        make_key(path)
+    except OSError as error:
+        raise TableError(
+            f"the key of pseudonyms cannot be kept as {path}: {error.strerror}; name one with `--key-file`"
+        ) from error
+    return read_key(path)
