@@ -19,7 +19,7 @@ from listener.foundation.text import printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exporter.niffler.extraction import Extraction, ExtractionReport
+    from exporter.niffler.extraction import ExtractionReport
     from exporter.niffler.niffler_file import NifflerConfig
     from exporter.settings.settings import Settings
 
@@ -50,12 +50,14 @@ class NifflerRun:
 
     def _extract(self, config: NifflerConfig) -> tuple[int, ExtractionReport | None]:
         with in_words():
+            from exporter.commands.progress import run
+            from exporter.inputs.backfill import export
             from exporter.niffler.extraction import Extraction
             from exporter.niffler.row_store import TooManyColumns
 
             settings = config.settings(self.settings)
-            with Extraction(config, settings) as extraction:
-                code = self._read(config, extraction)
+            with Extraction(config, settings, self.workers) as extraction:
+                code = run(partial(export, extraction.files), extraction.target(take_over=self.take_over))
                 if code == ExitCode.INTERRUPTED:
                     return code, None
                 try:
@@ -65,16 +67,6 @@ class NifflerRun:
         for sentence in report.sentences(config):
             print(printable(sentence))
         return (ExitCode.SOME_FAILED if report.failures else code), report
-
-    def _read(self, config: NifflerConfig, extraction: Extraction) -> int:
-        """Read every file, with pictures or for the tables alone."""
-        if not config.print_images:
-            extraction.files.read_all()
-            return ExitCode.DONE
-        from exporter.commands.progress import run
-        from exporter.inputs.backfill import export
-
-        return run(partial(export, extraction.files), extraction.target(self.workers, take_over=self.take_over))
 
 
 def niffler_config(file: Path, changes: tuple[str, ...], *, needs_folders: bool = True) -> NifflerConfig:

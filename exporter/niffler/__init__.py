@@ -2,6 +2,7 @@
 
 keyed_names    names of folders and files that cannot be computed without the key
 header_values  header values by column name
+header_reader  headers read in a worker process
 niffler_file   its ``config.json``, read strictly, and what it means for our settings
 our_settings   configurations of Niffler and of the DICOM Media Exporter, written as ours
 source_files   files below ``DICOMHome``: their rows, and the entries to export

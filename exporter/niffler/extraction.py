@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self
 
-from exporter.errors import SkipReason
+from exporter.errors import Reason, SkipReason
 from exporter.inputs.backfill import ExportTarget
 from exporter.inputs.contract import InputUnusable
 from exporter.inputs.folder import input_folder
@@ -33,6 +33,7 @@ from exporter.niffler.failed_dicom import (
     FailedFolder,
     class_of,
 )
+from exporter.niffler.header_reader import HeaderReader
 from exporter.niffler.keyed_names import KEY_FILE, KeyedNames
 from exporter.niffler.niffler_file import IMAGES
 from exporter.niffler.row_store import RowStore
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from exporter.settings.settings import Settings
 
 LOG: Final = "ImageExtractor.out"
+_FAILURES: Final = frozenset(Reason)
 PENDING: Final = "pending"
 """Reason of a file that is left for the next run."""
 _OWN_FOLDERS: Final = (IMAGES, "meta", "maps", FAILED)
@@ -105,14 +107,16 @@ class Extraction:
     Args:
         config: Niffler's configuration.
         settings: Our settings for it, as `NifflerConfig.settings` makes them.
+        workers: Worker processes instead of the configuration's.
 
     Raises:
         InputUnusable: The input folder cannot be read, holds nothing at that depth, or lies among the pictures.
         OutOfSpace, StorageUnavailable: The output folder cannot be written.
     """
 
-    def __init__(self, config: NifflerConfig, settings: Settings) -> None:
+    def __init__(self, config: NifflerConfig, settings: Settings, workers: int | None = None) -> None:
         self._config = config
+        self._workers = config.workers if workers is None else workers
         self._settings = settings
         self._stack = ExitStack()
         folder = input_folder(config.dicom_home)
@@ -124,12 +128,14 @@ class Extraction:
             make_private_folders(config.output.absolute())
             self._rows = self._stack.enter_context(RowStore(config.output))
             names = KeyedNames.of_folder(config.output)
+        headers = HeaderReader(settings, private=not config.public_only, workers=self._workers)
+        self._stack.callback(headers.close)
         self.files = SourceFiles(
             folder=folder,
             outputs=self._outputs(folder),
             depth=config.depth,
-            private=not config.public_only,
-            limits=settings.limits,
+            headers=headers,
+            prints=config.print_images,
             names=names,
             level=config.level,
             rows=self._rows,
@@ -150,10 +156,9 @@ class Extraction:
     ) -> None:
         self._stack.close()
 
-    def target(self, workers: int | None, *, take_over: bool) -> ExportTarget:
+    def target(self, *, take_over: bool) -> ExportTarget:
         """Output folder and settings for the engine."""
-        workers = self._config.workers if workers is None else workers
-        return ExportTarget(self._config.output, self._settings, workers, take_over)
+        return ExportTarget(self._config.output, self._settings, self._workers, take_over)
 
     def finish(self) -> ExtractionReport:
         """Write tables and failures of all files that were read.
@@ -169,7 +174,7 @@ class Extraction:
         with ExitStack() as stack:
             ledger = None
             if config.print_images:
-                ledger = stack.enter_context(Ledger.open_read_only(self.target(None, take_over=False).places.ledger))
+                ledger = stack.enter_context(Ledger.open_read_only(self.target(take_over=False).places.ledger))
             with mapped(partial(storage_error, "writing the tables")):
                 failed = stack.enter_context(FailedFolder(config.output, copies=copies))
                 report.empty_columns = write_tables(
@@ -200,7 +205,7 @@ class Extraction:
         if not has_pixels:
             reason = reason or PENDING
             number = class_of(row, reason)
-            if ledger is not None or number == UNREADABLE:
+            if ledger is not None or number == UNREADABLE or reason in _FAILURES:
                 report.reasons[reason] += 1
                 failed.add(DicomFailure(number, path, reason, message))
         most = MOST_VALUES if self._config.public_only else MOST_VALUES_WITH_PRIVATE

@@ -77,7 +77,7 @@ class NifflerConfig:
         return self.output / IMAGES
 
     def settings(self, base: Settings) -> Settings:
-        """Our settings for such a run: PNG of every frame, and no other kinds of media."""
+        """Our settings for such a run: PNG of every frame and no other kinds of media, or no media at all."""
         image = base.image.model_copy(
             update={
                 "extension": ".png",
@@ -87,7 +87,7 @@ class NifflerConfig:
             }
         )
         changed = {
-            "media": base.media.model_copy(update={"dir": self.images}),
+            "media": base.media.model_copy(update={"dir": self.images, "enabled": self.print_images}),
             "image": image,
             "frames": base.frames.model_copy(update={"enabled": True}),
             "volume": base.volume.model_copy(update={"enabled": False, "series": False}),

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Final, Self
 
 import orjson
 
-from exporter.errors import OutOfSpace
+from exporter.machine_conditions import storage_error
+from listener.foundation.disk import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -70,16 +72,15 @@ class RowStore:
 
         Raises:
             OutOfSpace: The disk is full.
+            StorageUnavailable: The file system refuses for another reason.
         """
         content = {name: getattr(row, name) for name in SourceRow.__slots__}
         if not row.name.isascii():
             content["name"] = list(os.fsencode(row.name))
-        try:
+        with mapped(partial(storage_error, "keeping the rows of the tables")):
             if self.count % _ROWS_PER_START == 0:
                 self._starts.append(self._file.tell())
             self._file.write(orjson.dumps(content) + b"\n")
-        except OSError as error:
-            raise OutOfSpace(f"keeping the rows of the tables: {error.strerror}") from error
         self.count += 1
 
     def rows(self, start: int = 0, end: int | None = None) -> Iterator[SourceRow]:

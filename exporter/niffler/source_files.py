@@ -1,8 +1,8 @@
 """Files below ``DICOMHome``: a row of the table for each, and an entry for the engine where there are pixel data.
 
 Contract: a file counts if it is exactly `depth` folders deep, and is DICOM by its content or by Niffler's rule
-(``*.dcm``, not hidden). Each has one row, in the order of the names. The engine gets instances with pixel data only;
-instances without have no picture, and no other media are made of them here.
+(``*.dcm``, not hidden). Each has one row, in the order of the names. If pictures are made, the engine gets instances
+with pixel data only: instances without have no picture, and no other media are made of them here.
 
 Must never: follow a symbolic link, or read the output as input.
 """
@@ -14,13 +14,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from exporter.dicom.elements import READING_ERRORS, text_of
-from exporter.dicom.instance import Instance
-from exporter.errors import ExportError, Reason, SkipInstance, SkipReason
+from exporter.errors import Reason, SkipReason
 from exporter.inputs.contract import InputEntry
 from exporter.inputs.place import entry_of
 from exporter.inputs.walk import FileKind, Outputs, WalkedFile, walk
-from exporter.niffler.header_values import header_values
+from exporter.niffler.header_reader import ReadHeader
 from exporter.niffler.row_store import SourceRow
 from exporter.outcome import Skipped
 
@@ -30,13 +28,11 @@ if TYPE_CHECKING:
 
     from exporter.inputs.contract import EarlierOutcomes
     from exporter.inputs.scratch import Scratch
+    from exporter.niffler.header_reader import HeaderReader
     from exporter.niffler.keyed_names import KeyedNames, Level
     from exporter.niffler.row_store import RowStore
-    from exporter.settings.settings import LimitSettings
 
 NO_PIXELS: Final = "the instance has no pixel data"
-NEEDED: Final = ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel", "PhotometricInterpretation")
-"""Elements that pixel data need (PS3.3 C.7.6.3)."""
 
 
 @dataclass(slots=True)
@@ -59,9 +55,9 @@ class SourceFiles:
     """An absolute path without symbolic links."""
     outputs: Outputs
     depth: int
-    private: bool
-    """Whether rows have private elements."""
-    limits: LimitSettings
+    headers: HeaderReader
+    prints: bool
+    """Whether pictures are made; otherwise every instance gets its metadata line from the engine, and no media."""
     names: KeyedNames
     level: Level
     rows: RowStore
@@ -78,13 +74,6 @@ class SourceFiles:
     def _is_here(self, name: str) -> bool:
         return name.count("/") == self.depth or (name.endswith("/") and name.count("/") < self.depth)
 
-    def read_all(self) -> None:
-        """Add the rows of all files, without exporting anything."""
-        for found in self.walked():
-            row, _ = self._row(found)
-            if row is not None:
-                self.rows.append(row)
-
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:  # noqa: ARG002 - the contract's shape
         """See `InputReader`; every row is added on the way."""
         for found in self.walked():
@@ -94,7 +83,7 @@ class SourceFiles:
             self.rows.append(row)
             if memory.is_done(found.name, found.size_bytes, found.mtime_ns, found.changed_ns):
                 continue
-            if row.verdict == SkipReason.NO_MEDIA:
+            if row.verdict == SkipReason.NO_MEDIA and self.prints:
                 decided = Skipped(SkipReason.NO_MEDIA, NO_PIXELS)
                 yield InputEntry(found.name, found.size_bytes, found.mtime_ns, decided=decided)
             else:
@@ -141,34 +130,11 @@ class SourceFiles:
         Returns:
             Patient ID, Study Instance UID and Series Instance UID.
         """
-        try:
-            with Instance.open(found.path, self.limits) as instance:
-                header = instance.header
-                identifiers = (
-                    text_of(header, "PatientID"),
-                    text_of(header, "StudyInstanceUID"),
-                    text_of(header, "SeriesInstanceUID"),
-                )
-                row.lacks = any(keyword not in header for keyword in NEEDED)
-                row.has_pixels = _has_pixels(instance)
-                row.cells, row.values = header_values(header, private=self.private)
-        except SkipInstance as skip:
-            row.verdict, row.message = skip.reason, str(skip)
+        read = self.headers.read(found.path)
+        if not isinstance(read, ReadHeader):
+            row.verdict, row.message = read.reason, read.message
             return "", "", ""
-        except ExportError as error:
-            row.verdict, row.message = error.reason, str(error)
-            return "", "", ""
-        except READING_ERRORS as error:
-            row.verdict, row.message = Reason.UNREADABLE, f"its header cannot be read ({type(error).__name__})"
-            return "", "", ""
+        row.cells, row.values, row.has_pixels, row.lacks = read.cells, read.values, read.has_pixels, read.lacks
         if not row.has_pixels:
             row.verdict, row.message = SkipReason.NO_MEDIA, NO_PIXELS
-        return identifiers
-
-
-def _has_pixels(instance: Instance) -> bool:
-    """Whether an instance has pixel data, even if described incorrectly."""
-    try:
-        return instance.pixels is not None
-    except ExportError:
-        return True
+        return read.identifiers

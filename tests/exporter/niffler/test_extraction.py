@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -21,6 +22,7 @@ from exporter.niffler.csv_tables import FileOutcome, TablePlan, write_tables
 from exporter.niffler.failed_dicom import DicomFailure, FailedFolder
 from exporter.niffler.header_values import header_values
 from exporter.niffler.row_store import MOST_COLUMNS, RowStore, SourceRow, TooManyColumns, column_set, split_evenly
+from tests.exporter.dicom.test_instance import bare, element, part10
 from tests.exporter.niffler.making import configuration, extract, lines_of, mapping, mixed_home, rows, small_home
 from tests.product.running import until
 
@@ -227,8 +229,27 @@ def test_without_pictures_there_are_tables_alone(tmp_path: Path) -> None:
     extract(configuration(tmp_path / "config.json", home, out, PrintImages="false"), expect=3)
     assert [row["file"].removeprefix(f"{home}/") for row in rows(out / "metadata.csv")] == FILES
     assert mapping(out / "mapping.csv") == []
-    names = {path.name for path in out.iterdir()}
-    assert names == {"metadata.csv", "mapping.csv", "meta", "maps", "failed-dicom", "ImageExtractor.out", "names.key"}
+    assert [path for path in (out / "extracted-images").rglob("*") if path.is_file()] == []
+    lines = lines_of(out)
+    assert {*lines} == {name for name in FILES if not name.endswith("text.dcm")}  # which are not DICOM
+    assert {line["media_type"] for line in lines.values()} == {"none"}
+    assert lines["a/ecg.dcm"]["Modality"] == "ECG"
+
+
+@pytest.mark.slow
+def test_a_header_that_ends_its_process_costs_its_row_alone(tmp_path: Path) -> None:
+    home, out = small_home(tmp_path / "home"), tmp_path / "out"
+    plain = home / "a/ct.dcm"
+    item = struct.pack("<HHI", 0xFFFE, 0xE000, 18) + element(0x0008, 0x0104, "LO", b"x " * 5)
+    nested = struct.pack("<HH2s2xI", 0x0040, 0xA730, b"SQ", 300_000 * len(item)) + item * 300_000
+    (home / "a/hostile.dcm").write_bytes(part10(bare(instance="1.2.9") + nested))
+    ours = tmp_path / "ours.yml"
+    ours.write_text("limits: {cpu_s: 1, attempts: 1}\n")
+    config = configuration(tmp_path / "config.json", home, out, PrintImages=False)
+    said = extract(config, "--config", ours, "--workers", 1, expect=3)
+    assert [Path(row["file"]).name for row in rows(out / "metadata.csv")] == [plain.name, "hostile.dcm"]
+    assert [row["reason"] for row in rows(out / "failed-dicom/reasons.csv")] == ["timeout"]
+    assert "timeout 1" in said
 
 
 def test_columns_can_be_those_of_a_list_or_those_that_are_common(tmp_path: Path) -> None:
@@ -304,7 +325,7 @@ def test_a_run_that_is_stopped_publishes_no_table_and_the_next_one_goes_on(tmp_p
     config = configuration(tmp_path / "config.json", home, out)
     command = [sys.executable, "-m", "exporter", "backfill", "--niffler-config", str(config)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        until(lambda: any(out.glob("extracted-images/*/*.png")), seconds=60, describe="the first picture")
+        until(lambda: any(out.glob("extracted-images/*/*.png")), seconds=100, describe="the first picture")
         process.send_signal(signal.SIGINT)
     assert process.returncode == 130
     assert not (out / "metadata.csv").exists()

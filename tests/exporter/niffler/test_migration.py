@@ -136,8 +136,8 @@ def _split_into_chunks(harness: ExtractorHarness) -> None:
 def _print_images(harness: ExtractorHarness) -> None:
     harness.extract(small_home(harness.folder / "home"), PrintImages=False)
     assert harness.files() == ["ct.dcm"]
-    assert not (harness.out / "extracted-images").exists()
-    assert not (harness.out / "metadata.jsonl").exists()
+    assert not [path for path in (harness.out / "extracted-images").rglob("*") if path.is_file()]
+    assert b'"media_type":"none"' in (harness.out / "metadata.jsonl").read_bytes()
 
 
 def _common_headers_only(harness: ExtractorHarness) -> None:
