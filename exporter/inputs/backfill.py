@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from exporter.work.contract import PublishedResult
 
 RETRY_AFTER_S: Final = 2.0
+BATCHES: Final = "batches"
+"""Folder of batches below an output folder (`exporter.batches`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ class ExportTarget:
     def outputs_below(self, folder: Path) -> Outputs:
         """The output below an input folder, which is never read as input."""
         places = self.places
-        folders = [places.media, self.series]
+        folders = [places.media, self.series, self.output / BATCHES]
         if self.output.resolve() != folder:
             folders.append(self.output)
         files = [places.ledger, places.metadata]
