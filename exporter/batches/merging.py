@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from exporter.batches.journal import chosen, outcomes, run_folder, sizes_of
-from exporter.batches.plan import MERGED, BatchPlan, BatchUnusable, is_merged
+from exporter.batches.plan import MERGED, BatchPlan, BatchUnusable, is_merged, private
 from exporter.batches.running import is_complete, replace_file
 from exporter.errors import StorageUnavailable
 from exporter.inputs.backfill import reader_of
@@ -207,8 +207,8 @@ class MergePublisher(Publisher):
             version=own_version(),
         )
         self._root = making.parent
-        self._moves = (making / _MOVES).open("wb")
-        self._deletions = (making / _SUPERSEDED).open("wb")
+        self._moves = open(making / _MOVES, "wb", opener=private)  # noqa: PTH123, SIM115 - `close` closes it
+        self._deletions = open(making / _SUPERSEDED, "wb", opener=private)  # noqa: PTH123, SIM115 - likewise
 
     def close(self) -> None:
         """Make the notes durable."""
@@ -317,8 +317,7 @@ def _chunks(values: Iterator[T], size: int) -> Iterator[list[T]]:
 
 
 def _copy_durably(source: Path, target: Path) -> None:
-    with source.open("rb") as file, target.open("wb") as copy:
-        os.fchmod(copy.fileno(), 0o600)
+    with source.open("rb") as file, open(target, "wb", opener=private) as copy:  # noqa: PTH123 - Path.open has no opener
         shutil.copyfileobj(file, copy, 1 << 20)
         copy.flush()
         os.fsync(copy.fileno())
@@ -352,8 +351,7 @@ class _Application:
                 with Appender(places.metadata, ledger, append=self._settings.metadata.append) as appender:
                     appender.publish()
             self._place(ledger_file, places.ledger)
-        shutil.copyfile(self._folder / _REPORT, self._plan.root / f".{MERGED}")
-        (self._plan.root / f".{MERGED}").replace(self._plan.root / MERGED)
+        replace_file(self._plan.root / MERGED, json.loads((self._folder / _REPORT).read_bytes()))
         fsync_folder(self._plan.root)
         for batch in self._plan.batches:
             shutil.rmtree(self._plan.folder_of(batch.number), ignore_errors=True)

@@ -266,7 +266,7 @@ def _written(request: BackfillRequest, root: Path, most: int | None) -> BatchPla
     _write(root / SETTINGS, text)
     weights, total_bytes, sample = array("d"), 0, _Sample()
     every = root / "units"
-    with every.open("wb") as file:
+    with open(every, "wb", opener=private) as file:  # noqa: PTH123 - Path.open has no opener
         for unit in _units(request):
             file.write(unit.line())
             weights.append(FILE_WEIGHT + unit.size_bytes)
@@ -294,8 +294,13 @@ def _written(request: BackfillRequest, root: Path, most: int | None) -> BatchPla
     return plan
 
 
+def private(path: str, flags: int) -> int:
+    """Open a file that is for its owner alone: the `opener` of `open`."""
+    return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+
 def _write(path: Path, text: bytes) -> None:
-    with path.open("wb") as file:
+    with open(path, "wb", opener=private) as file:  # noqa: PTH123 - Path.open has no opener
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -331,7 +336,7 @@ def _split(root: Path, every: Path, weights: array[float], most: int | None) -> 
                 return
             share, weight, size, start = left / (number_of - number + 1), 0.0, 0, at
             digest = hashlib.sha256()
-            with (root / f"units-{number}").open("wb") as file:
+            with open(root / f"units-{number}", "wb", opener=private) as file:  # noqa: PTH123 - likewise
                 while at < len(weights) and (at == start or weight + weights[at] / 2 <= share):
                     line = lines.readline()
                     file.write(line)

@@ -38,7 +38,7 @@ from exporter.batches.journal import (
     runs_of,
     scan,
 )
-from exporter.batches.plan import SAMPLE, BatchPlan, BatchUnusable
+from exporter.batches.plan import SAMPLE, BatchPlan, BatchUnusable, private
 from exporter.batches.source import BatchReader, JournalMemory
 from exporter.inputs.backfill import RETRY_AFTER_S, reader_of
 from exporter.inputs.entry_source import EntrySource, Progress, exported
@@ -291,7 +291,8 @@ def replace_file(path: Path, content: object) -> None:
         OSError: It cannot be written.
     """
     fresh = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
-    fresh.write_text(json.dumps(content), encoding="ascii")
+    with open(fresh, "w", encoding="ascii", opener=private) as file:  # noqa: PTH123 - Path.open has no opener
+        json.dump(content, file)
     fresh.replace(path)
 
 
@@ -384,11 +385,13 @@ def _engine(folder: Path, ledger: BatchLedger, settings: Settings, workers: int)
 @contextmanager
 def _sign_of_life(folder: Path, progress: Progress) -> Iterator[None]:
     """Write the progress every `BEAT_S`, and at the end; a file system that refuses is noticed elsewhere."""
-    done, started = threading.Event(), time.time()
+    done, started, before = threading.Event(), time.monotonic(), progress.settled
 
     def write() -> None:
         with suppress(OSError):
-            replace_file(folder / STATUS, _standing(progress, started, is_over=done.is_set()))
+            replace_file(
+                folder / STATUS, _standing(progress, before, time.monotonic() - started, is_over=done.is_set())
+            )
 
     def repeat() -> None:
         while not done.wait(BEAT_S):
@@ -405,14 +408,15 @@ def _sign_of_life(folder: Path, progress: Progress) -> Iterator[None]:
         write()
 
 
-def _standing(progress: Progress, started: float, *, is_over: bool) -> dict[str, object]:
+def _standing(progress: Progress, before: int, seconds: float, *, is_over: bool) -> dict[str, object]:
     reasons = {
         word: dict(Counter(found)) for word, found in (("skipped", progress.skipped), ("failed", progress.failed))
     }
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "seconds": round(time.time() - started, 1),
+        "seconds": round(seconds, 1),
+        "before": before,
         "is_over": is_over,
         "exported": progress.exported,
         **reasons,
