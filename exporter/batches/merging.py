@@ -207,8 +207,8 @@ class MergePublisher(Publisher):
             version=own_version(),
         )
         self._root = making.parent
-        self._moves = open(making / _MOVES, "wb", opener=private)  # noqa: PTH123, SIM115 - `close` closes it
-        self._deletions = open(making / _SUPERSEDED, "wb", opener=private)  # noqa: PTH123, SIM115 - likewise
+        self._moves = open(making / _MOVES, "wb", opener=private)  # noqa: SIM115 - `close` closes it
+        self._deletions = open(making / _SUPERSEDED, "wb", opener=private)  # noqa: SIM115 - likewise
 
     def close(self) -> None:
         """Make the notes durable."""
@@ -267,7 +267,7 @@ class _Preparation:
     def seal(self, making: Path) -> None:
         """Add the ledger, which is closed, and let the folder of the merge appear."""
         _copy_durably(self._ledger.path, making / _LEDGER)
-        replace_file(making / _REPORT, self._report.as_json())
+        replace_file(making / _REPORT, self._report.as_json(), durable=True)
         fsync_folder(making)
         making.rename(self._plan.root / MERGE)
         fsync_folder(self._plan.root)
@@ -317,7 +317,7 @@ def _chunks(values: Iterator[T], size: int) -> Iterator[list[T]]:
 
 
 def _copy_durably(source: Path, target: Path) -> None:
-    with source.open("rb") as file, open(target, "wb", opener=private) as copy:  # noqa: PTH123 - Path.open has no opener
+    with source.open("rb") as file, open(target, "wb", opener=private) as copy:
         shutil.copyfileobj(file, copy, 1 << 20)
         copy.flush()
         os.fsync(copy.fileno())
@@ -351,7 +351,7 @@ class _Application:
                 with Appender(places.metadata, ledger, append=self._settings.metadata.append) as appender:
                     appender.publish()
             self._place(ledger_file, places.ledger)
-        replace_file(self._plan.root / MERGED, json.loads((self._folder / _REPORT).read_bytes()))
+        replace_file(self._plan.root / MERGED, json.loads((self._folder / _REPORT).read_bytes()), durable=True)
         fsync_folder(self._plan.root)
         for batch in self._plan.batches:
             shutil.rmtree(self._plan.folder_of(batch.number), ignore_errors=True)

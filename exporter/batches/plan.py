@@ -21,7 +21,7 @@ import os
 import secrets
 import shutil
 from array import array
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PLAN: Final = "plan.json"
+ROUNDS: Final = "rounds.json"
+"""State of the rounds (`exporter.batches.rounds`); its presence says that the plan was submitted."""
 SETTINGS: Final = "settings.json"
 MERGED: Final = "merged.json"
 """Report of the merge; its presence says that nothing of the plan is left to do."""
@@ -55,6 +57,7 @@ WHOLE: Final = "whole"
 """Kind of the one unit of an input that is an archive or a DICOMDIR itself."""
 REOPENED: Final = "reopened"
 """Kind of a folder that could not be read by an earlier run, and can be now."""
+_ABANDONED_S: Final = 24 * 3600.0
 _FORM: Final = 1
 
 
@@ -212,6 +215,7 @@ def make_plan(request: BackfillRequest, batches: int | None = None) -> BatchPlan
     _refuse_other_file_system(request.target)
     making = output / f".{BATCHES}-{secrets.token_hex(8)}"
     making.mkdir(mode=0o700)
+    _remove_abandoned(making)
     try:
         plan = _written(request, making, batches)
         if root.exists():
@@ -225,13 +229,22 @@ def make_plan(request: BackfillRequest, batches: int | None = None) -> BatchPlan
     return plan
 
 
+def _remove_abandoned(making: Path) -> None:
+    """Remove plans whose making was killed long ago."""
+    for other in making.parent.glob(f".{BATCHES}-*"):
+        if making.stat().st_mtime - other.stat().st_mtime > _ABANDONED_S:
+            shutil.rmtree(other, ignore_errors=True)
+
+
 def refuse_plan_under_way(root: Path) -> None:
     """Return where a new plan may take the place of what is there.
 
     Raises:
         BatchUnusable: Something of a plan has run, and is not merged.
     """
-    if is_merged(root) or not any(_has_run(folder) for folder in (root.iterdir() if root.is_dir() else ())):
+    if not root.is_dir() or is_merged(root):
+        return
+    if not (root / ROUNDS).exists() and not any(_has_run(folder) for folder in root.iterdir()):
         return
     hint = "finish it first: `exporter backfill status OUT`, then `exporter backfill resume OUT`"
     raise BatchUnusable(f"a plan is under way in {root.parent}", hint=hint)
@@ -266,8 +279,8 @@ def _written(request: BackfillRequest, root: Path, most: int | None) -> BatchPla
     _write(root / SETTINGS, text)
     weights, total_bytes, sample = array("d"), 0, _Sample()
     every = root / "units"
-    with open(every, "wb", opener=private) as file:  # noqa: PTH123 - Path.open has no opener
-        for unit in _units(request):
+    with open(every, "wb", opener=private) as file:
+        for unit in _units(request, root):
             file.write(unit.line())
             weights.append(FILE_WEIGHT + unit.size_bytes)
             total_bytes += unit.size_bytes
@@ -300,7 +313,7 @@ def private(path: str, flags: int) -> int:
 
 
 def _write(path: Path, text: bytes) -> None:
-    with open(path, "wb", opener=private) as file:  # noqa: PTH123 - Path.open has no opener
+    with open(path, "wb", opener=private) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
@@ -336,7 +349,7 @@ def _split(root: Path, every: Path, weights: array[float], most: int | None) -> 
                 return
             share, weight, size, start = left / (number_of - number + 1), 0.0, 0, at
             digest = hashlib.sha256()
-            with open(root / f"units-{number}", "wb", opener=private) as file:  # noqa: PTH123 - likewise
+            with open(root / f"units-{number}", "wb", opener=private) as file:
                 while at < len(weights) and (at == start or weight + weights[at] / 2 <= share):
                     line = lines.readline()
                     file.write(line)
@@ -350,8 +363,8 @@ def _split(root: Path, every: Path, weights: array[float], most: int | None) -> 
             yield PlannedBatch(number, at - start, size, digest.hexdigest())
 
 
-def _units(request: BackfillRequest) -> Iterator[PlannedUnit]:
-    """Units of the input that are not finished, in walk order."""
+def _units(request: BackfillRequest, making: Path) -> Iterator[PlannedUnit]:
+    """Units of the input that are not finished, in walk order, without what is in the folder `making`."""
     reader = reader_of(request)
     if not isinstance(reader, FolderReader):
         about = request.folder.stat()
@@ -363,7 +376,9 @@ def _units(request: BackfillRequest) -> Iterator[PlannedUnit]:
         memory = None if ledger is None else LedgerMemory(ledger, request.settings.settings_sha256, Progress())
         closed: set[str] = set()
         index = 0
-        for found in walk(reader.folder, reader.outputs, recursive=reader.recursive):
+        about = making.stat()
+        outputs = replace(reader.outputs, folders=reader.outputs.folders | {(about.st_dev, about.st_ino)})
+        for found in walk(reader.folder, outputs, recursive=reader.recursive):
             if found.kind is FileKind.UNREADABLE:
                 closed.add(found.name)
             if memory is None or not _is_finished(found, memory):

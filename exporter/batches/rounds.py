@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
 from exporter.batches.journal import BEGUN, ENDED, FINISHED, runs_of, scan
-from exporter.batches.plan import BatchUnusable
+from exporter.batches.plan import ROUNDS, BatchUnusable
 from exporter.batches.running import is_complete, replace_file
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from exporter.batches.engines.contract import BatchEngine
     from exporter.batches.plan import BatchPlan
 
-ROUNDS: Final = "rounds.json"
 POLL_S: Final = 0.3
 
 
@@ -76,7 +75,7 @@ class RoundState:
 
     def write(self, plan: BatchPlan) -> None:
         """Keep the state."""
-        replace_file(plan.root / ROUNDS, asdict(self))
+        replace_file(plan.root / ROUNDS, asdict(self), durable=True)
 
 
 def next_round(plan: BatchPlan, state: RoundState) -> list[int]:

@@ -284,15 +284,18 @@ def _refusal_shown(folder: Path) -> Iterator[None]:
         raise
 
 
-def replace_file(path: Path, content: object) -> None:
-    """Write a JSON file whole, or leave the one before it.
+def replace_file(path: Path, content: object, *, durable: bool = False) -> None:
+    """Write a JSON file whole, or leave the one before it; synced if `durable`, but for its name.
 
     Raises:
         OSError: It cannot be written.
     """
     fresh = path.with_name(f".{path.name}-{os.getpid()}-{threading.get_ident()}")
-    with open(fresh, "w", encoding="ascii", opener=private) as file:  # noqa: PTH123 - Path.open has no opener
+    with open(fresh, "w", encoding="ascii", opener=private) as file:
         json.dump(content, file)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     fresh.replace(path)
 
 

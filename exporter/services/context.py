@@ -85,8 +85,8 @@ def open_export_context(
         WriterUnusable: A writer of another distribution cannot be used.
     """
     enabled_writers(settings.writers)
-    _refuse_foreign_lines(settings, places)
     _refuse_half_a_merge(places)
+    _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:
         stack.enter_context(_damage_explained(places))
         permissions = MediaPermissions.of(settings.media.mode, settings.media.group)

@@ -132,7 +132,7 @@ class SlurmEngine:
         except EngineUnusable:
             _called("scancel", job)
             raise
-        replace_file(self._output / BATCHES / JOBS, {"array": job, "merge": following})
+        replace_file(self._output / BATCHES / JOBS, {"array": job, "merge": following}, durable=True)
 
     # -- asking ------------------------------------------------------------------------------------------------------
 

@@ -52,11 +52,8 @@ def make_tree(root: Path) -> Path:
     return root
 
 
-SECTIONS: dict[str, Any] = {"volume": {"series": True}}
-
-
 def request(folder: Path, output: Path, **sections: Any) -> BackfillRequest:
-    return BackfillRequest(folder, output, Settings.model_validate(SECTIONS | sections), workers=0)
+    return BackfillRequest(folder, output, Settings.model_validate(sections), workers=0)
 
 
 def run_all(folder: Path, output: Path, batches: int, **sections: Any) -> None:
