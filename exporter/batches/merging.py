@@ -348,8 +348,7 @@ class _Application:
             shutil.copyfile(self._folder / _LEDGER, ledger_file)
             with MergeLedger.open(ledger_file) as ledger:
                 self._write_series(ledger, stop)
-                with Appender(places.metadata, ledger, append=self._settings.metadata.append) as appender:
-                    appender.publish()
+                self._append_lines(ledger, places.metadata)
             self._place(ledger_file, places.ledger)
         replace_file(self._plan.root / MERGED, json.loads((self._folder / _REPORT).read_bytes()), durable=True)
         fsync_folder(self._plan.root)
@@ -398,6 +397,18 @@ class _Application:
         """Remove media of earlier exports that nothing owns any more."""
         with (self._folder / _SUPERSEDED).open("rb") as file:
             intents.remove(self._media, map(json.loads, file))
+
+    def _append_lines(self, ledger: Ledger, metadata: Path) -> None:
+        """Append the lines of the merge.
+
+        The copy of the ledger does not know what an interrupted merge has appended: a mark says that the file may hold
+        lines of ours already, and every line in it is compared.
+        """
+        begun = self._folder / "lines-begun"
+        with Appender(metadata, ledger, append=self._settings.metadata.append or begun.exists()) as appender:
+            begun.touch(mode=0o600)
+            fsync_folder(self._folder)
+            appender.publish()
 
     def _write_series(self, ledger: Ledger, stop: threading.Event) -> None:
         """Write volumes of whole series, as a local run does at its end."""
