@@ -7,6 +7,8 @@ module and those of light commands (status, failures) import nothing heavy, so t
 
     app               the command `exporter`, and which commands there are
     backfill          `exporter backfill`
+    batch             `exporter batch plan|run|merge|commands`
+    batches           `exporter backfill --engine`, `exporter backfill status|resume|cancel`
     config            `exporter config check|show|schema|init|from-niffler|from-dme`
     daemons           `exporter serve` and `exporter run`
     dataset           `exporter dataset`

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 COMMANDS = {
     "serve": ("daemons:serve", "Receive and export in one go; needs no configuration."),
     "run": ("daemons:run", "Export what the daemon `listener` receives."),
-    "backfill": ("backfill:backfill", "Export a folder of DICOM files."),
+    "backfill": ("backfill:application", "Export a folder of DICOM files."),
+    "batch": ("batch:application", "Cut a backfill into batches that run anywhere; merge them."),
     "orthanc-storage": ("orthanc_storage:orthanc_storage", "Export the storage folder of an Orthanc that is stopped."),
     "pull": ("pull:pull", "Fetch the studies of a CSV file from a PACS."),
     "status": ("status:status", "Show how many instances are where, and why."),

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from exporter.work.contract import PublishedResult
 
 RETRY_AFTER_S: Final = 2.0
+BATCHES: Final = "batches"
+"""Folder of batches below an output folder (`exporter.batches`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class ExportTarget:
         from exporter.series.folder import series_folders
 
         places, series = self.places, series_folders(self.output)
-        folders = [places.media, series.media]
+        folders = [places.media, series.media, self.output / BATCHES]
         if self.output.resolve() != folder:
             folders.append(self.output)
         files = [places.ledger, places.metadata, series.ledger, series.metadata]

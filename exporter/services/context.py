@@ -85,6 +85,7 @@ def open_export_context(
         WriterUnusable: A writer of another distribution cannot be used.
     """
     enabled_writers(settings.writers)
+    _refuse_half_a_merge(places)
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:
         stack.enter_context(_damage_explained(places))
@@ -211,6 +212,18 @@ def _last_marks(former: MediaFolderOwner | None, owner: MediaFolderOwner) -> tup
         return None, None
     is_ours = (former.host, former.ledger_file) == (owner.host, owner.ledger_file)
     return (None, former.ledger) if is_ours else (former.ledger, None)
+
+
+def _refuse_half_a_merge(places: OutputPaths) -> None:
+    """Refuse an output folder in which a merge of batches has begun to move media (`exporter.batches.merging`).
+
+    Raises:
+        LedgerUnusable: It has, and was interrupted.
+    """
+    folder = places.ledger.parent
+    if (folder / "batches" / "merge").is_dir() and not (folder / "batches" / "merged.json").exists():
+        hint = f"finish it: `exporter batch merge {folder}`"
+        raise LedgerUnusable(places.ledger, "a merge of batches into this folder has begun", hint)
 
 
 def _refuse_foreign_lines(settings: Settings, places: OutputPaths) -> None:

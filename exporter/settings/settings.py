@@ -27,6 +27,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from exporter.settings.engine import EngineSection
 from exporter.settings.permissions import group_id_of
 from exporter.settings.pull import PullPeers
 from listener.foundation.configuration import FilePath, ReservedSection, Section, Spelling, load, not_available
@@ -539,6 +540,8 @@ class Settings(MediaSettings):
     """Archives among what `backfill` reads."""
     config: ConfigCopySettings = ConfigCopySettings()
     """Copy of this file."""
+    engine: EngineSection = EngineSection()
+    """Batches of `backfill`."""
     privacy: PrivacySettings = PrivacySettings()
     """De-identification."""
     listener: ListenerSection = ListenerSection()

@@ -84,24 +84,27 @@ class ChildProcess:
             return None
         return popen.stdin.fileno(), popen.stdout.fileno(), popen.stderr.fileno()
 
-    def start(self, *arguments: str, pass_fds: Sequence[int] = (), with_pipes: bool = False) -> None:
+    def start(
+        self, *arguments: str, pass_fds: Sequence[int] = (), with_pipes: bool = False, prints_to: int | None = None
+    ) -> None:
         """Start a child.
 
         Args:
             arguments: For this child, after those for every child.
             pass_fds: Descriptors that it inherits, under the same numbers.
-            with_pipes: Whether its standard streams are pipes to us; otherwise it reads nothing and prints where we do.
+            with_pipes: Whether its standard streams are pipes to us; otherwise it reads nothing.
+            prints_to: Descriptor of a file for what it prints; by default it prints where we do.
 
         Raises:
             OSError: The system gives no process, or no descriptors.
         """
         from subprocess import DEVNULL, PIPE, Popen  # children import this module, too, and start none
 
-        output = PIPE if with_pipes else None
+        output = PIPE if with_pipes else prints_to
         self._heard_at, self.is_ready = time.monotonic(), False
         self._popen = Popen(
             [*self._command, *arguments],
-            stdin=output or DEVNULL,
+            stdin=PIPE if with_pipes else DEVNULL,
             stdout=output,
             stderr=output,
             bufsize=0,
