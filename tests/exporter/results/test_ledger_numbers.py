@@ -22,6 +22,7 @@ from tests.exporter.ledger_rows import begin, finish
 ROOT = Path(__file__).parents[3]
 STATES = (InstanceStatus.EXPORTED, InstanceStatus.SKIPPED, InstanceStatus.FAILED, InstanceStatus.QUARANTINED)
 REASONS = {
+    InstanceStatus.EXPORTED: "internal",
     InstanceStatus.SKIPPED: "duplicate",
     InstanceStatus.FAILED: "not_dicom",
     InstanceStatus.QUARANTINED: "timeout",
