@@ -1,6 +1,7 @@
 """Settings of the exporter.
 
 settings     the whole YAML file, validated
+page         the section `page`
 pull         the section `pull`
 windows      times of day
 permissions  mode and group of media
