@@ -50,6 +50,7 @@ class ListenerDaemon:
         self._last_look = 0.0
         self._was_in_place = True
         self.counters = Counters()
+        self.counters.name_sources(settings.source_names)
         self.opened: list[str] = []
         """What is open to whom, in a few words per source."""
 
@@ -64,6 +65,7 @@ class ListenerDaemon:
             spool = undo.enter_context(Spool.open(self._data.spool, settings=self._settings.spool))
             undo.enter_context(spool.lock("listener"))
             spool.probe()
+            self.counters.resume(spool.root)
             dropped = spool.recover_listener()
             if dropped:
                 log.warning("partial files of an earlier run deleted", count=dropped)
@@ -95,6 +97,7 @@ class ListenerDaemon:
         """Take over what may change while running."""
         self._settings = settings
         self._space.apply_settings(settings.spool)
+        self.counters.name_sources(settings.source_names)
         for source in self._sources:
             source.reload(settings)
         log.info("configuration read again")

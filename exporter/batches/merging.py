@@ -414,17 +414,21 @@ class _Application:
         """Write volumes of whole series, as a local run does at its end."""
         if not self._settings.volume.series:
             return
+        from exporter.series.folder import open_series_folder
         from exporter.series.found import write_found
 
         request = self._plan.request(self._settings)
         reader = reader_of(request)
         copies = self._media / PARTIAL / f"copies-{ledger.mark}-{os.getpid()}"
-        with Scratch(copies, self._settings.archives.copies_bytes) as scratch:
+        with (
+            Scratch(copies, self._settings.archives.copies_bytes) as scratch,
+            open_series_folder(request.target.output, self._settings, own_version()) as folder,
+        ):
 
             def together(names: Sequence[str]) -> AbstractContextManager[list[Path]]:
                 return reader.together(names, scratch)
 
-            write_found(together, request.target.series, ledger, self._settings, stop)
+            write_found(together, folder, ledger, self._settings, stop)
 
     def _place(self, ledger_file: Path, path: Path) -> None:
         """Put the new ledger in its place; SQLite files that go with the old one, which is whole, are removed first."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 WIDTH = 110
+NAMED = "*"
+"""In a path: each of the names that a section holds."""
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 FIRST = ("num_workers", "dicom", "media", "metadata", "config")
 HEAD = """\
@@ -73,7 +75,8 @@ def _keys(model: type[BaseModel], above: tuple[str, ...], values: Any, *, is_exa
         default = values[name] if name in values else _default(info)
         rule = schema["properties"].get(name, {})
         meaning = " ".join((info.description or (inside and inside.__doc__) or "").split())
-        is_listed = rule.get("type") == "array"
+        is_named = "additionalProperties" in rule and inside is not None
+        is_listed = rule.get("type") == "array" or is_named
         is_off = is_listed or default is None
         if above and inside is not None and _says_again(name, inside):
             yield SettingKey((*above, name), meaning, f"keys of `{name}`", None, is_section=True, is_example=is_example)
@@ -82,7 +85,7 @@ def _keys(model: type[BaseModel], above: tuple[str, ...], values: Any, *, is_exa
         shown = None if inside is not None and not is_off else default
         yield SettingKey((*above, name), meaning, permitted, shown, inside is not None, is_example)
         if inside is not None:
-            here = (*above, name, "[]") if is_listed else (*above, name)
+            here = (*above, name, NAMED if is_named else "[]") if is_listed else (*above, name)
             below = {} if is_off else default
             yield from _keys(inside, here, below, is_example=is_example or is_off)
 
@@ -135,7 +138,7 @@ def annotated_yaml() -> str:
     """`config/exporter.yml`: every key, its meaning and its default."""
     lines = [HEAD]
     for key in every_key():
-        depth = len([part for part in key.path if part != "[]"]) - 1
+        depth = len([part for part in key.path if part not in {"[]", NAMED}]) - 1
         indent = "  " * depth
         mark = "# " if key.is_example else ""
         if depth == 0:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.results.ledger import Counts
-    from exporter.results.ledger.types import Overdue, Source
+    from exporter.results.ledger.types import Overdue
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +87,16 @@ def standing_of(data: Path) -> Standing:
         return _standing(spool, Counts(), Counter(), Counter(), Overdue())
     with Ledger.open_read_only(path) as ledger:
         # The spool first: an instance that ends meanwhile is then counted once more rather than missed.
+        counts = ledger.counts()
         active, deferred = (
-            Counter(entry.source for entry in ledger.entries(state))
+            Counter({source: number for (of, source), number in counts.by_source.items() if of == state})
             for state in (InstanceStatus.ACTIVE, InstanceStatus.DEFERRED)
         )
-        return _standing(spool, ledger.counts(), active, deferred, ledger.overdue(time.time()))
+        return _standing(spool, counts, active, deferred, ledger.overdue(time.time()))
 
 
 def _standing(
-    spool: SpoolView | None, counts: Counts, active: Counter[Source], deferred: Counter[Source], overdue: Overdue
+    spool: SpoolView | None, counts: Counts, active: Counter[str], deferred: Counter[str], overdue: Overdue
 ) -> Standing:
     """The standing; `active` and `deferred` are instances of those states by where they came from."""
     waiting = deferred.total() if spool is None else deferred["folder"]

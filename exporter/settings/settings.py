@@ -28,12 +28,14 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from exporter.settings.engine import EngineSection
+from exporter.settings.page import PageSection
 from exporter.settings.permissions import group_id_of
 from exporter.settings.pull import PullPeers
 from listener.foundation.configuration import FilePath, ReservedSection, Section, Spelling, load, not_available
 from listener.foundation.fields import AETitle
 from listener.foundation.logs import LogSection
 from listener.settings.dicomweb import DicomwebSection
+from listener.settings.expect import ExpectSection, SourceName
 from listener.settings.listener import (
     DataFolder,
     ListenerSection,
@@ -568,6 +570,11 @@ class Settings(MediaSettings):
     """Messages: not available in this version."""
     status: StatusSection = StatusSection()
     """Our HTTP service."""
+    page: PageSection = PageSection()
+    """The operator's page."""
+    expect: dict[SourceName, ExpectSection] = Field(default_factory=dict)
+    """Sources that must not fall silent, by name: the AE title of a sender, `dicomweb`, the `name` of an Orthanc
+    server, a watched folder."""
 
     @field_validator("ae_titles")
     @classmethod

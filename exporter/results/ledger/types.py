@@ -188,6 +188,8 @@ class Counts:
     conflicts: int = 0
     by_reason: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Instances by (state, reason)."""
+    by_source: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Instances by (state, source)."""
 
 
 @dataclass(frozen=True, slots=True)
