@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev peers peers-long serve test test-long check lock bench bench-receive faults fidelity clean
+.PHONY: help setup setup-dev peers peers-long serve test test-long check lock bench bench-receive bench-export bench-backfill bench-read faults fidelity clean
 
 help:                 ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
@@ -58,11 +58,20 @@ lock: setup-dev       ## make the hashed locks anew from pyproject.toml
 	$(BIN)/uv pip compile -q pyproject.toml --group build --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -o requirements.txt
 	$(BIN)/uv pip compile -q pyproject.toml --group build --group dev --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements.txt -o requirements-dev.txt
 
-bench: setup-dev peers ## measure against peers, interleaved
-	$(BIN)/python -m bench
+bench: setup-dev peers ## measure everything against peers, interleaved: docs/benchmarks.md (ROUNDS="--rounds 3 --quick": faster)
+	$(BIN)/python -m bench all $(ROUNDS)
 
 bench-receive: setup-dev peers ## receiving against storescp, Orthanc and pynetdicom, written to docs/benchmarks.md
-	$(BIN)/python -m bench receive
+	$(BIN)/python -m bench receive $(ROUNDS)
+
+bench-export: setup-dev peers ## exporting against DCMTK, FFmpeg, GDCM, the seeds' methods and the bare libraries
+	$(BIN)/python -m bench export $(ROUNDS)
+
+bench-backfill: setup-dev peers ## headers, reruns, start-up and memory of a backfill
+	$(BIN)/python -m bench backfill $(ROUNDS)
+
+bench-read: setup-dev peers ## reading what was exported, as training code does
+	$(BIN)/python -m bench read $(ROUNDS)
 
 faults: setup-dev peers ## the fault suite in its long form: power cuts, crash points, full disks, fuzzing; a report table
 	$(BIN)/python -m tests.faults

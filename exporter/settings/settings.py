@@ -230,11 +230,15 @@ class DisplaySettings(Section):
 class VideoSettings(Section):
     """Multi-frame instances."""
 
-    preset: Literal["default", "lossless", "lossless-h264", "small", "echonet-112", "echoprime-224"] = "default"
+    preset: Literal[
+        "default", "fast", "training", "lossless", "lossless-h264", "small", "echonet-112", "echoprime-224"
+    ] = "default"
     """A named choice of container, encoder and framing; `extension`, `save_method_kwargs` and `framing` win over it
     where they are not at their defaults. `default`: those keys alone, but lossless H.264 for palette colours and
-    labels while `save_method_kwargs` is at its default. `lossless`: FFV1 in Matroska. `lossless-h264`:
-    lossless H.264 in MP4. `small`: AV1 in MP4. `echonet-112`, `echoprime-224`: for these models (docs/media.md)."""
+    labels while `save_method_kwargs` is at its default. `fast`: H.264 that is quick to make and to decode, a third
+    larger. `training`: H.264 with a key frame every 8 frames, quick to read at random places; video streams are encoded
+    anew. `lossless`: FFV1 in Matroska. `lossless-h264`: lossless H.264 in MP4. `small`: AV1 in MP4. `echonet-112`,
+    `echoprime-224`: for these models (docs/media.md)."""
 
     extension: Extension = ".mp4"
     """File name extension; it selects the container (.mp4, .m4v, .mov, .mkv, .webm, .avi)."""

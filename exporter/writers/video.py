@@ -26,7 +26,14 @@ from exporter.writers.video_parts.jpeg_copy import bare_jpegs, same_jpegs, write
 from exporter.writers.video_parts.pixel_format import Converter
 from exporter.writers.video_parts.remux import probe_stream, remux
 from exporter.writers.video_parts.verify import FrameFingerprints, check_video
-from exporter.writers.video_parts.video_plan import EncodeJob, VideoPlan, container_of, framing_settings, plan_of
+from exporter.writers.video_parts.video_plan import (
+    EncodeJob,
+    VideoPlan,
+    container_of,
+    copies_streams,
+    framing_settings,
+    plan_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +79,7 @@ class VideoWriter:
         settings = task.settings.video
         framed = framing_settings(settings)
         if is_video_stream(task.instance):
-            if framed == FramingSettings():
+            if copies_streams(settings):
                 return remux(task, plan_of(settings, gray=False).extension)
             return _stream_encoded(task, framed)
         frames = open_frames(task.instance, task.settings.limits)
