@@ -11,5 +11,6 @@ data_sets        elements, codes and private blocks of data sets
 profile          key, options and programs that the settings name, and their effect on one instance
 deidentify       a whole data set, nested ones included
 identifiers      what identifies the patient of an instance, and the search for it in bytes and text
+verification     the search for identifiers in everything that is about to be published
 pixels           which pixels may leave, and masks over the others
 """
