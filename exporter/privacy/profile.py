@@ -21,7 +21,8 @@ from exporter.privacy.key import check_fingerprint, fingerprint, read_key
 from exporter.privacy.pixels import LadderStep, MaskedReader, PixelPolicy, Tesseract, decide, masked_picture
 from exporter.privacy.pseudonyms import CONTENT, SOURCE, Pseudonyms
 from exporter.privacy.rules import PrivacyOption
-from exporter.privacy.verification import refuse_identifiers, strings_of
+from exporter.privacy.verification import refuse_identifiers
+from exporter.privacy.vocabulary import standard_meanings
 from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class PrivacyProfile:
         self._pseudonyms = Pseudonyms(key)
         self._options = frozenset(map(PrivacyOption, privacy.options))
         self._pixel_policy = PixelPolicy(privacy.pixels)
+        standard_meanings()  # loaded now, so that it does not count against the limits of the first instance
         self.finder = text_finder(privacy)
         """What reads text in pictures before they leave; None where they are not looked through."""
 
@@ -228,5 +230,5 @@ class DeidentifiedInstance:
         fields = orjson.loads(to_json(outcome))
         record = fields.pop("record")
         media = outcome.media if isinstance(outcome, Exported) else ()
-        texts = [*strings_of(fields), *strings_of(orjson.loads(record or "{}"))]
-        refuse_identifiers(self.identifiers, texts, ((folder / one.file, one.suffix) for one in media))
+        files = ((folder / one.file, one.suffix) for one in media)
+        refuse_identifiers(self.identifiers, (fields, orjson.loads(record or "{}")), files)
