@@ -231,4 +231,6 @@ class DeidentifiedInstance:
         record = fields.pop("record")
         media = outcome.media if isinstance(outcome, Exported) else ()
         files = ((folder / one.file, one.suffix) for one in media)
-        refuse_identifiers(self.identifiers, (fields, orjson.loads(record or "{}")), files)
+        elements = orjson.loads(record or "{}")
+        fields["export"] = elements.pop("export", None)
+        refuse_identifiers(self.identifiers, elements, fields, files)
