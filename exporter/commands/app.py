@@ -32,6 +32,7 @@ COMMANDS = {
     "explain": ("explain:explain", "Say what would be done with one file, and why."),
     "metadata": ("metadata:application", "Make tables of the metadata lines."),
     "dataset": ("dataset:dataset", "Make a data set of exported media, split by patient."),
+    "install-units": ("install_units:install_units", "Install systemd units of the daemons, print or remove them."),
     "config": ("config:application", "Check, show or write the configuration."),
 }
 """Commands, where they are below `exporter.commands`, and what they are for."""
