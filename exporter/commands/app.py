@@ -99,9 +99,22 @@ def _usage(error: cyclopts.CycloptsError) -> str:
 
 def _version() -> str:
     try:
-        return version("dicom-media-exporter")
+        number = version("dicom-media-exporter")
     except PackageNotFoundError:  # run from a source tree that is not installed
         return "0 (not installed)"
+    return f"{number} ({_build()})"
+
+
+def _build() -> str:
+    """Which commit the program was built from; a source tree has none of its own."""
+    import json
+    from importlib.resources import files
+
+    try:
+        build = json.loads((files("exporter") / "build.json").read_text(encoding="utf-8"))
+    except OSError:
+        return "source tree"
+    return f"commit {build['commit'] or 'unknown'}, {build['time'] or 'time unknown'}"
 
 
 def _exit_codes() -> str:
