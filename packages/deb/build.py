@@ -2,9 +2,9 @@
 
     python packages/deb/build.py WHEEL FOLDER [--python PROGRAM] [--maintainer "NAME <ADDRESS>"] [--fast]
 
-Writes ``dicom-media-exporter_VERSION-1_ARCH.deb`` into FOLDER and prints its path. Run by `make deb` with the development
-environment, whose uv installs the hashed lock. The Python of the machine that builds and of those that install must be
-of one minor version, which the package's dependencies say.
+Writes ``dicom-media-exporter_VERSION-1_ARCH.deb`` into FOLDER and prints its path. `make deb` runs it with the
+development environment, whose uv installs the hashed lock. The Python of the machine that builds and of
+those that install must be of one minor version, which the package's dependencies say.
 """
 
 from __future__ import annotations

@@ -103,8 +103,7 @@ def test_the_bill_of_materials_is_valid_and_names_what_is_installed(tmp_path: Pa
     installed = {path.name.split("-")[0].lower().replace("_", "-") for path in site_packages.glob("*.dist-info")}
     assert installed <= components.keys()
     for folder in site_packages.glob("*.libs"):
-        named = {part["name"] for part in components[folder.stem]["components"]}
-        assert len(named) == len({path.name.split("-")[0].split(".so")[0] for path in folder.iterdir()})
+        assert len(components[folder.stem]["components"]) == len(list(folder.iterdir()))
     licences = {part["name"]: part.get("licenses") for part in components["av"]["components"]}
     assert licences["libx264"] == licences["libx265"] == [{"expression": "GPL-2.0-or-later"}]
 
