@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev peers peers-long serve test test-long check lock bench bench-receive bench-export bench-backfill bench-read faults fidelity clean
+.PHONY: help setup setup-dev peers peers-long serve test test-long check lock bench bench-receive bench-export bench-backfill bench-read faults fidelity dist deb clean
 
 help:                 ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
@@ -78,6 +78,20 @@ faults: setup-dev peers ## the fault suite in its long form: power cuts, crash p
 
 fidelity: setup-dev peers ## every pixel and every time of the corpus against independent decoders: docs/fidelity.md
 	$(BIN)/python -m tests.fidelity
+
+dist: setup-dev       ## wheel, source archive, bill of materials and their SHA256SUMS, below dist/
+	rm -rf dist && mkdir dist
+	$(BIN)/python -m hatchling build -d dist
+	$(BIN)/python -m venv --without-pip dist/.venv
+	$(BIN)/uv pip install --quiet --python dist/.venv/bin/python --require-hashes -r requirements.txt
+	$(BIN)/uv pip install --quiet --python dist/.venv/bin/python --no-deps dist/*.whl
+	$(BIN)/python packages/sbom.py dist/.venv/bin/python >dist/sbom.json
+	rm -rf dist/.venv
+	cd dist && sha256sum * >SHA256SUMS
+
+deb: dist             ## a Debian package of dist/'s wheel, for /usr/bin/python3
+	$(BIN)/python packages/deb/build.py dist/*.whl dist
+	cd dist && rm SHA256SUMS && sha256sum * >SHA256SUMS
 
 clean:
 	rm -rf .venv .peers build dist .mypy_cache .ruff_cache .pytest_cache

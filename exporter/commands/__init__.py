@@ -15,6 +15,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     encoder_check     encoders of the settings tried before a run
     explain           `exporter explain`
     failures          `exporter failures list|show|retry`
+    install_units     `exporter install-units`
     metadata          `exporter metadata csv|parquet|series|mapping`
     niffler           `exporter backfill --niffler-config`
     options           options that commands share

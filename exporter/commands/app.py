@@ -33,6 +33,7 @@ COMMANDS = {
     "explain": ("explain:explain", "Say what would be done with one file, and why."),
     "metadata": ("metadata:application", "Make tables of the metadata lines."),
     "dataset": ("dataset:dataset", "Make a data set of exported media, split by patient."),
+    "install-units": ("install_units:install_units", "Install systemd units of the daemons, print or remove them."),
     "config": ("config:application", "Check, show or write the configuration."),
 }
 """Commands, where they are below `exporter.commands`, and what they are for."""
@@ -99,9 +100,22 @@ def _usage(error: cyclopts.CycloptsError) -> str:
 
 def _version() -> str:
     try:
-        return version("dicom-media-exporter")
+        number = version("dicom-media-exporter")
     except PackageNotFoundError:  # run from a source tree that is not installed
         return "0 (not installed)"
+    return f"{number} ({_build()})"
+
+
+def _build() -> str:
+    """Which commit the program was built from; a source tree has none of its own."""
+    import json
+    from importlib.resources import files
+
+    try:
+        build = json.loads((files("exporter") / "build.json").read_text(encoding="utf-8"))
+    except OSError:
+        return "source tree"
+    return f"commit {build['commit'] or 'unknown'}, {build['time'] or 'time unknown'}"
 
 
 def _exit_codes() -> str:

@@ -13,7 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-UNIT = Path(__file__).parents[3] / "systemd" / "dicom-exporter.service"
+UNIT = Path(__file__).parents[3] / "exporter" / "commands" / "units" / "dicom-exporter.service"
 
 
 @pytest.fixture
