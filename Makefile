@@ -13,15 +13,18 @@ help:                 ## what there is
 	@command -v $(PYTHON) >/dev/null && exec $(PYTHON) -m venv .venv || exec python3 -m venv .venv
 
 # uv installs the locks in a tenth of pip's time. pip stays the way where uv cannot: it knows mirrors of pip.conf, uv does not.
+# Bytecode is made here: where PYTHONDONTWRITEBYTECODE or the rights of a user forbid to keep it, every start would compile
+# a thousand modules.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 install_lock = $(PIP) --require-hashes -r requirements-uv.txt \
-	&& $(BIN)/uv pip install --quiet --python $(BIN)/python --require-hashes -r $(1) \
+	&& $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --require-hashes -r $(1) \
 	|| $(PIP) --require-hashes -r $(1)
 
 # A stamp per lock file: a second `make` costs nothing.
 .venv/.setup: requirements.txt requirements-uv.txt pyproject.toml | .venv/bin/python
 	$(call install_lock,requirements.txt)
 	$(PIP) --no-deps --no-build-isolation -e .
+	$(BIN)/python -m compileall -q exporter listener
 	@touch $@
 
 .venv/.setup-dev: requirements-dev.txt .venv/.setup
@@ -37,6 +40,9 @@ serve: setup          ## listener + exporter on 127.0.0.1:11112, output in ./dic
 
 peers:                # the real programs that interoperability tests talk to; says what it could not install
 	@sh tests/install-peers
+
+# Thousands of processes start in the tests; none shall compile what another has compiled.
+test test-long: export PYTHONDONTWRITEBYTECODE :=
 
 test: setup-dev peers ## the tests, with real peers; those that kill, fill, cut or wait for long are in test-long
 	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow"
