@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Self
 from exporter.dicom.bytesource import CHUNK, ByteSource, FileBytes, inflate, open_file
 from exporter.dicom.elements import READING_ERRORS, put_elements, read_elements, text_of
 from exporter.dicom.pixels import PixelDescription, describe_pixels
+from exporter.dicom.plain_header import read_plain, read_plain_meta
 from exporter.dicom.structure import (
     DEFLATED_LE,
     UNDEFINED,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from pydicom.dataset import Dataset, FileMetaDataset
 
+    from exporter.dicom.plain_header import PlainHeader
     from exporter.settings.settings import LimitSettings
 
 UNWALKED_BYTES: Final = 4 << 20
@@ -73,7 +75,9 @@ class Instance:
         self.limits = limits
         self._file = file
         self._start = start
-        self._layout = walk(self.data, self._data_start, limits)
+        plain = _read_plain(file, self.data, start, limits)
+        self._plain_header = None if plain is None else plain.header
+        self._layout = plain.structure if plain is not None else walk(self.data, self._data_start, limits)
         self._notes += self._layout.warnings
 
     @classmethod
@@ -138,7 +142,9 @@ class Instance:
         Raises:
             Unreadable: pydicom cannot read it.
         """
-        header = self._walked_header() if self._layout.sound else self._tolerant_header()
+        header = self._plain_header
+        if header is None:
+            header = self._walked_header() if self._layout.sound else self._tolerant_header()
         header.file_meta = self.file_meta
         return header
 
@@ -282,6 +288,12 @@ def _chunks(source: ByteSource, offset: int) -> Iterator[bytes]:
         offset += len(part)
 
 
+def _read_plain(file: FileBytes, data: ByteSource, start: DataSetStart, limits: LimitSettings) -> PlainHeader | None:
+    """The header of a small file that is not deflated, where it is plain."""
+    content = file.content if data is file else None
+    return None if content is None else read_plain(content, start, limits)
+
+
 def _file_meta(file: FileBytes, start: DataSetStart, limits: LimitSettings) -> FileMetaDataset:
     from pydicom.dataset import FileMetaDataset
 
@@ -291,7 +303,9 @@ def _file_meta(file: FileBytes, start: DataSetStart, limits: LimitSettings) -> F
     if length > limits.max_header_bytes:
         raise TooLarge(f"the file meta information passes {limits.max_header_bytes} bytes (limits.max_header_bytes)")
     raw = file.read_at(start.meta_offset, length)
-    elements, _ = read_elements(raw, implicit=start.meta_implicit, big_endian=False)
+    elements = None if start.meta_implicit else read_plain_meta(raw)
+    if elements is None:
+        elements, _ = read_elements(raw, implicit=start.meta_implicit, big_endian=False)
     try:
         return FileMetaDataset(elements)
     except READING_ERRORS as error:

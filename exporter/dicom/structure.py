@@ -33,8 +33,8 @@ EXPLICIT_BE: Final = "1.2.840.10008.1.2.2"
 GE_PRIVATE_BE: Final = "1.2.840.113619.5.2"
 """Implicit little endian with big endian pixel data, as old GE systems wrote it."""
 
-_SHORT_VR: Final = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
-_LONG_VR: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+SHORT_VR: Final = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+LONG_VR: Final = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 _ITEM: Final = 0xFFFEE000
 _ITEM_END: Final = 0xFFFEE00D
 _SEQUENCE_END: Final = 0xFFFEE0DD
@@ -195,9 +195,9 @@ def _meta(source: ByteSource, offset: int) -> tuple[str | None, int, bool]:
             return syntax, offset, implicit
         element = int.from_bytes(head[2:4], "little")
         vr = head[4:6]
-        if vr in _SHORT_VR:
+        if vr in SHORT_VR:
             start, length = offset + 8, int.from_bytes(head[6:8], "little")
-        elif vr in _LONG_VR:
+        elif vr in LONG_VR:
             start, length = offset + 12, int.from_bytes(head[8:12], "little")
         else:
             start, length, implicit = offset + 8, int.from_bytes(head[4:8], "little"), True
@@ -221,7 +221,7 @@ def _encoding_at(source: ByteSource, offset: int) -> tuple[bool, bool] | None:
     head = source.read_at(offset, 8)
     if len(head) < 8:
         return None
-    if head[4:6] in _SHORT_VR or head[4:6] in _LONG_VR:
+    if head[4:6] in SHORT_VR or head[4:6] in LONG_VR:
         little, big = int.from_bytes(head[:2], "little"), int.from_bytes(head[:2], "big")
         # The first group of a data set is small (0008); read in the wrong order it is 0800.
         return False, big < little
@@ -278,10 +278,10 @@ class _Walker:
         if group == 0xFFFE or (self._implicit_default if implicit is None else implicit):
             return tag, None, offset + 8, length
         _, _, vr, short = self._explicit(buffer, index)
-        if vr in _LONG_VR:
+        if vr in LONG_VR:
             return (tag, vr, offset + 12, self._long(buffer, index + 8)[0]) if left >= 12 else None
         # A VR that is not known is read as pydicom reads it, with a short length.
-        if vr in _SHORT_VR or b"AA" <= vr <= b"ZZ":
+        if vr in SHORT_VR or b"AA" <= vr <= b"ZZ":
             return tag, vr, offset + 8, short
         return tag, None, offset + 8, length  # a writer fell back to implicit VR in the middle
 
