@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from exporter.dicom.bytesource import CHUNK, ByteSource, FileBytes, inflate, open_file
 from exporter.dicom.elements import put_elements, read_elements, text_of
 from exporter.dicom.pixels import PixelDescription, describe_pixels
+from exporter.dicom.plain_header import read_plain
 from exporter.dicom.structure import (
     DEFLATED_LE,
     UNDEFINED,
@@ -36,15 +37,16 @@ from exporter.dicom.structure import (
 )
 from exporter.errors import SkipInstance, SkipReason, TooLarge, Unreadable
 from exporter.outcome import InstanceIdentity
-from listener.intake.file_meta import SOP_CLASS, SOP_INSTANCE
+from listener.intake.file_meta import SOP_CLASS, SOP_INSTANCE, StoredFileMeta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
-    from pydicom.dataset import Dataset
+    from pydicom.dataset import Dataset, FileMetaDataset
 
+    from exporter.dicom.plain_header import PlainHeader
     from exporter.settings.settings import LimitSettings
 
 UNWALKED_BYTES: Final = 4 << 20
@@ -70,8 +72,8 @@ class PixelMask(Protocol):
 class Instance:
     """A lazy view of one DICOM file; a context manager that closes the file.
 
-    After `replace_header` it shows a de-identified instance: `header`, `file_meta`, `identity` and `source_sha256` are
-    the new ones, and pixels are read through a mask. `sop_class_uid` stays, so that writers fit.
+    After `replace_header` it shows a de-identified instance: `header`, `identity` and `source_sha256` are the new ones,
+    `file_meta` is empty, and pixels are read through a mask. `sop_class_uid` stays, so that writers fit.
     """
 
     def __init__(self, path: Path, file: FileBytes, start: DataSetStart, limits: LimitSettings) -> None:
@@ -94,7 +96,9 @@ class Instance:
         self.limits = limits
         self._file = file
         self._start = start
-        self._layout = walk(self.data, self._data_start, limits)
+        plain = _read_plain(file, self.data, start, limits)
+        self._plain_header = None if plain is None else plain.header
+        self._layout = plain.structure if plain is not None else walk(self.data, self._data_start, limits)
         self._notes += self._layout.warnings
         self._source_header: Dataset | None = None
         self.mask: PixelMask | None = None
@@ -164,6 +168,8 @@ class Instance:
         Raises:
             Unreadable: pydicom cannot read it.
         """
+        if self._plain_header is not None:
+            return self._plain_header
         return self._walked_header() if self._layout.sound else self._tolerant_header()
 
     @property
@@ -186,13 +192,13 @@ class Instance:
             header: The data set to show, without pixel data.
             hashes: Content hash and hash of the file to show.
             mask: What pixels are read through; None where there are none.
-            file_meta: The file meta information to show.
+            file_meta: The file meta information that goes with it; that of the file is gone.
             deidentification: What was done.
         """
         _ = self.sop_class_uid, self.pixels  # of the source, before its header is gone
         self._source_header = self.header
         header.file_meta = file_meta
-        self.header, self.file_meta, self._hashes, self.mask = header, file_meta, hashes, mask
+        self.header, self.file_meta, self._hashes, self.mask = header, StoredFileMeta(0, 0), hashes, mask
         self.deidentification = deidentification
         self.identity = InstanceIdentity(
             sop_class_uid=self._uid("SOPClassUID"),
@@ -340,3 +346,9 @@ def _chunks(source: ByteSource, offset: int) -> Iterator[bytes]:
     while part := source.read_at(offset, CHUNK):
         yield part
         offset += len(part)
+
+
+def _read_plain(file: FileBytes, data: ByteSource, start: DataSetStart, limits: LimitSettings) -> PlainHeader | None:
+    """The header of a small file that is not deflated, where it is plain."""
+    content = file.content if data is file else None
+    return None if content is None else read_plain(content, start, limits)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exporter.dicom.elements import name_of, text_of, value_of
+from exporter.dicom.elements import name_of, numbers_of, text_of, value_of
 from exporter.errors import BadGeometry, CorruptPixels, UnsupportedSyntax
 from exporter.frames.colour import to_rgb
-from exporter.frames.display import Applied, DisplayOptions, GrayscalePipeline, Modality, Voi, items_of, numbers_of
+from exporter.frames.display import Applied, DisplayOptions, GrayscalePipeline, Modality, Voi, items_of
 from exporter.frames.functional_groups import FrameElements
 from exporter.frames.overlays import draw, read_overlays
 from exporter.frames.palette import Palette, read_palette

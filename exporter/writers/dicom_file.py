@@ -184,7 +184,7 @@ def _head(instance: Instance, elements: dict[str, Any]) -> bytes:
     data_set = _copy(instance.header)
     for keyword, value in elements.items():
         setattr(data_set, keyword, value)
-    meta = FileMetaDataset(instance.file_meta)
+    meta = FileMetaDataset(instance.header.file_meta)
     meta.TransferSyntaxUID = UID(_BIG if instance.big_endian else _LITTLE)
     data_set.file_meta = meta
     file = io.BytesIO()
