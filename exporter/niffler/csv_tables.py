@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from exporter.niffler.row_store import RowStore, SourceRow, column_set, split_evenly
-from exporter.pull.report import private_file
-from listener.foundation.durable import make_private_folders
+from listener.foundation.durable import make_private_folders, replaced_text_file
 from listener.foundation.text import csv_text
 
 if TYPE_CHECKING:
@@ -78,13 +77,13 @@ def write_tables(store: RowStore, plan: TablePlan, outcome_of: Callable[[SourceR
     with ExitStack() as stack:
         names = whole.common(COMMON_SHARE) if plan.common_only else whole.names
         merged = _Table(plan.output / "metadata.csv", names, stack)
-        mapping = stack.enter_context(private_file(plan.output / "mapping.csv"))
+        mapping = stack.enter_context(replaced_text_file(plan.output / "mapping.csv"))
         mapping.write(MAPPING_HEADER)
         for number, (start, end) in enumerate(parts):
             columns = column_set(store.rows(start, end), wanted)
             with ExitStack() as part_stack:
                 table = _Table(plan.output / "meta" / f"metadata_{number}.csv", columns.names, part_stack)
-                part = part_stack.enter_context(private_file(plan.output / "maps" / f"mapping_{number}.csv"))
+                part = part_stack.enter_context(replaced_text_file(plan.output / "maps" / f"mapping_{number}.csv"))
                 part.write(MAPPING_HEADER)
                 for row in store.rows(start, end):
                     outcome = outcome_of(row)
@@ -106,7 +105,7 @@ class _Table:
 
     def __init__(self, path: Path, names: Sequence[str], stack: ExitStack) -> None:
         self._names = names
-        self._writer = csv.writer(stack.enter_context(private_file(path)), lineterminator="\n")
+        self._writer = csv.writer(stack.enter_context(replaced_text_file(path)), lineterminator="\n")
         self._writer.writerow([*map(_safe, names), *OWN_COLUMNS])
 
     def write(self, texts: dict[str, str], cells: dict[str, Cell], outcome: FileOutcome) -> None:

@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from exporter.errors import Reason, SkipReason
-from exporter.pull.report import private_file
 from exporter.results.output_names import COMPONENT_BYTES
-from listener.foundation.durable import make_private_folders
+from listener.foundation.durable import make_private_folders, replaced_text_file
 from listener.foundation.text import csv_text
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class FailedFolder:
         self._earlier = self._listed()
         self._kept: set[str] = set()
         self._suffixes: Counter[str] = Counter()
-        self._file = private_file(self._folder / LIST)
+        self._file = replaced_text_file(self._folder / LIST)
 
     def __enter__(self) -> Self:
         self._writer = csv.writer(self._file.__enter__(), lineterminator="\n")

@@ -9,16 +9,14 @@ says.
 from __future__ import annotations
 
 import csv
-import os
-from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from exporter.pull.keys import UIDS
-from listener.foundation.durable import fsync_folder
+from listener.foundation.durable import replaced_text_file
 from listener.foundation.text import csv_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
     from exporter.pull.finding import PullTarget
@@ -64,7 +62,7 @@ def write_report(path: Path, outcomes: list[RowOutcome], journal: PullJournal) -
     Raises:
         OSError: It cannot be written.
     """
-    with private_file(path) as file:
+    with replaced_text_file(path) as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["#row", "#status", "#problem", "#instances", "#missing", *UIDS])
         for outcome in outcomes:
@@ -78,28 +76,6 @@ def write_report(path: Path, outcomes: list[RowOutcome], journal: PullJournal) -
                 for lost in journal.missing(task) if task.missing else ():
                     place = [target.study, lost.series, lost.uid]
                     writer.writerow(map(_cell, [outcome.number, "missing", "", "", "", *place]))
-
-
-@contextmanager
-def private_file(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of `path` when the block ends well, and is gone when it does not.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink()
-        raise
-    fsync_folder(path.parent)
 
 
 def _cell(value: object) -> object:

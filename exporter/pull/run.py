@@ -25,8 +25,9 @@ from exporter.pull.outcome import summarize
 from exporter.pull.pace import RateLimiter
 from exporter.pull.peer import PullStopped
 from exporter.pull.receiver import Receiver, ReceiverGone
-from exporter.pull.report import FoundFile, private_file, write_report
+from exporter.pull.report import FoundFile, write_report
 from exporter.pull.request import PullEnded
+from listener.foundation.durable import replaced_text_file
 from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def survey(request: PullRequest, stop: threading.Event, place: Path) -> dict[int
     """
     problems = {wrong.number: wrong.problem for wrong in request.cohort.wrong}
     asking = RowFinder(request, stop, RateLimiter(None, None, stop))
-    with private_file(place) as file:
+    with replaced_text_file(place) as file:
         found_file = FoundFile(file, request.cohort.columns)
         try:
             for row in request.cohort.rows:

@@ -1,6 +1,6 @@
-"""Durable files: writing all of a buffer, syncing folders together, looking names up in one folder only.
+"""Durable files: writing all of a buffer, syncing folders together, replacing a file, looking names up in one folder.
 
-Contract: the mechanics below the spool, each a thin layer over one system call. Raises OSError as the kernel gave it.
+Contract: the mechanics below the spool and all output. Raises OSError as the kernel gave it.
 Must never: retry an fsync that failed, or take a later success for an earlier one.
 """
 
@@ -9,14 +9,18 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import re
+import secrets
 import stat
 import threading
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TextIO
+
+from listener.foundation import locks
 
 if TYPE_CHECKING:
-    import re
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 Buffer = bytes | bytearray | memoryview
 
@@ -219,6 +223,97 @@ def make_private_folders(path: Path) -> None:
 def fsync_folder(path: Path) -> None:
     """Make the names in a folder durable."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+# -- files that appear complete or not at all ------------------------------------------------------------------------
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Give a partial file to write, which takes the place of `path` when the block ends well, and is gone when not.
+
+    The partial file is private (0600) and beside its place. One that a killed process has left goes first.
+
+    Raises:
+        OSError: The file system refuses.
+    """
+    for left in leftovers(path, "partial"):
+        if stat.S_ISREG(left.lstat().st_mode) and (descriptor := take_leftover(left)) is not None:
+            left.unlink(missing_ok=True)
+            os.close(descriptor)
+    partial = partial_name(path, "partial")
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(partial, flags, 0o600)
+    try:
+        mark_in_use(descriptor)
+        yield partial
+        fsync_file(partial)
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+    fsync_folder(path.parent)
+
+
+@contextmanager
+def replaced_text_file(path: Path) -> Iterator[TextIO]:
+    """Give an open text file (UTF-8, line breaks as written) that takes the place of `path`; see `replaced_file`.
+
+    Raises:
+        OSError: The file system refuses.
+    """
+    with (
+        replaced_file(path) as partial,
+        partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        yield file
+
+
+def partial_name(path: Path, word: str) -> Path:
+    """A new hidden name beside `path`."""
+    return path.with_name(f".{path.name}.{word}-{secrets.token_hex(6)}")
+
+
+def leftovers(path: Path, word: str) -> list[Path]:
+    """What lies beside `path` under a name of `partial_name`."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.{word}-[0-9a-f]{{12}}")
+    return [path.with_name(name) for name in sorted(os.listdir(path.parent)) if pattern.fullmatch(name)]  # noqa: PTH208
+
+
+def mark_in_use(descriptor: int) -> None:
+    """Lock a partial file or folder until its descriptor is closed, where the file system has locks."""
+    with suppress(OSError):
+        locks.try_to_lock(descriptor)
+
+
+def take_leftover(path: Path) -> int | None:
+    """Lock a partial file or folder; None where a process still has it, or nobody can know.
+
+    Returns:
+        Its descriptor, which holds the lock until it is closed.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        locks.try_to_lock(descriptor)
+    except (locks.LockBusy, OSError):
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def fsync_file(path: Path) -> None:
+    """Make the content of a file durable that somebody else has written."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

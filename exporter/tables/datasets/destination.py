@@ -5,46 +5,95 @@ Contract: an existing folder that this module did not make is left alone.
 
 from __future__ import annotations
 
-import secrets
+import os
 import shutil
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exporter.tables.errors import TableError
-from exporter.tables.publication import published_folder
+from exporter.tables.publication import writable
+from listener.foundation.durable import (
+    fsync_file,
+    fsync_folder,
+    leftovers,
+    mark_in_use,
+    partial_name,
+    take_leftover,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from exporter.tables.output_folder import ExportedFolder
 
 MARK: Final = ".exporter-dataset"
 """File in a data set that marks it as ours: it may be replaced."""
+_PARTIAL: Final = "partial"
+_BEFORE: Final = "before"
 
 
 @contextmanager
 def data_set_folder(target: Path, source: ExportedFolder) -> Iterator[Path]:
     """Give a folder to fill, which becomes `target` when the block ends without an error.
 
+    What a killed run of the command has left beside `target` goes first.
+
     Raises:
-        TableError: `target` exists and is not ours, or it would be in or around the folder it is made from.
+        TableError: `target` exists and is not ours, or it would be in or around the folder it is made from; or it
+            cannot be written.
     """
     _check(target, source)
-    before = None
-    try:
-        with published_folder(target) as partial:
-            yield partial
+    with writable(target):
+        _tidy(target)
+        partial, before = partial_name(target, _PARTIAL), partial_name(target, _BEFORE)
+        partial.mkdir(mode=0o700)
+        descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            mark_in_use(descriptor)
             (partial / MARK).write_text("made by `exporter dataset`, which replaces this folder when it runs again\n")
+            yield partial
+            _sync(partial)
             if target.exists():
-                before = target.with_name(f".{target.name}.before-{secrets.token_hex(6)}")
                 target.rename(before)
-    except BaseException:
-        if before is not None and not target.exists():
-            before.rename(target)
-        raise
-    if before is not None:
+            partial.rename(target)
+            fsync_folder(target.parent)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            with suppress(OSError):
+                if not target.exists():
+                    before.rename(target)
+            raise
+        finally:
+            os.close(descriptor)
         shutil.rmtree(before, ignore_errors=True)
+
+
+def _tidy(target: Path) -> None:
+    """Remove what a killed run has left: its partial folder, and the data set that it was about to replace.
+
+    An earlier data set whose place is empty gets it back. A folder without our mark is somebody else's, and one that is
+    locked belongs to a run that is under way.
+    """
+    for left in (*leftovers(target, _BEFORE), *leftovers(target, _PARTIAL)):
+        if left.is_symlink() or not (left / MARK).is_file() or (descriptor := take_leftover(left)) is None:
+            continue
+        try:
+            if f".{_BEFORE}-" in left.name and not target.exists():
+                left.rename(target)
+            else:
+                shutil.rmtree(left)
+        finally:
+            os.close(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    for above, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            written = Path(above, name)
+            if written.stat().st_nlink == 1:  # a hard link was durable before
+                fsync_file(written)
+        fsync_folder(Path(above))
 
 
 def _check(target: Path, source: ExportedFolder) -> None:

@@ -6,7 +6,8 @@ import csv
 from typing import TYPE_CHECKING
 
 from exporter.pull.finding import PullTarget
-from exporter.pull.report import FoundFile, private_file
+from exporter.pull.report import FoundFile
+from listener.foundation.durable import replaced_text_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def test_what_a_pacs_answers_stays_in_its_cell(tmp_path: Path) -> None:
     path = tmp_path / "found.csv"
-    with private_file(path) as file:
+    with replaced_text_file(path) as file:
         found = FoundFile(file, ("PatientID",))
         answer = {
             "PatientID": ("=cmd|' /C calc'!A0",),

@@ -8,6 +8,8 @@ import itertools
 import json
 import logging
 import os
+import subprocess
+import sys
 import tarfile
 import wave
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,8 @@ from PIL import Image
 from pyarrow import parquet
 
 from exporter.commands.app import main
+from exporter.tables.datasets.destination import MARK
+from listener.foundation.durable import mark_in_use
 from tests.exporter.tables.synthetic import made_line, write_lines
 
 if TYPE_CHECKING:
@@ -206,6 +210,52 @@ def test_a_folder_that_is_not_ours_is_left_alone_and_one_of_ours_is_replaced(
     assert main(["dataset", str(out), str(target)]) == 0
     assert hashes(target) == first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "set"]
+
+
+@pytest.mark.slow
+def test_what_a_killed_run_left_goes_and_nothing_else(tmp_path: Path) -> None:
+    out, target = exported(tmp_path / "out"), tmp_path / "set"
+    program = (
+        "import os, sys, pathlib\n"
+        "from exporter.commands.app import main\n"
+        "point = sys.argv[1]\n"
+        "def hook(event, arguments):\n"
+        "    if event == 'os.rename' and point in str(arguments[0 if point == '.partial-' else 1]):\n"
+        "        os.kill(os.getpid(), 9)\n"
+        "sys.addaudithook(hook)\n"
+        "main(['dataset', *sys.argv[2:]])\n"
+    )
+
+    def killed(point: str) -> None:
+        """Run the command, killed before it gives the data set its name: the new one's partial folder is complete."""
+        done = subprocess.run([sys.executable, "-c", program, point, str(out), str(target)], check=False)
+        assert done.returncode == -9
+
+    foreign = [tmp_path / f".set.{word}-0123456789ab" for word in ("partial", "before")]
+    foreign += [tmp_path / ".set.partial-mine", tmp_path / ".other.partial-0123456789ab"]
+    for folder in foreign:
+        folder.mkdir()
+        (folder / "thesis.txt").write_text("mine")
+    killed(".partial-")
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith(".set.partial-")]) == 3
+    in_use = tmp_path / ".set.partial-ffffffffffff"
+    in_use.mkdir()
+    (in_use / MARK).touch()
+    descriptor = os.open(in_use, os.O_RDONLY)
+    mark_in_use(descriptor)
+    assert main(["dataset", str(out), str(target)]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["out", "set", in_use.name, *(folder.name for folder in foreign)]
+    )
+    os.close(descriptor)
+    first = hashes(target)
+    killed(".partial-")  # the earlier one is aside already
+    assert not target.exists()
+    assert main(["dataset", str(out), str(tmp_path / "none" / "set")]) == 1
+    assert main(["dataset", str(out), str(target)]) == 0
+    assert hashes(target) == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["out", "set", *(one.name for one in foreign)])
+    assert all(hashes(folder) for folder in foreign)
 
 
 def test_a_full_disk_leaves_no_part_of_a_data_set(
