@@ -86,6 +86,15 @@ class IndexedReader:
         if counted is not None:
             self.noticed.orphans, self.noticed.strangers = counted.unknown, counted.outside
 
+    @property
+    def root(self) -> Path:
+        """See `InputReader`."""
+        return self._folder
+
+    def members(self, container: str) -> Iterator[str]:  # noqa: ARG002 - the contract's shape
+        """See `InputReader`: it has no containers."""
+        return iter(())
+
     def count(self) -> Iterator[int]:
         """See `InputReader`."""
         yield self._index.holdings.instances

@@ -102,6 +102,15 @@ class UnindexedReader:
         if counted is not None:
             self.noticed.strangers = counted.outside
 
+    @property
+    def root(self) -> Path:
+        """See `InputReader`."""
+        return self._folder
+
+    def members(self, container: str) -> Iterator[str]:  # noqa: ARG002 - the contract's shape
+        """See `InputReader`: it has no containers."""
+        return iter(())
+
     def count(self) -> Iterator[int]:
         """See `InputReader`."""
         total = 0
