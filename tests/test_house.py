@@ -231,7 +231,6 @@ CALLED_FROM_OUTSIDE = {
     "UPLOAD_TABLE": "made into a table of docs/dicomweb.md by its test",
     "deidentify": "the whole of exporter/privacy/ is tested before the export uses it",
     "rebuilt_file_meta": "likewise",
-    "checked_options": "likewise",
     "check_fingerprint": "likewise",
     "collect_identifiers": "likewise",
     "found_in_text": "likewise",

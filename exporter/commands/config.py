@@ -10,7 +10,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
-from exporter.commands.options import ConfigOption, refuse_unusable_writers, settings_of
+from exporter.commands.options import ConfigOption, refuse_unusable_privacy, refuse_unusable_writers, settings_of
 from listener.foundation.durable import make_private_folders
 
 if TYPE_CHECKING:
@@ -95,16 +95,18 @@ def from_dme(file: Annotated[Path, Parameter(name="FILE", help="config.yml of th
 
 
 def refuse_untried(settings: Settings, path: Path | None) -> None:
-    """Load the installed writers, and try the encoders that are not the default ones, so that no run starts in vain.
+    """Load installed writers and key, and try the encoders that are not the default ones: no run starts in vain.
 
     Raises:
         ConfigurationError: One sentence for each fault.
+        Unusable: A writer, or the key of de-identification, cannot be used.
     """
     from exporter.commands.encoder_check import faults_of
     from listener.foundation.configuration import ConfigurationError, fault_at
     from listener.foundation.yaml_file import read
 
     refuse_unusable_writers(settings)
+    refuse_unusable_privacy(settings)
     found = faults_of(settings)
     for number, entry in enumerate(settings.ae_titles):
         own = settings.by_ae_title[entry.ae_title]

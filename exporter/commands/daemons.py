@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from exporter.commands.config import keep_copy, refuse_untried
-from exporter.commands.options import DataOptions, TakeOverOption, in_words, refuse_unusable_writers
+from exporter.commands.options import (
+    DataOptions,
+    TakeOverOption,
+    in_words,
+    refuse_unusable_privacy,
+    refuse_unusable_writers,
+)
 from listener.foundation.processes import end_with_parent
 
 if TYPE_CHECKING:
@@ -31,6 +37,7 @@ def serve(
     places = places or DataOptions()
     settings = _ready(places, log_level)
     refuse_unusable_writers(settings)
+    refuse_unusable_privacy(settings)
     with in_words():
         from exporter.services.serve import serve as run_both
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
-from exporter.commands.options import ConfigOption, refuse_unusable_writers, settings_of
+from exporter.commands.options import ConfigOption, refuse_unusable_privacy, refuse_unusable_writers, settings_of
 from exporter.dicom.received import settings_for
 from listener.foundation.text import printable
 
@@ -50,6 +50,7 @@ def explain(
         )
 
     refuse_unusable_writers(whole)
+    refuse_unusable_privacy(whole)
     title, settings = settings_for(whole, path)
 
     def tell(facts: dict[str, object]) -> None:

@@ -8,6 +8,7 @@ vocabulary       values that cannot identify anybody: codes, defined terms, unit
 dates            dates and times as DICOM writes them, and shifted ones
 values           one element's value: dummy, empty, cleaned, shifted
 data_sets        elements, codes and private blocks of data sets
+profile          key, options and programs that the settings name, and their effect on one instance
 deidentify       a whole data set, nested ones included
 identifiers      what identifies the patient of an instance, and the search for it in bytes and text
 pixels           which pixels may leave, and masks over the others

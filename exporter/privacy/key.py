@@ -24,6 +24,8 @@ _FINGERPRINT_DIGITS: Final = 16
 class KeyUnusable(Unusable):
     """A key file holds no key that may be used; the sentence says why and what to do."""
 
+    exit_code = 2
+
 
 class KeyChanged(KeyUnusable):
     """An output was begun with another key: its pseudonyms would not agree with those of this key."""

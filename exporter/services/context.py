@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import OutOfSpace
+from exporter.privacy.profile import checked_fingerprint
 from exporter.results import intents, ownership
 from exporter.results.intents import MediaFolderUnusable
 from exporter.results.ledger import Ledger, LedgerUnusable, damage
@@ -83,8 +84,10 @@ def open_export_context(
         LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable: Why it cannot run, and what to do.
         MachineCondition: The disk is full, or a folder is gone.
         WriterUnusable: A writer of another distribution cannot be used.
+        KeyUnusable, TextDetectionMissing: Instances cannot be de-identified as the settings say.
     """
     enabled_writers(settings.writers)
+    checked_fingerprint(settings)
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:
         stack.enter_context(_damage_explained(places))

@@ -374,6 +374,76 @@ class LimitSettings(Section):
         return min(self.cpu_s, by_size)
 
 
+PrivacyOptionName = Literal[
+    "retain_safe_private",
+    "retain_uids",
+    "retain_device_identity",
+    "retain_institution_identity",
+    "retain_patient_characteristics",
+    "retain_longitudinal_full_dates",
+    "retain_longitudinal_modified_dates",
+    "clean_descriptors",
+    "clean_structured_content",
+    "clean_graphics",
+]
+"""Options of the Basic Profile; `exporter.privacy.rules.PrivacyOption` has the same."""
+
+
+class ProfileSection(Section):
+    """De-identification profile of the instances that the section is for."""
+
+    profile: Literal["none", "basic"] = "none"
+    """`none`: lines hold the instance's elements as they are, and media its pixels. `basic`: nothing identifies the
+    patient (PS3.15 Annex E, Basic Profile); what cannot be proven so fails as `privacy_unknown`. Needs `key_file`."""
+    options: tuple[PrivacyOptionName, ...] = ()
+    """Options of the profile, by name; docs/privacy.md says what each one retains or cleans."""
+    pixels: Literal["deny", "blank", "allow"] = "deny"
+    """What becomes of pictures of which nothing says that they are clean: `deny` fails the instance, `blank` makes
+    them black, `allow` lets them pass, but for the rectangles of device masks."""
+    ocr: Literal["none", "tesseract"] = "none"
+    """Program that looks for text in every distinct picture before it leaves; what it finds can only deny."""
+    write_dicom: bool = False
+    """Whether the de-identified DICOM instance is written beside its media."""
+
+    @field_validator("options")
+    @classmethod
+    def _options_agree(cls, options: tuple[PrivacyOptionName, ...]) -> tuple[PrivacyOptionName, ...]:
+        if twice := sorted({name for name in options if options.count(name) > 1}):
+            raise ValueError(f"names {', '.join(twice)} twice: once is enough")
+        if {"retain_longitudinal_full_dates", "retain_longitudinal_modified_dates"} <= set(options):
+            raise ValueError(
+                "names retain_longitudinal_full_dates and retain_longitudinal_modified_dates: dates are either as they"
+                " were or shifted (PS3.15 E.3.6), leave one of them out"
+            )
+        return options
+
+
+def _not_yet(value: Any) -> Any:
+    if value is not None:
+        raise not_available("this key of de-identification", "null")
+    return value
+
+
+class PrivacySettings(ProfileSection):
+    """De-identification of media and metadata."""
+
+    key_file: FilePath | None = None
+    """File with the key of all pseudonyms: at least 32 bytes that only its owner can read (mode 0600). Pseudonyms agree
+    between all runs and machines that have the same key."""
+    exclude: Annotated[FilePath | None, BeforeValidator(_not_yet)] = None
+    """File with patient IDs or study UIDs, one a line, whose instances are not exported."""
+    pseudonyms: Annotated[FilePath | None, BeforeValidator(_not_yet)] = None
+    """CSV table of pseudonyms given from outside; a patient who is not in it fails as `privacy_unknown`."""
+    crosswalk: Annotated[FilePath | None, BeforeValidator(_not_yet)] = None
+    """File that gets original and pseudonym of each patient, for its owner alone; none is written by default."""
+
+    @model_validator(mode="after")
+    def _has_its_key(self) -> Self:
+        if self.profile != "none" and self.key_file is None:
+            raise ValueError(f"`profile: {self.profile}` needs a key: name its file with `key_file`")
+        return self
+
+
 class MediaSettings(Section):
     """Settings that decide the content of media and lines: their hash shows whether an export is up to date."""
 
@@ -391,6 +461,8 @@ class MediaSettings(Section):
     """Metadata lines."""
     media: MediaFolderSettings = MediaFolderSettings()
     """Media: whether there are any, and where they go."""
+    privacy: PrivacySettings = PrivacySettings()
+    """De-identification."""
     limits: LimitSettings = LimitSettings()
 
     @field_validator("writers")
@@ -410,13 +482,16 @@ class MediaSettings(Section):
     @cached_property
     def settings_sha256(self) -> str:
         """Hash of every setting that decides what media and lines hold; limits only decide whether there are any."""
-        apart = {"limits", "metadata", "media"} | (set() if self.writers else {"writers"})
+        apart = {"limits", "metadata", "media", "privacy"} | (set() if self.writers else {"writers"})
         content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - apart)
         content["metadata"] = self.metadata.model_dump(mode="json", include={"private"})
         if self.metadata.record != "names":  # later settings: where they are not used, the hash is what it was
             content["metadata"]["record"] = self.metadata.record
         if not self.media.enabled:
             content["media"] = {"enabled": False}
+        if self.privacy.profile != "none":
+            content["privacy"] = self.privacy.model_dump(mode="json", include=set(ProfileSection.model_fields))
+            content["privacy"]["options"].sort()
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -461,6 +536,8 @@ class AETitleSection(Section):
     """Structured reports."""
     metadata: AETitleMetadataSection = AETitleMetadataSection()
     """Metadata lines."""
+    privacy: ProfileSection = ProfileSection()
+    """De-identification; key and lists are those of the top level."""
 
 
 def _is_ours(entry: AETitleSection, info: ValidationInfo) -> AETitleSection:
@@ -505,19 +582,6 @@ class SpaceSettings(Section):
         return self
 
 
-def _profile(value: Any) -> Any:
-    if value == "basic":
-        raise not_available("the profile `basic`", "none")
-    return value
-
-
-class PrivacySettings(Section):
-    """De-identification of media and metadata."""
-
-    profile: Annotated[Literal["none"], BeforeValidator(_profile)] = "none"
-    """`none`: media hold pixels only, but metadata lines hold the instance's elements as they are."""
-
-
 class NotifySection(ReservedSection):
     """Messages when something finished or failed: not available in this version."""
 
@@ -535,8 +599,6 @@ class Settings(MediaSettings):
     """Archives among what `backfill` reads."""
     config: ConfigCopySettings = ConfigCopySettings()
     """Copy of this file."""
-    privacy: PrivacySettings = PrivacySettings()
-    """De-identification."""
     listener: ListenerSection = ListenerSection()
     """The C-STORE service."""
     ae_titles: tuple[Annotated[AETitleSection, AfterValidator(_is_ours)], ...] = ()
@@ -569,6 +631,21 @@ class Settings(MediaSettings):
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice:
             raise ValueError(f"holds two entries for {', '.join(map(repr, twice))}: one AE title has one")
+        return entries
+
+    @field_validator("ae_titles")
+    @classmethod
+    def _profiles_have_their_key(
+        cls, entries: tuple[AETitleSection, ...], info: ValidationInfo
+    ) -> tuple[AETitleSection, ...]:
+        privacy = info.data.get("privacy")  # absent where that section is itself at fault
+        if isinstance(privacy, PrivacySettings) and privacy.key_file is None:
+            for entry in entries:
+                if entry.privacy.profile != "none":
+                    raise ValueError(
+                        f"`privacy.profile: {entry.privacy.profile}` of {entry.ae_title} needs a key: name its file"
+                        " with the top-level `privacy.key_file`"
+                    )
         return entries
 
     @field_validator("sources")
@@ -622,6 +699,11 @@ class Settings(MediaSettings):
     def workers(self) -> int:
         """`num_workers` as a number."""
         return len(os.sched_getaffinity(0)) if self.num_workers == "auto" else self.num_workers
+
+    @property
+    def deidentifies(self) -> bool:
+        """Whether any instance is de-identified: at the top level, or for one of the AE titles."""
+        return any(one.privacy.profile != "none" for one in (self, *self.by_ae_title.values()))
 
     def media_folder(self, data: DataFolder) -> Path:
         """Folder of media: `media.dir`, or below the data folder."""

@@ -20,6 +20,7 @@ from exporter.errors import (
     IdentityMismatch,
     InternalError,
     MachineCondition,
+    PrivacyUnknown,
     SkipInstance,
     SkipReason,
     StorageUnavailable,
@@ -121,6 +122,8 @@ def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, known
         known.identity, known.source_sha256 = instance.identity, instance.source_sha256
         if job.received:
             _check_command(instance)
+        if settings.privacy.profile != "none":
+            raise PrivacyUnknown(f"`privacy.profile: {settings.privacy.profile}` is not carried out yet")
         yield known.identity
         try:
             writers = _choose_writers(instance, settings)

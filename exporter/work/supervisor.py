@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.errors import DecoderCrash, ExportTimeout, OutOfSpace, ProcessorTimeSpent, StorageUnavailable
 from exporter.outcome import Failed, InstanceIdentity, Outcome, from_json
+from exporter.privacy.profile import checked_fingerprint
 from exporter.writers.discovery import installed_writers
 from listener.foundation.errors import Unusable
 from listener.foundation.processes import ChildProcess, exit_in_words
@@ -94,12 +95,21 @@ class WorkerSetup:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Make it from the settings, those of single AE titles included."""
+        """Make it from the settings, those of single AE titles included.
+
+        Raises:
+            KeyUnusable, TextDetectionMissing: Instances cannot be de-identified as the settings say.
+        """
         limits = settings.limits
         own = {title: _worker_settings(one) for title, one in settings.by_ae_title.items()}
         writers = [asdict(one.origin) for one in installed_writers()]
         return cls(
-            {**_worker_settings(settings), "by_ae_title": own, "installed_writers": writers},
+            {
+                **_worker_settings(settings),
+                "by_ae_title": own,
+                "installed_writers": writers,
+                "key_fingerprint": checked_fingerprint(settings),
+            },
             memory_bytes=limits.memory_mb << 20,
             cpu_s=limits.cpu_s,
             cpu_base_s=limits.cpu_base_s,
