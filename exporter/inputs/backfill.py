@@ -137,7 +137,7 @@ def export(
     """
     with _session(target, skip_duplicates=skip_duplicates) as (session, scratch):
         settings = target.settings
-        names = InputNames.of(settings)
+        names = session.names
         memory = LedgerMemory(session.ledger, settings.settings_sha256, progress, names)
         yield from exported(session.engine, EntrySource(reader, memory, scratch, progress, names), stop)
         if settings.volume.series and not stop.is_set():
@@ -212,8 +212,7 @@ def one_file(path: str | os.PathLike[str], output: str | os.PathLike[str], setti
     """See `exporter.export_file`."""
     target = ExportTarget(Path(output), settings or _default_settings(), workers=1)
     with _session(target, retry_after_s=0.0) as (session, scratch):
-        names = InputNames.of(target.settings)
-        source = EntrySource(OneFile(_whole_path(Path(path))), _Nothing(), scratch, Progress(), names)
+        source = EntrySource(OneFile(_whole_path(Path(path))), _Nothing(), scratch, Progress(), session.names)
         published = list(exported(session.engine, source, threading.Event()))
     if published:
         return replace(published[0].outcome, name=published[0].work.name)

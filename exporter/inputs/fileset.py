@@ -268,9 +268,10 @@ class FileSet:
 
         try:
             for reference in self.referenced():
-                if isinstance(reference, tuple) and (
-                    key := memory.key(name := f"{prefix}{_shown(reference)}")
-                ) not in seen:
+                if (
+                    isinstance(reference, tuple)
+                    and (key := memory.key(name := f"{prefix}{_shown(reference)}")) not in seen
+                ):
                     seen.add(key)
                     if is_new(name):
                         yield self._entry(name, Failed.of(Unreadable(MISSING)))

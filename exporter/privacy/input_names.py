@@ -1,9 +1,8 @@
-"""Names of inputs and of called AE titles as everything beside the data holds them: keyed where the profile is `basic`.
+"""Names of inputs and of called AE titles as everything beside the data has them: keyed where the profile is `basic`.
 
-Contract: ledger, lines, media names, logs and reports hold the name that `InputNames` gives, and no other. Each level of
-a path is keyed with all that stands before it, so that a name says how deep an input lies and which inputs lie
-together, and nothing else; a run that has the same key gives the same names. Who has the key and the folder finds the
-input of a name with `original`.
+Contract: ledger, lines, media names, logs and reports have the name that `InputNames` gives, and no other. Each level
+of a path is keyed with all that stands before it: a name says how deep an input lies and which inputs lie together,
+and nothing else. The same key gives the same names in every run. `original` finds the input of a name in its folder.
 
 Must never: give one name to two inputs of a folder. The bytes of a name are keyed as they are, without the
 normalization of identifiers: a file system may hold two names that differ in it alone.
@@ -15,11 +14,11 @@ import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Self
 
-from exporter.privacy.profile import key_of
 from exporter.privacy.pseudonyms import Pseudonyms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from exporter.settings.settings import Settings
@@ -40,15 +39,19 @@ class KeyedName(str):
 class InputNames:
     """Names of inputs and AE titles under one configuration; as they are where nothing is keyed."""
 
-    def __init__(self, pseudonyms: Pseudonyms | None = None, titles: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, pseudonyms: Pseudonyms | None = None, *, keys_paths: bool = True, titles: AbstractSet[str] = frozenset()
+    ) -> None:
         """Make names.
 
         Args:
-            pseudonyms: Under the key; None where names of inputs stay as they are.
-            titles: Pseudonyms of the called AE titles that have one.
+            pseudonyms: Under the key; None where nothing is keyed.
+            keys_paths: Whether names of inputs are keyed.
+            titles: Called AE titles that are keyed.
         """
         self._pseudonyms = pseudonyms
-        self._titles = dict(titles or {})
+        self._keys_paths = keys_paths and pseudonyms is not None
+        self._titles = titles
         self._listing = lru_cache(maxsize=16)(self._listed)
 
     @classmethod
@@ -60,26 +63,28 @@ class InputNames:
         """
         if not settings.deidentifies:
             return cls()
+        from exporter.privacy.profile import key_of
+
         pseudonyms = Pseudonyms(key_of(settings.privacy))
-        titles = {
-            title: pseudonyms.of(AE_TITLE, title, _TITLE_DIGITS)
-            for title, own in settings.by_ae_title.items()
-            if own.privacy.profile != "none"
-        }
-        return cls(pseudonyms if settings.privacy.profile != "none" else None, titles)
+        titles = {title for title, own in settings.by_ae_title.items() if own.privacy.profile != "none"}
+        return cls(pseudonyms, keys_paths=settings.privacy.profile != "none", titles=titles)
 
     @property
     def is_keyed(self) -> bool:
         """Whether names of inputs are keyed."""
-        return self._pseudonyms is not None
+        return self._keys_paths
 
     def ae_title(self, title: str) -> str:
         """Name of a called AE title; it also stands for the settings of that title."""
-        return self._titles.get(title, title)
+        return self.pseudonym_of_title(title) if title in self._titles else title
+
+    def pseudonym_of_title(self, title: str) -> str:
+        """Pseudonym of an AE title, or the title where there is no key."""
+        return title if self._pseudonyms is None else self._pseudonyms.of(AE_TITLE, title, _TITLE_DIGITS)
 
     def name(self, path: str) -> str:
         """Name of the input at a path, as `exporter.inputs.contract` forms it; its separators stay."""
-        if self._pseudonyms is None or isinstance(path, KeyedName):
+        if self._pseudonyms is None or not self._keys_paths or isinstance(path, KeyedName):
             return path
         end, parts = 0, []
         for part in path.split("/"):
@@ -90,7 +95,7 @@ class InputNames:
 
     def original(self, folder: Path, name: str) -> str | None:
         """Path, relative to a folder, of the input of that name; None if it is not there, or inside a container."""
-        if self._pseudonyms is None:
+        if not self._keys_paths:
             return name
         path = ""
         for part in name.rstrip("/").split("/"):

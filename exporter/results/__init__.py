@@ -6,6 +6,7 @@ intents       renames under way, noted for the next start
 ownership     the owner file of a media folder
 ledger        what happened to every instance
 line          one metadata line
+deidentification  key and profiles that an output was begun with
 metadata      records, and the file of lines
 reconcile     the proof that nothing is missing
 rebuild       a lost ledger made anew

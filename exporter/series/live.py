@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.outcome import InstanceIdentity
+    from exporter.privacy.input_names import InputNames
     from exporter.series.job import SeriesWorker
     from exporter.settings.settings import Settings
 
@@ -53,7 +54,7 @@ _TRIED: Final = ".tried"
 
 
 @contextmanager
-def series_volumes(root: Path, settings: Settings) -> Iterator[Keep]:
+def series_volumes(root: Path, settings: Settings, names: InputNames) -> Iterator[Keep]:
     """Write the volumes of received series while the block runs, where `volume.series` asks for them.
 
     Yields:
@@ -64,7 +65,8 @@ def series_volumes(root: Path, settings: Settings) -> Iterator[Keep]:
     """
     with ExitStack() as stack:
         live: dict[str, LiveSeries] = {}
-        for title, own in {"": settings, **settings.by_ae_title}.items():
+        for called, own in {"": settings, **settings.by_ae_title}.items():
+            title = names.ae_title(called)
             if own.volume.series:
                 series = LiveSeries(root / f"ae-{ae_title_component(title)}" if title else root, own)
                 series.start()

@@ -167,6 +167,11 @@ class Ledger(LedgerReader):
             found = self.progress()[_MARK]
         return f"{found:016x}"
 
+    def remember(self, facts: Mapping[str, int]) -> None:
+        """Keep numbers about the output, durably; `progress` gives them back."""
+        values = [*facts.items()]
+        self._write(lambda connection: connection.executemany(_REMEMBER, values))
+
     # -- attempts ------------------------------------------------------------------------------------------------
 
     def begin_attempt(self, work: WorkItem, number: int | None = None) -> InstanceRow:
