@@ -93,6 +93,10 @@ class InputNames:
             end += 1
         return KeyedName("/".join(parts))
 
+    def uid(self, uid: str) -> str:
+        """UID that stands for another one, unless `retain_uids` keeps it; the UID where there is no key."""
+        return uid if self._pseudonyms is None else self._pseudonyms.uid(uid)
+
     def original(self, folder: Path, name: str) -> str | None:
         """Path, relative to a folder, of the input of that name; None if it is not there, or inside a container."""
         if not self._keys_paths:
