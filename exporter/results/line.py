@@ -33,6 +33,7 @@ def line(
     duplicate_of: str | None = None,
     conflict_with: str | None = None,
     ae_title: str = "",
+    is_withdrawn: bool = False,
 ) -> bytes:
     """The line of one instance, newline included.
 
@@ -43,6 +44,7 @@ def line(
         duplicate_of: Name of the instance this one repeats, in the form of `dicom_file`.
         conflict_with: Name of an instance with the same SOP Instance UID and other content.
         ae_title: Called AE title whose settings apply; empty for the top-level settings.
+        is_withdrawn: Whether the instance was in the output, and is no longer.
 
     Raises:
         BadWorkerAnswer: `outcome.record` is no JSON object.
@@ -55,7 +57,7 @@ def line(
         "media_file": shown(published[0].file) if published else None,
         "media_type": published[0].kind if published else MediaType.NONE,
         "export": {
-            "status": outcome.status,
+            "status": "withdrawn" if is_withdrawn else outcome.status,
             "reason": outcome.reason if isinstance(outcome, Skipped) else None,
             "media": [_medium(medium) for medium in published],
             "timing": _timing(outcome.timing) if isinstance(outcome, Exported) else None,

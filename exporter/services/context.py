@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from exporter.errors import OutOfSpace
 from exporter.privacy.input_names import InputNames
+from exporter.privacy.lists import PatientLists
 from exporter.privacy.profile import checked_fingerprint
 from exporter.results import deidentification, intents, ownership
 from exporter.results.intents import MediaFolderUnusable
@@ -21,6 +24,7 @@ from exporter.results.ledger import Ledger, LedgerUnusable, damage
 from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import AETitleProfile, NameChoice, Publisher
+from exporter.results.withdrawal import withdraw_forbidden
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy, InProcess, Runner
 from exporter.work.supervisor import Worker, WorkerSetup
@@ -35,6 +39,8 @@ if TYPE_CHECKING:
     from exporter.services.reserve import DiskReserve
     from exporter.settings.settings import Settings
 
+
+log = structlog.get_logger()
 
 TIMES_UNTIL_EXPLAINED: Final = 2
 """Number of exporters ended by a damaged ledger after which the message says what to do."""
@@ -105,6 +111,7 @@ def open_export_context(
         removed = intents.recover(media, ledger, *_last_marks(owns.former, owner=owns.owner))
         _check_group(media, permissions)
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
+        _withdraw(settings, ledger, places, media)
         appender.publish()
         publisher = Publisher(
             media,
@@ -199,6 +206,23 @@ def runners(settings: Settings, workers: int) -> list[Runner]:
 
         return [InProcess(Pipeline(setup.settings))]
     return [Worker(setup) for _ in range(workers)]
+
+
+def _withdraw(settings: Settings, ledger: Ledger, places: OutputPaths, media: Path) -> None:
+    """Withdraw what a changed list of patients forbids.
+
+    Raises:
+        MediaFolderUnusable: A file cannot be removed.
+        LedgerUnusable, OutOfSpace: The ledger cannot be written.
+        ListUnusable: A list cannot be used.
+    """
+    try:
+        lists = PatientLists.of(settings.privacy)
+        withdrawn = withdraw_forbidden(lists, ledger, media, places.ledger.parent / "series", own_version())
+    except OSError as error:
+        raise MediaFolderUnusable(media, error) from error
+    if withdrawn:
+        log.warning("withdrawn: a changed list no longer permits them", instances=withdrawn)
 
 
 def _profiles(settings: Settings, names: InputNames) -> dict[str, bool]:

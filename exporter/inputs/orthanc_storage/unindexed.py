@@ -166,7 +166,8 @@ class UnindexedReader:
         with closing(Ledger.open_read_only(self._ledger)) if self._ledger.exists() else closing(_Nothing()) as ledger:
             for name, size_bytes, mtime_ns, uid, here in uids.headers():
                 self.noticed.headers += 1
-                if here or ledger.conflict_with(InstanceIdentity("", uid, "", "", "")) is not None:
+                forms = {uid, self._names.uid(uid)}
+                if here or any(ledger.conflict_with(InstanceIdentity("", form, "", "", "")) for form in forms):
                     message = "an instance up to its pixel data, as Orthanc keeps beside the whole one"
                     yield InputEntry(name, size_bytes, mtime_ns, decided=Skipped(SkipReason.EXCLUDED, message))
                 else:
