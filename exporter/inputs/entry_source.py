@@ -100,7 +100,7 @@ class LedgerMemory:
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:
         """See `EarlierOutcomes`."""
         name = self.key(name)
-        entry = self._ledger.finished(name, size_bytes, mtime_ns, self._settings_sha256)
+        entry = self._ledger.finished(name, size_bytes, self._names.time(mtime_ns), self._settings_sha256)
         if entry is None or (entry.reason == Reason.UNREADABLE and changed_ns > entry.updated_ns):
             return False
         if entry.may_contain:
@@ -266,7 +266,8 @@ def keyed(entry: InputEntry, names: InputNames) -> InputEntry:
     if not names.is_keyed:
         return entry
     mirrors, within = (None if path is None else names.name(path) for path in (entry.mirrors, entry.within))
-    return replace(entry, name=names.name(entry.name), mirrors=mirrors, within=within)
+    name, mtime_ns = names.name(entry.name), names.time(entry.mtime_ns)
+    return replace(entry, name=name, mtime_ns=mtime_ns, mirrors=mirrors, within=within)
 
 
 def originals(reader: InputReader, names: InputNames, wanted: Sequence[str]) -> list[str]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 INPUT: Final = "input"
 """Word of the pseudonyms of input names."""
+TIME: Final = "time"
+"""Word of the numbers that stand for times of change."""
 AE_TITLE: Final = "ae_title"
 """Word of the pseudonyms of called AE titles."""
 _TITLE_DIGITS: Final = 16
@@ -96,6 +98,12 @@ class InputNames:
     def uid(self, uid: str) -> str:
         """UID that stands for another one, unless `retain_uids` keeps it; the UID where there is no key."""
         return uid if self._pseudonyms is None else self._pseudonyms.uid(uid)
+
+    def time(self, mtime_ns: int) -> int:
+        """Number that stands for the time of change of an input, which may be the day of the examination."""
+        if self._pseudonyms is None or not self._keys_paths:
+            return mtime_ns
+        return int(self._pseudonyms.of(TIME, str(mtime_ns), 15), 16)
 
     def original(self, folder: Path, name: str) -> str | None:
         """Path, relative to a folder, of the input of that name; None if it is not there, or inside a container."""
