@@ -74,7 +74,23 @@ class Frames:
         """Whether the pixel data are one MPEG-2, H.264 or HEVC stream: `open_stream` gives its bytes."""
         self._reader: FrameReader | None = None
         if not self.is_video_stream:
-            self._reader = open_reader(instance, pixels, limits, self._notes)
+            self._reader = self._open_reader()
+
+    def _open_reader(self) -> FrameReader:
+        mask = self._instance.mask
+        if mask is None:
+            return open_reader(self._instance, self._pixels, self._limits, self._notes)
+        # What a decoder notes may depend on what is hidden: it is not said.
+        reader: FrameReader = mask.masked(open_reader(self._instance, self._pixels, self._limits, []))
+        return reader
+
+    def masked_picture(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A picture of the video stream as it may be shown."""
+        mask = self._instance.mask
+        if mask is None:
+            return picture
+        masked: NDArray[np.uint8] = mask.masked_picture(picture)
+        return masked
 
     @property
     def count(self) -> int:
@@ -100,7 +116,7 @@ class Frames:
     @cached_property
     def _is_supplemented(self) -> bool:
         """Whether values from a palette's first on are colours, smaller ones gray (PS3.3 C.7.6.19)."""
-        header = self._instance.header
+        header = self._instance.source_header
         if (
             self._pixels.samples != 1
             or self._pixels.photometric != "MONOCHROME2"
@@ -207,7 +223,8 @@ class Frames:
         Raises:
             CorruptPixels: The stream is missing or cut.
         """
-        return open_video(self._instance.data, self._pixels, self._limits, self._notes)
+        notes = self._notes if self._instance.mask is None else []
+        return open_video(self._instance.data, self._pixels, self._limits, notes)
 
     def stored(self) -> Iterator[np.ndarray]:
         """Stored values, frame by frame: ``(rows, columns[, 3])``, with their sign; colours as they are stored."""
@@ -235,7 +252,7 @@ class Frames:
     @cached_property
     def _palette(self) -> Palette:
         return read_palette(
-            self._instance.header,
+            self._instance.source_header,
             signed=self._pixels.signed,
             big_endian=self._instance.big_endian,
             notes=self._notes,

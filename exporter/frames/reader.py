@@ -155,7 +155,9 @@ def _refuse_huge(length: int, pixels: PixelDescription) -> None:
 def _extended_offsets(instance: Instance) -> ExtendedOffsets | None:
     """(7FE0,0001) and (7FE0,0002), where both can be read."""
     try:
-        offsets, lengths = (value_of(instance.header, k) for k in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"))
+        offsets, lengths = (
+            value_of(instance.source_header, k) for k in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+        )
     except ValueError:
         return None
     if not isinstance(offsets, bytes) or len(offsets) < 8:

@@ -13,5 +13,6 @@ profile          key, options and programs that the settings name, and their eff
 lists            who must not be exported, and pseudonyms given from outside
 deidentify       a whole data set, nested ones included
 identifiers      what identifies the patient of an instance, and the search for it in bytes and text
+verification     the search for identifiers in everything that is about to be published
 pixels           which pixels may leave, and masks over the others
 """

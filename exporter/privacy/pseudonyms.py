@@ -24,6 +24,8 @@ MOST_WEEKS: Final = 520
 PATIENT: Final = "patient"
 UID: Final = "uid"
 IDENTIFIER: Final = "identifier"
+CONTENT: Final = "content"
+SOURCE: Final = "source"
 _WEEKS: Final = "weeks"
 
 

@@ -73,6 +73,7 @@ def line(
             "transfer_syntax_uid": told.transfer_syntax_uid,
             "left_out": told.left_out,
             "private_left_out": told.private_left_out,
+            "privacy": told.privacy,
             "writers": _writers(outcome.writers) if isinstance(outcome, Exported) else None,
         },
     }
@@ -122,6 +123,7 @@ class _Told:
     transfer_syntax_uid: str | None
     left_out: list[dict[str, Any]]
     private_left_out: int | None
+    privacy: dict[str, Any] | None
     warnings: list[str]
 
 
@@ -138,11 +140,12 @@ def _record(text: str | None) -> dict[str, Any]:
 def _told(value: object) -> _Told:
     told = value if isinstance(value, dict) else {}
     syntax, left_out, warnings = (told.get(key) for key in ("transfer_syntax_uid", "left_out", "warnings"))
-    private = told.get("private_left_out")
+    private, privacy = told.get("private_left_out"), told.get("privacy")
     return _Told(
         syntax if isinstance(syntax, str) and syntax else None,
         [one for one in left_out if isinstance(one, dict)] if isinstance(left_out, list) else [],
         private if type(private) is int else None,
+        privacy if isinstance(privacy, dict) else None,
         [one for one in warnings if isinstance(one, str)] if isinstance(warnings, list) else [],
     )
 

@@ -13,7 +13,7 @@ import json
 import os
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -50,6 +50,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percentage = Annotated[float, Field(ge=0, le=100)]
 Extension = Annotated[str, Spelling(r"^\.[A-Za-z0-9]{1,8}$", "a dot and up to 8 letters or digits", prefix=".")]
+SectionT = TypeVar("SectionT", bound=Section)
 LAYOUT_FIELDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 """Fields that the output name of a received instance can be made of."""
 
@@ -546,7 +547,7 @@ def _is_ours(entry: AETitleSection, info: ValidationInfo) -> AETitleSection:
     return entry
 
 
-def _overlaid(base: Section, said: Section) -> Section:
+def _overlaid(base: SectionT, said: Section) -> SectionT:
     """`base` with every value that `said` was given in the file; options of encoders are replaced as a whole."""
     values = {name: getattr(said, name) for name in said.model_fields_set}
     for name, value in values.items():
@@ -644,6 +645,18 @@ class Settings(MediaSettings):
                     )
         return entries
 
+    @model_validator(mode="after")
+    def _makes_no_series_of_patients(self) -> Self:
+        """Refuse volumes of series where instances are de-identified: they are made of the received files."""
+        own = [(_overlaid(self.volume, one.volume), _overlaid(self.privacy, one.privacy)) for one in self.ae_titles]
+        for volume, privacy in ((self.volume, self.privacy), *own):
+            if volume.series and privacy.profile != "none":
+                raise ValueError(
+                    f"`volume.series: true` is not available with `privacy.profile: {privacy.profile}`: volumes of"
+                    " series are made of the files as they were received"
+                )
+        return self
+
     @field_validator("sources")
     @classmethod
     def _is_apart_from_output(cls, sections: WatchedFolders, info: ValidationInfo) -> WatchedFolders:
@@ -699,7 +712,8 @@ class Settings(MediaSettings):
     @property
     def deidentifies(self) -> bool:
         """Whether any instance is de-identified: at the top level, or for one of the AE titles."""
-        return any(one.privacy.profile != "none" for one in (self, *self.by_ae_title.values()))
+        profiles = {self.privacy.profile, *(entry.privacy.profile for entry in self.ae_titles)}
+        return profiles != {"none"}
 
     def media_folder(self, data: DataFolder) -> Path:
         """Folder of media: `media.dir`, or below the data folder."""

@@ -10,5 +10,6 @@ supervisor    one worker process, supervised
 worker        the worker process
 protocol      messages between supervisor and worker
 pipeline      one instance: open, identify, write, record
+deidentification  an instance de-identified before it has an identity, and verified before it counts
 absent_media  why a skipped instance has no media
 """

@@ -20,7 +20,6 @@ from exporter.errors import (
     IdentityMismatch,
     InternalError,
     MachineCondition,
-    PrivacyUnknown,
     SkipInstance,
     SkipReason,
     StorageUnavailable,
@@ -32,9 +31,10 @@ from listener.foundation.disk import is_gone, is_out_of_space, is_too_large
 from listener.intake.identity import IMPLEMENTATION_CLASS_UID
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     from exporter.dicom.instance import Instance
+    from exporter.privacy.profile import DeidentifiedInstance, PrivacyProfile
     from exporter.settings.settings import MediaSettings
     from exporter.work.protocol import Steps, WorkerJob
     from exporter.writers import ChosenWriters
@@ -51,10 +51,11 @@ class Pipeline:
         Args:
             settings: ``media``, the `MediaSettings` as JSON values, and ``settings_sha256``; ``by_ae_title`` has the
                 same for each AE title with settings of its own; ``installed_writers``, what this process has to find,
-                too.
+                too; ``key_fingerprint``, that of the key of de-identification.
 
         Raises:
             WriterUnusable: A writer of another distribution cannot be used, or is not found by this process.
+            KeyUnusable, TextDetectionMissing: Instances cannot be de-identified as the settings say.
         """
         # Loaded now, so that it does not count against the time limits of the first instance.
         import imagecodecs  # noqa: F401
@@ -62,26 +63,31 @@ class Pipeline:
 
         import exporter.results.metadata.record  # noqa: F401
         from exporter import writers
+        from exporter.privacy.profile import PrivacyProfile
         from exporter.settings.settings import MediaSettings
         from exporter.writers.discovery import check_origins
 
         writers.registry()
         check_origins(settings.get("installed_writers", ()))
-        self._by_ae_title = {
-            title: (MediaSettings.model_validate(values["media"]), str(values["settings_sha256"]))
-            for title, values in {"": settings, **settings.get("by_ae_title", {})}.items()
-        }
+        self._by_ae_title: dict[str, tuple[MediaSettings, str, PrivacyProfile | None]] = {}
+        for title, values in {"": settings, **settings.get("by_ae_title", {})}.items():
+            media = MediaSettings.model_validate(values["media"])
+            profile = PrivacyProfile.load(media.privacy, settings.get("key_fingerprint"))
+            self._by_ae_title[title] = (media, str(values["settings_sha256"]), profile)
 
     def __call__(self, job: WorkerJob) -> Steps:
         """Export with the settings of the AE title that the instance was sent to."""
-        return export(*self._by_ae_title[job.ae_title], job)
+        settings, settings_sha256, profile = self._by_ae_title[job.ae_title]
+        return export(settings, settings_sha256, job, profile)
 
 
-def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Steps:
+def export(
+    settings: MediaSettings, settings_sha256: str, job: WorkerJob, profile: PrivacyProfile | None = None
+) -> Steps:
     """Export one instance; see the module's contract."""
-    known = _Known()
+    known = _Known(profile)
     try:
-        return (yield from _export(settings, settings_sha256, job, known))
+        return known.verified((yield from _export(settings, settings_sha256, job, known)), Path(job.folder))
     except MachineCondition:
         raise
     except SkipInstance as skip:
@@ -104,26 +110,43 @@ def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Ste
 class _Known:
     """What is known of the instance so far, for outcomes that come early."""
 
-    identity: InstanceIdentity | None = None
-    source_sha256: str | None = None
+    def __init__(self, profile: PrivacyProfile | None) -> None:
+        self.profile = profile
+        self.deidentified: DeidentifiedInstance | None = None
+        self.identity: InstanceIdentity | None = None
+        self.source_sha256: str | None = None
+
+    def verified(self, outcome: Exported | Skipped, folder: Path) -> Exported | Skipped:
+        """The outcome, if nothing of it identifies whom de-identification was to hide.
+
+        Raises:
+            PrivacyUnknown: Something does.
+        """
+        if self.deidentified is not None:
+            self.deidentified.verify(outcome, folder)
+        return outcome
 
     def failed(self, error: ExportError) -> Failed:
         """Outcome of the instance after `error`."""
         return Failed.of(error, self.identity, self.source_sha256)
 
 
-def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, known: _Known) -> Steps:
+def _export(
+    settings: MediaSettings, settings_sha256: str, job: WorkerJob, known: _Known
+) -> Generator[InstanceIdentity, None, Exported | Skipped]:
     from exporter.dicom.instance import Instance
     from exporter.results.metadata.record import record_text
     from exporter.work.absent_media import absent_media
+    from exporter.work.deidentification import deidentified
     from exporter.writers.contract import WriterTask
 
     with Instance.open(Path(job.path), settings.limits) as instance:
-        known.identity, known.source_sha256 = instance.identity, instance.source_sha256
+        if known.profile is None:
+            known.identity, known.source_sha256 = instance.identity, instance.source_sha256
         if job.received:
             _check_command(instance)
-        if settings.privacy.profile != "none":
-            raise PrivacyUnknown(f"`privacy.profile: {settings.privacy.profile}` is not carried out yet")
+        known.deidentified = deidentified(instance, settings, known.profile)
+        known.identity, known.source_sha256 = instance.identity, instance.source_sha256
         yield known.identity
         try:
             writers = _choose_writers(instance, settings)

@@ -1,8 +1,8 @@
 """Multi-frame instances as video: encoded from display values, or copied where the pixel data already are encoded so.
 
 Three ways, in this order: a video stream is copied (`remux`), JPEG frames become Motion JPEG where the settings want it
-and the JPEGs show the display values (`jpeg_copy`), everything else is encoded (`encoder`). Framing moves pixels, so it
-always encodes.
+and the JPEGs show the display values (`jpeg_copy`), everything else is encoded (`encoder`). Framing moves pixels and a
+mask hides some, so they always encode, without sound.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class VideoWriter:
         settings = task.settings.video
         framed = framing_settings(settings)
         if is_video_stream(task.instance):
-            if framed == FramingSettings():
+            if framed == FramingSettings() and task.instance.mask is None:
                 return remux(task, plan_of(settings, gray=False).extension)
             return _stream_encoded(task, framed)
         frames = open_frames(task.instance, task.settings.limits)

@@ -115,6 +115,7 @@ def record_text(instance: Instance, settings: MetadataSettings | None = None) ->
         "transfer_syntax_uid": instance.transfer_syntax,
         "left_out": told.left_out,
         "private_left_out": None if private else told.private,
+        "privacy": instance.deidentification,
         "warnings": notes,
     }
     return orjson.dumps(values).decode()
