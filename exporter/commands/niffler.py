@@ -40,7 +40,7 @@ class NifflerRun:
         """Run it to its end."""
         if self.settings.deidentifies:
             raise CommandError(
-                "--niffler-config makes tables of every header as it is, which `privacy.profile: basic` does not permit;"
+                "--niffler-config makes tables of headers as they are, which `privacy.profile: basic` does not permit;"
                 " export without it, and make tables with `exporter metadata csv`",
                 ExitCode.USAGE,
             )

@@ -87,6 +87,7 @@ def _pseudonyms(settings: Settings, kind: PseudonymKind) -> Callable[[str], str]
         KeyUnusable, ListUnusable: Its key, or its table of pseudonyms, cannot be used.
     """
     from exporter.privacy.input_names import InputNames
+    from exporter.privacy.key import key_of
     from exporter.privacy.lists import pseudonyms_of
     from exporter.privacy.pseudonyms import IDENTIFIER
 
@@ -94,7 +95,7 @@ def _pseudonyms(settings: Settings, kind: PseudonymKind) -> Callable[[str], str]
         raise CommandError(
             "pseudonyms need a key: give --config FILE, and name the key there with `privacy.key_file`", ExitCode.USAGE
         )
-    pseudonyms = pseudonyms_of(settings.privacy)
+    pseudonyms = pseudonyms_of(settings.privacy, key_of(settings.privacy))
     names = InputNames(pseudonyms)
     match kind:
         case PseudonymKind.PATIENT:

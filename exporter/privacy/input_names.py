@@ -14,6 +14,7 @@ import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Self
 
+from exporter.privacy.key import key_of
 from exporter.privacy.pseudonyms import Pseudonyms
 
 if TYPE_CHECKING:
@@ -65,8 +66,6 @@ class InputNames:
         """
         if not settings.deidentifies:
             return cls()
-        from exporter.privacy.profile import key_of
-
         pseudonyms = Pseudonyms(key_of(settings.privacy))
         titles = {title for title, own in settings.by_ae_title.items() if own.privacy.profile != "none"}
         return cls(pseudonyms, keys_paths=settings.privacy.profile != "none", titles=titles)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from exporter.errors import PrivacyUnknown, SkipInstance, SkipReason
-from exporter.privacy.profile import key_of
+from exporter.privacy.key import key_of
 from exporter.privacy.pseudonyms import PATIENT, PSEUDONYM_DIGITS, Pseudonyms, plain_identifier
 from listener.foundation.errors import Unusable
 
@@ -93,6 +93,15 @@ class GivenPseudonyms(Pseudonyms):
             raise PrivacyUnknown("(0010,0020) Patient ID is not in the table `privacy.pseudonyms`")
         return found
 
+    def patient_beside(self, patient: str) -> str | None:
+        """See `Pseudonyms`.
+
+        Raises:
+            PrivacyUnknown: The table has no pseudonym for the patient.
+        """
+        self.of(PATIENT, patient)
+        return super().of(PATIENT, patient)
+
 
 def read_table(path: Path) -> dict[str, str]:
     """Pseudonyms by original patient ID, from a CSV file with the columns `original` and `pseudonym`.
@@ -123,14 +132,12 @@ def read_table(path: Path) -> dict[str, str]:
     return table
 
 
-def pseudonyms_of(privacy: PrivacySettings) -> Pseudonyms:
+def pseudonyms_of(privacy: PrivacySettings, key: bytes) -> Pseudonyms:
     """Pseudonyms as the settings say: of the key, and of the table where there is one.
 
     Raises:
-        KeyUnusable: The key file cannot be used.
         ListUnusable: The table cannot be used.
     """
-    key = key_of(privacy)
     return Pseudonyms(key) if privacy.pseudonyms is None else GivenPseudonyms(key, read_table(privacy.pseudonyms))
 
 
