@@ -88,6 +88,7 @@ class PrivacyProfile:
     def __init__(self, privacy: PrivacySettings, key: bytes) -> None:
         self._name = privacy.profile
         self._pseudonyms = pseudonyms_of(privacy, key)
+        self._key_fingerprint = fingerprint(key)
         self._options = frozenset(map(PrivacyOption, privacy.options))
         self._pixel_policy = PixelPolicy(privacy.pixels)
         self.finder = text_finder(privacy)
@@ -141,6 +142,7 @@ class PrivacyProfile:
             mask = _InstanceMask(instance, instance.pixels, decision)
         statement: dict[str, object] = {
             "profile": self._name,
+            "key": self._key_fingerprint,
             "options": sorted(self._options),
             "dropped": list(result.dropped),
             "private_dropped": result.private_dropped,

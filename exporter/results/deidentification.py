@@ -7,6 +7,7 @@ output does not start. An AE title that the output does not know yet may have an
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from exporter.privacy.key import KeyChanged
@@ -22,6 +23,7 @@ _KEY: Final = "privacy_key"
 _PROFILE: Final = "privacy_profile:"
 _SIGN: Final = 1 << 63
 """Fingerprints have 64 bits, numbers of SQLite a sign."""
+_FINGERPRINT: Final = re.compile(r"[0-9a-f]{16}")
 _ANOTHER: Final = "choose another output folder"
 
 
@@ -35,6 +37,31 @@ def fingerprint_of(ledger: LedgerReader) -> str | None:
     """Fingerprint of the key that an output was begun with; None without one."""
     kept = ledger.progress().get(_KEY)
     return None if kept is None else f"{kept + _SIGN:016x}"
+
+
+class RecordedDeidentification:
+    """Key and profiles that metadata lines tell of, for a ledger that is made anew."""
+
+    def __init__(self) -> None:
+        self._key: str | None = None
+        self._profiles: dict[str, bool] = {}
+
+    def add(self, ae_title: str, privacy: object) -> None:
+        """Add what one line tells: the AE title as the line has it, and the value of `export.privacy`."""
+        told = privacy if isinstance(privacy, dict) else {}
+        key = told.get("key")
+        if isinstance(key, str) and _FINGERPRINT.fullmatch(key):
+            self._key = key
+        self._profiles[ae_title] = self._profiles.get(ae_title, False) or bool(told)
+
+    def restore(self, ledger: Ledger) -> None:
+        """Record it in the ledger, where instances were de-identified."""
+        if self._key is not None:
+            ledger.remember(_facts(self._key, self._profiles))
+
+
+def _facts(fingerprint: str, profiles: Mapping[str, bool]) -> dict[str, int]:
+    return {_KEY: int(fingerprint, 16) - _SIGN, **{_PROFILE + title: int(now) for title, now in profiles.items()}}
 
 
 def keep_to(ledger: Ledger, fingerprint: str | None, profiles: Mapping[str, bool]) -> None:
@@ -79,4 +106,4 @@ def keep_to(ledger: Ledger, fingerprint: str | None, profiles: Mapping[str, bool
             )
     new = {title: now for title, now in profiles.items() if before.get(title) != now}
     if new or begun_with is None:
-        ledger.remember({_KEY: int(fingerprint, 16) - _SIGN, **{_PROFILE + title: now for title, now in new.items()}})
+        ledger.remember(_facts(fingerprint, new))

@@ -21,6 +21,8 @@ from listener.foundation.text import json_escaped
 if TYPE_CHECKING:
     from exporter.outcome import MediaFile, Rendering, Timing, WriterOrigin
 
+WITHDRAWN: Final = "withdrawn"
+"""Status in the line of an instance that was exported, and must not be any more."""
 _RELATIONS: Final = frozenset({"duplicate_of", "conflict_with"})
 _ESCAPED: Final = re.compile(r"\\x([89a-f][0-9a-f])")
 
@@ -57,7 +59,7 @@ def line(
         "media_file": shown(published[0].file) if published else None,
         "media_type": published[0].kind if published else MediaType.NONE,
         "export": {
-            "status": "withdrawn" if is_withdrawn else outcome.status,
+            "status": WITHDRAWN if is_withdrawn else outcome.status,
             "reason": outcome.reason if isinstance(outcome, Skipped) else None,
             "media": [_medium(medium) for medium in published],
             "timing": _timing(outcome.timing) if isinstance(outcome, Exported) else None,

@@ -48,14 +48,14 @@ class _Forbidden:
     ae_title: str | None
 
 
-def withdraw_forbidden(lists: PatientLists, ledger: Ledger, media: Path, series: Path, version: str) -> int:
+def withdraw_forbidden(lists: PatientLists, ledger: Ledger, media: Path, output: Path, version: str) -> int:
     """Withdraw from an output what the lists forbid, if they have changed since the last start.
 
     Args:
         lists: As they are now.
         ledger: Of the output, with no attempt under way.
         media: The media folder.
-        series: Folder of series volumes.
+        output: The data or output folder, with the volumes of series.
         version: Of this program, for the lines.
 
     Returns:
@@ -71,7 +71,7 @@ def withdraw_forbidden(lists: PatientLists, ledger: Ledger, media: Path, series:
     count, forbidden = 0, _forbidden(lists, ledger)
     while some := list(islice(forbidden, _BATCH)):
         for one in some:
-            _remove_volumes(series, one.row)
+            _remove_volumes(output, one.row)
         paths = ledger.revoke_many([(one.row.name, MESSAGE, _line(one, version)) for one in some])
         intents.remove(media, paths)
         ledger.forget_superseded(paths)
@@ -105,16 +105,21 @@ def _line(one: _Forbidden, version: str) -> bytes:
     return line(outcome, dicom_file=one.row.name, version=version, ae_title=one.ae_title or "", is_withdrawn=True)
 
 
-def _remove_volumes(series: Path, row: InstanceRow) -> None:
+def _remove_volumes(output: Path, row: InstanceRow) -> None:
     """Remove the volumes of the series that an instance belongs to, and what waits for them."""
-    identity = row.identity
-    if identity is None or not series.is_dir():
+    if row.identity is None:
         return
-    study, base = uid_component(identity.study_instance_uid), uid_component(identity.series_instance_uid)
-    for root in (series, *series.glob("ae-*")):
+    study, base = uid_component(row.identity.study_instance_uid), uid_component(row.identity.series_instance_uid)
+    for root in (folder for above in (output / "series", output / "spool" / "series") for folder in _roots(above)):
         shutil.rmtree(root / ".waiting" / study / base, ignore_errors=True)
-        (root / ".waiting" / study / f"{base}.tried").unlink(missing_ok=True)
-        for path in (root / study).glob(f"{base}.*"):
+        for path in (*(root / study).glob(f"{base}.*"), root / ".waiting" / study / f"{base}.tried"):
             path.unlink(missing_ok=True)
         with suppress(OSError):
             (root / study).rmdir()
+
+
+def _roots(series: Path) -> Iterator[Path]:
+    """Folder of series volumes, and those of AE titles in it, as far as they are there."""
+    if series.is_dir():
+        yield series
+        yield from series.glob("ae-*")

@@ -93,10 +93,12 @@ def open_export_context(
         MachineCondition: The disk is full, or a folder is gone.
         WriterUnusable: A writer of another distribution cannot be used.
         KeyUnusable, TextDetectionMissing: Instances cannot be de-identified as the settings say.
+        ListUnusable: A list of patients cannot be used.
         DeidentificationChanged: The output was begun with another key, or profile.
     """
     enabled_writers(settings.writers)
     key_fingerprint, names = checked_fingerprint(settings), InputNames.of(settings)
+    lists = PatientLists.of(settings.privacy)
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:
         stack.enter_context(_damage_explained(places))
@@ -111,7 +113,7 @@ def open_export_context(
         removed = intents.recover(media, ledger, *_last_marks(owns.former, owner=owns.owner))
         _check_group(media, permissions)
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
-        _withdraw(settings, ledger, places, media)
+        _withdraw(lists, ledger, places, media)
         appender.publish()
         publisher = Publisher(
             media,
@@ -208,17 +210,15 @@ def runners(settings: Settings, workers: int) -> list[Runner]:
     return [Worker(setup) for _ in range(workers)]
 
 
-def _withdraw(settings: Settings, ledger: Ledger, places: OutputPaths, media: Path) -> None:
+def _withdraw(lists: PatientLists, ledger: Ledger, places: OutputPaths, media: Path) -> None:
     """Withdraw what a changed list of patients forbids.
 
     Raises:
         MediaFolderUnusable: A file cannot be removed.
         LedgerUnusable, OutOfSpace: The ledger cannot be written.
-        ListUnusable: A list cannot be used.
     """
     try:
-        lists = PatientLists.of(settings.privacy)
-        withdrawn = withdraw_forbidden(lists, ledger, media, places.ledger.parent / "series", own_version())
+        withdrawn = withdraw_forbidden(lists, ledger, media, places.ledger.parent, own_version())
     except OSError as error:
         raise MediaFolderUnusable(media, error) from error
     if withdrawn:
