@@ -22,7 +22,8 @@ from exporter.privacy.lists import pseudonyms_of
 from exporter.privacy.pixels import LadderStep, MaskedReader, PixelPolicy, Tesseract, decide, masked_picture
 from exporter.privacy.pseudonyms import CONTENT, SOURCE
 from exporter.privacy.rules import PrivacyOption
-from exporter.privacy.verification import refuse_identifiers, strings_of
+from exporter.privacy.verification import refuse_identifiers
+from exporter.privacy.vocabulary import standard_meanings
 from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class PrivacyProfile:
         self._key_fingerprint = fingerprint(key)
         self._options = frozenset(map(PrivacyOption, privacy.options))
         self._pixel_policy = PixelPolicy(privacy.pixels)
+        standard_meanings()  # loaded now, so that it does not count against the limits of the first instance
         self.finder = text_finder(privacy)
         """What reads text in pictures before they leave; None where they are not looked through."""
 
@@ -223,5 +225,5 @@ class DeidentifiedInstance:
         fields = orjson.loads(to_json(outcome))
         record = fields.pop("record")
         media = outcome.media if isinstance(outcome, Exported) else ()
-        texts = [*strings_of(fields), *strings_of(orjson.loads(record or "{}"))]
-        refuse_identifiers(self.identifiers, texts, ((folder / one.file, one.suffix) for one in media))
+        files = ((folder / one.file, one.suffix) for one in media)
+        refuse_identifiers(self.identifiers, (fields, orjson.loads(record or "{}")), files)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from exporter.errors import PrivacyUnknown
+from exporter.privacy.vocabulary import standard_meanings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,40 +31,54 @@ _OVERLAP: Final = 1024
 _TEXT_SUFFIXES: Final = (".txt", ".csv")
 _JSON_SUFFIXES: Final = (".json", ".jsonl")
 _KEYED: Final = re.compile(r"(?<![^\W_])(?:[0-9a-f]{16,64}|[0-9A-F]{16,64})(?![^\W_])")
+_MEANINGS: Final = frozenset(("Code Meaning", "00080104", "meaning"))
+"""Keys of the meanings of codes, in both forms of records and in reports."""
 _BETWEEN: Final = "\n\x1f\n"
 _SVG_TEXT: Final = re.compile(r">([^<]+)<")
 
 
 def refuse_identifiers(
-    identifiers: CollectedIdentifiers, texts: Iterable[str], files: Iterable[tuple[Path, str]]
+    identifiers: CollectedIdentifiers, values: Iterable[Any], files: Iterable[tuple[Path, str]]
 ) -> None:
     """Do nothing if no identifier occurs in what is about to be published.
 
     Args:
         identifiers: Those of the instance.
-        texts: Names, sentences and values of its line.
+        values: JSON values: the fields of its line.
         files: Media files with the ending that their names will have, and folders of such files.
 
     Raises:
         PrivacyUnknown: One occurs.
     """
-    _refuse(_in_text(identifiers, _BETWEEN.join(texts)), "the metadata line")
-    for path, suffix in files:
-        for file, ending in _files(path, suffix):
-            _refuse(_in_file(identifiers, file, ending), f"a medium ({ending.lstrip('.') or 'file'})")
+    meanings: set[str] = set()
+    texts = _BETWEEN.join(text for value in values for text in _texts_in(value, meanings))
+    _refuse(_in_text(identifiers, texts), "the metadata line")
+    # JSON before texts: a report as text shows the meanings of its tree.
+    listed = [found for path, suffix in files for found in _files(path, suffix)]
+    for file, ending in sorted(listed, key=lambda one: not one[1].endswith(_JSON_SUFFIXES)):
+        _refuse(_in_file(identifiers, file, ending, meanings), f"a medium ({ending.lstrip('.') or 'file'})")
 
 
-def strings_of(value: Any) -> Iterator[str]:
-    """Every text within a JSON value, but not the keys of its objects, which are ours."""
-    waiting = [value]
+def _texts_in(value: Any, meanings: set[str]) -> Iterator[str]:
+    """Every text within a JSON value, but neither keys of its objects, which are ours, nor meanings of standard codes.
+
+    Args:
+        value: The value.
+        meanings: Gets the meanings that were passed over: words of the Standard, which may be somebody's name.
+    """
+    waiting = [("", value)]
     while waiting:
-        one = waiting.pop()
+        key, one = waiting.pop()
         if isinstance(one, str):
-            yield one
+            if key in _MEANINGS and one in standard_meanings():
+                meanings.add(one)
+            else:
+                yield one
         elif isinstance(one, list):
-            waiting += one
+            waiting += ((key, part) for part in one)
         elif isinstance(one, dict):
-            waiting += one.values()
+            is_value = set(one) <= {"vr", "Value"}
+            waiting += ((key if is_value else name, part) for name, part in one.items())
 
 
 def _refuse(kinds: frozenset[str], place: str) -> None:
@@ -79,9 +94,9 @@ def _files(path: Path, suffix: str) -> Iterator[tuple[Path, str]]:
         yield file, file.suffix.lower()
 
 
-def _in_file(identifiers: CollectedIdentifiers, path: Path, suffix: str) -> frozenset[str]:
+def _in_file(identifiers: CollectedIdentifiers, path: Path, suffix: str, meanings: set[str]) -> frozenset[str]:
     if suffix.endswith((*_TEXT_SUFFIXES, *_JSON_SUFFIXES, ".svg")):
-        return _in_text(identifiers, _text_of(path.read_bytes(), suffix))
+        return _in_text(identifiers, _text_of(path.read_bytes(), suffix, meanings))
     kinds: frozenset[str] = frozenset()
     with path.open("rb") as file:
         tail = b""
@@ -91,16 +106,15 @@ def _in_file(identifiers: CollectedIdentifiers, path: Path, suffix: str) -> froz
     return kinds
 
 
-def _text_of(data: bytes, suffix: str) -> str:
+def _text_of(data: bytes, suffix: str, meanings: set[str]) -> str:
     """The texts of a text file: all of it, but of JSON its values and of drawings what they show."""
     if suffix.endswith(_JSON_SUFFIXES):
-        return _BETWEEN.join(text for line in _documents(data, suffix) for text in strings_of(orjson.loads(line)))
+        documents = data.splitlines() if suffix.endswith(".jsonl") else [data]
+        return _BETWEEN.join(text for one in documents for text in _texts_in(orjson.loads(one), meanings))
     text = data.decode("utf-8", "replace")
+    for meaning in sorted(meanings, key=len, reverse=True):
+        text = text.replace(f"{meaning} (", "(")
     return _BETWEEN.join(_SVG_TEXT.findall(text)) if suffix.endswith(".svg") else text
-
-
-def _documents(data: bytes, suffix: str) -> list[bytes]:
-    return data.splitlines() if suffix.endswith(".jsonl") else [data]
 
 
 def _in_text(identifiers: CollectedIdentifiers, text: str) -> frozenset[str]:
