@@ -294,6 +294,15 @@ class _Nothing:
         return ()
 
 
+def every_entry(request: BackfillRequest, scratch: Scratch) -> Iterator[InputEntry]:
+    """Every entry of the input of a request, finished ones too.
+
+    Raises:
+        InputUnusable: It cannot be read.
+    """
+    yield from reader_of(request).entries(_Nothing(), scratch)
+
+
 def plan(request: BackfillRequest) -> Iterator[DryRunStep]:
     """Say what `backfill` would do with every entry: files are opened, pixels are not read, nothing is written.
 
