@@ -79,7 +79,7 @@ def test_a_table_gives_the_pseudonyms_of_patients_and_of_nobody_else(tmp_path: P
     assert given.of(PATIENT, " P1 ") == "S-001"
     assert given.of("identifier", "P1") == plain.of("identifier", "P1")
     assert given.uid("1.2.3") == plain.uid("1.2.3")
-    with pytest.raises(PrivacyUnknown, match="privacy.pseudonyms"):
+    with pytest.raises(PrivacyUnknown, match="is not in the table"):
         given.of(PATIENT, "P2")
 
 

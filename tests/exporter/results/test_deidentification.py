@@ -44,7 +44,7 @@ def test_another_key_or_none_is_refused_as_a_fault_of_the_configuration(
 
 def test_an_output_that_holds_originals_is_never_gone_on_with_under_a_profile(ledger: Ledger) -> None:
     begin(ledger, "1")
-    with pytest.raises(DeidentificationChanged, match="begun with `privacy.profile: none`") as refused:
+    with pytest.raises(DeidentificationChanged, match=r"begun with `privacy\.profile: none`") as refused:
         keep_to(ledger, ONE, {"": True})
     assert refused.value.exit_code == 2
     assert fingerprint_of(ledger) is None
