@@ -30,6 +30,7 @@ class MediaType(StrEnum):
     WAVEFORM = "waveform"
     DOCUMENT = "document"
     REPORT = "report"
+    DICOM = "dicom"
     NONE = "none"
 
 

@@ -226,10 +226,14 @@ class Frames:
         notes = self._notes if self._instance.mask is None else []
         return open_video(self._instance.data, self._pixels, self._limits, notes)
 
+    def samples(self) -> Iterator[Samples]:
+        """Stored values with their colour and bits, frame by frame; colours as they are stored."""
+        reader = self._still_reader()
+        return (reader.samples(index, to_rgb=False) for index in self.indices)
+
     def stored(self) -> Iterator[np.ndarray]:
         """Stored values, frame by frame: ``(rows, columns[, 3])``, with their sign; colours as they are stored."""
-        reader = self._still_reader()
-        return (reader.samples(index, to_rgb=False).values for index in self.indices)
+        return (samples.values for samples in self.samples())
 
     def display(self, options: DisplayOptions | None = None) -> Iterator[NDArray[np.uint8]]:
         """Display values, frame by frame: ``(rows, columns)`` gray or ``(rows, columns, 3)`` RGB."""

@@ -135,6 +135,8 @@ class PrivacyProfile:
         decision = self._decide(instance) if shows_pixels else None
         policy = PrivacyPolicy(self._pseudonyms, self._options, decision is not None and _is_cleaned(decision))
         result = deidentify(source, policy, identifiers.words)
+        if policy.cleans_pixels:
+            result.data_set.BurnedInAnnotation = "NO"
         hashes = (
             self._pseudonyms.of(CONTENT, instance.identity.content_sha256, _HASH_DIGITS),
             self._pseudonyms.of(SOURCE, instance.source_sha256, _HASH_DIGITS),
@@ -226,4 +228,6 @@ class DeidentifiedInstance:
         record = fields.pop("record")
         media = outcome.media if isinstance(outcome, Exported) else ()
         files = ((folder / one.file, one.suffix) for one in media)
-        refuse_identifiers(self.identifiers, (fields, orjson.loads(record or "{}")), files)
+        elements = orjson.loads(record or "{}")
+        fields["export"] = elements.pop("export", None)
+        refuse_identifiers(self.identifiers, elements, fields, files)

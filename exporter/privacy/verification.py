@@ -10,6 +10,7 @@ Must never: say which identifier was found.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -38,21 +39,25 @@ _SVG_TEXT: Final = re.compile(r">([^<]+)<")
 
 
 def refuse_identifiers(
-    identifiers: CollectedIdentifiers, values: Iterable[Any], files: Iterable[tuple[Path, str]]
+    identifiers: CollectedIdentifiers, elements: Any, statements: Any, files: Iterable[tuple[Path, str]]
 ) -> None:
     """Do nothing if no identifier occurs in what is about to be published.
 
     Args:
         identifiers: Those of the instance.
-        values: JSON values: the fields of its line.
+        elements: JSON value: elements of the instance in its line.
+        statements: JSON value: what the line says besides. Its words are ours, and any may be somebody's name: single
+            words of names are not searched for.
         files: Media files with the ending that their names will have, and folders of such files.
 
     Raises:
         PrivacyUnknown: One occurs.
     """
     meanings: set[str] = set()
-    texts = _BETWEEN.join(text for value in values for text in _texts_in(value, meanings))
-    _refuse(_in_text(identifiers, texts), "the metadata line")
+    _refuse(_in_text(identifiers, _BETWEEN.join(_texts_in(elements, meanings))), "the metadata line")
+    whole = {text: kind for text, kind in identifiers.spellings.items() if kind != "name" or not text.isalpha()}
+    stated = _BETWEEN.join(_texts_in(statements, set()))
+    _refuse(_in_text(replace(identifiers, spellings=whole), stated), "the metadata line")
     # JSON before texts: a report as text shows the meanings of its tree.
     listed = [found for path, suffix in files for found in _files(path, suffix)]
     for file, ending in sorted(listed, key=lambda one: not one[1].endswith(_JSON_SUFFIXES)):

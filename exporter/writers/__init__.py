@@ -20,6 +20,7 @@ same highest score are an error of that instance: no order decides between them.
     waveform       ECG and other waveforms
     document       encapsulated documents
     report         structured reports
+    dicom_file     the de-identified instance itself
     durable_write  files that are on the disk before they count
     pictures, image_parts, video_parts, waveform_parts, report_parts, volumes: parts of these
 """
@@ -135,6 +136,7 @@ class ChosenWriters:
 def registry() -> tuple[Writer, ...]:
     """The exporter's own writers."""
     from exporter.writers.audio import AudioWriter
+    from exporter.writers.dicom_file import DicomWriter
     from exporter.writers.document import DocumentWriter
     from exporter.writers.frames_folder import FramesWriter
     from exporter.writers.image import ImageWriter
@@ -152,6 +154,7 @@ def registry() -> tuple[Writer, ...]:
         WaveformWriter(),
         DocumentWriter(),
         ReportWriter(),
+        DicomWriter(),
     )
 
 

@@ -26,6 +26,7 @@ class InstancePart(StrEnum):
     WAVEFORM = "waveform"
     CONTENT = "content tree"
     DOCUMENT = "encapsulated document"
+    DATA_SET = "data set"
 
 
 @dataclass(frozen=True, slots=True)
