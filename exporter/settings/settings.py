@@ -645,18 +645,6 @@ class Settings(MediaSettings):
                     )
         return entries
 
-    @model_validator(mode="after")
-    def _makes_no_series_of_patients(self) -> Self:
-        """Refuse volumes of series where instances are de-identified: they are made of the received files."""
-        own = [(_overlaid(self.volume, one.volume), _overlaid(self.privacy, one.privacy)) for one in self.ae_titles]
-        for volume, privacy in ((self.volume, self.privacy), *own):
-            if volume.series and privacy.profile != "none":
-                raise ValueError(
-                    f"`volume.series: true` is not available with `privacy.profile: {privacy.profile}`: volumes of"
-                    " series are made of the files as they were received"
-                )
-        return self
-
     @field_validator("sources")
     @classmethod
     def _is_apart_from_output(cls, sections: WatchedFolders, info: ValidationInfo) -> WatchedFolders:
