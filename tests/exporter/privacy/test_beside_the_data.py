@@ -7,6 +7,8 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import nibabel
+import numpy as np
 import pytest
 
 import exporter
@@ -17,6 +19,7 @@ from exporter.results.reconcile import Folders, reconcile
 from exporter.settings.settings import load_settings
 from tests.exporter.privacy import output
 from tests.exporter.privacy.output import found_in, instance, left_behind, plant
+from tests.exporter.writers.volumetric import CT, Stack, noise, save_series
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,10 +45,13 @@ class Setting:
         path.chmod(mode)
         return path
 
-    def config(self, *, key: str = "key", profile: str = "basic", **more: object) -> str:
+    def config(
+        self, *, key: str = "key", profile: str = "basic", volume: dict[str, object] | None = None, **more: object
+    ) -> str:
         path = self.root / "exporter.yml"
         privacy = {"profile": profile, "key_file": str(self.root / key), **more}
-        path.write_text(json.dumps({"privacy": privacy, "config": {"file": str(self.out / "copy.yml")}}))
+        copy = {"file": str(self.out / "copy.yml")}
+        path.write_text(json.dumps({"privacy": privacy, "config": copy, "volume": volume or {}}))
         return str(path)
 
     def run(self, *words: str, config: str | None = "") -> int:
@@ -298,6 +304,22 @@ def test_a_check_without_the_key_or_with_another_is_refused(setting: Setting) ->
     check = ("privacy", "check", str(setting.out), "--source", str(setting.input))
     assert setting.run(*check, config=None) == 2
     assert setting.run(*check, config=_other_key(setting)) == 2
+
+
+def test_the_volume_of_a_series_names_nobody_and_goes_with_its_patient(setting: Setting) -> None:
+    planted = {"PatientID": output.PATIENT, "PatientName": output.NAME, "StudyInstanceUID": output.STUDY}
+    pixels = noise((7, 6, 5)) & np.uint16(0x0FFF)
+    inner = setting.input / output.NAME
+    save_series(inner, Stack(), pixels, SOPClassUID=CT, Modality="CT", SeriesInstanceUID=output.SERIES, **planted)
+    (inner / "0.dcm").rename(inner / f"{output.PATIENT}.dcm")
+    assert setting.backfill(setting.config(volume={"series": True})) == 0
+    (volume,) = setting.out.glob("series/*/*.nii.gz")
+    assert nibabel.load(volume).shape == (5, 6, 7)  # type: ignore[attr-defined]
+    assert left_behind(setting.out) == {}
+    (setting.root / "list").write_text(f"{output.STUDY}\n")
+    assert setting.backfill(setting.config(exclude=str(setting.root / "list"), volume={"series": True})) == 0
+    assert not [path for path in setting.out.glob("series/**/*") if path.is_file()]
+    assert not [path for path in setting.out.glob("media/**/*") if path.is_file()]
 
 
 def test_times_of_change_are_keyed_in_the_ledger(setting: Setting) -> None:
