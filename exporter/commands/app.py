@@ -32,6 +32,8 @@ COMMANDS = {
     "explain": ("explain:explain", "Say what would be done with one file, and why."),
     "metadata": ("metadata:application", "Make tables of the metadata lines."),
     "dataset": ("dataset:dataset", "Make a data set of exported media, split by patient."),
+    "privacy": ("privacy:application", "Check that an output identifies nobody."),
+    "pseudonym": ("pseudonym:pseudonym", "Give the pseudonyms of identifiers, under the key."),
     "config": ("config:application", "Check, show or write the configuration."),
 }
 """Commands, where they are below `exporter.commands`, and what they are for."""

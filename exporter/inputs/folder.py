@@ -86,10 +86,20 @@ class FolderReader:
                     yield from archive.entries(memory, scratch)
             if found.kind is FileKind.REGULAR and is_dicomdir_name(found.path.name):
                 yield from FileSet(found).missing(memory)
-        for name in memory.closed_folders():
+        for name in memory.closed_folders(self.folder):
             if name not in closed and INSIDE not in name and _is_folder(self.folder / name.rstrip("/")):
                 message = "a folder that can be read now: what is in it has outcomes of its own"
                 yield InputEntry(name, 0, 0, decided=Skipped(SkipReason.NOT_REGULAR, message))
+
+    @property
+    def root(self) -> Path:
+        """See `InputReader`."""
+        return self.folder
+
+    def members(self, container: str) -> Iterator[str]:
+        """See `InputReader`."""
+        if self.archives is not None:
+            yield from ArchiveMembers(container, self.folder / container, self.archives).names()
 
     def _archive(self, found: WalkedFile) -> ArchiveMembers | None:
         """Members of a file that is an archive; None for any other file."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,15 +26,19 @@ from listener.foundation.durable import fsync_folder
 from listener.foundation.text import json_escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from exporter.dicom.instance import Instance
+    from exporter.privacy.profile import PrivacyProfile
     from exporter.settings.settings import LimitSettings, MediaSettings
     from exporter.writers.volumes.build import VolumeFile
+
+    OpenInstance = Callable[[Path], AbstractContextManager[Instance]]
 
 FEWEST_SLICES: Final = 2
 
@@ -121,7 +126,14 @@ def assemble_series(members: Iterable[VolumeMember]) -> VolumeSeries:
     return VolumeSeries(chosen[0].series_instance_uid, chosen, stacked, tuple(notes))
 
 
-def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings, *, of: str = "") -> WrittenSeries:
+def write_series(
+    paths: Sequence[Path],
+    base: Path,
+    settings: MediaSettings,
+    *,
+    of: str = "",
+    profile: PrivacyProfile | None = None,
+) -> WrittenSeries:
     """Write the volumes of one series as ``<base>.nii.gz`` (or ``<base>.1.nii.gz``, ...) and their description.
 
     Args:
@@ -129,6 +141,7 @@ def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings, *, 
         base: Final names without extension; its folder is made. Files of an earlier call are replaced or removed.
         settings: `volume` and `limits`.
         of: What the description says it describes, for `described_as`.
+        profile: De-identifies the instances; None where they stay as they are.
 
     Raises:
         BadGeometry: The instances form no volume.
@@ -137,7 +150,10 @@ def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings, *, 
     """
     from exporter.writers.volumes.build import Stored, VolumeTarget, build_grids
 
-    members, notes = _members(paths, settings.limits)
+    def open_instance(path: Path) -> AbstractContextManager[Instance]:
+        return _opened(settings, profile, path)
+
+    members, notes = _members(paths, open_instance)
     series = assemble_series(members)
     series = replace(series, warnings=(*notes, *series.warnings))
     partial = base.parent / f".{hashlib.sha256(base.name.encode()).hexdigest()[:16]}.series.partial"
@@ -150,7 +166,7 @@ def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings, *, 
         files = build_grids(
             series.grids,
             [one.frame for one in series.members],
-            _arrays(series.members, settings.limits),
+            _arrays(series.members, settings.limits, open_instance),
             VolumeTarget(partial, settings.volume.format),
             Stored(low, high),
         )
@@ -160,13 +176,26 @@ def write_series(paths: Sequence[Path], base: Path, settings: MediaSettings, *, 
             _remove(partial)
 
 
-def _members(paths: Sequence[Path], limits: LimitSettings) -> tuple[list[VolumeMember], tuple[str, ...]]:
-    from exporter.dicom.instance import Instance
+@contextmanager
+def _opened(settings: MediaSettings, profile: PrivacyProfile | None, path: Path) -> Iterator[Instance]:
+    """One instance, de-identified where the settings say so.
 
+    Raises:
+        ExportError: It cannot be read, or must not be shown.
+    """
+    from exporter.dicom.instance import Instance
+    from exporter.work.deidentification import deidentified
+
+    with Instance.open(path, settings.limits) as instance:
+        deidentified(instance, settings, profile)
+        yield instance
+
+
+def _members(paths: Sequence[Path], open_instance: OpenInstance) -> tuple[list[VolumeMember], tuple[str, ...]]:
     members, odd = [], 0
     for path in paths:
         try:
-            with Instance.open(path, limits) as instance:
+            with open_instance(path) as instance:
                 member = member_of(instance)
         except (ExportError, SkipInstance):
             odd += 1  # its own export reports the reason
@@ -176,12 +205,13 @@ def _members(paths: Sequence[Path], limits: LimitSettings) -> tuple[list[VolumeM
     return members, ((f"series: {odd} instances have no place in a volume",) if odd else ())
 
 
-def _arrays(members: Sequence[VolumeMember], limits: LimitSettings) -> Iterator[NDArray[np.generic]]:
-    from exporter.dicom.instance import Instance
+def _arrays(
+    members: Sequence[VolumeMember], limits: LimitSettings, open_instance: OpenInstance
+) -> Iterator[NDArray[np.generic]]:
     from exporter.frames import open_frames
 
     for member in members:
-        with Instance.open(member.path, limits) as instance:
+        with open_instance(member.path) as instance:
             yield next(iter(open_frames(instance, limits).stored()))
 
 

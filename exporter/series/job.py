@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -30,6 +31,7 @@ from exporter.writers.durable_write import writing
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from exporter.privacy.profile import PrivacyProfile
     from exporter.series.assemble import WrittenSeries
     from exporter.settings.settings import MediaSettings, Settings
     from exporter.work.protocol import Export, Steps
@@ -39,12 +41,15 @@ TARGET: Final = "exporter.series.job:prepare"
 
 def prepare(settings: Mapping[str, Any]) -> Export:
     """Make the function that a worker process runs for every manifest."""
+    from exporter.privacy.profile import PrivacyProfile
     from exporter.settings.settings import MediaSettings
 
-    return partial(export, MediaSettings.model_validate(settings["media"]), str(settings["settings_sha256"]))
+    media = MediaSettings.model_validate(settings["media"])
+    profile = PrivacyProfile.load(media.privacy, settings.get("key_fingerprint"))
+    return partial(export, media, str(settings["settings_sha256"]), profile)
 
 
-def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Steps:
+def export(settings: MediaSettings, settings_sha256: str, profile: PrivacyProfile | None, job: WorkerJob) -> Steps:
     """Write the series that the manifest at `job.path` lists.
 
     Raises:
@@ -57,7 +62,9 @@ def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Ste
     identity = InstanceIdentity("", "", manifest["study"], manifest["series"], "")
     yield identity
     try:
-        written = write_series([Path(path) for path in manifest["paths"]], base, settings, of=manifest["of"])
+        written = write_series(
+            [Path(path) for path in manifest["paths"]], base, settings, of=manifest["of"], profile=profile
+        )
     except ExportError as error:
         if not error.may_pass:
             refuse_series(base, error, of=manifest["of"])
@@ -107,7 +114,6 @@ class SeriesWorker:
             EncodeFailed: The manifest cannot be written.
         """
         base = self.base(study, series)
-        manifest = self.root / f".{os.getpid()}.manifest"
         content = {
             "paths": [str(path.absolute()) for path in paths],
             "base": str(base.absolute()),
@@ -117,15 +123,16 @@ class SeriesWorker:
         }
         with writing("write series"):
             self._permissions.make_folders(base.parent)
-            fd = os.open(manifest, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            # Not below the output: the paths of inputs may name patients.
+            fd, manifest = tempfile.mkstemp(prefix="exporter-series-")
             with os.fdopen(fd, "w", encoding="ascii") as file:
                 json.dump(content, file)
         try:
-            outcome = self._worker.run(WorkerJob(str(manifest), str(self.root)), lambda _: None)
+            outcome = self._worker.run(WorkerJob(manifest, str(self.root)), lambda _: None)
         except WorkerKilled as killed:
             return Failed.of(DecoderCrash(str(killed)))
         finally:
-            manifest.unlink(missing_ok=True)
+            Path(manifest).unlink(missing_ok=True)
         with writing("write series"):
             self._permit(base, outcome)
         return outcome

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.outcome import InstanceIdentity
+    from exporter.privacy.input_names import InputNames
     from exporter.series.job import SeriesWorker
     from exporter.settings.settings import Settings
 
@@ -53,8 +54,14 @@ _TRIED: Final = ".tried"
 
 
 @contextmanager
-def series_volumes(root: Path, settings: Settings) -> Iterator[Keep]:
+def series_volumes(root: Path, settings: Settings, names: InputNames, waiting: Path | None = None) -> Iterator[Keep]:
     """Write the volumes of received series while the block runs, where `volume.series` asks for them.
+
+    Args:
+        root: Folder of the volumes.
+        settings: The whole configuration.
+        names: Names of AE titles.
+        waiting: Folder above `.waiting`, for originals that must not lie among what is de-identified; default: `root`.
 
     Yields:
         Function to be called with every exported instance.
@@ -64,9 +71,11 @@ def series_volumes(root: Path, settings: Settings) -> Iterator[Keep]:
     """
     with ExitStack() as stack:
         live: dict[str, LiveSeries] = {}
-        for title, own in {"": settings, **settings.by_ae_title}.items():
+        for called, own in {"": settings, **settings.by_ae_title}.items():
+            title = names.ae_title(called)
             if own.volume.series:
-                series = LiveSeries(root / f"ae-{ae_title_component(title)}" if title else root, own)
+                place = f"ae-{ae_title_component(title)}" if title else ""
+                series = LiveSeries(root / place, own, None if waiting is None else waiting / place)
                 series.start()
                 stack.callback(series.stop)
                 live[title] = series
@@ -81,9 +90,9 @@ def series_volumes(root: Path, settings: Settings) -> Iterator[Keep]:
 class LiveSeries:
     """The waiting series of one data folder, and the thread that writes them."""
 
-    def __init__(self, root: Path, settings: Settings) -> None:
+    def __init__(self, root: Path, settings: Settings, waiting: Path | None = None) -> None:
         self._root = root
-        self._waiting = root / WAITING
+        self._waiting = (waiting or root) / WAITING
         self._settings = settings
         self._stop = threading.Event()
         self._worker: SeriesWorker | None = None
@@ -99,7 +108,7 @@ class LiveSeries:
         """
         try:
             MediaPermissions.of(self._settings.media.mode, self._settings.media.group).make_folders(self._root)
-            self._waiting.mkdir(mode=0o700, exist_ok=True)
+            make_private_folders(self._waiting)
         except OSError as error:
             raise MediaFolderUnusable(self._root, error) from error
         self._thread = threading.Thread(target=self._run, name="series")
