@@ -72,6 +72,7 @@ class ListenerDaemon:
             self._spool = spool
             self._space = SpaceGuard(spool.root, self._settings.spool)
             self._look()
+            _move_sources(self._data)
             surroundings = Surroundings(spool, self._space, self.counters, self._data.sources)
             self._dimse = DimseSource(self._settings, surroundings)
             self._sources = [self._dimse, *further_sources(self._settings, surroundings)]
@@ -165,6 +166,20 @@ class ListenerDaemon:
             self.counters.gauge(f"{place}_free_bytes", free.bytes)
             if free.files is not None:
                 self.counters.gauge(f"{place}_free_files", free.files)
+
+
+def _move_sources(data: DataFolder) -> None:
+    """Move what sources remember into the spool, where earlier versions did not keep it."""
+    if data.sources.exists() or not data.former_sources.is_dir():
+        return
+    try:
+        data.former_sources.rename(data.sources)
+    except OSError as error:  # another file system
+        log.warning(
+            "what sources remember cannot be moved into the spool: they begin anew, and find what comes again",
+            folder=str(data.former_sources),
+            problem=error.strerror,
+        )
 
 
 class ListenerSignals:

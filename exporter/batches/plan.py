@@ -204,10 +204,17 @@ def make_plan(request: BackfillRequest, batches: int | None = None) -> BatchPlan
         batches: Most batches; by default as many as are useful, up to `MOST_BATCHES`.
 
     Raises:
-        BatchUnusable: Another plan is under way there, or the media folder is on another file system.
+        BatchUnusable: Another plan is under way there, the media folder is on another file system, or instances are to
+            be de-identified.
         InputUnusable: The input cannot be read, or is part of the output.
         LedgerUnusable: The ledger of earlier runs cannot be read.
     """
+    if request.settings.deidentifies:
+        raise BatchUnusable(
+            "batches cannot be planned for de-identified output",
+            "a plan and its journals hold the names of inputs, which may name patients",
+            "run the backfill without batches, or with privacy.profile: none",
+        )
     output = request.output.absolute()
     root = output / BATCHES
     refuse_plan_under_way(root)

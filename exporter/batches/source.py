@@ -62,11 +62,15 @@ class JournalMemory:
             self.places[name] = (self._unit.index, self._position)
             self._position += 1
 
+    def key(self, name: str) -> str:
+        """The name itself: batches are planned for what is not de-identified."""
+        return name
+
     def failed(self, prefix: str) -> list[str]:
         """See `EarlierOutcomes`."""
         return [name for name, has_failed in self._finished.items() if has_failed and name.startswith(prefix)]
 
-    def closed_folders(self) -> tuple[str, ...]:
+    def closed_folders(self, root: Path) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
         """No names: the plan lists such folders as units."""
         return ()
 
@@ -77,9 +81,14 @@ class BatchReader:
     def __init__(self, reader: InputReader, root: Path, units: Sequence[PlannedUnit], memory: JournalMemory) -> None:
         """Read `units` of the input of `reader`, in the folder `root`."""
         self._reader = reader
-        self._root = root
+        self.root = root
+        """See `InputReader`."""
         self._units = units
         self._memory = memory
+
+    def members(self, container: str) -> Iterator[str]:
+        """See `InputReader`."""
+        return self._reader.members(container)
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:  # noqa: ARG002 - its own memory
         """See `InputReader`."""
@@ -101,8 +110,8 @@ class BatchReader:
     def _found(self, unit: PlannedUnit) -> WalkedFile:
         """The file of a unit as it is now; a folder that could not be read stays one."""
         if unit.name.endswith("/"):
-            return WalkedFile(unit.name, self._root / unit.name, FileKind.UNREADABLE, 0, 0)
-        return found_at(self._root, unit.name)
+            return WalkedFile(unit.name, self.root / unit.name, FileKind.UNREADABLE, 0, 0)
+        return found_at(self.root, unit.name)
 
     def count(self) -> Iterator[int]:
         """See `InputReader`."""

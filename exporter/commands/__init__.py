@@ -21,6 +21,8 @@ module and those of light commands (status, failures) import nothing heavy, so t
     options           options that commands share
     orthanc_storage   `exporter orthanc-storage`
     progress          progress, plan and summary of a run
+    privacy           `exporter privacy check`
+    pseudonym         `exporter pseudonym`
     pull              `exporter pull`
     reconcile         `exporter reconcile`
     config_reference  documentation made from the settings

@@ -34,6 +34,8 @@ COMMANDS = {
     "metadata": ("metadata:application", "Make tables of the metadata lines."),
     "dataset": ("dataset:dataset", "Make a data set of exported media, split by patient."),
     "install-units": ("install_units:install_units", "Install systemd units of the daemons, print or remove them."),
+    "privacy": ("privacy:application", "Check that an output identifies nobody."),
+    "pseudonym": ("pseudonym:pseudonym", "Give the pseudonyms of identifiers, under the key."),
     "config": ("config:application", "Check, show or write the configuration."),
 }
 """Commands, where they are below `exporter.commands`, and what they are for."""

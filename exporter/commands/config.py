@@ -121,13 +121,16 @@ def refuse_untried(settings: Settings, path: Path | None) -> None:
 def keep_copy(settings: Settings, path: Path | None) -> None:
     """Copy the configuration file to `config.file`, byte by byte, whole or not at all.
 
+    Where instances are de-identified, the copy has the settings that decide what media and lines hold, and no others:
+    paths, hosts and AE titles may identify.
+
     Raises:
         CommandError: It cannot be written.
     """
     target = settings.config.file
     if path is None or target is None:
         return
-    content = path.read_bytes()
+    content = _without_places(settings) if settings.deidentifies else path.read_bytes()
     try:
         if target.exists() and (target.samefile(path) or target.read_bytes() == content):
             return
@@ -144,6 +147,20 @@ def keep_copy(settings: Settings, path: Path | None) -> None:
         raise CommandError(
             f"config.file {target} cannot be written: {error.strerror}; choose another place for the copy"
         ) from error
+
+
+def _without_places(settings: Settings) -> bytes:
+    """The settings that decide what media and lines hold, as YAML without a path, a host or an AE title."""
+    import yaml
+
+    from exporter.settings.settings import ProfileSection
+
+    said = settings.media_settings.model_dump(mode="json", exclude={"writers"})
+    said["privacy"] = {name: said["privacy"][name] for name in ProfileSection.model_fields}
+    said["metadata"] = {name: said["metadata"][name] for name in ("private", "record")}
+    said["media"] = {"enabled": settings.media.enabled}
+    head = "# Settings in force, without those that may identify: paths, hosts, AE titles.\n"
+    return f"{head}{yaml.safe_dump(said, sort_keys=False)}".encode()
 
 
 def _only(file: Path | None, config: Path | None) -> Path | None:

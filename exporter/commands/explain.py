@@ -53,6 +53,7 @@ def explain(
     refuse_unusable_writers(whole)
     refuse_unusable_privacy(whole)
     title, settings = settings_for(whole, path)
+    title = _shown_title(whole, title)
 
     def tell(facts: dict[str, object]) -> None:
         facts = (
@@ -65,6 +66,13 @@ def explain(
 
     profile = PrivacyProfile.load(settings.privacy, None)
     return _apart(lambda: _explain(path, settings, profile, tell), settings.limits, tell)
+
+
+def _shown_title(settings: Settings, title: str) -> str:
+    """Called AE title as lines and logs show it."""
+    from exporter.privacy.input_names import InputNames
+
+    return InputNames.of(settings).ae_title(title)
 
 
 def _apart(work: Callable[[], ExitCode], limits: LimitSettings, tell: Callable[[dict[str, object]], None]) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import cyclopts
 from cyclopts import Parameter
@@ -22,9 +23,17 @@ from listener.spool import view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+    from exporter.privacy.input_names import InputNames
     from exporter.results.ledger import InstanceRow
+
+SourceOption = Annotated[
+    Path | None,
+    Parameter(
+        name="--source",
+        help="Folder that was exported: keyed IDs of its files are shown as their paths. Needs --config with the key.",
+    ),
+]
 
 application = cyclopts.App(name="failures", help="List what failed, show why, try again.")
 
@@ -47,16 +56,63 @@ class Failure:
     """Report beside the bytes in quarantine."""
 
 
+@dataclass(frozen=True, slots=True)
+class FailureNames:
+    """IDs of failures, and the paths that they are keyed from where the output is de-identified."""
+
+    names: InputNames | None
+    """None without a configuration: then a key cannot be known."""
+    source: Path | None
+
+    @classmethod
+    def of(cls, places: DataOptions, source: Path | None) -> Self:
+        """Names under the configuration that the command names.
+
+        Raises:
+            KeyUnusable: Its key cannot be used.
+        """
+        if places.config is None:
+            return cls(None, source)
+        from exporter.privacy.input_names import InputNames
+
+        settings = places.settings()
+        folder = source or settings.dicom.dir
+        return cls(InputNames.of(settings), folder.expanduser().resolve() if folder is not None else None)
+
+    def ids(self, identifier: str) -> set[str]:
+        """IDs that an identifier may mean: itself, and the name of the input at that path."""
+        if self.names is None or not self.names.is_keyed:
+            return {identifier}
+        path = Path(identifier).expanduser()
+        below = path.is_absolute() and self.source is not None and path.is_relative_to(self.source)
+        relative = str(path.relative_to(self.source)) if below and self.source is not None else identifier
+        return {identifier, self.names.name(relative)}
+
+    def shown(self, failure: Failure) -> Failure:
+        """A failure with the path of its input as ID, where that can be found."""
+        if self.names is None or self.source is None or not self.names.is_keyed:
+            return failure
+        container, inside, rest = failure.id.partition("//")
+        path = self.names.original(self.source, container)
+        return failure if path is None else replace(failure, id=f"{path}{inside}{rest}")
+
+
 @application.default
 @application.command(name="list")
 def list_failures(
-    places: DataOptions | None = None, *, reason: ReasonOption = None, as_json: JsonOption = False
+    places: DataOptions | None = None,
+    *,
+    reason: ReasonOption = None,
+    source: SourceOption = None,
+    as_json: JsonOption = False,
 ) -> int:
     """List everything that failed: one line each, with its ID, reason and message."""
-    data = existing((places or DataOptions()).data)
+    places = places or DataOptions()
+    data = existing(places.data)
     _known_reason(reason)
+    names = FailureNames.of(places, source)
     with in_words():
-        found = [failure for failure in failures_of(data) if reason in {None, failure.reason}]
+        found = [names.shown(failure) for failure in failures_of(data) if reason in {None, failure.reason}]
     if as_json:
         rows = [{k: v for k, v in asdict(failure).items() if k != "details"} for failure in found]
         print(json.dumps(rows))
@@ -76,12 +132,14 @@ def show(
     /,
     places: DataOptions | None = None,
     *,
+    source: SourceOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Show everything that is known of one failure."""
-    data = existing((places or DataOptions()).data)
+    places = places or DataOptions()
+    data = existing(places.data)
     with in_words():
-        failure = _only([*failures_of(data)], identifier)
+        failure = _only([*failures_of(data)], identifier, FailureNames.of(places, source))
         details = view.report(data / "spool", failure.reason, failure.id)
     facts = {key: value for key, value in asdict(failure).items() if value not in ({}, None)} | details
     if as_json:
@@ -102,14 +160,18 @@ def retry(
     places: DataOptions | None = None,
     *,
     reason: ReasonOption = None,
+    source: SourceOption = None,
 ) -> int:
     """Try one failure again, or all of one reason."""
-    data = existing((places or DataOptions()).data)
+    places = places or DataOptions()
+    data = existing(places.data)
     if (identifier is None) == (reason is None):
         raise CommandError("name what to try again: an ID, or --reason and a reason", ExitCode.USAGE)
     _known_reason(reason)
     with in_words():
-        name = None if identifier is None else _only([*failures_of(data)], identifier).id
+        name = (
+            None if identifier is None else _only([*failures_of(data)], identifier, FailureNames.of(places, source)).id
+        )
         count = _make_pending(data, name=name, reason=reason)
     hint = "" if (data / "spool").is_dir() else ": run the same `exporter backfill` once more"
     print(f"{count} to be tried again{hint if count else ''}")
@@ -155,9 +217,10 @@ def _of_entry(entry: InstanceRow) -> Failure:
     return Failure(entry.name, str(entry.state), entry.reason or "", entry.message, entry.attempts, entry.size_bytes)
 
 
-def _only(found: list[Failure], identifier: str) -> Failure:
-    """The failure of that ID, or the only one whose ID has that part."""
-    exact = [failure for failure in found if failure.id == identifier]
+def _only(found: list[Failure], identifier: str, names: FailureNames) -> Failure:
+    """The failure of that ID or path, or the only one whose ID has that part."""
+    ids = names.ids(identifier)
+    exact = [failure for failure in found if failure.id in ids]
     near = exact or [failure for failure in found if identifier in failure.id]
     if not near:
         raise CommandError(f"there is no failure {identifier}; `exporter failures list` shows all", ExitCode.USAGE)

@@ -125,11 +125,15 @@ def refuse_unusable_writers(settings: Settings) -> None:
 
 
 def refuse_unusable_privacy(settings: Settings) -> None:
-    """Load the key and look for the programs of de-identification, before anything runs without them.
+    """Load the key and the lists, and look for the programs of de-identification, before anything runs without them.
 
     Raises:
-        Unusable: The key file cannot be used, or a program is not there.
+        Unusable: The key file or a list cannot be used, or a program is not there.
     """
+    if settings.privacy.exclude is not None or settings.privacy.pseudonyms is not None:
+        from exporter.privacy.lists import PatientLists
+
+        PatientLists.of(settings.privacy)
     if settings.deidentifies:
         from exporter.privacy.profile import checked_fingerprint
 

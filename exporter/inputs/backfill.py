@@ -22,13 +22,14 @@ from exporter.inputs.archives.found import looks_like_archive
 from exporter.inputs.archives.members import ArchiveLimits
 from exporter.inputs.archives.reader import OneArchive
 from exporter.inputs.contract import InputUnusable
-from exporter.inputs.entry_source import EntrySource, LedgerMemory, Progress, exported
+from exporter.inputs.entry_source import EntrySource, LedgerMemory, Progress, exported, keyed, originals
 from exporter.inputs.fileset import FileSetReader, is_dicomdir_name
 from exporter.inputs.folder import FolderReader, input_folder
 from exporter.inputs.place import entry_of, found_at
 from exporter.inputs.scratch import Scratch
 from exporter.inputs.walk import Outputs
 from exporter.outcome import Skipped
+from exporter.privacy.input_names import InputNames
 from exporter.results.ledger import Ledger, LedgerUnusable
 from exporter.results.output_names import PARTIAL, output_bases
 from exporter.services.context import OutputPaths, open_export_context, own_version
@@ -135,14 +136,15 @@ def export(
     """
     with _session(target, skip_duplicates=skip_duplicates) as (session, scratch):
         settings = target.settings
-        memory = LedgerMemory(session.ledger, settings.settings_sha256, progress)
-        yield from exported(session.engine, EntrySource(reader, memory, scratch, progress), stop)
+        names = session.names
+        memory = LedgerMemory(session.ledger, settings.settings_sha256, progress, names)
+        yield from exported(session.engine, EntrySource(reader, memory, scratch, progress, names), stop)
         if settings.volume.series and not stop.is_set():
             from exporter.series.folder import open_series_folder
             from exporter.series.found import write_found
 
-            def together(names: Sequence[str]) -> AbstractContextManager[list[Path]]:
-                return reader.together(names, scratch)
+            def together(wanted: Sequence[str]) -> AbstractContextManager[list[Path]]:
+                return reader.together(originals(reader, names, wanted), scratch)
 
             with open_series_folder(target.output, settings, own_version()) as folder:
                 progress.series = write_found(together, folder, session.ledger, settings, stop)
@@ -211,7 +213,7 @@ def one_file(path: str | os.PathLike[str], output: str | os.PathLike[str], setti
     """See `exporter.export_file`."""
     target = ExportTarget(Path(output), settings or _default_settings(), workers=1)
     with _session(target, retry_after_s=0.0) as (session, scratch):
-        source = EntrySource(OneFile(_whole_path(Path(path))), _Nothing(), scratch, Progress())
+        source = EntrySource(OneFile(_whole_path(Path(path))), _Nothing(), scratch, Progress(), session.names)
         published = list(exported(session.engine, source, threading.Event()))
     if published:
         return replace(published[0].outcome, name=published[0].work.name)
@@ -228,6 +230,15 @@ class OneFile:
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:  # noqa: ARG002 - the contract's shape
         """Yield the file; its output has the same name."""
         yield entry_of(found_at(self.path.parent, str(self.path)), mirrors=self.path.name)
+
+    @property
+    def root(self) -> Path:
+        """See `InputReader`."""
+        return self.path.parent
+
+    def members(self, container: str) -> Iterator[str]:  # noqa: ARG002 - the contract's shape
+        """See `InputReader`: it has no containers."""
+        return iter(())
 
     def count(self) -> Iterator[int]:
         """One."""
@@ -271,13 +282,26 @@ class _Nothing:
         """Never."""
         return False
 
+    def key(self, name: str) -> str:
+        """The name itself."""
+        return name
+
     def failed(self, prefix: str) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
         """Nothing is known."""
         return ()
 
-    def closed_folders(self) -> tuple[str, ...]:
+    def closed_folders(self, root: Path) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
         """Nothing is known."""
         return ()
+
+
+def every_entry(request: BackfillRequest, scratch: Scratch) -> Iterator[InputEntry]:
+    """Every entry of the input of a request, finished ones too.
+
+    Raises:
+        InputUnusable: It cannot be read.
+    """
+    yield from reader_of(request).entries(_Nothing(), scratch)
 
 
 def plan(request: BackfillRequest) -> Iterator[DryRunStep]:
@@ -299,10 +323,10 @@ def planned(reader: InputReader, target: ExportTarget) -> Iterator[DryRunStep]:
 
     ledger = Ledger.open_read_only(target.places.ledger) if target.places.ledger.exists() else None
     try:
-        copies_bytes = target.settings.archives.copies_bytes
+        copies_bytes, names = target.settings.archives.copies_bytes, InputNames.of(target.settings)
         with TemporaryDirectory() as folder, Scratch(Path(folder) / "copies", copies_bytes) as scratch:
             for entry in reader.entries(_Nothing(), scratch):
-                yield _plan(entry, ledger, target.settings)
+                yield _plan(keyed(entry, names), ledger, target.settings)
     finally:
         if ledger is not None:
             ledger.close()

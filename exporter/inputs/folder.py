@@ -94,9 +94,19 @@ class FolderReader:
 
     def reopened(self, memory: EarlierOutcomes, closed: Collection[str]) -> Iterator[str]:
         """Names of folders that an earlier run could not read and that are not among those `closed` now."""
-        for name in memory.closed_folders():
+        for name in memory.closed_folders(self.folder):
             if name not in closed and INSIDE not in name and _is_folder(self.folder / name.rstrip("/")):
                 yield name
+
+    @property
+    def root(self) -> Path:
+        """See `InputReader`."""
+        return self.folder
+
+    def members(self, container: str) -> Iterator[str]:
+        """See `InputReader`."""
+        if self.archives is not None:
+            yield from ArchiveMembers(container, self.folder / container, self.archives).names()
 
     def _archive(self, found: WalkedFile) -> ArchiveMembers | None:
         """Members of a file that is an archive; None for any other file."""

@@ -15,6 +15,8 @@ from listener.foundation.errors import Unusable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from exporter.settings.settings import PrivacySettings
+
 LEAST_KEY_BYTES: Final = 32
 MOST_KEY_BYTES: Final = 4096
 _HINT: Final = "make one with `umask 077; openssl rand -hex 32 > FILE` and keep a copy"
@@ -67,6 +69,16 @@ def read_key(path: Path, least_bytes: int = LEAST_KEY_BYTES, *, is_private: bool
             _HINT,
         )
     return key
+
+
+def key_of(privacy: PrivacySettings) -> bytes:
+    """The key of the settings.
+
+    Raises:
+        KeyUnusable: There is none that can be used.
+    """
+    assert privacy.key_file is not None  # noqa: S101 - the settings have no profile without it
+    return read_key(privacy.key_file)
 
 
 def fingerprint(key: bytes) -> str:

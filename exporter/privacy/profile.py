@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import orjson
 
-from exporter.dicom.elements import name_of
+from exporter.dicom.elements import name_of, text_of
 from exporter.errors import PrivacyUnknown
 from exporter.outcome import Exported, Skipped, to_json
 from exporter.privacy.deidentify import PrivacyPolicy, deidentify, rebuilt_file_meta, weeks_for
 from exporter.privacy.identifiers import collect_identifiers
-from exporter.privacy.key import check_fingerprint, fingerprint, read_key
+from exporter.privacy.key import check_fingerprint, fingerprint, key_of
+from exporter.privacy.lists import pseudonyms_of
 from exporter.privacy.pixels import LadderStep, MaskedReader, PixelPolicy, Tesseract, decide, masked_picture
-from exporter.privacy.pseudonyms import CONTENT, SOURCE, Pseudonyms
+from exporter.privacy.pseudonyms import CONTENT, SOURCE
 from exporter.privacy.rules import PrivacyOption
 from exporter.privacy.verification import refuse_identifiers
 from exporter.privacy.vocabulary import standard_meanings
@@ -64,16 +65,6 @@ def checked_fingerprint(settings: Settings) -> str | None:
     return fingerprint(key_of(settings.privacy))
 
 
-def key_of(privacy: PrivacySettings) -> bytes:
-    """The key of the settings.
-
-    Raises:
-        KeyUnusable: There is none that can be used.
-    """
-    assert privacy.key_file is not None  # noqa: S101 - the settings have no profile without it
-    return read_key(privacy.key_file)
-
-
 def text_finder(privacy: PrivacySettings) -> Tesseract | None:
     """The program of `privacy.ocr`; None where none is wanted.
 
@@ -97,7 +88,8 @@ class PrivacyProfile:
 
     def __init__(self, privacy: PrivacySettings, key: bytes) -> None:
         self._name = privacy.profile
-        self._pseudonyms = Pseudonyms(key)
+        self._pseudonyms = pseudonyms_of(privacy, key)
+        self._key_fingerprint = fingerprint(key)
         self._options = frozenset(map(PrivacyOption, privacy.options))
         self._pixel_policy = PixelPolicy(privacy.pixels)
         standard_meanings()  # loaded now, so that it does not count against the limits of the first instance
@@ -135,6 +127,7 @@ class PrivacyProfile:
             ExportError: The instance cannot be read.
         """
         source = instance.source_header
+        keyed_patient = self._pseudonyms.patient_beside(text_of(source, "PatientID"))
         weeks = weeks_for(source, self._pseudonyms)
         if PrivacyOption.RETAIN_LONGITUDINAL_MODIFIED_DATES not in self._options:
             weeks = 0
@@ -153,10 +146,12 @@ class PrivacyProfile:
             mask = _InstanceMask(instance, instance.pixels, decision)
         statement: dict[str, object] = {
             "profile": self._name,
+            "key": self._key_fingerprint,
             "options": sorted(self._options),
             "dropped": list(result.dropped),
             "private_dropped": result.private_dropped,
             "pixels": None if decision is None else decision.record(),
+            **({"patient": keyed_patient} if keyed_patient is not None else {}),
             "text_detection": None if self.finder is None or decision is None else self.finder.name,
         }
         instance.replace_header(

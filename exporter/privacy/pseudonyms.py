@@ -49,6 +49,10 @@ class Pseudonyms:
         """Pseudonym of an identifier in hexadecimal digits; `word` says of what kind the identifier is."""
         return self._digest(word, identifier).hex()[:digits]
 
+    def patient_beside(self, patient: str) -> str | None:  # noqa: ARG002 - of those that a table gives
+        """Pseudonym of a patient under the key, to be kept beside one of another origin; None where that is it."""
+        return None
+
     def uid(self, uid: str) -> str:
         """The UID that stands for another one; references between instances hold."""
         raw = bytearray(self._digest(UID, uid)[:16])

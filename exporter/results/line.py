@@ -21,6 +21,8 @@ from listener.foundation.text import json_escaped
 if TYPE_CHECKING:
     from exporter.outcome import MediaFile, Rendering, Timing, WriterOrigin
 
+WITHDRAWN: Final = "withdrawn"
+"""Status in the line of an instance that was exported, and must not be any more."""
 _RELATIONS: Final = frozenset({"duplicate_of", "conflict_with"})
 _ESCAPED: Final = re.compile(r"\\x([89a-f][0-9a-f])")
 
@@ -33,6 +35,7 @@ def line(
     duplicate_of: str | None = None,
     conflict_with: str | None = None,
     ae_title: str = "",
+    is_withdrawn: bool = False,
 ) -> bytes:
     """The line of one instance, newline included.
 
@@ -43,6 +46,7 @@ def line(
         duplicate_of: Name of the instance this one repeats, in the form of `dicom_file`.
         conflict_with: Name of an instance with the same SOP Instance UID and other content.
         ae_title: Called AE title whose settings apply; empty for the top-level settings.
+        is_withdrawn: Whether the instance was in the output, and is no longer.
 
     Raises:
         BadWorkerAnswer: `outcome.record` is no JSON object.
@@ -55,7 +59,7 @@ def line(
         "media_file": shown(published[0].file) if published else None,
         "media_type": published[0].kind if published else MediaType.NONE,
         "export": {
-            "status": outcome.status,
+            "status": WITHDRAWN if is_withdrawn else outcome.status,
             "reason": outcome.reason if isinstance(outcome, Skipped) else None,
             "media": [_medium(medium) for medium in published],
             "timing": _timing(outcome.timing) if isinstance(outcome, Exported) else None,

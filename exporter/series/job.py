@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -27,21 +28,24 @@ from exporter.writers.durable_write import writing
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from exporter.privacy.profile import PrivacyProfile
     from exporter.settings.settings import MediaSettings, Settings
     from exporter.work.protocol import Export, Steps
 
 TARGET: Final = "exporter.series.job:prepare"
-MANIFEST: Final = "manifest.json"
 
 
 def prepare(settings: Mapping[str, Any]) -> Export:
     """Make the function that a worker process runs for every manifest."""
+    from exporter.privacy.profile import PrivacyProfile
     from exporter.settings.settings import MediaSettings
 
-    return partial(export, MediaSettings.model_validate(settings["media"]), str(settings["settings_sha256"]))
+    media = MediaSettings.model_validate(settings["media"])
+    profile = PrivacyProfile.load(media.privacy, settings.get("key_fingerprint"))
+    return partial(export, media, str(settings["settings_sha256"]), profile)
 
 
-def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Steps:
+def export(settings: MediaSettings, settings_sha256: str, profile: PrivacyProfile | None, job: WorkerJob) -> Steps:
     """Write the series that the manifest at `job.path` lists, as partial files.
 
     Raises:
@@ -55,7 +59,8 @@ def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Ste
     identity = key.identity(source_sha256)
     yield identity
     try:
-        written = write_series([Path(path) for path in manifest["paths"]], folder, manifest["name"], settings)
+        paths = [Path(path) for path in manifest["paths"]]
+        written = write_series(paths, folder, manifest["name"], settings, profile)
     except ExportError as error:
         if error.may_pass:
             return Failed.of(error, identity, source_sha256)
@@ -102,15 +107,17 @@ class SeriesWorker:
         return self._folder.publish(key, source_sha256, partial(self._run, manifest))
 
     def _run(self, manifest: dict[str, Any], folder: Path, name: str) -> Outcome:
-        path = folder / MANIFEST
         with writing("write series"):
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            # Not below the output: the paths of inputs may name patients.
+            fd, path = tempfile.mkstemp(prefix="exporter-series-")
             with os.fdopen(fd, "w", encoding="ascii") as file:
                 json.dump({**manifest, "name": name}, file)
         try:
-            return self._worker.run(WorkerJob(str(path), str(folder)), lambda _: None)
+            return self._worker.run(WorkerJob(path, str(folder)), lambda _: None)
         except WorkerKilled as killed:
             return Failed.of(DecoderCrash(str(killed)))
+        finally:
+            Path(path).unlink(missing_ok=True)
 
     def cancel(self) -> None:
         """Cancel the series under way; from any thread."""

@@ -12,14 +12,19 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from exporter.errors import OutOfSpace
+from exporter.privacy.input_names import InputNames
+from exporter.privacy.lists import PatientLists
 from exporter.privacy.profile import checked_fingerprint
-from exporter.results import intents, ownership
+from exporter.results import deidentification, intents, ownership
 from exporter.results.intents import MediaFolderUnusable
 from exporter.results.ledger import Ledger, LedgerUnusable, damage
 from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import AETitleProfile, NameChoice, Publisher
+from exporter.results.withdrawal import withdraw_forbidden
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy, InProcess, Runner
 from exporter.work.supervisor import Worker, WorkerSetup
@@ -34,6 +39,8 @@ if TYPE_CHECKING:
     from exporter.services.reserve import DiskReserve
     from exporter.settings.settings import Settings
 
+
+log = structlog.get_logger()
 
 TIMES_UNTIL_EXPLAINED: Final = 2
 """Number of exporters ended by a damaged ledger after which the message says what to do."""
@@ -54,6 +61,7 @@ class ExportContext:
 
     ledger: Ledger
     engine: Engine
+    names: InputNames
     interrupted: int
     """Number of attempts that were under way when an earlier exporter crashed."""
     removed: int
@@ -85,10 +93,13 @@ def open_export_context(
         MachineCondition: The disk is full, or a folder is gone.
         WriterUnusable: A writer of another distribution cannot be used.
         KeyUnusable, TextDetectionMissing: Instances cannot be de-identified as the settings say.
+        ListUnusable: A list of patients cannot be used.
+        DeidentificationChanged: The output was begun with another key, or profile.
     """
     enabled_writers(settings.writers)
     _refuse_half_a_merge(places)
-    checked_fingerprint(settings)
+    key_fingerprint, names = checked_fingerprint(settings), InputNames.of(settings)
+    lists = PatientLists.of(settings.privacy)
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:
         stack.enter_context(_damage_explained(places))
@@ -97,11 +108,13 @@ def open_export_context(
         media = places.media.resolve()
         has_locks = stack.enter_context(ownership.locked(media))
         ledger = stack.enter_context(_ledger(places.ledger, reserve))
+        deidentification.keep_to(ledger, key_fingerprint, _profiles(settings, names))
         owns = stack.enter_context(ownership.owned(media, ledger, has_locks=has_locks, take_over=take_over))
         interrupted = len(ledger.recover())
         removed = intents.recover(media, ledger, *_last_marks(owns.former, owner=owns.owner))
         _check_group(media, permissions)
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
+        _withdraw(lists, ledger, places, media)
         appender.publish()
         publisher = Publisher(
             media,
@@ -110,7 +123,7 @@ def open_export_context(
             settings_sha256=settings.settings_sha256,
             version=own_version(),
             profiles={
-                title: AETitleProfile(own.media.layout, own.settings_sha256)
+                names.ae_title(title): AETitleProfile(own.media.layout, own.settings_sha256)
                 for title, own in settings.by_ae_title.items()
             },
             permissions=permissions,
@@ -120,7 +133,7 @@ def open_export_context(
         )
         stack.callback(engine.stop)
         engine.start()
-        yield ExportContext(ledger, engine, interrupted, removed)
+        yield ExportContext(ledger, engine, names, interrupted, removed)
 
 
 @contextmanager
@@ -196,6 +209,27 @@ def runners(settings: Settings, workers: int) -> list[Runner]:
 
         return [InProcess(Pipeline(setup.settings))]
     return [Worker(setup) for _ in range(workers)]
+
+
+def _withdraw(lists: PatientLists, ledger: Ledger, places: OutputPaths, media: Path) -> None:
+    """Withdraw what a changed list of patients forbids.
+
+    Raises:
+        MediaFolderUnusable: A file cannot be removed.
+        LedgerUnusable, OutOfSpace: The ledger cannot be written.
+    """
+    try:
+        withdrawn = withdraw_forbidden(lists, ledger, media, places.ledger.parent, own_version())
+    except OSError as error:
+        raise MediaFolderUnusable(media, error) from error
+    if withdrawn:
+        log.warning("withdrawn: a changed list no longer permits them", instances=withdrawn)
+
+
+def _profiles(settings: Settings, names: InputNames) -> dict[str, bool]:
+    """Whether instances are de-identified, by the pseudonym of the called AE title; empty for the top level."""
+    own = {names.pseudonym_of_title(title): one for title, one in settings.by_ae_title.items()}
+    return {title: one.privacy.profile != "none" for title, one in {"": settings, **own}.items()}
 
 
 def own_version() -> str:

@@ -92,7 +92,13 @@ def run(settings: Settings, data: DataFolder, signals: DaemonSignals | None = No
             reserve=reserve,
             take_over=take_over,
         ) as session,
-        series_volumes(data.root, settings, own_version()) as keep,
+        series_volumes(
+            data.root,
+            settings,
+            own_version(),
+            session.names,
+            data.spool / "series" if settings.deidentifies else None,
+        ) as keep,
     ):
         claimed = spool.recover_exporter()
         if claimed or session.interrupted or session.removed:
@@ -111,6 +117,7 @@ def run(settings: Settings, data: DataFolder, signals: DaemonSignals | None = No
             keep=keep,
             reserve=spool_reserve,
             titles=frozenset(settings.by_ae_title),
+            names=session.names,
             longest_wait_s=policy.longest_wait_s,
         )
         engine = session.engine

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
+    from exporter.privacy.input_names import InputNames
     from exporter.results.ledger import Ledger
     from exporter.series.live import Keep
     from exporter.services.reserve import DiskReserve
@@ -59,6 +60,7 @@ class SpoolSource:
         keep: Keep,
         reserve: DiskReserve,
         titles: frozenset[str],
+        names: InputNames,
         longest_wait_s: float,
     ) -> None:
         """Take instances from `spool`.
@@ -69,6 +71,7 @@ class SpoolSource:
             keep: Is called with an exported instance before its file leaves the spool.
             reserve: Space in the spool for instances that go into quarantine.
             titles: AE titles that have settings of their own.
+            names: What everything beside the data calls them.
             longest_wait_s: Longest time that an instance is deferred for.
         """
         self._spool = spool
@@ -76,6 +79,7 @@ class SpoolSource:
         self._keep = keep
         self._reserve = reserve
         self._titles = titles
+        self._names = names
         self._items: dict[str, SpoolItem] = {}
         """Claimed items, by name."""
         self._waiting: Iterator[SpoolItem] = iter(())
@@ -103,7 +107,7 @@ class SpoolSource:
 
     def _claim(self, item: SpoolItem) -> WorkItem | None:
         try:
-            title = called_ae_title(item.path, self._titles)
+            title = self._names.ae_title(called_ae_title(item.path, self._titles))
         except OSError as error:  # the settings depend on the AE title: it cannot be guessed
             log.warning("cannot be read now: deferred", item=item.name, problem=str(_condition(error)))
             self._deferred[item.name] = time.monotonic() + LONGEST_PAUSE_S

@@ -31,7 +31,7 @@ from exporter.settings.engine import EngineSection
 from exporter.settings.page import PageSection
 from exporter.settings.permissions import group_id_of
 from exporter.settings.pull import PullPeers
-from listener.foundation.configuration import FilePath, ReservedSection, Section, Spelling, load, not_available
+from listener.foundation.configuration import FilePath, ReservedSection, Section, Spelling, load
 from listener.foundation.fields import AETitle
 from listener.foundation.logs import LogSection
 from listener.settings.dicomweb import DicomwebSection
@@ -430,29 +430,25 @@ class ProfileSection(Section):
         return options
 
 
-def _not_yet(value: Any) -> Any:
-    if value is not None:
-        raise not_available("this key of de-identification", "null")
-    return value
-
-
 class PrivacySettings(ProfileSection):
     """De-identification of media and metadata."""
 
     key_file: FilePath | None = None
     """File with the key of all pseudonyms: at least 32 bytes that only its owner can read (mode 0600). Pseudonyms agree
     between all runs and machines that have the same key."""
-    exclude: Annotated[FilePath | None, BeforeValidator(_not_yet)] = None
-    """File with patient IDs or study UIDs, one a line, whose instances are not exported."""
-    pseudonyms: Annotated[FilePath | None, BeforeValidator(_not_yet)] = None
-    """CSV table of pseudonyms given from outside; a patient who is not in it fails as `privacy_unknown`."""
-    crosswalk: Annotated[FilePath | None, BeforeValidator(_not_yet)] = None
-    """File that gets original and pseudonym of each patient, for its owner alone; none is written by default."""
+    exclude: FilePath | None = None
+    """File with patient IDs or study UIDs, one a line, whose instances are not exported, under any profile. A changed
+    list withdraws at the next start what it forbids."""
+    pseudonyms: FilePath | None = None
+    """CSV table of patient IDs and their pseudonyms, with the columns `original` and `pseudonym`; a patient who is not
+    in it fails as `privacy_unknown`. A changed table withdraws at the next start what it no longer says."""
 
     @model_validator(mode="after")
     def _has_its_key(self) -> Self:
         if self.profile != "none" and self.key_file is None:
             raise ValueError(f"`profile: {self.profile}` needs a key: name its file with `key_file`")
+        if self.pseudonyms is not None and self.key_file is None:
+            raise ValueError("`pseudonyms` needs a key for everything but patient IDs: name its file with `key_file`")
         return self
 
 
@@ -666,18 +662,6 @@ class Settings(MediaSettings):
                         " with the top-level `privacy.key_file`"
                     )
         return entries
-
-    @model_validator(mode="after")
-    def _makes_no_series_of_patients(self) -> Self:
-        """Refuse volumes of series where instances are de-identified: they are made of the received files."""
-        own = [(_overlaid(self.volume, one.volume), _overlaid(self.privacy, one.privacy)) for one in self.ae_titles]
-        for volume, privacy in ((self.volume, self.privacy), *own):
-            if volume.series and privacy.profile != "none":
-                raise ValueError(
-                    f"`volume.series: true` is not available with `privacy.profile: {privacy.profile}`: volumes of"
-                    " series are made of the files as they were received"
-                )
-        return self
 
     @field_validator("sources")
     @classmethod

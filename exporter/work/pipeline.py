@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
     from exporter.dicom.instance import Instance
+    from exporter.privacy.lists import ExcludedPatients
     from exporter.privacy.profile import DeidentifiedInstance, PrivacyProfile
     from exporter.settings.settings import MediaSettings
     from exporter.work.protocol import Steps, WorkerJob
@@ -56,7 +57,7 @@ class Pipeline:
 
         Raises:
             WriterUnusable: A writer of another distribution cannot be used, or is not found by this process.
-            KeyUnusable, TextDetectionMissing: Instances cannot be de-identified as the settings say.
+            KeyUnusable, TextDetectionMissing, ListUnusable: Instances cannot be de-identified as the settings say.
         """
         # Loaded now, so that it does not count against the time limits of the first instance.
         import imagecodecs  # noqa: F401
@@ -64,12 +65,14 @@ class Pipeline:
 
         import exporter.results.metadata.record  # noqa: F401
         from exporter import writers
+        from exporter.privacy.lists import excluded_of
         from exporter.privacy.profile import PrivacyProfile
         from exporter.settings.settings import MediaSettings
         from exporter.writers.discovery import check_origins
 
         writers.registry()
         check_origins(settings.get("installed_writers", ()))
+        self._excluded = excluded_of(MediaSettings.model_validate(settings["media"]).privacy)
         self._by_ae_title: dict[str, tuple[MediaSettings, str, PrivacyProfile | None]] = {}
         for title, values in {"": settings, **settings.get("by_ae_title", {})}.items():
             media = MediaSettings.model_validate(values["media"])
@@ -79,14 +82,18 @@ class Pipeline:
     def __call__(self, job: WorkerJob) -> Steps:
         """Export with the settings of the AE title that the instance was sent to."""
         settings, settings_sha256, profile = self._by_ae_title[job.ae_title]
-        return export(settings, settings_sha256, job, profile)
+        return export(settings, settings_sha256, job, profile, self._excluded)
 
 
 def export(
-    settings: MediaSettings, settings_sha256: str, job: WorkerJob, profile: PrivacyProfile | None = None
+    settings: MediaSettings,
+    settings_sha256: str,
+    job: WorkerJob,
+    profile: PrivacyProfile | None = None,
+    excluded: ExcludedPatients | None = None,
 ) -> Steps:
     """Export one instance; see the module's contract."""
-    known = _Known(profile)
+    known = _Known(profile, excluded)
     try:
         return known.verified((yield from _export(settings, settings_sha256, job, known)), Path(job.folder))
     except MachineCondition:
@@ -111,8 +118,9 @@ def export(
 class _Known:
     """What is known of the instance so far, for outcomes that come early."""
 
-    def __init__(self, profile: PrivacyProfile | None) -> None:
+    def __init__(self, profile: PrivacyProfile | None, excluded: ExcludedPatients | None) -> None:
         self.profile = profile
+        self.excluded = excluded
         self.deidentified: DeidentifiedInstance | None = None
         self.identity: InstanceIdentity | None = None
         self.source_sha256: str | None = None
@@ -142,6 +150,8 @@ def _export(
     from exporter.writers.contract import WriterTask
 
     with Instance.open(Path(job.path), settings.limits) as instance:
+        if known.excluded is not None:
+            known.excluded.refuse(instance.header)  # before it has an identity: nothing of it is kept
         if known.profile is None:
             known.identity, known.source_sha256 = instance.identity, instance.source_sha256
         if job.received:

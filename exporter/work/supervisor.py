@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.errors import DecoderCrash, ExportTimeout, OutOfSpace, ProcessorTimeSpent, StorageUnavailable
 from exporter.outcome import Failed, InstanceIdentity, Outcome, from_json
+from exporter.privacy.input_names import InputNames
 from exporter.privacy.profile import checked_fingerprint
 from exporter.writers.discovery import installed_writers
 from listener.foundation.errors import Unusable
@@ -101,7 +102,8 @@ class WorkerSetup:
             KeyUnusable, TextDetectionMissing: Instances cannot be de-identified as the settings say.
         """
         limits = settings.limits
-        own = {title: _worker_settings(one) for title, one in settings.by_ae_title.items()}
+        names = InputNames.of(settings)
+        own = {names.ae_title(title): _worker_settings(one) for title, one in settings.by_ae_title.items()}
         writers = [asdict(one.origin) for one in installed_writers()]
         return cls(
             {

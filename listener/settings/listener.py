@@ -350,7 +350,12 @@ class DataFolder:
 
     @property
     def sources(self) -> Path:
-        """Folder in which sources remember how far they are."""
+        """Folder in which sources remember how far they are: names of files that were taken are as private as these."""
+        return self.spool / "sources"
+
+    @property
+    def former_sources(self) -> Path:
+        """Folder in which sources of earlier versions remembered how far they are."""
         return self.root / "sources"
 
     @property

@@ -303,8 +303,13 @@ class LedgerReader:
         found = self._read("SELECT position + length FROM line WHERE seq = ?", (seq,))
         return int(found[0][0]) if found else 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no instance was ever begun."""
+        return not self._read("SELECT 1 FROM instance LIMIT 1")
+
     def progress(self) -> dict[str, int]:
-        """The file state that `mark_published` or `set_file` stored last."""
+        """Numbers about the output, by what they are: those of `mark_published`, `set_file` and `remember`."""
         return dict(self._read("SELECT key, value FROM progress"))
 
     def foreign_bytes(self) -> list[tuple[int, int, int]]:

@@ -315,6 +315,19 @@ def finish(
     return _replace_media(connection, instance_id, completed.media)
 
 
+def revoke(connection: sqlite3.Connection, name: str, message: str, line: tuple[int, int, bytes] | None) -> list[str]:
+    """Take an outcome back; see `Ledger.revoke_many`."""
+    instance_id = known(connection, name)[-1]
+    connection.execute(
+        """UPDATE instance SET state = 'skipped', reason = 'excluded', message = ?, settings_sha256 = NULL,
+        source_sha256 = NULL, sop_class_uid = NULL, sop_instance_uid = NULL, study_instance_uid = NULL,
+        series_instance_uid = NULL, content_sha256 = NULL, duplicate_of = NULL, conflict_with = NULL,
+        line_seq = coalesce(?, line_seq), updated_ns = ? WHERE id = ?""",
+        (message, _add_line(connection, instance_id, line) if line else None, time.time_ns(), instance_id),
+    )
+    return _replace_media(connection, instance_id, ())
+
+
 def _is_told(connection: sqlite3.Connection, line_seq: int | None, line: tuple[int, int, bytes]) -> bool:
     """Whether the instance's newest line says this already: exported again, nothing new, no second line."""
     newest = connection.execute("SELECT text FROM line WHERE seq = ?", (line_seq,)).fetchone()

@@ -92,10 +92,13 @@ class Nothing:
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
         return False
 
+    def key(self, name: str) -> str:
+        return name
+
     def failed(self, prefix: str) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
         return ()
 
-    def closed_folders(self) -> tuple[str, ...]:
+    def closed_folders(self, root: Path) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
         return ()
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +23,6 @@ from tests.exporter.work.test_engine import EngineHarness
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from exporter.errors import MachineCondition
     from exporter.inputs.contract import EarlierOutcomes
@@ -135,6 +135,11 @@ def test_nothing_is_taken_without_permission_and_a_stop_gives_everything_back(ha
 class OneDecided:
     """A reader of one entry that needs no worker."""
 
+    root = Path()
+
+    def members(self, container: str) -> Iterator[str]:
+        raise NotImplementedError
+
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:  # noqa: ARG002 - the contract's shape
         yield InputEntry("fifo", 0, 1, decided=DECIDED)
 
@@ -150,10 +155,13 @@ def test_an_entry_that_needs_no_worker_needs_none_either_when_it_is_tried_again(
         def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
             return False
 
+        def key(self, name: str) -> str:
+            return name
+
         def failed(self, prefix: str) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
             return ()
 
-        def closed_folders(self) -> tuple[str, ...]:
+        def closed_folders(self, root: Path) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
             return ()
 
     with Scratch(tmp_path / "copies", 1 << 20) as scratch:
