@@ -229,12 +229,6 @@ CALLED_FROM_OUTSIDE = {
     "options_of": "writers of other distributions call it",
     "STORE_TABLE": "made into a table of docs/receiving.md by its test",
     "UPLOAD_TABLE": "made into a table of docs/dicomweb.md by its test",
-    "deidentify": "the whole of exporter/privacy/ is tested before the export uses it",
-    "rebuilt_file_meta": "likewise",
-    "check_fingerprint": "likewise",
-    "collect_identifiers": "likewise",
-    "found_in_text": "likewise",
-    "found_in_bytes": "likewise",
 }
 """Names that no code of ours mentions a second time, and who uses them."""
 

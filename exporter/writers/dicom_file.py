@@ -1,9 +1,10 @@
 """The de-identified instance as a DICOM file of its own, beside its media.
 
 Contract: the file holds the elements that the instance shows (`Instance.replace_header`), file meta information made
-anew, and its frames as the mask lets them through: uncompressed, every kept stored value as it was, black where hidden,
-without spare bits. Nothing else of the source gets into it: no preamble, no encoded frame, no byte around or behind
-frames. Explicit VR Little Endian, or Big Endian where the source is. Read back before it counts.
+anew, and its frames as the mask lets them through: uncompressed, every kept stored value as it was (colours as RGB, as
+the media show them), black where hidden, without spare bits. Nothing else of the source gets into it: no preamble, no
+encoded frame, no byte around or behind frames. Explicit VR Little Endian, or Big Endian where the source is. Read back
+before it counts.
 
 A video stream is not written: its pictures have no stored values.
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from exporter.errors import ExportError, TooLarge, UnsupportedSyntax, VerifyFailed
 from exporter.frames.colour import to_rgb
+from exporter.frames.palette import read_palette
 from exporter.outcome import MediaType
 from exporter.writers.contract import InstancePart, WriterTask, Written
 from exporter.writers.durable_write import media_file, write_new
@@ -44,7 +46,6 @@ SCORE: Final = 0
 _LITTLE, _BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 _FLOATS: Final = {"f4": (0x7FE00008, "OF"), "f8": (0x7FE00009, "OD")}
 _LONGEST: Final = 0xFFFFFFFE
-_STORED_COLOURS: Final = frozenset(("RGB", "YBR_FULL"))
 
 
 class DicomWriter:
@@ -150,18 +151,31 @@ class _Pixels:
     def _cells(self, samples: Samples) -> tuple[NDArray[Any], dict[str, Any]]:
         """The cells of a frame in the order of bytes of the file, and the elements that describe them."""
         values, pixels = samples.values, self.pixels
-        colour = samples.colour
-        if values.ndim == 3 and colour not in _STORED_COLOURS:
-            values, colour = to_rgb(values, colour, samples.bits), "RGB"
+        if values.ndim == 3 and samples.colour != "RGB":
+            values = to_rgb(values, samples.colour, samples.bits)
         allocated = 8 * values.dtype.itemsize
         elements: dict[str, Any] = {}
         if values.ndim == 3:
-            elements |= {"PhotometricInterpretation": colour, "PlanarConfiguration": 0}
+            elements |= {"PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+        if samples.colour == "PALETTE COLOR" and "RedPaletteColorLookupTableData" not in self.instance.header:
+            elements |= self._palette()
         if values.dtype.kind != "f" and pixels.bits_allocated != 1:
             stored = allocated if values.dtype != samples.values.dtype else min(pixels.bits_stored, allocated)
             elements |= {"BitsAllocated": allocated, "BitsStored": stored, "HighBit": stored - 1}
             elements["PixelRepresentation"] = int(values.dtype.kind == "i")
         return values.astype(values.dtype.newbyteorder(self.order), order="C"), elements
+
+    def _palette(self) -> dict[str, Any]:
+        """The palette as plain tables of 16 bits: that of the source has another form, which can hold anything."""
+        source, order = self.instance.source_header, self.order
+        palette = read_palette(source, signed=self.pixels.signed, big_endian=self.instance.big_endian, notes=[])
+        elements: dict[str, Any] = {}
+        for number, colour in enumerate(("Red", "Green", "Blue")):
+            entries = palette.colours[:, number].astype(f"{order}u2") * 257
+            keyword = f"{colour}PaletteColorLookupTable"
+            elements[f"{keyword}Descriptor"] = [len(entries) & 0xFFFF, palette.first, 16]
+            elements[f"{keyword}Data"] = entries.astype(f"{order}u2").tobytes()
+        return elements
 
 
 def _plain(values: NDArray[Any]) -> bytes:
