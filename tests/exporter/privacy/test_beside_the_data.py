@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tempfile
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import pytest
 
 import exporter
 from exporter.commands.app import main
+from exporter.inputs.scratch import Scratch
 from exporter.outcome import Exported
 from exporter.results.rebuild import rebuild
 from exporter.results.reconcile import Folders, reconcile
@@ -92,6 +94,26 @@ def test_what_is_planted_in_names_and_headers_is_nowhere_below_the_output_nor_sa
     assert found_in(said.encode()) == set()
     assert left_behind(setting.out) == {}
     assert setting.run("privacy", "check", str(setting.out), "--source", str(setting.input)) == 0
+
+
+def test_no_copy_of_an_original_lies_below_the_output_and_a_crash_leaves_none_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mark = "0123456789abcdef"
+    crashed = Scratch.outside(1 << 20)
+    crashed.mark(mark)
+    left = crashed.copy().finish()
+    with Scratch.outside(1 << 20) as scratch:
+        scratch.mark("fedcba9876543210")
+        assert left.exists()  # another ledger's
+    with Scratch.outside(1 << 20) as scratch:
+        scratch.mark(mark)
+        assert not left.exists()
+        path = scratch.copy().finish()
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert not path.exists()
+    assert not [*tmp_path.iterdir()]
 
 
 def test_the_copy_of_the_configuration_names_no_place(setting: Setting) -> None:
