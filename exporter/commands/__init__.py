@@ -17,6 +17,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     niffler           `exporter backfill --niffler-config`
     options           options that commands share
     orthanc_storage   `exporter orthanc-storage`
+    page              `exporter page`
     progress          progress, plan and summary of a run
     pull              `exporter pull`
     reconcile         `exporter reconcile`
