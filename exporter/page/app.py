@@ -30,7 +30,7 @@ from exporter.page.guard import HEADERS, MEDIA_POLICY, Refused
 from exporter.page.problems import Problem, summary_of
 from exporter.page.readiness import Readiness
 from exporter.page.views import MEDIA_TYPES, PICTURES, Views, clock, environment, explained
-from exporter.results.ledger.browsing import LedgerBrowser
+from exporter.results.ledger.browsing import FAILED_STATES, LedgerBrowser
 from exporter.results.ledger.schema import LedgerUnusable
 from listener.foundation.errors import Unusable
 from listener.spool.names import NAME
@@ -266,11 +266,11 @@ class Page:
         if (text := said.get("number", "")).isascii() and text.isdigit() and len(text) < 19:
             with self._ledger() as ledger:
                 row = None if ledger is None else ledger.numbered(int(text))
-            if row is not None:
+            if row is not None and row.row.state in FAILED_STATES:
                 return row.row.name, None, 1
         elif NAME.fullmatch(said.get("name", "")):
             return said["name"], None, 1
-        raise Refused(404, "there is no such failure")
+        raise Refused(404, "there is no such failure: it is tried again already, or it is gone")
 
     # -- media -------------------------------------------------------------------------------------------------------
 

@@ -162,7 +162,7 @@ async def _body(headers: dict[bytes, list[bytes]], receive: Receive) -> bytes:
     length = headers.get(b"content-length", [b"0"])[0]
     if not length.isdigit() or int(length) > MOST_BODY:
         raise Refused(413, "the form is too long", connection="close")
-    body = b""
+    body = bytearray()
     try:
         async with asyncio.timeout(BODY_S):
             while True:
@@ -173,7 +173,7 @@ async def _body(headers: dict[bytes, list[bytes]], receive: Receive) -> bytes:
                 if len(body) > MOST_BODY:
                     raise Refused(413, "the form is too long", connection="close")
                 if not message.get("more_body", False):
-                    return body
+                    return bytes(body)
     except TimeoutError:
         raise Refused(408, "the form comes too slowly", connection="close") from None
 

@@ -96,7 +96,7 @@ def _answers(listener: ListenerSection) -> str:
             if context is None:
                 return "the listener does not accept Verification"
             number = association.next_message_id()
-            association.send(context, dimse.request(dimse.Field.C_ECHO_RQ, number, VERIFICATION))
+            association.send(context, dimse.request(dimse.Field.C_ECHO_RQ, number, VERIFICATION, has_data_set=False))
             status = association.response(number, within_s=ANSWER_S).status
             return "" if status == 0 else f"the listener answers C-ECHO with status 0x{status:04X}"
     except NotAccepted:

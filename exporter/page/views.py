@@ -20,7 +20,7 @@ from exporter.page import plots
 from exporter.page.failures import remedy
 from exporter.page.problems import count_of, day_of, size_of, span_of
 from exporter.results.ledger.browsing import PAGE_ROWS, ListedInstance, latency_words
-from listener.foundation.text import text_line
+from listener.foundation.text import text_line, xml_text
 from listener.spool import view
 from listener.spool.names import SpoolState
 
@@ -63,6 +63,12 @@ def _shown(value: Any) -> Any:
     return value
 
 
+def _coded(sentence: str) -> Markup:
+    """A sentence of ours as HTML, with what stands between backticks as code."""
+    parts = xml_text(sentence).split("`")
+    return Markup("".join(f"<code>{part}</code>" if at % 2 else part for at, part in enumerate(parts)))  # noqa: S704
+
+
 def environment() -> Environment:
     """The templates, with escaping on."""
     templates = Environment(
@@ -70,7 +76,7 @@ def environment() -> Environment:
     )
     templates.trim_blocks = templates.lstrip_blocks = True
     words = {"count": count_of, "day": day_of, "size": size_of, "span": span_of, "latency": latency_words}
-    templates.filters.update({**words, "number": "{:,}".format, "remedy": remedy})
+    templates.filters.update({**words, "number": "{:,}".format, "remedy": remedy, "coded": _coded})
     return templates
 
 
@@ -257,7 +263,24 @@ def _our_part(line: bytes) -> dict[str, Any]:
     except (ValueError, LookupError, TypeError):
         return {}
     kept = {key: export[key] for key in ("warnings", "timing", "rendering", "version") if export.get(key)}
-    return {key: value if isinstance(value, str | list) else json.dumps(value) for key, value in kept.items()}
+    return {key: _lines_of(value) for key, value in kept.items()}
+
+
+def _lines_of(value: Any) -> str | list[str]:
+    """A value of our part of a line: text, or one text for each of its parts."""
+    if isinstance(value, dict):
+        return [
+            f"{key.replace('_', ' ')}: {_words(part)}" for key, part in value.items() if part not in (None, [], False)
+        ]
+    return [_words(part) for part in value] if isinstance(value, list) else str(value)
+
+
+def _words(value: Any) -> str:
+    """A value as one short text; long lists, such as times of frames, are cut."""
+    if isinstance(value, list):
+        shown = ", ".join(map(str, value[:6]))
+        return f"{shown}, ... ({len(value)} in all)" if len(value) > 6 else shown
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def clock(now: float) -> str:
