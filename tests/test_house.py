@@ -128,7 +128,8 @@ OTHER_MEANINGS = {
     "listener/intake/store_status.py": "where a status puts the bytes",
     "exporter/pull/statuses.py": "how a retrieval ended",
     "exporter/results/ledger/types.py": "states of an instance in the ledger",
-    "exporter/commands/status.py": "the same, as keys of the report",
+    "exporter/commands/status.py": "the same, as words of the report",
+    "exporter/page/condition.py": "the same",
 }
 """Modules outside the spool in which one of its folders' names is a word of another kind, and of which."""
 OWNERS = {

@@ -20,6 +20,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     niffler           `exporter backfill --niffler-config`
     options           options that commands share
     orthanc_storage   `exporter orthanc-storage`
+    page              `exporter page`
     progress          progress, plan and summary of a run
     privacy           `exporter privacy check`
     pseudonym         `exporter pseudonym`

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import cyclopts
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
 from exporter.commands.options import DataOptions, existing, in_words
+from exporter.page import failures as page_failures
+from exporter.page.failures import Failure, failures_of
 from listener.foundation.text import printable
 from listener.spool import view
 
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from exporter.privacy.input_names import InputNames
-    from exporter.results.ledger import InstanceRow
 
 SourceOption = Annotated[
     Path | None,
@@ -39,21 +40,6 @@ application = cyclopts.App(name="failures", help="List what failed, show why, tr
 
 JsonOption = Annotated[bool, Parameter(name="--json", negative="", help="Print JSON.")]
 ReasonOption = Annotated[str | None, Parameter(name="--reason", help="Only failures of this reason.")]
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """One instance that failed for good."""
-
-    id: str
-    state: str
-    reason: str
-    message: str
-    attempts: int = 0
-    """0 where the listener itself refused it."""
-    size_bytes: int | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-    """Report beside the bytes in quarantine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +158,7 @@ def retry(
         name = (
             None if identifier is None else _only([*failures_of(data)], identifier, FailureNames.of(places, source)).id
         )
-        count = _make_pending(data, name=name, reason=reason)
+        count = page_failures.retry(data, name=name, reason=reason)
     hint = "" if (data / "spool").is_dir() else ": run the same `exporter backfill` once more"
     print(f"{count} to be tried again{hint if count else ''}")
     return ExitCode.DONE
@@ -193,28 +179,6 @@ def _waiting(data: Path) -> Iterator[str]:
             told = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
             yield f"{sum(reasons.values())} to be tried again: {told}"
         yield from overdue_sentences(ledger.overdue(time.time()))
-
-
-def failures_of(data: Path) -> Iterator[Failure]:
-    """Everything that failed for good in a data or output folder."""
-    from exporter.results.ledger import InstanceStatus, Ledger
-
-    in_ledger = set()
-    path = data / "exporter.db"
-    if path.is_file():
-        with Ledger.open_read_only(path) as ledger:
-            for state in (InstanceStatus.FAILED, InstanceStatus.QUARANTINED):
-                for entry in ledger.entries(state):
-                    in_ledger.add(entry.name)
-                    yield _of_entry(entry)
-    if (spool := view.SpoolView.read(data / "spool")) is not None:
-        for refused in spool.refused():
-            if refused.name not in in_ledger:
-                yield Failure(refused.name, "quarantined", refused.reason, refused.message)
-
-
-def _of_entry(entry: InstanceRow) -> Failure:
-    return Failure(entry.name, str(entry.state), entry.reason or "", entry.message, entry.attempts, entry.size_bytes)
 
 
 def _only(found: list[Failure], identifier: str, names: FailureNames) -> Failure:
@@ -239,25 +203,3 @@ def _known_reason(reason: str | None) -> None:
         near = get_close_matches(reason, words, 1)
         guess = f"; did you mean {near[0]}?" if near else ""
         raise CommandError(f"no failure has the reason {reason} (permitted: {', '.join(words)}{guess})", ExitCode.USAGE)
-
-
-def _make_pending(data: Path, *, name: str | None, reason: str | None) -> int:
-    """Make one failure, or all of one reason, pending again.
-
-    The ledger comes first: a file that is then still in quarantine is listed on, and taken by another `retry`; a file
-    that came first would meet a ledger that has it as finished.
-
-    Returns:
-        Number of failures that are pending again.
-    """
-    from exporter.results.ledger import Ledger
-    from listener.spool.spool import Spool
-
-    in_ledger = moved = 0
-    if (data / "exporter.db").is_file():
-        with Ledger.open(data / "exporter.db", exclusive=False) as ledger:
-            in_ledger = len(ledger.retry(name=name, reason=reason))
-    if (data / "spool").is_dir():
-        with Spool.open(data / "spool") as spool:
-            moved = spool.requeue(name or reason or "")
-    return max(in_ledger, moved)

@@ -13,7 +13,7 @@ from listener.foundation.configuration import Section
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _UNITS = {"m": 60, "h": 3600, "d": 86_400}
-_DURATION = re.compile(r"([1-9][0-9]{0,5})([mhd])")
+_DURATION = re.compile(r"(0|[1-9][0-9]{0,5})([mhd])")
 
 
 def _duration(value: Any) -> Any:
@@ -22,6 +22,13 @@ def _duration(value: Any) -> Any:
     if found is None:
         permitted = {"permitted": "a whole number and its unit: m, h or d, such as `24h`"}
         raise PydanticCustomError("duration", "is no time", permitted)
+    return value
+
+
+def _some_time(value: Any) -> Any:
+    """A time that is not nothing."""
+    if _duration(value)[0] == "0":
+        raise PydanticCustomError("duration", "is no time at all", {"permitted": "such as `30m`, `24h` or `7d`"})
     return value
 
 
@@ -53,7 +60,7 @@ SourceName = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 class ExpectSection(Section):
     """How often something must arrive from one source."""
 
-    every: Duration = "24h"
+    every: Annotated[str, BeforeValidator(_some_time)] = "24h"
     """Longest time between two arrivals, such as `30m`, `24h` or `7d`."""
     grace: Duration = "0m"
     """Further time before silence is a fault."""
