@@ -76,24 +76,23 @@ class SlurmCluster:
 
     def resume_node(self) -> None:
         """Set a node that was down to work again; it may have come back by itself."""
-        command = ("scontrol", "update", f"NodeName={self.node}", "State=RESUME")
-        subprocess.run(command, env=self.environment, capture_output=True, check=False, timeout=60)
-        until(lambda: self.call("sinfo", "--noheader", "--format=%T").strip() in {"idle", "mixed", "allocated"})
+        self._tried("scontrol", "update", f"NodeName={self.node}", "State=RESUME")
 
     def hurried(self) -> list[str]:
-        """Let jobs that were requeued start now; the ids of all jobs."""
+        """Let jobs that were requeued start now, as an administrator can; the ids of all jobs."""
         for job in self.tasks("PENDING"):
-            subprocess.run(
-                ("scontrol", "update", f"JobId={job}", "StartTime=now"),
-                env=self.environment,
-                capture_output=True,
-                check=False,
-                timeout=60,
-            )
+            self._tried("scontrol", "release", job)
+            self._tried("scontrol", "update", f"JobId={job}", "StartTime=now")
+        if "drain" in self.call("sinfo", "--noheader", "--format=%T"):
+            self.resume_node()
         return self.tasks()
 
+    def _tried(self, *command: str) -> None:
+        """Call a command that may refuse."""
+        subprocess.run(command, env=self.environment, capture_output=True, check=False, timeout=60)
 
-def until(condition: Callable[[], object], seconds: float = 300.0) -> None:
+
+def until(condition: Callable[[], object], seconds: float = 100.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -125,14 +124,14 @@ def slurm_cluster(folder: Path) -> Iterator[SlurmCluster]:
     ]
     with ExitStack() as stack:
         _started(stack, munged, environment)
-        until((folder / "munge.socket").exists, 100)
+        until((folder / "munge.socket").exists)
         _started(stack, ["slurmctld", "-D", "-c", "-f", str(configuration)], environment)
         _started(stack, ["slurmd", "-D", "-c", "-f", str(configuration), "-N", node], environment)
         cluster = SlurmCluster(environment, node)
-        until(lambda: "idle" in _answer(["sinfo", "--noheader", "--format=%T"], environment), 100)
+        until(lambda: "idle" in _answer(["sinfo", "--noheader", "--format=%T"], environment))
         yield cluster
         cluster.call("scancel", "--user=root")
-        until(lambda: not cluster.tasks(), 100)
+        until(lambda: not cluster.tasks())
 
 
 def _answer(command: list[str], environment: Mapping[str, str]) -> str:

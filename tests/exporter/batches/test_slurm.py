@@ -169,7 +169,8 @@ def test_an_orphan_of_a_killed_slurmstepd_works_on_beside_the_second_start(
     cluster.call("scontrol", "update", f"NodeName={cluster.node}", "State=DOWN", "Reason=test")
     cluster.resume_node()
     try:
-        until(lambda: cluster.hurried() and is_working(output, 1, 2))
+        merged = output / "batches" / "merged.json"
+        until(lambda: (cluster.hurried() and is_working(output, 1, 2)) or merged.exists())
         os.kill(process, signal.SIGCONT)
         check(cluster, output, expected)
     finally:
