@@ -195,7 +195,7 @@ def _working_copy(path: Path, copy: Path) -> Iterator[MergeLedger]:
 
 
 class MergePublisher(Publisher):
-    """Chooses names and makes lines as every publisher does; what is to be moved and deleted is noted, not done."""
+    """A publisher that notes which media to move and which to delete, and does neither."""
 
     def __init__(self, media: Path, ledger: MergeLedger, settings: Settings, making: Path) -> None:
         """Note moves and superseded files in the folder `making`."""

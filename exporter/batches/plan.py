@@ -23,7 +23,7 @@ import shutil
 from array import array
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.inputs.backfill import BATCHES, BackfillRequest, ExportTarget, reader_of
 from exporter.inputs.entry_source import LedgerMemory, Progress
@@ -218,6 +218,7 @@ def make_plan(request: BackfillRequest, batches: int | None = None) -> BatchPlan
     output = request.output.absolute()
     root = output / BATCHES
     refuse_plan_under_way(root)
+    reader_of(request)  # refuses what cannot be read before anything is made
     make_private_folders(output)
     _refuse_other_file_system(request.target)
     making = output / f".{BATCHES}-{secrets.token_hex(8)}"
@@ -282,7 +283,7 @@ def _refuse_other_file_system(target: ExportTarget) -> None:
 
 def _written(request: BackfillRequest, root: Path, most: int | None) -> BatchPlan:
     """Write a plan into a folder."""
-    text = request.settings.model_dump_json().encode()
+    text = _with_absolute_paths(request.settings).model_dump_json().encode()
     _write(root / SETTINGS, text)
     weights, total_bytes, sample = array("d"), 0, _Sample()
     every = root / "units"
@@ -312,6 +313,19 @@ def _written(request: BackfillRequest, root: Path, most: int | None) -> BatchPla
     _write(root / PLAN, json.dumps(said).encode("ascii"))
     fsync_folder(root)
     return plan
+
+
+def _with_absolute_paths(settings: Settings) -> Settings:
+    """The settings with absolute paths: a batch may run in another folder."""
+    return Settings.model_validate(_absolute(settings.model_dump()))
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _absolute(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_absolute(one) for one in value]
+    return value.absolute() if isinstance(value, Path) else value
 
 
 def private(path: str, flags: int) -> int:

@@ -44,7 +44,7 @@ class JournalMemory:
         self._unit, self._position = unit, 0
 
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
-        """Whether an earlier start has finished an entry; what it became is part of the result, whatever came since."""
+        """Whether an earlier start has finished an entry, even if its file has changed since."""
         self._place(name)
         return name in self._finished
 

@@ -38,7 +38,7 @@ application.command(batches.cancel)
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Where a backfill runs; what is given wins over the section `engine` of the configuration."""
+    """Where a backfill runs. Options that are given win over the section `engine` of the configuration."""
 
     engine: Annotated[
         Literal["local", "processes", "slurm", "dask"],
@@ -79,6 +79,8 @@ class EngineOptions:
             section = EngineSection.model_validate(said | top | {"slurm": said["slurm"] | slurm})
         except ValueError as error:
             raise CommandError(f"options of the engine: {error}", ExitCode.USAGE) from None
+        if self.engine == "dask" and section.scheduler is None:
+            raise CommandError("--engine dask needs --scheduler tcp://HOST:PORT, or engine.scheduler", ExitCode.USAGE)
         return settings.model_copy(update={"engine": section})
 
 

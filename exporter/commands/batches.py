@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 def start(request: BackfillRequest, engine: str, *, batches: int | None, only_print: bool) -> int:
     """Plan, submit, and for engines that live as long as this process, wait and merge."""
-    from exporter.batches.plan import make_plan
+    from exporter.batches.engines.contract import EngineUnusable
+    from exporter.batches.journal import runs_of
+    from exporter.batches.plan import ROUNDS, make_plan
     from exporter.batches.rounds import RoundState
 
     settings = request.settings
@@ -41,7 +43,12 @@ def start(request: BackfillRequest, engine: str, *, batches: int | None, only_pr
         if only_print:
             return _print_slurm(plan, settings)
         state.claim(plan)
-    return _go_on(plan, state)
+    try:
+        return _go_on(plan, state)
+    except EngineUnusable:
+        if state.round <= 1 and not any(map(runs_of, map(plan.folder_of, range(1, len(plan.batches) + 1)))):
+            (plan.root / ROUNDS).unlink()  # nothing was started: the same command may be given again
+        raise
 
 
 def _most_batches(engine: str, settings: Settings) -> int | None:

@@ -12,7 +12,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 
 
 class SlurmSection(Section):
-    """Options of `sbatch` for `backfill --engine slurm`; what is not set is left to the site's defaults."""
+    """Options of `sbatch` for `backfill --engine slurm`. The site's defaults apply to options that are not set."""
 
     partition: str | None = None
     """Partition of the tasks."""
