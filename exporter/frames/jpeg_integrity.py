@@ -34,6 +34,8 @@ _BEHIND: Final = b"\x5a" * 64
 _TAIL: Final = 2
 """Bytes at the end of the entropy-coded data that are changed: they hold 9 bits at least, the rest may be padding."""
 _STOP_AT_ANY_ERROR: Final = {"err_detect": "explode+bitstream+buffer+careful+compliant+aggressive"}
+_AN_EIGHTH: Final = {"lowres": "3"}
+"""All entropy-coded data are read, and one sample made of each block: the verdict is the same."""
 
 
 def refuse_damaged(data: bytes) -> None:
@@ -46,7 +48,7 @@ def refuse_damaged(data: bytes) -> None:
     from av.error import FFmpegError, InvalidDataError
 
     decoder = av.CodecContext.create("mjpeg", "r")
-    decoder.options = _STOP_AT_ANY_ERROR
+    decoder.options = _STOP_AT_ANY_ERROR | _AN_EIGHTH
     decoder.thread_count = 1
     try:
         decoder.decode(av.Packet(data))

@@ -77,8 +77,8 @@ class FrameFingerprints:
         self._cells = max(_FEWEST_CELLS, min(_MOST_CELLS, _GRID_BYTES // (6 * max(1, frames))))
         self._kept: dict[int, list[NDArray[np.uint8]]] = {}
         self._means: dict[int, NDArray[np.float64]] = {}
-        self._wanted = _spread(frames, max(2, KEPT_BYTES // max(1, frame_bytes)))
-        self._wanted_means = _spread(frames, _MOST_MEANS)
+        self._wanted = spread(frames, max(2, KEPT_BYTES // max(1, frame_bytes)))
+        self._wanted_means = spread(frames, _MOST_MEANS)
         self.lowest_psnr_db = math.inf
 
     @property
@@ -143,7 +143,7 @@ class FrameFingerprints:
             raise VerifyFailed(f"frame {index + 1}, decoded back, has other colours (channel means {off:.1f} off)")
 
 
-def _spread(frames: int, most: int) -> frozenset[int]:
+def spread(frames: int, most: int) -> frozenset[int]:
     """Indices of up to `most` frames, evenly spread, the first and the last among them."""
     if frames <= most:
         return frozenset(range(frames))
