@@ -10,12 +10,13 @@ import numpy as np
 
 from exporter.dicom.elements import name_of, numbers_of, text_of, value_of
 from exporter.errors import BadGeometry, CorruptPixels, UnsupportedSyntax
+from exporter.frames.codestream import Codec
 from exporter.frames.colour import to_rgb
 from exporter.frames.display import Applied, DisplayOptions, GrayscalePipeline, Modality, Voi, items_of
 from exporter.frames.functional_groups import FrameElements
 from exporter.frames.overlays import draw, read_overlays
 from exporter.frames.palette import Palette, read_palette
-from exporter.frames.reader import FrameReader, Samples, open_reader
+from exporter.frames.reader import CodestreamReader, FrameReader, Samples, open_reader
 from exporter.frames.stream import open_video
 from exporter.frames.transfer_syntaxes import Family, family_of
 from exporter.outcome import Rendering
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
     import io
     from collections.abc import Iterator, Sequence
 
+    from av import VideoFrame
     from numpy.typing import NDArray
 
     from exporter.dicom.instance import Instance
     from exporter.dicom.pixels import PixelDescription
-    from exporter.frames.codestream import Codec
     from exporter.settings.settings import LimitSettings
 
 
@@ -263,12 +264,29 @@ class Frames:
         )
 
     def _display_colour(self) -> Iterator[NDArray[np.uint8]]:
+        return (self.rgb(index) for index in self.indices)
+
+    def rgb(self, index: int) -> NDArray[np.uint8]:
+        """RGB of one frame of an instance that `is_colour`, without a supplemental palette and overlays."""
+        samples = self._still_reader().samples(index, to_rgb=True)
+        if self._colour_path is None:
+            self._colour_path = f"{self._pixels.photometric}->RGB"
+        return self._in_colour(samples)
+
+    @property
+    def are_jpeg_planes(self) -> bool:
+        """Whether the frames are JPEGs of three components, and their reader masks nothing: `planes` may give them."""
+        reader = self._reader
+        return isinstance(reader, CodestreamReader) and reader.codec is Codec.JPEG and self._pixels.samples == 3
+
+    def planes(self, index: int) -> VideoFrame | None:
+        """Luma and chroma of one JPEG frame as they are coded; None where it has none.
+
+        Raises:
+            CorruptPixels: The frame is damaged.
+        """
         reader = self._still_reader()
-        for index in self.indices:
-            samples = reader.samples(index, to_rgb=True)
-            if self._colour_path is None:
-                self._colour_path = f"{self._pixels.photometric}->RGB"
-            yield self._in_colour(samples)
+        return reader.planes(index) if isinstance(reader, CodestreamReader) else None
 
     def _in_colour(self, samples: Samples) -> NDArray[np.uint8]:
         if samples.colour != "PALETTE COLOR":

@@ -23,7 +23,8 @@ from exporter.writers.pictures.framing import Framing, framing_of
 from exporter.writers.video_parts.encoder import X264, encode
 from exporter.writers.video_parts.jpeg_copy import CONTAINERS as JPEG_CONTAINERS
 from exporter.writers.video_parts.jpeg_copy import bare_jpegs, same_jpegs, write_motion_jpeg
-from exporter.writers.video_parts.pixel_format import Converter
+from exporter.writers.video_parts.jpeg_planes import stream_frames
+from exporter.writers.video_parts.pixel_format import Converter, StreamFrame
 from exporter.writers.video_parts.remux import probe_stream, remux
 from exporter.writers.video_parts.verify import FrameFingerprints, check_video
 from exporter.writers.video_parts.video_plan import (
@@ -129,7 +130,11 @@ def _encoded(task: WriterTask, shown: Shown) -> Written:
     witness = FrameFingerprints(
         shown.schedule.frames, converter.rows * converter.columns * 3, exact=plan.exact(gray=gray)
     )
-    encode(job, (framing.apply(image) for image in images), witness)
+    ready: Iterator[NDArray[np.uint8]] | Iterator[StreamFrame] = map(framing.apply, images)
+    as_they_are = not framing.moves and not task.settings.display.overlays
+    if as_they_are and shown.frames.are_jpeg_planes and converter.takes_planes:
+        ready = stream_frames(shown.frames, first, converter, witness)
+    encode(job, ready, witness)
     check_video(job, witness)
     medium = replace(
         _medium(job.path, plan.extension, plan.encoder, shown.schedule, (converter.columns, converter.rows)),
