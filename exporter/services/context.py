@@ -22,6 +22,7 @@ from exporter.results.publish import AETitleProfile, NameChoice, Publisher
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy, InProcess, Runner
 from exporter.work.supervisor import Worker, WorkerSetup
+from exporter.work.worker_server import WORKERS
 from exporter.writers.discovery import enabled_writers
 from listener.foundation.durable import make_private_folders
 
@@ -87,6 +88,8 @@ def open_export_context(
     enabled_writers(settings.writers)
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:
+        if workers:
+            stack.enter_context(WORKERS)
         stack.enter_context(_damage_explained(places))
         permissions = MediaPermissions.of(settings.media.mode, settings.media.group)
         _make_folders(places, permissions)

@@ -55,16 +55,10 @@ class Pipeline:
         Raises:
             WriterUnusable: A writer of another distribution cannot be used, or is not found by this process.
         """
-        # Loaded now, so that it does not count against the time limits of the first instance.
-        import imagecodecs  # noqa: F401
-        import pydicom  # noqa: F401
-
-        import exporter.results.metadata.record  # noqa: F401
-        from exporter import writers
+        load_libraries()  # now, so that it does not count against the time limits of the first instance
         from exporter.settings.settings import MediaSettings
         from exporter.writers.discovery import check_origins
 
-        writers.registry()
         check_origins(settings.get("installed_writers", ()))
         self._by_ae_title = {
             title: (MediaSettings.model_validate(values["media"]), str(values["settings_sha256"]))
@@ -74,6 +68,21 @@ class Pipeline:
     def __call__(self, job: WorkerJob) -> Steps:
         """Export with the settings of the AE title that the instance was sent to."""
         return export(*self._by_ae_title[job.ae_title], job)
+
+
+def load_libraries() -> None:
+    """Load what most instances need, once for all copies of a fork server."""
+    import imagecodecs  # noqa: F401
+    import pydicom  # noqa: F401
+
+    import exporter.results.metadata.record  # noqa: F401
+    from exporter import writers
+    from exporter.outcome import prepare_json
+    from exporter.settings.settings import MediaSettings
+
+    writers.registry()
+    MediaSettings.model_rebuild()
+    prepare_json()
 
 
 def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Steps:
