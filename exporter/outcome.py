@@ -235,6 +235,11 @@ def _adapter() -> TypeAdapter[Outcome]:
     return TypeAdapter(Annotated[Outcome, Field(discriminator="status")])
 
 
+def prepare_json() -> None:
+    """Make what `to_json` and `from_json` need, which takes longer than their first use."""
+    _adapter()
+
+
 def to_json(outcome: Outcome) -> bytes:
     """The outcome as one JSON object, without a newline."""
     return _adapter().dump_json(outcome)

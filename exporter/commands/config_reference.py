@@ -8,9 +8,13 @@ makes of them is committed as `config/exporter.yml`, `config/exporter.schema.jso
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import textwrap
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +65,27 @@ class SettingKey:
         return self.path[-1]
 
 
+@cache
+def _describe(model: type[BaseModel]) -> None:
+    """Give the keys of a model, and of the sections inside it, their docstrings as descriptions."""
+    for base in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        body = definition.body if isinstance(definition, ast.ClassDef) else []
+        for key, text in pairwise(body):
+            match key, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                    if name in model.model_fields:
+                        model.model_fields[name].description = inspect.cleandoc(words)
+    for info in model.model_fields.values():
+        inside = model_inside(info.annotation)
+        if inside is not None:
+            _describe(inside)
+    model.model_rebuild(force=True)
+
+
 def every_key() -> Iterator[SettingKey]:
     """Every key in the order of the file; sections before their keys."""
+    _describe(Settings)
     yield from _keys(Settings, (), Settings().model_dump(mode="json"), is_example=False)
 
 
@@ -176,6 +199,7 @@ def _size(key: SettingKey) -> str:
 
 def json_schema() -> str:
     """`config/exporter.schema.json`, for editors that complete and check."""
+    _describe(Settings)
     schema = Settings.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps(schema, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 

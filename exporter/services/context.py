@@ -27,6 +27,7 @@ from exporter.results.withdrawal import withdraw_forbidden
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy, InProcess, Runner
 from exporter.work.supervisor import Worker, WorkerSetup, key_fingerprint_of
+from exporter.work.worker_server import WORKERS
 from exporter.writers.discovery import enabled_writers
 from listener.foundation.durable import make_private_folders
 
@@ -101,6 +102,8 @@ def open_export_context(
     lists = PatientLists.of(settings.privacy)
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:
+        if workers:
+            stack.enter_context(WORKERS)
         stack.enter_context(_damage_explained(places))
         permissions = MediaPermissions.of(settings.media.mode, settings.media.group)
         _make_folders(places, permissions)

@@ -59,18 +59,13 @@ class Pipeline:
             WriterUnusable: A writer of another distribution cannot be used, or is not found by this process.
             KeyUnusable, TextDetectionMissing, ListUnusable: Instances cannot be de-identified as the settings say.
         """
-        # Loaded now, so that it does not count against the time limits of the first instance.
-        import imagecodecs  # noqa: F401
-        import pydicom  # noqa: F401
-
-        import exporter.results.metadata.record  # noqa: F401
-        from exporter import writers
         from exporter.privacy.lists import excluded_of
         from exporter.privacy.profile import PrivacyProfile
+
+        load_libraries()  # now, so that it does not count against the time limits of the first instance
         from exporter.settings.settings import MediaSettings
         from exporter.writers.discovery import check_origins
 
-        writers.registry()
         check_origins(settings.get("installed_writers", ()))
         self._excluded = excluded_of(MediaSettings.model_validate(settings["media"]).privacy)
         self._by_ae_title: dict[str, tuple[MediaSettings, str, PrivacyProfile | None]] = {}
@@ -83,6 +78,21 @@ class Pipeline:
         """Export with the settings of the AE title that the instance was sent to."""
         settings, settings_sha256, profile = self._by_ae_title[job.ae_title]
         return export(settings, settings_sha256, job, profile, self._excluded)
+
+
+def load_libraries() -> None:
+    """Load what most instances need, once for all copies of a fork server."""
+    import imagecodecs  # noqa: F401
+    import pydicom  # noqa: F401
+
+    import exporter.results.metadata.record  # noqa: F401
+    from exporter import writers
+    from exporter.outcome import prepare_json
+    from exporter.settings.settings import MediaSettings
+
+    writers.registry()
+    MediaSettings.model_rebuild()
+    prepare_json()
 
 
 def export(

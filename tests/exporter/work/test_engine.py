@@ -24,7 +24,7 @@ from exporter.work.contract import Deferred, HeldBack, KnownOutcome, PublishedRe
 from exporter.work.engine import Engine, EnginePolicy
 from exporter.work.supervisor import Worker, WorkerSetup, WorkerUnstartable
 from tests.exporter.ledger_rows import begin
-from tests.exporter.work.test_supervisor import children
+from tests.exporter.work.test_supervisor import descendants
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -272,13 +272,13 @@ def test_while_a_suspect_is_under_way_no_other_worker_holds_memory_and_nothing_b
 ) -> None:
     monkeypatch.setattr(isolation, "QUIET_S", 0.0)
     interrupted(tmp_path, "hang.dcm", isolation.TOGETHER)
-    before = children()
+    before = descendants()
     one = harness(workers=3, skip_duplicates=False)
     one.submit("export.dcm")
     assert isinstance(one.next(), PublishedResult)
     one.submit("hang.dcm")
     deadline = time.monotonic() + 60
-    while not (one.attempts("hang.dcm") == 1 and len(children() - before) == 1):
+    while not (one.attempts("hang.dcm") == 1 and len(descendants() - before) == 1):
         assert time.monotonic() < deadline, "the others go on"
         time.sleep(0.05)
     one.submit("plain.dcm")
