@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from exporter.settings.settings import MediaSettings
     from exporter.work.protocol import Steps, WorkerJob
     from exporter.writers import ChosenWriters
+    from exporter.writers.durable_write import HeldFiles
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 
@@ -63,9 +64,11 @@ class Pipeline:
         from exporter import writers
         from exporter.settings.settings import MediaSettings
         from exporter.writers.discovery import check_origins
+        from exporter.writers.durable_write import HeldFiles
 
         writers.registry()
         check_origins(settings.get("installed_writers", ()))
+        self._held = HeldFiles()
         self._by_ae_title = {
             title: (MediaSettings.model_validate(values["media"]), str(values["settings_sha256"]))
             for title, values in {"": settings, **settings.get("by_ae_title", {})}.items()
@@ -73,14 +76,14 @@ class Pipeline:
 
     def __call__(self, job: WorkerJob) -> Steps:
         """Export with the settings of the AE title that the instance was sent to."""
-        return export(*self._by_ae_title[job.ae_title], job)
+        return export(*self._by_ae_title[job.ae_title], job, self._held)
 
 
-def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Steps:
-    """Export one instance; see the module's contract."""
+def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, held: HeldFiles | None = None) -> Steps:
+    """Export one instance; see the module's contract. With `held`, images become durable when they are published."""
     known = _Known()
     try:
-        return (yield from _export(settings, settings_sha256, job, known))
+        return (yield from _export(settings, settings_sha256, job, known, held))
     except MachineCondition:
         raise
     except SkipInstance as skip:
@@ -111,7 +114,9 @@ class _Known:
         return Failed.of(error, self.identity, self.source_sha256)
 
 
-def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, known: _Known) -> Steps:
+def _export(
+    settings: MediaSettings, settings_sha256: str, job: WorkerJob, known: _Known, held: HeldFiles | None
+) -> Steps:
     from exporter.dicom.instance import Instance
     from exporter.results.metadata.record import record_text
     from exporter.work.absent_media import absent_media
@@ -136,7 +141,7 @@ def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, known
                 settings_sha256=settings_sha256,
                 warnings=(*instance.warnings, *(absent_media(instance.header) if settings.media.enabled else ())),
             )
-        written = writers.write(WriterTask(instance, Path(job.folder), settings))
+        written = writers.write(WriterTask(instance, Path(job.folder), settings, held))
         record = record_text(instance, settings.metadata)
         return Exported(
             known.identity,
