@@ -175,6 +175,8 @@ class Publisher:
                 return  # the worker's answer does not match its files, which `_check` reports
             raise
         try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return
             if self._names_follow:
                 write_out(descriptor)
             else:
