@@ -155,6 +155,8 @@ class MediaFile:
     """Geometry of pixels that were moved or are calibrated; None for the instance's own pixels without calibration."""
     values: Values | None = None
     """Meaning of raw values; None for display values."""
+    is_durable: bool = True
+    """False for a file that its worker holds open and that is synced with others of its batch before it is published."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,7 @@ class FileBytes:
 
     @property
     def content(self) -> bytes | None:
-        """All bytes of a file of at most `READ_AT_ONCE` bytes, read once and kept; None for a larger one.
+        """All bytes of a file of at most `READ_AT_ONCE` bytes, read now and kept; None for a larger one.
 
         Raises:
             Unreadable: The operating system could not read.
@@ -88,8 +88,9 @@ class FileBytes:
         wanted = min(length, self._size - offset)
         if wanted <= 0:
             return b""
-        content = self.content
-        return self._read(offset, wanted) if content is None else content[offset : offset + wanted]
+        if self._content is not None:
+            return self._content[offset : offset + wanted]
+        return self._read(offset, wanted)
 
     def _read(self, offset: int, wanted: int) -> bytes:
         parts: list[bytes] = []

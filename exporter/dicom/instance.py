@@ -117,6 +117,7 @@ class Instance:
             SkipInstance: A DICOMDIR, or no regular file.
         """
         file = open_file(path, limits)
+        file.content  # noqa: B018 - read once, before it is looked at in many places
         return cls(path, file, find_data_set(file), limits)
 
     def close(self) -> None:

@@ -68,8 +68,8 @@ if TYPE_CHECKING:
 TICK_S: Final = 0.5
 BATCH: Final = 64
 """Most instances that are published together."""
-GATHER_S: Final = 0.03
-"""Time that the first instance of a batch waits for others, to share their fsyncs."""
+AHEAD: Final = 8
+"""Most attempts that are counted in one transaction, that of an instance whose worker waits and of those behind it."""
 STALE_S: Final = 60.0
 """Time without progress after which a thread counts as stuck."""
 LONGEST_PAUSE_S: Final = 5.0
@@ -178,7 +178,8 @@ class Engine:
         self._policy = policy
         self._scheduler = Scheduler(len(runners))
         self._begun: dict[str, InstanceRow] = {}
-        """Attempts that ended without an outcome and continue with a later lease, by name."""
+        """Attempts that are counted and wait for a lease, by name: the first, or one after an attempt without outcome."""
+        self._beginning = threading.Lock()
         self._killed_alone: Counter[str] = Counter()
         """Number of times that the worker was killed with nothing else under way, by name of the instance."""
         self._folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
@@ -250,12 +251,14 @@ class Engine:
     def stop(self, drain_s: float = 0.0) -> None:
         """See `WorkEngine`: waiting instances come back at once, those under way after `drain_s` at the latest."""
         self._stopping.set()
-        for turn in self._scheduler.close():
-            if self._begun.pop(turn.work.name, None) is not None:
-                with suppress(MachineCondition):  # if it cannot be written, the attempt counts
-                    self._ledger.withdraw(turn.work.name)
-            self._order.leave(turn)
-            self.results.put(Returned(turn.work))
+        waiting = self._scheduler.close()
+        with self._beginning:  # attempts at them that are being counted are known after it
+            for turn in waiting:
+                if self._begun.pop(turn.work.name, None) is not None:
+                    with suppress(MachineCondition):  # if it cannot be written, the attempt counts
+                        self._ledger.withdraw(turn.work.name)
+                self._order.leave(turn)
+                self.results.put(Returned(turn.work))
         wait(self._supervisors, timeout=drain_s)
         for runner in self._runners:
             runner.cancel()
@@ -310,7 +313,7 @@ class Engine:
             runner.close()  # memory used by the last instance must not count against this one
         try:
             self._ensure_ready(runner)  # before the attempt counts: no instance is at fault if a worker cannot start
-            entry = self._begun.pop(name, None) or self._ledger.begin_attempt(turn.work, turn.number)
+            entry = self._begin(turn, alone=lease.is_exclusive)
         except (Cancelled, MachineCondition) as why:
             self._put_off(turn, Returned(turn.work, why if isinstance(why, MachineCondition) else None))
             return
@@ -323,6 +326,24 @@ class Engine:
             self._hand_on(_Attempted(turn, _given_up(entry), started), lease)
         else:
             self._run(runner, lease, entry, started)
+
+    def _begin(self, turn: InputTurn, *, alone: bool) -> InstanceRow:
+        """Count an attempt before it is made; with it, in one transaction, those at the next instances that wait.
+
+        Not before an exclusive attempt: a crash then counts for that instance only.
+
+        Raises:
+            MachineCondition: The ledger cannot be written; no attempt is counted.
+        """
+        with self._beginning:
+            entry = self._begun.pop(turn.work.name, None)
+            if entry is not None:
+                return entry
+            ahead = [] if alone else self._scheduler.upcoming(AHEAD - 1)
+            turns = [turn, *(one for one in ahead if one.work.name not in self._begun)]
+            entry, *others = self._ledger.begin_many([one.work for one in turns], [one.number for one in turns])
+            self._begun |= {one.work.name: begun for one, begun in zip(turns[1:], others, strict=True)}
+            return entry
 
     def _ensure_ready(self, runner: Runner) -> None:
         """Start the worker if it does not run.
@@ -591,17 +612,16 @@ class Engine:
                 self.waits_for = self._lines_wait_for = None
 
     def _batch(self) -> tuple[list[_Attempted], bool]:
-        """Finished attempts, gathered for at most `GATHER_S`, and whether they are the last."""
+        """The attempts that are finished now, and whether they are the last; waits for the first, never for others."""
         batch: list[_Attempted] = []
-        wait_s, until = TICK_S, 0.0
         with suppress(queue.Empty):
-            while len(batch) < BATCH:
-                item = self._finished.get(timeout=wait_s)
-                if not isinstance(item, _Attempted):
-                    return batch, item == "last"
+            item = self._finished.get(timeout=TICK_S)
+            while isinstance(item, _Attempted):
                 batch.append(item)
-                until = until or time.monotonic() + GATHER_S
-                wait_s = max(until - time.monotonic(), 0.0)
+                if len(batch) == BATCH:
+                    return batch, False
+                item = self._finished.get_nowait()
+            return batch, item == "last"
         return batch, False
 
     def _complete(self, one: _Attempted) -> Completed:

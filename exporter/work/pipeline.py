@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from exporter.settings.settings import MediaSettings
     from exporter.work.protocol import Steps, WorkerJob
     from exporter.writers import ChosenWriters
+    from exporter.writers.durable_write import HeldFiles
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 
@@ -65,8 +66,10 @@ class Pipeline:
         load_libraries()  # now, so that it does not count against the time limits of the first instance
         from exporter.settings.settings import MediaSettings
         from exporter.writers.discovery import check_origins
+        from exporter.writers.durable_write import HeldFiles
 
         check_origins(settings.get("installed_writers", ()))
+        self._held = HeldFiles()
         self._excluded = excluded_of(MediaSettings.model_validate(settings["media"]).privacy)
         self._by_ae_title: dict[str, tuple[MediaSettings, str, PrivacyProfile | None]] = {}
         for title, values in {"": settings, **settings.get("by_ae_title", {})}.items():
@@ -77,7 +80,7 @@ class Pipeline:
     def __call__(self, job: WorkerJob) -> Steps:
         """Export with the settings of the AE title that the instance was sent to."""
         settings, settings_sha256, profile = self._by_ae_title[job.ae_title]
-        return export(settings, settings_sha256, job, profile, self._excluded)
+        return export(settings, settings_sha256, job, profile, self._excluded, self._held)
 
 
 def load_libraries() -> None:
@@ -101,11 +104,12 @@ def export(
     job: WorkerJob,
     profile: PrivacyProfile | None = None,
     excluded: ExcludedPatients | None = None,
+    held: HeldFiles | None = None,
 ) -> Steps:
-    """Export one instance; see the module's contract."""
+    """Export one instance; see the module's contract. With `held`, images become durable when they are published."""
     known = _Known(profile, excluded)
     try:
-        return known.verified((yield from _export(settings, settings_sha256, job, known)), Path(job.folder))
+        return known.verified((yield from _export(settings, settings_sha256, job, known, held)), Path(job.folder))
     except MachineCondition:
         raise
     except SkipInstance as skip:
@@ -151,7 +155,7 @@ class _Known:
 
 
 def _export(
-    settings: MediaSettings, settings_sha256: str, job: WorkerJob, known: _Known
+    settings: MediaSettings, settings_sha256: str, job: WorkerJob, known: _Known, held: HeldFiles | None
 ) -> Generator[InstanceIdentity, None, Exported | Skipped]:
     from exporter.dicom.instance import Instance
     from exporter.results.metadata.record import record_text
@@ -183,7 +187,7 @@ def _export(
                 settings_sha256=settings_sha256,
                 warnings=(*instance.warnings, *(absent_media(instance.header) if settings.media.enabled else ())),
             )
-        written = writers.write(WriterTask(instance, Path(job.folder), settings))
+        written = writers.write(WriterTask(instance, Path(job.folder), settings, held))
         record = record_text(instance, settings.metadata)
         return Exported(
             known.identity,
