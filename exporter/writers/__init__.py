@@ -136,7 +136,6 @@ class ChosenWriters:
 def registry() -> tuple[Writer, ...]:
     """The exporter's own writers."""
     from exporter.writers.audio import AudioWriter
-    from exporter.writers.dicom_file import DicomWriter
     from exporter.writers.document import DocumentWriter
     from exporter.writers.frames_folder import FramesWriter
     from exporter.writers.image import ImageWriter
@@ -154,7 +153,6 @@ def registry() -> tuple[Writer, ...]:
         WaveformWriter(),
         DocumentWriter(),
         ReportWriter(),
-        DicomWriter(),
     )
 
 
@@ -186,7 +184,7 @@ def choose_all(instance: Instance, settings: MediaSettings, writers: Sequence[Wr
     if writers is None:
         installed = enabled_writers(settings.writers)
         origins = {id(one.writer): one.origin for one in installed}
-        writers = (*registry(), *(one.writer for one in installed))
+        writers = (*registry(), *(one.writer for one in installed), *_dicom_writer(instance))
     for part in InstancePart:
         try:
             found = _best([writer for writer in writers if writer.part is part], instance, settings)
@@ -207,6 +205,15 @@ def choose_all(instance: Instance, settings: MediaSettings, writers: Sequence[Wr
     if instance.deidentification is not None:
         _refuse_uncleaned(chosen)
     return chosen
+
+
+def _dicom_writer(instance: Instance) -> Sequence[Writer]:
+    """The writer of the instance itself, which is none of the registry: it writes de-identified instances alone."""
+    if instance.deidentification is None:
+        return ()
+    from exporter.writers.dicom_file import DicomWriter
+
+    return (DicomWriter(),)
 
 
 def _refuse_uncleaned(chosen: ChosenWriters) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
-from exporter.errors import ExportError, TooLarge, UnsupportedSyntax, VerifyFailed
+from exporter.errors import ExportError, PrivacyUnknown, TooLarge, UnsupportedSyntax, VerifyFailed
 from exporter.frames.colour import to_rgb
 from exporter.frames.palette import read_palette
 from exporter.outcome import MediaType
@@ -55,20 +55,23 @@ class DicomWriter:
     part = InstancePart.DATA_SET
 
     def score(self, instance: Instance, settings: MediaSettings) -> int | None:
-        """`SCORE` for instances that are de-identified, with `privacy.write_dicom`."""
-        wanted = settings.privacy.write_dicom and instance.deidentification is not None
-        return SCORE if wanted else None
+        """`SCORE` for every instance, with `privacy.write_dicom`."""
+        del instance
+        return SCORE if settings.privacy.write_dicom else None
 
     def write(self, task: WriterTask) -> Written:
         """Write the file.
 
         Raises:
+            PrivacyUnknown: The instance is not de-identified.
             UnsupportedSyntax: The pixel data are a video stream.
             TooLarge: Its frames are longer than an element may be.
             ExportError: A frame cannot be decoded, or the file not written.
             OutOfSpace: The disk is full.
         """
         instance, limits = task.instance, task.settings.limits
+        if instance.deidentification is None:
+            raise PrivacyUnknown("write DICOM: the instance is not de-identified")
         path = task.folder / "0.part"
         if instance.pixels is None:
             sealed = write_new(path, (_head(instance, {}),))
