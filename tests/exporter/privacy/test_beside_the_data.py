@@ -142,6 +142,7 @@ def test_the_python_api_gives_keyed_names(tmp_path: Path, setting: Setting) -> N
     settings = load_settings(tmp_path / "exporter.yml") if setting.config() else None
     for outcome in exporter.backfill(setting.input, setting.out, settings=settings, workers=0):
         assert found_in(repr(outcome).encode()) == set()
+        assert not [*setting.out.glob("media/.partial/copies*")]  # of members of the archive
     alone = exporter.export_file(next(setting.input.glob("*/*/*.dcm")), tmp_path / "alone", settings=settings)
     assert isinstance(alone, Exported)
     assert found_in(repr(alone).encode()) == set()
