@@ -122,15 +122,13 @@ class Page:
 
     def _look(self) -> Standing:
         root = self._data.root
-        problem: Problem
         try:
             if root.is_dir():
-                return standing_of(root, self._settings, census=self._census, trend=self._trend)
+                return standing_of(
+                    root, self._settings, census=self._census, trend=self._trend, tolerates=(LedgerUnusable, OutOfSpace)
+                )
             what = f"The data folder {root} is not there."
             problem = Problem("no_data", "fault", what, "Check --data, and that its disk is mounted.")
-        except (LedgerUnusable, OutOfSpace) as error:
-            hint = getattr(error, "hint", "") or "Free some space."
-            problem = Problem("ledger", "fault", f"The ledger cannot be read: {_cause(error)}.", f"{hint}.")
         except OSError as error:
             what = f"The data folder cannot be read: {error.strerror or type(error).__name__}."
             problem = Problem("unreadable", "fault", what, "Check its permissions and its disk.")

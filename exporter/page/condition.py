@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -162,6 +162,7 @@ def standing_of(
     *,
     census: FolderCensus | None = None,
     trend: DiskTrend | None = None,
+    tolerates: tuple[type[Exception], ...] = (),
 ) -> Standing:
     """Look at a data or output folder.
 
@@ -170,11 +171,12 @@ def standing_of(
         settings: The configuration in force; None where it is not known.
         census: Counts of the spool's folders, for a caller that looks again and again.
         trend: Free space of earlier looks, for such a caller.
+        tolerates: Errors of the ledger that become the first problem; all else is looked at as usual.
 
     Raises:
         LedgerUnusable: The ledger cannot be read.
     """
-    from exporter.page.problems import problems_of, summary_of
+    from exporter.page.problems import problems_of, summary_of, unreadable_ledger
     from exporter.results.ledger.browsing import LedgerBrowser, MinuteNumbers
     from exporter.results.ledger.types import Counts, Overdue
 
@@ -183,13 +185,14 @@ def standing_of(
     spool = SpoolView.read(data / "spool", census)
     path = data / "exporter.db"
     counts, overdue, hour, day = Counts(), Overdue(), MinuteNumbers(), MinuteNumbers()
-    if path.is_file():
-        ledger = LedgerBrowser(path)
-        try:
-            counts, overdue = ledger.counts(), ledger.overdue(now)
-            hour, day = ledger.numbers(now - 3600), ledger.numbers(now - 86_400)
-        finally:
-            ledger.close()
+    worst: tuple[Problem, ...] = ()
+    try:
+        if path.is_file():
+            with closing(LedgerBrowser(path)) as ledger:
+                counts, overdue = ledger.counts(), ledger.overdue(now)
+                hour, day = ledger.numbers(now - 3600), ledger.numbers(now - 86_400)
+    except tolerates as error:
+        worst = (unreadable_ledger(error),)
     standing = replace(
         _counted(spool, counts, overdue),
         now=round(now, 3),
@@ -203,7 +206,7 @@ def standing_of(
         disks=disks_of(places_of(data, settings), trend),
         settings=None if settings is None else masked(settings.model_dump(mode="json")),
     )
-    problems = problems_of(standing, settings)
+    problems = worst + problems_of(standing, settings)
     return replace(standing, problems=problems, summary=summary_of(standing, problems))
 
 

@@ -49,6 +49,13 @@ def problems_of(standing: Standing, settings: Settings | None) -> tuple[Problem,
     return tuple(sorted(found, key=lambda problem: problem.level != "fault"))
 
 
+def unreadable_ledger(error: Exception) -> Problem:
+    """The problem that the ledger cannot be read."""
+    cause = getattr(error, "cause", "") or "the disk is full"
+    hint = getattr(error, "hint", "") or "free some space"
+    return Problem("ledger", "fault", f"The ledger cannot be read: {cause}.", f"{hint[:1].upper()}{hint[1:]}.")
+
+
 def summary_of(standing: Standing, problems: tuple[Problem, ...]) -> str:
     """Whether all is well, else the worst thing that is wrong and the number of others."""
     if not problems:
