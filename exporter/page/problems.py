@@ -7,33 +7,21 @@ chose.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from exporter.page.standing import Problem
 from listener.spool.space import SpaceLevel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from exporter.page.condition import Standing
+    from exporter.page.standing import Standing
     from exporter.settings.settings import Settings
 
 LONG_WAIT_S: Final = 3600.0
 """A queue whose oldest instance has waited for so long is worth a look."""
 FEW_DAYS: Final = 30
 """A certificate that expires within so many days."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong."""
-
-    word: str
-    """Stable name, for programs."""
-    level: Literal["fault", "attention"]
-    """`fault`: instances are not received or not exported; `attention`: all works, and somebody should look."""
-    what: str
-    do: str
 
 
 def problems_of(standing: Standing, settings: Settings | None) -> tuple[Problem, ...]:

@@ -17,9 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.page import metrics
 from exporter.page.app import Page
-from exporter.page.condition import SourceStanding, Standing
-from exporter.page.problems import Problem
 from exporter.page.readiness import Readiness
+from exporter.page.standing import Problem, SourceStanding, Standing
 from exporter.results.ledger import InstanceStatus, Ledger
 from exporter.results.ledger.browsing import LedgerBrowser, MinuteNumbers
 from exporter.settings.settings import Settings

@@ -1,4 +1,4 @@
-"""Arrivals by source: a closed set of names, remembered across restarts, true whatever the clock does."""
+"""SourceArrivals by source: a closed set of names, remembered across restarts, true whatever the clock does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from listener.foundation.counters import FILE, OTHER, SLOT_S, SLOTS, Arrivals, Counters
+from listener.foundation.counters import FILE, OTHER, SLOT_S, SLOTS, Counters, SourceArrivals
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,7 +62,7 @@ def test_a_file_that_is_something_else_is_passed_over(tmp_path: Path, text: str)
 
 
 def test_slots_of_more_than_a_day_ago_are_dropped() -> None:
-    arrivals, now = Arrivals(), time.time()
+    arrivals, now = SourceArrivals(), time.time()
     for back in range(2 * SLOTS, -1, -1):
         arrivals.add(1, now - back * SLOT_S)
     assert len(arrivals.slots) == SLOTS
