@@ -35,7 +35,7 @@ setup: .venv/.setup           ## own virtual environment from the hashed lock
 
 setup-dev: .venv/.setup-dev
 
-serve: setup          ## listener + exporter on 127.0.0.1:11112, output in ./dicom-media
+serve: setup          ## listener + exporter on 127.0.0.1:11112, page on 127.0.0.1:8091, output in ./dicom-media
 	$(BIN)/exporter serve
 
 peers:                # the real programs that interoperability tests talk to; says what it could not install
@@ -61,8 +61,8 @@ check: setup-dev      ## lint, format, types, tests
 
 lock: setup-dev       ## make the hashed locks anew from pyproject.toml
 	$(BIN)/uv pip freeze -q --python $(BIN)/python | grep '^uv==' | $(BIN)/uv pip compile -q - --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -o requirements-uv.txt
-	$(BIN)/uv pip compile -q pyproject.toml --group build --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -o requirements.txt
-	$(BIN)/uv pip compile -q pyproject.toml --group build --group dev --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements.txt -o requirements-dev.txt
+	$(BIN)/uv pip compile -q pyproject.toml --extra page --group build --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -o requirements.txt
+	$(BIN)/uv pip compile -q pyproject.toml --extra page --group build --group dev --generate-hashes --no-emit-index-url --no-header --python-version 3.11 -c requirements.txt -o requirements-dev.txt
 
 bench: setup-dev peers ## measure everything against peers, interleaved: docs/benchmarks.md (ROUNDS="--rounds 3 --quick": faster)
 	$(BIN)/python -m bench all $(ROUNDS)

@@ -25,6 +25,7 @@ and can be called from a plain script: no ``__main__`` guard is needed, no state
     batches             a backfill in pieces that run anywhere
     tables              tables and data sets of the metadata lines
     pull                instances asked of a PACS
+    page                what people and monitoring see of it all
     niffler             Niffler's PNG extractor: its configuration, tables and folders
     commands            the command line
 

@@ -130,6 +130,8 @@ OTHER_MEANINGS = {
     "exporter/results/ledger/types.py": "states of an instance in the ledger",
     "exporter/commands/status.py": "the same, as words of the report",
     "exporter/page/condition.py": "the same",
+    "exporter/page/standing.py": "the same",
+    "exporter/page/metrics.py": "the same",
 }
 """Modules outside the spool in which one of its folders' names is a word of another kind, and of which."""
 OWNERS = {

@@ -20,7 +20,7 @@ from listener.foundation.text import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from exporter.page.condition import SpanStanding, Standing
+    from exporter.page.standing import SpanStanding, Standing
 
 MARKS = " .:-=+*#%@"
 """Marks of a strip of arrivals, from none to the most."""

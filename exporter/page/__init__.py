@@ -1,6 +1,7 @@
 """What people and monitoring see of a data folder: a process of its own that reads, and the command `exporter status`.
 
-condition   how everything stands: the one query behind page, status and metrics
+condition   the one query behind page, status and metrics
+standing    what it finds: how everything stands
 problems    what is wrong, in sentences
 failures    what failed, and trying it again
 metrics     the same for Prometheus

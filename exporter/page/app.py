@@ -24,11 +24,12 @@ from starlette.routing import Route
 
 from exporter.errors import OutOfSpace, Reason
 from exporter.page import metrics
-from exporter.page.condition import DiskTrend, Standing, masked, standing_of
+from exporter.page.condition import DiskTrend, masked, standing_of
 from exporter.page.failures import retry
 from exporter.page.guard import HEADERS, MEDIA_POLICY, Refused
-from exporter.page.problems import Problem, summary_of
+from exporter.page.problems import summary_of
 from exporter.page.readiness import Readiness
+from exporter.page.standing import Problem, Standing
 from exporter.page.views import MEDIA_TYPES, PICTURES, Views, clock, environment, explained
 from exporter.results.ledger.browsing import FAILED_STATES, LedgerBrowser
 from exporter.results.ledger.schema import LedgerUnusable
@@ -113,7 +114,7 @@ class Page:
     # -- looking -----------------------------------------------------------------------------------------------------
 
     def standing(self) -> Standing:
-        """How everything stands, at most `KEPT_S` ago; what cannot be read is its first problem."""
+        """How everything stands or stood at most `KEPT_S` ago, with what cannot be read as its first problem."""
         with self._looking:
             if self._standing is None or time.monotonic() - self._looked_at >= KEPT_S:
                 self._standing = self._look()
@@ -122,15 +123,13 @@ class Page:
 
     def _look(self) -> Standing:
         root = self._data.root
-        problem: Problem
         try:
             if root.is_dir():
-                return standing_of(root, self._settings, census=self._census, trend=self._trend)
+                return standing_of(
+                    root, self._settings, census=self._census, trend=self._trend, tolerates=(LedgerUnusable, OutOfSpace)
+                )
             what = f"The data folder {root} is not there."
             problem = Problem("no_data", "fault", what, "Check --data, and that its disk is mounted.")
-        except (LedgerUnusable, OutOfSpace) as error:
-            hint = getattr(error, "hint", "") or "Free some space."
-            problem = Problem("ledger", "fault", f"The ledger cannot be read: {_cause(error)}.", f"{hint}.")
         except OSError as error:
             what = f"The data folder cannot be read: {error.strerror or type(error).__name__}."
             problem = Problem("unreadable", "fault", what, "Check its permissions and its disk.")

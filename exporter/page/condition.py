@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from contextlib import closing, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from listener.foundation.counters import SLOT_S, Arrivals
+from exporter.page.problems import problems_of, summary_of, unreadable_ledger
+from exporter.page.standing import DiskStanding, Problem, SourceStanding, SpanStanding, Standing
+from listener.foundation.counters import SLOT_S, SourceArrivals
 from listener.spool import view
 from listener.spool.view import FolderCensus, SpoolView
 
@@ -22,9 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from exporter.page.problems import Problem
     from exporter.results.ledger import Counts
-    from exporter.results.ledger.browsing import MinuteNumbers
     from exporter.results.ledger.types import Overdue
     from exporter.settings.settings import Settings
 
@@ -36,132 +36,13 @@ STRIP_SLOTS: Final = 144
 """Slots of arrivals in a strip: a day."""
 
 
-@dataclass(frozen=True, slots=True)
-class SourceStanding:
-    """One source of instances, by what the listener counts."""
-
-    name: str
-    last: float | None
-    """Unix time of the last arrival; None where none is known."""
-    hour: int
-    """Arrivals within about an hour."""
-    day: int
-    strip: tuple[int, ...]
-    """Arrivals of the last 24 hours, in slots of ten minutes, oldest first."""
-    number: int = 0
-    """Arrivals since they are counted."""
-    expected_every: str | None = None
-    silent_s: float | None = None
-    """Silence on expected days, in seconds, where it is a fault."""
-
-
-@dataclass(frozen=True, slots=True)
-class DiskStanding:
-    """One file system, and what of ours is on it."""
-
-    places: tuple[str, ...]
-    free_bytes: int
-    total_bytes: int
-    full_in_s: float | None = None
-    """Seconds until it is full at the rate at which it fills; None where it does not, or that is not known yet."""
-
-
-@dataclass(frozen=True, slots=True)
-class SpanStanding:
-    """What was done in a span of time."""
-
-    exported: int = 0
-    skipped: int = 0
-    failed: int = 0
-    """Failed and quarantined."""
-    bytes: int = 0
-    """Sizes of the inputs together."""
-    mean_s: float | None = None
-    """Mean time from arrival to outcome."""
-    half_within_s: int | None = None
-    """Upper bound, in seconds, of the time from arrival to outcome of half of the instances."""
-    most_within_s: int | None = None
-    """The same of 95 % of them."""
-
-    @classmethod
-    def of(cls, numbers: MinuteNumbers) -> SpanStanding:
-        """The figures of a span."""
-        states = numbers.by_state
-        return cls(
-            exported=states.get("exported", 0),
-            skipped=states.get("skipped", 0),
-            failed=states.get("failed", 0) + states.get("quarantined", 0),
-            bytes=numbers.bytes,
-            mean_s=round(numbers.seconds / numbers.timed, 3) if numbers.timed else None,
-            half_within_s=numbers.within_s(0.5),
-            most_within_s=numbers.within_s(0.95),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Everything that is known at one moment."""
-
-    pending: int = 0
-    active: int = 0
-    exported: int = 0
-    skipped: int = 0
-    quarantined: int = 0
-    failed: int = 0
-    duplicates: int = 0
-    """Flagged as duplicates; also counted as skipped."""
-    conflicts: int = 0
-    """Same SOP Instance UID as another instance, other content; also counted in their state."""
-    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Numbers by state and reason: skipped, quarantined, failed and (waiting for another attempt) pending."""
-    overdue: int = 0
-    """Pending instances whose next attempt is late, or put off until a time that cannot be right."""
-    receiving: int = 0
-    paused: str | None = None
-    """Why the exporter pauses."""
-    memory: str | None = None
-    """Number of workers that run, while memory is short."""
-    listener: dict[str, Any] | None = None
-    now: float = 0.0
-    """Unix time of the look."""
-    version: str = ""
-    is_live: bool = False
-    """Whether there is a spool, so that both daemons should run."""
-    daemons: dict[str, str] = field(default_factory=dict)
-    """`running`, `hung` or `stopped`, by daemon."""
-    oldest_s: float | None = None
-    """Time for which the oldest instance of the queue has waited."""
-    sources: tuple[SourceStanding, ...] = ()
-    last_hour: SpanStanding = SpanStanding()
-    last_day: SpanStanding = SpanStanding()
-    disks: tuple[DiskStanding, ...] = ()
-    settings: dict[str, Any] | None = None
-    """Settings in force, secrets masked; None where no configuration was named."""
-    problems: tuple[Problem, ...] = ()
-    """What is wrong, the worst first."""
-    summary: str = ""
-    """Whether all is well, in one sentence."""
-
-    @property
-    def well(self) -> bool:
-        """Whether nothing is wrong."""
-        return not self.problems
-
-    def as_json(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
-        found = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}
-        found["well"] = self.well
-        if self.listener is None:
-            del found["listener"]
-        return found
-
-
 def standing_of(
     data: Path,
     settings: Settings | None = None,
     *,
     census: FolderCensus | None = None,
     trend: DiskTrend | None = None,
+    tolerates: tuple[type[Exception], ...] = (),
 ) -> Standing:
     """Look at a data or output folder.
 
@@ -170,11 +51,11 @@ def standing_of(
         settings: The configuration in force; None where it is not known.
         census: Counts of the spool's folders, for a caller that looks again and again.
         trend: Free space of earlier looks, for such a caller.
+        tolerates: Errors of the ledger that become the first problem; all else is looked at as usual.
 
     Raises:
         LedgerUnusable: The ledger cannot be read.
     """
-    from exporter.page.problems import problems_of, summary_of
     from exporter.results.ledger.browsing import LedgerBrowser, MinuteNumbers
     from exporter.results.ledger.types import Counts, Overdue
 
@@ -183,13 +64,14 @@ def standing_of(
     spool = SpoolView.read(data / "spool", census)
     path = data / "exporter.db"
     counts, overdue, hour, day = Counts(), Overdue(), MinuteNumbers(), MinuteNumbers()
-    if path.is_file():
-        ledger = LedgerBrowser(path)
-        try:
-            counts, overdue = ledger.counts(), ledger.overdue(now)
-            hour, day = ledger.numbers(now - 3600), ledger.numbers(now - 86_400)
-        finally:
-            ledger.close()
+    worst: tuple[Problem, ...] = ()
+    try:
+        if path.is_file():
+            with closing(LedgerBrowser(path)) as ledger:
+                counts, overdue = ledger.counts(), ledger.overdue(now)
+                hour, day = ledger.numbers(now - 3600), ledger.numbers(now - 86_400)
+    except tolerates as error:
+        worst = (unreadable_ledger(error),)
     standing = replace(
         _counted(spool, counts, overdue),
         now=round(now, 3),
@@ -203,7 +85,7 @@ def standing_of(
         disks=disks_of(places_of(data, settings), trend),
         settings=None if settings is None else masked(settings.model_dump(mode="json")),
     )
-    problems = problems_of(standing, settings)
+    problems = worst + problems_of(standing, settings)
     return replace(standing, problems=problems, summary=summary_of(standing, problems))
 
 
@@ -263,15 +145,15 @@ def _life(root: Path, name: str, updated: Any, now: float) -> str:
 def sources_of(listener: Mapping[str, Any] | None, settings: Settings | None, now: float) -> tuple[SourceStanding, ...]:
     """Every source that the listener counts or the configuration expects something from."""
     counted = (listener or {}).get("sources")
-    arrivals: dict[str, Arrivals] = {}
+    arrivals: dict[str, SourceArrivals] = {}
     for name, one in counted.items() if isinstance(counted, dict) else ():
-        if (read := Arrivals.read(one)) is not None:
+        if (read := SourceArrivals.read(one)) is not None:
             arrivals[str(name)] = read
     expected = {} if settings is None else settings.expect
     known_since = (listener or {}).get("started")
     found = []
     for name in sorted({*arrivals, *expected}, key=lambda name: (name == "other", name)):
-        one = arrivals.get(name, Arrivals())
+        one = arrivals.get(name, SourceArrivals())
         expect, silent_s = expected.get(name), None
         since = one.last or (known_since if isinstance(known_since, int | float) else None)
         if expect is not None and since is not None:
@@ -302,7 +184,7 @@ class DiskTrend:
     """Free space of file systems over the last hour, and when they are full at that rate."""
 
     SPAN_S: Final = 3600.0
-    LEAST_S: Final = 120.0
+    LEAST_S: Final = 900.0
     """Time that must have passed before a rate is known."""
 
     def __init__(self) -> None:
@@ -360,15 +242,6 @@ def _without_credentials(value: Any) -> Any:
     scheme, _, rest = value.partition("://")
     before, slash, path = rest.partition("/")
     return f"{scheme}://********@{before.rpartition('@')[2]}{slash}{path}" if "@" in before else value
-
-
-def _plain(value: Any) -> Any:
-    """A value of `Standing` as JSON knows it."""
-    if hasattr(value, "__dataclass_fields__"):
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    if isinstance(value, tuple):
-        return [_plain(one) for one in value]
-    return value
 
 
 def _version() -> str:

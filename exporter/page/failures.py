@@ -101,4 +101,5 @@ def retry(data: Path, *, name: str | None = None, reason: str | None = None) -> 
     if (data / "spool").is_dir():
         with Spool.open(data / "spool") as spool:
             moved = spool.requeue(name or reason or "")
-    return max(in_ledger, moved)
+    # The ledger also names what waits since an earlier retry: where there are files, those that moved are the number.
+    return moved or in_ledger

@@ -16,7 +16,7 @@ from exporter.results.ledger.schema import BEYOND_S, LATENCY_BOUNDS_S
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from exporter.page.condition import Standing
+    from exporter.page.standing import Standing
     from exporter.results.ledger.browsing import MinuteNumbers
 
 TEXT: Final = "text/plain; version=0.0.4; charset=utf-8"

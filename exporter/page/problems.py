@@ -7,33 +7,21 @@ chose.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from exporter.page.standing import Problem
 from listener.spool.space import SpaceLevel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from exporter.page.condition import Standing
+    from exporter.page.standing import Standing
     from exporter.settings.settings import Settings
 
 LONG_WAIT_S: Final = 3600.0
 """A queue whose oldest instance has waited for so long is worth a look."""
 FEW_DAYS: Final = 30
 """A certificate that expires within so many days."""
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong."""
-
-    word: str
-    """Stable name, for programs."""
-    level: Literal["fault", "attention"]
-    """`fault`: instances are not received or not exported; `attention`: all works, and somebody should look."""
-    what: str
-    do: str
 
 
 def problems_of(standing: Standing, settings: Settings | None) -> tuple[Problem, ...]:
@@ -47,6 +35,13 @@ def problems_of(standing: Standing, settings: Settings | None) -> tuple[Problem,
         *_certificates(standing),
     ]
     return tuple(sorted(found, key=lambda problem: problem.level != "fault"))
+
+
+def unreadable_ledger(error: Exception) -> Problem:
+    """The problem that the ledger cannot be read."""
+    cause = getattr(error, "cause", "") or "the disk is full"
+    hint = getattr(error, "hint", "") or "free some space"
+    return Problem("ledger", "fault", f"The ledger cannot be read: {cause}.", f"{hint[:1].upper()}{hint[1:]}.")
 
 
 def summary_of(standing: Standing, problems: tuple[Problem, ...]) -> str:

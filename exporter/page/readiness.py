@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from exporter.page.condition import Standing
+    from exporter.page.standing import Standing
     from exporter.settings.settings import Settings
     from listener.settings.listener import DataFolder, ListenerSection
 

@@ -19,7 +19,7 @@ from markupsafe import Markup
 from exporter.page import plots
 from exporter.page.failures import remedy
 from exporter.page.problems import count_of, day_of, size_of, span_of
-from exporter.results.ledger.browsing import PAGE_ROWS, ListedInstance, latency_words
+from exporter.results.ledger.browsing import PAGE_ROWS, NumberedRow, latency_words
 from listener.foundation.text import text_line, xml_text
 from listener.spool import view
 from listener.spool.names import SpoolState
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.outcome import MediaFile
-    from exporter.page.condition import Standing
+    from exporter.page.standing import Standing
     from exporter.results.ledger.browsing import LedgerBrowser
 
 SLOT_MINUTES: Final = 30
@@ -81,7 +81,7 @@ def environment() -> Environment:
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ShownInstance:
     """One instance as pages show it."""
 
     number: int
@@ -97,6 +97,11 @@ class Shown:
     media: tuple[MediaFile, ...] = ()
     picture: bool = False
     """Whether a picture of it can be shown."""
+
+    @property
+    def kinds(self) -> str:
+        """The kinds of its media, each once."""
+        return ", ".join(dict.fromkeys(str(medium.kind) for medium in self.media))
 
 
 class Views:
@@ -170,12 +175,12 @@ class Views:
                 break
         return {"refused": found, "next_refused": after}
 
-    def _listed(self, row: ListedInstance, ledger: LedgerBrowser | None) -> Shown:
+    def _listed(self, row: NumberedRow, ledger: LedgerBrowser | None) -> ShownInstance:
         entry = row.row
         media = () if ledger is None or entry.state != "exported" else ledger.media(entry.name)
         is_spool = entry.source == "spool"
         uid = entry.identity.sop_instance_uid if entry.identity else ""
-        return Shown(
+        return ShownInstance(
             number=row.number,
             label=uid or f"instance {row.number}",
             name=entry.name if is_spool or self._show_patient else "",
@@ -190,7 +195,7 @@ class Views:
 
     # -- one instance ------------------------------------------------------------------------------------------------
 
-    def instance(self, ledger: LedgerBrowser, row: ListedInstance) -> dict[str, Any]:
+    def instance(self, ledger: LedgerBrowser, row: NumberedRow) -> dict[str, Any]:
         """Everything that is known of one instance."""
         entry = row.row
         others = [
@@ -246,7 +251,7 @@ def _by_half_hours(strip: tuple[int, ...]) -> list[int]:
     return [sum(strip[at : at + 3]) for at in range(0, len(strip), 3)]
 
 
-def _next(rows: list[ListedInstance]) -> int | None:
+def _next(rows: list[NumberedRow]) -> int | None:
     """Key of the next page; None where this was the last."""
     return rows[-1].number if len(rows) == PAGE_ROWS else None
 

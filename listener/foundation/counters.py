@@ -3,7 +3,7 @@
 Contract: names are our own stable words, so that a peer cannot make the list grow; values only rise, except gauges.
 The file is replaced as a whole, and is no part of any guarantee: it is not synced.
 
-Arrivals are counted by source beside them: an instance of a source that the configuration does not name counts as
+SourceArrivals are counted by source beside them: an instance of a source that the configuration does not name counts as
 `OTHER`. They alone go on where the last process stopped.
 """
 
@@ -25,7 +25,7 @@ FILE = "listener.json"
 OTHER: Final = "other"
 """Source of instances from senders that the configuration does not name."""
 SLOT_S: Final = 600
-"""Arrivals are counted in slots of so many seconds ..."""
+"""SourceArrivals are counted in slots of so many seconds ..."""
 SLOTS: Final = 145
 """... of which as many are kept: a whole day and the slot that has begun."""
 _ARRIVED: Final = "arrived "
@@ -34,7 +34,7 @@ _MOST_UNCHECKED: Final = 200
 """Most sources in a process that does not know which ones the configuration names."""
 
 
-class Arrivals:
+class SourceArrivals:
     """Instances from one source: all of them, the time of the last, and numbers by slot."""
 
     def __init__(self, number: int = 0, last: float = 0.0, slots: dict[int, int] | None = None) -> None:
@@ -54,7 +54,7 @@ class Arrivals:
             self.slots = {one: count for one, count in self.slots.items() if slot - SLOTS < one <= slot}
 
     @classmethod
-    def read(cls, found: Any) -> Arrivals | None:
+    def read(cls, found: Any) -> SourceArrivals | None:
         """What `as_json` made; None for anything else."""
         try:
             number, last, slots = int(found["number"]), float(found["last"]), found["slots"]
@@ -74,7 +74,7 @@ class Counters:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
         self._gauges: dict[str, int] = {}
-        self._arrivals: dict[str, Arrivals] = {}
+        self._arrivals: dict[str, SourceArrivals] = {}
         self._sources: frozenset[str] | None = None
         self._unchecked: Counter[str] = Counter()
         self._started = time.time()
@@ -94,7 +94,7 @@ class Counters:
         """Give the sources that the configuration names, and a place to each in the file; all others become `OTHER`."""
         with self._lock:
             self._sources = frozenset((*names, OTHER))
-            self._arrivals = {name: self._arrivals.get(name, Arrivals()) for name in sorted(self._sources)}
+            self._arrivals = {name: self._arrivals.get(name, SourceArrivals()) for name in sorted(self._sources)}
 
     def arrived(self, source: str, count: int = 1) -> None:
         """Count instances that were acknowledged to their sender, or taken, from this source."""
@@ -102,7 +102,7 @@ class Counters:
             self._add(f"{_ARRIVED}{source}", count)
 
     def drain_arrivals(self) -> dict[str, int]:
-        """Arrivals that were counted here since the last call, for `add_each` in the process that knows the sources."""
+        """SourceArrivals that were counted here since the last call, for `add_each` in the process that knows the sources."""
         with self._lock:
             drained, self._unchecked = self._unchecked, Counter()
         return {f"{_ARRIVED}{source}": count for source, count in drained.items()}
@@ -150,7 +150,7 @@ class Counters:
         found = (read_counters(folder) or {}).get("sources")
         with self._lock:
             for name in self._arrivals:
-                one = Arrivals.read(found.get(name)) if isinstance(found, dict) else None
+                one = SourceArrivals.read(found.get(name)) if isinstance(found, dict) else None
                 self._arrivals[name] = one or self._arrivals[name]
 
     def write(self, folder: Path) -> None:

@@ -29,7 +29,7 @@ _NUMBERED: Final = transitions.ENTRY.replace("FROM instance", ", updated_ns FROM
 
 
 @dataclass(frozen=True, slots=True)
-class ListedInstance:
+class NumberedRow:
     """One row of a list, and its key."""
 
     number: int
@@ -116,14 +116,14 @@ class LedgerBrowser(LedgerReader):
             slots.setdefault(slot, {})[state] = number
         return slots
 
-    def failures(self, reason: str | None, before: int | None, limit: int = PAGE_ROWS) -> list[ListedInstance]:
+    def failures(self, reason: str | None, before: int | None, limit: int = PAGE_ROWS) -> list[NumberedRow]:
         """Instances that failed for good, newest first, of one reason or of all, older than the row of that number."""
         reasons = [
             (state, known)
             for state, known in self._read("SELECT state, reason FROM tally WHERE instances > 0")
             if state in FAILED_STATES and reason in {None, known}
         ]
-        found: list[ListedInstance] = []
+        found: list[NumberedRow] = []
         for state, known in sorted(set(reasons)):
             found += self._list(
                 "state = ? AND reason = ? AND id < ? ORDER BY id DESC LIMIT ?",
@@ -131,11 +131,11 @@ class LedgerBrowser(LedgerReader):
             )
         return sorted(found, key=lambda one: -one.number)[:limit]
 
-    def recent(self, before: int | None, limit: int = PAGE_ROWS) -> list[ListedInstance]:
+    def recent(self, before: int | None, limit: int = PAGE_ROWS) -> list[NumberedRow]:
         """Instances of any state, newest first, older than the row numbered `before`."""
         return self._list("id < ? ORDER BY id DESC LIMIT ?", (_below(before), limit))
 
-    def numbered(self, number: int) -> ListedInstance | None:
+    def numbered(self, number: int) -> NumberedRow | None:
         """The instance in the row of that number."""
         return next(iter(self._list("id = ?", (number,))), None)
 
@@ -148,7 +148,7 @@ class LedgerBrowser(LedgerReader):
         """Those of the names that no row has, in their order."""
         return [name for name in names if self.number_of(name) is None]
 
-    def search(self, text: str, limit: int = MOST_FOUND) -> list[ListedInstance]:
+    def search(self, text: str, limit: int = MOST_FOUND) -> list[NumberedRow]:
         """Instances with that UID (of instance or study) or AE title, or whose name or medium begins so."""
         value, end = stored(text), stored(text) + b"\xff"
         key = stored(transitions.output_key(text))
@@ -163,7 +163,7 @@ class LedgerBrowser(LedgerReader):
                 (key, key + b"\xff", limit),
             ),
         )
-        found: dict[int, ListedInstance] = {}
+        found: dict[int, NumberedRow] = {}
         try:
             text.encode()
         except UnicodeEncodeError:
@@ -175,9 +175,9 @@ class LedgerBrowser(LedgerReader):
                 break
         return sorted(found.values(), key=lambda one: -one.number)
 
-    def _list(self, where: str, values: tuple[object, ...]) -> list[ListedInstance]:
+    def _list(self, where: str, values: tuple[object, ...]) -> list[NumberedRow]:
         rows = self._read(f"{_NUMBERED} WHERE {where}", values)
-        return [ListedInstance(row[-2], row[-1] / 1e9, transitions.entry_of(row[:-1])) for row in rows]
+        return [NumberedRow(row[-2], row[-1] / 1e9, transitions.entry_of(row[:-1])) for row in rows]
 
 
 def _below(before: int | None) -> int:
