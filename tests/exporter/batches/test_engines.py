@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from exporter.batches.plan import BatchPlan
 
 ROOT = Path(__file__).parents[3]
-KILLS = int(os.environ.get("EXPORTER_TEST_KILLS", "0")) or 6
+KILLS = int(os.environ.get("EXPORTER_TEST_KILLS", "0")) or 3
 
 
 def until(condition: Callable[[], object]) -> None:
@@ -42,6 +43,11 @@ def until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
@@ -59,6 +65,8 @@ def dask_cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
             )
             stack.callback(process.kill)
             started.append(process)
+            if len(started) == 1:
+                until(lambda: _answers(int(address.rpartition(":")[2])))
         yield address, started[1:]
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[3]
-SLICES = 80
+SLICES = 40
 
 
 @pytest.fixture(scope="module")
