@@ -28,7 +28,7 @@ def test_nine_of_ten_samples_have_the_sum_in_their_interval() -> None:
         sampled = [(len(group), chance.sample(group, min(len(group), 30))) for group in groups]
         found = estimating._total(sampled, 0.0)
         hits += found.low <= total <= found.high
-    assert 90 <= hits
+    assert hits >= 90
     assert estimating._total([(2, [3.0, 5.0])], 0.0) == Interval(8.0, 8.0, 8.0), "all were sampled"
 
 
@@ -55,7 +55,7 @@ def test_bytes_and_kinds_are_those_of_the_backfill_in_nine_of_ten_samples(
         found = estimate(request(tree, tmp_path / "out"), threading.Event(), seed=seed)
         hits += found.output_bytes.low <= written <= found.output_bytes.high
         assert found.kinds == {"failed: not_dicom": 10, "image": 50, "video": 1}
-        assert 0 < found.core_seconds.low < found.core_seconds.high
+        assert 0 <= found.core_seconds.low < found.core_seconds.expected < found.core_seconds.high
         assert (found.files, found.cores_for(1e9)) == (61, 1)
     assert hits >= 9
     assert not (tmp_path / "out").exists()
