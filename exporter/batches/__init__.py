@@ -4,6 +4,7 @@ The plan lists the units of every batch; a start of a batch leaves media and a j
 makes one output folder of all, equal to that of a local run.
 
 engines   who runs a batch: processes, Slurm, Dask
+estimate  what a backfill will cost, from a sample
 merging   what the batches left becomes one output folder
 journal   what a start of a batch leaves for later ones and for the merge
 plan      units and settings of every batch

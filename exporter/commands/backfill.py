@@ -102,6 +102,12 @@ def backfill(
     config: ConfigOption = None,
     workers: WorkersOption = None,
     dry_run: Annotated[bool, Parameter(negative="", help="Only say what would be done; nothing is written.")] = False,
+    estimate: Annotated[
+        bool, Parameter(negative="", help="Only export a sample, elsewhere, and say what a backfill will cost.")
+    ] = False,
+    as_json: Annotated[
+        bool, Parameter(name="--json", negative="", help="With --estimate: print one JSON object.")
+    ] = False,
     take_over: TakeOverOption = False,
     record: Annotated[
         Literal["names", "keywords", "tags", "dicom-json"] | None,
@@ -146,6 +152,8 @@ def backfill(
                 ExitCode.USAGE,
             )
         return NifflerRun(niffler_config, changes, settings, workers, take_over, mail_server or "localhost")()
+    if as_json and not estimate:
+        raise CommandError("--json belongs to --estimate", ExitCode.USAGE)
     if changes or mail_server is not None:
         raise CommandError("--set and --mail-server belong to --niffler-config", ExitCode.USAGE)
     request = replace(_request(directory, output, settings, workers), take_over=take_over)
@@ -155,6 +163,8 @@ def backfill(
 
         if dry_run:
             return print_plan(plan(request))
+        if estimate:
+            return batches.estimate(request, as_json=as_json)
         from exporter.commands.config import keep_copy, refuse_untried
 
         refuse_untried(settings, config)

@@ -110,6 +110,31 @@ def _print_stuck(state: RoundState) -> None:
         print(f"stuck, no progress in the last round: batches {numbers}", file=sys.stderr)
 
 
+def estimate(request: BackfillRequest, *, as_json: bool) -> int:
+    """Print what a backfill will cost."""
+    from exporter.batches.estimate import estimate as estimated
+    from listener.foundation import logs
+
+    logs.configure("warning", request.settings.log.format)
+    stop = threading.Event()
+    with stopping(stop):
+        found = estimated(request, stop)
+    if stop.is_set():
+        return ExitCode.INTERRUPTED
+    if as_json:
+        print(json.dumps(found.as_json()))
+        return ExitCode.DONE
+    time, size = found.core_seconds.divided(3600.0), found.output_bytes.divided(1e9)
+    print(f"{found.files} files, {found.input_bytes / 1e9:.2f} GB; {found.sampled} of them were exported as a sample")
+    for kind, number in found.kinds.items():
+        print(f"{kind:<24}{number:>10}")
+    print(f"hours of one worker     {time.expected:>10.2f}   between {time.low:.2f} and {time.high:.2f}")
+    print(f"GB of media             {size.expected:>10.2f}   between {size.low:.2f} and {size.high:.2f}")
+    cores = ", ".join(f"{found.cores_for(hours * 3600.0)} for {hours} h" for hours in (1, 8, 24))
+    print(f"workers for a deadline  {cores}")
+    return ExitCode.DONE
+
+
 def status(
     out: OutArgument,
     /,

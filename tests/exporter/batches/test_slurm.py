@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[3]
-SLICES = 80
+SLICES = 40
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,8 @@ def test_an_orphan_of_a_killed_slurmstepd_works_on_beside_the_second_start(
     try:
         merged = output / "batches" / "merged.json"
         until(lambda: (cluster.hurried() and is_working(output, 1, 2)) or merged.exists())
-        os.kill(process, signal.SIGCONT)
+        with suppress(ProcessLookupError):  # where Slurm has found and killed it
+            os.kill(process, signal.SIGCONT)
         check(cluster, output, expected)
     finally:
         with suppress(ProcessLookupError):
