@@ -147,6 +147,9 @@ class OneDecided:
 
 def test_an_entry_that_needs_no_worker_needs_none_either_when_it_is_tried_again(tmp_path: Path) -> None:
     class Nothing:
+        def foresee(self, names: Sequence[str]) -> None:
+            pass
+
         def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
             return False
 
