@@ -43,6 +43,9 @@ class JournalMemory:
         """Count positions from here on for another unit."""
         self._unit, self._position = unit, 0
 
+    def foresee(self, names: Sequence[str]) -> None:
+        """See `EarlierOutcomes`: all outcomes are in memory."""
+
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
         """Whether an earlier start has finished an entry, even if its file has changed since."""
         self._place(name)
@@ -110,7 +113,7 @@ class BatchReader:
     def _found(self, unit: PlannedUnit) -> WalkedFile:
         """The file of a unit as it is now; a folder that could not be read stays one."""
         if unit.name.endswith("/"):
-            return WalkedFile(unit.name, self.root / unit.name, FileKind.UNREADABLE, 0, 0)
+            return WalkedFile(unit.name, f"{self.root / unit.name}", FileKind.UNREADABLE, 0, 0)
         return found_at(self.root, unit.name)
 
     def count(self) -> Iterator[int]:

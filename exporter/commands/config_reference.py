@@ -76,6 +76,8 @@ def _describe(model: type[BaseModel]) -> None:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
                     if name in model.model_fields:
                         model.model_fields[name].description = inspect.cleandoc(words)
+                case _:
+                    pass
     for info in model.model_fields.values():
         inside = model_inside(info.annotation)
         if inside is not None:

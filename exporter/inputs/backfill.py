@@ -280,6 +280,9 @@ class DryRunStep:
 class _Nothing:
     """No earlier outcomes: a dry run lists every entry, finished ones too."""
 
+    def foresee(self, names: Sequence[str]) -> None:
+        """Nothing is known."""
+
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
         """Never."""
         return False

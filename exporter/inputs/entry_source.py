@@ -20,7 +20,7 @@ from exporter.errors import ExportError, Reason
 from exporter.inputs.contract import INSIDE
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.privacy.input_names import InputNames, KeyedName
-from exporter.results.ledger.types import InstanceStatus, WorkItem
+from exporter.results.ledger.types import InputRow, InstanceStatus, WorkItem
 from exporter.work.contract import Deferred, KnownOutcome, PublishedResult, Returned
 from exporter.work.feeder import Feeder
 
@@ -96,14 +96,21 @@ class LedgerMemory:
         self._names = names or InputNames()
         self._settings_sha256 = settings_sha256
         self._progress = progress
+        self._foreseen: dict[str, InputRow | None] = {}
+
+    def foresee(self, names: Sequence[str]) -> None:
+        """See `EarlierOutcomes`."""
+        self._foreseen = self._ledger.inputs([self.key(name) for name in names])
 
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:
         """See `EarlierOutcomes`."""
         name = self.key(name)
-        entry = self._ledger.finished(name, size_bytes, self._names.time(mtime_ns), self._settings_sha256)
-        if entry is None or (entry.reason == Reason.UNREADABLE and changed_ns > entry.updated_ns):
+        row = self._foreseen.pop(name) if name in self._foreseen else self._ledger.inputs([name])[name]
+        if row is None or not row.is_final(size_bytes, self._names.time(mtime_ns), self._settings_sha256):
             return False
-        if entry.may_contain:
+        if row.reason == Reason.UNREADABLE and changed_ns > row.updated_ns:
+            return False
+        if row.may_contain:
             inside = self._ledger.inside(f"{name}{INSIDE}", self._settings_sha256)
             if inside.pending:
                 return False
@@ -111,7 +118,7 @@ class LedgerMemory:
             self._progress.failed_before += inside.failed
             self._progress.inside += inside.finished
         self._progress.unchanged += 1
-        self._progress.failed_before += entry.state is InstanceStatus.FAILED
+        self._progress.failed_before += row.state == InstanceStatus.FAILED
         self._progress.inside += INSIDE in name
         return True
 

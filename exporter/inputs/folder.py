@@ -20,8 +20,8 @@ from exporter.inputs.archives.found import looks_like_archive
 from exporter.inputs.archives.members import ArchiveLimits, ArchiveMembers, container_of
 from exporter.inputs.contract import INSIDE, InputEntry, InputUnusable
 from exporter.inputs.fileset import FileSet, is_dicomdir_name
-from exporter.inputs.place import entry_of
-from exporter.inputs.walk import FileKind, Outputs, WalkedFile, count, walk
+from exporter.inputs.place import entry_of, found_now
+from exporter.inputs.walk import FileKind, Outputs, WalkedFile, count, foreseen, walk
 from exporter.outcome import Skipped
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class FolderReader:
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
         """See `InputReader`."""
         closed = set()
-        for found in walk(self.folder, self.outputs, recursive=self.recursive):
+        for found in foreseen(walk(self.folder, self.outputs, recursive=self.recursive), memory):
             if found.kind is FileKind.UNREADABLE:
                 closed.add(found.name)
             yield from self.entries_of(found, memory, scratch)
@@ -86,10 +86,10 @@ class FolderReader:
         if not memory.is_done(found.name, found.size_bytes, found.mtime_ns, found.changed_ns):
             archive = self._archive(found)
             if archive is None:
-                yield entry_of(found)
+                yield entry_of(found_now(found))
             else:
                 yield from archive.entries(memory, scratch)
-        if found.kind is FileKind.REGULAR and is_dicomdir_name(found.path.name):
+        if found.kind is FileKind.REGULAR and is_dicomdir_name(found.place.rpartition("/")[2]):
             yield from FileSet(found).missing(memory)
 
     def reopened(self, memory: EarlierOutcomes, closed: Collection[str]) -> Iterator[str]:

@@ -39,7 +39,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-QUICKEST_SCAN_S: Final = 0.2
+SCAN_ITEM_S: Final = 20e-6
+"""Time between two scans of `new/`, for each item that the earlier one has found: a full spool is not read all the
+time, and one that was empty at once."""
+JUST_NOW_NS: Final = 10**9
+"""Within this time another file may have come without another modification time of `new/`, which is coarse."""
 SCAN_S: Final = 5.0
 """Longest time between two scans of `new/`, whatever its modification time."""
 SCAN_ITEMS: Final = 10_000
@@ -83,6 +87,8 @@ class SpoolSource:
         self._items: dict[str, SpoolItem] = {}
         """Claimed items, by name."""
         self._waiting: Iterator[SpoolItem] = iter(())
+        self._found = 0
+        """Items that the last scan has found."""
         self._changed_ns = -1
         self._scanned_at = -SCAN_S
         self._deferred = _deferred(ledger, longest_wait_s)
@@ -95,12 +101,16 @@ class SpoolSource:
     def next(self) -> WorkItem | None:
         """See `WorkSource`: claims the oldest item that is due."""
         with _problems():  # a rename can need a block, and fails on a read-only file system
+            has_scanned = False
             while True:
                 item = next(self._waiting, None)
                 if item is None:
-                    if not self._scan():
+                    if has_scanned or not self._scan():
                         return None
-                elif self._is_due(item.name):
+                    has_scanned = True
+                    continue
+                self._found += 1
+                if self._is_due(item.name):
                     work = self._claim(item)
                     if work is not None:
                         return work
@@ -131,12 +141,13 @@ class SpoolSource:
         due = any(at <= now for at in self._deferred.values())
         if changed_ns == self._changed_ns and not due and now - self._scanned_at < SCAN_S:
             return False
-        if now - self._scanned_at < QUICKEST_SCAN_S:
+        if now - self._scanned_at < self._found * SCAN_ITEM_S:
             return False
         if due:  # forget deferred items that were removed by hand
             folder = self._spool.new.path
             self._deferred = {name: at for name, at in self._deferred.items() if at > now or (folder / name).exists()}
-        self._changed_ns, self._scanned_at = changed_ns, now
+        is_settled = abs(time.time_ns() - changed_ns) > JUST_NOW_NS
+        self._changed_ns, self._scanned_at, self._found = changed_ns if is_settled else -1, now, 0
         self._waiting = self._spool.pending(SCAN_ITEMS + len(self._deferred))
         return True
 

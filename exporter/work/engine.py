@@ -186,7 +186,7 @@ class Engine:
         self._finished: queue.SimpleQueue[_Attempted | Literal["look", "last"]] = queue.SimpleQueue()
         """For the publisher; `look` makes it check again which held outcomes are ready, `last` ends it."""
         self._order = InputOrder(ledger, publisher.wanted_base, lambda: self._finished.put("look"), policy.patience_s)
-        self.results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
         self.waits_for: MachineCondition | None = None
         """See `WorkEngine`."""
         self._lines_wait_for: MachineCondition | None = None

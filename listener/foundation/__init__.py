@@ -17,6 +17,7 @@ locks          locks between processes
 backoff        pauses between attempts that double
 durable        files and names that survive a power cut
 disk           what an error of the file system says
+arrivals_hint  a hint that files have come into a folder
 file_kind      what a path leads to, in a word
 sqlite_files   databases: made, opened, explained, watched
 """

@@ -208,7 +208,7 @@ def main(arguments: list[str]) -> int:
     if not _has_one_thread():
         module, _, _ = run.partition(":")
         os.execv(sys.executable, [sys.executable, "-P", "-m", module])  # noqa: S606 - no shell
-    return int(function() or 0)
+    return function() or 0
 
 
 def _serve(requests: socket.socket, parent: int) -> bool:
@@ -273,9 +273,9 @@ def _has_one_thread() -> bool:
     return len(os.listdir(f"/proc/{os.getppid()}/task")) == 1  # noqa: PTH208 - a number is all that is wanted
 
 
-def _function(target: str) -> Callable[[], object]:
+def _function(target: str) -> Callable[[], int | None]:
     module, _, name = target.partition(":")
-    found: Callable[[], object] = getattr(import_module(module), name)
+    found: Callable[[], int | None] = getattr(import_module(module), name)
     return found
 
 

@@ -23,7 +23,7 @@ from exporter.results.ledger.types import (
     ContainerMembers,
     Counts,
     DuplicateCheck,
-    FinishedRow,
+    InputRow,
     InstanceRow,
     InstanceStatus,
     OutboxLine,
@@ -32,11 +32,13 @@ from exporter.results.ledger.types import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from exporter.outcome import MediaFile
 
+_TOGETHER = 256
+"""Names that one statement looks up."""
 _LINES = "SELECT seq, position, length, crc32, text FROM line WHERE seq > ? ORDER BY seq"
 
 
@@ -98,16 +100,20 @@ class LedgerReader:
         )
         return bool(found) and found[0][:3] == (size_bytes, mtime_ns, settings_sha256) and found[0][3] in FINAL
 
-    def finished(self, name: str, size_bytes: int, mtime_ns: int, settings_sha256: str) -> FinishedRow | None:
-        """State in which the input, unchanged, was finished under these settings; None if unfinished (about 10 us)."""
-        found = self._read(
-            """SELECT size_bytes, mtime_ns, settings_sha256, state, reason, updated_ns FROM instance
-            WHERE name = CAST(? AS TEXT)""",
-            (stored(name),),
-        )
-        if not found or found[0][:3] != (size_bytes, mtime_ns, settings_sha256) or found[0][3] not in FINAL:
-            return None
-        return FinishedRow(InstanceStatus(found[0][3]), *found[0][4:])
+    def inputs(self, names: Sequence[str]) -> dict[str, InputRow | None]:
+        """What is known of each of these inputs (about 4 us each); None where there is no row."""
+        found: dict[str, InputRow | None] = dict.fromkeys(names)
+        for at in range(0, len(names), _TOGETHER):
+            some = [stored(name) for name in names[at : at + _TOGETHER]]
+            some += [b""] * (_TOGETHER - len(some) if len(some) > 1 else 0)  # two statements, prepared once
+            marks = ",".join(["CAST(? AS TEXT)"] * len(some))
+            for name, *row in self._read(
+                f"""SELECT name, size_bytes, mtime_ns, settings_sha256, state, reason, updated_ns FROM instance
+                WHERE name IN ({marks})""",  # noqa: S608 - only question marks are put in
+                tuple(some),
+            ):
+                found[name] = InputRow._make(row)
+        return found
 
     def inside(self, prefix: str, settings_sha256: str) -> ContainerMembers:
         """Number of instances whose names begin with `prefix`, which ends in ``/``."""

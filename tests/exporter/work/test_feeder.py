@@ -96,6 +96,24 @@ def test_every_instance_is_settled_once_and_what_may_pass_is_tried_again(harness
     assert [name for name, due in source.put_backs if due is not None] == ["crash.dcm"]
 
 
+def test_a_feeder_that_waits_for_a_result_takes_what_has_come_as_soon_as_it_is_woken(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.work.feeder.WAIT_S", 3600.0)
+    source = ListSource()
+    feeder = Feeder(harness.engine, source, threading.Event())
+
+    def come() -> None:
+        source.works.append(replace(harness.work("fifo"), decided=DECIDED))
+        feeder.wake()
+
+    coming = threading.Timer(0.1, come)
+    coming.start()
+    assert list(feeder.turn()) == []
+    assert [result.work.name for result in feeder.turn()] == ["fifo"]
+    coming.join()
+
+
 @pytest.mark.parametrize("method", ["next", "settle", "put_back"])
 def test_what_the_machine_refuses_is_done_later_and_once(harness: EngineHarness, method: str) -> None:
     source = ListSource(harness.work("crash.dcm"))
@@ -152,6 +170,9 @@ class OneDecided:
 
 def test_an_entry_that_needs_no_worker_needs_none_either_when_it_is_tried_again(tmp_path: Path) -> None:
     class Nothing:
+        def foresee(self, names: Sequence[str]) -> None:
+            pass
+
         def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
             return False
 
