@@ -144,7 +144,23 @@ def test_what_passes_a_limit_or_contradicts_itself_is_left_to_the_walk() -> None
     assert read_plain(data[:-1], start, LIMITS) is None
 
 
-VALUES = (b"", b" ", b"\0", b"1", b"-3 ", b"+4", b"1.5", b"1.5\\2", b"1\\", b"\\1", b"1e3", b"1_0", b"nan", b"\xb2", b"0x1")
+VALUES = (
+    b"",
+    b" ",
+    b"\0",
+    b"1",
+    b"-3 ",
+    b"+4",
+    b"1.5",
+    b"1.5\\2",
+    b"1\\",
+    b"\\1",
+    b"1e3",
+    b"1_0",
+    b"nan",
+    b"\xb2",
+    b"0x1",
+)
 TEXTS = (b"CT", b"CT ", b" CT", b"a\\b", b"1.2.3\0", b"\t", b"\0\0", b"M\xfcnchen", b"\x1b$B", b"a\0b", b"12\n")
 
 
