@@ -1,1 +1,1 @@
-"""Measurements against peers, interleaved, on this machine: `python -m bench receive`."""
+"""Measurements against peers, interleaved, on this machine: `python -m bench --help`."""

@@ -8,8 +8,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.receive import Cell, Comparison, Racers, in_turn, write
+from bench.receive import Cell, Comparison, Racers
 from bench.receivers import OURS, OURS_ON_PYNETDICOM, Receiver, Running
+from bench.report import REPORT, in_turn, write
 
 if TYPE_CHECKING:
     import argparse
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
             for engine in in_turn(ENGINES, turn):
                 asked[engine.name].append(negotiate(engine, folder))
             text = comparison.section() + "\n".join(negotiation(asked)) + "\n"
-            write(options.write or Path("docs/benchmarks.md"), text)
+            write(options.write or REPORT, text)
         print(text, flush=True)
 
 

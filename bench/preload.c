@@ -1,6 +1,6 @@
 /* Two shared objects from one source, compiled by bench/receivers.py:
  *   -DDURABLE   a file that was written is synced when it is closed, and so is its folder: what storescp leaves out
- *   -DVOLATILE  fsync, fdatasync and sync_file_range do nothing: our own receiver without durability
+ *   -DVOLATILE  fsync, fdatasync, syncfs and sync_file_range do nothing: our own programs without durability
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -13,6 +13,7 @@
 #ifdef VOLATILE
 int fsync(int fd) { (void)fd; return 0; }
 int fdatasync(int fd) { (void)fd; return 0; }
+int syncfs(int fd) { (void)fd; return 0; }
 int sync_file_range(int fd, off64_t at, off64_t n, unsigned flags)
 { (void)fd; (void)at; (void)n; (void)flags; return 0; }
 #endif

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -12,15 +11,14 @@ import tempfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self
 
 from bench.receivers import HERE, RECEIVERS, Missing, Receiver, Running, compile_preload, empty
+from bench.report import REPORT, in_turn, machine, write
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -144,7 +142,7 @@ def run(options: argparse.Namespace) -> None:
     """Measure everything and write the report: on a disk, then in memory, where only the receivers themselves count."""
     receivers = [r for r in RECEIVERS if options.only in r.name or r.name == "ours"]
     cells = [cell for cell in CELLS if re.search(options.cells, cell.name)]
-    target = options.write or (None if options.only or options.cells else Path("docs/benchmarks.md"))
+    target = options.write or (None if options.only or options.cells else REPORT)
     places = [("Receive", Path(options.folder or tempfile.gettempdir()))]
     if options.folder is None and MEMORY.is_dir():
         places.append(("Receive, in memory", MEMORY))
@@ -156,13 +154,6 @@ def run(options: argparse.Namespace) -> None:
                 if target is not None:
                     write(target, comparison.section())  # after every round: a run that is cut leaves what it has
             print(comparison.section(), flush=True)
-
-
-def in_turn(competitors: Sequence[T], turn: int) -> Sequence[T]:
-    """All of them in another order every round: what one leaves to the disk is not always the same one's burden."""
-    start = 3 * turn % len(competitors)
-    order = (*competitors[start:], *competitors[:start])
-    return order[::-1] if turn % 2 else order
 
 
 class Comparison:
@@ -198,7 +189,13 @@ class Comparison:
     def section(self) -> str:
         """The section of the report, from what is measured so far."""
         rounds = max(map(len, self._figures.values()), default=0)
-        lines = [f"## {self._title}", "", machine(self._folder), "", *legend(rounds)]
+        lines = [
+            f"## {self._title}",
+            "",
+            f"{machine(self._folder)}; senders and receiver share the cores.",
+            "",
+            *legend(rounds),
+        ]
         lines += tables(self._figures, [*(receiver.name for receiver in self._receivers), DISK], self._cells)
         if self._absent:
             lines += ["", "Not measured:", "", *(f"- {line}" for line in sorted(self._absent))]
@@ -252,30 +249,3 @@ def ratios(figures: dict[tuple[str, str], list[Figure]], names: list[str], cells
             row.append(f"{middle(ours, field) / middle(found, field):.2f}" if ours and found else "-")
         lines.append(f"| {cell.name} | " + " | ".join(row) + " |")
     return lines
-
-
-def machine(folder: Path) -> str:
-    """The machine in one sentence."""
-    model = "unknown processor"
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-            break
-    kind = subprocess.run(["df", "--output=fstype", str(folder)], capture_output=True, text=True, check=True)
-    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    return (
-        f"Machine: {os.cpu_count()} cores of {model}, {memory_gb:.0f} GB, Linux {platform.release()}, "
-        f"{kind.stdout.split()[-1]}, Python {platform.python_version()}; senders and receiver share the cores."
-    )
-
-
-def write(target: Path, text: str) -> None:
-    """Put the section into the file of benchmarks, in place of an earlier one of that name."""
-    heading = text.splitlines()[0]
-    head = "# Benchmarks\n\nMade by `python -m bench`; every figure here was measured by the machine it names.\n\n"
-    old = target.read_text() if target.exists() else head
-    sections = old.split("\n## ")
-    new = text.removeprefix("## ").rstrip("\n") + "\n"
-    kept = [part for part in sections[1:] if f"## {part.splitlines()[0]}" != heading]
-    body = "\n## ".join([sections[0].rstrip("\n") + "\n", *kept, new])
-    target.write_text(body)

@@ -22,8 +22,10 @@ and can be called from a plain script: no ``__main__`` guard is needed, no state
     series              volumes of whole series
     services            daemons, and what every run opens
     inputs              folders, archives, DICOM media, Orthanc storage
+    batches             a backfill in pieces that run anywhere
     tables              tables and data sets of the metadata lines
     pull                instances asked of a PACS
+    page                what people and monitoring see of it all
     niffler             Niffler's PNG extractor: its configuration, tables and folders
     commands            the command line
 

@@ -30,6 +30,7 @@ class MediaType(StrEnum):
     WAVEFORM = "waveform"
     DOCUMENT = "document"
     REPORT = "report"
+    DICOM = "dicom"
     NONE = "none"
 
 
@@ -154,6 +155,8 @@ class MediaFile:
     """Geometry of pixels that were moved or are calibrated; None for the instance's own pixels without calibration."""
     values: Values | None = None
     """Meaning of raw values; None for display values."""
+    is_durable: bool = True
+    """False for a file that its worker holds open and that is synced with others of its batch before it is published."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +235,11 @@ def _adapter() -> TypeAdapter[Outcome]:
     from pydantic import Field, TypeAdapter
 
     return TypeAdapter(Annotated[Outcome, Field(discriminator="status")])
+
+
+def prepare_json() -> None:
+    """Make what `to_json` and `from_json` need, which takes longer than their first use."""
+    _adapter()
 
 
 def to_json(outcome: Outcome) -> bytes:

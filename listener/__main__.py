@@ -12,18 +12,20 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from listener.foundation import logs
-from listener.foundation.configuration import ConfigurationError
 from listener.foundation.errors import Unusable
 from listener.foundation.processes import end_with_parent
-from listener.settings.listener import DataFolder, ListenerSettings
+from listener.foundation.quick_start import quicken
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from listener.settings.listener import ListenerSettings
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
+    if arguments is None:
+        quicken()
     end_with_parent(signal.SIGTERM)
     sys.exit(_run(_parser().parse_args(arguments)))
 
@@ -42,10 +44,13 @@ def _receive(options: argparse.Namespace, settings: ListenerSettings) -> int:
     Raises:
         SpoolUnusable, SpoolBusy, SourceUnusable: Why it cannot.
     """
+    from listener.daemon import ListenerDaemon, ListenerSignals, run
+    from listener.foundation import logs
+    from listener.foundation.configuration import ConfigurationError
+    from listener.settings.listener import DataFolder
+
     logs.configure(settings.log.level, settings.log.format)
     logs.catch_uncaught()
-
-    from listener.daemon import ListenerDaemon, ListenerSignals, run
 
     def read_again() -> ListenerSettings | None:
         try:
@@ -64,6 +69,8 @@ def _receive(options: argparse.Namespace, settings: ListenerSettings) -> int:
 
 def _read(options: argparse.Namespace) -> ListenerSettings:
     """The settings of the file and the command line; the exporter checks its own sections of the file."""
+    from listener.settings.listener import ListenerSettings
+
     settings = ListenerSettings()
     if options.config is not None:
         from listener.foundation.configuration import load

@@ -50,6 +50,7 @@ class ListenerDaemon:
         self._last_look = 0.0
         self._was_in_place = True
         self.counters = Counters()
+        self.counters.name_sources(settings.source_names)
         self.opened: list[str] = []
         """What is open to whom, in a few words per source."""
 
@@ -64,12 +65,14 @@ class ListenerDaemon:
             spool = undo.enter_context(Spool.open(self._data.spool, settings=self._settings.spool))
             undo.enter_context(spool.lock("listener"))
             spool.probe()
+            self.counters.resume(spool.root)
             dropped = spool.recover_listener()
             if dropped:
                 log.warning("partial files of an earlier run deleted", count=dropped)
             self._spool = spool
             self._space = SpaceGuard(spool.root, self._settings.spool)
             self._look()
+            _move_sources(self._data)
             surroundings = Surroundings(spool, self._space, self.counters, self._data.sources)
             self._dimse = DimseSource(self._settings, surroundings)
             self._sources = [self._dimse, *further_sources(self._settings, surroundings)]
@@ -95,6 +98,7 @@ class ListenerDaemon:
         """Take over what may change while running."""
         self._settings = settings
         self._space.apply_settings(settings.spool)
+        self.counters.name_sources(settings.source_names)
         for source in self._sources:
             source.reload(settings)
         log.info("configuration read again")
@@ -162,6 +166,20 @@ class ListenerDaemon:
             self.counters.gauge(f"{place}_free_bytes", free.bytes)
             if free.files is not None:
                 self.counters.gauge(f"{place}_free_files", free.files)
+
+
+def _move_sources(data: DataFolder) -> None:
+    """Move what sources remember into the spool, where earlier versions did not keep it."""
+    if data.sources.exists() or not data.former_sources.is_dir():
+        return
+    try:
+        data.former_sources.rename(data.sources)
+    except OSError as error:  # another file system
+        log.warning(
+            "what sources remember cannot be moved into the spool: they begin anew, and find what comes again",
+            folder=str(data.former_sources),
+            problem=error.strerror,
+        )
 
 
 class ListenerSignals:

@@ -7,17 +7,23 @@ module and those of light commands (status, failures) import nothing heavy, so t
 
     app               the command `exporter`, and which commands there are
     backfill          `exporter backfill`
+    batch             `exporter batch plan|run|merge|commands`
+    batches           `exporter backfill --engine`, `exporter backfill status|resume|cancel`
     config            `exporter config check|show|schema|init|from-niffler|from-dme`
     daemons           `exporter serve` and `exporter run`
     dataset           `exporter dataset`
     encoder_check     encoders of the settings tried before a run
     explain           `exporter explain`
     failures          `exporter failures list|show|retry`
+    install_units     `exporter install-units`
     metadata          `exporter metadata csv|parquet|series|mapping`
     niffler           `exporter backfill --niffler-config`
     options           options that commands share
     orthanc_storage   `exporter orthanc-storage`
+    page              `exporter page`
     progress          progress, plan and summary of a run
+    privacy           `exporter privacy check`
+    pseudonym         `exporter pseudonym`
     pull              `exporter pull`
     reconcile         `exporter reconcile`
     config_reference  documentation made from the settings

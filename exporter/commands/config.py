@@ -10,7 +10,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
-from exporter.commands.options import ConfigOption, refuse_unusable_writers, settings_of
+from exporter.commands.options import ConfigOption, refuse_unusable_privacy, refuse_unusable_writers, settings_of
 from listener.foundation.durable import make_private_folders
 
 if TYPE_CHECKING:
@@ -95,16 +95,18 @@ def from_dme(file: Annotated[Path, Parameter(name="FILE", help="config.yml of th
 
 
 def refuse_untried(settings: Settings, path: Path | None) -> None:
-    """Load the installed writers, and try the encoders that are not the default ones, so that no run starts in vain.
+    """Load installed writers and key, and try the encoders that are not the default ones: no run starts in vain.
 
     Raises:
         ConfigurationError: One sentence for each fault.
+        Unusable: A writer, or the key of de-identification, cannot be used.
     """
     from exporter.commands.encoder_check import faults_of
     from listener.foundation.configuration import ConfigurationError, fault_at
     from listener.foundation.yaml_file import read
 
     refuse_unusable_writers(settings)
+    refuse_unusable_privacy(settings)
     found = faults_of(settings)
     for number, entry in enumerate(settings.ae_titles):
         own = settings.by_ae_title[entry.ae_title]
@@ -119,13 +121,16 @@ def refuse_untried(settings: Settings, path: Path | None) -> None:
 def keep_copy(settings: Settings, path: Path | None) -> None:
     """Copy the configuration file to `config.file`, byte by byte, whole or not at all.
 
+    Where instances are de-identified, the copy has the settings that decide what media and lines hold, and no others:
+    paths, hosts and AE titles may identify.
+
     Raises:
         CommandError: It cannot be written.
     """
     target = settings.config.file
     if path is None or target is None:
         return
-    content = path.read_bytes()
+    content = _without_places(settings) if settings.deidentifies else path.read_bytes()
     try:
         if target.exists() and (target.samefile(path) or target.read_bytes() == content):
             return
@@ -142,6 +147,20 @@ def keep_copy(settings: Settings, path: Path | None) -> None:
         raise CommandError(
             f"config.file {target} cannot be written: {error.strerror}; choose another place for the copy"
         ) from error
+
+
+def _without_places(settings: Settings) -> bytes:
+    """The settings that decide what media and lines hold, as YAML without a path, a host or an AE title."""
+    import yaml
+
+    from exporter.settings.settings import ProfileSection
+
+    said = settings.media_settings.model_dump(mode="json", exclude={"writers"})
+    said["privacy"] = {name: said["privacy"][name] for name in ProfileSection.model_fields}
+    said["metadata"] = {name: said["metadata"][name] for name in ("private", "record")}
+    said["media"] = {"enabled": settings.media.enabled}
+    head = "# Settings in force, without those that may identify: paths, hosts, AE titles.\n"
+    return f"{head}{yaml.safe_dump(said, sort_keys=False)}".encode()
 
 
 def _only(file: Path | None, config: Path | None) -> Path | None:

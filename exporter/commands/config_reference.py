@@ -8,9 +8,13 @@ makes of them is committed as `config/exporter.yml`, `config/exporter.schema.jso
 
 from __future__ import annotations
 
+import ast
+import inspect
 import json
 import textwrap
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 WIDTH = 110
+NAMED = "*"
+"""In a path: each of the names that a section holds."""
 _UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 FIRST = ("num_workers", "dicom", "media", "metadata", "config")
 HEAD = """\
@@ -59,8 +65,29 @@ class SettingKey:
         return self.path[-1]
 
 
+@cache
+def _describe(model: type[BaseModel]) -> None:
+    """Give the keys of a model, and of the sections inside it, their docstrings as descriptions."""
+    for base in reversed(model.__mro__[: model.__mro__.index(BaseModel)]):
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        body = definition.body if isinstance(definition, ast.ClassDef) else []
+        for key, text in pairwise(body):
+            match key, text:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(words))):
+                    if name in model.model_fields:
+                        model.model_fields[name].description = inspect.cleandoc(words)
+                case _:
+                    pass
+    for info in model.model_fields.values():
+        inside = model_inside(info.annotation)
+        if inside is not None:
+            _describe(inside)
+    model.model_rebuild(force=True)
+
+
 def every_key() -> Iterator[SettingKey]:
     """Every key in the order of the file; sections before their keys."""
+    _describe(Settings)
     yield from _keys(Settings, (), Settings().model_dump(mode="json"), is_example=False)
 
 
@@ -73,7 +100,8 @@ def _keys(model: type[BaseModel], above: tuple[str, ...], values: Any, *, is_exa
         default = values[name] if name in values else _default(info)
         rule = schema["properties"].get(name, {})
         meaning = " ".join((info.description or (inside and inside.__doc__) or "").split())
-        is_listed = rule.get("type") == "array"
+        is_named = "additionalProperties" in rule and inside is not None
+        is_listed = rule.get("type") == "array" or is_named
         is_off = is_listed or default is None
         if above and inside is not None and _says_again(name, inside):
             yield SettingKey((*above, name), meaning, f"keys of `{name}`", None, is_section=True, is_example=is_example)
@@ -82,7 +110,7 @@ def _keys(model: type[BaseModel], above: tuple[str, ...], values: Any, *, is_exa
         shown = None if inside is not None and not is_off else default
         yield SettingKey((*above, name), meaning, permitted, shown, inside is not None, is_example)
         if inside is not None:
-            here = (*above, name, "[]") if is_listed else (*above, name)
+            here = (*above, name, NAMED if is_named else "[]") if is_listed else (*above, name)
             below = {} if is_off else default
             yield from _keys(inside, here, below, is_example=is_example or is_off)
 
@@ -135,7 +163,7 @@ def annotated_yaml() -> str:
     """`config/exporter.yml`: every key, its meaning and its default."""
     lines = [HEAD]
     for key in every_key():
-        depth = len([part for part in key.path if part != "[]"]) - 1
+        depth = len([part for part in key.path if part not in {"[]", NAMED}]) - 1
         indent = "  " * depth
         mark = "# " if key.is_example else ""
         if depth == 0:
@@ -173,6 +201,7 @@ def _size(key: SettingKey) -> str:
 
 def json_schema() -> str:
     """`config/exporter.schema.json`, for editors that complete and check."""
+    _describe(Settings)
     schema = Settings.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps(schema, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
 import signal
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
 from exporter.commands.config import keep_copy, refuse_untried
-from exporter.commands.options import DataOptions, TakeOverOption, in_words, refuse_unusable_writers
+from exporter.commands.options import (
+    DataOptions,
+    TakeOverOption,
+    in_words,
+    refuse_unusable_privacy,
+    refuse_unusable_writers,
+)
 from listener.foundation.processes import end_with_parent
 
 if TYPE_CHECKING:
@@ -27,15 +34,18 @@ def serve(
     demo: Annotated[bool, Parameter(negative="", help="Also send a few sample instances to itself.")] = False,
     log_level: LogLevelOption = None,
 ) -> int:
-    """Receive and export in one go: listener, exporter and data folder; needs no configuration, binds loopback."""
+    """Receive and export in one go, with a page that shows it; needs no configuration, binds loopback."""
     places = places or DataOptions()
-    settings = _ready(places, log_level)
+    settings = ready(places, log_level)
     refuse_unusable_writers(settings)
+    refuse_unusable_privacy(settings)
     with in_words():
-        from exporter.services.serve import serve as run_both
+        from exporter.services.serve import serve as run_all
 
-        # Both daemons read the configuration for themselves; `exporter run` tries its encoders and keeps its copy.
-        return run_both(settings, places.folder(), config=places.config, log_level=log_level, demo=demo)
+        # The daemons read the configuration for themselves; `exporter run` tries its encoders and keeps its copy.
+        return run_all(
+            settings, places.folder(), config=places.config, log_level=log_level, demo=demo, has_page=has_page()
+        )
 
 
 def run(
@@ -44,7 +54,7 @@ def run(
     """Export what the daemon `listener` puts into the data folder's spool, until SIGTERM or Ctrl-C."""
     end_with_parent(signal.SIGTERM)
     places = places or DataOptions()
-    settings = _ready(places, log_level)
+    settings = ready(places, log_level)
     refuse_untried(settings, places.config)
     keep_copy(settings, places.config)
     with in_words():
@@ -53,11 +63,16 @@ def run(
         return run_daemon(settings, places.folder(), take_over=take_over)
 
 
-def _ready(places: DataOptions, log_level: Level | None) -> Settings:
-    """Settings, and logs as they say."""
+def ready(places: DataOptions, log_level: Level | None) -> Settings:
+    """The settings of a service, with its logs as they say."""
     from listener.foundation import logs
 
     settings = places.settings()
     logs.configure(log_level or settings.log.level, settings.log.format)
     logs.catch_uncaught()
     return settings
+
+
+def has_page() -> bool:
+    """Whether the extra `page` is installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("starlette", "jinja2"))

@@ -13,20 +13,21 @@ import re
 import signal
 import sys
 from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
-from exporter.commands.options import ConfigOption, refuse_unusable_writers, settings_of
+from exporter.commands.options import ConfigOption, refuse_unusable_privacy, refuse_unusable_writers, settings_of
 from exporter.dicom.received import settings_for
 from listener.foundation.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from exporter.dicom.instance import Instance
     from exporter.outcome import Rendering
+    from exporter.privacy.profile import PrivacyProfile
     from exporter.settings.settings import LimitSettings, Settings
 
 MiB = 1 << 20
@@ -50,7 +51,9 @@ def explain(
         )
 
     refuse_unusable_writers(whole)
+    refuse_unusable_privacy(whole)
     title, settings = settings_for(whole, path)
+    title = _shown_title(whole, title)
 
     def tell(facts: dict[str, object]) -> None:
         facts = (
@@ -59,7 +62,17 @@ def explain(
         shown = {key: printable(str(value)) if isinstance(value, str) else value for key, value in facts.items()}
         print(json.dumps(shown) if as_json else _text(shown))
 
-    return _apart(lambda: _explain(path, settings, tell), settings.limits, tell)
+    from exporter.privacy.profile import PrivacyProfile
+
+    profile = PrivacyProfile.load(settings.privacy, None)
+    return _apart(lambda: _explain(path, settings, profile, tell), settings.limits, tell)
+
+
+def _shown_title(settings: Settings, title: str) -> str:
+    """Called AE title as lines and logs show it."""
+    from exporter.privacy.input_names import InputNames
+
+    return InputNames.of(settings).ae_title(title)
 
 
 def _apart(work: Callable[[], ExitCode], limits: LimitSettings, tell: Callable[[dict[str, object]], None]) -> int:
@@ -107,7 +120,9 @@ def _be_child(work: Callable[[], ExitCode], limits: LimitSettings) -> NoReturn:
         os._exit(code)
 
 
-def _explain(path: Path, settings: Settings, tell: Callable[[dict[str, object]], None]) -> ExitCode:
+def _explain(
+    path: Path, settings: Settings, profile: PrivacyProfile | None, tell: Callable[[dict[str, object]], None]
+) -> ExitCode:
     from exporter.dicom.instance import Instance
     from exporter.errors import ExportError, SkipInstance
     from exporter.writers import choose_all
@@ -117,6 +132,9 @@ def _explain(path: Path, settings: Settings, tell: Callable[[dict[str, object]],
     try:
         with Instance.open(path, settings.limits) as instance:
             _describe(instance, facts)
+            if profile is not None:
+                profile.deidentify(instance, shows_pixels=settings.media.enabled)
+                facts |= _privacy(instance)
             writers = choose_all(instance, settings.media_settings)
             origin = writers.origin_of(writers.main)
             by = f" by {origin.name} of {origin.distribution} {origin.version}" if origin else ""
@@ -152,6 +170,22 @@ def _describe(instance: Instance, facts: dict[str, object]) -> None:
         f"{'signed' if pixels.signed else 'unsigned'}, {'encapsulated' if pixels.encapsulated else 'native'} "
         f"{pixels.keyword}"
     )
+
+
+def _privacy(instance: Instance) -> dict[str, object]:
+    """What de-identification does: the step of the ladder for its pixels, and the attributes that no rule names."""
+    done: Mapping[str, Any] = instance.deidentification or {}
+    pixels: Mapping[str, Any] | None = done["pixels"]
+    if pixels is None:
+        ladder = "no pixels"
+    else:
+        ladder = f"step {pixels['step']}: {pixels['reason']}; {pixels['kept_share']:.1%} of the picture is kept"
+        masks = ", ".join(pixels["device_masks"])
+        ladder += f"; device masks: {masks}" if masks else ""
+    facts: dict[str, object] = {"profile": ", ".join((done["profile"], *done["options"])), "pixels_kept": ladder}
+    if done["dropped"]:
+        facts["dropped"] = " ".join(done["dropped"])
+    return facts
 
 
 def _uid(text: str) -> str:
@@ -190,7 +224,8 @@ def _describe_frames(instance: Instance, settings: Settings, facts: dict[str, ob
         if warnings:
             facts["timing_warnings"] = warnings
     if streams:
-        facts["rendering"] = "none: the stream is copied as it is"
+        copied = instance.mask is None
+        facts["rendering"] = "none: the stream is copied as it is" if copied else "the stream is encoded anew"
         return
     if facts["writer"] not in {"image", "video", "frames"}:
         return

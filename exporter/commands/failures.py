@@ -9,22 +9,32 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Self
 
 import cyclopts
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
 from exporter.commands.options import DataOptions, existing, in_words
+from exporter.page import failures as page_failures
+from exporter.page.failures import Failure, failures_of
 from listener.foundation.text import printable
 from listener.spool import view
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from exporter.results.ledger import InstanceRow
+    from exporter.privacy.input_names import InputNames
+
+SourceOption = Annotated[
+    Path | None,
+    Parameter(
+        name="--source",
+        help="Folder that was exported: keyed IDs of its files are shown as their paths. Needs --config with the key.",
+    ),
+]
 
 application = cyclopts.App(name="failures", help="List what failed, show why, try again.")
 
@@ -33,30 +43,62 @@ ReasonOption = Annotated[str | None, Parameter(name="--reason", help="Only failu
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
-    """One instance that failed for good."""
+class FailureNames:
+    """IDs of failures, and the paths that they are keyed from where the output is de-identified."""
 
-    id: str
-    state: str
-    reason: str
-    message: str
-    attempts: int = 0
-    """0 where the listener itself refused it."""
-    size_bytes: int | None = None
-    details: dict[str, Any] = field(default_factory=dict)
-    """Report beside the bytes in quarantine."""
+    names: InputNames | None
+    """None without a configuration: then a key cannot be known."""
+    source: Path | None
+
+    @classmethod
+    def of(cls, places: DataOptions, source: Path | None) -> Self:
+        """Names under the configuration that the command names.
+
+        Raises:
+            KeyUnusable: Its key cannot be used.
+        """
+        if places.config is None:
+            return cls(None, source)
+        from exporter.privacy.input_names import InputNames
+
+        settings = places.settings()
+        folder = source or settings.dicom.dir
+        return cls(InputNames.of(settings), folder.expanduser().resolve() if folder is not None else None)
+
+    def ids(self, identifier: str) -> set[str]:
+        """IDs that an identifier may mean: itself, and the name of the input at that path."""
+        if self.names is None or not self.names.is_keyed:
+            return {identifier}
+        path = Path(identifier).expanduser()
+        below = path.is_absolute() and self.source is not None and path.is_relative_to(self.source)
+        relative = str(path.relative_to(self.source)) if below and self.source is not None else identifier
+        return {identifier, self.names.name(relative)}
+
+    def shown(self, failure: Failure) -> Failure:
+        """A failure with the path of its input as ID, where that can be found."""
+        if self.names is None or self.source is None or not self.names.is_keyed:
+            return failure
+        container, inside, rest = failure.id.partition("//")
+        path = self.names.original(self.source, container)
+        return failure if path is None else replace(failure, id=f"{path}{inside}{rest}")
 
 
 @application.default
 @application.command(name="list")
 def list_failures(
-    places: DataOptions | None = None, *, reason: ReasonOption = None, as_json: JsonOption = False
+    places: DataOptions | None = None,
+    *,
+    reason: ReasonOption = None,
+    source: SourceOption = None,
+    as_json: JsonOption = False,
 ) -> int:
     """List everything that failed: one line each, with its ID, reason and message."""
-    data = existing((places or DataOptions()).data)
+    places = places or DataOptions()
+    data = existing(places.data)
     _known_reason(reason)
+    names = FailureNames.of(places, source)
     with in_words():
-        found = [failure for failure in failures_of(data) if reason in {None, failure.reason}]
+        found = [names.shown(failure) for failure in failures_of(data) if reason in {None, failure.reason}]
     if as_json:
         rows = [{k: v for k, v in asdict(failure).items() if k != "details"} for failure in found]
         print(json.dumps(rows))
@@ -76,12 +118,14 @@ def show(
     /,
     places: DataOptions | None = None,
     *,
+    source: SourceOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Show everything that is known of one failure."""
-    data = existing((places or DataOptions()).data)
+    places = places or DataOptions()
+    data = existing(places.data)
     with in_words():
-        failure = _only([*failures_of(data)], identifier)
+        failure = _only([*failures_of(data)], identifier, FailureNames.of(places, source))
         details = view.report(data / "spool", failure.reason, failure.id)
     facts = {key: value for key, value in asdict(failure).items() if value not in ({}, None)} | details
     if as_json:
@@ -102,15 +146,19 @@ def retry(
     places: DataOptions | None = None,
     *,
     reason: ReasonOption = None,
+    source: SourceOption = None,
 ) -> int:
     """Try one failure again, or all of one reason."""
-    data = existing((places or DataOptions()).data)
+    places = places or DataOptions()
+    data = existing(places.data)
     if (identifier is None) == (reason is None):
         raise CommandError("name what to try again: an ID, or --reason and a reason", ExitCode.USAGE)
     _known_reason(reason)
     with in_words():
-        name = None if identifier is None else _only([*failures_of(data)], identifier).id
-        count = _make_pending(data, name=name, reason=reason)
+        name = (
+            None if identifier is None else _only([*failures_of(data)], identifier, FailureNames.of(places, source)).id
+        )
+        count = page_failures.retry(data, name=name, reason=reason)
     hint = "" if (data / "spool").is_dir() else ": run the same `exporter backfill` once more"
     print(f"{count} to be tried again{hint if count else ''}")
     return ExitCode.DONE
@@ -133,31 +181,10 @@ def _waiting(data: Path) -> Iterator[str]:
         yield from overdue_sentences(ledger.overdue(time.time()))
 
 
-def failures_of(data: Path) -> Iterator[Failure]:
-    """Everything that failed for good in a data or output folder."""
-    from exporter.results.ledger import InstanceStatus, Ledger
-
-    in_ledger = set()
-    path = data / "exporter.db"
-    if path.is_file():
-        with Ledger.open_read_only(path) as ledger:
-            for state in (InstanceStatus.FAILED, InstanceStatus.QUARANTINED):
-                for entry in ledger.entries(state):
-                    in_ledger.add(entry.name)
-                    yield _of_entry(entry)
-    if (spool := view.SpoolView.read(data / "spool")) is not None:
-        for refused in spool.refused():
-            if refused.name not in in_ledger:
-                yield Failure(refused.name, "quarantined", refused.reason, refused.message)
-
-
-def _of_entry(entry: InstanceRow) -> Failure:
-    return Failure(entry.name, str(entry.state), entry.reason or "", entry.message, entry.attempts, entry.size_bytes)
-
-
-def _only(found: list[Failure], identifier: str) -> Failure:
-    """The failure of that ID, or the only one whose ID has that part."""
-    exact = [failure for failure in found if failure.id == identifier]
+def _only(found: list[Failure], identifier: str, names: FailureNames) -> Failure:
+    """The failure of that ID or path, or the only one whose ID has that part."""
+    ids = names.ids(identifier)
+    exact = [failure for failure in found if failure.id in ids]
     near = exact or [failure for failure in found if identifier in failure.id]
     if not near:
         raise CommandError(f"there is no failure {identifier}; `exporter failures list` shows all", ExitCode.USAGE)
@@ -176,25 +203,3 @@ def _known_reason(reason: str | None) -> None:
         near = get_close_matches(reason, words, 1)
         guess = f"; did you mean {near[0]}?" if near else ""
         raise CommandError(f"no failure has the reason {reason} (permitted: {', '.join(words)}{guess})", ExitCode.USAGE)
-
-
-def _make_pending(data: Path, *, name: str | None, reason: str | None) -> int:
-    """Make one failure, or all of one reason, pending again.
-
-    The ledger comes first: a file that is then still in quarantine is listed on, and taken by another `retry`; a file
-    that came first would meet a ledger that has it as finished.
-
-    Returns:
-        Number of failures that are pending again.
-    """
-    from exporter.results.ledger import Ledger
-    from listener.spool.spool import Spool
-
-    in_ledger = moved = 0
-    if (data / "exporter.db").is_file():
-        with Ledger.open(data / "exporter.db", exclusive=False) as ledger:
-            in_ledger = len(ledger.retry(name=name, reason=reason))
-    if (data / "spool").is_dir():
-        with Spool.open(data / "spool") as spool:
-            moved = spool.requeue(name or reason or "")
-    return max(in_ledger, moved)

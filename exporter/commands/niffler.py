@@ -38,6 +38,12 @@ class NifflerRun:
 
     def __call__(self) -> int:
         """Run it to its end."""
+        if self.settings.deidentifies:
+            raise CommandError(
+                "--niffler-config makes tables of headers as they are, which `privacy.profile: basic` does not permit;"
+                " export without it, and make tables with `exporter metadata csv`",
+                ExitCode.USAGE,
+            )
         config = niffler_config(self.file, self.changes)
         try:
             code, report = self._extract(config)

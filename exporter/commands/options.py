@@ -124,6 +124,22 @@ def refuse_unusable_writers(settings: Settings) -> None:
     enabled_writers(settings.writers)
 
 
+def refuse_unusable_privacy(settings: Settings) -> None:
+    """Load the key and the lists, and look for the programs of de-identification, before anything runs without them.
+
+    Raises:
+        Unusable: The key file or a list cannot be used, or a program is not there.
+    """
+    if settings.privacy.exclude is not None or settings.privacy.pseudonyms is not None:
+        from exporter.privacy.lists import PatientLists
+
+        PatientLists.of(settings.privacy)
+    if settings.deidentifies:
+        from exporter.privacy.profile import checked_fingerprint
+
+        checked_fingerprint(settings)
+
+
 def exported_folder(out: Path, config: Path | None) -> ExportedFolder:
     """What tables and data sets are made of.
 

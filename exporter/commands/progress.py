@@ -37,7 +37,7 @@ def run(start: Start, target: ExportTarget) -> int:
     log = target.settings.log
     logs.configure(log.level, log.format)
     tally, stop, started = Progress(), threading.Event(), time.monotonic()
-    with stopping(stop), _progress(tally):
+    with stopping(stop), shown(tally):
         for _ in start(target, tally, stop):
             pass
     print(_summary(target, tally, time.monotonic() - started))
@@ -81,7 +81,7 @@ def _summary(target: ExportTarget, tally: Progress, seconds: float) -> str:
 
 
 @contextmanager
-def _progress(tally: Progress) -> Iterator[None]:
+def shown(tally: Progress) -> Iterator[None]:
     """A bar on a terminal, a log line every ten seconds otherwise, while the block runs."""
     done = threading.Event()
     with _bar(tally) if sys.stderr.isatty() else _log_lines(tally) as show:

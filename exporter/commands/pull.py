@@ -76,7 +76,7 @@ def pull(
     with in_words(), stopping(stop):
         if dry_run is not None:
             return _find(request, stop, dry_run.expanduser(), cohort)
-        place = report.expanduser() if report is not None else request.data.root / "pull" / "report.csv"
+        place = report.expanduser() if report is not None else request.folder / "report.csv"
         return _fetch(request, stop, place, cohort)
 
 
@@ -142,7 +142,7 @@ def _find(request: PullRequest, stop: threading.Event, place: Path, path: Path) 
 def _fetch(request: PullRequest, stop: threading.Event, report: Path, path: Path) -> int:
     from exporter.pull.run import pull
 
-    if not report.parent.is_dir() and report.parent != request.data.root / "pull":
+    if not report.parent.is_dir() and report.parent != request.folder:
         raise CommandError(f"there is no folder {report.parent} for the report", ExitCode.USAGE)
     try:
         summary = pull(request, stop, report)

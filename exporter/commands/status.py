@@ -1,60 +1,29 @@
-"""`exporter status`: how far everything is, for people and for monitoring.
+"""`exporter status`: how everything stands, for people and for monitoring.
 
 Contract: looks only, at a running exporter's data folder as at a finished backfill's output folder; answers at once.
-An instance is counted in exactly one of pending, active, exported, skipped, quarantined and failed.
+What it prints is what the page shows: both are made of `exporter.page.condition`.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from exporter.commands import ExitCode
 from exporter.commands.options import DataOptions, existing, in_words
+from exporter.page.condition import standing_of
+from exporter.page.problems import day_of, size_of, span_of
 from listener.foundation.text import printable
-from listener.spool.view import SpoolView
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
-    from exporter.results.ledger import Counts
-    from exporter.results.ledger.types import Overdue, Source
+    from exporter.page.standing import SpanStanding, Standing
 
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Numbers of instances by place."""
-
-    pending: int = 0
-    active: int = 0
-    exported: int = 0
-    skipped: int = 0
-    quarantined: int = 0
-    failed: int = 0
-    duplicates: int = 0
-    """Flagged as duplicates; also counted as skipped."""
-    conflicts: int = 0
-    """Same SOP Instance UID as another instance, other content; also counted in their state."""
-    reasons: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Numbers by state and reason: skipped, quarantined, failed and (waiting for another attempt) pending."""
-    overdue: int = 0
-    """Pending instances whose next attempt is late, or put off until a time that cannot be right."""
-    receiving: int = 0
-    paused: str | None = None
-    """Why the exporter pauses."""
-    memory: str | None = None
-    """Number of workers that run, while memory is short."""
-    listener: dict[str, Any] | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
-        names = [name for name in self.__slots__ if name != "listener"]
-        return {name: getattr(self, name) for name in names} | ({"listener": self.listener} if self.listener else {})
+MARKS = " .:-=+*#%@"
+"""Marks of a strip of arrivals, from none to the most."""
 
 
 def status(
@@ -62,95 +31,61 @@ def status(
     *,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
-    """Show how many instances are pending, active, exported, skipped, quarantined, failed, and why."""
+    """Say whether all is well, else what is wrong and what to do; show numbers, sources, failures and disks."""
     places = places or DataOptions()
-    if places.config is not None:
-        places.settings()  # a configuration that is named must be right, whatever it says
+    settings = None if places.config is None else places.settings()
     with in_words():
-        standing = standing_of(existing(places.data))
-    print(json.dumps(standing.as_json()) if as_json else _table(standing))
+        standing = standing_of(existing(places.data), settings)
+    print(json.dumps(standing.as_json()) if as_json else "\n".join(map(printable, _page(standing))))
     return ExitCode.DONE
 
 
-def standing_of(data: Path) -> Standing:
-    """Count what spool and ledger of a data folder hold.
-
-    Raises:
-        LedgerUnusable: The ledger cannot be read.
-    """
-    from exporter.results.ledger import Counts, InstanceStatus, Ledger
-    from exporter.results.ledger.types import Overdue
-
-    spool = SpoolView.read(data / "spool")
-    path = data / "exporter.db"
-    if not path.is_file():
-        return _standing(spool, Counts(), Counter(), Counter(), Overdue())
-    with Ledger.open_read_only(path) as ledger:
-        # The spool first: an instance that ends meanwhile is then counted once more rather than missed.
-        active, deferred = (
-            Counter(entry.source for entry in ledger.entries(state))
-            for state in (InstanceStatus.ACTIVE, InstanceStatus.DEFERRED)
-        )
-        return _standing(spool, ledger.counts(), active, deferred, ledger.overdue(time.time()))
-
-
-def _standing(
-    spool: SpoolView | None, counts: Counts, active: Counter[Source], deferred: Counter[Source], overdue: Overdue
-) -> Standing:
-    """The standing; `active` and `deferred` are instances of those states by where they came from."""
-    waiting = deferred.total() if spool is None else deferred["folder"]
-    if spool is not None:
-        waiting += max(0, spool.waiting - active["spool"])
-    reasons: dict[str, dict[str, int]] = {}
-    for (state, reason), count in counts.by_reason.items():
-        name = {"deferred": "pending"}.get(str(state), str(state))
-        if reason and (spool is None or name != "quarantined"):
-            reasons.setdefault(name, {})[reason] = count
-    if spool is not None and spool.quarantined:
-        reasons["quarantined"] = spool.quarantined
-    return Standing(
-        pending=waiting,
-        active=active.total(),
-        exported=counts.exported,
-        skipped=counts.skipped,
-        quarantined=counts.quarantined if spool is None else sum(spool.quarantined.values()),
-        failed=counts.failed,
-        duplicates=counts.duplicates,
-        conflicts=counts.conflicts,
-        reasons={state: dict(sorted(found.items())) for state, found in sorted(reasons.items())},
-        overdue=overdue.late + overdue.too_far,
-        receiving=0 if spool is None else spool.receiving,
-        paused=None if spool is None else spool.paused,
-        memory=None if spool is None else spool.memory,
-        listener=None if spool is None else spool.listener,
-    )
-
-
-def _table(standing: Standing) -> str:
-    """The status for people: one line per state, its reasons behind it."""
-    lines = []
+def _page(standing: Standing) -> Iterator[str]:
+    """The status for people, line by line: what is wrong first, then numbers."""
+    yield standing.summary
+    for problem in standing.problems:
+        yield f"  {problem.what}" if len(standing.problems) > 1 else ""
+        yield f"    -> {problem.do}"
+    yield ""
     for state in ("pending", "active", "exported", "skipped", "quarantined", "failed", "duplicates", "conflicts"):
         why = ", ".join(f"{reason} {count}" for reason, count in standing.reasons.get(state, {}).items())
-        lines.append(f"{state:<12}{getattr(standing, state):>10}" + (f"   {why}" if why else ""))
+        yield f"{state:<12}{getattr(standing, state):>10}" + (f"   {why}" if why else "")
+    if standing.oldest_s is not None:
+        yield f"oldest      {span_of(standing.oldest_s):>10}   waiting for so long"
     if standing.overdue:
-        lines.append(f"overdue     {standing.overdue:>10}   of the pending: `exporter failures` says why")
+        yield f"overdue     {standing.overdue:>10}   of the pending: `exporter failures` says why"
     if standing.paused is not None:
-        lines.append(f"exporter    pauses: {printable(standing.paused)}")
+        yield f"exporter    pauses: {standing.paused}"
     if standing.memory is not None:
-        lines.append(f"exporter    {printable(standing.memory)}")
-    lines += _listener_lines(standing.listener or {})
+        yield f"exporter    {standing.memory}"
+    yield from (f"{name:<12}{state}" for name, state in standing.daemons.items())
+    yield f"last hour   {_span(standing.last_hour)}"
+    yield f"last day    {_span(standing.last_day)}"
+    for source in standing.sources:
+        heard = "never" if source.last is None else f"{span_of(standing.now - source.last)} ago"
+        hours = [sum(source.strip[at : at + 6]) for at in range(0, len(source.strip), 6)]
+        yield f"source      {source.name}: last {heard}; {source.hour} in the last hour, {source.day} in 24 h"
+        yield f"            |{_strip(hours)}| by hour, now at the right"
+    for disk in standing.disks:
+        full = "" if disk.full_in_s is None else f", full in {span_of(disk.full_in_s)} at this rate"
+        free = f"{size_of(disk.free_bytes)} of {size_of(disk.total_bytes)} free{full}"
+        yield f"disk        {free} ({', '.join(disk.places)})"
+    yield f"version     {standing.version}, at {day_of(standing.now)}"
     if standing.quarantined or standing.failed:
-        lines.append("`exporter failures` says what failed and why.")
-    return "\n".join(lines)
+        yield "`exporter failures` says what failed and why."
 
 
-def _listener_lines(listener: dict[str, Any]) -> list[str]:
-    """Last report of the listener."""
-    lines = []
-    if isinstance(updated := listener.get("updated"), int | float):
-        lines.append(f"listener    last sign of life {max(0, time.time() - updated):.0f} s ago")
-    for group in ("counts", "gauges"):
-        values = listener.get(group)
-        for name, value in sorted(values.items() if isinstance(values, dict) else ()):
-            lines.append(f"  {printable(str(name)):<28}{printable(str(value)):>16}")
-    return lines
+def _strip(numbers: list[int]) -> str:
+    most = max(numbers, default=0)
+    return "".join(MARKS[-(-number * (len(MARKS) - 1) // most) if most else 0] for number in numbers)
+
+
+def _span(span: SpanStanding) -> str:
+    """One line about a span of time."""
+    from exporter.results.ledger.browsing import latency_words
+
+    done = f"{span.exported} exported, {span.skipped} skipped, {span.failed} failed; {size_of(span.bytes)}"
+    if span.half_within_s is None:
+        return done
+    half, most = latency_words(span.half_within_s), latency_words(span.most_within_s)
+    return f"{done}; half of them within {half} of arrival, 95 % within {most}"

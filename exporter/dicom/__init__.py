@@ -2,6 +2,7 @@
 
 bytesource  bytes by position, of a file or of an inflated data set
 structure   tags, value representations and lengths: a bounded walk
+plain_header  headers without oddities, in one pass
 elements    values of a header through pydicom
 instance    one file, read-only and lazily
 received    which AE title's settings apply to a received file

@@ -3,7 +3,7 @@
 Contract: reads never move a shared position, never read past what is there, and map every `OSError`; opening refuses
 what is not a regular file and what is larger than its limit. Inflating is bounded by bytes, never by trust.
 
-Must never: follow a symbolic link, hold a whole file in memory, or put a patient's bytes where a name can be listed.
+Must never: follow a symbolic link, hold a whole file of more than `READ_AT_ONCE` bytes, or put a patient's bytes where a name can be listed.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 IN_MEMORY = 8 << 20
 """Largest inflated data set that is kept in memory."""
+READ_AT_ONCE = 2 << 20
+"""Largest file that is read once and kept: what is looked at more than once is not read again."""
 
 
 class SourceUnread(Unreadable):
@@ -58,12 +60,24 @@ class FileBytes:
     def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor = descriptor
         self._size = size
+        self._content: bytes | None = None
         self._close = weakref.finalize(self, os.close, descriptor)
 
     @property
     def size(self) -> int:
         """Length in bytes when the file was opened; bytes appended later are not seen."""
         return self._size
+
+    @property
+    def content(self) -> bytes | None:
+        """All bytes of a file of at most `READ_AT_ONCE` bytes, read now and kept; None for a larger one.
+
+        Raises:
+            Unreadable: The operating system could not read.
+        """
+        if self._content is None and self._size <= READ_AT_ONCE:
+            self._content = self._read(0, self._size)
+        return self._content
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`; fewer only at the end.
@@ -74,6 +88,11 @@ class FileBytes:
         wanted = min(length, self._size - offset)
         if wanted <= 0:
             return b""
+        if self._content is not None:
+            return self._content[offset : offset + wanted]
+        return self._read(offset, wanted)
+
+    def _read(self, offset: int, wanted: int) -> bytes:
         parts: list[bytes] = []
         while wanted:
             try:

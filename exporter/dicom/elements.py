@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import re
 import struct
 import threading
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from pydicom.errors import BytesLengthException
@@ -79,6 +81,15 @@ def put_elements(header: Dataset, found: Dataset, tags: list[int]) -> None:
         raise Unreadable(f"pydicom cannot read the data set ({type(error).__name__})") from None
 
 
+_TEXT_VRS: Final = frozenset({"AE", "AS", "CS", "DA", "DT", "LO", "SH", "TM", "UI"})
+_NUMBER_VRS: Final = frozenset({"DS", "IS", "SS", "US"})
+_PLAIN_TEXT: Final = re.compile(rb"[ -\[\]-~]*\0*")
+"""One value of printable ASCII characters, and padding."""
+_PLAIN_IS: Final = re.compile(rb"[+-]?[0-9]{1,12} *")
+_PLAIN_DS: Final = re.compile(
+    rb"[+-]?[0-9]{1,12}(?:\.[0-9]{0,12})? ?(?:\\ ?[+-]?[0-9]{1,12}(?:\.[0-9]{0,12})? ?){0,15}"
+)
+
 _ONE_READER: Final = threading.RLock()
 """Warning filters and pydicom's configuration belong to the process: threads change them one after the other."""
 
@@ -127,19 +138,54 @@ def value_of(header: Dataset, keyword: str) -> Any:
     Raises:
         ValueError: The element cannot be read; the message names it, never its value.
     """
-    from pydicom.datadict import tag_for_keyword
-
-    tag = tag_for_keyword(keyword)
-    if tag is None or tag not in header:
+    tag = base_tag_of(keyword)
+    element = None if tag is None else header.get_item(tag, keep_deferred=True)
+    if element is None:
         return None
     try:
-        with quiet_reading():
-            value = header[tag].value
+        if getattr(element, "is_raw", True):
+            with quiet_reading():
+                element = header[tag]
+        value = element.value
     except READING_ERRORS as error:
         raise ValueError(f"{name_of(keyword)} cannot be read ({type(error).__name__})") from None
     if value is None or (isinstance(value, str | bytes) and not value.strip()):
         return None
     return value
+
+
+@lru_cache(maxsize=4096)
+def base_tag_of(keyword: str) -> Any:
+    """The tag of a keyword as pydicom's own kind of integer; None where the dictionary does not have it."""
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.tag import BaseTag
+
+    tag = tag_for_keyword(keyword)
+    return None if tag is None else BaseTag(tag)
+
+
+def _plain_bytes(header: Dataset, keyword: str, vrs: frozenset[str]) -> tuple[str, bytes] | None:
+    """VR and bytes of a little endian element of one of `vrs` that is not read yet; None for any other.
+
+    What these bytes say is known without pydicom, which takes far longer and would keep the element in another form.
+    """
+    element = header.get_item(base_tag_of(keyword), keep_deferred=True)
+    if element is None or element.VR not in vrs or not getattr(element, "is_raw", False):
+        return None
+    return (element.VR, element.value) if element.is_little_endian and type(element.value) is bytes else None
+
+
+def _plain_numbers(header: Dataset, keyword: str) -> list[int | float] | None:
+    """The numbers of an element in a form that leaves no question; None for any other: pydicom decides."""
+    found = _plain_bytes(header, keyword, _NUMBER_VRS)
+    if found is None:
+        return None
+    vr, raw = found
+    if vr == "US" or vr == "SS":
+        return [int.from_bytes(raw, "little", signed=vr == "SS")] if len(raw) == 2 else None
+    if vr == "IS":
+        return [int(raw)] if _PLAIN_IS.fullmatch(raw) else None
+    return [float(part) for part in raw.split(b"\\")] if _PLAIN_DS.fullmatch(raw) else None
 
 
 def readable_value_of(header: Dataset, keyword: str) -> Any:
@@ -175,6 +221,9 @@ def is_unreadable_sequence(dataset: Dataset, keyword: str) -> bool:
 
 def text_of(header: Dataset, keyword: str) -> str:
     """The (first) value of an element as text, without padding; empty where it is absent, empty or unreadable."""
+    found = _plain_bytes(header, keyword, _TEXT_VRS)
+    if found is not None and _PLAIN_TEXT.fullmatch(found[1]):
+        return found[1].decode("ascii").strip(" \0")
     value = readable_value_of(header, keyword)
     if value is None:
         return ""
@@ -182,6 +231,28 @@ def text_of(header: Dataset, keyword: str) -> str:
         with contextlib.suppress(TypeError, LookupError):
             value = value[0] if len(value) else ""
     return str(value).strip(" \0")
+
+
+def numbers_of(dataset: Dataset, keyword: str) -> list[float]:
+    """The values of an element as floats; NaN for what is no number."""
+    numbers = _plain_numbers(dataset, keyword)
+    if numbers is not None:
+        return [float(number) for number in numbers]
+    try:
+        value: Any = value_of(dataset, keyword)
+    except ValueError:
+        return [math.nan]
+    if value is None:
+        return []
+    values = [value] if isinstance(value, str | int | float) or not hasattr(value, "__iter__") else list(value)
+    return [_float(v) for v in values]
+
+
+def _float(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]  # whatever pydicom made of the element
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def name_of(keyword: str) -> str:
@@ -200,6 +271,9 @@ def integer_of(header: Dataset, keyword: str, default: int | None = None) -> int
     Raises:
         BadGeometry: It is absent without a default, several, or no integer.
     """
+    numbers = _plain_numbers(header, keyword)
+    if numbers is not None and len(numbers) == 1 and isinstance(numbers[0], int):
+        return numbers[0]
     try:
         value = value_of(header, keyword)
     except ValueError as error:

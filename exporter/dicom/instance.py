@@ -18,11 +18,12 @@ import struct
 import time
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from exporter.dicom.bytesource import CHUNK, ByteSource, FileBytes, inflate, open_file
 from exporter.dicom.elements import put_elements, read_elements, text_of
 from exporter.dicom.pixels import PixelDescription, describe_pixels
+from exporter.dicom.plain_header import read_plain
 from exporter.dicom.structure import (
     DEFLATED_LE,
     UNDEFINED,
@@ -36,15 +37,16 @@ from exporter.dicom.structure import (
 )
 from exporter.errors import SkipInstance, SkipReason, TooLarge, Unreadable
 from exporter.outcome import InstanceIdentity
-from listener.intake.file_meta import SOP_CLASS, SOP_INSTANCE
+from listener.intake.file_meta import SOP_CLASS, SOP_INSTANCE, StoredFileMeta
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
     from types import TracebackType
 
-    from pydicom.dataset import Dataset
+    from pydicom.dataset import Dataset, FileMetaDataset
 
+    from exporter.dicom.plain_header import PlainHeader
     from exporter.settings.settings import LimitSettings
 
 UNWALKED_BYTES: Final = 4 << 20
@@ -55,8 +57,24 @@ _DIRECTORY_GROUP: Final = frozenset({b"\x04\x00", b"\x00\x04", b""})
 """Beginnings of the data set of a DICOMDIR, in either byte order: group 0004 (PS3.3 F.3.2), if present."""
 
 
+class PixelMask(Protocol):
+    """Stands between the stored pixels of a de-identified instance and everything that reads them."""
+
+    def masked(self, reader: Any) -> Any:
+        """A reader of frames (`exporter.frames.reader.FrameReader`) that gives kept pixels of `reader` alone."""
+        ...
+
+    def masked_picture(self, picture: Any) -> Any:
+        """A display picture of a video stream with black over what is hidden."""
+        ...
+
+
 class Instance:
-    """A lazy view of one DICOM file; a context manager that closes the file."""
+    """A lazy view of one DICOM file; a context manager that closes the file.
+
+    After `replace_header` it shows a de-identified instance: `header`, `identity` and `source_sha256` are the new ones,
+    `file_meta` is empty, and pixels are read through a mask. `sop_class_uid` stays, so that writers fit.
+    """
 
     def __init__(self, path: Path, file: FileBytes, start: DataSetStart, limits: LimitSettings) -> None:
         self.begun_cpu_s = time.process_time()
@@ -78,8 +96,15 @@ class Instance:
         self.limits = limits
         self._file = file
         self._start = start
-        self._layout = walk(self.data, self._data_start, limits)
+        plain = _read_plain(file, self.data, start, limits)
+        self._plain_header = None if plain is None else plain.header
+        self._layout = plain.structure if plain is not None else walk(self.data, self._data_start, limits)
         self._notes += self._layout.warnings
+        self._source_header: Dataset | None = None
+        self.mask: PixelMask | None = None
+        """What the pixels are read through; with one, nothing encoded is given and nothing is copied bit by bit."""
+        self.deidentification: Mapping[str, object] | None = None
+        """What was done to de-identify the instance, for its record; None where it is as its file holds it."""
 
     @classmethod
     def open(cls, path: Path, limits: LimitSettings) -> Self:
@@ -92,6 +117,7 @@ class Instance:
             SkipInstance: A DICOMDIR, or no regular file.
         """
         file = open_file(path, limits)
+        file.content  # noqa: B018 - read once, before it is looked at in many places
         return cls(path, file, find_data_set(file), limits)
 
     def close(self) -> None:
@@ -143,7 +169,45 @@ class Instance:
         Raises:
             Unreadable: pydicom cannot read it.
         """
+        if self._plain_header is not None:
+            return self._plain_header
         return self._walked_header() if self._layout.sound else self._tolerant_header()
+
+    @property
+    def source_header(self) -> Dataset:
+        """The data set as the file holds it, for the decoding of pixels: see `replace_header`."""
+        return self._source_header if self._source_header is not None else self.header
+
+    def replace_header(
+        self,
+        header: Dataset,
+        hashes: tuple[str, str],
+        mask: PixelMask | None,
+        *,
+        file_meta: FileMetaDataset,
+        deidentification: Mapping[str, object],
+    ) -> None:
+        """Show a de-identified instance from now on.
+
+        Args:
+            header: The data set to show, without pixel data.
+            hashes: Content hash and hash of the file to show.
+            mask: What pixels are read through; None where there are none.
+            file_meta: The file meta information that goes with it; that of the file is gone.
+            deidentification: What was done.
+        """
+        _ = self.sop_class_uid, self.pixels  # of the source, before its header is gone
+        self._source_header = self.header
+        header.file_meta = file_meta
+        self.header, self.file_meta, self._hashes, self.mask = header, StoredFileMeta(0, 0), hashes, mask
+        self.deidentification = deidentification
+        self.identity = InstanceIdentity(
+            sop_class_uid=self._uid("SOPClassUID"),
+            sop_instance_uid=self._uid("SOPInstanceUID"),
+            study_instance_uid=self._uid("StudyInstanceUID"),
+            series_instance_uid=self._uid("SeriesInstanceUID"),
+            content_sha256=hashes[0],
+        )
 
     def _walked_header(self) -> Dataset:
         """The header as the walk found it, the elements behind the pixel data included.
@@ -283,3 +347,9 @@ def _chunks(source: ByteSource, offset: int) -> Iterator[bytes]:
     while part := source.read_at(offset, CHUNK):
         yield part
         offset += len(part)
+
+
+def _read_plain(file: FileBytes, data: ByteSource, start: DataSetStart, limits: LimitSettings) -> PlainHeader | None:
+    """The header of a small file that is not deflated, where it is plain."""
+    content = file.content if data is file else None
+    return None if content is None else read_plain(content, start, limits)

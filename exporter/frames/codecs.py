@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Final
 
 from exporter.errors import CorruptPixels, TooLarge, UnsupportedSyntax
 from exporter.frames.codestream import Codec, Codestream, without_trailing_segments
-from exporter.frames.jpeg_integrity import check_extent, note_misplaced_ends, refuse_damaged
+from exporter.frames.jpeg_integrity import check_extent, note_misplaced_ends, refuse_damaged, undamaged_planes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import numpy as np
+    from av import VideoFrame
 
 DECODER_ERRORS: Final = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AssertionError)
 """Errors that imagecodecs raises on damaged input; the classes of its codecs are `RuntimeError`s."""
@@ -105,6 +106,26 @@ def _jpeg(data: bytes, header: Codestream, label: str, to_rgb: bool) -> Decoded:
     samples = decoder(data)
     note = _extent_note(data, header, samples, decoder)
     return Decoded(samples, "RGB" if convert else colour, proven=colour, note=note)
+
+
+def jpeg_planes(data: bytes, header: Codestream, label: str) -> VideoFrame | None:
+    """Luma and chroma of a JPEG of 8 bits as they are coded, neither converted nor resampled.
+
+    Returns:
+        The picture; None where its three components are not YCbCr, or FFmpeg does not decode it.
+
+    Raises:
+        CorruptPixels: The codestream is damaged.
+    """
+    if header.components != 3 or header.precision != 8 or header.lossless_process:
+        return None
+    if jpeg_colour(header, label) != "YBR_FULL":
+        return None
+    _require_one_image(data, header.frame_header)
+    planes = undamaged_planes(data)
+    if planes is None or (planes.height, planes.width) != (header.rows, header.columns):
+        return None
+    return planes
 
 
 def _extent_note(

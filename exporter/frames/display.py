@@ -12,11 +12,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from exporter.dicom.elements import READING_ERRORS, integer_of, is_unreadable_sequence, name_of, text_of, value_of
+from exporter.dicom.elements import (
+    READING_ERRORS,
+    integer_of,
+    is_unreadable_sequence,
+    name_of,
+    numbers_of,
+    text_of,
+    value_of,
+)
 from exporter.errors import BadGeometry, CorruptPixels
 from exporter.frames.luts import Table, read_table
 from exporter.frames.take_lut import look_up
@@ -442,26 +450,7 @@ def holds_table(item: Dataset) -> bool:
     return False
 
 
-def numbers_of(dataset: Dataset, keyword: str) -> list[float]:
-    """The values of an element as floats; NaN for what is no number."""
-    try:
-        value: Any = value_of(dataset, keyword)
-    except ValueError:
-        return [math.nan]
-    if value is None:
-        return []
-    values = [value] if isinstance(value, str | int | float) or not hasattr(value, "__iter__") else list(value)
-    return [_float(v) for v in values]
-
-
 def number_of(dataset: Dataset, keyword: str) -> float | None:
     """The first value of an element as a float, NaN where it is no number, None where it is absent."""
     values = numbers_of(dataset, keyword)
     return values[0] if values else None
-
-
-def _float(value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]  # whatever pydicom made of the element
-    except (TypeError, ValueError, OverflowError):
-        return math.nan

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from exporter.dicom.elements import name_of, text_of, value_of
+from exporter.dicom.elements import name_of, numbers_of, text_of, value_of
 from exporter.errors import BadGeometry, CorruptPixels, UnsupportedSyntax
+from exporter.frames.codestream import Codec
 from exporter.frames.colour import to_rgb
-from exporter.frames.display import Applied, DisplayOptions, GrayscalePipeline, Modality, Voi, items_of, numbers_of
+from exporter.frames.display import Applied, DisplayOptions, GrayscalePipeline, Modality, Voi, items_of
 from exporter.frames.functional_groups import FrameElements
 from exporter.frames.overlays import draw, read_overlays
 from exporter.frames.palette import Palette, read_palette
-from exporter.frames.reader import FrameReader, Samples, open_reader
+from exporter.frames.reader import CodestreamReader, FrameReader, Samples, open_reader
 from exporter.frames.stream import open_video
 from exporter.frames.transfer_syntaxes import Family, family_of
 from exporter.outcome import Rendering
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
     import io
     from collections.abc import Iterator, Sequence
 
+    from av import VideoFrame
     from numpy.typing import NDArray
 
     from exporter.dicom.instance import Instance
     from exporter.dicom.pixels import PixelDescription
-    from exporter.frames.codestream import Codec
     from exporter.settings.settings import LimitSettings
 
 
@@ -74,7 +75,23 @@ class Frames:
         """Whether the pixel data are one MPEG-2, H.264 or HEVC stream: `open_stream` gives its bytes."""
         self._reader: FrameReader | None = None
         if not self.is_video_stream:
-            self._reader = open_reader(instance, pixels, limits, self._notes)
+            self._reader = self._open_reader()
+
+    def _open_reader(self) -> FrameReader:
+        mask = self._instance.mask
+        if mask is None:
+            return open_reader(self._instance, self._pixels, self._limits, self._notes)
+        # What a decoder notes may depend on what is hidden: it is not said.
+        reader: FrameReader = mask.masked(open_reader(self._instance, self._pixels, self._limits, []))
+        return reader
+
+    def masked_picture(self, picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A picture of the video stream as it may be shown."""
+        mask = self._instance.mask
+        if mask is None:
+            return picture
+        masked: NDArray[np.uint8] = mask.masked_picture(picture)
+        return masked
 
     @property
     def count(self) -> int:
@@ -100,7 +117,7 @@ class Frames:
     @cached_property
     def _is_supplemented(self) -> bool:
         """Whether values from a palette's first on are colours, smaller ones gray (PS3.3 C.7.6.19)."""
-        header = self._instance.header
+        header = self._instance.source_header
         if (
             self._pixels.samples != 1
             or self._pixels.photometric != "MONOCHROME2"
@@ -207,12 +224,17 @@ class Frames:
         Raises:
             CorruptPixels: The stream is missing or cut.
         """
-        return open_video(self._instance.data, self._pixels, self._limits, self._notes)
+        notes = self._notes if self._instance.mask is None else []
+        return open_video(self._instance.data, self._pixels, self._limits, notes)
+
+    def samples(self) -> Iterator[Samples]:
+        """Stored values with their colour and bits, frame by frame; colours as they are stored."""
+        reader = self._still_reader()
+        return (reader.samples(index, to_rgb=False) for index in self.indices)
 
     def stored(self) -> Iterator[np.ndarray]:
         """Stored values, frame by frame: ``(rows, columns[, 3])``, with their sign; colours as they are stored."""
-        reader = self._still_reader()
-        return (reader.samples(index, to_rgb=False).values for index in self.indices)
+        return (samples.values for samples in self.samples())
 
     def display(self, options: DisplayOptions | None = None) -> Iterator[NDArray[np.uint8]]:
         """Display values, frame by frame: ``(rows, columns)`` gray or ``(rows, columns, 3)`` RGB."""
@@ -235,19 +257,36 @@ class Frames:
     @cached_property
     def _palette(self) -> Palette:
         return read_palette(
-            self._instance.header,
+            self._instance.source_header,
             signed=self._pixels.signed,
             big_endian=self._instance.big_endian,
             notes=self._notes,
         )
 
     def _display_colour(self) -> Iterator[NDArray[np.uint8]]:
+        return (self.rgb(index) for index in self.indices)
+
+    def rgb(self, index: int) -> NDArray[np.uint8]:
+        """RGB of one frame of an instance that `is_colour`, without a supplemental palette and overlays."""
+        samples = self._still_reader().samples(index, to_rgb=True)
+        if self._colour_path is None:
+            self._colour_path = f"{self._pixels.photometric}->RGB"
+        return self._in_colour(samples)
+
+    @property
+    def are_jpeg_planes(self) -> bool:
+        """Whether the frames are JPEGs of three components, and their reader masks nothing: `planes` may give them."""
+        reader = self._reader
+        return isinstance(reader, CodestreamReader) and reader.codec is Codec.JPEG and self._pixels.samples == 3
+
+    def planes(self, index: int) -> VideoFrame | None:
+        """Luma and chroma of one JPEG frame as they are coded; None where it has none.
+
+        Raises:
+            CorruptPixels: The frame is damaged.
+        """
         reader = self._still_reader()
-        for index in self.indices:
-            samples = reader.samples(index, to_rgb=True)
-            if self._colour_path is None:
-                self._colour_path = f"{self._pixels.photometric}->RGB"
-            yield self._in_colour(samples)
+        return reader.planes(index) if isinstance(reader, CodestreamReader) else None
 
     def _in_colour(self, samples: Samples) -> NDArray[np.uint8]:
         if samples.colour != "PALETTE COLOR":

@@ -19,7 +19,7 @@ from exporter.dicom.elements import value_of
 from exporter.dicom.structure import GE_PRIVATE_BE
 from exporter.errors import BadGeometry, CorruptPixels, FrameSizesDiffer, TooLarge, UnsupportedSyntax
 from exporter.frames import cells
-from exporter.frames.codecs import Decoded, decode
+from exporter.frames.codecs import Decoded, decode, jpeg_planes
 from exporter.frames.codestream import Codec, Codestream, sniff, starts_codestream
 from exporter.frames.completeness import check_completeness
 from exporter.frames.fragments import (
@@ -36,6 +36,8 @@ from exporter.frames.rle import looks_like_rle, rle_planes
 from exporter.frames.transfer_syntaxes import Family, family_of
 
 if TYPE_CHECKING:
+    from av import VideoFrame
+
     from exporter.dicom.bytesource import ByteSource
     from exporter.dicom.instance import Instance
     from exporter.dicom.pixels import PixelDescription
@@ -155,7 +157,9 @@ def _refuse_huge(length: int, pixels: PixelDescription) -> None:
 def _extended_offsets(instance: Instance) -> ExtendedOffsets | None:
     """(7FE0,0001) and (7FE0,0002), where both can be read."""
     try:
-        offsets, lengths = (value_of(instance.header, k) for k in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"))
+        offsets, lengths = (
+            value_of(instance.source_header, k) for k in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths")
+        )
     except ValueError:
         return None
     if not isinstance(offsets, bytes) or len(offsets) < 8:
@@ -340,6 +344,25 @@ class CodestreamReader(_EncapsulatedReader):
 
     def samples(self, index: int, *, to_rgb: bool) -> Samples:
         """One frame; its codestream's size is checked first."""
+        data, header = self._checked(index)
+        decoded = decode(data, header, self._pixels.photometric, to_rgb=to_rgb)
+        self._note_colour(header, decoded.proven)
+        if decoded.note is not None:
+            self._notes.append(decoded.note)
+        return self._stored(header, decoded)
+
+    def planes(self, index: int) -> VideoFrame | None:
+        """Luma and chroma of one JPEG frame as they are coded, checked as for `samples`; None where it has none."""
+        data, header = self._checked(index)
+        if header.codec is not Codec.JPEG:
+            return None
+        planes = jpeg_planes(data, header, self._pixels.photometric)
+        if planes is not None:
+            self._note_colour(header, "YBR_FULL")
+        return planes
+
+    def _checked(self, index: int) -> tuple[bytes, Codestream]:
+        """One frame and its header, if it has the size it must have, and all its units."""
         data = self.encoded(index)
         header = sniff(data)
         if header is None:
@@ -348,11 +371,7 @@ class CodestreamReader(_EncapsulatedReader):
         if header.codec in {Codec.JPEG, Codec.JPEG_LS}:
             self._refuse_many_scans(data, header, index)
         self._notes.extend(check_completeness(data, header))
-        decoded = decode(data, header, self._pixels.photometric, to_rgb=to_rgb)
-        self._note_colour(header, decoded)
-        if decoded.note is not None:
-            self._notes.append(decoded.note)
-        return self._stored(header, decoded)
+        return data, header
 
     def _refuse_many_scans(self, data: bytes, header: Codestream, index: int) -> None:
         """Refuse a frame whose markers say SOS (T.81 B.1.1.3) too often: in entropy-coded data a zero follows FF."""
@@ -391,12 +410,12 @@ class CodestreamReader(_EncapsulatedReader):
             colour = "PALETTE COLOR"
         return Samples(values, colour, min(bits, 8 * values.dtype.itemsize))
 
-    def _note_colour(self, header: Codestream, decoded: Decoded) -> None:
+    def _note_colour(self, header: Codestream, proven: str | None) -> None:
         if header.components != 3:
             return
         label, note = self._pixels.photometric, "(0028,0004) Photometric Interpretation says"
-        if header.codec is Codec.JPEG and (label == "RGB") != (decoded.proven == "RGB"):
-            self._notes.append(f"{note} {label}, the JPEG holds {'RGB' if decoded.proven == 'RGB' else 'YCbCr'}")
+        if header.codec is Codec.JPEG and (label == "RGB") != (proven == "RGB"):
+            self._notes.append(f"{note} {label}, the JPEG holds {'RGB' if proven == 'RGB' else 'YCbCr'}")
         elif header.codec is Codec.JPEG_2000 and label in {"YBR_ICT", "YBR_RCT"}:
             if not header.multiple_component_transform:
                 self._notes.append(f"{note} YBR, the JPEG 2000 has no such transform: read as RGB")

@@ -10,4 +10,5 @@ place            one file of a folder as an entry
 scratch          temporary copies for workers
 entry_source     the entries of a reader as a source of work
 backfill         one backfill from start to end
+leaks            an existing output searched for identifiers
 """

@@ -22,13 +22,14 @@ from exporter.inputs.archives.found import looks_like_archive
 from exporter.inputs.archives.members import ArchiveLimits
 from exporter.inputs.archives.reader import OneArchive
 from exporter.inputs.contract import InputUnusable
-from exporter.inputs.entry_source import EntrySource, LedgerMemory, Progress, exported
+from exporter.inputs.entry_source import EntrySource, LedgerMemory, Progress, exported, keyed, originals
 from exporter.inputs.fileset import FileSetReader, is_dicomdir_name
 from exporter.inputs.folder import FolderReader, input_folder
 from exporter.inputs.place import entry_of, found_at
 from exporter.inputs.scratch import Scratch
 from exporter.inputs.walk import Outputs
 from exporter.outcome import Skipped
+from exporter.privacy.input_names import InputNames
 from exporter.results.ledger import Ledger, LedgerUnusable
 from exporter.results.output_names import PARTIAL, output_bases
 from exporter.services.context import OutputPaths, open_export_context, own_version
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from exporter.work.contract import PublishedResult
 
 RETRY_AFTER_S: Final = 2.0
+BATCHES: Final = "batches"
+"""Folder of batches below an output folder (`exporter.batches`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class ExportTarget:
         from exporter.series.folder import series_folders
 
         places, series = self.places, series_folders(self.output)
-        folders = [places.media, series.media]
+        folders = [places.media, series.media, self.output / BATCHES]
         if self.output.resolve() != folder:
             folders.append(self.output)
         files = [places.ledger, places.metadata, series.ledger, series.metadata]
@@ -133,14 +136,15 @@ def export(
     """
     with _session(target, skip_duplicates=skip_duplicates) as (session, scratch):
         settings = target.settings
-        memory = LedgerMemory(session.ledger, settings.settings_sha256, progress)
-        yield from exported(session.engine, EntrySource(reader, memory, scratch, progress), stop)
+        names = session.names
+        memory = LedgerMemory(session.ledger, settings.settings_sha256, progress, names)
+        yield from exported(session.engine, EntrySource(reader, memory, scratch, progress, names), stop)
         if settings.volume.series and not stop.is_set():
             from exporter.series.folder import open_series_folder
             from exporter.series.found import write_found
 
-            def together(names: Sequence[str]) -> AbstractContextManager[list[Path]]:
-                return reader.together(names, scratch)
+            def together(wanted: Sequence[str]) -> AbstractContextManager[list[Path]]:
+                return reader.together(originals(reader, names, wanted), scratch)
 
             with open_series_folder(target.output, settings, own_version()) as folder:
                 progress.series = write_found(together, folder, session.ledger, settings, stop)
@@ -153,8 +157,10 @@ def _session(
     workers = target.settings.workers if target.workers is None else target.workers
     policy = EnginePolicy(target.settings.limits.attempts, retry_after_s, skip_duplicates=skip_duplicates)
     places, copies_bytes = target.places, target.settings.archives.copies_bytes
+    beside = places.media.absolute() / PARTIAL / f"copies-{os.getpid()}"
+    made = Scratch.outside(copies_bytes) if target.settings.deidentifies else Scratch(beside, copies_bytes)
     with (  # copies are deleted after the workers that read them have ended
-        Scratch(places.media.absolute() / PARTIAL / f"copies-{os.getpid()}", copies_bytes) as scratch,
+        made as scratch,
         open_export_context(
             target.settings, places, workers=workers, policy=policy, take_over=target.take_over
         ) as session,
@@ -209,7 +215,7 @@ def one_file(path: str | os.PathLike[str], output: str | os.PathLike[str], setti
     """See `exporter.export_file`."""
     target = ExportTarget(Path(output), settings or _default_settings(), workers=1)
     with _session(target, retry_after_s=0.0) as (session, scratch):
-        source = EntrySource(OneFile(_whole_path(Path(path))), _Nothing(), scratch, Progress())
+        source = EntrySource(OneFile(_whole_path(Path(path))), _Nothing(), scratch, Progress(), session.names)
         published = list(exported(session.engine, source, threading.Event()))
     if published:
         return replace(published[0].outcome, name=published[0].work.name)
@@ -226,6 +232,15 @@ class OneFile:
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:  # noqa: ARG002 - the contract's shape
         """Yield the file; its output has the same name."""
         yield entry_of(found_at(self.path.parent, str(self.path)), mirrors=self.path.name)
+
+    @property
+    def root(self) -> Path:
+        """See `InputReader`."""
+        return self.path.parent
+
+    def members(self, container: str) -> Iterator[str]:  # noqa: ARG002 - the contract's shape
+        """See `InputReader`: it has no containers."""
+        return iter(())
 
     def count(self) -> Iterator[int]:
         """One."""
@@ -265,17 +280,33 @@ class DryRunStep:
 class _Nothing:
     """No earlier outcomes: a dry run lists every entry, finished ones too."""
 
+    def foresee(self, names: Sequence[str]) -> None:
+        """Nothing is known."""
+
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
         """Never."""
         return False
+
+    def key(self, name: str) -> str:
+        """The name itself."""
+        return name
 
     def failed(self, prefix: str) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
         """Nothing is known."""
         return ()
 
-    def closed_folders(self) -> tuple[str, ...]:
+    def closed_folders(self, root: Path) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
         """Nothing is known."""
         return ()
+
+
+def every_entry(request: BackfillRequest, scratch: Scratch) -> Iterator[InputEntry]:
+    """Every entry of the input of a request, finished ones too.
+
+    Raises:
+        InputUnusable: It cannot be read.
+    """
+    yield from reader_of(request).entries(_Nothing(), scratch)
 
 
 def plan(request: BackfillRequest) -> Iterator[DryRunStep]:
@@ -297,10 +328,10 @@ def planned(reader: InputReader, target: ExportTarget) -> Iterator[DryRunStep]:
 
     ledger = Ledger.open_read_only(target.places.ledger) if target.places.ledger.exists() else None
     try:
-        copies_bytes = target.settings.archives.copies_bytes
+        copies_bytes, names = target.settings.archives.copies_bytes, InputNames.of(target.settings)
         with TemporaryDirectory() as folder, Scratch(Path(folder) / "copies", copies_bytes) as scratch:
             for entry in reader.entries(_Nothing(), scratch):
-                yield _plan(entry, ledger, target.settings)
+                yield _plan(keyed(entry, names), ledger, target.settings)
     finally:
         if ledger is not None:
             ledger.close()

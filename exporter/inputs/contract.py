@@ -10,6 +10,8 @@ Names are the key of the ledger and the `dicom_file` of the metadata lines: the 
 run. A name inside a container is the container's name, `INSIDE`, and the name within it: no real path has an empty
 component, so that the two never meet.
 
+Readers know inputs by their paths alone; `exporter.inputs.entry_source` gives an entry its key (`EarlierOutcomes.key`).
+
 Must never: change what it reads, or yield one name twice in one run.
 """
 
@@ -77,6 +79,10 @@ class InputEntry:
 class EarlierOutcomes(Protocol):
     """Results of earlier runs."""
 
+    def foresee(self, names: Sequence[str]) -> None:
+        """Take note that `is_done` will be asked of these names next: many are looked up faster than one by one."""
+        ...
+
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:
         """Whether an input, unchanged, was finished under these settings, with everything inside it (about 10 us).
 
@@ -85,17 +91,30 @@ class EarlierOutcomes(Protocol):
         """
         ...
 
-    def failed(self, prefix: str) -> Collection[str]:
-        """Names that begin with `prefix`, which ends in ``/``, and that failed."""
+    def key(self, name: str) -> str:
+        """Name by which the ledger has an input: keyed where nothing may identify a patient."""
         ...
 
-    def closed_folders(self) -> Collection[str]:
-        """Names of folders that could not be read."""
+    def failed(self, prefix: str) -> Collection[str]:
+        """Keys of inputs that failed and whose names begin with `prefix`, which ends in ``/``."""
+        ...
+
+    def closed_folders(self, root: Path) -> Collection[str]:
+        """Names of folders below `root` that could not be read."""
         ...
 
 
 class InputReader(Protocol):
     """One thing at rest that holds instances."""
+
+    @property
+    def root(self) -> Path:
+        """Folder that names are relative to."""
+        ...
+
+    def members(self, container: str) -> Iterator[str]:
+        """Names of everything inside a container."""
+        ...
 
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
         """Yield the entries that are not done; called once.

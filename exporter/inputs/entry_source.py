@@ -12,19 +12,20 @@ import heapq
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import ExportError, Reason
 from exporter.inputs.contract import INSIDE
 from exporter.outcome import Exported, Failed, Skipped
-from exporter.results.ledger.types import InstanceStatus, WorkItem
+from exporter.privacy.input_names import InputNames, KeyedName
+from exporter.results.ledger.types import InputRow, InstanceStatus, WorkItem
 from exporter.work.contract import Deferred, KnownOutcome, PublishedResult, Returned
 from exporter.work.feeder import Feeder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from exporter.inputs.contract import EarlierOutcomes, InputContent, InputEntry, InputReader
     from exporter.inputs.scratch import Scratch
@@ -88,17 +89,28 @@ class Progress:
 class LedgerMemory:
     """Outcomes of earlier runs, from the ledger; a finished entry is counted in `Progress` when it is looked up."""
 
-    def __init__(self, ledger: Ledger, settings_sha256: str, progress: Progress) -> None:
+    def __init__(
+        self, ledger: Ledger, settings_sha256: str, progress: Progress, names: InputNames | None = None
+    ) -> None:
         self._ledger = ledger
+        self._names = names or InputNames()
         self._settings_sha256 = settings_sha256
         self._progress = progress
+        self._foreseen: dict[str, InputRow | None] = {}
+
+    def foresee(self, names: Sequence[str]) -> None:
+        """See `EarlierOutcomes`."""
+        self._foreseen = self._ledger.inputs([self.key(name) for name in names])
 
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:
         """See `EarlierOutcomes`."""
-        entry = self._ledger.finished(name, size_bytes, mtime_ns, self._settings_sha256)
-        if entry is None or (entry.reason == Reason.UNREADABLE and changed_ns > entry.updated_ns):
+        name = self.key(name)
+        row = self._foreseen.pop(name) if name in self._foreseen else self._ledger.inputs([name])[name]
+        if row is None or not row.is_final(size_bytes, self._names.time(mtime_ns), self._settings_sha256):
             return False
-        if entry.may_contain:
+        if row.reason == Reason.UNREADABLE and changed_ns > row.updated_ns:
+            return False
+        if row.may_contain:
             inside = self._ledger.inside(f"{name}{INSIDE}", self._settings_sha256)
             if inside.pending:
                 return False
@@ -106,24 +118,37 @@ class LedgerMemory:
             self._progress.failed_before += inside.failed
             self._progress.inside += inside.finished
         self._progress.unchanged += 1
-        self._progress.failed_before += entry.state is InstanceStatus.FAILED
+        self._progress.failed_before += row.state == InstanceStatus.FAILED
         self._progress.inside += INSIDE in name
         return True
 
+    def key(self, name: str) -> str:
+        """See `EarlierOutcomes`."""
+        return self._names.name(name)
+
     def failed(self, prefix: str) -> list[str]:
         """See `EarlierOutcomes`."""
-        return self._ledger.failed(prefix)
+        return [KeyedName(name) for name in self._ledger.failed(self.key(prefix))]
 
-    def closed_folders(self) -> list[str]:
+    def closed_folders(self, root: Path) -> list[str]:
         """See `EarlierOutcomes`."""
-        return self._ledger.closed_folders()
+        paths = (self._names.original(root, name) for name in self._ledger.closed_folders())
+        return [path for path in paths if path is not None]
 
 
 class EntrySource:
     """The unfinished entries of one reader, each with its content while it is under way or deferred."""
 
-    def __init__(self, reader: InputReader, memory: EarlierOutcomes, scratch: Scratch, progress: Progress) -> None:
+    def __init__(
+        self,
+        reader: InputReader,
+        memory: EarlierOutcomes,
+        scratch: Scratch,
+        progress: Progress,
+        names: InputNames | None = None,
+    ) -> None:
         self._reader = reader
+        self._names = names or InputNames()
         self._scratch = scratch
         self._progress = progress
         self._entries = reader.entries(memory, scratch)
@@ -170,7 +195,7 @@ class EntrySource:
             if entry is None:
                 self._has_more = False
             else:
-                self._take(entry)
+                self._take(keyed(entry, self._names))
         if self._ready:
             return self._begin(self._ready.popleft())
         if self._later and self._later[0][0] <= time.monotonic():
@@ -241,6 +266,33 @@ class EntrySource:
         content = self._contents.pop(name, None)
         if content is not None:
             content.release()
+
+
+def keyed(entry: InputEntry, names: InputNames) -> InputEntry:
+    """An entry under the names that ledger, lines and media have for it."""
+    if not names.is_keyed:
+        return entry
+    mirrors, within = (None if path is None else names.name(path) for path in (entry.mirrors, entry.within))
+    name, mtime_ns = names.name(entry.name), names.time(entry.mtime_ns)
+    return replace(entry, name=name, mtime_ns=mtime_ns, mirrors=mirrors, within=within)
+
+
+def originals(reader: InputReader, names: InputNames, wanted: Sequence[str]) -> list[str]:
+    """Paths of the inputs that the ledger has under these names, without those that are gone."""
+    if not names.is_keyed:
+        return list(wanted)
+    inside: dict[str, list[str]] = {}
+    found = []
+    for name in wanted:
+        container, is_inside, _ = name.partition(INSIDE)
+        if is_inside:
+            inside.setdefault(container, []).append(name)
+        elif (path := names.original(reader.root, name)) is not None:
+            found.append(path)
+    for container, members in inside.items():
+        if (path := names.original(reader.root, container)) is not None:
+            found += names.among(reader.members(path), members)
+    return found
 
 
 def exported(engine: WorkEngine, source: EntrySource, stop: threading.Event) -> Iterator[PublishedResult]:

@@ -264,12 +264,15 @@ class FileSet:
         before, seen = set(memory.failed(prefix)), set[str]()
 
         def is_new(name: str) -> bool:
-            return name not in before or not memory.is_done(name, 0, self._found.mtime_ns)
+            return memory.key(name) not in before or not memory.is_done(name, 0, self._found.mtime_ns)
 
         try:
             for reference in self.referenced():
-                if isinstance(reference, tuple) and (name := f"{prefix}{_shown(reference)}") not in seen:
-                    seen.add(name)
+                if (
+                    isinstance(reference, tuple)
+                    and (key := memory.key(name := f"{prefix}{_shown(reference)}")) not in seen
+                ):
+                    seen.add(key)
                     if is_new(name):
                         yield self._entry(name, Failed.of(Unreadable(MISSING)))
         except ExportError as error:
@@ -317,6 +320,15 @@ class FileSetReader:
                 if not memory.is_done(name, found.size_bytes, found.mtime_ns, found.changed_ns):
                     yield entry_of(found)
         yield from files.missing(memory)
+
+    @property
+    def root(self) -> Path:
+        """See `InputReader`."""
+        return self.path.parent
+
+    def members(self, container: str) -> Iterator[str]:  # noqa: ARG002 - the contract's shape
+        """See `InputReader`: what is missing from a medium has no file."""
+        return iter(())
 
     def count(self) -> Iterator[int]:
         """See `InputReader`."""

@@ -20,12 +20,12 @@ from exporter.inputs.archives.found import looks_like_archive
 from exporter.inputs.archives.members import ArchiveLimits, ArchiveMembers, container_of
 from exporter.inputs.contract import INSIDE, InputEntry, InputUnusable
 from exporter.inputs.fileset import FileSet, is_dicomdir_name
-from exporter.inputs.place import entry_of
-from exporter.inputs.walk import FileKind, Outputs, WalkedFile, count, walk
+from exporter.inputs.place import entry_of, found_now
+from exporter.inputs.walk import FileKind, Outputs, WalkedFile, count, foreseen, walk
 from exporter.outcome import Skipped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from pathlib import Path
 
     from exporter.inputs.contract import EarlierOutcomes
@@ -75,21 +75,38 @@ class FolderReader:
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
         """See `InputReader`."""
         closed = set()
-        for found in walk(self.folder, self.outputs, recursive=self.recursive):
+        for found in foreseen(walk(self.folder, self.outputs, recursive=self.recursive), memory):
             if found.kind is FileKind.UNREADABLE:
                 closed.add(found.name)
-            if not memory.is_done(found.name, found.size_bytes, found.mtime_ns, found.changed_ns):
-                archive = self._archive(found)
-                if archive is None:
-                    yield entry_of(found)
-                else:
-                    yield from archive.entries(memory, scratch)
-            if found.kind is FileKind.REGULAR and is_dicomdir_name(found.path.name):
-                yield from FileSet(found).missing(memory)
-        for name in memory.closed_folders():
+            yield from self.entries_of(found, memory, scratch)
+        yield from map(reopened_entry, self.reopened(memory, closed))
+
+    def entries_of(self, found: WalkedFile, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:
+        """Entries of one file that `walk` found: itself, its members if it is an archive, what a DICOMDIR lacks."""
+        if not memory.is_done(found.name, found.size_bytes, found.mtime_ns, found.changed_ns):
+            archive = self._archive(found)
+            if archive is None:
+                yield entry_of(found_now(found))
+            else:
+                yield from archive.entries(memory, scratch)
+        if found.kind is FileKind.REGULAR and is_dicomdir_name(found.place.rpartition("/")[2]):
+            yield from FileSet(found).missing(memory)
+
+    def reopened(self, memory: EarlierOutcomes, closed: Collection[str]) -> Iterator[str]:
+        """Names of folders that an earlier run could not read and that are not among those `closed` now."""
+        for name in memory.closed_folders(self.folder):
             if name not in closed and INSIDE not in name and _is_folder(self.folder / name.rstrip("/")):
-                message = "a folder that can be read now: what is in it has outcomes of its own"
-                yield InputEntry(name, 0, 0, decided=Skipped(SkipReason.NOT_REGULAR, message))
+                yield name
+
+    @property
+    def root(self) -> Path:
+        """See `InputReader`."""
+        return self.folder
+
+    def members(self, container: str) -> Iterator[str]:
+        """See `InputReader`."""
+        if self.archives is not None:
+            yield from ArchiveMembers(container, self.folder / container, self.archives).names()
 
     def _archive(self, found: WalkedFile) -> ArchiveMembers | None:
         """Members of a file that is an archive; None for any other file."""
@@ -117,6 +134,12 @@ class FolderReader:
                     archive = ArchiveMembers(container, self.folder / container, self.archives)
                     paths += stack.enter_context(archive.copies(members, scratch)).values()
             yield paths
+
+
+def reopened_entry(name: str) -> InputEntry:
+    """The entry of a folder that could not be read by an earlier run and can be now."""
+    message = "a folder that can be read now: what is in it has outcomes of its own"
+    return InputEntry(name, 0, 0, decided=Skipped(SkipReason.NOT_REGULAR, message))
 
 
 def _is_folder(path: Path) -> bool:

@@ -5,6 +5,7 @@ Must never: follow a symbolic link, or open anything.
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,13 +21,22 @@ if TYPE_CHECKING:
 
 def found_at(root: Path, name: str) -> WalkedFile:
     """Attributes of the entry `name` below `root`, as `walk` finds them."""
-    path = root / name
+    return _found(name, f"{root / name}")
+
+
+def found_now(found: WalkedFile) -> WalkedFile:
+    """Attributes of a file that `walk` found a moment ago; as they were, if it is gone."""
+    now = _found(found.name, found.place)
+    return found if now.kind is FileKind.UNREADABLE else now
+
+
+def _found(name: str, place: str) -> WalkedFile:
     try:
-        about = path.lstat()
+        about = os.lstat(place)
     except OSError:
-        return WalkedFile(name, path, FileKind.UNREADABLE, 0, 0)
+        return WalkedFile(name, place, FileKind.UNREADABLE, 0, 0)
     kind = FileKind.REGULAR if stat.S_ISREG(about.st_mode) else FileKind.OTHER
-    return WalkedFile(name, path, kind, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+    return WalkedFile(name, place, kind, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)

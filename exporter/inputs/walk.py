@@ -24,8 +24,13 @@ from exporter.errors import OutOfSpace
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from exporter.inputs.contract import EarlierOutcomes
+
 SORTED_ENTRIES: Final = 10_000
 """Most names of one folder that are sorted in memory; more are sorted on disk."""
+FIRST_TOGETHER: Final = 32
+MOST_TOGETHER: Final = 512
+"""Files that are looked up together: few at first, so that work begins at once."""
 
 
 class FileKind(Enum):
@@ -44,12 +49,18 @@ class WalkedFile:
 
     name: str
     """Path relative to that folder, as `os.fsdecode` gives it; ends in ``/`` for a folder that cannot be read."""
-    path: Path
+    place: str
+    """Its absolute path."""
     kind: FileKind
     size_bytes: int
     mtime_ns: int
     changed_ns: int = 0
     """Time of the last change of the file or its permissions (ctime)."""
+
+    @property
+    def path(self) -> Path:
+        """Its absolute path, made when it is asked for: of a million files that are done, nobody asks."""
+        return Path(self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +110,38 @@ def walk(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[Wa
     while folders:
         folder = folders.pop()
         below: list[str] = []
+        place = f"{root / folder}"
         try:
             for own_name in _sorted_names(root / folder):
                 name = f"{folder}{own_name}"
-                path = f"{root / folder}/{own_name}"
+                path = f"{place}/{own_name}"
                 try:
                     about = os.lstat(path)
                 except FileNotFoundError:
                     continue  # it is gone again
                 except OSError:
-                    yield WalkedFile(name, Path(path), FileKind.UNREADABLE, 0, 0)
+                    yield WalkedFile(name, path, FileKind.UNREADABLE, 0, 0)
                     continue
                 if stat.S_ISDIR(about.st_mode):
                     if recursive and outputs.is_entered(path, (about.st_dev, about.st_ino)):
                         below.append(f"{name}/")
                 elif not outputs.has(path):
                     kind = FileKind.REGULAR if stat.S_ISREG(about.st_mode) else FileKind.OTHER
-                    yield WalkedFile(name, Path(path), kind, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
+                    yield WalkedFile(name, path, kind, about.st_size, about.st_mtime_ns, about.st_ctime_ns)
         except OSError:
             if not folder:
                 raise
-            yield WalkedFile(folder, root / folder, FileKind.UNREADABLE, 0, 0)
+            yield WalkedFile(folder, place, FileKind.UNREADABLE, 0, 0)
         folders.extend(sorted(below, reverse=True))
+
+
+def foreseen(found: Iterator[WalkedFile], memory: EarlierOutcomes) -> Iterator[WalkedFile]:
+    """The same files, of which `memory` is asked many at once: a few milliseconds of files ahead of the caller."""
+    some = FIRST_TOGETHER
+    while ahead := list(islice(found, some)):
+        memory.foresee([one.name for one in ahead])
+        yield from ahead
+        some = min(2 * some, MOST_TOGETHER)
 
 
 def count(root: Path, outputs: Outputs, *, recursive: bool = True) -> Iterator[int]:

@@ -89,6 +89,15 @@ class SourceFiles:
             else:
                 yield entry_of(found, mirrored)
 
+    @property
+    def root(self) -> Path:
+        """See `InputReader`."""
+        return self.folder
+
+    def members(self, container: str) -> Iterator[str]:  # noqa: ARG002 - the contract's shape
+        """See `InputReader`: it has no containers."""
+        return iter(())
+
     def count(self) -> Iterator[int]:
         """See `InputReader`."""
         number = 0

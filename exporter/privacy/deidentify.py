@@ -93,6 +93,8 @@ _CLAIMS: Final = frozenset((0x00120062, 0x00120063, 0x00120064, 0x00280303))
 """Attributes that say what was done to an object: only what was done here is said."""
 _NEVER_KEPT: Final = frozenset((*PIXEL_TAGS, 0x00880200, 0x00282000, 0xFFFCFFFC))
 """Pixels, icons, colour profiles (which hold text) and padding."""
+_REFERENCE_LISTS: Final = (0x00081115, 0x00081200)
+"""Lists of the instances that an object refers to: with one, the references themselves stay (PS3.3 C.12.2)."""
 _VALUE_TYPE: Final = 0x0040A040
 _CONCEPT_NAME: Final = 0x0040A043
 _CONTENT_VALUES: Final = frozenset((0x0040A120, 0x0040A121, 0x0040A122, 0x0040A123, 0x0040A124, 0x0040A160))
@@ -213,6 +215,7 @@ class _Deidentification:
         self._cleans_pixels = policy.cleans_pixels
         self._identifying = identifying
         self._sop_class = text_of(source, "SOPClassUID")
+        self._lists_references = any(tag in source for tag in _REFERENCE_LISTS)
         self._patient = plain_identifier(text_of(source, "PatientID"))
         self._weeks = weeks_for(source, policy.pseudonyms)
 
@@ -271,7 +274,7 @@ class _Deidentification:
             self._unnamed(place, tag, keyword, vrs)
             return
         kind = None
-        if "/" in rule.basic and place.parent is not None:
+        if "/" in rule.basic and place.parent is not None and not (self._lists_references and "U*" in rule.basic):
             kind = attribute_type(self._sop_class, place.parent, keyword)
         action = rule.action(self._options, kind)
         if action in (Action.KEEP, Action.CLEAN) and not self._retained(place, tag, vrs[0], action):

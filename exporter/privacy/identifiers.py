@@ -18,6 +18,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from exporter.dicom.elements import READING_ERRORS, quiet_reading
@@ -159,15 +160,28 @@ def _is_retained(element: DataElement, options: frozenset[PrivacyOption]) -> boo
 
 def _collect_texts(found: CollectedIdentifiers, element: DataElement) -> None:
     """Note the texts of an attribute that names a patient, a person, a device or a place, in a wrong VR as well."""
-    if element.tag.is_private or rule_of(int(element.tag)) is None:
-        return
     from pydicom.datadict import dictionary_VR
 
+    if not _is_collected(int(element.tag)):
+        return
     if dictionary_VR(element.tag) == "PN":
         _collect_names(found, texts_of(element), [])
-    elif _IDENTIFIES.search(element.keyword) is not None:
+    else:
         for value in texts_of(element):
             _collect_identifier(found, value)
+
+
+@cache
+def _is_collected(tag: int) -> bool:
+    """Whether the text of an attribute is noted: a rule names the attribute, and it is a name or an identifier."""
+    from pydicom.datadict import dictionary_VR, keyword_for_tag
+
+    if tag & 0x10000 or rule_of(tag) is None:
+        return False
+    try:
+        return dictionary_VR(tag) == "PN" or _IDENTIFIES.search(keyword_for_tag(tag)) is not None
+    except KeyError:  # a rule names a whole group, the dictionary not all of it
+        return False
 
 
 def _collect_uids(found: CollectedIdentifiers, values: list[str]) -> None:
@@ -182,7 +196,8 @@ def _elements(source: Dataset) -> Iterator[tuple[Dataset, DataElement]]:
     while waiting:
         dataset = waiting.pop()
         for tag in list(dataset.keys()):
-            if dataset.get_item(tag).VR in _NO_TEXT_VRS:
+            vr = dataset.get_item(tag).VR
+            if vr in _NO_TEXT_VRS or (vr in _IDENTIFIER_VRS and not _is_collected(int(tag))):
                 continue
             element = readable(dataset, int(tag))
             if element is None:

@@ -17,6 +17,8 @@ from listener.foundation.errors import Unusable
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from exporter.settings.settings import PrivacySettings
+
 LEAST_KEY_BYTES: Final = 32
 MOST_KEY_BYTES: Final = 4096
 _HINT: Final = "make one with `umask 077; openssl rand -hex 32 > FILE` and keep a copy"
@@ -26,9 +28,11 @@ _FINGERPRINT_DIGITS: Final = 16
 class KeyUnusable(Unusable):
     """A key file holds no key that may be used; the sentence says why and what to do."""
 
+    exit_code = 2
+
 
 class KeyChanged(KeyUnusable):
-    """An output was begun with another key: its pseudonyms would not agree with those of this key."""
+    """An output or a run was begun with another key: its pseudonyms would not agree with those of this key."""
 
 
 def read_key(path: Path, least_bytes: int = LEAST_KEY_BYTES, *, is_private: bool = True) -> bytes:
@@ -103,26 +107,39 @@ def _link_if_first(partial: Path, path: Path) -> None:
             partial.rename(path)
 
 
+def key_of(privacy: PrivacySettings) -> bytes:
+    """The key of the settings.
+
+    Raises:
+        KeyUnusable: There is none that can be used.
+    """
+    assert privacy.key_file is not None  # noqa: S101 - the settings have no profile without it
+    return read_key(privacy.key_file)
+
+
 def fingerprint(key: bytes) -> str:
     """16 hexadecimal digits that differ between keys and say nothing else about one."""
     return hmac.digest(key, b"fingerprint\0", "sha256").hex()[:_FINGERPRINT_DIGITS]
 
 
-def check_fingerprint(key: bytes, noted: str, output: Path) -> None:
-    """Do nothing if an output was begun with this key.
+def check_fingerprint(key: bytes, noted: str, output: Path | None = None) -> None:
+    """Do nothing if this is the key whose fingerprint was noted.
 
     Args:
-        key: The key of this run.
-        noted: Fingerprint that the output keeps.
-        output: Folder of the output, for the message.
+        key: The key that was read.
+        noted: Its fingerprint, as an output keeps it, or this run's start-up check.
+        output: Folder of the output, for the message; None where the check was that of this run.
 
     Raises:
-        KeyChanged: It was begun with another key.
+        KeyChanged: It is another key.
     """
     found = fingerprint(key)
-    if not hmac.compare_digest(found.encode(), noted.encode("utf-8", "replace")):
-        raise KeyChanged(
-            f"the output {output} was begun with another key",
-            f"its fingerprint differs from this key's {found}",
-            "name that key with `privacy.key_file`, or another output folder",
-        )
+    if hmac.compare_digest(found.encode(), noted.encode("utf-8", "replace")):
+        return
+    if output is None:
+        raise KeyChanged("the key file was changed while the exporter runs", f"its fingerprint is {found} now")
+    raise KeyChanged(
+        f"the output {output} was begun with another key",
+        f"its fingerprint differs from this key's {found}",
+        "name that key with `privacy.key_file`, or another output folder",
+    )

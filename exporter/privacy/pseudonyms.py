@@ -24,6 +24,8 @@ MOST_WEEKS: Final = 520
 PATIENT: Final = "patient"
 UID: Final = "uid"
 IDENTIFIER: Final = "identifier"
+CONTENT: Final = "content"
+SOURCE: Final = "source"
 _WEEKS: Final = "weeks"
 
 
@@ -46,6 +48,10 @@ class Pseudonyms:
     def of(self, word: str, identifier: str, digits: int = PSEUDONYM_DIGITS) -> str:
         """Pseudonym of an identifier in hexadecimal digits; `word` says of what kind the identifier is."""
         return self._digest(word, identifier).hex()[:digits]
+
+    def patient_beside(self, patient: str) -> str | None:  # noqa: ARG002 - of those that a table gives
+        """Pseudonym of a patient under the key, to be kept beside one of another origin; None where that is it."""
+        return None
 
     def uid(self, uid: str) -> str:
         """The UID that stands for another one; references between instances hold."""

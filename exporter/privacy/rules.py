@@ -15,10 +15,8 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from listener.foundation.errors import Unusable
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
 
 class PrivacyOption(StrEnum):
@@ -78,12 +76,6 @@ _NEEDED: Final = {"3": 0, "2": 1, "2C": 1, "1": 2, "1C": 2}
 _OPTIONS: Final = tuple(PrivacyOption)
 
 
-class OptionsContradict(Unusable):
-    """Two options exclude each other."""
-
-    exit_code = 2
-
-
 @dataclass(frozen=True, slots=True)
 class Rule:
     """One row of Table E.1-1 or E.3.4-1."""
@@ -111,24 +103,6 @@ class Rule:
         permitted = self.basic.split("/")
         needed = _NEEDED[attribute_type or "1"]
         return Action(next((letter for letter in permitted if _LEFT[letter] >= needed), permitted[-1]))
-
-
-def checked_options(names: Iterable[str]) -> frozenset[PrivacyOption]:
-    """The options of these names.
-
-    Raises:
-        OptionsContradict: Full and modified dates are both asked for.
-        ValueError: A name is no option's.
-    """
-    options = frozenset(PrivacyOption(name) for name in names)
-    dates = {PrivacyOption.RETAIN_LONGITUDINAL_FULL_DATES, PrivacyOption.RETAIN_LONGITUDINAL_MODIFIED_DATES}
-    if dates <= options:
-        raise OptionsContradict(
-            "privacy.options names both retain_longitudinal_full_dates and retain_longitudinal_modified_dates",
-            "dates are either as they were or shifted (PS3.15 E.3.6)",
-            "leave one of them out",
-        )
-    return options
 
 
 def _rows(name: str) -> Iterator[list[str]]:

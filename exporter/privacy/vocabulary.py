@@ -81,6 +81,12 @@ def code_meanings() -> dict[tuple[str, str], str]:
     return meanings
 
 
+@cache
+def standard_meanings() -> frozenset[str]:
+    """All standard meanings."""
+    return frozenset(code_meanings().values())
+
+
 def code_meaning(scheme: str, code: str) -> str | None:
     """The standard meaning of a code; None where no dictionary has it."""
     return code_meanings().get((_SCHEMES.get(scheme, scheme), code))

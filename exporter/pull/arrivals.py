@@ -17,6 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from exporter.privacy.input_names import InputNames
 from listener.intake.file_meta import SOP_INSTANCE, elements_of
 from listener.spool.names import NAME, received_at
 from listener.spool.view import folders
@@ -41,8 +42,11 @@ _UID: Final = re.compile(rb"[0-9.]{1,64}")
 class Arrivals:
     """The index of one data folder's spool, and its ledger; safe for many threads."""
 
-    def __init__(self, journal: PullJournal, spool_root: Path, ledger_path: Path) -> None:
-        """An index without any name yet."""
+    def __init__(
+        self, journal: PullJournal, spool_root: Path, ledger_path: Path, names: InputNames | None = None
+    ) -> None:
+        """Make an index without any name; `names` are those that the ledger has."""
+        self._in_ledger = names or InputNames()
         self._journal = journal
         self._root = spool_root
         self._ledger_path = ledger_path
@@ -87,7 +91,10 @@ class Arrivals:
         here = self._journal.arrived(wanted)
         rest = [uid for uid in wanted if uid not in here]
         ledger = self._open_ledger() if rest else None
-        return here if ledger is None else here | ledger.finished_instances(rest)
+        if ledger is None:
+            return here
+        asked = {form: uid for uid in rest for form in (uid, self._in_ledger.uid(uid))}
+        return here | {asked[form] for form in ledger.finished_instances(asked)}
 
     def counted(self, target: PullTarget, since: int) -> int:
         """Instances of a study or series that came after arrival `since`, or that the ledger has; reads headers."""
@@ -97,9 +104,11 @@ class Arrivals:
             if belongs is not None and belongs[0] == target.study and target.series in {"", belongs[1]}:
                 here.add(uid)
         ledger = self._open_ledger()
-        if ledger is not None:
-            here |= ledger.instances_of(target.study, target.series)
-        return len(here)
+        if ledger is None:
+            return len(here)
+        here |= ledger.instances_of(target.study, target.series)
+        study, series = self._in_ledger.uid(target.study), target.series and self._in_ledger.uid(target.series)
+        return len({self._in_ledger.uid(uid) for uid in here} | ledger.instances_of(study, series))
 
     def _open_ledger(self) -> Ledger | None:
         with self._lock:

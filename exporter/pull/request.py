@@ -10,6 +10,8 @@ from exporter.settings.windows import Window
 from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from exporter.pull.cohort import Cohort, Row
     from exporter.settings.pull import Level, PullPeerSection
     from exporter.settings.settings import Settings
@@ -44,6 +46,11 @@ class PullRequest:
     def address(self) -> str:
         """The peer, as the journal knows it."""
         return f"{self.peer.ae_title}@{self.peer.host}:{self.peer.port}"
+
+    @property
+    def folder(self) -> Path:
+        """Folder of journal and report; inside the spool, whose files are originals, where the rest names nobody."""
+        return (self.data.spool if self.settings.deidentifies else self.data.root) / "pull"
 
     @property
     def is_out_of_reach(self) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from exporter.errors import OutOfSpace
+from exporter.privacy.input_names import InputNames
 from exporter.pull.arrivals import Arrivals
 from exporter.pull.asking import ReachabilityRetry, RowFinder
 from exporter.pull.fetching import DestinationUnknown, Fetch, FetchContext
@@ -64,13 +65,13 @@ def pull(request: PullRequest, stop: threading.Event, report: Path) -> Summary:
     """
     with (
         Receiver(request.settings, request.data, request.peer.method) as receiver,
-        PullJournal.open(request.data.root / "pull" / "journal.db") as journal,
+        PullJournal.open(request.folder / "journal.db") as journal,
     ):
         digests = [request.digest(row) for row in request.cohort.rows]
         cohort = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
         goes_on = journal.begin_run(cohort, digests, again=request.again)
         log.info("pull started", rows=len(digests), wrong=len(request.cohort.wrong), goes_on=goes_on)
-        arrivals = Arrivals(journal, request.data.spool, request.data.ledger)
+        arrivals = Arrivals(journal, request.data.spool, request.data.ledger, InputNames.of(request.settings))
         try:
             _Run(request, receiver, journal, arrivals, stop).execute()
         finally:

@@ -6,7 +6,9 @@ intents       renames under way, noted for the next start
 ownership     the owner file of a media folder
 ledger        what happened to every instance
 line          one metadata line
+deidentification  key and profiles that an output was begun with
 metadata      records, and the file of lines
+withdrawal    what a changed list of patients forbids
 reconcile     the proof that nothing is missing
 rebuild       a lost ledger made anew
 """

@@ -21,6 +21,8 @@ from listener.foundation.text import json_escaped
 if TYPE_CHECKING:
     from exporter.outcome import MediaFile, Rendering, Timing, WriterOrigin
 
+WITHDRAWN: Final = "withdrawn"
+"""Status in the line of an instance that was exported, and must not be any more."""
 _RELATIONS: Final = frozenset({"duplicate_of", "conflict_with"})
 _ESCAPED: Final = re.compile(r"\\x([89a-f][0-9a-f])")
 
@@ -33,6 +35,7 @@ def line(
     duplicate_of: str | None = None,
     conflict_with: str | None = None,
     ae_title: str = "",
+    is_withdrawn: bool = False,
 ) -> bytes:
     """The line of one instance, newline included.
 
@@ -43,6 +46,7 @@ def line(
         duplicate_of: Name of the instance this one repeats, in the form of `dicom_file`.
         conflict_with: Name of an instance with the same SOP Instance UID and other content.
         ae_title: Called AE title whose settings apply; empty for the top-level settings.
+        is_withdrawn: Whether the instance was in the output, and is no longer.
 
     Raises:
         BadWorkerAnswer: `outcome.record` is no JSON object.
@@ -55,7 +59,7 @@ def line(
         "media_file": shown(published[0].file) if published else None,
         "media_type": published[0].kind if published else MediaType.NONE,
         "export": {
-            "status": outcome.status,
+            "status": WITHDRAWN if is_withdrawn else outcome.status,
             "reason": outcome.reason if isinstance(outcome, Skipped) else None,
             "media": [_medium(medium) for medium in published],
             "timing": _timing(outcome.timing) if isinstance(outcome, Exported) else None,
@@ -71,6 +75,7 @@ def line(
             "transfer_syntax_uid": stated.transfer_syntax_uid,
             "left_out": stated.left_out,
             "private_left_out": stated.private_left_out,
+            "privacy": stated.privacy,
             "writers": _writers(outcome.writers) if isinstance(outcome, Exported) else None,
         },
     }
@@ -120,6 +125,7 @@ class _Stated:
     transfer_syntax_uid: str | None
     left_out: list[dict[str, Any]]
     private_left_out: int | None
+    privacy: dict[str, Any] | None
     warnings: list[str]
 
 
@@ -136,11 +142,12 @@ def _record(text: str | None) -> dict[str, Any]:
 def _stated(value: object) -> _Stated:
     stated = value if isinstance(value, dict) else {}
     syntax, left_out, warnings = (stated.get(key) for key in ("transfer_syntax_uid", "left_out", "warnings"))
-    private = stated.get("private_left_out")
+    private, privacy = stated.get("private_left_out"), stated.get("privacy")
     return _Stated(
         syntax if isinstance(syntax, str) and syntax else None,
         [one for one in left_out if isinstance(one, dict)] if isinstance(left_out, list) else [],
         private if type(private) is int else None,
+        privacy if isinstance(privacy, dict) else None,
         [one for one in warnings if isinstance(one, str)] if isinstance(warnings, list) else [],
     )
 

@@ -1,21 +1,26 @@
 """Publication, the last step of every export: media get their final names, and the outcome is committed.
 
-Contract: in this order, each step durable before the next: media files (the writer fsynced them) -> rename to their
-final names, with the permissions of the settings -> fsync of the folders -> outcome, media and metadata line in one
-transaction of the ledger -> files of an earlier export deleted. A batch shares the fsyncs. The next start repairs what
-a crash between two of these steps has left (`exporter.results.intents`).
+Contract: in this order, each step durable before the next: media files (fsynced by the writer or here) -> rename to
+their final names, with the permissions of the settings -> fsync of the folders -> outcome, media and metadata line in
+one transaction of the ledger -> files of an earlier export deleted. A batch shares the fsyncs. The next start repairs
+what a crash between two of these steps has left (`exporter.results.intents`).
+
+Files that a worker left to its batch need no fsync of their own where names follow files (`listener.foundation.durable`):
+they are written out before the rename, and the fsync of the folder makes content and name durable at once.
 
 Must never: replace a file that is not the instance's own (unless `overwrite`), or trust a name that a worker gives.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,7 +34,7 @@ from exporter.results.line import line
 from exporter.results.output_names import PARTIAL, identity_base, output_bases
 from exporter.settings.permissions import MediaPermissions
 from listener.foundation.disk import is_out_of_space
-from listener.foundation.durable import fsync_folder
+from listener.foundation.durable import fsync_folder, names_follow_files, write_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -120,7 +125,8 @@ class Publisher:
             name = one.work.name
             if name not in self._placed:
                 try:
-                    self._placed[name] = self._place(one)
+                    if self._is_written_out(one, conditions):
+                        self._placed[name] = self._place(one)
                 except OSError as error:
                     conditions[name] = self._condition(error)
                     self._folders.clear()  # a folder remembered as present may be gone
@@ -139,6 +145,53 @@ class Publisher:
         self._renamed.clear()
         self._tidy(superseded, [one.folder for one in kept if one.media])
         return [conditions.get(one.work.name) or placed[one.work.name].outcome for one in batch]
+
+    def _is_written_out(self, one: Completed, conditions: dict[str, StorageUnavailable]) -> bool:
+        """Make sure that files are on the disk that a worker left to its batch.
+
+        One that could not be written is never tried again: the system says so once. Its instance is exported anew.
+
+        Returns:
+            Whether they are; the condition is noted otherwise.
+        """
+        if one.folder is None or not isinstance(one.outcome, Exported):
+            return True
+        for medium in one.outcome.media:
+            if medium.is_durable or not PARTIAL_NAME.fullmatch(medium.file):
+                continue
+            try:
+                self._write_out(one.folder / medium.file)
+            except OSError as error:
+                conditions[one.work.name] = StorageUnavailable(f"media folder {self._media}", error)
+                return False
+        return True
+
+    def _write_out(self, path: Path) -> None:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            descriptor = os.open(path, flags)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
+                return  # the worker's answer does not match its files, which `_check` reports
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return
+            if self._names_follow:
+                write_out(descriptor)
+            else:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    @cached_property
+    def _names_follow(self) -> bool:
+        """Whether the fsync of a folder makes files durable that were written out before they were renamed into it."""
+        folder = os.open(self._partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            return names_follow_files(folder)
+        finally:
+            os.close(folder)
 
     def _abandon(self, name: str) -> None:
         """Remove the renamed files of an instance that is not published, now or before the next batch."""

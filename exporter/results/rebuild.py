@@ -25,12 +25,12 @@ import orjson
 
 from exporter.errors import Reason, SkipReason
 from exporter.outcome import Exported, Failed, InstanceIdentity, MediaFile, MediaType, Skipped
+from exporter.results.deidentification import RecordedDeidentification
 from exporter.results.ledger import Completed, DuplicateCheck, InstanceStatus, Ledger, WorkItem
-from exporter.results.line import fs_name
-from exporter.results.metadata.dicom_json import plain_value
+from exporter.results.line import WITHDRAWN, fs_name
+from exporter.results.metadata.dicom_json import text_in
 from exporter.results.metadata.inspection import MOST_LINE_BYTES
 from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
-from exporter.results.metadata.keys import KeyStyle, RecordElement
 from exporter.results.metadata.rotation import START, open_rotated, rotated_files
 from listener.spool import view
 from listener.spool.names import NAME, SpoolState
@@ -70,6 +70,7 @@ class _Replay:
     """By name."""
     lines: int = 0
     foreign: list[tuple[int, int, int]] = field(default_factory=list)
+    recorded: RecordedDeidentification = field(default_factory=RecordedDeidentification)
 
     def add(self, completed: Completed) -> None:
         if completed.work.name in self.completed or len(self.completed) >= _BATCH:
@@ -110,11 +111,12 @@ def rebuild(folders: Folders) -> Rebuilt:
         rebuilt = Rebuilt(_set_aside(folders.ledger))
         with Ledger.open(folders.ledger, exclusive=False) as ledger:
             replay = _Replay(ledger)
-            rebuilt.rotated = _replay_rotated(folders, ledger)
+            rebuilt.rotated = _replay_rotated(folders, ledger, replay.recorded)
             replay.lines = rebuilt.rotated
             has_file = folders.metadata.is_file()
             if has_file:
                 _replay_lines(folders, replay)
+            replay.recorded.restore(ledger)
             ledger.set_file(replay.lines, {START: rebuilt.rotated}, replay.foreign)
             rebuilt.quarantined = _replay_quarantine(folders.spool, ledger)
             rebuilt.waiting_again = _wait_again(folders.spool, ledger)
@@ -164,7 +166,7 @@ def _set_aside(ledger: Path) -> Path | None:
     return ledger.rename(f"{ledger}.{stamp}") if ledger.exists() else None
 
 
-def _replay_rotated(folders: Folders, ledger: Ledger) -> int:
+def _replay_rotated(folders: Folders, ledger: Ledger, recorded: RecordedDeidentification) -> int:
     """Replay the lines of rotated files, oldest first.
 
     Returns:
@@ -173,12 +175,12 @@ def _replay_rotated(folders: Folders, ledger: Ledger) -> int:
     Raises:
         MetadataFileUnusable: A rotated file cannot be read.
     """
-    replay = _Replay(ledger)
+    replay = _Replay(ledger, recorded=recorded)
     for path in rotated_files(folders.metadata):
         try:
             with open_rotated(path) as file:
                 while text := file.readline(MOST_LINE_BYTES):
-                    read = _read(text, folders) if text.endswith(b"\n") else None
+                    read = _read(text, folders, recorded) if text.endswith(b"\n") else None
                     if read is not None:
                         replay.add(read)
         except (OSError, EOFError, lzma.LZMAError) as error:
@@ -192,7 +194,7 @@ def _replay_rotated(folders: Folders, ledger: Ledger) -> int:
 def _replay_lines(folders: Folders, replay: _Replay) -> None:
     with folders.metadata.open("rb") as file:
         while (text := file.readline(MOST_LINE_BYTES)).endswith(b"\n"):
-            read = _read(text, folders)
+            read = _read(text, folders, replay.recorded)
             if read is None:
                 replay.add_foreign(text)
             else:
@@ -200,8 +202,8 @@ def _replay_lines(folders: Folders, replay: _Replay) -> None:
     replay.flush()
 
 
-def _read(text: bytes, folders: Folders) -> Completed | None:
-    """The statements of a line; None for a line that is not ours."""
+def _read(text: bytes, folders: Folders, recorded: RecordedDeidentification) -> Completed | None:
+    """The statements of a line, of which `recorded` keeps those about de-identification; None if it is not ours."""
     try:
         said = orjson.loads(text)
         ours = said["export"]
@@ -220,6 +222,8 @@ def _read(text: bytes, folders: Folders) -> Completed | None:
         relation = DuplicateCheck(ours["duplicate_of"], ours["conflict_with"])
     except (orjson.JSONDecodeError, LookupError, TypeError, ValueError, AttributeError):
         return None
+    if ours["status"] != WITHDRAWN:
+        recorded.add(work.ae_title, ours.get("privacy"))
     return Completed(work, outcome, relation, settings_sha256=settings_sha256, line=text)
 
 
@@ -227,14 +231,8 @@ def _identity(said: dict[str, Any], ours: dict[str, Any]) -> InstanceIdentity:
     """The identity that a line states; without a hash of the content the ledger keeps none."""
     content = ours.get("content_sha256") or ""
     tags = (0x00080016, 0x00080018, 0x0020000D, 0x0020000E)
-    sop_class, sop_instance, study, series = (_uid(said, RecordElement(tag)) for tag in tags)
+    sop_class, sop_instance, study, series = (text_in(said, tag) for tag in tags)
     return InstanceIdentity(sop_class, sop_instance, study, series, str(content))
-
-
-def _uid(said: dict[str, Any], element: RecordElement) -> str:
-    """The UID under the element's key of any style; empty without one."""
-    values = (said.get(element.named(style)) for style in KeyStyle)
-    return next((str(plain_value(one) if isinstance(one, dict) else one) for one in values if one), "")
 
 
 def _medium(one: dict[str, Any]) -> MediaFile:

@@ -12,6 +12,7 @@ What is proved (`ReconcileFault.kind` in brackets):
 - every file below the media folder belongs to an instance (`no_owner`);
 - ``metadata.jsonl`` has every line of the ledger, in order, byte by byte (`damaged_lines`); every exported instance has
   one, and its newest says what the ledger says (`no_line`, `other_line`);
+- the numbers that the ledger keeps are those of its rows (`miscounted`);
 - the database itself is sound (`damaged_ledger`).
 
 Must never: change anything, or hold what grows with the number of instances (faults are counted, and listed up to
@@ -160,6 +161,8 @@ def _look(folders: Folders, *, deep: bool) -> ReconcileReport:
             _line_agrees(entry, media, last_line, ledger, report)
         report.instances = dict(states)
         _owners(folders, ledger, report)
+        for counted in ledger.miscounted():
+            report.fault("miscounted", counted, "the number that is kept of these instances is not theirs")
     return report
 
 

@@ -11,6 +11,7 @@ Must never: hold more than one frame, mix series, or move, change or delete an i
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,15 +24,19 @@ from exporter.writers.volumes.planes import SERIES_CLASSES, VolumeFrame, single_
 from listener.foundation.text import json_escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
     from exporter.dicom.instance import Instance
+    from exporter.privacy.profile import PrivacyProfile
     from exporter.settings.settings import LimitSettings, MediaSettings
     from exporter.writers.volumes.build import VolumeFile
+
+    OpenInstance = Callable[[Path], AbstractContextManager[Instance]]
 
 FEWEST_SLICES: Final = 2
 DESCRIPTION: Final = ".series.json"
@@ -120,7 +125,9 @@ def assemble_series(members: Iterable[VolumeMember]) -> VolumeSeries:
     return VolumeSeries(chosen[0].series_instance_uid, chosen, stacked, tuple(notes))
 
 
-def write_series(paths: Sequence[Path], folder: Path, name: str, settings: MediaSettings) -> WrittenSeries:
+def write_series(
+    paths: Sequence[Path], folder: Path, name: str, settings: MediaSettings, profile: PrivacyProfile | None = None
+) -> WrittenSeries:
     """Write the volumes of one series and their description as partial files.
 
     Args:
@@ -128,6 +135,7 @@ def write_series(paths: Sequence[Path], folder: Path, name: str, settings: Media
         folder: Empty folder for the files.
         name: Output name of the series, without folders and suffix; the description lists the volumes under it.
         settings: `volume` and `limits`.
+        profile: De-identifies the instances; None where they stay as they are.
 
     Raises:
         BadGeometry: The instances form no volume.
@@ -136,12 +144,15 @@ def write_series(paths: Sequence[Path], folder: Path, name: str, settings: Media
     """
     from exporter.writers.volumes.build import Stored, VolumeTarget, build_grids, media_of
 
-    members, notes = _members(paths, settings.limits)
+    def open_instance(path: Path) -> AbstractContextManager[Instance]:
+        return _opened(settings, profile, path)
+
+    members, notes = _members(paths, open_instance)
     series, target = assemble_series(members), VolumeTarget(folder, settings.volume.format)
     files = build_grids(
         series.grids,
         [one.frame for one in series.members],
-        _arrays(series.members, settings.limits),
+        _arrays(series.members, settings.limits, open_instance),
         target,
         Stored(min(one.lowest for one in series.members), max(one.highest for one in series.members)),
     )
@@ -169,13 +180,26 @@ def describe_refusal(folder: Path, error: ExportError) -> WrittenSeries:
     return WrittenSeries((_description(folder, content),), (f"no volume, {error.reason}: {error}",))
 
 
-def _members(paths: Sequence[Path], limits: LimitSettings) -> tuple[list[VolumeMember], tuple[str, ...]]:
-    from exporter.dicom.instance import Instance
+@contextmanager
+def _opened(settings: MediaSettings, profile: PrivacyProfile | None, path: Path) -> Iterator[Instance]:
+    """One instance, de-identified where the settings say so.
 
+    Raises:
+        ExportError: It cannot be read, or must not be shown.
+    """
+    from exporter.dicom.instance import Instance
+    from exporter.work.deidentification import deidentified
+
+    with Instance.open(path, settings.limits) as instance:
+        deidentified(instance, settings, profile)
+        yield instance
+
+
+def _members(paths: Sequence[Path], open_instance: OpenInstance) -> tuple[list[VolumeMember], tuple[str, ...]]:
     members, odd = [], 0
     for path in paths:
         try:
-            with Instance.open(path, limits) as instance:
+            with open_instance(path) as instance:
                 member = member_of(instance)
         except (ExportError, SkipInstance):
             odd += 1  # its own export reports the reason
@@ -185,12 +209,13 @@ def _members(paths: Sequence[Path], limits: LimitSettings) -> tuple[list[VolumeM
     return members, ((f"series: {odd} instances have no place in a volume",) if odd else ())
 
 
-def _arrays(members: Sequence[VolumeMember], limits: LimitSettings) -> Iterator[NDArray[np.generic]]:
-    from exporter.dicom.instance import Instance
+def _arrays(
+    members: Sequence[VolumeMember], limits: LimitSettings, open_instance: OpenInstance
+) -> Iterator[NDArray[np.generic]]:
     from exporter.frames import open_frames
 
     for member in members:
-        with Instance.open(member.path, limits) as instance:
+        with open_instance(member.path) as instance:
             yield next(iter(open_frames(instance, limits).stored()))
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 from exporter.errors import StorageUnavailable
 from exporter.machine_conditions import storage_error
 from exporter.outcome import Exported, InstanceIdentity, MediaType
+from exporter.privacy.input_names import InputNames
 from exporter.results import intents
 from exporter.results.intents import MediaFolderUnusable
 from exporter.results.ledger import Completed, InstanceStatus, Ledger, WorkItem
@@ -91,7 +92,7 @@ def open_series_folder(output: Path, settings: Settings, version: str) -> Iterat
         LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable: Why it cannot be used, and what to do.
         MachineCondition: The disk is full, or a folder is gone.
     """
-    places = series_folders(output)
+    places, names = series_folders(output), InputNames.of(settings)
     permissions = MediaPermissions.of(settings.media.mode, settings.media.group)
     try:
         permissions.make_folders(places.media)
@@ -108,7 +109,7 @@ def open_series_folder(output: Path, settings: Settings, version: str) -> Iterat
             version=version,
             profiles={
                 title: AETitleProfile(f"ae-{ae_title_component(title)}/{LAYOUT}", own.settings_sha256)
-                for title, own in settings.by_ae_title.items()
+                for title, own in ((names.ae_title(called), own) for called, own in settings.by_ae_title.items())
             },
             permissions=permissions,
         )

@@ -28,6 +28,7 @@ from exporter.writers.durable_write import writing
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from exporter.privacy.profile import PrivacyProfile
     from exporter.settings.settings import MediaSettings, Settings
     from exporter.work.protocol import Export, Steps
 
@@ -36,12 +37,15 @@ TARGET: Final = "exporter.series.job:prepare"
 
 def prepare(settings: Mapping[str, Any]) -> Export:
     """Make the function that a worker process runs for every manifest."""
+    from exporter.privacy.profile import PrivacyProfile
     from exporter.settings.settings import MediaSettings
 
-    return partial(export, MediaSettings.model_validate(settings["media"]), str(settings["settings_sha256"]))
+    media = MediaSettings.model_validate(settings["media"])
+    profile = PrivacyProfile.load(media.privacy, settings.get("key_fingerprint"))
+    return partial(export, media, str(settings["settings_sha256"]), profile)
 
 
-def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Steps:
+def export(settings: MediaSettings, settings_sha256: str, profile: PrivacyProfile | None, job: WorkerJob) -> Steps:
     """Write the series that the manifest at `job.path` lists, as partial files.
 
     Raises:
@@ -55,7 +59,8 @@ def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Ste
     identity = key.identity(source_sha256)
     yield identity
     try:
-        written = write_series([Path(path) for path in manifest["paths"]], folder, manifest["name"], settings)
+        paths = [Path(path) for path in manifest["paths"]]
+        written = write_series(paths, folder, manifest["name"], settings, profile)
     except ExportError as error:
         if error.may_pass:
             return Failed.of(error, identity, source_sha256)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.outcome import InstanceIdentity
+    from exporter.privacy.input_names import InputNames
     from exporter.settings.settings import Settings
 
     Keep = Callable[[Path, InstanceIdentity, str], None]
@@ -55,13 +56,18 @@ _TRIED: Final = ".tried"
 
 
 @contextmanager
-def series_volumes(data: Path, settings: Settings, version: str) -> Iterator[Keep]:
+def series_volumes(
+    data: Path, settings: Settings, version: str, names: InputNames, waiting: Path | None = None
+) -> Iterator[Keep]:
     """Write the volumes of received series while the block runs, where `volume.series` asks for them.
 
     Args:
         data: The data folder.
         settings: The whole configuration.
         version: Of this program, for the lines.
+        names: Names of AE titles.
+        waiting: Folder above `.waiting`, for originals that must not lie among what is de-identified; default: that of
+            the volumes.
 
     Yields:
         Function to be called with every exported instance.
@@ -70,13 +76,15 @@ def series_volumes(data: Path, settings: Settings, version: str) -> Iterator[Kee
         MediaFolderUnusable: The folder of waiting instances cannot be made.
         Unusable, MachineCondition: As `open_series_folder`.
     """
-    wanted = {title: own for title, own in {"": settings, **settings.by_ae_title}.items() if own.volume.series}
+    wanted = {
+        names.ae_title(title): own for title, own in {"": settings, **settings.by_ae_title}.items() if own.volume.series
+    }
     with ExitStack() as stack:
         live: dict[str, LiveSeries] = {}
         folder = stack.enter_context(open_series_folder(data, settings, version)) if wanted else None
         for title, own in wanted.items():
             if folder is not None:
-                series = live[title] = LiveSeries(folder.root, own, title)
+                series = live[title] = LiveSeries(folder.root, own, title, waiting)
                 series.start(folder)
                 stack.callback(series.stop)
 
@@ -90,9 +98,10 @@ def series_volumes(data: Path, settings: Settings, version: str) -> Iterator[Kee
 class LiveSeries:
     """The waiting series of one AE title, and the thread that writes them."""
 
-    def __init__(self, root: Path, settings: Settings, ae_title: str = "") -> None:
-        self._root = root / f"ae-{ae_title_component(ae_title)}" if ae_title else root
-        self._waiting = self._root / WAITING
+    def __init__(self, root: Path, settings: Settings, ae_title: str = "", waiting: Path | None = None) -> None:
+        place = f"ae-{ae_title_component(ae_title)}" if ae_title else ""
+        self._root = root / place
+        self._waiting = (waiting or root) / place / WAITING
         self._settings = settings
         self._ae_title = ae_title
         self._folder: SeriesFolder | None = None
@@ -110,7 +119,7 @@ class LiveSeries:
         """
         try:
             MediaPermissions.of(self._settings.media.mode, self._settings.media.group).make_folders(self._root)
-            self._waiting.mkdir(mode=0o700, exist_ok=True)
+            make_private_folders(self._waiting)
         except OSError as error:
             raise MediaFolderUnusable(self._root, error) from error
         self._folder = folder

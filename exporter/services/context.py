@@ -12,16 +12,22 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from exporter.errors import OutOfSpace
-from exporter.results import intents, ownership
+from exporter.privacy.input_names import InputNames
+from exporter.privacy.lists import PatientLists
+from exporter.results import deidentification, intents, ownership
 from exporter.results.intents import MediaFolderUnusable
 from exporter.results.ledger import Ledger, LedgerUnusable, damage
 from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import AETitleProfile, NameChoice, Publisher
+from exporter.results.withdrawal import withdraw_forbidden
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy, InProcess, Runner
-from exporter.work.supervisor import Worker, WorkerSetup
+from exporter.work.supervisor import Worker, WorkerSetup, key_fingerprint_of
+from exporter.work.worker_server import WORKERS
 from exporter.writers.discovery import enabled_writers
 from listener.foundation.durable import make_private_folders
 
@@ -33,6 +39,8 @@ if TYPE_CHECKING:
     from exporter.services.reserve import DiskReserve
     from exporter.settings.settings import Settings
 
+
+log = structlog.get_logger()
 
 TIMES_UNTIL_EXPLAINED: Final = 2
 """Number of exporters ended by a damaged ledger after which the message says what to do."""
@@ -53,6 +61,7 @@ class ExportContext:
 
     ledger: Ledger
     engine: Engine
+    names: InputNames
     interrupted: int
     """Number of attempts that were under way when an earlier exporter crashed."""
     removed: int
@@ -83,21 +92,31 @@ def open_export_context(
         LedgerUnusable, MetadataFileUnusable, MediaFolderUnusable: Why it cannot run, and what to do.
         MachineCondition: The disk is full, or a folder is gone.
         WriterUnusable: A writer of another distribution cannot be used.
+        KeyUnusable, TextDetectionMissing: Instances cannot be de-identified as the settings say.
+        ListUnusable: A list of patients cannot be used.
+        DeidentificationChanged: The output was begun with another key, or profile.
     """
     enabled_writers(settings.writers)
+    _refuse_half_a_merge(places)
+    key_fingerprint, names = key_fingerprint_of(settings), InputNames.of(settings)
+    lists = PatientLists.of(settings.privacy)
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:
+        if workers:
+            stack.enter_context(WORKERS)
         stack.enter_context(_damage_explained(places))
         permissions = MediaPermissions.of(settings.media.mode, settings.media.group)
         _make_folders(places, permissions)
         media = places.media.resolve()
         has_locks = stack.enter_context(ownership.locked(media))
         ledger = stack.enter_context(_ledger(places.ledger, reserve))
+        deidentification.keep_to(ledger, key_fingerprint, _profiles(settings, names))
         owns = stack.enter_context(ownership.owned(media, ledger, has_locks=has_locks, take_over=take_over))
         interrupted = len(ledger.recover())
         removed = intents.recover(media, ledger, *_last_marks(owns.former, owner=owns.owner))
         _check_group(media, permissions)
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
+        _withdraw(lists, ledger, places, media)
         appender.publish()
         publisher = Publisher(
             media,
@@ -106,7 +125,7 @@ def open_export_context(
             settings_sha256=settings.settings_sha256,
             version=own_version(),
             profiles={
-                title: AETitleProfile(own.media.layout, own.settings_sha256)
+                names.ae_title(title): AETitleProfile(own.media.layout, own.settings_sha256)
                 for title, own in settings.by_ae_title.items()
             },
             permissions=permissions,
@@ -116,7 +135,7 @@ def open_export_context(
         )
         stack.callback(engine.stop)
         engine.start()
-        yield ExportContext(ledger, engine, interrupted, removed)
+        yield ExportContext(ledger, engine, names, interrupted, removed)
 
 
 @contextmanager
@@ -194,6 +213,27 @@ def runners(settings: Settings, workers: int) -> list[Runner]:
     return [Worker(setup) for _ in range(workers)]
 
 
+def _withdraw(lists: PatientLists, ledger: Ledger, places: OutputPaths, media: Path) -> None:
+    """Withdraw what a changed list of patients forbids.
+
+    Raises:
+        MediaFolderUnusable: A file cannot be removed.
+        LedgerUnusable, OutOfSpace: The ledger cannot be written.
+    """
+    try:
+        withdrawn = withdraw_forbidden(lists, ledger, media, places.ledger.parent, own_version())
+    except OSError as error:
+        raise MediaFolderUnusable(media, error) from error
+    if withdrawn:
+        log.warning("withdrawn: a changed list no longer permits them", instances=withdrawn)
+
+
+def _profiles(settings: Settings, names: InputNames) -> dict[str, bool]:
+    """Whether instances are de-identified, by the pseudonym of the called AE title; empty for the top level."""
+    own = {names.pseudonym_of_title(title): one for title, one in settings.by_ae_title.items()}
+    return {title: one.privacy.profile != "none" for title, one in {"": settings, **own}.items()}
+
+
 def own_version() -> str:
     """Version of this package, for the metadata lines."""
     try:
@@ -211,6 +251,18 @@ def _last_marks(former: MediaFolderOwner | None, owner: MediaFolderOwner) -> tup
         return None, None
     is_ours = (former.host, former.ledger_file) == (owner.host, owner.ledger_file)
     return (None, former.ledger) if is_ours else (former.ledger, None)
+
+
+def _refuse_half_a_merge(places: OutputPaths) -> None:
+    """Refuse an output folder in which a merge of batches has begun to move media (`exporter.batches.merging`).
+
+    Raises:
+        LedgerUnusable: It has, and was interrupted.
+    """
+    folder = places.ledger.parent
+    if (folder / "batches" / "merge").is_dir() and not (folder / "batches" / "merged.json").exists():
+        hint = f"finish it: `exporter batch merge {folder}`"
+        raise LedgerUnusable(places.ledger, "a merge of batches into this folder has begun", hint)
 
 
 def _refuse_foreign_lines(settings: Settings, places: OutputPaths) -> None:

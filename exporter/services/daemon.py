@@ -25,6 +25,7 @@ from exporter.services.reserve import DiskReserve
 from exporter.services.spool_source import SpoolSource
 from exporter.work.engine import EnginePolicy
 from exporter.work.feeder import Feeder
+from listener.foundation.arrivals_hint import ArrivalsHint
 from listener.foundation.notify import notify, watchdog_interval_s
 from listener.foundation.signals import stopping
 from listener.spool.spool import Spool
@@ -92,7 +93,13 @@ def run(settings: Settings, data: DataFolder, signals: DaemonSignals | None = No
             reserve=reserve,
             take_over=take_over,
         ) as session,
-        series_volumes(data.root, settings, own_version()) as keep,
+        series_volumes(
+            data.root,
+            settings,
+            own_version(),
+            session.names,
+            data.spool / "series" if settings.deidentifies else None,
+        ) as keep,
     ):
         claimed = spool.recover_exporter()
         if claimed or session.interrupted or session.removed:
@@ -111,13 +118,15 @@ def run(settings: Settings, data: DataFolder, signals: DaemonSignals | None = No
             keep=keep,
             reserve=spool_reserve,
             titles=frozenset(settings.by_ae_title),
+            names=session.names,
             longest_wait_s=policy.longest_wait_s,
         )
         engine = session.engine
         feeder = Feeder(
             engine, source, received.stop, may_take=lambda: pause.reason_to_pause(engine.memory_problem) is None
         )
-        _serve(engine, feeder, source, spool, received)
+        with ArrivalsHint(spool.new.path, feeder.wake):
+            _serve(engine, feeder, source, spool, received)
         for _ in feeder.drain(DRAIN_S, received.now):
             pass
         log.info("stopped", put_back=source.put_all_back(), **source.counts)

@@ -1,8 +1,9 @@
-"""`exporter serve`: starts listener and exporter, each in a process of its own, and supervises them.
+"""`exporter serve`: starts listener, exporter and page, each in a process of its own, and supervises them.
 
 Contract: the two daemons are those of `listener` and `exporter run`; a crash of one does not affect the other, and the
 crashed one is restarted with back-off. They report readiness and liveness as they would to systemd (sd_notify(3)), and
-end with this process. A daemon that cannot start at all ends the command with its own message and exit code.
+end with this process. A daemon that cannot start at all ends the command with its own message and exit code; a page
+that cannot start is done without.
 
 Must never: import the code of the daemons, so that no fault of theirs can end this process.
 """
@@ -41,7 +42,7 @@ STOP_S: Final = 75.0
 
 
 class _Daemon:
-    """One of the two daemons, across restarts."""
+    """One of the daemons, across restarts."""
 
     def __init__(self, name: str, *arguments: str) -> None:
         self.name = name
@@ -52,6 +53,8 @@ class _Daemon:
         watched = {"NOTIFY_SOCKET": f"@{address}", "WATCHDOG_USEC": str(int(SILENT_S * 1e6))}
         self.child = ChildProcess(*arguments, environment=watched, backoff=Backoff(1.0, 30.0))
         self._was_ready = False
+        self.status = ""
+        """What the daemon last said of itself: of the page, its address."""
 
     def fileno(self) -> int:
         """Descriptor of the socket on which the daemon sends its notifications."""
@@ -66,6 +69,9 @@ class _Daemon:
         with suppress(BlockingIOError):
             while lines := self._socket.recv(4096):
                 self.child.hear(is_ready=b"READY=1" in lines.split(b"\n"))
+                for line in lines.split(b"\n"):
+                    if line.startswith(b"STATUS="):
+                        self.status = line.removeprefix(b"STATUS=").decode("utf-8", "replace")
         self._was_ready |= self.child.is_ready
         if self.child.is_due:
             self.child.start()
@@ -94,8 +100,9 @@ def serve(
     config: Path | None = None,
     log_level: str | None = None,
     demo: bool = False,
+    has_page: bool = True,
 ) -> int:
-    """Run listener and exporter until SIGTERM or SIGINT.
+    """Run listener, exporter and page until SIGTERM or SIGINT.
 
     Args:
         settings: Already read from `config`, for the messages of this command.
@@ -103,6 +110,7 @@ def serve(
         config: The configuration file, which both daemons read.
         log_level: Lowest level that both daemons log.
         demo: Whether a few sample instances are sent to the listener once it is ready.
+        has_page: Whether the extra `page` is installed.
 
     Returns:
         Exit code of the command.
@@ -111,19 +119,23 @@ def serve(
     options += ["--config", str(config)] if config is not None else []
     options += ["--log-level", log_level] if log_level is not None else []
     daemons = [_Daemon("listener", "listener", *options), _Daemon("exporter", "exporter", "run", *options)]
+    page = _Daemon("page", "exporter", "page", *options) if has_page else None
     received: list[int] = []
     with handling(received.append, *STOP):
         try:
-            for daemon in daemons:  # one after the other, so that a shared problem is reported once
+            if page is not None:
+                page.child.start()  # it needs none of the others
+            for daemon in tuple(daemons):  # one after the other, so that a shared problem is reported once
                 daemon.child.start()
                 code = _until_ready(daemon, daemons, received)
                 if code is not None:
                     return code
-            _say(settings, data)
+            address = _start_page(page, daemons, received)
+            _say(settings, data, address)
             with _samples(settings) if demo else nullcontext():
                 return _watch(daemons, received)
         finally:
-            _stop(daemons, received)
+            _stop([*daemons, page] if page is not None and page not in daemons else daemons, received)
 
 
 def _until_ready(daemon: _Daemon, daemons: list[_Daemon], received: list[int]) -> int | None:
@@ -141,6 +153,20 @@ def _until_ready(daemon: _Daemon, daemons: list[_Daemon], received: list[int]) -
             if code is not None:
                 return code
     return None
+
+
+def _start_page(page: _Daemon | None, daemons: list[_Daemon], received: list[int]) -> str:
+    """Wait for the page, and make it one of the daemons.
+
+    Returns:
+        Its address; a sentence where there is none.
+    """
+    if page is None:
+        return "There is no page: it needs the extra `page`."
+    if _until_ready(page, [*daemons, page], received) is not None:
+        return "There is no page: the message above says why."
+    daemons.append(page)
+    return f"See what it does: {page.status}"
 
 
 def _watch(daemons: list[_Daemon], received: list[int]) -> int:
@@ -168,13 +194,14 @@ def _stop(daemons: list[_Daemon], received: list[int]) -> None:
         daemon.close()
 
 
-def _say(settings: Settings, data: DataFolder) -> None:
+def _say(settings: Settings, data: DataFolder, page: str) -> None:
     """Print the addresses, the folders, and commands to try."""
     listener = settings.listener
     host = _reachable(listener.host)
     secure = " +tla" if listener.tls is not None else ""
     lines = [
         f"Receiving DICOM on {listener.host}, port {listener.port}, as {listener.ae_title}.",
+        page,
         f"Media go to {settings.media_folder(data)}, metadata to {settings.metadata_file(data)}.",
         "Try it from another terminal:",
         f"  echoscu{secure} -aec {listener.ae_title} {host} {listener.port}",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
+    from exporter.privacy.input_names import InputNames
     from exporter.results.ledger import Ledger
     from exporter.series.live import Keep
     from exporter.services.reserve import DiskReserve
@@ -38,7 +39,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-QUICKEST_SCAN_S: Final = 0.2
+SCAN_ITEM_S: Final = 20e-6
+"""Time between two scans of `new/`, for each item that the earlier one has found: a full spool is not read all the
+time, and one that was empty at once."""
+JUST_NOW_NS: Final = 10**9
+"""Within this time another file may have come without another modification time of `new/`, which is coarse."""
 SCAN_S: Final = 5.0
 """Longest time between two scans of `new/`, whatever its modification time."""
 SCAN_ITEMS: Final = 10_000
@@ -59,6 +64,7 @@ class SpoolSource:
         keep: Keep,
         reserve: DiskReserve,
         titles: frozenset[str],
+        names: InputNames,
         longest_wait_s: float,
     ) -> None:
         """Take instances from `spool`.
@@ -69,6 +75,7 @@ class SpoolSource:
             keep: Is called with an exported instance before its file leaves the spool.
             reserve: Space in the spool for instances that go into quarantine.
             titles: AE titles that have settings of their own.
+            names: What everything beside the data calls them.
             longest_wait_s: Longest time that an instance is deferred for.
         """
         self._spool = spool
@@ -76,9 +83,12 @@ class SpoolSource:
         self._keep = keep
         self._reserve = reserve
         self._titles = titles
+        self._names = names
         self._items: dict[str, SpoolItem] = {}
         """Claimed items, by name."""
         self._waiting: Iterator[SpoolItem] = iter(())
+        self._found = 0
+        """Items that the last scan has found."""
         self._changed_ns = -1
         self._scanned_at = -SCAN_S
         self._deferred = _deferred(ledger, longest_wait_s)
@@ -91,19 +101,23 @@ class SpoolSource:
     def next(self) -> WorkItem | None:
         """See `WorkSource`: claims the oldest item that is due."""
         with _problems():  # a rename can need a block, and fails on a read-only file system
+            has_scanned = False
             while True:
                 item = next(self._waiting, None)
                 if item is None:
-                    if not self._scan():
+                    if has_scanned or not self._scan():
                         return None
-                elif self._is_due(item.name):
+                    has_scanned = True
+                    continue
+                self._found += 1
+                if self._is_due(item.name):
                     work = self._claim(item)
                     if work is not None:
                         return work
 
     def _claim(self, item: SpoolItem) -> WorkItem | None:
         try:
-            title = called_ae_title(item.path, self._titles)
+            title = self._names.ae_title(called_ae_title(item.path, self._titles))
         except OSError as error:  # the settings depend on the AE title: it cannot be guessed
             log.warning("cannot be read now: deferred", item=item.name, problem=str(_condition(error)))
             self._deferred[item.name] = time.monotonic() + LONGEST_PAUSE_S
@@ -127,12 +141,13 @@ class SpoolSource:
         due = any(at <= now for at in self._deferred.values())
         if changed_ns == self._changed_ns and not due and now - self._scanned_at < SCAN_S:
             return False
-        if now - self._scanned_at < QUICKEST_SCAN_S:
+        if now - self._scanned_at < self._found * SCAN_ITEM_S:
             return False
         if due:  # forget deferred items that were removed by hand
             folder = self._spool.new.path
             self._deferred = {name: at for name, at in self._deferred.items() if at > now or (folder / name).exists()}
-        self._changed_ns, self._scanned_at = changed_ns, now
+        is_settled = abs(time.time_ns() - changed_ns) > JUST_NOW_NS
+        self._changed_ns, self._scanned_at, self._found = changed_ns if is_settled else -1, now, 0
         self._waiting = self._spool.pending(SCAN_ITEMS + len(self._deferred))
         return True
 

@@ -1,6 +1,8 @@
 """Settings of the exporter.
 
 settings     the whole YAML file, validated
+engine       the section `engine`
+page         the section `page`
 pull         the section `pull`
 windows      times of day
 permissions  mode and group of media

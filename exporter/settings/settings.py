@@ -13,7 +13,7 @@ import json
 import os
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -27,12 +27,15 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from exporter.settings.engine import EngineSection
+from exporter.settings.page import PageSection
 from exporter.settings.permissions import group_id_of
 from exporter.settings.pull import PullPeers
-from listener.foundation.configuration import FilePath, ReservedSection, Section, Spelling, load, not_available
+from listener.foundation.configuration import FilePath, ReservedSection, Section, Spelling, load
 from listener.foundation.fields import AETitle
 from listener.foundation.logs import LogSection
 from listener.settings.dicomweb import DicomwebSection
+from listener.settings.expect import ExpectSection, SourceName
 from listener.settings.listener import (
     DataFolder,
     ListenerSection,
@@ -50,6 +53,7 @@ PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Percentage = Annotated[float, Field(ge=0, le=100)]
 Extension = Annotated[str, Spelling(r"^\.[A-Za-z0-9]{1,8}$", "a dot and up to 8 letters or digits", prefix=".")]
+SectionT = TypeVar("SectionT", bound=Section)
 LAYOUT_FIELDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID")
 """Fields that the output name of a received instance can be made of."""
 
@@ -106,7 +110,8 @@ class ArchiveSettings(Section):
     max_ratio: PositiveInt = 200
     """Most bytes that an archive may hold, as a multiple of its own size; 1 GiB is always permitted."""
     copies_bytes: PositiveInt = 4 << 30
-    """Room for temporary copies: members wait for it, and one more may exceed it. They lie below the media folder."""
+    """Room for temporary copies: members wait for it, and one more may exceed it. They lie below the media folder, or
+    in the system's folder for temporary files (`TMPDIR`) where instances are de-identified."""
 
 
 class MediaFolderSettings(Section):
@@ -227,11 +232,15 @@ class DisplaySettings(Section):
 class VideoSettings(Section):
     """Multi-frame instances."""
 
-    preset: Literal["default", "lossless", "lossless-h264", "small", "echonet-112", "echoprime-224"] = "default"
+    preset: Literal[
+        "default", "fast", "training", "lossless", "lossless-h264", "small", "echonet-112", "echoprime-224"
+    ] = "default"
     """A named choice of container, encoder and framing; `extension`, `save_method_kwargs` and `framing` win over it
     where they are not at their defaults. `default`: those keys alone, but lossless H.264 for palette colours and
-    labels while `save_method_kwargs` is at its default. `lossless`: FFV1 in Matroska. `lossless-h264`:
-    lossless H.264 in MP4. `small`: AV1 in MP4. `echonet-112`, `echoprime-224`: for these models (docs/media.md)."""
+    labels while `save_method_kwargs` is at its default. `fast`: H.264 that is quick to make and to decode, a third
+    larger. `training`: H.264 with a key frame every 8 frames, quick to read at random places; video streams are encoded
+    anew. `lossless`: FFV1 in Matroska. `lossless-h264`: lossless H.264 in MP4. `small`: AV1 in MP4. `echonet-112`,
+    `echoprime-224`: for these models (docs/media.md)."""
 
     extension: Extension = ".mp4"
     """File name extension; it selects the container (.mp4, .m4v, .mov, .mkv, .webm, .avi)."""
@@ -378,6 +387,72 @@ class LimitSettings(Section):
         return min(self.cpu_s, by_size)
 
 
+PrivacyOptionName = Literal[
+    "retain_safe_private",
+    "retain_uids",
+    "retain_device_identity",
+    "retain_institution_identity",
+    "retain_patient_characteristics",
+    "retain_longitudinal_full_dates",
+    "retain_longitudinal_modified_dates",
+    "clean_descriptors",
+    "clean_structured_content",
+    "clean_graphics",
+]
+"""Options of the Basic Profile; `exporter.privacy.rules.PrivacyOption` has the same."""
+
+
+class ProfileSection(Section):
+    """De-identification profile of the instances that the section is for."""
+
+    profile: Literal["none", "basic"] = "none"
+    """`none`: lines hold the instance's elements as they are, and media its pixels. `basic`: nothing identifies the
+    patient (PS3.15 Annex E, Basic Profile); what cannot be proven so fails as `privacy_unknown`. Needs `key_file`."""
+    options: tuple[PrivacyOptionName, ...] = ()
+    """Options of the profile, by name; docs/privacy.md says what each one retains or cleans."""
+    pixels: Literal["deny", "blank", "allow"] = "deny"
+    """What becomes of pictures of which nothing says that they are clean: `deny` fails the instance, `blank` makes
+    them black, `allow` lets them pass, but for the rectangles of device masks."""
+    ocr: Literal["none", "tesseract"] = "none"
+    """Program that looks for text in every distinct picture before it leaves; what it finds can only deny."""
+    write_dicom: bool = False
+    """Whether the de-identified DICOM instance is written beside its media."""
+
+    @field_validator("options")
+    @classmethod
+    def _options_agree(cls, options: tuple[PrivacyOptionName, ...]) -> tuple[PrivacyOptionName, ...]:
+        if twice := sorted({name for name in options if options.count(name) > 1}):
+            raise ValueError(f"names {', '.join(twice)} twice: once is enough")
+        if {"retain_longitudinal_full_dates", "retain_longitudinal_modified_dates"} <= set(options):
+            raise ValueError(
+                "names retain_longitudinal_full_dates and retain_longitudinal_modified_dates: dates are either as they"
+                " were or shifted (PS3.15 E.3.6), leave one of them out"
+            )
+        return options
+
+
+class PrivacySettings(ProfileSection):
+    """De-identification of media and metadata."""
+
+    key_file: FilePath | None = None
+    """File with the key of all pseudonyms: at least 32 bytes that only its owner can read (mode 0600). Pseudonyms agree
+    between all runs and machines that have the same key."""
+    exclude: FilePath | None = None
+    """File with patient IDs or study UIDs, one a line, whose instances are not exported, under any profile. A changed
+    list withdraws at the next start what it forbids."""
+    pseudonyms: FilePath | None = None
+    """CSV table of patient IDs and their pseudonyms, with the columns `original` and `pseudonym`; a patient who is not
+    in it fails as `privacy_unknown`. A changed table withdraws at the next start what it no longer says."""
+
+    @model_validator(mode="after")
+    def _has_its_key(self) -> Self:
+        if self.profile != "none" and self.key_file is None:
+            raise ValueError(f"`profile: {self.profile}` needs a key: name its file with `key_file`")
+        if self.pseudonyms is not None and self.key_file is None:
+            raise ValueError("`pseudonyms` needs a key for everything but patient IDs: name its file with `key_file`")
+        return self
+
+
 class MediaSettings(Section):
     """Settings that decide the content of media and lines: their hash shows whether an export is up to date."""
 
@@ -395,6 +470,8 @@ class MediaSettings(Section):
     """Metadata lines."""
     media: MediaFolderSettings = MediaFolderSettings()
     """Media: whether there are any, and where they go."""
+    privacy: PrivacySettings = PrivacySettings()
+    """De-identification."""
     limits: LimitSettings = LimitSettings()
 
     @field_validator("writers")
@@ -414,13 +491,16 @@ class MediaSettings(Section):
     @cached_property
     def settings_sha256(self) -> str:
         """Hash of every setting that decides what media and lines hold; limits only decide whether there are any."""
-        apart = {"limits", "metadata", "media"} | (set() if self.writers else {"writers"})
+        apart = {"limits", "metadata", "media", "privacy"} | (set() if self.writers else {"writers"})
         content = self.model_dump(mode="json", include=set(MediaSettings.model_fields) - apart)
         content["metadata"] = self.metadata.model_dump(mode="json", include={"private"})
         if self.metadata.record != "names":  # later settings: where they are not used, the hash is what it was
             content["metadata"]["record"] = self.metadata.record
         if not self.media.enabled:
             content["media"] = {"enabled": False}
+        if self.privacy.profile != "none":
+            content["privacy"] = self.privacy.model_dump(mode="json", include=set(ProfileSection.model_fields))
+            content["privacy"]["options"].sort()
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -465,6 +545,8 @@ class AETitleSection(Section):
     """Structured reports."""
     metadata: AETitleMetadataSection = AETitleMetadataSection()
     """Metadata lines."""
+    privacy: ProfileSection = ProfileSection()
+    """De-identification; key and lists are those of the top level."""
 
 
 def _is_ours(entry: AETitleSection, info: ValidationInfo) -> AETitleSection:
@@ -477,7 +559,7 @@ def _is_ours(entry: AETitleSection, info: ValidationInfo) -> AETitleSection:
     return entry
 
 
-def _overlaid(base: Section, said: Section) -> Section:
+def _overlaid(base: SectionT, said: Section) -> SectionT:
     """`base` with every value that `said` was given in the file; options of encoders are replaced as a whole."""
     values = {name: getattr(said, name) for name in said.model_fields_set}
     for name, value in values.items():
@@ -509,19 +591,6 @@ class SpaceSettings(Section):
         return self
 
 
-def _profile(value: Any) -> Any:
-    if value == "basic":
-        raise not_available("the profile `basic`", "none")
-    return value
-
-
-class PrivacySettings(Section):
-    """De-identification of media and metadata."""
-
-    profile: Annotated[Literal["none"], BeforeValidator(_profile)] = "none"
-    """`none`: media hold pixels only, but metadata lines hold the instance's elements as they are."""
-
-
 class NotifySection(ReservedSection):
     """Messages when something finished or failed: not available in this version."""
 
@@ -539,8 +608,8 @@ class Settings(MediaSettings):
     """Archives among what `backfill` reads."""
     config: ConfigCopySettings = ConfigCopySettings()
     """Copy of this file."""
-    privacy: PrivacySettings = PrivacySettings()
-    """De-identification."""
+    engine: EngineSection = EngineSection()
+    """Batches of `backfill`."""
     listener: ListenerSection = ListenerSection()
     """The C-STORE service."""
     ae_titles: tuple[Annotated[AETitleSection, AfterValidator(_is_ours)], ...] = ()
@@ -565,6 +634,11 @@ class Settings(MediaSettings):
     """Messages: not available in this version."""
     status: StatusSection = StatusSection()
     """Our HTTP service."""
+    page: PageSection = PageSection()
+    """The operator's page."""
+    expect: dict[SourceName, ExpectSection] = Field(default_factory=dict)
+    """Sources that must not fall silent, by name: the AE title of a sender, `dicomweb`, the `name` of an Orthanc
+    server, a watched folder."""
 
     @field_validator("ae_titles")
     @classmethod
@@ -573,6 +647,21 @@ class Settings(MediaSettings):
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice:
             raise ValueError(f"holds two entries for {', '.join(map(repr, twice))}: one AE title has one")
+        return entries
+
+    @field_validator("ae_titles")
+    @classmethod
+    def _profiles_have_their_key(
+        cls, entries: tuple[AETitleSection, ...], info: ValidationInfo
+    ) -> tuple[AETitleSection, ...]:
+        privacy = info.data.get("privacy")  # absent where that section is itself at fault
+        if isinstance(privacy, PrivacySettings) and privacy.key_file is None:
+            for entry in entries:
+                if entry.privacy.profile != "none":
+                    raise ValueError(
+                        f"`privacy.profile: {entry.privacy.profile}` of {entry.ae_title} needs a key: name its file"
+                        " with the top-level `privacy.key_file`"
+                    )
         return entries
 
     @field_validator("sources")
@@ -626,6 +715,12 @@ class Settings(MediaSettings):
     def workers(self) -> int:
         """`num_workers` as a number."""
         return len(os.sched_getaffinity(0)) if self.num_workers == "auto" else self.num_workers
+
+    @property
+    def deidentifies(self) -> bool:
+        """Whether any instance is de-identified: at the top level, or for one of the AE titles."""
+        profiles = {self.privacy.profile, *(entry.privacy.profile for entry in self.ae_titles)}
+        return profiles != {"none"}
 
     def media_folder(self, data: DataFolder) -> Path:
         """Folder of media: `media.dir`, or below the data folder."""

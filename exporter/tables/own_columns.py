@@ -45,6 +45,7 @@ OWN_COLUMNS: Final[tuple[Column, ...]] = (
     Column("export_ae_title", CellType.TEXT, description="Called AE title whose settings apply"),
     Column("export_left_out", CellType.JSON, description="Binary elements that are not in the line"),
     Column("export_private_left_out", CellType.INTEGER, description="Number of private elements that were left out"),
+    Column("export_privacy", CellType.JSON, description="What de-identification did; null without it"),
     Column("export_version", CellType.TEXT, description="Of the exporter"),
 )
 _OF_FIRST_MEDIUM: Final = {

@@ -128,8 +128,8 @@ class WorkSource(Protocol):
 class WorkEngine(Protocol):
     """Exports instances, with worker processes of this exporter or a batch system."""
 
-    results: queue.SimpleQueue[Result]
-    """One result for every submitted instance."""
+    results: queue.SimpleQueue[Result | None]
+    """One result for every submitted instance; None only where `Feeder.wake` has put it."""
     waits_for: MachineCondition | None
     """Condition that outcomes wait for; None if they do not wait."""
 

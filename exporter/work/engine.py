@@ -40,7 +40,7 @@ from exporter.errors import (
 from exporter.machine_conditions import storage_error
 from exporter.outcome import Failed, Skipped
 from exporter.results.ledger.types import LONGEST_WAIT_S, Completed, DuplicateCheck, InstanceStatus
-from exporter.results.output_names import PARTIAL
+from exporter.results.output_names import COPIES_OUTSIDE, PARTIAL
 from exporter.work import isolation, protocol
 from exporter.work.contract import MEMORY_SHORT, Deferred, HeldBack, KnownOutcome, PublishedResult, Returned
 from exporter.work.input_order import InputOrder
@@ -68,8 +68,8 @@ if TYPE_CHECKING:
 TICK_S: Final = 0.5
 BATCH: Final = 64
 """Most instances that are published together."""
-GATHER_S: Final = 0.03
-"""Time that the first instance of a batch waits for others, to share their fsyncs."""
+AHEAD: Final = 8
+"""Most attempts that are counted in one transaction, that of an instance whose worker waits and of those behind it."""
 STALE_S: Final = 60.0
 """Time without progress after which a thread counts as stuck."""
 LONGEST_PAUSE_S: Final = 5.0
@@ -178,14 +178,15 @@ class Engine:
         self._policy = policy
         self._scheduler = Scheduler(len(runners))
         self._begun: dict[str, InstanceRow] = {}
-        """Attempts that ended without an outcome and continue with a later lease, by name."""
+        """Attempts that are counted and wait for a lease, by name: the first, or one after an attempt without outcome."""
+        self._beginning = threading.Lock()
         self._killed_alone: Counter[str] = Counter()
         """Number of times that the worker was killed with nothing else under way, by name of the instance."""
         self._folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[_Attempted | Literal["look", "last"]] = queue.SimpleQueue()
         """For the publisher; `look` makes it check again which held outcomes are ready, `last` ends it."""
         self._order = InputOrder(ledger, publisher.wanted_base, lambda: self._finished.put("look"), policy.patience_s)
-        self.results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[Result | None] = queue.SimpleQueue()
         self.waits_for: MachineCondition | None = None
         """See `WorkEngine`."""
         self._lines_wait_for: MachineCondition | None = None
@@ -250,12 +251,14 @@ class Engine:
     def stop(self, drain_s: float = 0.0) -> None:
         """See `WorkEngine`: waiting instances come back at once, those under way after `drain_s` at the latest."""
         self._stopping.set()
-        for turn in self._scheduler.close():
-            if self._begun.pop(turn.work.name, None) is not None:
-                with suppress(MachineCondition):  # if it cannot be written, the attempt counts
-                    self._ledger.withdraw(turn.work.name)
-            self._order.leave(turn)
-            self.results.put(Returned(turn.work))
+        waiting = self._scheduler.close()
+        with self._beginning:  # attempts at them that are being counted are known after it
+            for turn in waiting:
+                if self._begun.pop(turn.work.name, None) is not None:
+                    with suppress(MachineCondition):  # if it cannot be written, the attempt counts
+                        self._ledger.withdraw(turn.work.name)
+                self._order.leave(turn)
+                self.results.put(Returned(turn.work))
         wait(self._supervisors, timeout=drain_s)
         for runner in self._runners:
             runner.cancel()
@@ -310,7 +313,7 @@ class Engine:
             runner.close()  # memory used by the last instance must not count against this one
         try:
             self._ensure_ready(runner)  # before the attempt counts: no instance is at fault if a worker cannot start
-            entry = self._begun.pop(name, None) or self._ledger.begin_attempt(turn.work, turn.number)
+            entry = self._begin(turn, alone=lease.is_exclusive)
         except (Cancelled, MachineCondition) as why:
             self._put_off(turn, Returned(turn.work, why if isinstance(why, MachineCondition) else None))
             return
@@ -323,6 +326,24 @@ class Engine:
             self._hand_on(_Attempted(turn, _given_up(entry), started), lease)
         else:
             self._run(runner, lease, entry, started)
+
+    def _begin(self, turn: InputTurn, *, alone: bool) -> InstanceRow:
+        """Count an attempt before it is made; with it, in one transaction, those at the next instances that wait.
+
+        Not before an exclusive attempt: a crash then counts for that instance only.
+
+        Raises:
+            MachineCondition: The ledger cannot be written; no attempt is counted.
+        """
+        with self._beginning:
+            entry = self._begun.pop(turn.work.name, None)
+            if entry is not None:
+                return entry
+            ahead = [] if alone else self._scheduler.upcoming(AHEAD - 1)
+            turns = [turn, *(one for one in ahead if one.work.name not in self._begun)]
+            entry, *others = self._ledger.begin_many([one.work for one in turns], [one.number for one in turns])
+            self._begun |= {one.work.name: begun for one, begun in zip(turns[1:], others, strict=True)}
+            return entry
 
     def _ensure_ready(self, runner: Runner) -> None:
         """Start the worker if it does not run.
@@ -371,7 +392,7 @@ class Engine:
         try:
             folder = self._take_folder()
             received = work.source == "spool"
-            ours = received or work.path.is_relative_to(self._partial)
+            ours = received or self._is_copy(work.path)
             job = WorkerJob(str(work.path), str(folder), received, work.ae_title, ours)
             outcome = runner.run(job, decide, partial(self._may_continue, lease))
         except (MachineCondition, Cancelled, OSError) as why:
@@ -484,7 +505,7 @@ class Engine:
         except OSError as error:
             if not is_out_of_space(error):  # a full disk is reported by its own writes
                 return StorageUnavailable(f"media folder {self._media}", error)
-        if work.source == "spool" or work.path.is_relative_to(self._partial):
+        if work.source == "spool" or self._is_copy(work.path):
             try:
                 work.path.lstat()
                 with os.scandir(work.path.parent) as entries:
@@ -492,6 +513,10 @@ class Engine:
             except OSError as error:
                 return StorageUnavailable("the spool" if work.source == "spool" else "temporary copies", error)
         return None
+
+    def _is_copy(self, path: Path) -> bool:
+        """Whether a file is a temporary copy of ours, not an input in its place."""
+        return path.is_relative_to(self._partial) or path.parent.name.startswith(COPIES_OUTSIDE)
 
     def _duplicate(self, turn: InputTurn) -> Skipped | None:
         """Outcome of an instance that is skipped as a duplicate; None if it is not, or not known to be one."""
@@ -587,17 +612,16 @@ class Engine:
                 self.waits_for = self._lines_wait_for = None
 
     def _batch(self) -> tuple[list[_Attempted], bool]:
-        """Finished attempts, gathered for at most `GATHER_S`, and whether they are the last."""
+        """The attempts that are finished now, and whether they are the last; waits for the first, never for others."""
         batch: list[_Attempted] = []
-        wait_s, until = TICK_S, 0.0
         with suppress(queue.Empty):
-            while len(batch) < BATCH:
-                item = self._finished.get(timeout=wait_s)
-                if not isinstance(item, _Attempted):
-                    return batch, item == "last"
+            item = self._finished.get(timeout=TICK_S)
+            while isinstance(item, _Attempted):
                 batch.append(item)
-                until = until or time.monotonic() + GATHER_S
-                wait_s = max(until - time.monotonic(), 0.0)
+                if len(batch) == BATCH:
+                    return batch, False
+                item = self._finished.get_nowait()
+            return batch, item == "last"
         return batch, False
 
     def _complete(self, one: _Attempted) -> Completed:

@@ -71,6 +71,7 @@ class Feeder:
         self._may_take = may_take
         self._under_way: Counter[bool] = Counter()
         """Instances under way, by whether their outcome is already decided."""
+        self._is_woken = False
         self._unsettled: list[Result] = []
         """Results that the source could not take yet."""
         self._pause_s = 0.0
@@ -82,6 +83,12 @@ class Feeder:
     def is_done(self) -> bool:
         """Whether the source is exhausted and nothing is under way."""
         return self._source.is_exhausted and not self._under_way.total()
+
+    def wake(self) -> None:
+        """End the wait of `turn`, since there may be work; from any thread."""
+        if not self._is_woken:
+            self._is_woken = True
+            self._engine.results.put(None)
 
     def turn(self) -> Iterator[PublishedResult]:
         """Take instances while there is room, and return results, waiting a moment for the first one.
@@ -141,9 +148,12 @@ class Feeder:
 
     def _result(self, wait_s: float) -> Result | None:
         try:
-            return self._engine.results.get(timeout=wait_s) if wait_s else self._engine.results.get_nowait()
+            found = self._engine.results.get(timeout=wait_s) if wait_s else self._engine.results.get_nowait()
         except queue.Empty:
             return None
+        if found is None:
+            self._is_woken = False
+        return found
 
     def _give_back(self, result: Result) -> Iterator[PublishedResult]:
         try:

@@ -32,12 +32,15 @@ from listener.intake.file_meta import IMPLEMENTATION_CLASS, SOP_CLASS, SOP_INSTA
 from listener.intake.identity import IMPLEMENTATION_CLASS_UID
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
 
     from exporter.dicom.instance import Instance
+    from exporter.privacy.lists import ExcludedPatients
+    from exporter.privacy.profile import DeidentifiedInstance, PrivacyProfile
     from exporter.settings.settings import MediaSettings
     from exporter.work.protocol import Steps, WorkerJob
     from exporter.writers import ChosenWriters
+    from exporter.writers.durable_write import HeldFiles
 
 PROJECT: Final = Path(__file__).resolve().parents[2]
 
@@ -51,37 +54,62 @@ class Pipeline:
         Args:
             settings: ``media``, the `MediaSettings` as JSON values, and ``settings_sha256``; ``by_ae_title`` has the
                 same for each AE title with settings of its own; ``installed_writers``, what this process has to find,
-                too.
+                too; ``key_fingerprint``, that of the key of de-identification.
 
         Raises:
             WriterUnusable: A writer of another distribution cannot be used, or is not found by this process.
+            KeyUnusable, TextDetectionMissing, ListUnusable: Instances cannot be de-identified as the settings say.
         """
-        # Loaded now, so that it does not count against the time limits of the first instance.
-        import imagecodecs  # noqa: F401
-        import pydicom  # noqa: F401
+        from exporter.privacy.lists import excluded_of
+        from exporter.privacy.profile import PrivacyProfile
 
-        import exporter.results.metadata.record  # noqa: F401
-        from exporter import writers
+        load_libraries()  # now, so that it does not count against the time limits of the first instance
         from exporter.settings.settings import MediaSettings
         from exporter.writers.discovery import check_origins
+        from exporter.writers.durable_write import HeldFiles
 
-        writers.registry()
         check_origins(settings.get("installed_writers", ()))
-        self._by_ae_title = {
-            title: (MediaSettings.model_validate(values["media"]), str(values["settings_sha256"]))
-            for title, values in {"": settings, **settings.get("by_ae_title", {})}.items()
-        }
+        self._held = HeldFiles()
+        self._excluded = excluded_of(MediaSettings.model_validate(settings["media"]).privacy)
+        self._by_ae_title: dict[str, tuple[MediaSettings, str, PrivacyProfile | None]] = {}
+        for title, values in {"": settings, **settings.get("by_ae_title", {})}.items():
+            media = MediaSettings.model_validate(values["media"])
+            profile = PrivacyProfile.load(media.privacy, settings.get("key_fingerprint"))
+            self._by_ae_title[title] = (media, str(values["settings_sha256"]), profile)
 
     def __call__(self, job: WorkerJob) -> Steps:
         """Export with the settings of the AE title that the instance was sent to."""
-        return export(*self._by_ae_title[job.ae_title], job)
+        settings, settings_sha256, profile = self._by_ae_title[job.ae_title]
+        return export(settings, settings_sha256, job, profile, self._excluded, self._held)
 
 
-def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Steps:
-    """Export one instance; see the module's contract."""
-    known = _Known()
+def load_libraries() -> None:
+    """Load what most instances need, once for all copies of a fork server."""
+    import imagecodecs  # noqa: F401
+    import pydicom  # noqa: F401
+
+    import exporter.results.metadata.record  # noqa: F401
+    from exporter import writers
+    from exporter.outcome import prepare_json
+    from exporter.settings.settings import MediaSettings
+
+    writers.registry()
+    MediaSettings.model_rebuild()
+    prepare_json()
+
+
+def export(
+    settings: MediaSettings,
+    settings_sha256: str,
+    job: WorkerJob,
+    profile: PrivacyProfile | None = None,
+    excluded: ExcludedPatients | None = None,
+    held: HeldFiles | None = None,
+) -> Steps:
+    """Export one instance; see the module's contract. With `held`, images become durable when they are published."""
+    known = _Known(profile, excluded)
     try:
-        return (yield from _export(settings, settings_sha256, job, known))
+        return known.verified((yield from _export(settings, settings_sha256, job, known, held)), Path(job.folder))
     except MachineCondition:
         raise
     except SkipInstance as skip:
@@ -104,24 +132,46 @@ def export(settings: MediaSettings, settings_sha256: str, job: WorkerJob) -> Ste
 class _Known:
     """What is known of the instance so far, for outcomes that come early."""
 
-    identity: InstanceIdentity | None = None
-    source_sha256: str | None = None
+    def __init__(self, profile: PrivacyProfile | None, excluded: ExcludedPatients | None) -> None:
+        self.profile = profile
+        self.excluded = excluded
+        self.deidentified: DeidentifiedInstance | None = None
+        self.identity: InstanceIdentity | None = None
+        self.source_sha256: str | None = None
+
+    def verified(self, outcome: Exported | Skipped, folder: Path) -> Exported | Skipped:
+        """The outcome, if nothing of it identifies whom de-identification was to hide.
+
+        Raises:
+            PrivacyUnknown: Something does.
+        """
+        if self.deidentified is not None:
+            self.deidentified.verify(outcome, folder)
+        return outcome
 
     def failed(self, error: ExportError) -> Failed:
         """Outcome of the instance after `error`."""
         return Failed.of(error, self.identity, self.source_sha256)
 
 
-def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, known: _Known) -> Steps:
+def _export(
+    settings: MediaSettings, settings_sha256: str, job: WorkerJob, known: _Known, held: HeldFiles | None
+) -> Generator[InstanceIdentity, None, Exported | Skipped]:
     from exporter.dicom.instance import Instance
     from exporter.results.metadata.record import record_text
     from exporter.work.absent_media import absent_media
+    from exporter.work.deidentification import deidentified
     from exporter.writers.contract import WriterTask
 
     with Instance.open(Path(job.path), settings.limits) as instance:
-        known.identity, known.source_sha256 = instance.identity, instance.source_sha256
+        if known.excluded is not None:
+            known.excluded.refuse(instance.header)  # before it has an identity: nothing of it is kept
+        if known.profile is None:
+            known.identity, known.source_sha256 = instance.identity, instance.source_sha256
         if job.received:
             _check_command(instance)
+        known.deidentified = deidentified(instance, settings, known.profile)
+        known.identity, known.source_sha256 = instance.identity, instance.source_sha256
         yield known.identity
         try:
             writers = _choose_writers(instance, settings)
@@ -137,7 +187,7 @@ def _export(settings: MediaSettings, settings_sha256: str, job: WorkerJob, known
                 settings_sha256=settings_sha256,
                 warnings=(*instance.warnings, *(absent_media(instance.header) if settings.media.enabled else ())),
             )
-        written = writers.write(WriterTask(instance, Path(job.folder), settings))
+        written = writers.write(WriterTask(instance, Path(job.folder), settings, held))
         record = record_text(instance, settings.metadata)
         return Exported(
             known.identity,

@@ -19,6 +19,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -127,6 +128,11 @@ class Scheduler:
                     break
                 self._changed.wait(left_s)
         return None
+
+    def upcoming(self, most: int) -> list[InputTurn]:
+        """The next instances that wait among others; suspects are not among them."""
+        with self._changed:
+            return list(islice(self._waiting, most))
 
     @property
     def is_closed(self) -> bool:

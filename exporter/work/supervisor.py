@@ -2,7 +2,7 @@
 
 Contract: `Worker.run` returns an `Outcome` whatever the input does to the process: a crash, an endless loop, too much
 memory and invalid messages are outcomes too. They cost this one process; the next job gets a new one. Each `Worker`
-belongs to one thread (the kernel kills the process when that thread ends); only `cancel` may be called from another.
+belongs to one thread; only `cancel` may be called from another.
 
 Must never: trust a message of a worker beyond its form, show what a worker printed, or leave a process behind.
 """
@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from exporter.errors import DecoderCrash, ExportTimeout, OutOfSpace, ProcessorTimeSpent, StorageUnavailable
 from exporter.outcome import Failed, InstanceIdentity, Outcome, from_json
+from exporter.privacy.input_names import InputNames
+from exporter.work.worker_server import WORKER_VARIABLES, WORKERS
 from exporter.writers.discovery import installed_writers
 from listener.foundation.errors import Unusable
 from listener.foundation.processes import ChildProcess, exit_in_words
@@ -45,11 +47,6 @@ _CHUNK: Final = 1 << 20
 _LAST_WORDS_BYTES: Final = 4096
 _DEATH_S: Final = 5.0
 """A process closes its pipe a moment before its end."""
-_VARIABLES: Final = {
-    "OMP_NUM_THREADS": "1",  # there are as many workers as cores: threads inside them would compete
-    "OPENBLAS_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "2",
-}
 
 
 class WorkerUnstartable(Unusable):
@@ -70,6 +67,22 @@ class SetAside(Exception):
 
 def _always() -> bool:
     return True
+
+
+def key_fingerprint_of(settings: Settings) -> str | None:
+    """Check the key and the programs of de-identification, without loading its libraries where it is off.
+
+    Returns:
+        Fingerprint of the key; None where no instance is de-identified.
+
+    Raises:
+        KeyUnusable, TextDetectionMissing: Instances cannot be de-identified as the settings say.
+    """
+    if not settings.deidentifies:
+        return None
+    from exporter.privacy.profile import checked_fingerprint
+
+    return checked_fingerprint(settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +107,22 @@ class WorkerSetup:
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
-        """Make it from the settings, those of single AE titles included."""
+        """Make it from the settings, those of single AE titles included.
+
+        Raises:
+            KeyUnusable, TextDetectionMissing: Instances cannot be de-identified as the settings say.
+        """
         limits = settings.limits
-        own = {title: _worker_settings(one) for title, one in settings.by_ae_title.items()}
+        names = InputNames.of(settings)
+        own = {names.ae_title(title): _worker_settings(one) for title, one in settings.by_ae_title.items()}
         writers = [asdict(one.origin) for one in installed_writers()]
         return cls(
-            {**_worker_settings(settings), "by_ae_title": own, "installed_writers": writers},
+            {
+                **_worker_settings(settings),
+                "by_ae_title": own,
+                "installed_writers": writers,
+                "key_fingerprint": key_fingerprint_of(settings),
+            },
             memory_bytes=limits.memory_mb << 20,
             cpu_s=limits.cpu_s,
             cpu_base_s=limits.cpu_base_s,
@@ -132,7 +155,7 @@ class Worker:
 
     def __init__(self, setup: WorkerSetup) -> None:
         self._setup = setup
-        self._child = ChildProcess("exporter.work.worker", environment=_VARIABLES)
+        self._child = ChildProcess("exporter.work.worker", environment=WORKER_VARIABLES, fork=WORKERS.fork)
         self._lock = threading.Lock()  # between `cancel` and the start of a process
         self._cancelled = False
         self._may_continue: Callable[[], bool] = _always

@@ -14,8 +14,9 @@ discards.
 
 `final` is an outcome too; the process ends after it, because its memory has grown too much.
 
-A native decoder may crash, loop or eat memory here: the parent kills the process and starts another. The process dies
-with the thread that started it, never outlives the exporter, and leaves no core dump.
+A native decoder may crash, loop or eat memory here: the parent kills the process and starts another. The process never
+outlives the exporter and leaves no core dump. It is a copy of the fork server of `exporter.work.worker_server`, or an
+interpreter of its own where there is none.
 
 Must never: take patient data on its command line, in its environment or in its title; send anything but JSON.
 """

@@ -20,6 +20,7 @@ same highest score are an error of that instance: no order decides between them.
     waveform       ECG and other waveforms
     document       encapsulated documents
     report         structured reports
+    dicom_file     the de-identified instance itself
     durable_write  files that are on the disk before they count
     pictures, image_parts, video_parts, waveform_parts, report_parts, volumes: parts of these
 """
@@ -30,7 +31,8 @@ import shutil
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from exporter.errors import ExportError, FrameSizesDiffer, SkipInstance, SkipReason, WritersTied
+from exporter.errors import ExportError, FrameSizesDiffer, PrivacyUnknown, SkipInstance, SkipReason, WritersTied
+from exporter.outcome import MediaType
 from exporter.writers.contract import InstancePart, Written
 from exporter.writers.discovery import enabled_writers
 
@@ -49,6 +51,10 @@ _MAIN_PARTS: Final = (
     (_STORAGE + "104.", InstancePart.DOCUMENT),
 )
 """SOP classes, by the beginning of their UID, whose instances are no pictures (PS3.4 B.5)."""
+
+
+_UNCLEANED: Final = frozenset((MediaType.AUDIO, MediaType.DOCUMENT))
+"""Media that nothing cleans of what identifies: they are not made of a de-identified instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +184,7 @@ def choose_all(instance: Instance, settings: MediaSettings, writers: Sequence[Wr
     if writers is None:
         installed = enabled_writers(settings.writers)
         origins = {id(one.writer): one.origin for one in installed}
-        writers = (*registry(), *(one.writer for one in installed))
+        writers = (*registry(), *(one.writer for one in installed), *_dicom_writer(instance))
     for part in InstancePart:
         try:
             found = _best([writer for writer in writers if writer.part is part], instance, settings)
@@ -195,7 +201,35 @@ def choose_all(instance: Instance, settings: MediaSettings, writers: Sequence[Wr
         raise main
     further = tuple(one for one in best.values() if not isinstance(one, ExportError))
     faults = (_not_written(part, one) for part, one in best.items() if isinstance(one, ExportError))
-    return ChosenWriters(main, further, tuple(faults), origins)
+    chosen = ChosenWriters(main, further, tuple(faults), origins)
+    if instance.deidentification is not None:
+        _refuse_uncleaned(chosen)
+    return chosen
+
+
+def _dicom_writer(instance: Instance) -> Sequence[Writer]:
+    """The writer of the instance itself, which is none of the registry: it writes de-identified instances alone."""
+    if instance.deidentification is None:
+        return ()
+    from exporter.writers.dicom_file import DicomWriter
+
+    return (DicomWriter(),)
+
+
+def _refuse_uncleaned(chosen: ChosenWriters) -> None:
+    """Refuse writers that may show of a de-identified instance what nothing has cleaned.
+
+    Raises:
+        PrivacyUnknown: They make audio or documents, or come from another distribution and may read the file itself.
+    """
+    for writer in (chosen.main, *chosen.further):
+        if writer.kind in _UNCLEANED:
+            raise PrivacyUnknown(f"{writer.part}: nothing cleans media of the kind {writer.kind}")
+        origin = chosen.origin_of(writer)
+        if origin is not None:
+            raise PrivacyUnknown(
+                f"the writer {origin.name} of {origin.distribution} may read what identifies: switch it off (`writers`)"
+            )
 
 
 def _best(writers: Sequence[Writer], instance: Instance, settings: MediaSettings) -> Writer | None:

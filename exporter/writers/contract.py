@@ -1,7 +1,7 @@
 """The contract that every writer fulfils, those of other distributions too, and that the suite in its tests checks.
 
-Contract: a writer says whether it can write an instance (`score`), and then writes complete, verified, fsynced files
-under partial names in the folder it is given. It never chooses final names, never sees the ledger, never prints, and
+Contract: a writer says whether it can write an instance (`score`), and then writes complete, verified files under
+partial names in the folder it is given, fsynced unless `MediaFile.is_durable` says otherwise. It never chooses final names, never sees the ledger, never prints, and
 raises only `exporter.errors`.
 """
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from exporter.dicom.instance import Instance
     from exporter.outcome import MediaFile, MediaType, Rendering, Timing, WriterOrigin
     from exporter.settings.settings import MediaSettings
+    from exporter.writers.durable_write import HeldFiles
 
 
 class InstancePart(StrEnum):
@@ -26,6 +27,7 @@ class InstancePart(StrEnum):
     WAVEFORM = "waveform"
     CONTENT = "content tree"
     DOCUMENT = "encapsulated document"
+    DATA_SET = "data set"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class WriterTask:
     """Folder of partial files, on the file system of the media folder; the writer makes its files in it."""
     settings: MediaSettings
     """The `image`, `video`, `frames`, ... sections and the limits."""
+    held: HeldFiles | None = None
+    """Where a writer may leave files that become durable with those of other instances; None: each by itself."""
 
 
 @dataclass(frozen=True, slots=True)

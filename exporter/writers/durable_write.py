@@ -1,6 +1,7 @@
 """Writing of media files: durable, hashed, and with every error of the operating system as one of ours.
 
-Contract: a file that was sealed is on the disk, byte for byte what its hash says. Every `OSError` of writing leaves
+Contract: a file that was sealed is on the disk, byte for byte what its hash says; one that was given to `HeldFiles` is
+on its way there, and the publisher waits for it (`exporter.results.publish`). Every `OSError` of writing leaves
 here as what `write_error` says; a failed fsync is never tried again (Linux reports an I/O
 error once).
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections import deque
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from exporter.outcome import MediaType
 
 _PIECE = 1 << 20
+MOST_HELD = 256
+"""Files of one worker that are held open until their instances are published: more than an engine has under way."""
 _MOST_UNSYNCED = 64
 """Files that a batch holds open: far fewer than a process may."""
 
@@ -98,7 +102,26 @@ class SyncBatch:
                 os.close(self._descriptors.pop())
 
 
-def write_new(path: Path, pieces: Iterable[bytes], batch: SyncBatch | None = None) -> Sealed:
+class HeldFiles:
+    """Files that the publisher makes durable, with those of other instances: no instance waits for the disk alone.
+
+    Each file is held open until that has happened, so that an error of writing it back cannot be lost: as many as there
+    can be between a worker and the publication of its outcomes.
+    """
+
+    def __init__(self, most: int = MOST_HELD) -> None:
+        self._descriptors: deque[int] = deque()
+        self._most = most
+
+    def add(self, descriptor: int) -> None:
+        """Start writing a complete file out, and hold it open; the one held longest is let go where there are many."""
+        start_write_back(descriptor, 0, 0)
+        self._descriptors.append(os.dup(descriptor))
+        if len(self._descriptors) > self._most:
+            os.close(self._descriptors.popleft())
+
+
+def write_new(path: Path, pieces: Iterable[bytes], batch: SyncBatch | HeldFiles | None = None) -> Sealed:
     """Write a file that is not there yet, hash what is written, and make it durable, at once or with its batch."""
     digest = hashlib.sha256()
     size = 0

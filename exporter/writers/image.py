@@ -71,10 +71,10 @@ class ImageWriter:
             stored = next(iter(frames.stored()))
             form = raw_form(stored)
             path = task.folder / f"{len(media)}.part"
-            raw = write_raw(path, stored, form)
+            raw = write_raw(path, stored, form, task.held)
             values = RescaleElements(instance.header).values(0, form)
             medium = image_medium(path, form.suffix, raw, (stored.shape[1], stored.shape[0]))
-            media.append(replace(medium, values=values))
+            media.append(replace(medium, values=values, is_durable=task.held is None))
         media = [m for name in settings.outputs for m in media if (m.values is None) == (name == "view8")] or media
         return Written(media=tuple(media), rendering=rendering, warnings=(*frames.warnings, *warnings))
 
@@ -89,14 +89,14 @@ def _view(task: WriterTask, frames: Frames, settings: ImageSettings, path: Path)
     notes = list(framing.notes)
     copied = view.copied(next(iter(frames.encoded()), b""), image) if view.may_copy else None
     if copied is not None:
-        sealed = write_new(path, (copied,))
+        sealed = write_new(path, (copied,), task.held)
         still, suffix = Still(sealed, "jpeg"), ".jpg"
         notes.append("the instance's own JPEG, copied; segments of text left out")
     else:
         shown = framing.apply(image)
-        still, suffix = write_still(path, shown, view.plan(gray=shown.ndim == 2)), settings.extension
+        still, suffix = write_still(path, shown, view.plan(gray=shown.ndim == 2), task.held), settings.extension
     medium = image_medium(path, suffix, still, framing.size)
-    medium = replace(medium, transcoded=copied is None, geometry=framing.geometry())
+    medium = replace(medium, transcoded=copied is None, geometry=framing.geometry(), is_durable=task.held is None)
     return medium, replace(frames.rendering, notes=(*frames.rendering.notes, *notes))
 
 

@@ -1,8 +1,8 @@
 """Multi-frame instances as video: encoded from display values, or copied where the pixel data already are encoded so.
 
 Three ways, in this order: a video stream is copied (`remux`), JPEG frames become Motion JPEG where the settings want it
-and the JPEGs show the display values (`jpeg_copy`), everything else is encoded (`encoder`). Framing moves pixels, so it
-always encodes.
+and the JPEGs show the display values (`jpeg_copy`), everything else is encoded (`encoder`). Framing moves pixels and a
+mask hides some, so they always encode, without sound.
 """
 
 from __future__ import annotations
@@ -23,10 +23,18 @@ from exporter.writers.pictures.framing import Framing, framing_of
 from exporter.writers.video_parts.encoder import X264, encode
 from exporter.writers.video_parts.jpeg_copy import CONTAINERS as JPEG_CONTAINERS
 from exporter.writers.video_parts.jpeg_copy import bare_jpegs, same_jpegs, write_motion_jpeg
-from exporter.writers.video_parts.pixel_format import Converter
+from exporter.writers.video_parts.jpeg_planes import stream_frames
+from exporter.writers.video_parts.pixel_format import Converter, StreamFrame
 from exporter.writers.video_parts.remux import probe_stream, remux
 from exporter.writers.video_parts.verify import FrameFingerprints, check_video
-from exporter.writers.video_parts.video_plan import EncodeJob, VideoPlan, container_of, framing_settings, plan_of
+from exporter.writers.video_parts.video_plan import (
+    EncodeJob,
+    VideoPlan,
+    container_of,
+    copies_streams,
+    framing_settings,
+    plan_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +80,7 @@ class VideoWriter:
         settings = task.settings.video
         framed = framing_settings(settings)
         if is_video_stream(task.instance):
-            if framed == FramingSettings():
+            if copies_streams(settings) and task.instance.mask is None:
                 return remux(task, plan_of(settings, gray=False).extension)
             return _stream_encoded(task, framed)
         frames = open_frames(task.instance, task.settings.limits)
@@ -122,7 +130,11 @@ def _encoded(task: WriterTask, shown: Shown) -> Written:
     witness = FrameFingerprints(
         shown.schedule.frames, converter.rows * converter.columns * 3, exact=plan.exact(gray=gray)
     )
-    encode(job, (framing.apply(image) for image in images), witness)
+    ready: Iterator[NDArray[np.uint8]] | Iterator[StreamFrame] = map(framing.apply, images)
+    as_they_are = not framing.moves and not task.settings.display.overlays
+    if as_they_are and shown.frames.are_jpeg_planes and converter.takes_planes:
+        ready = stream_frames(shown.frames, first, converter, witness)
+    encode(job, ready, witness)
     check_video(job, witness)
     medium = replace(
         _medium(job.path, plan.extension, plan.encoder, shown.schedule, (converter.columns, converter.rows)),

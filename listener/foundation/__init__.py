@@ -10,11 +10,14 @@ counters       counters of a daemon in a small file
 notify         sd_notify(3)
 signals        what asks a process to stop
 processes      child processes that run modules of ours
+fork_server    a process that has loaded what its children need
+quick_start    a cheap start and end of our own processes
 cpu_limit      processor time of this process
 locks          locks between processes
 backoff        pauses between attempts that double
 durable        files and names that survive a power cut
 disk           what an error of the file system says
+arrivals_hint  a hint that files have come into a folder
 file_kind      what a path leads to, in a word
 sqlite_files   databases: made, opened, explained, watched
 """

@@ -51,10 +51,14 @@ LIKENESS_OF_A_TYPO = 0.8
 
 
 class Section(BaseModel):
-    """A section of the file: unknown keys are faults, values never change, docstrings are the documentation."""
+    """A section of the file: unknown keys are faults, values never change, docstrings are the documentation.
+
+    The docstrings of its keys are read where documentation is made (`exporter.commands.config_reference`), since that
+    takes as long as all else that a start does with the models; a validator is made at its first use.
+    """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True, validate_default=True
+        extra="forbid", frozen=True, defer_build=True, hide_input_in_errors=True, validate_default=True
     )
 
 

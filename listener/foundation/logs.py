@@ -23,13 +23,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 import orjson
-import structlog
 
 from listener.foundation.configuration import Section
 from listener.foundation.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
+
+if "rich" in sys.modules:
+    import structlog
+else:  # structlog would load it to print tracebacks, which `reduce_exception` takes away: a quarter of a start
+    sys.modules["rich"] = None  # type: ignore[assignment]  # the sign of a module that cannot be imported
+    import structlog
+
+    del sys.modules["rich"]
 
 Level = Literal["debug", "info", "warning", "error"]
 Style = Literal["auto", "console", "json"]

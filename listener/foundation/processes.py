@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import signal
 import site
 import sys
@@ -23,11 +24,57 @@ from listener.foundation.backoff import Backoff
 
 if TYPE_CHECKING:
     import subprocess
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _NOT_FOR_CHILDREN: Final = frozenset({"NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"})
 _PARENT: Final = "EXPORTER_PARENT_PID"
 _PR_SET_PDEATHSIG: Final = 1
+
+
+class ForkedProcess:
+    """A child that a fork server made for us, with what `ChildProcess` uses of a `subprocess.Popen`.
+
+    Its parent is the server, which keeps it unreaped, and its number unused, until it is asked for the exit code.
+    """
+
+    def __init__(self, pid: int, pipes: tuple[int, int, int], reap: Callable[[int], int | None]) -> None:
+        """Watch a child.
+
+        Args:
+            pid: Its number.
+            pipes: Our ends of its standard input, output and error.
+            reap: Gives the exit code of a child that has ended, or None if the server has ended too.
+
+        Raises:
+            OSError: The system has no descriptor left to watch it by.
+        """
+        self.pid = pid
+        self.returncode: int | None = None
+        self._reap = reap
+        self._watched = os.pidfd_open(pid)
+        self.stdin, self.stdout, self.stderr = (
+            os.fdopen(descriptor, mode, buffering=0) for descriptor, mode in zip(pipes, ("wb", "rb", "rb"), strict=True)
+        )
+
+    def is_dead(self, within_s: float = 0.0) -> bool:
+        """Whether it has ended, at once or within a time."""
+        poll = select.poll()
+        poll.register(self._watched, select.POLLIN)
+        return bool(poll.poll(None if math.isinf(within_s) else max(within_s, 0.0) * 1000))
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+        if self.returncode is None and self.is_dead():
+            code = self._reap(self.pid)
+            self.returncode = -signal.SIGKILL if code is None else code
+            os.close(self._watched)
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it runs."""
+        if self.returncode is None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._watched, number)
 
 
 class ChildProcess:
@@ -39,6 +86,7 @@ class ChildProcess:
         *arguments: str,
         environment: Mapping[str, str] | None = None,
         backoff: Backoff | None = None,
+        fork: Callable[[], ForkedProcess | None] | None = None,
     ) -> None:
         """Nothing is started yet.
 
@@ -47,13 +95,15 @@ class ChildProcess:
             arguments: For every child; they can be seen by anybody on this machine.
             environment: Variables beside those of this process.
             backoff: Pauses before another start; from 0.5 to 30 s by default.
+            fork: Of a fork server; for children with pipes. Where it gives None, an interpreter is started.
         """
         # -P: no module of the current folder is run.
         self._command = [sys.executable, "-P", "-m", module, *arguments]
         self._variables = dict(environment or {})
         self._backoff = backoff or Backoff(0.5, 30.0)
+        self._fork = fork
         self._lock = threading.Lock()  # between `kill` and the end of a process, whose number is free after it
-        self._popen: subprocess.Popen[bytes] | None = None
+        self._popen: subprocess.Popen[bytes] | ForkedProcess | None = None
         self._heard_at = 0.0
         self._start_at = 0.0
         self.starts = 0
@@ -84,32 +134,42 @@ class ChildProcess:
             return None
         return popen.stdin.fileno(), popen.stdout.fileno(), popen.stderr.fileno()
 
-    def start(self, *arguments: str, pass_fds: Sequence[int] = (), with_pipes: bool = False) -> None:
+    def start(
+        self, *arguments: str, pass_fds: Sequence[int] = (), with_pipes: bool = False, prints_to: int | None = None
+    ) -> None:
         """Start a child.
 
         Args:
             arguments: For this child, after those for every child.
             pass_fds: Descriptors that it inherits, under the same numbers.
-            with_pipes: Whether its standard streams are pipes to us; otherwise it reads nothing and prints where we do.
+            with_pipes: Whether its standard streams are pipes to us; otherwise it reads nothing.
+            prints_to: Descriptor of a file for what it prints; by default it prints where we do.
 
         Raises:
             OSError: The system gives no process, or no descriptors.
         """
+        self._heard_at, self.is_ready = time.monotonic(), False
+        forked = self._fork() if self._fork is not None and with_pipes else None
+        self._popen = forked or self._spawned(arguments, pass_fds, with_pipes=with_pipes, prints_to=prints_to)
+        self.starts += 1
+
+    def _spawned(
+        self, arguments: Sequence[str], pass_fds: Sequence[int], *, with_pipes: bool, prints_to: int | None
+    ) -> subprocess.Popen[bytes]:
+        """A fresh interpreter."""
         from subprocess import DEVNULL, PIPE, Popen  # children import this module, too, and start none
 
-        output = PIPE if with_pipes else None
-        self._heard_at, self.is_ready = time.monotonic(), False
-        self._popen = Popen(
+        output = PIPE if with_pipes else prints_to
+        return Popen(
             [*self._command, *arguments],
-            stdin=output or DEVNULL,
+            stdin=PIPE if with_pipes else DEVNULL,
             stdout=output,
             stderr=output,
             bufsize=0,
-            env=_environment() | self._variables,
+            env=environment_of_child() | self._variables,
             pass_fds=pass_fds,
             process_group=0,
         )
-        self.starts += 1
 
     def hear(self, *, is_ready: bool = False) -> None:
         """Note a sign of life; a child that is ready has begun well, and the next pause is the first again."""
@@ -174,8 +234,12 @@ class ChildProcess:
         return pause_s
 
     @staticmethod
-    def _await_end(popen: subprocess.Popen[bytes], within_s: float) -> None:
+    def _await_end(popen: subprocess.Popen[bytes] | ForkedProcess, within_s: float) -> None:
         """Wait until a child is dead, without reaping it: until then nobody else gets its number."""
+        if isinstance(popen, ForkedProcess):
+            if popen.returncode is None:
+                popen.is_dead(within_s)
+            return
         until, polls = time.monotonic() + within_s, Backoff(0.0005, 0.02)
         with suppress(ChildProcessError):  # reaped by the kernel: this process was started with SIGCHLD ignored
             while popen.returncode is None and not os.waitid(os.P_PID, popen.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -195,7 +259,7 @@ def exit_in_words(code: int) -> str:
         return f"signal {-code}"
 
 
-def _environment() -> dict[str, str]:
+def environment_of_child() -> dict[str, str]:
     """The environment for a child process that runs a module of ours."""
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
     environment[_PARENT] = str(os.getpid())
@@ -205,16 +269,18 @@ def _environment() -> dict[str, str]:
     return environment
 
 
-def end_with_parent(number: signal.Signals) -> None:
+def end_with_parent(number: signal.Signals, parent: int | None = None) -> None:
     """Have the kernel send this process a signal when the thread that started it is gone (prctl(2)).
 
-    For a child that a `ChildProcess` started; any other process goes on as it is.
+    For a child that a `ChildProcess` started, or one that `parent` has forked; any other process goes on as it is.
     """
-    parent = os.environ.pop(_PARENT, None)
+    named = os.environ.pop(_PARENT, None)
     if parent is None:
-        return
+        if named is None:
+            return
+        parent = int(named)
     import ctypes  # here: most processes are nobody's child
 
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number, 0, 0, 0)
-    if os.getppid() != int(parent):
+    if os.getppid() != parent:
         os._exit(0)  # the parent died before the line above took effect

@@ -124,8 +124,9 @@ class Schema:
     """``PRAGMA user_version``; 0 where there is no other version yet."""
     application: int = 0
     """``PRAGMA application_id``: another program's database is never taken for one of these."""
-    upgrades: Mapping[int, tuple[str, str, str]] = field(default_factory=dict)
-    """By earlier version: the table and column (name, type) that make the next version of it."""
+    upgrades: Mapping[int, tuple[str, str, str] | str] = field(default_factory=dict)
+    """By earlier version, what makes the next one of it: a column (table, name, type), or statements as in `tables`,
+    which may find their tables there already."""
 
     def ensure(self, connection: sqlite3.Connection, *, read_only: bool = False) -> None:
         """Make the tables in an empty database, and bring those of an earlier version up to date.
@@ -165,8 +166,7 @@ class Schema:
         return version
 
     def _make(self, connection: sqlite3.Connection) -> None:
-        for statement in filter(str.strip, _COMMENT.sub("", self.tables).split(";")):
-            connection.execute(statement)
+        _execute_each(connection, self.tables)
         connection.execute(f"PRAGMA application_id={self.application}")
         connection.execute(f"PRAGMA user_version={self.version}")
 
@@ -174,10 +174,24 @@ class Schema:
         for number in range(_pragma(connection, "user_version"), self.version):
             if number not in self.upgrades:
                 raise SchemaRefused(f"schema {number} was written by no version of this program", "move it away")
-            table, column, kind = self.upgrades[number]
+            upgrade = self.upgrades[number]
+            if isinstance(upgrade, str):
+                _execute_each(connection, upgrade)
+                continue
+            table, column, kind = upgrade
             if column not in {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}:
                 connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
         connection.execute(f"PRAGMA user_version={self.version}")
+
+
+def _execute_each(connection: sqlite3.Connection, statements: str) -> None:
+    """Run statements one by one: `executescript` would commit the transaction around them."""
+    statement = ""
+    for part in _COMMENT.sub("", statements).split(";")[:-1]:
+        statement += f"{part};"
+        if sqlite3.complete_statement(statement):  # not so inside a trigger
+            connection.execute(statement)
+            statement = ""
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

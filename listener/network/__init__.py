@@ -4,4 +4,5 @@ connection_slots  how many connections there may be, and who makes room for whom
 tls               server contexts after BCP 195
 ports             listening on a port
 http_server       HTTP/1.1 that no client can hold up
+token             what an HTTP client shows to be let in
 """

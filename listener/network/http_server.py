@@ -133,8 +133,10 @@ class GuardedProtocol(H11Protocol):
 class HttpServer:
     """One listening address."""
 
-    def __init__(self, app: Callable[..., Any], guard: Guard, counters: Counters) -> None:
+    def __init__(self, app: Callable[..., Any], guard: Guard, counters: Counters, section: str = "status") -> None:
         self.guard = guard
+        self._section = section
+        """Section of the configuration with its address."""
         self._counters = counters
         self._config = Config(
             app,
@@ -171,7 +173,7 @@ class HttpServer:
 
     def start(self, host: str, port: int) -> None:
         """Bind and serve; raises `SourceUnusable` where that cannot be done."""
-        self._socket = listen(host, port, "status")
+        self._socket = listen(host, port, self._section)
         self._socket.setblocking(False)
         self._port = int(self._socket.getsockname()[1])
         self._config.load()

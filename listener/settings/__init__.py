@@ -2,6 +2,7 @@
 
 listener  receiving, spool and data folder
 dicomweb  the section `dicomweb`
+expect    the section `expect`
 orthanc   the section `orthanc`
 watch     one entry of `sources`
 """

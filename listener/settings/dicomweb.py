@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from listener.foundation.configuration import FilePath, Section
 from listener.foundation.fields import PositiveInt, PositiveSeconds
 
+SOURCE_NAME = "dicomweb"
+"""Name of this source where arrivals are counted by source."""
+
 
 class HttpDeadlineSection(Section):
     """How long a client may keep us waiting."""

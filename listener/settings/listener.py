@@ -17,7 +17,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 from listener.foundation.configuration import FilePath, Section
 from listener.foundation.fields import AETitle, Port, PositiveInt, PositiveSeconds, is_loopback
 from listener.foundation.logs import LogSection
-from listener.settings.dicomweb import DicomwebSection
+from listener.settings.dicomweb import SOURCE_NAME, DicomwebSection
+from listener.settings.expect import ExpectSection, SourceName
 from listener.settings.orthanc import OrthancSection
 from listener.settings.watch import WatchedFolders
 
@@ -318,8 +319,17 @@ class ListenerSettings(Section):
     """Instances over HTTP."""
     status: StatusSection = StatusSection()
     """Our HTTP service."""
+    expect: dict[SourceName, ExpectSection] = Field(default_factory=dict)
+    """Sources that must not fall silent."""
     log: LogSection = LogSection()
     """Logs of the daemon."""
+
+    @property
+    def source_names(self) -> frozenset[str]:
+        """Sources by which arrivals are counted: every way in, and senders that are named by their AE title."""
+        titles = {peer.ae_title for peer in self.listener.peers if peer.ae_title is not None}
+        ways = {server.label for server in self.orthanc} | {str(section.watch) for section in self.sources}
+        return frozenset(titles | ways | self.expect.keys() | ({SOURCE_NAME} if self.dicomweb.enabled else set()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +350,12 @@ class DataFolder:
 
     @property
     def sources(self) -> Path:
-        """Folder in which sources remember how far they are."""
+        """Folder in which sources remember how far they are: names of files that were taken are as private as these."""
+        return self.spool / "sources"
+
+    @property
+    def former_sources(self) -> Path:
+        """Folder in which sources of earlier versions remembered how far they are."""
         return self.root / "sources"
 
     @property

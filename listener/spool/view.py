@@ -12,10 +12,10 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from listener.foundation.counters import read_counters
-from listener.spool.names import NAME, SpoolState, lock_file
+from listener.spool.names import NAME, SpoolState, lock_file, received_at
 from listener.spool.quarantine import REASON, REPORT_SUFFIX
 from listener.spool.space import SILENT_S, SPACE_FILE
 
@@ -27,6 +27,45 @@ WAITING: Final = (SpoolState.NEW, SpoolState.ACTIVE)
 """The states of an item that is committed and not settled."""
 COMMITTED: Final = (*WAITING, SpoolState.DONE)
 """The states of an item that is not in quarantine."""
+
+
+class FolderCount(NamedTuple):
+    """Number of the items in one folder, and the name of the oldest; empty where there is none."""
+
+    number: int
+    oldest: str
+
+
+class FolderCensus:
+    """Counts of items by folder, remembered: a folder of a million items takes a second to list.
+
+    A folder is listed again once it has changed; one that keeps changing, after `_REST` times as long as it took.
+    """
+
+    _REST: Final = 20.0
+    _TICK_NS: Final = 1_000_000_000
+    """A change within so short a time after another may not show in the time of the last change."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[int, float, float, FolderCount]] = {}
+
+    def count(self, path: Path) -> FolderCount:
+        """The count of one folder; nothing where there is none."""
+        try:
+            changed_ns = path.stat().st_mtime_ns
+        except OSError:
+            return FolderCount(0, "")
+        began, known = time.monotonic(), self._known.get(path)
+        if known is not None:
+            seen_ns, took_s, at, found = known
+            if seen_ns == changed_ns or began < at + self._REST * took_s:
+                return found
+        names = [name for name in _names(path) if NAME.fullmatch(name)]
+        found = FolderCount(len(names), min(names, default=""))
+        is_settled = time.time_ns() - changed_ns > self._TICK_NS
+        now = time.monotonic()
+        self._known[path] = (changed_ns if is_settled else -1, now - began, now, found)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,22 +93,36 @@ class SpoolView:
     """Why the exporter pauses; None while it does not, or does not run."""
     memory: str | None = None
     """Sentence of the exporter while memory is short; None while it is not, or it does not run."""
+    oldest: float | None = None
+    """Unix time at which the item arrived that has waited for longest."""
+    exporter: dict[str, Any] | None = None
+    """What the exporter published last: free space, and why it pauses."""
 
     @classmethod
-    def read(cls, root: Path) -> SpoolView | None:
-        """The view of a spool folder; None where there is none."""
+    def read(cls, root: Path, census: FolderCensus | None = None) -> SpoolView | None:
+        """The view of a spool folder; None where there is none.
+
+        Args:
+            root: Folder of the spool.
+            census: Counts items; one that is kept from look to look does not list an unchanged folder again.
+        """
         if not root.is_dir():
             return None
-        counts = {reason: len(entries(root, SpoolState.QUARANTINE, reason)) for reason in reasons(root)}
+        count = (census or FolderCensus()).count
+        counts = {reason: count(folder(root, SpoolState.QUARANTINE, reason)).number for reason in reasons(root)}
         published = _object(root / SPACE_FILE) or {}
+        waiting = [count(folder(root, state)) for state in WAITING]
+        oldest = min((one.oldest for one in waiting if one.oldest), default=None)
         return cls(
             root=root,
-            receiving=len(entries(root, SpoolState.RECEIVING)),
-            waiting=sum(len(entries(root, state)) for state in WAITING),
-            quarantined={reason: count for reason, count in counts.items() if count},
+            receiving=count(folder(root, SpoolState.RECEIVING)).number,
+            waiting=sum(one.number for one in waiting),
+            quarantined={reason: number for reason, number in counts.items() if number},
             listener=read_counters(root),
             paused=_news(published, "paused"),
             memory=_news(published, "memory"),
+            oldest=None if oldest is None else received_at(oldest) / 1e9,
+            exporter=published or None,
         )
 
     def refused(self) -> Iterator[QuarantinedItem]:

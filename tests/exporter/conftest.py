@@ -9,9 +9,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from exporter.work.worker_server import WORKERS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _workers_at_hand() -> Iterator[None]:
+    """One fork server for all tests of this process: each worker of theirs starts at once."""
+    with WORKERS:
+        yield
 
 
 @pytest.fixture

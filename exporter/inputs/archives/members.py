@@ -9,7 +9,7 @@ Must never: write outside the scratch folder, or let one bad member affect anoth
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final
@@ -197,6 +197,13 @@ class ArchiveMembers:
             if member.kind is not MemberKind.FOLDER:
                 path = path_of(member)
                 yield names.next_name(path), path, member
+
+    def names(self) -> Iterator[str]:
+        """Names of the members, up to where the archive can be read."""
+        with suppress(ExportError), open_archive(self._path) as file:
+            archive = file.archive(self._limits.max_ratio, self._limits.max_member_bytes)
+            for name, _, _ in self._members(archive, file.about.st_size):
+                yield name
 
     @contextmanager
     def copies(self, wanted: Collection[str], scratch: Scratch) -> Iterator[dict[str, Path]]:

@@ -33,6 +33,15 @@ class OneArchive:
         if not memory.is_done(self.path.name, about.st_size, about.st_mtime_ns):
             yield from self._members().entries(memory, scratch)
 
+    @property
+    def root(self) -> Path:
+        """See `InputReader`."""
+        return self.path.parent
+
+    def members(self, container: str) -> Iterator[str]:  # noqa: ARG002 - the contract's shape
+        """See `InputReader`."""
+        return self._members().names()
+
     def count(self) -> Iterator[int]:
         """See `InputReader`."""
         yield 1

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.inputs.walk import WalkedFile
+    from exporter.privacy.input_names import InputNames
 
 LIST: Final = "orthanc-orphans.jsonl"
 UNKNOWN: Final = "not in the index"
@@ -98,7 +99,9 @@ class Orphans:
     """Files that are no attachments."""
 
 
-def list_orphans(found: Iterator[tuple[WalkedFile, str]], output: Path | None, stop: threading.Event) -> Orphans | None:
+def list_orphans(
+    found: Iterator[tuple[WalkedFile, str]], output: Path | None, stop: threading.Event, names: InputNames
+) -> Orphans | None:
     """Count orphans, and list them below the output folder, if there is one; without any there is no list.
 
     When `stop` has ended the search there is no answer, and an earlier list stays.
@@ -119,7 +122,7 @@ def list_orphans(found: Iterator[tuple[WalkedFile, str]], output: Path | None, s
             for one, why in found:
                 counts[why] += 1
                 with _disk_errors(output):
-                    file.write(json.dumps({"file": one.name, "bytes": one.size_bytes, "why": why}) + "\n")
+                    file.write(json.dumps({"file": names.name(one.name), "bytes": one.size_bytes, "why": why}) + "\n")
             with _disk_errors(output):
                 file.flush()
                 os.fsync(file.fileno())

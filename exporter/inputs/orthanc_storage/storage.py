@@ -25,6 +25,7 @@ from exporter.inputs.orthanc_storage.index import INDEX, KNOWN_SCHEMAS, IndexLos
 from exporter.inputs.orthanc_storage.orphans import LIST, uuid_at
 from exporter.inputs.orthanc_storage.stored import IndexedReader
 from exporter.inputs.orthanc_storage.unindexed import UnindexedReader
+from exporter.privacy.input_names import InputNames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,7 +124,8 @@ def opened_storage(request: StorageRequest, target: ExportTarget, *, list_orphan
     _refuse_output_within(folder, target)
     limits, output = target.settings.limits, target.output if list_orphans else None
     path = _index_of(request, folder)
-    by_content = UnindexedReader(folder, target.places.ledger, limits, output)
+    names = InputNames.of(target.settings)
+    by_content = UnindexedReader(folder, target.places.ledger, limits, output, names)
     if request.without_index:
         _refuse_without_attachments(folder)
         yield OrthancStorage(by_content, None, (_told_by_content("the index is not used"),))
@@ -131,7 +133,7 @@ def opened_storage(request: StorageRequest, target: ExportTarget, *, list_orphan
     try:
         with open_index(path) as index:
             _refuse_if_elsewhere(folder, index)
-            reader = IndexedReader(folder, index, limits, output, threads=_threads(target))
+            reader = IndexedReader(folder, index, limits, output, threads=_threads(target), names=names)
             yield OrthancStorage(reader, index, tuple(_warnings(index)))
     except IndexLost as lost:
         if request.index is not None:

@@ -20,6 +20,7 @@ from exporter.inputs.orthanc_storage.ahead import ahead
 from exporter.inputs.orthanc_storage.attachments import AttachmentFacts, Indexed, missing, place
 from exporter.inputs.orthanc_storage.orphans import list_orphans, orphans, uuid_at
 from exporter.outcome import Failed
+from exporter.privacy.input_names import InputNames
 
 if TYPE_CHECKING:
     import threading
@@ -54,9 +55,26 @@ class IndexedReader:
     """An `InputReader` of a storage folder with its index."""
 
     def __init__(
-        self, folder: Path, index: StorageIndex, limits: LimitSettings, output: Path | None, *, threads: int
+        self,
+        folder: Path,
+        index: StorageIndex,
+        limits: LimitSettings,
+        output: Path | None,
+        *,
+        threads: int,
+        names: InputNames | None = None,
     ) -> None:
-        """Read `folder`, an absolute path without links; the list of orphans goes below `output`, if anywhere."""
+        """Read `folder`, an absolute path without links.
+
+        Args:
+            folder: The storage folder.
+            index: Its index.
+            limits: Of one instance.
+            output: Folder of the list of orphans; None: they are only counted.
+            threads: Number of threads that check attachments.
+            names: Names of files in the list of orphans.
+        """
+        self._names = names or InputNames()
         self._folder = folder
         self._index = index
         self._limits = limits
@@ -82,9 +100,18 @@ class IndexedReader:
             OutOfSpace, MediaFolderUnusable: The list of them cannot be written.
             InputUnusable: The index, or the folder, cannot be read any more.
         """
-        counted = list_orphans(orphans(self._folder, self._index.known(), stop), self._output, stop)
+        counted = list_orphans(orphans(self._folder, self._index.known(), stop), self._output, stop, self._names)
         if counted is not None:
             self.noticed.orphans, self.noticed.strangers = counted.unknown, counted.outside
+
+    @property
+    def root(self) -> Path:
+        """See `InputReader`."""
+        return self._folder
+
+    def members(self, container: str) -> Iterator[str]:  # noqa: ARG002 - the contract's shape
+        """See `InputReader`: it has no containers."""
+        return iter(())
 
     def count(self) -> Iterator[int]:
         """See `InputReader`."""

@@ -30,6 +30,7 @@ from exporter.inputs.orthanc_storage.stored import Noticed, readable_together
 from exporter.inputs.place import entry_of
 from exporter.inputs.walk import FileKind
 from exporter.outcome import Failed, InstanceIdentity, Skipped
+from exporter.privacy.input_names import InputNames
 from exporter.results.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -70,8 +71,19 @@ class Ready:
 class UnindexedReader:
     """An `InputReader` of a storage folder without an index."""
 
-    def __init__(self, folder: Path, ledger: Path, limits: LimitSettings, output: Path | None) -> None:
-        """Read `folder`, an absolute path without links; `ledger` knows what earlier runs have exported."""
+    def __init__(
+        self, folder: Path, ledger: Path, limits: LimitSettings, output: Path | None, names: InputNames | None = None
+    ) -> None:
+        """Read `folder`, an absolute path without links.
+
+        Args:
+            folder: The storage folder.
+            ledger: Knows what earlier runs have exported.
+            limits: Of one instance.
+            output: Folder of the list of files that are no attachments; None: they are only counted.
+            names: Names of files in that list.
+        """
+        self._names = names or InputNames()
         self._folder = folder
         self._ledger = ledger
         self._limits = limits
@@ -98,9 +110,18 @@ class UnindexedReader:
             InputUnusable: The folder cannot be read any more.
         """
         outside = ((found, OUTSIDE) for found in files(self._folder, stop) if uuid_at(found.name) is None)
-        counted = list_orphans(outside, self._output, stop)
+        counted = list_orphans(outside, self._output, stop, self._names)
         if counted is not None:
             self.noticed.strangers = counted.outside
+
+    @property
+    def root(self) -> Path:
+        """See `InputReader`."""
+        return self._folder
+
+    def members(self, container: str) -> Iterator[str]:  # noqa: ARG002 - the contract's shape
+        """See `InputReader`: it has no containers."""
+        return iter(())
 
     def count(self) -> Iterator[int]:
         """See `InputReader`."""
@@ -145,7 +166,8 @@ class UnindexedReader:
         with closing(Ledger.open_read_only(self._ledger)) if self._ledger.exists() else closing(_Nothing()) as ledger:
             for name, size_bytes, mtime_ns, uid, here in uids.headers():
                 self.noticed.headers += 1
-                if here or ledger.conflict_with(InstanceIdentity("", uid, "", "", "")) is not None:
+                forms = {uid, self._names.uid(uid)}
+                if here or any(ledger.conflict_with(InstanceIdentity("", form, "", "", "")) for form in forms):
                     message = "an instance up to its pixel data, as Orthanc keeps beside the whole one"
                     yield InputEntry(name, size_bytes, mtime_ns, decided=Skipped(SkipReason.EXCLUDED, message))
                 else:

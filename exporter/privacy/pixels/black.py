@@ -59,10 +59,10 @@ def _black_colour(colour: str, bits: int) -> tuple[int, int, int]:
 
 def _is_inverted(instance: Instance) -> bool:
     """Whether great stored values are dark: MONOCHROME1 or an inverse presentation, and once more a falling slope."""
-    shape = text_of(instance.header, "PresentationLUTShape")
-    first = text_of(instance.header, "PhotometricInterpretation").upper() == "MONOCHROME1"
+    shape = text_of(instance.source_header, "PresentationLUTShape")
+    first = text_of(instance.source_header, "PhotometricInterpretation").upper() == "MONOCHROME1"
     inverted = shape == "INVERSE" if shape in {"IDENTITY", "INVERSE"} else first
-    slope = number_of(instance.header, "RescaleSlope")
+    slope = number_of(instance.source_header, "RescaleSlope")
     return inverted != (slope is not None and slope < 0)
 
 
@@ -73,7 +73,7 @@ def _darkest_gray(instance: Instance, pixels: PixelDescription, limits: tuple[in
     """
     low, high = limits
     inverted = _is_inverted(instance)
-    padding = number_of(instance.header, "PixelPaddingValue")
+    padding = number_of(instance.source_header, "PixelPaddingValue")
     if pixels.bits_stored > 8 and padding is not None and padding == padding // 1:
         value = int(padding)
         if pixels.signed and value > high:  # written as if unsigned
@@ -86,7 +86,7 @@ def _darkest_gray(instance: Instance, pixels: PixelDescription, limits: tuple[in
 
 def _darkest_index(instance: Instance, pixels: PixelDescription, limits: tuple[int, int]) -> int:
     """The first of the indices with the least light (luminance of ITU-R BT.601) that a pixel can have."""
-    palette = read_palette(instance.header, signed=pixels.signed, big_endian=instance.big_endian, notes=[])
+    palette = read_palette(instance.source_header, signed=pixels.signed, big_endian=instance.big_endian, notes=[])
     low, high = max(limits[0], palette.first), min(limits[1], palette.last)
     if high < low:  # no pixel reaches the palette: all have its first or its last colour
         return limits[0]

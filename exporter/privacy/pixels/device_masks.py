@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -80,6 +80,9 @@ class DeviceMasks:
 
     def __init__(self, masks: Sequence[DeviceMask]) -> None:
         self._masks = masks
+        tests = (test for mask in masks for group in mask.signature for test in group)
+        self._keywords = tuple(sorted({test.keyword for test in tests}))
+        self._matching = lru_cache(maxsize=256)(self._find_matching)
 
     def __len__(self) -> int:
         return len(self._masks)
@@ -93,14 +96,14 @@ class DeviceMasks:
         named = ((f"{'+'.join(row.get('from', ('own',)))} {number}", row) for number, row in enumerate(rows, 1))
         return DeviceMasks((*self._masks, *(_mask(row, name) for name, row in named)))
 
-    def matching(self, header: Dataset) -> list[DeviceMask]:
+    def matching(self, header: Dataset) -> tuple[DeviceMask, ...]:
         """The masks whose signature an instance has."""
+        return self._matching(tuple("\\".join(values_of(header, keyword)) for keyword in self._keywords))
 
-        @cache  # hundreds of tests ask for a dozen elements
-        def value_of(keyword: str) -> str:
-            return "\\".join(values_of(header, keyword))
-
-        return [mask for mask in self._masks if mask.matches(value_of)]
+    def _find_matching(self, values: tuple[str, ...]) -> tuple[DeviceMask, ...]:
+        """The masks that match values of the keywords; the instances of one series have the same."""
+        by_keyword = dict(zip(self._keywords, values, strict=True))
+        return tuple(mask for mask in self._masks if mask.matches(by_keyword.__getitem__))
 
     def hidden_by(self, header: Dataset, rows: int, columns: int) -> HiddenByDevice:
         """The union of the rectangles of all matching masks, in a picture of (rows, columns).

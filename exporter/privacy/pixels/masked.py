@@ -50,7 +50,7 @@ class MaskedReader:
         self._stated = decision.area
         self._areas: dict[object, KeptArea] = {OWN_PIXEL: decision.area}
         self._blacks: dict[tuple[str, int, str], Any] = {}
-        self._was_lossy = text_of(instance.header, "LossyImageCompression") == "01"
+        self._was_lossy = text_of(instance.source_header, "LossyImageCompression") == "01"
 
     def samples(self, index: int, *, to_rgb: bool) -> Samples:
         """One frame with black over what is hidden.

@@ -2,6 +2,7 @@
 
 ledger        the way in
 reader        questions to the ledger
+browsing      questions of people: pages, numbers, search
 transitions   states and what changes them
 relations     duplicates and conflicts
 output_names  reserved output names

@@ -167,6 +167,11 @@ class Ledger(LedgerReader):
             found = self.progress()[_MARK]
         return f"{found:016x}"
 
+    def remember(self, facts: Mapping[str, int]) -> None:
+        """Keep numbers about the output, durably; `progress` gives them back."""
+        values = [*facts.items()]
+        self._write(lambda connection: connection.executemany(_REMEMBER, values))
+
     # -- attempts ------------------------------------------------------------------------------------------------
 
     def begin_attempt(self, work: WorkItem, number: int | None = None) -> InstanceRow:
@@ -262,6 +267,35 @@ class Ledger(LedgerReader):
         for one, _ in prepared:
             self._land(one.work.name)
         return paths
+
+    def revoke_many(self, revoked: Iterable[tuple[str, str, bytes]]) -> tuple[str, ...]:
+        """Make exported instances skipped as `excluded`, without media, with a line that says so; see `finish_many`.
+
+        Their identity is forgotten, so that the same instance, if it is permitted later, is no duplicate.
+
+        Args:
+            revoked: Name of each instance, message, and metadata line.
+
+        Returns:
+            Media paths that the instances owned.
+
+        Raises:
+            LookupError: The ledger has no such instance.
+        """
+        prepared = [(name, message, transitions.packed(line)) for name, message, line in revoked]
+        return self._write(
+            lambda connection: tuple(path for one in prepared for path in transitions.revoke(connection, *one)),
+            must=True,
+        )
+
+    def look_again(self, reasons: Iterable[str]) -> None:
+        """Forget for which settings instances with these reasons were finished, so that a backfill reads them again."""
+        values = [(str(reason),) for reason in reasons]
+        self._write(
+            lambda connection: connection.executemany(
+                "UPDATE instance SET settings_sha256 = NULL WHERE state IN ('skipped', 'failed') AND reason = ?", values
+            )
+        )
 
     def forget_superseded(self, paths: Iterable[str]) -> None:
         """Say that the files at these paths are gone."""

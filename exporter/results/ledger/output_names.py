@@ -7,6 +7,7 @@ its instance until `release`; the ledger releases it after the commit that makes
 from __future__ import annotations
 
 import threading
+from functools import lru_cache
 from itertools import chain, count
 from typing import TYPE_CHECKING
 
@@ -40,11 +41,9 @@ class OutputNames:
         endings = tuple(suffixes)
         others = alternatives if alternatives is not None else _alternatives(wanted)
         with self._lock:
-            owner = self._read("SELECT id FROM instance WHERE name = CAST(? AS TEXT)", (stored(name),))
-            owner_id = owner[0][0] if owner else -1
             for base in chain((wanted,), others):
                 outputs = {output_key(base + ending): base + ending for ending in endings}
-                if self._is_free(base, outputs, name, owner_id, taken):
+                if self._is_free(base, outputs, name, taken):
                     self._under_way[name] = (base, output_key(base), frozenset(outputs))
                     return base
         raise LookupError("no output name is left among the alternatives")
@@ -65,12 +64,11 @@ class OutputNames:
         base: str,
         outputs: dict[str, str],
         name: str,
-        owner_id: int,
         taken: Callable[[str], bool] | None,
     ) -> bool:
         key = output_key(base)
-        bases = self._read("SELECT id FROM instance WHERE base_key = CAST(? AS TEXT)", (stored(key),))
-        if any(row[0] != owner_id for row in bases):
+        owner_id, base_owner = self._read(_OWNERS, (stored(name), stored(key)))[0]
+        if base_owner is not None and base_owner != owner_id:
             return False
         for other, (_, other_key, other_outputs) in self._under_way.items():
             if other != name and (other_key == key or _overlap(outputs, other_outputs)):
@@ -88,13 +86,10 @@ class OutputNames:
         plain = key.rstrip("/")
         around = [key[:end] for end in range(1, len(plain)) if key[end] == "/"]
         keys = [spelling for path in (plain, *around) for spelling in (path, f"{path}/")]
-        owners = []
-        for table in ("medium", "superseded"):
-            for path in keys:
-                owners += self._read(_AT[table], (stored(path),))
         # "0" is the character after "/": the range holds every path below the folder and nothing else.
-        owners += self._read(_INSIDE, (stored(f"{plain}/"), stored(f"{plain}0")))
-        return [row[0] for row in owners]
+        inside = (stored(f"{plain}/"), stored(f"{plain}0"))
+        names = tuple(map(stored, keys))
+        return [row[0] for row in self._read(_near(len(keys)), (*names, *names, *inside))]
 
 
 def _alternatives(wanted: str) -> Iterator[str]:
@@ -103,11 +98,19 @@ def _alternatives(wanted: str) -> Iterator[str]:
     return chain(near, (f"~{number}/{wanted}" for number in count(2)))
 
 
-_AT = {
-    "medium": "SELECT instance_id FROM medium WHERE path_key = CAST(? AS TEXT)",
-    "superseded": "SELECT instance_id FROM superseded WHERE path_key = CAST(? AS TEXT)",
-}
-_INSIDE = "SELECT instance_id FROM medium WHERE path_key > CAST(? AS TEXT) AND path_key < CAST(? AS TEXT) LIMIT 2"
+_OWNERS = """SELECT (SELECT id FROM instance WHERE name = CAST(? AS TEXT)),
+    (SELECT id FROM instance WHERE base_key = CAST(? AS TEXT))"""
+"""Ids of an instance, by its name, and of the owner of a base, which is unique."""
+
+
+@lru_cache(maxsize=64)
+def _near(number: int) -> str:
+    """Statement for the ids of instances with outputs of one of so many keys, or inside one of them."""
+    keys = ", ".join(["CAST(? AS TEXT)"] * number)
+    return f"""SELECT instance_id FROM medium WHERE path_key IN ({keys})
+        UNION ALL SELECT instance_id FROM superseded WHERE path_key IN ({keys})
+        UNION ALL SELECT * FROM (SELECT instance_id FROM medium
+        WHERE path_key > CAST(? AS TEXT) AND path_key < CAST(? AS TEXT) LIMIT 2)"""  # noqa: S608 - only question marks
 
 
 def _overlap(outputs: Iterable[str], others: frozenset[str]) -> bool:

@@ -122,24 +122,47 @@ def begin_attempt(connection: sqlite3.Connection, work: WorkItem, number: int) -
             CAST(? AS TEXT), ?, ?, ?, ?, 'active', 1, ?""",
             (number, name, *facts, time.time_ns()),
         )
-    else:
-        before = entry_of(row)
-        if before.state in FINAL and work.source == "spool":
-            return before
-        same = before.state in _PENDING and (before.size_bytes, before.mtime_ns) == facts[2:]
-        connection.execute(
-            """UPDATE instance SET source = ?, ae_title = ?, size_bytes = ?, mtime_ns = ?, state = 'active',
-            reason = NULL, message = '', attempts = ?, interruptions = ?, not_before = NULL, updated_ns = ?
-            WHERE id = ?""",
-            (
-                *facts,
-                before.attempts + 1 if same else 1,
-                before.interruptions if same else 0,
-                time.time_ns(),
-                row[-1],
-            ),
-        )
+        return _begun(work)
+    before = entry_of(row)
+    if before.state in FINAL and work.source == "spool":
+        return before
+    same = before.state in _PENDING and (before.size_bytes, before.mtime_ns) == facts[2:]
+    connection.execute(
+        """UPDATE instance SET source = ?, ae_title = ?, size_bytes = ?, mtime_ns = ?, state = 'active',
+        reason = NULL, message = '', attempts = ?, interruptions = ?, not_before = NULL, updated_ns = ?
+        WHERE id = ?""",
+        (
+            *facts,
+            before.attempts + 1 if same else 1,
+            before.interruptions if same else 0,
+            time.time_ns(),
+            row[-1],
+        ),
+    )
     return entry_of(known(connection, work.name))
+
+
+def _begun(work: WorkItem) -> InstanceRow:
+    """A new row, as the statement that inserts it makes it."""
+    return InstanceRow(
+        name=work.name,
+        source=work.source,
+        size_bytes=work.size_bytes,
+        mtime_ns=work.mtime_ns,
+        state=InstanceStatus.ACTIVE,
+        reason=None,
+        message="",
+        attempts=1,
+        not_before=None,
+        identity=None,
+        source_sha256=None,
+        settings_sha256=None,
+        duplicate_of=None,
+        conflict_with=None,
+        base=None,
+        line_seq=None,
+        ae_title=work.ae_title,
+    )
 
 
 def recover(connection: sqlite3.Connection) -> list[InstanceRow]:
@@ -315,8 +338,23 @@ def finish(
     return _replace_media(connection, instance_id, completed.media)
 
 
+def revoke(connection: sqlite3.Connection, name: str, message: str, line: tuple[int, int, bytes] | None) -> list[str]:
+    """Take an outcome back; see `Ledger.revoke_many`."""
+    instance_id = known(connection, name)[-1]
+    connection.execute(
+        """UPDATE instance SET state = 'skipped', reason = 'excluded', message = ?, settings_sha256 = NULL,
+        source_sha256 = NULL, sop_class_uid = NULL, sop_instance_uid = NULL, study_instance_uid = NULL,
+        series_instance_uid = NULL, content_sha256 = NULL, duplicate_of = NULL, conflict_with = NULL,
+        line_seq = coalesce(?, line_seq), updated_ns = ? WHERE id = ?""",
+        (message, _add_line(connection, instance_id, line) if line else None, time.time_ns(), instance_id),
+    )
+    return _replace_media(connection, instance_id, ())
+
+
 def _is_told(connection: sqlite3.Connection, line_seq: int | None, line: tuple[int, int, bytes]) -> bool:
     """Whether the instance's newest line says this already: exported again, nothing new, no second line."""
+    if line_seq is None:
+        return False
     newest = connection.execute("SELECT text FROM line WHERE seq = ?", (line_seq,)).fetchone()
     return newest is not None and (
         newest[0] == line[2] or says_the_same(zlib.decompress(newest[0]), zlib.decompress(line[2]))
@@ -363,6 +401,8 @@ def _replace_media(connection: sqlite3.Connection, instance_id: int, media: tupl
         except sqlite3.IntegrityError as error:
             raise ValueError("an output name belongs to another instance; reserve_base gives names") from error
         connection.execute("DELETE FROM superseded WHERE path_key = CAST(? AS TEXT)", (stored(path_key),))
+    if not before:
+        return []
     connection.executemany(
         "INSERT OR REPLACE INTO superseded VALUES (CAST(? AS TEXT), CAST(? AS TEXT), ?)",
         [(stored(key), stored(path), instance_id) for key, path in before.items()],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from exporter.errors import SkipReason
 from exporter.outcome import Exported, Failed, Skipped
@@ -94,19 +94,25 @@ class InstanceRow:
     """Attempts that something outside the instance ended; an attempt that ends by itself sets this to zero."""
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedRow:
-    """Final state of the work on one input."""
+class InputRow(NamedTuple):
+    """What the ledger knows of one input: a tuple, since a rerun makes a million of them."""
 
-    state: InstanceStatus
+    size_bytes: int
+    mtime_ns: int
+    settings_sha256: str | None
+    state: str
     reason: str | None
     updated_ns: int
     """Time of the last change, in nanoseconds since 1970."""
 
+    def is_final(self, size_bytes: int, mtime_ns: int, settings_sha256: str) -> bool:
+        """Whether the input, unchanged, was finished under these settings."""
+        return self[:3] == (size_bytes, mtime_ns, settings_sha256) and self.state in FINAL
+
     @property
     def may_contain(self) -> bool:
         """Whether the input may be a container: then names inside count, too."""
-        return self.state is InstanceStatus.FAILED or self.reason == SkipReason.ARCHIVE
+        return self.state == InstanceStatus.FAILED or self.reason == SkipReason.ARCHIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +194,8 @@ class Counts:
     conflicts: int = 0
     by_reason: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Instances by (state, reason)."""
+    by_source: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Instances by (state, source)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.results.metadata.keys import standard_vr
+from exporter.results.metadata.keys import KeyStyle, RecordElement, standard_vr
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -57,6 +57,13 @@ def plain_value(attribute: Any) -> Any:
     elif vr == "AT":
         values = [f"({tag[:4]},{tag[4:]})" if isinstance(tag, str) else None for tag in values]
     return values if len(values) > 1 else values[0] if values else None
+
+
+def text_in(line: dict[str, Any], tag: int) -> str:
+    """The value of a standard element in a line of any form, as text; empty without one."""
+    element = RecordElement(tag)
+    values = (line.get(element.named(style)) for style in KeyStyle)
+    return next((str(plain_value(one) if isinstance(one, dict) else one) for one in values if one), "")
 
 
 def _vr(header: Dataset, tag: int) -> str:

@@ -58,6 +58,13 @@ _STYLES: Final = {"keywords": KeyStyle.KEYWORD, "tags": KeyStyle.TAG}
 _INTEGERS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q"}
 _FLOATS: Final = {"FL": "f", "FD": "d"}
 _NUMBERS: Final = _INTEGERS | _FLOATS
+_ONE_NUMBER: Final = {
+    (vr, little): (one.size, one.unpack)
+    for vr, code in _NUMBERS.items()
+    for little in (False, True)
+    for one in (struct.Struct(f"{'<' if little else '>'}{code}"),)
+}
+"""Size of one number in bytes, and the function that reads it, by VR and byte order."""
 _PLAIN: Final = frozenset(("AE", "AS", "CS", "DA", "DT", "TM", "UI"))
 """Text in the default repertoire; spaces around a value mean nothing."""
 _LOCAL: Final = frozenset(("LO", "PN", "SH", "UC"))
@@ -115,6 +122,7 @@ def record_text(instance: Instance, settings: MetadataSettings | None = None) ->
         "transfer_syntax_uid": instance.transfer_syntax,
         "left_out": notes.left_out,
         "private_left_out": None if private else notes.private,
+        "privacy": instance.deidentification,
         "warnings": warnings,
     }
     return orjson.dumps(values).decode()
@@ -216,6 +224,8 @@ class _Walk:
     def _text(self, tag: int, vr: str, text: str) -> str | list[str] | None:
         """The values of a decoded text element."""
         self._text_left -= len(text)
+        if "\\" not in text and len(text) <= MOST_CHARACTERS:  # one value, as most have
+            return (text.strip(_PADDING) if vr in _PLAIN else text.rstrip(_PADDING)) or None
         if vr in _LONG:
             return self._cut(tag, text.rstrip(_PADDING)) or None
         values = self._fewer(tag, text.split("\\"))
@@ -239,13 +249,24 @@ class _Walk:
     def _strings(self, tag: int, raw: bytes, parse: Callable[[str], int | float | None]) -> Any:
         """The numbers of a DS or IS element."""
         self._text_left -= len(raw)
+        if b"\\" not in raw:
+            text = raw.decode("latin-1").strip(_PADDING)
+            number = parse(text) if text else None
+            if number is not None or not text:
+                self._text_left -= 8
+                return number
         texts = [text.strip(_PADDING) for text in raw.decode("latin-1").split("\\")]
         return self._one_or_several(tag, [None if not text else parse(text) for text in texts], texts)
 
     def _binary(self, tag: int, vr: str, raw: bytes, *, little: bool) -> Any:
         """The numbers of a binary element."""
         code = _NUMBERS[vr]
-        size = struct.calcsize(f"<{code}")
+        size, unpack = _ONE_NUMBER[vr, little]
+        if len(raw) == size:
+            (value,) = unpack(raw)
+            if math.isfinite(value):
+                self._text_left -= size + 8
+                return value
         number, rest = divmod(len(raw), size)
         if rest:
             self.notes.warn(tag, f"its length is no multiple of {size} bytes")

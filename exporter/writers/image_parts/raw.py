@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from exporter.dicom.pixels import PixelDescription
-    from exporter.writers.durable_write import SyncBatch
+    from exporter.writers.durable_write import HeldFiles, SyncBatch
 
 _PNG = StillPlan(extension=".png", parameters=(), psnr_floor_db=math.inf)
 
@@ -59,7 +59,7 @@ def raw_form(stored: NDArray[Any]) -> RawForm:
     return RawForm(".raw.png", -(1 << 15) if stored.dtype.kind == "i" else 0)
 
 
-def write_raw(path: Path, stored: NDArray[Any], form: RawForm, batch: SyncBatch | None = None) -> Still:
+def write_raw(path: Path, stored: NDArray[Any], form: RawForm, batch: SyncBatch | HeldFiles | None = None) -> Still:
     """Write one frame of stored values and read it back; durable at once, or with its batch.
 
     Raises:
@@ -67,10 +67,7 @@ def write_raw(path: Path, stored: NDArray[Any], form: RawForm, batch: SyncBatch 
         OutOfSpace: The disk is full.
     """
     if form.extension == ".png":
-        samples = (stored.astype(np.int32) - form.offset).astype(np.uint16)
-        if not np.array_equal(samples.astype(np.int32) + form.offset, stored):
-            raise VerifyFailed("stored values do not fit 16 bits")
-        return write_still(path, samples, _PNG, batch)
+        return write_still(path, _samples(stored, form), _PNG, batch)
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(stored), allow_pickle=False)
     sealed = write_new(path, (buffer.getvalue(),), batch)
@@ -79,6 +76,22 @@ def write_raw(path: Path, stored: NDArray[Any], form: RawForm, batch: SyncBatch 
     if back.dtype != stored.dtype or back.tobytes() != np.ascontiguousarray(stored).tobytes():
         raise VerifyFailed("the NumPy array, read back, differs from the stored values")
     return Still(sealed=sealed, codec=f"npy {stored.dtype.str}")
+
+
+def _samples(stored: NDArray[Any], form: RawForm) -> NDArray[np.uint16]:
+    """The samples of stored values.
+
+    Raises:
+        VerifyFailed: They do not fit, because another frame had other values.
+    """
+    if form == raw_form(stored):  # all values of such a type fit
+        if form.offset == 0:
+            return stored.astype(np.uint16, copy=False)
+        return stored.astype(np.int16, copy=False).view(np.uint16) ^ np.uint16(1 << 15)
+    samples = (stored.astype(np.int32) - form.offset).astype(np.uint16)
+    if not np.array_equal(samples.astype(np.int32) + form.offset, stored):
+        raise VerifyFailed("stored values do not fit 16 bits")
+    return samples
 
 
 class RescaleElements:

@@ -89,4 +89,4 @@ def stream_pictures(
                 raise TooLarge(f"the video has over {limits.max_frames} pictures (limits.max_frames)")
             with reading("converting a picture"):
                 image = rgb(frame)
-            yield image
+            yield frames.masked_picture(image)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from exporter.errors import CorruptPixels, EncodeFailed
 from exporter.writers.durable_write import write_error
 from exporter.writers.video_parts.ordinary_priority import ordinary_priority
+from exporter.writers.video_parts.pixel_format import StreamFrame
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,8 +36,8 @@ X264 = frozenset({"libx264", "libx264rgb"})
 _MP4_FAMILY = frozenset({"mp4", "mov"})
 
 
-def encode(job: EncodeJob, frames: Iterable[NDArray[np.uint8]], witness: FrameFingerprints) -> None:
-    """Write `frames` as one video stream to the job's path, and let `witness` see each of them.
+def encode(job: EncodeJob, frames: Iterable[NDArray[np.uint8] | StreamFrame], witness: FrameFingerprints) -> None:
+    """Write `frames`, display values or ready for the stream, as one video to the job's path; `witness` sees each.
 
     Raises:
         EncodeFailed: The encoder or the container refuses.
@@ -47,7 +48,7 @@ def encode(job: EncodeJob, frames: Iterable[NDArray[np.uint8]], witness: FrameFi
         _encode(job, frames, witness)
 
 
-def _encode(job: EncodeJob, frames: Iterable[NDArray[np.uint8]], witness: FrameFingerprints) -> None:
+def _encode(job: EncodeJob, frames: Iterable[NDArray[np.uint8] | StreamFrame], witness: FrameFingerprints) -> None:
     ticks = job.schedule.ticks()
     with foreign(f"opening {job.plan.encoder} in {job.plan.container}"):
         container, stream = _open(job)
@@ -56,10 +57,10 @@ def _encode(job: EncodeJob, frames: Iterable[NDArray[np.uint8]], witness: FrameF
         for image in frames:
             if count == job.schedule.frames:
                 raise CorruptPixels(f"more frames than the {job.schedule.frames} announced")
-            padded = job.converter.pad(image)
             with foreign(f"encoding frame {count + 1} with {job.plan.encoder}"):
-                frame = job.converter.convert(padded)
-                witness.add_frame(count, frame, padded)
+                ready = image if isinstance(image, StreamFrame) else job.converter.stream_frame(image)
+                frame = ready.picture
+                witness.add_frame(count, frame, ready.display)
                 frame.pts = ticks[count]
                 frame.duration = ticks[count + 1] - ticks[count]
                 frame.time_base = job.schedule.time_base

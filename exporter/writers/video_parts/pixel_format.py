@@ -45,6 +45,16 @@ class Colours:
         return f"{matrix} {'limited' if self.range == _LIMITED else 'full'} range"
 
 
+@dataclass(frozen=True, slots=True)
+class StreamFrame:
+    """One frame as it goes to the encoder."""
+
+    picture: VideoFrame
+    """In the pixel format and the colours of the stream."""
+    display: NDArray[np.uint8] | None
+    """Its display values at the stream's size; None where they were not made."""
+
+
 class Converter:
     """Turns display frames of one size into frames of one pixel format."""
 
@@ -106,6 +116,20 @@ class Converter:
         if self.gray and self._planar_yuv:
             return self._gray_in_yuv(image)
         return self._reformat(image)
+
+    def stream_frame(self, image: NDArray[np.uint8]) -> StreamFrame:
+        """Display values, padded and converted.
+
+        Raises:
+            EncodeFailed: The frame is not of the size or kind that was announced.
+        """
+        padded = self.pad(image)
+        return StreamFrame(self.convert(padded), padded)
+
+    @property
+    def takes_planes(self) -> bool:
+        """Whether the stream holds YCbCr of limited range in planes, and its frames need no padding."""
+        return self._planar_yuv and not self.gray and self.padding == (0, 0) and self.colours.range == _LIMITED
 
     def back(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """A decoded frame as display values at the stream's size: gray for gray streams, RGB otherwise."""

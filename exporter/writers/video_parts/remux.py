@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from exporter.dicom.timing import Schedule, default_rate_warning, schedule_of
-from exporter.errors import BadGeometry, CorruptPixels, VerifyFailed
+from exporter.errors import BadGeometry, CorruptPixels, PrivacyUnknown, VerifyFailed
 from exporter.outcome import MediaType, Rendering
 from exporter.settings.settings import FramingSettings
 from exporter.writers.contract import WriterTask, Written
@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 _COPY_CONTAINERS: Final = frozenset({"mp4", "mov", "matroska"})
 _AUDIO_IN_MP4: Final = frozenset({"aac", "mp2", "mp3", "ac3", "eac3", "alac", "flac", "opus"})
 _MACROBLOCK: Final = 16
-_DECODED_BACK: Final = 8
-"""Pictures of the output that are decoded once more: the stream itself was decoded whole to learn its order."""
+_DECODED_BACK: Final = 2
+"""Packets of the output that are decoded once more, which shows that its parameter sets came along: all packets are
+compared byte for byte, and the stream itself was decoded whole to learn its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,8 @@ def probe_stream(task: WriterTask, source: BinaryIO) -> StreamInfo:
     if order.damaged:
         warnings.append(f"{order.damaged} or more of {count} pictures are damaged or cannot be decoded")
     schedule = _schedule(task, order, warnings, sound=_has_sound(source, kind, rate, limits))
+    if instance.mask is not None:
+        warnings = []  # what the stream shows of itself may depend on what is hidden
     said = (*schedule.warnings, *default_rate_warning(schedule), *dict.fromkeys(warnings))
     return StreamInfo(kind, order, schedule, rate, said)
 
@@ -126,6 +129,8 @@ def remux(task: WriterTask, extension: str) -> Written:
     from exporter.frames import open_frames
 
     instance = task.instance
+    if instance.mask is not None:
+        raise PrivacyUnknown("copying a video stream: it would show what is hidden")
     warnings: list[str] = []
     if CONTAINERS.get(extension.lower()) not in _COPY_CONTAINERS:
         warnings.append(f"{extension} cannot hold a copied stream: written as .mp4")

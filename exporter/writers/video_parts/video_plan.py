@@ -59,14 +59,25 @@ class Preset:
     """Encoder and pixel format for gray frames."""
     options: Mapping[str, str]
     framing: Mapping[str, object] = field(default_factory=dict)
+    copies_streams: bool = True
+    """Whether a video stream is copied, with the key frames that it has."""
 
 
+_H264: Final = ("libx264", "yuv420p")
 PRESETS: Final[Mapping[str, Preset]] = {
     "lossless": Preset(
         ".mkv", ("ffv1", "bgr0"), ("ffv1", "gray"), {"level": "3", "coder": "1", "context": "1", "slicecrc": "1"}
     ),
     "lossless-h264": Preset(".mp4", ("libx264rgb", "rgb24"), ("libx264", "gray"), {"qp": "0"}),
     "small": Preset(".mp4", ("libsvtav1", "yuv420p"), ("libsvtav1", "yuv420p"), {"crf": "30", "preset": "8"}),
+    "fast": Preset(".mp4", _H264, _H264, {"crf": "16.5", "preset": "superfast", "tune": "fastdecode"}),
+    "training": Preset(
+        ".mp4",
+        _H264,
+        _H264,
+        {"crf": "17", "tune": "fastdecode", "bf": "0", "g": "8", "keyint_min": "8", "sc_threshold": "0"},
+        copies_streams=False,
+    ),
     "echonet-112": Preset(
         ".mp4",
         ("libx264", "yuv420p"),
@@ -177,6 +188,12 @@ def framing_settings(settings: VideoSettings) -> FramingSettings:
     if preset is None or settings.framing != type(settings.framing)():
         return settings.framing
     return type(settings.framing).model_validate(dict(preset.framing))
+
+
+def copies_streams(settings: VideoSettings) -> bool:
+    """Whether a video stream may be copied as it is: no framing moves its pixels, and the preset leaves it its GOPs."""
+    preset = PRESETS.get(settings.preset)
+    return framing_settings(settings) == type(settings.framing)() and (preset is None or preset.copies_streams)
 
 
 @dataclass(frozen=True, slots=True)

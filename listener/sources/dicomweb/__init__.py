@@ -2,7 +2,6 @@
 
 source         the service started and ended
 app            requests and their answers
-authorization  bearer tokens
 multipart      multipart/related, part by part
 intake         the parts of one request
 part10         one part: PS3.10 into the spool

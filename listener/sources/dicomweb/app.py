@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 
 from listener.intake.reception import is_valid_uid
+from listener.network.token import Token, challenge
+from listener.settings.dicomweb import SOURCE_NAME
 from listener.sources.dicomweb import response
-from listener.sources.dicomweb.authorization import CHALLENGE, Token
 from listener.sources.dicomweb.intake import DICOM, Intake, TooManyInstances
 from listener.sources.dicomweb.multipart import Malformed, media_type
 from listener.sources.dicomweb.part10 import Answer, UploadTerms
@@ -150,7 +151,10 @@ class StoreApp:
     def _count(self, answers: list[Answer]) -> None:
         for word, count in Counter(answer.situation.word for answer in answers).items():
             self._counters.add(f"instances_{word}", count)
-        self._counters.add("bytes_stored", sum(a.size_bytes for a in answers if a.situation.is_success))
+        stored = [answer.size_bytes for answer in answers if answer.situation.is_success]
+        self._counters.add("bytes_stored", sum(stored))
+        if stored:
+            self._counters.arrived(SOURCE_NAME, len(stored))
 
     async def _answer(self, request: _Request, answers: list[Answer]) -> None:
         status = response.http_status(answers)
@@ -234,7 +238,7 @@ class _Request:
         """Refuse who does not show the token."""
         shown = self._headers.get(b"authorization", [])
         if len(shown) != 1 or not self.policy.token.is_shown_by(shown[0]):
-            raise Refusal(401, "the token is missing or wrong", (("www-authenticate", CHALLENGE),))
+            raise Refusal(401, "the token is missing or wrong", (("www-authenticate", challenge("dicom-web")),))
 
     def negotiate(self) -> tuple[str, str]:
         """The boundary of the body, and the media type of the answer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import stat
 from typing import TYPE_CHECKING
 
 import structlog
@@ -10,12 +9,10 @@ import structlog
 from listener.foundation.errors import SourceUnusable
 from listener.network.http_server import Guard, HttpServer
 from listener.network.tls import days_left, server_context
+from listener.network.token import Token, is_open_to_others
 from listener.sources.dicomweb.app import StoreApp, StorePolicy
-from listener.sources.dicomweb.authorization import Token
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from listener.settings.listener import ListenerSettings
     from listener.sources.contract import Surroundings
 
@@ -72,21 +69,16 @@ class DicomwebSource:
 
 def _policy(settings: ListenerSettings) -> StorePolicy:
     path = settings.dicomweb.token_file
+    if path is None:
+        raise SourceUnusable("`dicomweb.enabled` needs `dicomweb.token_file`")
     token = Token(path)
-    if path is not None and _is_open(path):
+    if is_open_to_others(path):
         log.warning("others than its owner can read the token file", file=path)
     if settings.status.tls is not None:
         days = days_left(settings.status.tls)
         if days < settings.status.tls.warn_days:
             log.warning("certificate expires soon" if days >= 0 else "certificate has expired", days=round(days, 1))
     return StorePolicy(settings, token)
-
-
-def _is_open(path: Path) -> bool:
-    try:
-        return bool(stat.S_IMODE(path.stat().st_mode) & 0o007)
-    except OSError:
-        return False
 
 
 def _guard(settings: ListenerSettings) -> Guard:

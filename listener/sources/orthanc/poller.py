@@ -319,6 +319,7 @@ class Poller:
             self._unrecorded.append(noted)
         if isinstance(result, Taken):
             self._counters.add("orthanc_bytes", result.size_bytes)
+            self._counters.arrived(self._settings.label)
         elif isinstance(result, Troubled):
             self._log.error(
                 "an instance of orthanc failed, reconciliation tries it again",

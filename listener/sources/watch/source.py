@@ -272,6 +272,7 @@ class WatchSource:
         fate = copy_into_spool(source, candidate, self._buffer)
         if fate is CopyResult.STORED:
             counters.add("files_taken")
+            counters.arrived(str(self._section.watch))
             counters.add("bytes_stored", candidate.signature.size_bytes)
             self._unsaved[candidate.name] = candidate, FileState.TAKEN, 0.0
         elif fate is CopyResult.UNREADABLE:

@@ -20,6 +20,8 @@ from exporter.inputs.backfill import BackfillRequest, Progress, backfill
 from exporter.settings.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from exporter.inputs.scratch import Scratch
     from exporter.outcome import Failed, Skipped
     from exporter.work.contract import PublishedResult
@@ -89,13 +91,19 @@ def header(name: bytes, size: int = 0, kind: bytes = b"0", size_field: bytes | N
 class Nothing:
     """No memory."""
 
+    def foresee(self, names: Sequence[str]) -> None:
+        pass
+
     def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
         return False
+
+    def key(self, name: str) -> str:
+        return name
 
     def failed(self, prefix: str) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
         return ()
 
-    def closed_folders(self) -> tuple[str, ...]:
+    def closed_folders(self, root: Path) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
         return ()
 
 

@@ -14,22 +14,27 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
 import exporter
 from exporter.errors import OutOfSpace, Reason, SkipReason
-from exporter.inputs.backfill import BackfillRequest, InputUnusable, Progress, backfill, plan
+from exporter.inputs.backfill import BackfillRequest, InputUnusable, Progress, backfill, plan, reader_of
+from exporter.inputs.scratch import Scratch
 from exporter.inputs.walk import count, walk
 from exporter.outcome import Exported, Failed
 from exporter.results.intents import MediaFolderUnusable
 from exporter.results.ledger import InstanceStatus, Ledger, LedgerUnusable
 from exporter.results.metadata.jsonl import MetadataFileUnusable
 from exporter.settings.settings import Settings
+from tests.exporter.inputs.making import Nothing
 from tests.exporter.ledger_rows import begin, finish
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from exporter.work.contract import PublishedResult
 
 ROOT = Path(__file__).parents[3]
@@ -112,6 +117,39 @@ def test_a_second_run_exports_nothing_reads_nothing_and_remembers_what_failed(tr
     assert {name: (out / "media" / name).stat().st_mtime_ns for name in media(out)} == before
     assert (out / "metadata.jsonl").read_bytes() == text
     assert (tree / "ct").stat().st_atime_ns == 0, "it was not read"
+
+
+def test_a_rerun_asks_the_ledger_for_many_files_at_once(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(300):
+        (folder / f"{number}").touch()
+    run(folder, out)
+    asked: list[int] = []
+
+    def inputs(ledger: Ledger, names: Sequence[str], real: Any = Ledger.inputs) -> Any:
+        asked.append(len(names))
+        return real(ledger, names)
+
+    monkeypatch.setattr(Ledger, "inputs", inputs)
+    tally, results = run(folder, out)
+    assert (tally.unchanged, results) == (300, {})
+    assert sum(asked) == 300
+    assert len(asked) < 10
+
+
+def test_an_entry_has_the_attributes_that_its_file_has_when_its_turn_comes(tmp_path: Path, out: Path) -> None:
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).touch()
+    with Scratch(tmp_path / "copies", 1 << 20) as scratch:
+        entries = reader_of(BackfillRequest(folder, out, Settings())).entries(Nothing(), scratch)
+        next(entries)
+        (folder / "b").write_bytes(bytes(1000))
+        assert next(entries).size_bytes == 1000
 
 
 def test_what_is_new_or_changed_is_exported_and_nothing_else(tree: Path, out: Path) -> None:
@@ -456,11 +494,12 @@ def test_one_file_again_is_harmless_and_one_name_in_two_folders_is_two_files(tmp
 
 
 def test_an_iteration_that_is_given_up_leaves_no_process_and_no_lock(tree: Path, out: Path) -> None:
+    before = psutil.Process().children(recursive=True)
     iteration = exporter.backfill(tree, out)
     next(iteration)
+    assert len(psutil.Process().children(recursive=True)) > len(before)
     iteration.close()  # type: ignore[attr-defined]  # a generator, said to be an iterator
-    tasks = Path("/proc/self/task")
-    assert not any((task / "children").read_text().split() for task in tasks.iterdir())
+    assert psutil.Process().children(recursive=True) == before
     rest = list(exporter.backfill(tree, out))
     assert all(outcome.name is not None for outcome in rest)
     assert len(rest) <= 8, "what was finished, seen or not, is finished"

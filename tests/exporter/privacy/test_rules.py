@@ -14,12 +14,10 @@ from exporter.dicom.elements import quiet_reading
 from exporter.privacy.deidentify import PrivacyPolicy, deidentify
 from exporter.privacy.pseudonyms import Pseudonyms
 from exporter.privacy.rules import (
-    OptionsContradict,
     PrivacyOption,
     Rule,
     attribute_rules,
     attribute_type,
-    checked_options,
     content_rules,
     rule_of,
     safe_private,
@@ -188,9 +186,3 @@ def test_overlays_and_curves_have_the_rule_of_their_group() -> None:
     for tag in (0x60003000, 0x60FE3000, 0x60024000, 0x50001234):
         assert rule_of(tag) is not None
     assert rule_of(0x60000010) is None
-
-
-def test_full_and_modified_dates_exclude_each_other() -> None:
-    with pytest.raises(OptionsContradict, match="leave one of them out"):
-        checked_options(["retain_longitudinal_full_dates", "retain_longitudinal_modified_dates"])
-    assert checked_options(["retain_uids"]) == {PrivacyOption.RETAIN_UIDS}

@@ -241,6 +241,13 @@ def test_a_name_that_is_not_utf_8_comes_back_as_it_was(path: Path) -> None:
         assert [entry.name for entry in ledger.entries()] == [name]
         assert [one.file for one in ledger.media(name)] == [os.fsdecode(b"caf\xe9/\xff\xfe.png")]
         assert ledger.unchanged(name, 10, 20, "s")
+        found = ledger.inputs([name, "absent"])
+        assert list(found) == [name, "absent"]
+        assert found["absent"] is None
+        row = found[name]
+        assert row is not None
+        assert row.is_final(10, 20, "s")
+        assert not row.is_final(11, 20, "s")
 
 
 def test_a_rerun_knows_what_is_unchanged(ledger: Ledger) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporter.errors import OutOfSpace, Reason, SkipReason
+from exporter.errors import OutOfSpace, Reason, SkipReason, StorageUnavailable
 from exporter.outcome import Exported, Failed, InstanceIdentity, MediaFile, MediaType, Outcome, Skipped
 from exporter.results import intents
 from exporter.results.intents import MediaFolderUnusable
@@ -337,6 +339,88 @@ def test_every_folder_with_a_new_name_is_synced_whatever_order_a_set_has(
             harness.publisher._unsynced |= expected
             harness.publisher._sync()
             assert synced == expected
+
+
+def left_to_the_batch(completed: Completed) -> Completed:
+    """An instance whose worker has not waited for the disk."""
+    assert isinstance(completed.outcome, Exported)
+    media = tuple(replace(medium, is_durable=False) for medium in completed.outcome.media)
+    return replace(completed, outcome=replace(completed.outcome, media=media))
+
+
+class _Disk:
+    """Notes which files the system was asked to write out or to sync, and what was visible then; may fail."""
+
+    def __init__(self, harness: PublisherHarness, fails: bool = False) -> None:
+        self.harness = harness
+        self.fails = fails
+        self.asked: list[tuple[int, list[str]]] = []
+
+    def note(self, descriptor: int) -> bool:
+        """Whether the call fails."""
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        self.asked.append((status.st_ino, sorted(self.harness.files)))
+        return self.fails
+
+    def sync_file_range(self, descriptor: int, *_: object) -> int:
+        failed = self.note(descriptor)
+        ctypes.set_errno(errno.EIO if failed else 0)
+        return -1 if failed else 0
+
+    def fsync(self, descriptor: int) -> None:
+        if self.note(descriptor):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.fixture(params=["names follow files", "they do not"])
+def disk(harness: PublisherHarness, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> _Disk:
+    made = _Disk(harness)
+    follow = request.param == "names follow files"
+    monkeypatch.setattr("listener.foundation.durable.SYNC_FILE_RANGE", made.sync_file_range if follow else None)
+    monkeypatch.setattr("listener.foundation.durable._file_system", lambda _: "ext4")
+    monkeypatch.setattr(os, "fsync", made.fsync)
+    return made
+
+
+def test_files_left_to_the_batch_are_on_the_disk_before_they_are_visible(
+    harness: PublisherHarness, disk: _Disk
+) -> None:
+    batch = [left_to_the_batch(harness.finished(f"{name}.dcm", uid=f"1.{name}")) for name in (1, 2)]
+    parts = [(one.folder / "0.part").stat().st_ino for one in batch if one.folder is not None]
+    assert all(isinstance(outcome, Exported) for outcome in harness.publish(*batch))
+    assert [file for file, _ in disk.asked] == parts
+    assert [sorted(harness.files).index(name) for _, seen in disk.asked for name in seen] == [0]
+    durable = harness.finished("3.dcm", uid="1.3")
+    harness.publish(durable)
+    assert len(disk.asked) == 2
+
+
+def test_a_file_that_could_not_be_written_is_not_published_and_not_synced_again(
+    harness: PublisherHarness, disk: _Disk
+) -> None:
+    disk.fails = True
+    bad = left_to_the_batch(harness.finished("1.dcm", uid="1.1"))
+    good = harness.finished("2.dcm", uid="1.2")
+    first, second = harness.publish(bad, good)
+    assert isinstance(first, StorageUnavailable)
+    assert isinstance(second, Exported)
+    assert list(harness.files) == ["2.png"]
+    assert len(disk.asked) == 1
+
+
+def test_a_worker_that_names_no_file_for_its_batch_fails_its_instance(harness: PublisherHarness) -> None:
+    for name in ("1.dcm", "2.dcm"):
+        one = left_to_the_batch(harness.finished(name))
+        assert one.folder is not None
+        part = one.folder / "0.part"
+        part.unlink()
+        if name == "2.dcm":
+            os.mkfifo(part)
+        (outcome,) = harness.publish(one)
+        assert isinstance(outcome, Failed)
+        assert outcome.reason is Reason.INTERNAL
 
 
 def test_a_disk_that_turns_read_only_half_way_blames_no_instance(

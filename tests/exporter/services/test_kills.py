@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pydicom
 import pytest
 from PIL import Image
@@ -48,11 +49,10 @@ def start(*arguments: object) -> subprocess.Popen[bytes]:
 
 
 def workers_of(pid: int) -> list[int]:
-    found: list[int] = []
-    with suppress(OSError):
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            found += map(int, (task / "children").read_text().split())
-    return found
+    """Workers and the fork server that they are copies of."""
+    with suppress(psutil.NoSuchProcess):
+        return [process.pid for process in psutil.Process(pid).children(recursive=True)]
+    return []
 
 
 def done(ledger: Path) -> int:

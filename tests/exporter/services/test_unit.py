@@ -1,4 +1,4 @@
-"""The unit of the export daemon is correct and keeps it in."""
+"""The units of the export daemon and of the page are correct and keep them in."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-UNIT = Path(__file__).parents[3] / "systemd" / "dicom-exporter.service"
+UNITS = Path(__file__).parents[3] / "exporter" / "commands" / "units"
+UNIT = UNITS / "dicom-exporter.service"
 
 
-@pytest.fixture
-def unit(tmp_path: Path) -> Path:
+@pytest.fixture(params=["dicom-exporter.service", "dicom-page.service"])
+def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The unit, its program replaced by one that every machine has."""
-    text = re.sub(r"^ExecStart=\S+", f"ExecStart={shutil.which('true')}", UNIT.read_text(), flags=re.MULTILINE)
-    path = tmp_path / UNIT.name
+    told = (UNITS / request.param).read_text()
+    text = re.sub(r"^ExecStart=\S+", f"ExecStart={shutil.which('true')}", told, flags=re.MULTILINE)
+    path = tmp_path / str(request.param)
     path.write_text(text)
     return path
 

@@ -106,27 +106,33 @@ def test_the_seeds_file_mirrors_the_tree_and_writes_one_line_per_instance(seed: 
 
 _COUNTING = """
 import subprocess, sys
-started = []
+from listener.foundation.fork_server import ForkServer
+started, workers = [], []
 class Counting(subprocess.Popen):
     def __init__(self, *arguments, **options):
         started.append(arguments)
         super().__init__(*arguments, **options)
-subprocess.Popen = Counting
+def fork(server, real=ForkServer.fork):
+    workers.append(real(server))
+    return workers[-1]
+subprocess.Popen, ForkServer.fork = Counting, fork
 from exporter.commands.app import main
 code = main(sys.argv[1:])
-print("started", len(started))
+print("started", len(started), "with", len(workers), "copies")
 sys.exit(code)
 """
 
 
-@pytest.mark.parametrize(("workers", "processes"), [(0, 0), (1, 1), (2, 2)])
-def test_num_workers_is_the_number_of_child_processes(seed: Seed, workers: int, processes: int) -> None:
+@pytest.mark.parametrize(("workers", "servers"), [(0, 0), (1, 1), (2, 1)])
+def test_num_workers_is_the_number_of_worker_processes_copied_from_one_server(
+    seed: Seed, workers: int, servers: int
+) -> None:
     seed.data["num_workers"] = workers
     seed.config.write_text(yaml.safe_dump(seed.data))
     command = [sys.executable, "-c", _COUNTING, "backfill", "--config", str(seed.config)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"started {processes}"
+    assert done.stdout.splitlines()[-1] == f"started {servers} with {workers} copies"
     assert seed.files() == {"cine.mp4", "one/still.png"}
 
 
@@ -135,7 +141,7 @@ def test_workers_of_the_command_line_win_over_num_workers(seed: Seed) -> None:
     seed.config.write_text(yaml.safe_dump(seed.data))
     command = [sys.executable, "-c", _COUNTING, "backfill", "--config", str(seed.config), "--workers", "0"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.stdout.splitlines()[-1] == "started 0"
+    assert done.stdout.splitlines()[-1] == "started 0 with 0 copies"
 
 
 def test_dicom_dir_is_what_is_read_unless_the_command_line_names_another(seed: Seed, folder: Path) -> None:

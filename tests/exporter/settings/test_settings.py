@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import yaml
@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exporter.commands import config_reference
-from exporter.settings.settings import MediaSettings, Settings, load_settings
+from exporter.privacy.rules import PrivacyOption
+from exporter.settings.settings import MediaSettings, PrivacyOptionName, PrivacySettings, Settings, load_settings
 from listener.foundation.configuration import ConfigurationError, ReservedSection, load
 from listener.foundation.yaml_file import read
 from listener.settings.listener import DataFolder, ListenerSettings
@@ -117,7 +118,7 @@ def test_something_acts_on_every_key() -> None:
     unread = [
         ".".join(key.path)
         for key in config_reference.every_key()
-        if key.path[0] != "privacy" and not re.search(rf"\w\.{key.name}\b", code)
+        if "privacy" not in key.path and not re.search(rf"\w\.{key.name}\b", code)
     ]
     assert unread == []
 
@@ -198,13 +199,12 @@ def test_layouts_that_could_leave_the_folder_or_name_patients_are_refused(
 
 
 def test_what_is_not_available_yet_is_refused_and_never_ignored(loaded: Callable[[str], Settings]) -> None:
-    text = "privacy: {profile: basic}\nnotify: {mail: x}\n"
+    text = "notify: {mail: x}\n"
     with pytest.raises(ConfigurationError) as caught:
         loaded(text)
     faults = caught.value.faults
     assert [(fault.line, fault.key_path) for fault in faults] == [
-        (1, "privacy.profile"),
-        (2, "notify"),
+        (1, "notify"),
     ]
     assert all("not available in this version" in fault.problem for fault in faults)
     assert loaded("privacy: {profile: none}\northanc:\nnotify: {}\nstatus:\n") == Settings()
@@ -213,8 +213,49 @@ def test_what_is_not_available_yet_is_refused_and_never_ignored(loaded: Callable
 def test_a_privacy_profile_that_does_not_exist_is_refused(loaded: Callable[[str], Settings]) -> None:
     with pytest.raises(ConfigurationError, match=r"privacy\.profile: is the text 'full'"):
         loaded("privacy: {profile: full}")
-    with pytest.raises(ConfigurationError, match=r"privacy\.key_file: unknown key"):
-        loaded("privacy: {key_file: x}")
+
+
+def test_a_profile_needs_a_key(loaded: Callable[[str], Settings]) -> None:
+    with pytest.raises(ConfigurationError, match=r"1: privacy: `profile: basic` needs a key"):
+        loaded("privacy: {profile: basic}")
+    own = "ae_titles: [{ae_title: EXPORTER, privacy: {profile: basic}}]"
+    with pytest.raises(ConfigurationError, match=r"1: ae_titles: .* of EXPORTER needs a key"):
+        loaded(own)
+    settings = loaded(f"privacy: {{key_file: /k, pixels: blank}}\n{own}")
+    assert settings.deidentifies
+    assert settings.privacy.profile == "none"
+    assert settings.by_ae_title["EXPORTER"].privacy == PrivacySettings(
+        profile="basic", key_file=Path("/k"), pixels="blank"
+    )
+
+
+def test_options_of_a_profile_that_contradict_each_other_are_refused(loaded: Callable[[str], Settings]) -> None:
+    dates = "retain_longitudinal_full_dates, retain_longitudinal_modified_dates"
+    with pytest.raises(ConfigurationError, match=r"privacy\.options: names retain_long.*leave one of them out"):
+        loaded(f"privacy: {{options: [{dates}]}}")
+    with pytest.raises(ConfigurationError, match=r"privacy\.options: names retain_uids twice"):
+        loaded("privacy: {options: [retain_uids, retain_uids]}")
+    assert list(get_args(PrivacyOptionName)) == [option.value for option in PrivacyOption]
+
+
+def test_what_is_deidentified_is_part_of_the_hash_and_where_its_key_lies_is_not(
+    loaded: Callable[[str], Settings],
+) -> None:
+    plain = loaded("privacy: {key_file: /k}").settings_sha256
+    basic = [
+        loaded(f"privacy: {{profile: basic, key_file: {rest}}}").settings_sha256
+        for rest in (
+            "/k",
+            "/other",
+            "/k, pixels: blank",
+            "/k, options: [retain_uids, clean_graphics]",
+            "/k, options: [clean_graphics, retain_uids]",
+        )
+    ]
+    assert plain == Settings().settings_sha256
+    assert basic[0] == basic[1]
+    assert basic[3] == basic[4]
+    assert len({plain, *basic}) == 4
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ def made_line(dicom_file: str, **elements: Any) -> dict[str, Any]:
         "transfer_syntax_uid": "1.2.840.10008.1.2.1",
         "left_out": [],
         "private_left_out": None,
+        "privacy": None,
     } | elements.pop("export", {})
     ours = {"dicom_file": dicom_file, "media_file": None, "media_type": "none", "export": export}
     return ours | elements

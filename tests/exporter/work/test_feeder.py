@@ -6,6 +6,7 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +23,6 @@ from tests.exporter.work.test_engine import EngineHarness
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from exporter.errors import MachineCondition
     from exporter.inputs.contract import EarlierOutcomes
@@ -96,6 +96,24 @@ def test_every_instance_is_settled_once_and_what_may_pass_is_tried_again(harness
     assert [name for name, due in source.put_backs if due is not None] == ["crash.dcm"]
 
 
+def test_a_feeder_that_waits_for_a_result_takes_what_has_come_as_soon_as_it_is_woken(
+    harness: EngineHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exporter.work.feeder.WAIT_S", 3600.0)
+    source = ListSource()
+    feeder = Feeder(harness.engine, source, threading.Event())
+
+    def come() -> None:
+        source.works.append(replace(harness.work("fifo"), decided=DECIDED))
+        feeder.wake()
+
+    coming = threading.Timer(0.1, come)
+    coming.start()
+    assert list(feeder.turn()) == []
+    assert [result.work.name for result in feeder.turn()] == ["fifo"]
+    coming.join()
+
+
 @pytest.mark.parametrize("method", ["next", "settle", "put_back"])
 def test_what_the_machine_refuses_is_done_later_and_once(harness: EngineHarness, method: str) -> None:
     source = ListSource(harness.work("crash.dcm"))
@@ -135,6 +153,11 @@ def test_nothing_is_taken_without_permission_and_a_stop_gives_everything_back(ha
 class OneDecided:
     """A reader of one entry that needs no worker."""
 
+    root = Path()
+
+    def members(self, container: str) -> Iterator[str]:
+        raise NotImplementedError
+
     def entries(self, memory: EarlierOutcomes, scratch: Scratch) -> Iterator[InputEntry]:  # noqa: ARG002 - the contract's shape
         yield InputEntry("fifo", 0, 1, decided=DECIDED)
 
@@ -147,13 +170,19 @@ class OneDecided:
 
 def test_an_entry_that_needs_no_worker_needs_none_either_when_it_is_tried_again(tmp_path: Path) -> None:
     class Nothing:
+        def foresee(self, names: Sequence[str]) -> None:
+            pass
+
         def is_done(self, name: str, size_bytes: int, mtime_ns: int, changed_ns: int = 0) -> bool:  # noqa: ARG002 - the contract's shape
             return False
+
+        def key(self, name: str) -> str:
+            return name
 
         def failed(self, prefix: str) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
             return ()
 
-        def closed_folders(self) -> tuple[str, ...]:
+        def closed_folders(self, root: Path) -> tuple[str, ...]:  # noqa: ARG002 - the contract's shape
             return ()
 
     with Scratch(tmp_path / "copies", 1 << 20) as scratch:

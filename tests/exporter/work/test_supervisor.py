@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from exporter.errors import OutOfSpace, Reason, SkipReason
@@ -49,8 +49,8 @@ def run(
     return made.run(WorkerJob(path=f"x/{word}.dcm", folder=str(folder)), decide)
 
 
-def children() -> set[int]:
-    return {int(pid) for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
+def descendants() -> set[int]:
+    return {process.pid for process in psutil.Process().children(recursive=True)}
 
 
 @pytest.mark.parametrize(
@@ -93,13 +93,14 @@ def test_a_job_that_spins_is_stopped_at_its_own_processor_time_not_at_that_of_th
 def test_a_small_file_may_use_less_processor_time_than_a_large_one(tmp_path: Path) -> None:
     (tmp_path / "spin.small.dcm").write_bytes(b"")
     (tmp_path / "spin.large.dcm").write_bytes(bytes(1_000_000))
+    (server,) = (one for one in psutil.Process().children() if "exporter.work.worker:main" in one.cmdline())
     with worker(cpu_s=60.0, cpu_base_s=1.0, cpu_s_per_mb=2.0) as made:
         spent = []
         for name in ("spin.small", "spin.large"):
-            before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+            before = server.cpu_times().children_user
             made.ensure_ready()
             outcome = made.run(WorkerJob(str(tmp_path / f"{name}.dcm"), "."), go)
-            spent.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before)
+            spent.append(server.cpu_times().children_user - before)
             assert isinstance(outcome, Failed)
             assert (outcome.reason, outcome.may_pass) == (Reason.TIMEOUT, False)
             assert "cpu_s_per_mb" in outcome.message
@@ -232,12 +233,18 @@ def test_nothing_of_the_job_is_in_the_arguments_or_the_environment_of_the_proces
         assert limits.split("Max core file size")[1].split()[:2] == ["0", "0"]
 
 
-def test_closing_leaves_no_process_behind() -> None:
-    before = children()
+@pytest.mark.parametrize("start", ["as a copy of the fork server", "as an interpreter of its own"])
+def test_closing_leaves_no_process_behind(start: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if start == "as an interpreter of its own":
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)  # a copy would not see it
+    before = descendants()
     with worker() as made:
         made.ensure_ready()
-        assert len(children() - before) == 1
-    assert children() == before
+        (mine,) = descendants() - before
+        is_copy = psutil.Process(mine).ppid() != os.getpid()
+        assert is_copy == (start == "as a copy of the fork server")
+        assert isinstance(run(made, "plain"), Skipped)
+    assert descendants() == before
 
 
 def test_the_process_dies_with_its_parent(tmp_path: Path) -> None:

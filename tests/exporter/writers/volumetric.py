@@ -106,7 +106,7 @@ def save_series(folder: Path, stack: Stack, volume: NDArray[np.generic], **eleme
     paths: list[Path] = []
     for k in [*range(1, len(volume), 2), *range(0, len(volume), 2)]:
         path = folder / f"{len(paths)}.dcm"
-        single(stack, k, volume[k], **shared, **elements).save_as(path, enforce_file_format=True)
+        single(stack, k, volume[k], **shared | elements).save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
 

@@ -10,7 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-from listener.foundation.processes import end_with_parent
+import psutil
+
+from listener.foundation.fork_server import ForkServer
+from listener.foundation.processes import ChildProcess, end_with_parent
+
+NAME = "tests.listener.foundation.child"
 
 
 def main(what: str, *arguments: str) -> int:
@@ -29,6 +34,8 @@ def main(what: str, *arguments: str) -> int:
         say(subprocess.Popen(["sleep", "600"]).pid)
         if arguments == ("and end",):
             return 0
+    elif what == "hold":
+        return hold()
     elif what == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         say("deaf")
@@ -36,6 +43,30 @@ def main(what: str, *arguments: str) -> int:
         return int(arguments[0])
     time.sleep(600)
     return 0
+
+
+def load() -> None:
+    """Load nothing: what this module needs it has imported."""
+
+
+def copied() -> int:
+    """Do what the first line says, in a copy of a fork server."""
+    return main(*sys.stdin.readline().split())
+
+
+def hold() -> int:
+    """Hold a fork server and one child of it, until killed."""
+    server = ForkServer(f"{NAME}:copied", load=f"{NAME}:load")
+    with server:
+        child = ChildProcess(NAME, fork=server.fork)
+        child.start(with_pipes=True)
+        say(descendants(os.getpid()))
+        time.sleep(600)
+    return 0
+
+
+def descendants(pid: int) -> list[int]:
+    return [process.pid for process in psutil.Process(pid).children(recursive=True)]
 
 
 def say(what: object) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from listener.foundation.counters import OTHER
 from listener.intake import store_status
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class AssociationStats:
         if situation.is_success:
             self._data_bytes += size_bytes
             self.counters.add_each(**{situation.counter: 1, "bytes_stored": size_bytes})
+            self.counters.arrived(self._request.calling_ae_title if self._request else OTHER)
         else:
             self.counters.add(situation.counter)
         self._slowest_s = max(self._slowest_s, commit_s)

@@ -117,6 +117,7 @@ class ReceiverProcess:
                 counts = self._counters.all()
                 new = {name: count - self._reported.get(name, 0) for name, count in counts.items()}
                 self._reported = counts
+                new |= self._counters.drain_arrivals()
                 if new := {name: count for name, count in new.items() if count}:
                     self._channel.send(messages.ReceiverCounted(new))
             self._channel.send(message)

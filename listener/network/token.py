@@ -1,4 +1,4 @@
-"""Who may store: a client that shows the token, as Bearer (RFC 6750) or as the password of Basic (RFC 7617).
+"""The token that an HTTP client shows, as Bearer (RFC 6750) or as the password of Basic (RFC 7617).
 
 Contract: comparing takes the same time whatever was shown. Basic is there for clients that know nothing else; its user
 name is not looked at.
@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import stat
 from typing import TYPE_CHECKING, Final
 
 from listener.foundation.errors import SourceUnusable
@@ -19,20 +20,22 @@ if TYPE_CHECKING:
 
 SHORTEST: Final = 16
 LONGEST: Final = 4096
-CHALLENGE: Final = 'Bearer realm="dicom-web", Basic realm="dicom-web", charset="UTF-8"'
+
+
+def challenge(realm: str) -> str:
+    """What an answer 401 says of how to show the token."""
+    return f'Bearer realm="{realm}", Basic realm="{realm}", charset="UTF-8"'
 
 
 class Token:
     """The token of the file, as a hash."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path) -> None:
         """Read the token.
 
         Raises:
             SourceUnusable: The file cannot be read, or holds no token.
         """
-        if path is None:
-            raise SourceUnusable("`dicomweb.enabled` needs `dicomweb.token_file`")
         try:
             with path.open("rb") as file:
                 token = file.readline(LONGEST + 1).strip()
@@ -57,3 +60,11 @@ class Token:
         elif scheme.lower() != b"bearer":
             return False
         return hmac.compare_digest(hashlib.sha256(shown).digest(), self._hash)
+
+
+def is_open_to_others(path: Path) -> bool:
+    """Whether others than its owner and its group may read or change a file."""
+    try:
+        return bool(stat.S_IMODE(path.stat().st_mode) & 0o007)
+    except OSError:
+        return False

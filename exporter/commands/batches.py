@@ -1,0 +1,237 @@
+"""`exporter backfill --engine ...` beyond this process, and `exporter backfill status|resume|cancel OUT`.
+
+Contract: what is known is in OUT, so that any host that sees it can ask, go on or cancel.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from pathlib import Path  # noqa: TC003 - cyclopts reads the annotations at run time
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from exporter.commands import CommandError, ExitCode
+from exporter.commands.batch import OutArgument, merged
+from exporter.commands.options import in_words
+from listener.foundation.signals import stopping
+from listener.foundation.text import printable
+
+if TYPE_CHECKING:
+    from exporter.batches.engines.contract import BatchEngine
+    from exporter.batches.plan import BatchPlan
+    from exporter.batches.rounds import RoundState
+    from exporter.batches.view import BatchesView
+    from exporter.inputs.backfill import BackfillRequest
+    from exporter.settings.settings import Settings
+
+
+def start(request: BackfillRequest, engine: str, *, batches: int | None, only_print: bool) -> int:
+    """Plan, submit, and for engines that live as long as this process, wait and merge."""
+    from exporter.batches.engines.contract import EngineUnusable
+    from exporter.batches.journal import runs_of
+    from exporter.batches.plan import ROUNDS, make_plan
+    from exporter.batches.rounds import RoundState
+
+    settings = request.settings
+    with in_words():
+        most = batches or _most_batches(engine, settings)
+        plan = make_plan(request, most)
+        state = RoundState(engine, settings.engine.max_rounds, request.workers, settings.engine.scheduler)
+        if only_print:
+            return _print_slurm(plan, settings)
+        state.claim(plan)
+    try:
+        return _go_on(plan, state)
+    except EngineUnusable:
+        if state.round <= 1 and not any(map(runs_of, map(plan.folder_of, range(1, len(plan.batches) + 1)))):
+            (plan.root / ROUNDS).unlink()  # nothing was started: the same command may be given again
+        raise
+
+
+def _most_batches(engine: str, settings: Settings) -> int | None:
+    if engine != "slurm":
+        return None
+    from exporter.batches.engines.slurm import SlurmEngine
+
+    return min(SlurmEngine.most_tasks(), settings.engine.slurm.max_tasks)
+
+
+def _print_slurm(plan: BatchPlan, settings: Settings) -> int:
+    from exporter.batches.engines.slurm import SlurmEngine
+
+    engine = SlurmEngine(plan.output, settings)
+    print(engine.array([batch.number for batch in plan.batches]))
+    print(engine.after("JOB_OF_THE_ARRAY"))
+    return ExitCode.DONE
+
+
+def _go_on(plan: BatchPlan, state: RoundState) -> int:
+    """Submit what is left; merge where nothing is."""
+    from exporter.batches.rounds import drive, next_round
+
+    stop = threading.Event()
+    with in_words():
+        settings = plan.settings()
+        if state.engine == "slurm":
+            from exporter.batches.engines.slurm import SlurmEngine
+
+            batches = next_round(plan, state)
+            if batches:
+                SlurmEngine(plan.output, settings).submit(batches)
+                print(f"round {state.round}: {len(batches)} batches submitted; `exporter backfill status` shows them")
+                return ExitCode.DONE
+        else:
+            with stopping(stop):
+                is_over = drive(plan, state, _engine(plan, state, settings), stop)
+            if not is_over:
+                print("stopped; `exporter backfill resume OUT` goes on where it stopped", file=sys.stderr)
+                return ExitCode.INTERRUPTED
+    _print_stuck(state)
+    return merged(plan.output, incomplete=True)
+
+
+def _engine(plan: BatchPlan, state: RoundState, settings: Settings) -> BatchEngine:
+    workers = settings.workers if state.workers is None else state.workers
+    if state.engine == "dask":
+        from exporter.batches.engines.dask_tasks import DaskEngine
+
+        return DaskEngine(plan.output, state.scheduler)
+    from exporter.batches.engines.processes import ProcessesEngine
+
+    return ProcessesEngine(plan.output, max(1, workers), min(1, workers))
+
+
+def _print_stuck(state: RoundState) -> None:
+    if state.stuck:
+        numbers = ", ".join(map(str, state.stuck[:20]))
+        print(f"stuck, no progress in the last round: batches {numbers}", file=sys.stderr)
+
+
+def estimate(request: BackfillRequest, *, as_json: bool) -> int:
+    """Print what a backfill will cost."""
+    from exporter.batches.estimate import estimate as estimated
+    from listener.foundation import logs
+
+    logs.configure("warning", request.settings.log.format)
+    stop = threading.Event()
+    with stopping(stop):
+        found = estimated(request, stop)
+    if stop.is_set():
+        return ExitCode.INTERRUPTED
+    if as_json:
+        print(json.dumps(found.as_json()))
+        return ExitCode.DONE
+    time, size = found.core_seconds.divided(3600.0), found.output_bytes.divided(1e9)
+    print(f"{found.files} files, {found.input_bytes / 1e9:.2f} GB; {found.sampled} of them were exported as a sample")
+    for kind, number in found.kinds.items():
+        print(f"{kind:<24}{number:>10}")
+    print(f"hours of one worker     {time.expected:>10.2f}   between {time.low:.2f} and {time.high:.2f}")
+    print(f"GB of media             {size.expected:>10.2f}   between {size.low:.2f} and {size.high:.2f}")
+    cores = ", ".join(f"{found.cores_for(hours * 3600.0)} for {hours} h" for hours in (1, 8, 24))
+    print(f"workers for a deadline  {cores}")
+    return ExitCode.DONE
+
+
+def status(
+    out: OutArgument,
+    /,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
+) -> int:
+    """Show how far the batches of a backfill are."""
+    from exporter.batches.plan import BatchPlan
+    from exporter.batches.view import look_at
+
+    with in_words():
+        view = look_at(BatchPlan.read(out.expanduser()))
+    print(json.dumps(view.as_json()) if as_json else _table(view))
+    return ExitCode.DONE
+
+
+def _table(view: BatchesView) -> str:
+    numbers = f"done {view.done}, running {view.running}, waiting {view.waiting}, stuck {len(view.stuck)}"
+    lines = [
+        f"batches     {view.batches:>10}   {numbers}",
+        f"files       {view.units:>10}   round {view.round}" + (", merged" if view.is_merged else ""),
+        f"exported    {view.exported:>10}",
+    ]
+    for word, reasons in (("skipped", view.skipped), ("failed", view.failed)):
+        why = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        lines.append(f"{word:<12}{sum(reasons.values()):>10}" + (f"   {why}" if why else ""))
+    if view.seconds_left is not None:
+        lines.append(f"rate        {view.rate:>10.1f}   instances per second, {view.seconds_left} s left")
+    lines += [f"refused     {count:>10}   {printable(sentence)}" for sentence, count in view.refusals.items()]
+    return "\n".join(lines)
+
+
+def resume(
+    out: OutArgument,
+    /,
+    *,
+    in_job: Annotated[
+        bool, Parameter(negative="", help="For the job that follows an array: the tasks before it have ended.")
+    ] = False,
+) -> int:
+    """Submit the batches that are not complete, with the engine of the first time; merge where all are."""
+    with in_words():
+        plan, state = _submitted(out)
+        if not in_job:
+            _refuse_alive(plan, state)
+            state.round, state.stuck, state.marks, state.is_cancelled = 0, [], {}, False
+    return _go_on(plan, state)
+
+
+def _submitted(out: Path) -> tuple[BatchPlan, RoundState]:
+    """Plan and state of the rounds.
+
+    Raises:
+        CommandError: Nothing was submitted.
+    """
+    from exporter.batches.plan import BatchPlan
+    from exporter.batches.rounds import RoundState
+
+    plan = BatchPlan.read(out.expanduser())
+    state = RoundState.read(plan)
+    if state is None:
+        raise CommandError(f"the plan in {out} was not submitted to an engine; `exporter batch commands` lists it")
+    return plan, state
+
+
+def _refuse_alive(plan: BatchPlan, state: RoundState) -> None:
+    """Return where no batch runs that this command would start a second time.
+
+    Raises:
+        CommandError: Some do.
+    """
+    from exporter.batches.view import look_at
+
+    alive = look_at(plan).running
+    if state.engine == "slurm":
+        from exporter.batches.engines.slurm import SlurmEngine
+
+        engine = SlurmEngine(plan.output, plan.settings())
+        alive = len(engine.alive()) or int(engine.is_followed())
+    if alive:
+        raise CommandError(
+            f"{alive} batches still wait or run; wait for them, or `exporter backfill cancel {plan.output}`"
+        )
+
+
+def cancel(out: OutArgument, /) -> int:
+    """Stop the batches of a backfill; `resume` goes on where they stopped."""
+    with in_words():
+        plan, state = _submitted(out)
+        if state.engine != "slurm":
+            raise CommandError(
+                f"the engine `{state.engine}` runs inside `exporter backfill`: stop that with Ctrl-C or SIGTERM"
+            )
+        from exporter.batches.engines.slurm import SlurmEngine
+
+        SlurmEngine(plan.output, plan.settings()).cancel()
+        state.is_cancelled = True
+        state.write(plan)
+    print("cancelled; `exporter backfill resume OUT` goes on where it stopped")
+    return ExitCode.DONE

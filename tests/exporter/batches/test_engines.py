@@ -1,0 +1,199 @@
+"""One contract for every engine: what is submitted runs once, what is cancelled ends, and OUT stays consistent."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from exporter.batches.engines.contract import EngineUnusable
+from exporter.batches.engines.dask_tasks import DaskEngine
+from exporter.batches.engines.processes import ProcessesEngine
+from exporter.batches.journal import runs_of
+from exporter.batches.merging import merge
+from exporter.batches.plan import make_plan
+from exporter.batches.rounds import RoundState, drive
+from exporter.batches.running import is_complete
+from tests.exporter.batches.conftest import assert_sound, make_tree, request, result_of, run_locally
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from exporter.batches.engines.contract import BatchEngine
+    from exporter.batches.plan import BatchPlan
+
+ROOT = Path(__file__).parents[3]
+KILLS = int(os.environ.get("EXPORTER_TEST_KILLS", "0")) or 3
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def dask_cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler and two workers as processes of their own."""
+    address = f"tcp://127.0.0.1:{free_port()}"
+    python = [sys.executable, "-m"]
+    scheduler = [*python, "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard", "--no-show"]
+    worker = [*python, "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    with ExitStack() as stack:
+        started = []
+        for command in (scheduler, worker, worker):
+            process = stack.enter_context(
+                subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            )
+            stack.callback(process.kill)
+            started.append(process)
+            if len(started) == 1:
+                until(lambda: _answers(int(address.rpartition(":")[2])))
+        yield address, started[1:]
+
+
+@pytest.fixture(params=["processes", pytest.param("dask", marks=pytest.mark.slow)])
+def engine_of(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], BatchEngine]]:
+    if request.param == "processes":
+        yield lambda output: ProcessesEngine(output, at_once=2)
+        return
+    with dask_cluster() as (address, _):
+        yield lambda output: DaskEngine(output, address)
+
+
+def planned(tmp_path: Path, tree: Path, batches: int) -> BatchPlan:
+    return make_plan(request(tree, tmp_path / "out"), batches)
+
+
+@pytest.mark.slow
+def test_what_is_submitted_runs_once_and_what_is_cancelled_ends(
+    engine_of: Callable[[Path], BatchEngine], tree: Path, tmp_path: Path
+) -> None:
+    plan = planned(tmp_path, tree, 3)
+    engine = engine_of(plan.output)
+    assert engine.alive() == frozenset()
+    engine.submit([1, 2])
+    assert engine.alive() <= {1, 2}
+    until(lambda: not engine.alive())
+    assert [runs_of(plan.folder_of(number)) for number in (1, 2, 3)] == [[1], [1], []]
+    assert is_complete(plan.folder_of(1))
+    assert is_complete(plan.folder_of(2))
+    engine.submit([3])
+    until(lambda: runs_of(plan.folder_of(3)) or not engine.alive())
+    engine.cancel()
+    assert engine.alive() == frozenset()
+    assert drive(plan, RoundState("test", 3), engine, threading.Event())
+    merge(plan.output)
+    assert_sound(plan.output)
+
+
+def test_a_batch_that_refuses_is_no_longer_alive(
+    engine_of: Callable[[Path], BatchEngine], tree: Path, tmp_path: Path
+) -> None:
+    plan = planned(tmp_path, tree, 2)
+    (plan.root / "units-2").write_text("edited")
+    engine = engine_of(plan.output)
+    engine.submit([2])
+    until(lambda: not engine.alive())
+    assert (plan.folder_of(2) / "refused.json").exists()
+    engine.cancel()
+
+
+@pytest.mark.slow
+def test_no_scheduler_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.batches.engines.dask_tasks.ANSWER_S", 0.5)
+    with pytest.raises(EngineUnusable, match=r"Dask scheduler tcp://127\.0\.0\.1:9"):
+        DaskEngine(tmp_path, "tcp://127.0.0.1:9")
+
+
+# -- kills -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def expected(tree: Path, tmp_path_factory: pytest.TempPathFactory) -> object:
+    output = tmp_path_factory.mktemp("engines") / "local"
+    run_locally(tree, output)
+    return result_of(output)
+
+
+@pytest.mark.slow
+def test_processes_that_are_killed_at_random_leave_nothing_out_and_nothing_twice(
+    tree: Path, expected: object, tmp_path: Path
+) -> None:
+    output, chance = tmp_path / "out", random.Random(5)  # noqa: S311 - when to kill is no secret
+    command = [sys.executable, "-m", "exporter", "backfill", str(tree), "--output", str(output), "--workers", "2"]
+    command += ["--engine", "processes", "--batches", "5"]
+    for _ in range(KILLS):
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                process.wait(chance.uniform(1.0, 6.0))
+            except subprocess.TimeoutExpired:
+                _kill_one(output, chance)
+                process.kill()
+        if (output / "batches" / "rounds.json").exists():
+            command = [sys.executable, "-m", "exporter", "backfill", "resume", str(output)]
+            until(lambda: not any(map(_is_process, _processes(output))))
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 3, done.stderr
+    assert result_of(output) == expected
+    assert_sound(output)
+
+
+def _processes(output: Path) -> list[int]:
+    """Process numbers of the starts of batches that have not ended by themselves."""
+    found = []
+    for path in (output / "batches").glob("*/run-*/status.json"):
+        said = json.loads(path.read_bytes())
+        if not said["is_over"]:
+            found.append(int(said["pid"]))
+    return found
+
+
+def _is_process(number: int) -> bool:
+    try:
+        return b"batch\0run" in Path(f"/proc/{number}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def _kill_one(output: Path, chance: random.Random) -> None:
+    """Kill a batch, before its parent."""
+    alive = [number for number in _processes(output) if _is_process(number)]
+    if alive:
+        os.kill(chance.choice(alive), signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_dask_worker_that_is_killed_costs_nothing(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "in")
+    plan = planned(tmp_path, tree, 6)
+    run_locally(tree, tmp_path / "local")
+    with dask_cluster() as (address, workers):
+        engine, stop = DaskEngine(plan.output, address), threading.Event()
+        state = RoundState("dask", 3)
+        driving = threading.Thread(target=drive, args=(plan, state, engine, stop))
+        driving.start()
+        until(lambda: any(runs_of(plan.folder_of(number)) for number in range(1, 7)))
+        workers[0].kill()
+        driving.join()
+    merge(plan.output)
+    assert result_of(plan.output) == result_of(tmp_path / "local")
+    assert_sound(plan.output)

@@ -1,0 +1,131 @@
+"""The de-identified instance as a DICOM file: valid, with the pixels that may be seen, and nothing else."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pydicom
+import pytest
+
+from exporter.outcome import Exported, MediaType
+from tests.exporter.frames.conftest import build
+from tests.exporter.privacy.kinds import planted_file
+from tests.exporter.privacy.pixels.test_masked import CODINGS, area, picture
+from tests.exporter.work.test_deidentification import found, key_file, run, ultrasound
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.exporter.frames.conftest import Build
+
+__all__ = ["build", "key_file"]
+
+BY_THE_STANDARD = re.compile(r"PresentationCreation(Date|Time)|ICCProfile|PointCoordinatesData|FloatingPointValues")
+"""What the Basic Profile removes though an IOD needs it, and bytes of which nothing says what they hold."""
+
+
+def dicom_file(path: Path, folder: Path, key: Path, **privacy: Any) -> Path | None:
+    """The DICOM file of one instance; None where there is none."""
+    outcome = run(path, folder, key, write_dicom=True, **privacy)
+    media = outcome.media if isinstance(outcome, Exported) else ()
+    return next((folder / one.file for one in media if one.kind is MediaType.DICOM), None)
+
+
+@pytest.mark.parametrize("name", ["native gray", "RLE RGB", "JPEG 2000", "JPEG 4:2:0"])
+def test_its_pixels_are_those_of_the_source_where_kept_and_black_elsewhere(
+    name: str, tmp_path: Path, key_file: Path, build: Build
+) -> None:
+    coding = CODINGS[name]
+    path = ultrasound(build, coding, picture(7, 1, samples=coding.samples), PatientName="DOE^JANE")
+    written = dicom_file(path, tmp_path / "partial", key_file)
+    assert written is not None
+    source, made = pydicom.dcmread(path), pydicom.dcmread(written)
+    kept = area().beyond_reach(coding.reach).mask()
+    values = made.pixel_array
+    if coding.lossless:
+        assert np.array_equal(values[kept], source.pixel_array[kept])
+    assert not values[~kept].any()
+    assert made.BurnedInAnnotation == "NO"
+    assert made.SOPInstanceUID != source.SOPInstanceUID
+    assert made.file_meta.MediaStorageSOPInstanceUID == made.SOPInstanceUID
+    assert b"DOE" not in written.read_bytes()
+
+
+def test_two_instances_that_differ_in_what_is_hidden_or_removed_give_one_file(
+    tmp_path: Path, key_file: Path, build: Build
+) -> None:
+    files = []
+    for seed, patient in ((1, "DOE^JANE"), (2, "ROE")):
+        values = picture(7, seed, samples=3)
+        path = ultrasound(build, CODINGS["JPEG 4:2:0"], values, PatientName=patient, AccessionNumber=None)
+        written = dicom_file(path, tmp_path / str(seed), key_file)
+        assert written is not None
+        files.append(written.read_bytes())
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("kind", ["enhanced", "structures"])
+def test_no_planted_token_is_in_it_and_kinds_without_media_have_one(kind: str, tmp_path: Path, key_file: Path) -> None:
+    tokens = planted_file(tmp_path / "a.dcm", kind, 2, SOPInstanceUID="1.2.826.0.1.3680043.8.498.9")
+    folder = tmp_path / "partial"
+    outcome = run(tmp_path / "a.dcm", folder, key_file, write_dicom=True, pixels="allow")
+    assert isinstance(outcome, Exported)
+    assert outcome.media[-1].kind is MediaType.DICOM
+    assert found(tokens, outcome, folder) == set()
+
+
+def test_bits_of_a_segmentation_stay_bits(tmp_path: Path, key_file: Path, build: Build) -> None:
+    bits = np.random.default_rng(1).integers(0, 2, (3, 5, 7), np.uint8)
+    raw = np.packbits(bits.ravel(), bitorder="little").tobytes()
+    elements = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.66.4", "SegmentationType": "BINARY"}
+    made = build(
+        raw, vr="OB", Rows=5, Columns=7, NumberOfFrames=3, BitsAllocated=1, BitsStored=1, HighBit=0, **elements
+    )
+    made.close()
+    written = dicom_file(made.path, tmp_path / "partial", key_file, pixels="allow")
+    assert written is not None
+    assert np.array_equal(pydicom.dcmread(written).pixel_array, bits)
+
+
+def test_it_is_not_written_unless_asked_for(tmp_path: Path, key_file: Path, build: Build) -> None:
+    path = ultrasound(build, CODINGS["native gray"], picture(7, 1))
+    outcome = run(path, tmp_path / "partial", key_file)
+    assert isinstance(outcome, Exported)
+    assert [one.kind for one in outcome.media] == [MediaType.IMAGE]
+
+
+# -- judges ----------------------------------------------------------------------------------------------------------
+
+
+def errors_of(path: Path) -> set[str]:
+    """Errors that dciodvfy finds, without UIDs; one entry that says so where it cannot read the file."""
+    done = subprocess.run(["dciodvfy", str(path)], capture_output=True, check=False)
+    lines = done.stderr.decode("latin-1").splitlines()
+    return {re.sub(r"<[0-9.]*>", "<>", line.strip()) for line in lines if line.startswith("Error")}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("dciodvfy") is None, reason="needs Debian's dicom3tools")
+def test_dciodvfy_finds_no_error_that_the_source_does_not_have(
+    tmp_path: Path, key_file: Path, corpus: Path, corpus_catalog: list[dict[str, Any]]
+) -> None:
+    wrong: dict[str, list[str]] = {}
+    checked = 0
+    small = [row for row in corpus_catalog if int(row["bytes"]) < 400_000]
+    for number, row in enumerate(small[::6]):
+        path, folder = corpus / row["file"], tmp_path / str(number)
+        written = dicom_file(path, folder, key_file, pixels="allow")
+        source = errors_of(path)
+        if written is not None and not any("not valid DICOM" in error for error in source):
+            assert subprocess.run(["dcmdump", "-q", str(written)], capture_output=True, check=False).returncode == 0
+            checked += 1
+            new = {error for error in errors_of(written) - source if not BY_THE_STANDARD.search(error)}
+            if new:
+                wrong[row["file"]] = sorted(new)
+        shutil.rmtree(folder)
+    assert checked > 25
+    assert wrong == {}
