@@ -156,8 +156,10 @@ def _session(
     workers = target.settings.workers if target.workers is None else target.workers
     policy = EnginePolicy(target.settings.limits.attempts, retry_after_s, skip_duplicates=skip_duplicates)
     places, copies_bytes = target.places, target.settings.archives.copies_bytes
+    beside = places.media.absolute() / PARTIAL / f"copies-{os.getpid()}"
+    made = Scratch.outside(copies_bytes) if target.settings.deidentifies else Scratch(beside, copies_bytes)
     with (  # copies are deleted after the workers that read them have ended
-        Scratch(places.media.absolute() / PARTIAL / f"copies-{os.getpid()}", copies_bytes) as scratch,
+        made as scratch,
         open_export_context(
             target.settings, places, workers=workers, policy=policy, take_over=target.take_over
         ) as session,

@@ -46,6 +46,7 @@ _UID: Final = re.compile(r"[0-9]+(?:\.[0-9]+){3,}")
 _RUN: Final = re.compile(rb"[\x20-\x7e]{6,}")
 _WIDE_RUN: Final = re.compile(rb"(?:[\x20-\x7e]\0){6,}")
 _PIECE: Final = 8 << 20
+_OWN_KEYS: Final = ("dicom_file", "media_file", "media_type", "export")
 _LEAST_NAME: Final = 6
 """Shortest whole name that is searched for in files of other instances."""
 _HIDDEN: Final = "***"
@@ -214,27 +215,32 @@ class _Search:
         media = ledger.media(name)
         text = ledger.line(row.line_seq) if row.line_seq is not None else None
         said = orjson.loads(text) if text is not None else {}
+        ours = {key: said.pop(key) for key in _OWN_KEYS if key in said}
         texts = [row.name, row.message, row.ae_title, *(one.file for one in media), *_of_row(row)]
-        self._note("the ledger", identifiers, texts, ())
+        self._note("the ledger", identifiers, ({}, texts), ())
         place = f"{self.settings.metadata_file(self.data).name} (line {row.line_seq})"
-        if self._note(place, identifiers, [said], ()):
-            said = {}
+        if self._note(place, identifiers, (said, ours), ()):
+            said, ours = {}, {}  # their media may be clean
         for number, one in enumerate(media):
             path = self.settings.media_folder(self.data) / one.file.rstrip("/")
             if path.exists():
                 place = f"media of the instance of line {row.line_seq} (number {number + 1}, {one.suffix})"
-                self._note(place, identifiers, [said], [(path, one.suffix)])
+                self._note(place, identifiers, (said, ours), [(path, one.suffix)])
 
     def _note(
         self,
         place: str,
         identifiers: CollectedIdentifiers,
-        values: Iterable[object],
+        line: tuple[object, object],
         files: Iterable[tuple[Path, str]],
     ) -> bool:
-        """Note where an identifier of the instance stands in values or files; whether one does."""
+        """Note whether an identifier of the instance stands in elements and statements of its line, or in files.
+
+        Returns:
+            Whether one does.
+        """
         try:
-            refuse_identifiers(identifiers, values, files)
+            refuse_identifiers(identifiers, *line, files)
         except PrivacyUnknown as error:
             _, _, found = str(error).partition(" holds ")
             self.report.add(place, f"holds {found}")

@@ -1,8 +1,10 @@
 """Temporary copies of content that no worker can open in place: members of archives, compressed attachments.
 
 Contract: copies are in a folder of this run, below the partial files of the media folder, which every start empties, so
-that a crash leaves nothing for long. Their names are numbers, and only the owner can read them (0600 in 0700). The run
-asks for no further entry while `is_full`, so copies exceed the permitted size by one copy at most.
+that a crash leaves nothing for long. Where the output is de-identified they are in the system's folder for temporary
+files, since they are originals; the next start with the same ledger removes what a crash left there. Their names are
+numbers, and only the owner can read them (0600 in 0700). The run asks for no further entry while `is_full`, so copies
+exceed the permitted size by one copy at most.
 
 Must never: take a name from an input, or report a full disk as a bad input.
 """
@@ -10,19 +12,22 @@ Must never: take a name from an input, or report a full disk as a bad input.
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+import tempfile
 import threading
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from exporter.errors import OutOfSpace
 from exporter.machine_conditions import out_of_space
 from exporter.results.intents import MediaFolderUnusable
+from exporter.results.output_names import COPIES_OUTSIDE
 from listener.foundation.disk import mapped
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
-    from pathlib import Path
     from types import TracebackType
 
 
@@ -38,9 +43,20 @@ class Scratch:
         self.used_bytes = 0
         """Bytes of the copies that are not yet released."""
 
+    @classmethod
+    def outside(cls, limit_bytes: int) -> Self:
+        """Copies in the system's folder for temporary files."""
+        return cls(Path(tempfile.gettempdir()) / f"{COPIES_OUTSIDE}{secrets.token_hex(8)}", limit_bytes)
+
     def mark(self, mark: str) -> None:
         """Put the mark of the ledger into the name of the folder, so that a later start knows its owner."""
-        self._folder = self._folder.with_name(f"copies-{mark}-{os.getpid()}")
+        if not self._folder.name.startswith(COPIES_OUTSIDE):
+            self._folder = self._folder.with_name(f"copies-{mark}-{os.getpid()}")
+            return
+        for left in self._folder.parent.glob(f"{COPIES_OUTSIDE}{mark}-*"):
+            if not left.is_symlink() and left.stat().st_uid == os.geteuid():
+                shutil.rmtree(left, ignore_errors=True)
+        self._folder = self._folder.with_name(f"{COPIES_OUTSIDE}{mark}-{secrets.token_hex(8)}")
 
     @property
     def is_full(self) -> bool:

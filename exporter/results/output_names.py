@@ -26,6 +26,10 @@ PARTIAL: Final = ".partial"
 """Folder of partial files below the media folder."""
 
 
+COPIES_OUTSIDE: Final = "exporter-copies-"
+"""Prefix of folders of temporary copies that must not lie among what is de-identified."""
+
+
 _WINDOWS_REFUSES: Final = re.compile(r'[<>:"|?*\\]')
 
 

@@ -23,7 +23,6 @@ from exporter.errors import SkipReason
 from exporter.outcome import Skipped
 from exporter.results import intents
 from exporter.results.line import line
-from exporter.results.metadata.dicom_json import plain_value, tag_key
 from exporter.results.output_names import uid_component
 
 if TYPE_CHECKING:
@@ -97,6 +96,8 @@ def _forbidden(lists: PatientLists, ledger: Ledger) -> Iterator[_Forbidden]:
 
 def _value(said: dict[str, Any], name: str, tag: int) -> str:
     """Value of an element in a line of either form; empty without one."""
+    from exporter.results.metadata.dicom_json import plain_value, tag_key  # loads pydicom, which few starts need
+
     return str(said.get(name) or plain_value(said.get(tag_key(tag))) or "")
 
 

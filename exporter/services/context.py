@@ -17,7 +17,6 @@ import structlog
 from exporter.errors import OutOfSpace
 from exporter.privacy.input_names import InputNames
 from exporter.privacy.lists import PatientLists
-from exporter.privacy.profile import checked_fingerprint
 from exporter.results import deidentification, intents, ownership
 from exporter.results.intents import MediaFolderUnusable
 from exporter.results.ledger import Ledger, LedgerUnusable, damage
@@ -27,7 +26,7 @@ from exporter.results.publish import AETitleProfile, NameChoice, Publisher
 from exporter.results.withdrawal import withdraw_forbidden
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy, InProcess, Runner
-from exporter.work.supervisor import Worker, WorkerSetup
+from exporter.work.supervisor import Worker, WorkerSetup, key_fingerprint_of
 from exporter.writers.discovery import enabled_writers
 from listener.foundation.durable import make_private_folders
 
@@ -97,7 +96,7 @@ def open_export_context(
         DeidentificationChanged: The output was begun with another key, or profile.
     """
     enabled_writers(settings.writers)
-    key_fingerprint, names = checked_fingerprint(settings), InputNames.of(settings)
+    key_fingerprint, names = key_fingerprint_of(settings), InputNames.of(settings)
     lists = PatientLists.of(settings.privacy)
     _refuse_foreign_lines(settings, places)
     with ExitStack() as stack:

@@ -107,7 +107,8 @@ class ArchiveSettings(Section):
     max_ratio: PositiveInt = 200
     """Most bytes that an archive may hold, as a multiple of its own size; 1 GiB is always permitted."""
     copies_bytes: PositiveInt = 4 << 30
-    """Room for temporary copies: members wait for it, and one more may exceed it. They lie below the media folder."""
+    """Room for temporary copies: members wait for it, and one more may exceed it. They lie below the media folder, or
+    in the system's folder for temporary files (`TMPDIR`) where instances are de-identified."""
 
 
 class MediaFolderSettings(Section):

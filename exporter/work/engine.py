@@ -40,7 +40,7 @@ from exporter.errors import (
 from exporter.machine_conditions import storage_error
 from exporter.outcome import Failed, Skipped
 from exporter.results.ledger.types import LONGEST_WAIT_S, Completed, DuplicateCheck, InstanceStatus
-from exporter.results.output_names import PARTIAL
+from exporter.results.output_names import COPIES_OUTSIDE, PARTIAL
 from exporter.work import isolation, protocol
 from exporter.work.contract import MEMORY_SHORT, Deferred, HeldBack, KnownOutcome, PublishedResult, Returned
 from exporter.work.input_order import InputOrder
@@ -371,7 +371,7 @@ class Engine:
         try:
             folder = self._take_folder()
             received = work.source == "spool"
-            ours = received or work.path.is_relative_to(self._partial)
+            ours = received or self._is_copy(work.path)
             job = WorkerJob(str(work.path), str(folder), received, work.ae_title, ours)
             outcome = runner.run(job, decide, partial(self._may_continue, lease))
         except (MachineCondition, Cancelled, OSError) as why:
@@ -484,7 +484,7 @@ class Engine:
         except OSError as error:
             if not is_out_of_space(error):  # a full disk is reported by its own writes
                 return StorageUnavailable(f"media folder {self._media}", error)
-        if work.source == "spool" or work.path.is_relative_to(self._partial):
+        if work.source == "spool" or self._is_copy(work.path):
             try:
                 work.path.lstat()
                 with os.scandir(work.path.parent) as entries:
@@ -492,6 +492,10 @@ class Engine:
             except OSError as error:
                 return StorageUnavailable("the spool" if work.source == "spool" else "temporary copies", error)
         return None
+
+    def _is_copy(self, path: Path) -> bool:
+        """Whether a file is a temporary copy of ours, not an input in its place."""
+        return path.is_relative_to(self._partial) or path.parent.name.startswith(COPIES_OUTSIDE)
 
     def _duplicate(self, turn: InputTurn) -> Skipped | None:
         """Outcome of an instance that is skipped as a duplicate; None if it is not, or not known to be one."""

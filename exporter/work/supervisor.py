@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from exporter.errors import DecoderCrash, ExportTimeout, OutOfSpace, ProcessorTimeSpent, StorageUnavailable
 from exporter.outcome import Failed, InstanceIdentity, Outcome, from_json
 from exporter.privacy.input_names import InputNames
-from exporter.privacy.profile import checked_fingerprint
 from exporter.writers.discovery import installed_writers
 from listener.foundation.errors import Unusable
 from listener.foundation.processes import ChildProcess, exit_in_words
@@ -74,6 +73,22 @@ def _always() -> bool:
     return True
 
 
+def key_fingerprint_of(settings: Settings) -> str | None:
+    """Check the key and the programs of de-identification, without loading its libraries where it is off.
+
+    Returns:
+        Fingerprint of the key; None where no instance is de-identified.
+
+    Raises:
+        KeyUnusable, TextDetectionMissing: Instances cannot be de-identified as the settings say.
+    """
+    if not settings.deidentifies:
+        return None
+    from exporter.privacy.profile import checked_fingerprint
+
+    return checked_fingerprint(settings)
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerSetup:
     """Settings and limits of a worker process."""
@@ -110,7 +125,7 @@ class WorkerSetup:
                 **_worker_settings(settings),
                 "by_ae_title": own,
                 "installed_writers": writers,
-                "key_fingerprint": checked_fingerprint(settings),
+                "key_fingerprint": key_fingerprint_of(settings),
             },
             memory_bytes=limits.memory_mb << 20,
             cpu_s=limits.cpu_s,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import tempfile
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ import pytest
 
 import exporter
 from exporter.commands.app import main
+from exporter.dicom.elements import quiet_reading
+from exporter.inputs.scratch import Scratch
 from exporter.outcome import Exported
 from exporter.results.rebuild import rebuild
 from exporter.results.reconcile import Folders, reconcile
@@ -24,6 +27,8 @@ from tests.exporter.writers.volumetric import CT, Stack, noise, save_series
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from pydicom.dataset import FileDataset
 
 KEY = "a key of 32 bytes for tests alone"
 
@@ -94,6 +99,26 @@ def test_what_is_planted_in_names_and_headers_is_nowhere_below_the_output_nor_sa
     assert setting.run("privacy", "check", str(setting.out), "--source", str(setting.input)) == 0
 
 
+def test_no_copy_of_an_original_lies_below_the_output_and_a_crash_leaves_none_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mark = "0123456789abcdef"
+    crashed = Scratch.outside(1 << 20)
+    crashed.mark(mark)
+    left = crashed.copy().finish()
+    with Scratch.outside(1 << 20) as scratch:
+        scratch.mark("fedcba9876543210")
+        assert left.exists()  # another ledger's
+    with Scratch.outside(1 << 20) as scratch:
+        scratch.mark(mark)
+        assert not left.exists()
+        path = scratch.copy().finish()
+        assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert not path.exists()
+    assert not [*tmp_path.iterdir()]
+
+
 def test_the_copy_of_the_configuration_names_no_place(setting: Setting) -> None:
     setting.input.mkdir()
     setting.backfill()
@@ -120,6 +145,7 @@ def test_the_python_api_gives_keyed_names(tmp_path: Path, setting: Setting) -> N
     settings = load_settings(tmp_path / "exporter.yml") if setting.config() else None
     for outcome in exporter.backfill(setting.input, setting.out, settings=settings, workers=0):
         assert found_in(repr(outcome).encode()) == set()
+        assert not [*setting.out.glob("media/.partial/copies*")]  # of members of the archive
     alone = exporter.export_file(next(setting.input.glob("*/*/*.dcm")), tmp_path / "alone", settings=settings)
     assert isinstance(alone, Exported)
     assert found_in(repr(alone).encode()) == set()
@@ -329,3 +355,62 @@ def test_times_of_change_are_keyed_in_the_ledger(setting: Setting) -> None:
     with closing(sqlite3.connect(setting.out / "exporter.db")) as connection:
         ((mtime_ns,),) = connection.execute("SELECT mtime_ns FROM instance").fetchall()
     assert mtime_ns != (setting.input / "1.dcm").stat().st_mtime_ns
+
+
+def test_hostile_instances_fail_or_pass_without_a_trace(setting: Setting) -> None:
+    setting.input.mkdir()
+    for number, spoil in enumerate(SPOILT):
+        data_set = instance(number)
+        with quiet_reading():
+            spoil(data_set)
+            data_set.save_as(setting.input / f"{output.NAME}{number}.dcm")
+    assert setting.backfill() in {0, 3}
+    setting.run("failures", "--data", str(setting.out), config=None)
+    assert setting.run("reconcile", "--data", str(setting.out)) == 0
+    assert found_in("\n".join(setting.said).replace(str(setting.root), "").encode()) == set()
+    assert left_behind(setting.out) == {}
+
+
+def _two_contents(data_set: FileDataset) -> None:
+    data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = f"{output.STUDY}.1"
+    data_set.InstanceNumber = 4711
+
+
+def _private_without_creator(data_set: FileDataset) -> None:
+    data_set.add_new(0x00291010, "LO", f"{output.NAME} {output.PATIENT}")
+    data_set.add_new(0x00290010, "LO", output.NAME)
+    data_set.add_new(0x00290011, "LO", output.NAME)
+
+
+def _no_date(data_set: FileDataset) -> None:
+    data_set.add_new("StudyDate", "LO", f"{output.NAME} {output.BIRTH}")
+    data_set.SpecificCharacterSet = "ISO_IR 126"
+
+
+def _cut(data_set: FileDataset) -> None:
+    data_set.PixelData = data_set.PixelData[:100]
+
+
+def _burned_in(data_set: FileDataset) -> None:
+    data_set.BurnedInAnnotation = "YES"
+
+
+def _long(data_set: FileDataset) -> None:
+    data_set.ImageComments = f"{output.NAME} " * 100_000
+
+
+def _nobody(data_set: FileDataset) -> None:
+    data_set.PatientID = ""
+
+
+SPOILT = (_two_contents, _private_without_creator, _no_date, _cut, _burned_in, _long, _nobody)
+
+
+def test_a_list_of_those_who_opted_out_needs_no_profile(setting: Setting) -> None:
+    setting.input.mkdir()
+    instance(1).save_as(setting.input / "1.dcm")
+    (setting.root / "list").write_text(f"{output.PATIENT}\n")
+    assert setting.backfill(setting.config(profile="none")) == 0
+    assert setting.backfill(setting.config(profile="none", exclude=str(setting.root / "list"))) == 0
+    assert [line["export"]["status"] for line in setting.lines()] == ["exported", "withdrawn"]  # type: ignore[index]
+    assert not [*setting.out.glob("media/*.png")]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from exporter.outcome import InstanceIdentity
+from exporter.privacy.input_names import InputNames
+from exporter.privacy.pseudonyms import Pseudonyms
 from exporter.pull.arrivals import Arrivals, media_storage_uid
 from exporter.pull.finding import FoundInstance, PullTarget
 from exporter.pull.journal import JournalUnusable, PullJournal, Question, QuestionState, TargetState
@@ -198,3 +200,19 @@ def test_what_is_here_already_is_not_asked_for(tmp_path: Path, forty: Made) -> N
         (outcome,) = puller.pull().outcomes
     assert outcome.state is RowState.COMPLETE
     assert not peer.moved
+
+
+def test_an_instance_that_was_de_identified_is_here_by_its_pseudonym(tmp_path: Path) -> None:
+    names = InputNames(Pseudonyms(b"k" * 32))
+    asked = PullTarget(study="1.2.1", series="1.2.2")
+    identity = InstanceIdentity("1.2", names.uid("1.2.3"), names.uid("1.2.1"), names.uid("1.2.2"), "c" * 64)
+    with Ledger.open(tmp_path / "exporter.db") as ledger:
+        begin(ledger, "1")
+        finish(ledger, "1", identity=identity)
+    with Spool.open(tmp_path / "spool"), PullJournal.open(tmp_path / "pull" / "journal.db") as journal:
+        arrivals = Arrivals(journal, tmp_path / "spool", tmp_path / "exporter.db", names)
+        try:
+            assert arrivals.held(["1.2.3", "1.2.4"]) == {"1.2.3"}
+            assert arrivals.counted(asked, since=0) == 1
+        finally:
+            arrivals.close()
