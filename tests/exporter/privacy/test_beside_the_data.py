@@ -14,6 +14,7 @@ import pytest
 
 import exporter
 from exporter.commands.app import main
+from exporter.dicom.elements import quiet_reading
 from exporter.inputs.scratch import Scratch
 from exporter.outcome import Exported
 from exporter.results.rebuild import rebuild
@@ -27,6 +28,8 @@ from tests.exporter.writers.volumetric import CT, Stack, noise, save_series
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from pydicom.dataset import FileDataset
 
 KEY = "a key of 32 bytes for tests alone"
 
@@ -356,3 +359,62 @@ def test_times_of_change_are_keyed_in_the_ledger(setting: Setting) -> None:
     with closing(sqlite3.connect(setting.out / "exporter.db")) as connection:
         ((mtime_ns,),) = connection.execute("SELECT mtime_ns FROM instance").fetchall()
     assert mtime_ns != (setting.input / "1.dcm").stat().st_mtime_ns
+
+
+def test_hostile_instances_fail_or_pass_without_a_trace(setting: Setting) -> None:
+    setting.input.mkdir()
+    for number, spoil in enumerate(SPOILT):
+        data_set = instance(number)
+        with quiet_reading():
+            spoil(data_set)
+            data_set.save_as(setting.input / f"{output.NAME}{number}.dcm")
+    assert setting.backfill() in {0, 3}
+    setting.run("failures", "--data", str(setting.out), config=None)
+    assert setting.run("reconcile", "--data", str(setting.out)) == 0
+    assert found_in("\n".join(setting.said).replace(str(setting.root), "").encode()) == set()
+    assert left_behind(setting.out) == {}
+
+
+def _two_contents(data_set: FileDataset) -> None:
+    data_set.SOPInstanceUID = data_set.file_meta.MediaStorageSOPInstanceUID = f"{output.STUDY}.1"
+    data_set.InstanceNumber = 4711
+
+
+def _private_without_creator(data_set: FileDataset) -> None:
+    data_set.add_new(0x00291010, "LO", f"{output.NAME} {output.PATIENT}")
+    data_set.add_new(0x00290010, "LO", output.NAME)
+    data_set.add_new(0x00290011, "LO", output.NAME)
+
+
+def _no_date(data_set: FileDataset) -> None:
+    data_set.add_new("StudyDate", "LO", f"{output.NAME} {output.BIRTH}")
+    data_set.SpecificCharacterSet = "ISO_IR 126"
+
+
+def _cut(data_set: FileDataset) -> None:
+    data_set.PixelData = data_set.PixelData[:100]
+
+
+def _burned_in(data_set: FileDataset) -> None:
+    data_set.BurnedInAnnotation = "YES"
+
+
+def _long(data_set: FileDataset) -> None:
+    data_set.ImageComments = f"{output.NAME} " * 100_000
+
+
+def _nobody(data_set: FileDataset) -> None:
+    data_set.PatientID = ""
+
+
+SPOILT = (_two_contents, _private_without_creator, _no_date, _cut, _burned_in, _long, _nobody)
+
+
+def test_a_list_of_those_who_opted_out_needs_no_profile(setting: Setting) -> None:
+    setting.input.mkdir()
+    instance(1).save_as(setting.input / "1.dcm")
+    (setting.root / "list").write_text(f"{output.PATIENT}\n")
+    assert setting.backfill(setting.config(profile="none")) == 0
+    assert setting.backfill(setting.config(profile="none", exclude=str(setting.root / "list"))) == 0
+    assert [line["export"]["status"] for line in setting.lines()] == ["exported", "withdrawn"]  # type: ignore[index]
+    assert not [*setting.out.glob("media/*.png")]

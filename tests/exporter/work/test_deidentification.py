@@ -4,22 +4,33 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
+import signal
+import sys
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
+from pydicom.datadict import dictionary_description
 from pydicom.dataset import Dataset
 
+from exporter.commands.app import main
+from exporter.dicom.instance import Instance
 from exporter.errors import Reason
 from exporter.outcome import Exported, Failed, Skipped, to_json
 from exporter.privacy.key import KeyChanged
-from exporter.privacy.profile import PrivacyProfile
+from exporter.privacy.profile import PrivacyProfile, TextDetectionMissing, checked_fingerprint
+from exporter.results.metadata.record import elements
 from exporter.settings.settings import (
     FramesSettings,
     ImageSettings,
+    LimitSettings,
     MediaFolderSettings,
     MediaSettings,
     PrivacySettings,
@@ -32,11 +43,9 @@ from exporter.work.supervisor import WorkerSetup
 from exporter.writers.durable_write import write_new
 from tests.exporter.frames.conftest import build
 from tests.exporter.privacy.kinds import KINDS, planted_file
-from tests.exporter.privacy.pixels.test_masked import CODINGS, KEPT, Coding, picture
+from tests.exporter.privacy.pixels.test_masked import CODINGS, KEPT, Coding, area, picture
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from exporter.outcome import Outcome
     from tests.exporter.frames.conftest import Build
 
@@ -46,6 +55,91 @@ KEY = b"a key of more than thirty-two bytes, for tests"
 REFUSED = {"document"}
 """Kinds of which nothing may leave, whatever the policy for pixels."""
 WITHOUT_MEDIA = {"presentation", "structures"}
+SURVEY = Path(__file__).resolve().parents[3] / "docs/privacy-pixels.md"
+KEPT_ELEMENTS: dict[str, Any] = {
+    "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+    "Modality": "CT",
+    "Manufacturer": "SIEMENS",
+    "PatientPosition": "HFS",
+    "BodyPartExamined": "CHEST",
+    "ScanOptions": "HELICAL MODE",
+    "SliceThickness": "1.25",
+    "KVP": "120",
+    "DataCollectionDiameter": "500",
+    "ReconstructionDiameter": "360",
+    "DistanceSourceToDetector": "1040",
+    "DistanceSourceToPatient": "570",
+    "GantryDetectorTilt": "0",
+    "TableHeight": "150.5",
+    "RotationDirection": "CW",
+    "ExposureTime": "500",
+    "XRayTubeCurrent": "320",
+    "Exposure": "160",
+    "DiffusionBValue": 1000.0,
+    "GeneratorPower": "38",
+    "FocalSpots": "1.2",
+    "SingleCollimationWidth": 0.6,
+    "TotalCollimationWidth": 38.4,
+    "TableSpeed": 46.0,
+    "TableFeedPerRotation": 23.0,
+    "SpiralPitchFactor": 0.6,
+    "ExposureTimeInms": 500.0,
+    "CTDIvol": 8.25,
+    "EstimatedDoseSaving": 30.0,
+    "SpacingBetweenSlices": "1.25",
+    "ConvolutionKernel": "B31f",
+    "RepetitionTime": "500",
+    "EchoTime": "12",
+    "InversionTime": "900",
+    "NumberOfAverages": "2",
+    "ImagingFrequency": "63.8",
+    "ImagedNucleus": "1H",
+    "EchoNumbers": "1",
+    "MagneticFieldStrength": "1.5",
+    "NumberOfPhaseEncodingSteps": "256",
+    "EchoTrainLength": "4",
+    "PercentSampling": "100",
+    "PercentPhaseFieldOfView": "75",
+    "PixelBandwidth": "122",
+    "FlipAngle": "90",
+    "SAR": "0.5",
+    "dBdt": "0",
+    "TriggerTime": "20",
+    "NominalInterval": "800",
+    "HeartRate": "72",
+    "CardiacNumberOfImages": "25",
+    "CineRate": "25",
+    "RecommendedDisplayFrameRate": "25",
+    "FrameDelay": "0",
+    "EffectiveDuration": "2.5",
+    "StartTrim": "1",
+    "StopTrim": "4",
+    "DepthOfScanField": "160",
+    "TransducerFrequency": 3500000,
+    "PulseRepetitionFrequency": 4000,
+    "FocusDepth": 80.0,
+    "MechanicalIndex": "1.1",
+    "BoneThermalIndex": "0.4",
+    "SoftTissueThermalIndex": "0.6",
+    "CranialThermalIndex": "0.2",
+    "ImagePositionPatient": [-180.0, -170.5, 12.25],
+    "ImageOrientationPatient": [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],
+    "SliceLocation": "12.25",
+    "SeriesNumber": "3",
+    "AcquisitionNumber": "1",
+    "InstanceNumber": "17",
+    "ImagesInAcquisition": "120",
+    "TemporalPositionIdentifier": "1",
+    "NumberOfTemporalPositions": "1",
+    "PixelSpacing": [0.703125, 0.703125],
+    "WindowCenter": ["40", "-600"],
+    "WindowWidth": ["400", "1500"],
+    "RescaleIntercept": "-1024",
+    "RescaleSlope": "1",
+    "RescaleType": "HU",
+    "LossyImageCompression": "00",
+}
+"""Geometry, timing, windows, acquisition and calibration, of several modalities."""
 
 
 @pytest.fixture
@@ -295,3 +389,141 @@ def test_a_worker_refuses_a_key_that_was_changed_since_the_start(key_file: Path)
     key_file.write_bytes(KEY[::-1])
     with pytest.raises(KeyChanged, match="was changed while the exporter runs"):
         pipeline.Pipeline(setup.settings)
+
+
+# -- text in pictures ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("line", "denied"), [("seen: GROUSZEK", True), ("12 Mar 2019", True), ("GAIN 62", False)])
+def test_text_in_a_picture_denies_the_instance(
+    line: str, denied: bool, tmp_path: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin/tesseract"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ncat > /dev/null\necho '{line}'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    planted_file(tmp_path / "a.dcm", "ct", 1, PatientName="GROUSZEK^ALBERTINE")
+    outcome = run(tmp_path / "a.dcm", tmp_path / "partial", key_file, ocr="tesseract")
+    assert isinstance(outcome, Failed) == denied
+    if isinstance(outcome, Failed):
+        assert outcome.reason is Reason.PRIVACY_UNKNOWN
+        assert outcome.message.startswith("text detection (tesseract): picture 1 shows")
+    else:
+        assert isinstance(outcome, Exported)
+        assert json.loads(outcome.record)["export"]["privacy"]["text_detection"] == "tesseract"
+
+
+def test_text_detection_that_is_not_installed_keeps_the_exporter_from_starting(
+    tmp_path: Path, key_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    settings = Settings(privacy=PrivacySettings(profile="basic", key_file=key_file, ocr="tesseract"))
+    with pytest.raises(TextDetectionMissing, match="not on the path") as refused:
+        checked_fingerprint(settings)
+    assert refused.value.exit_code == 2
+
+
+# -- what stays ------------------------------------------------------------------------------------------------------
+
+
+def test_at_least_eighty_elements_that_research_needs_stay_as_they_were(tmp_path: Path, key_file: Path) -> None:
+    path, folder = tmp_path / "a.dcm", tmp_path / "partial"
+    planted_file(path, "ct", 3, **KEPT_ELEMENTS)
+    outcome = run(path, folder, key_file, pixels="allow")
+    assert isinstance(outcome, Exported)
+    with Instance.open(path, LimitSettings()) as instance:
+        before = elements(instance.header)[0]
+    after = json.loads(outcome.record)
+    names = {dictionary_description(keyword) for keyword in KEPT_ELEMENTS}
+    assert {name: after.get(name) for name in names} == {name: before[name] for name in names}
+    assert len(names) >= 80
+
+
+def test_pixels_that_are_not_masked_are_those_of_an_export_without_a_profile(tmp_path: Path, key_file: Path) -> None:
+    planted_file(tmp_path / "a.dcm", "ct", 3, **KEPT_ELEMENTS)
+    outcome = run(tmp_path / "a.dcm", tmp_path / "partial", key_file, EVERY_OUTPUT, pixels="allow")
+    assert isinstance(outcome, Exported)
+    (tmp_path / "plain").mkdir()
+    steps = pipeline.export(EVERY_OUTPUT, "s" * 64, WorkerJob(str(tmp_path / "a.dcm"), str(tmp_path / "plain")))
+    plain = protocol.run(steps, lambda _: None)
+    assert isinstance(plain, Exported)
+    assert [one.sha256 for one in outcome.media] == [one.sha256 for one in plain.media]
+
+
+# -- every ultrasound image of the corpus, and kills -----------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_of_each_ultrasound_image_of_the_corpus_leaves_what_the_documents_say(
+    tmp_path: Path, key_file: Path, corpus: Path
+) -> None:
+    rows = re.findall(r"^\| `(\S+)` \|.*\| `(\w+)` \| (\S+) \| \S+ \|.*\|$", SURVEY.read_text(), re.MULTILINE)
+    assert len(rows) == 36
+    for number, (name, step, kept) in enumerate(rows):
+        outcome = run(corpus / name, tmp_path / str(number), key_file)
+        if kept == "refused":
+            assert isinstance(outcome, Failed), name
+            assert outcome.reason is Reason.PRIVACY_UNKNOWN, name
+        else:
+            assert isinstance(outcome, Exported), (name, outcome)
+            pixels = json.loads(outcome.record)["export"]["privacy"]["pixels"]
+            assert (pixels["step"], f"{pixels['kept_share']:.1%}") == (step, kept), name
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_amid_a_masked_cine_leaves_no_frame_that_is_not_masked(
+    tmp_path: Path, key_file: Path, build: Build
+) -> None:
+    """Killed whenever it opens, makes or renames something in its folder."""
+    values = np.concatenate([picture(seed, seed, samples=3) for seed in range(4)])
+    path = ultrasound(build, CODINGS["native RGB"], values, NumberOfFrames=4, FrameTime="40", PatientName="GROUSZEK^A")
+    media = MediaSettings(frames=FramesSettings(enabled=True))
+    hidden = ~area().mask()
+    pictures = 0
+    for point in range(10_000):
+        folder = tmp_path / str(point)
+        child = os.fork()
+        if child == 0:
+            die_at(point, folder)
+            run(path, folder, key_file, media)
+            os._exit(0)
+        is_done = os.waitpid(child, 0)[1] == 0
+        for file in folder.rglob("*"):
+            if file.suffix == ".png" and file.stat().st_size:
+                with suppress(OSError), Image.open(file) as image:  # of a cut one nothing can be seen
+                    assert not np.asarray(image)[hidden].any(), (point, file)
+                    pictures += 1
+            assert not file.is_file() or b"grouszek" not in file.read_bytes().lower()
+        if is_done:
+            break
+    assert is_done
+    assert point > 5
+    assert pictures > 5
+
+
+def die_at(point: int, folder: Path) -> None:
+    """Kill this process when something below a folder is opened, made or renamed for the `point`th time."""
+    left = [point]
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        is_file_call = event == "open" or event.startswith("os.")
+        if is_file_call and any(str(one).startswith(str(folder)) for one in arguments[:2]):
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def test_explain_says_the_step_of_the_ladder(tmp_path: Path, key_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    planted_file(tmp_path / "a.dcm", "cine", 1)
+    planted_file(tmp_path / "b.dcm", "capture", 1)
+    config = tmp_path / "exporter.yml"
+    config.write_text(f"privacy: {{profile: basic, key_file: {key_file}}}\n")
+    assert main(["explain", str(tmp_path / "a.dcm"), "--config", str(config), "--json"]) == 0
+    facts = json.loads(capfd.readouterr().out)
+    assert facts["pixels_kept"].startswith("step ultrasound_regions: the ultrasound regions are kept; 41.7% of")
+    assert "TOK" not in json.dumps(facts)
+    assert main(["explain", str(tmp_path / "b.dcm"), "--config", str(config)]) == 3
+    assert "would fail: privacy_unknown: the pixels may not leave" in capfd.readouterr().out
