@@ -26,7 +26,7 @@ from exporter.errors import OutOfSpace, Reason
 from exporter.page import metrics
 from exporter.page.condition import DiskTrend, masked, standing_of
 from exporter.page.failures import retry
-from exporter.page.guard import HEADERS, MEDIA_POLICY, Refused
+from exporter.page.guard import DRAWING_POLICY, HEADERS, MEDIA_POLICY, Refused
 from exporter.page.problems import summary_of
 from exporter.page.readiness import Readiness
 from exporter.page.standing import Problem, Standing
@@ -276,7 +276,8 @@ class Page:
     def media(self, request: Request) -> Response:
         """One media file."""
         file, kind = self._medium(request.path_params["number"], request.path_params["position"])
-        headers = {"content-security-policy": MEDIA_POLICY}
+        is_drawing = kind == MEDIA_TYPES[".svg"]
+        headers = {"content-security-policy": DRAWING_POLICY if is_drawing else MEDIA_POLICY}
         if kind is None:
             headers["content-disposition"] = "attachment"
         return FileResponse(file, media_type=kind or "application/octet-stream", headers=headers)

@@ -43,8 +43,10 @@ POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
-MEDIA_POLICY: Final = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'; sandbox"
-"""Policy of media: a drawing in SVG runs no script and reaches nothing."""
+MEDIA_POLICY: Final = "default-src 'none'; img-src 'self'; media-src 'self'; style-src 'unsafe-inline'"
+"""Policy of media, which the browser shows in a document of its own making."""
+DRAWING_POLICY: Final = f"{MEDIA_POLICY}; sandbox"
+"""Policy of a drawing in SVG: it runs no script and reaches nothing. (Pictures and videos would not be shown so.)"""
 HEADERS: Final = {
     "content-security-policy": POLICY,
     "cache-control": "no-store",

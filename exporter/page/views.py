@@ -48,7 +48,6 @@ MEDIA_TYPES: Final = PICTURES | {
     ".svg": "image/svg+xml",
     ".wav": "audio/wav",
     ".flac": "audio/flac",
-    ".pdf": "application/pdf",
     ".csv": "text/plain; charset=utf-8",
     ".txt": "text/plain; charset=utf-8",
     ".json": "application/json",

@@ -123,13 +123,13 @@ def serve(
     received: list[int] = []
     with handling(received.append, *STOP):
         try:
-            if page is not None:
-                page.child.start()  # it needs none of the others
             for daemon in tuple(daemons):  # one after the other, so that a shared problem is reported once
                 daemon.child.start()
                 code = _until_ready(daemon, daemons, received)
                 if code is not None:
                     return code
+                if page is not None and not page.child.exists:
+                    page.child.start()  # while the next one starts
             address = _start_page(page, daemons, received)
             _say(settings, data, address)
             with _samples(settings) if demo else nullcontext():

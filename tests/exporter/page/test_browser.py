@@ -38,6 +38,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
     pytest.mark.xdist_group("browser"),
 ]
+VIDEO = "1.2.840.114340.3.8251017118051.3.20160503.121539.16117.4"
 WIDTHS = (320, 1280)
 SCHEMES = ("light", "dark")
 SOON_MS = 10_000
@@ -263,8 +264,25 @@ def test_without_a_script_everything_but_renewal_works(browser: Browser, running
     page.get_by_role("button", name="Find").click()
     page.get_by_role("link", name="1.3.6.1.4.1.5962.1.1.1.1.1").click()
     assert page.get_by_role("heading", name="History").is_visible()
-    page.get_by_role("link", name="Open the image").click()
-    assert page.locator("img").count() == 1  # the browser shows the picture itself
+    assert page.get_by_role("link", name="Open the image").is_visible()
+    page.context.close()
+
+
+def test_a_picture_and_a_video_are_shown_by_the_browser_itself(browser: Browser, running: Installation) -> None:
+    page = opened(browser, running.address)
+    for uid, kind, is_shown in (
+        ("1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322", "image", "document.querySelector('img').naturalWidth"),
+        (
+            "1.2.840.114340.3.8251017118051.3.20160503.121539.16117.4",
+            "video",
+            "document.querySelector('video').duration",
+        ),
+    ):
+        page.goto(f"{running.address}/search?q={uid}")
+        page.get_by_role("link", name=uid).click()
+        page.get_by_role("link", name=f"Open the {kind}").click()
+        page.wait_for_load_state("load")
+        wait_for(lambda is_shown=is_shown: (page.evaluate(is_shown) or 0) > 0)
     page.context.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.request import urlopen
 
 import pytest
 
@@ -29,7 +31,7 @@ class Served:
         self.data = root / "data"
         self.port = port
         config = root / "exporter.yml"
-        config.write_text(f"num_workers: 1\nlistener:\n  port: {port}\n")
+        config.write_text(f"num_workers: 1\nlistener: {{port: {port}}}\npage: {{port: 0}}\n")
         self.out = (root / "out").open("w+b")
         command = [
             sys.executable,
@@ -66,7 +68,7 @@ class Served:
         found = {}
         for pid in map(int, Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            for name, word in (("listener", b"listener"), ("exporter", b"run")):
+            for name, word in (("listener", b"listener"), ("exporter", b"run"), ("page", b"page")):
                 if word in words:
                     found[name] = pid
         return found
@@ -105,6 +107,10 @@ def test_it_says_what_runs_and_the_demo_becomes_media(serve: Callable[..., Serve
     served.until(lambda: "Stop with Ctrl-C" in served.said)
     assert f"echoscu -aec EXPORTER 127.0.0.1 {served.port}" in served.said
     assert str(served.data / "media") in served.said
+    found = re.search(r"See what it does: (http://127\.0\.0\.1:\d+/)", served.said)
+    assert found is not None
+    with urlopen(found[1], timeout=60) as answer:  # noqa: S310 - an address of http
+        assert b"All is well" in answer.read()
     assert served.answers()
     served.until(lambda: "9 of 9 sample instances sent" in served.said)
     served.until(lambda: served.exported() == 9)
@@ -113,15 +119,15 @@ def test_it_says_what_runs_and_the_demo_becomes_media(serve: Callable[..., Serve
     assert not served.answers()
 
 
-@pytest.mark.parametrize("victim", ["listener", "exporter"])
-def test_a_daemon_that_dies_is_started_again_and_the_other_goes_on(serve: Callable[..., Served], victim: str) -> None:
+@pytest.mark.parametrize("victim", ["listener", "exporter", "page"])
+def test_a_daemon_that_dies_is_started_again_and_the_others_go_on(serve: Callable[..., Served], victim: str) -> None:
     served = serve()
     served.until(lambda: "Stop with Ctrl-C" in served.said)
     before = served.daemons()
     os.kill(before[victim], signal.SIGKILL)
     served.until(lambda: served.daemons().get(victim, before[victim]) != before[victim])
-    (other,) = before.keys() - {victim}
-    assert served.daemons()[other] == before[other]
+    others = before.keys() - {victim}
+    assert {name: served.daemons()[name] for name in others} == {name: before[name] for name in others}
     served.until(served.answers)
 
 
@@ -129,7 +135,7 @@ def test_the_daemons_end_with_it_even_when_it_is_killed(serve: Callable[..., Ser
     served = serve()
     served.until(lambda: "Stop with Ctrl-C" in served.said)
     daemons = served.daemons()
-    assert daemons.keys() == {"listener", "exporter"}
+    assert daemons.keys() == {"listener", "exporter", "page"}
     served.process.kill()
     served.process.wait()
     deadline = time.monotonic() + 60
