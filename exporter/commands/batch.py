@@ -139,15 +139,19 @@ def merged(out: Path, *, incomplete: bool, take_over: bool = False) -> int:
     """Merge, print what there is now, and say how the command ends."""
     from exporter.batches.merging import merge as merge_batches
     from exporter.batches.plan import BatchPlan
+    from exporter.results.ledger import Ledger
     from listener.foundation import logs
 
     stop = threading.Event()
     with in_words(), stopping(stop):
-        log = BatchPlan.read(out).settings().log
-        logs.configure(log.level, log.format)
+        found = BatchPlan.read(out)
+        settings = found.settings()
+        logs.configure(settings.log.level, settings.log.format)
         report = merge_batches(out, incomplete=incomplete, take_over=take_over, stop=stop)
+        with Ledger.open_read_only(found.request(settings).places.ledger) as ledger:
+            failed = ledger.counts().failed  # those of earlier runs, too, as after a local run
     print(_summary(report, out))
-    return ExitCode.SOME_FAILED if report.failed or report.left else ExitCode.DONE
+    return ExitCode.SOME_FAILED if failed or report.left else ExitCode.DONE
 
 
 def _summary(report: MergeReport, out: Path) -> str:
