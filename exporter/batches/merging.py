@@ -151,8 +151,7 @@ def merge(
                 making = preparation.prepare(left)
         if making is not None:
             preparation.seal(making)
-        owns.confirm()
-        _Application(plan, settings, media, permissions).apply(scratch, stop or threading.Event())
+        _Application(plan, settings, media, permissions, owns).apply(scratch, stop or threading.Event())
     return _read_report(plan.root / MERGED)
 
 
@@ -329,7 +328,15 @@ def _copy_durably(source: Path, target: Path) -> None:
 class _Application:
     """Does what a preparation decided; every step can be repeated."""
 
-    def __init__(self, plan: BatchPlan, settings: Settings, media: Path, permissions: MediaPermissions) -> None:
+    def __init__(
+        self,
+        plan: BatchPlan,
+        settings: Settings,
+        media: Path,
+        permissions: MediaPermissions,
+        owns: ownership.Ownership,
+    ) -> None:
+        self._owns = owns
         self._plan = plan
         self._settings = settings
         self._media = media
@@ -366,6 +373,8 @@ class _Application:
     def _move(self) -> None:
         with (self._folder / _MOVES).open("rb") as file:
             for number, text in enumerate(file):
+                if number % 100 == 0:
+                    self._owns.confirm()
                 source, target = json.loads(text)
                 self._move_one(self._plan.root / source, self._media / target, number)
                 if number % 1000 == 999:
@@ -432,6 +441,7 @@ class _Application:
 
     def _place(self, ledger_file: Path, path: Path) -> None:
         """Put the new ledger in its place; SQLite files that go with the old one, which is whole, are removed first."""
+        self._owns.confirm()
         fresh = path.with_name(f"{path.name}.merged")
         _copy_durably(ledger_file, fresh)
         for suffix in ("-wal", "-shm"):

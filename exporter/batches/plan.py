@@ -30,9 +30,11 @@ from exporter.inputs.entry_source import LedgerMemory, Progress
 from exporter.inputs.fileset import is_dicomdir_name
 from exporter.inputs.folder import FolderReader
 from exporter.inputs.walk import FileKind, WalkedFile, walk
+from exporter.machine_conditions import storage_error
 from exporter.results.ledger import Ledger
 from exporter.services.context import own_version
 from exporter.settings.settings import Settings
+from listener.foundation.disk import mapped
 from listener.foundation.durable import fsync_folder, make_private_folders
 from listener.foundation.errors import Unusable
 
@@ -219,6 +221,12 @@ def make_plan(request: BackfillRequest, batches: int | None = None) -> BatchPlan
     root = output / BATCHES
     refuse_plan_under_way(root)
     reader_of(request)  # refuses what cannot be read before anything is made
+    with mapped(lambda error: storage_error(f"plan in {output}", error)):
+        return _made(request, root, batches)
+
+
+def _made(request: BackfillRequest, root: Path, batches: int | None) -> BatchPlan:
+    output = root.parent
     make_private_folders(output)
     _refuse_other_file_system(request.target)
     making = output / f".{BATCHES}-{secrets.token_hex(8)}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
@@ -122,8 +123,9 @@ def drive(plan: BatchPlan, state: RoundState, engine: BatchEngine, stop: threadi
         engine.submit(batches)
         try:
             while engine.alive():
-                if stop.wait(POLL_S):
+                if stop.is_set():
                     return False
+                time.sleep(POLL_S)  # not `stop.wait`: the signal handler that sets it runs in this thread
         finally:
             engine.cancel()
     return True

@@ -43,6 +43,7 @@ from exporter.batches.source import BatchReader, JournalMemory
 from exporter.inputs.backfill import RETRY_AFTER_S, reader_of
 from exporter.inputs.entry_source import EntrySource, Progress, exported
 from exporter.inputs.scratch import Scratch
+from exporter.machine_conditions import storage_error
 from exporter.outcome import to_json
 from exporter.results.ledger import Ledger
 from exporter.results.metadata.jsonl import Appender
@@ -52,6 +53,7 @@ from exporter.services.context import own_version, runners
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy
 from exporter.writers.discovery import enabled_writers
+from listener.foundation.disk import mapped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -201,18 +203,20 @@ def run_batch(
         settings, units = plan.settings(), plan.units_of(number)
         refuse_other_host(plan, settings)
         enabled_writers(settings.writers)
-    run = new_run(folder)
+    with mapped(lambda error: storage_error(f"folder of the batch {folder}", error)):
+        run = new_run(folder)
     earlier = _earlier(folder, run)
     memory = JournalMemory({name: failed for name, (failed, _) in earlier.finished.items()})
     earlier.count(progress)
     request = plan.request(settings)
     reader = BatchReader(reader_of(request), Path(plan.folder), units, memory)
-    (folder / REFUSED).unlink(missing_ok=True)
     with ExitStack() as stack:
         here = run_folder(folder, run)
+        with mapped(lambda error: storage_error(f"folder of the batch {folder}", error)):
+            (folder / REFUSED).unlink(missing_ok=True)
+            (here / PARTIAL).mkdir(mode=0o700)
         ledger = stack.enter_context(_ledger(earlier, memory))
         stack.enter_context(_sign_of_life(here, progress))
-        (here / PARTIAL).mkdir(mode=0o700)
         scratch = stack.enter_context(Scratch(here / PARTIAL / "copies", settings.archives.copies_bytes))
         ledger.journal = stack.enter_context(BatchJournal(here))
         engine = _engine(here, ledger, settings, settings.workers if workers is None else workers)
@@ -366,9 +370,11 @@ def _replay(ledger: BatchLedger, earlier: _Earlier) -> None:
 @contextmanager
 def _ledger(earlier: _Earlier, memory: JournalMemory) -> Iterator[BatchLedger]:
     """The ledger of this start, in a folder for temporary files."""
-    base = os.environ.get("SLURM_TMPDIR") or None
+    base = os.environ.get("SLURM_TMPDIR", "")
     with (
-        tempfile.TemporaryDirectory(prefix="exporter-batch-", dir=base, ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(
+            prefix="exporter-batch-", dir=base if base and Path(base).is_dir() else None, ignore_cleanup_errors=True
+        ) as folder,
         BatchLedger.open(Path(folder) / "exporter.db") as ledger,
     ):
         ledger.places = memory.places

@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +29,7 @@ from exporter.commands.options import (
     settings_of,
 )
 from listener.foundation.processes import end_with_parent
-from listener.foundation.signals import stopping
+from listener.foundation.signals import STOP, handling, stopping
 from listener.foundation.text import printable
 
 if TYPE_CHECKING:
@@ -106,13 +107,25 @@ def run(
         log = found.settings().log
         logs.configure(log.level, log.format)
         progress, stop = Progress(), threading.Event()
-        with stopping(stop), shown(progress):
+        with handling(partial(_stop, stop), *STOP), shown(progress):
             end = run_batch(found, batch, workers=workers, progress=progress, stop=stop)
     if end.is_complete:
         print(f"batch {batch} is complete: {progress.settled} instances")
         return ExitCode.DONE
     print(f"batch {batch} is not complete; the same command goes on where it stopped", file=sys.stderr)
     return ExitCode.INTERRUPTED if stop.is_set() else ExitCode.SOME_FAILED
+
+
+def _stop(stop: threading.Event, number: int) -> None:
+    """Stop at the first signal; at once at a second Ctrl-C.
+
+    Further SIGTERMs change nothing: the kernel sends one for each thread of a parent that is killed (prctl(2)). Nothing
+    is raised in the middle of a lock: the journal is right whenever the process ends.
+    """
+    if not stop.is_set():
+        stop.set()
+    elif number == signal.SIGINT:
+        os._exit(ExitCode.INTERRUPTED)
 
 
 def index_of_task() -> int:
@@ -139,15 +152,19 @@ def merged(out: Path, *, incomplete: bool, take_over: bool = False) -> int:
     """Merge, print what there is now, and say how the command ends."""
     from exporter.batches.merging import merge as merge_batches
     from exporter.batches.plan import BatchPlan
+    from exporter.results.ledger import Ledger
     from listener.foundation import logs
 
     stop = threading.Event()
     with in_words(), stopping(stop):
-        log = BatchPlan.read(out).settings().log
-        logs.configure(log.level, log.format)
+        found = BatchPlan.read(out)
+        settings = found.settings()
+        logs.configure(settings.log.level, settings.log.format)
         report = merge_batches(out, incomplete=incomplete, take_over=take_over, stop=stop)
+        with Ledger.open_read_only(found.request(settings).places.ledger) as ledger:
+            failed = ledger.counts().failed  # those of earlier runs, too, as after a local run
     print(_summary(report, out))
-    return ExitCode.SOME_FAILED if report.failed or report.left else ExitCode.DONE
+    return ExitCode.SOME_FAILED if failed or report.left else ExitCode.DONE
 
 
 def _summary(report: MergeReport, out: Path) -> str:

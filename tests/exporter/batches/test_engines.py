@@ -105,6 +105,7 @@ def test_what_is_submitted_runs_once_and_what_is_cancelled_ends(
     assert_sound(plan.output)
 
 
+@pytest.mark.slow
 def test_a_batch_that_refuses_is_no_longer_alive(
     engine_of: Callable[[Path], BatchEngine], tree: Path, tmp_path: Path
 ) -> None:

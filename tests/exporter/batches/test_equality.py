@@ -46,6 +46,13 @@ def test_a_second_plan_adds_what_is_new_as_a_second_local_run_does(tmp_path: Pat
     assert_sound(output)
 
 
+def test_one_archive_is_a_batch_of_its_own(tree: Path, tmp_path: Path) -> None:
+    run_locally(tree / "c.zip", tmp_path / "local")
+    run_all(tree / "c.zip", tmp_path / "out", 3)
+    merge(tmp_path / "out")
+    assert result_of(tmp_path / "out") == result_of(tmp_path / "local")
+
+
 @pytest.mark.slow
 def test_series_volumes_of_processes_are_those_of_a_local_run(tree: Path, tmp_path: Path) -> None:
     config, outputs = tmp_path / "config.yml", [tmp_path / "local", tmp_path / "processes"]

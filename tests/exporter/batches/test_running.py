@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,8 @@ from tests.exporter.batches.conftest import CT, MR, assert_sound, request, resul
 
 if TYPE_CHECKING:
     from exporter.batches.running import BatchEnd
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -257,3 +261,23 @@ def test_a_merge_that_is_cut_off_anywhere_is_finished_by_the_next(folder: Path, 
             assert cut > 5, "the test has cut something off"
             assert list((output / "media" / ".partial").iterdir()) == []
             return
+
+
+@pytest.mark.slow
+def test_signals_of_a_parents_many_threads_end_a_batch_once(folder: Path, tmp_path: Path) -> None:
+    plan = make_plan(request(folder, tmp_path / "out"), 1)
+    command = [sys.executable, "-m", "exporter", "batch", "run", str(plan.output), "1"]
+    for run in (1, 2, 3):
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            status = run_folder(plan.folder_of(1), run) / "status.json"
+            deadline = time.monotonic() + 100
+            while not status.exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            for _ in range(20):
+                process.terminate()
+                time.sleep(0.005)
+            code = process.wait(100)
+        if code == 0:
+            break
+        assert code == 130
+    assert run_batch(plan, 1, workers=0, progress=Progress(), stop=threading.Event()).is_complete
