@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from exporter.settings.settings import LimitSettings
 
 
+_WITHOUT_SAMPLES = {"skip_loop_filter": "all", "skip_idct": "all"}
+"""All syntax is decoded, and errors are found, as ever; samples, at which nobody looks here, are left unfinished."""
 _SLOWEST, _FASTEST = 1, 1000
 """Pictures per second of a rate that is believed: encoders that know none write the tick of their clock."""
 
@@ -88,6 +90,8 @@ def _decoded(container: InputContainer, kind: StreamKind, limits: LimitSettings)
     context = stream.codec_context
     context.flags |= Flags.output_corrupt
     context.flags2 |= Flags2.show_all
+    if context.name != "hevc":  # whose pictures are looked at
+        context.options = _WITHOUT_SAMPLES
     slices = HevcSlices(context, start_codes=kind.start_codes)
     shown: list[int] = []
     times: list[Fraction | None] = []

@@ -44,8 +44,9 @@ if TYPE_CHECKING:
 _COPY_CONTAINERS: Final = frozenset({"mp4", "mov", "matroska"})
 _AUDIO_IN_MP4: Final = frozenset({"aac", "mp2", "mp3", "ac3", "eac3", "alac", "flac", "opus"})
 _MACROBLOCK: Final = 16
-_DECODED_BACK: Final = 8
-"""Pictures of the output that are decoded once more: the stream itself was decoded whole to learn its order."""
+_DECODED_BACK: Final = 2
+"""Packets of the output that are decoded once more, which shows that its parameter sets came along: all packets are
+compared byte for byte, and the stream itself was decoded whole to learn its order."""
 
 
 @dataclass(frozen=True, slots=True)
