@@ -23,9 +23,16 @@ def main() -> None:
         "--write", type=Path, default=None, help="the report [docs/benchmarks.md, where everything is measured]"
     )
     parser.add_argument(
-        "--quick", action="store_const", const="quick", dest="size", help="a tenth of the inputs, for a machine in use"
+        "--size", choices=("full", "quick", "smallest"), default="full", help="of the inputs [%(default)s]"
     )
-    parser.add_argument("--size", choices=("full", "quick", "smallest"), default="full", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--quick",
+        action="store_const",
+        const="quick",
+        default="full",
+        dest="size",
+        help="a tenth of the inputs, for a machine in use",
+    )
     options = parser.parse_args()
     for name, module in MEASURED.items():
         if options.what in {"all", name}:

@@ -252,8 +252,9 @@ def legend(rounds: int) -> str:
     return (
         f"Medians of {rounds} interleaved rounds; whole commands from their start to their end, ours with 2 workers. "
         "*CPU s*: processor time of all its processes. *MB*: resident memory of its largest process. *x2*: two "
-        "processes at a time. *Times by CPU*: the ratio of processor times. *Bare*: a script with our libraries that keeps no promise but to sync each file "
-        "(`bench/methods/bare_png.py`). Ours verifies, syncs and records; the others do none of it."
+        "processes at a time. *Times by CPU*: the ratio of processor times. *Bare*: a script with our libraries that "
+        "keeps no promise but to sync each file (`bench/methods/bare_png.py`). Ours verifies, syncs and records; the "
+        "others do none of it."
     )
 
 
