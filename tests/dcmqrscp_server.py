@@ -106,10 +106,10 @@ class DcmqrscpServer:
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         try:
-            process.wait(10)
+            process.wait(100)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(10)
+            process.wait(100)
 
     def log(self) -> str:
         """Everything it said."""

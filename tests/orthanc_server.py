@@ -125,10 +125,10 @@ class OrthancServer:
         with suppress(ProcessLookupError):
             process.send_signal(how)
         try:
-            process.wait(30)
+            process.wait(100)
         except subprocess.TimeoutExpired:
             process.kill()
-            process.wait(10)
+            process.wait(100)
 
     def rest(self, path: str, body: bytes | None = None, *, method: str | None = None) -> bytes:
         """One request: POST where there is a body, else GET, unless told otherwise; the answer's bytes.
@@ -177,8 +177,8 @@ class OrthancServer:
 
     def _connection(self) -> http.client.HTTPConnection:
         if not self.options.get("SslEnabled"):
-            return http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=30)
+            return http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=100)
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        return http.client.HTTPSConnection("127.0.0.1", self.http_port, timeout=30, context=context)
+        return http.client.HTTPSConnection("127.0.0.1", self.http_port, timeout=100, context=context)

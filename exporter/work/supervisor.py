@@ -211,6 +211,7 @@ class Worker:
         self._last_words = b""
 
     def _start(self) -> None:
+        WORKERS.await_loaded(lambda: not self._cancelled)
         with self._lock:
             if self._cancelled:
                 raise Cancelled
@@ -224,8 +225,8 @@ class Worker:
 
     def cancel(self) -> None:
         """Abort the current job and refuse others; from any thread."""
+        self._cancelled = True
         with self._lock:
-            self._cancelled = True
             self._child.kill()
 
     # -- one job -----------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Self
@@ -39,6 +40,7 @@ READY_S: Final = 120.0
 """Longest time that the server may take to load and to answer."""
 _ORPHAN_S: Final = 1.0
 """How often the server looks for its parent, whose other children may hold our end of the socket open."""
+_LOOK_S: Final = 0.1
 _NUMBER: Final = struct.Struct("=q")
 _FORK: Final = b"fork"
 _AT_START: Final = ("PYTHON", "LD_")
@@ -62,6 +64,7 @@ class ForkServer:
         self._server = ChildProcess("listener.foundation.fork_server", environment=environment)
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
+        self._has_loaded = False
         self._holders = 0
         self._surroundings: tuple[dict[str, str], str] | None = None
         """What its children share with the server, as it was when the server was started."""
@@ -79,6 +82,17 @@ class ForkServer:
             self._holders -= 1
             if not self._holders:
                 self._end()
+
+    def await_loaded(self, may_wait: Callable[[], bool]) -> None:
+        """Return when `fork` will not wait for libraries, or when `may_wait`, asked every 0.1 s, says no."""
+        poll, until = select.poll(), time.monotonic() + READY_S
+        while may_wait() and time.monotonic() < until:
+            with self._lock:
+                if self._socket is None or self._has_loaded:
+                    return
+                poll.register(self._socket, select.POLLIN)
+            if poll.poll(_LOOK_S * 1000):
+                return
 
     def fork(self) -> ForkedProcess | None:
         """Start a child.
@@ -110,6 +124,7 @@ class ForkServer:
             with suppress(OSError):  # the system has no descriptor to watch it by
                 return ForkedProcess(pid, ours, self._reap)
             os.killpg(pid, signal.SIGKILL)
+            self._ask(_NUMBER.pack(pid))
         for descriptor in ours:
             os.close(descriptor)
         return None
@@ -124,6 +139,9 @@ class ForkServer:
         if self._socket is None:
             return None
         with suppress(OSError, struct.error):
+            if not self._has_loaded:
+                _NUMBER.unpack(self._socket.recv(_NUMBER.size))
+                self._has_loaded = True
             socket.send_fds(self._socket, [request], descriptors or [])
             (answer,) = _NUMBER.unpack(self._socket.recv(_NUMBER.size))
             return int(answer)
@@ -141,6 +159,7 @@ class ForkServer:
                 ours.close()
                 return
         ours.settimeout(READY_S)
+        self._has_loaded = False
         self._socket, self._surroundings = ours, _surroundings()
 
     def _end(self) -> None:
@@ -219,6 +238,7 @@ def _serve(requests: socket.socket, parent: int) -> bool:
     """
     poll = select.poll()
     poll.register(requests, select.POLLIN)
+    requests.send(_NUMBER.pack(0))  # all is loaded
     while True:
         if not poll.poll(_ORPHAN_S * 1000):
             if os.getppid() != parent:

@@ -59,11 +59,11 @@ def listening(
 ) -> Iterator[Process]:
     process = Process(folder, port, settings, environment or {})
     try:
-        eventually(lambda: "listening" in process.log or process.popen.poll() is not None, "it listens", 30)
+        eventually(lambda: "listening" in process.log or process.popen.poll() is not None, "it listens", 100)
         assert process.popen.poll() is None, process.log
         yield process
         assert process.popen.poll() is None, process.log
     finally:
         process.popen.send_signal(signal.SIGTERM)
-        code = process.popen.wait(30)
+        code = process.popen.wait(100)
     assert code == 0, process.log

@@ -226,12 +226,12 @@ class Receiver:
     def count(self, name: str) -> int:
         return self.daemon.counters.get(name)
 
-    def wait_for(self, name: str, count: int = 1, within_s: float = 10.0) -> None:
+    def wait_for(self, name: str, count: int = 1, within_s: float = 100.0) -> None:
         """Until something was counted so often."""
         eventually(lambda: self.count(name) >= count, f"{name} >= {count}, is {self.count(name)}", within_s)
 
 
-def eventually(is_so: Callable[[], bool], what: str, within_s: float = 10.0) -> None:
+def eventually(is_so: Callable[[], bool], what: str, within_s: float = 100.0) -> None:
     """Poll until a condition holds."""
     until = time.monotonic() + within_s
     while not is_so():

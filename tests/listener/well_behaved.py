@@ -57,7 +57,7 @@ class WellBehaved(threading.Thread):
         seen = self.rounds
         eventually(lambda: self.rounds > seen or self.harm is not None, "one more round after the attack")
         self._enough.set()
-        self.join(10)
+        self.join(100)
         print(f"well-behaved sender: {self.rounds} rounds, worst {self.worst_s * 1000:.0f} ms")  # noqa: T201 - a figure
         assert self.harm is None
         assert self.worst_s < self._patience_s

@@ -96,7 +96,7 @@ class Product:
         process = self.processes.pop(name)
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(how)
-        return process.wait(timeout=90)
+        return process.wait(timeout=100)
 
     def status(self) -> dict[str, Any]:
         """`exporter status --json`."""

@@ -150,7 +150,7 @@ def test_a_folder_is_accounted_for_file_by_file_and_a_rerun_exports_nothing(
     reasons = {row["reason"] for row in json.loads(run("failures", "list", "--json", "--data", out).stdout)}
     assert reasons == {"not_dicom", "unreadable", "bad_geometry", "corrupt_pixels"}
     lines = (out / "metadata.jsonl").read_bytes()
-    again = run("backfill", corpus, "--output", out, timeout=60)
+    again = run("backfill", corpus, "--output", out, timeout=100)
     assert again.returncode == 3, again.stderr
     assert (out / "metadata.jsonl").read_bytes() == lines
     assert run("reconcile", "--data", out).returncode == 0

@@ -102,7 +102,7 @@ def test_kill_9_at_random_under_load_loses_nothing_tears_nothing_doubles_nothing
         for sender in senders:
             sender.stop.set()
         for sender in senders:
-            sender.join(60)
+            sender.join(100)
     acknowledged = [uid for sender in senders for uid in sender.acknowledged]
     assert len(acknowledged) > 5 * KILLS, "there was load"
     status = product.settled()

@@ -87,7 +87,7 @@ class Modality(threading.Thread):
 
     def _insist(self, ask: Callable[[Any], Any], value: object) -> Any:
         """Ask until it is answered: the server may be away."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 100
         while True:
             try:
                 return ask(value)

@@ -78,7 +78,7 @@ def test_an_archive(make_product: Callable[..., Product], tmp_path: Path, expect
 def test_c_store(product: Product, peer: Callable[[str], str], expected: dict[str, Any]) -> None:
     product.start("serve")
     command = [peer("dcmsend"), "-aec", "EXPORTER", "127.0.0.1", str(product.port), *map(str, FILES)]
-    assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode == 0
+    assert subprocess.run(command, capture_output=True, check=False, timeout=100).returncode == 0
     product.settled()
     assert told(product.lines) == expected
 
@@ -110,7 +110,7 @@ def test_stow_rs(make_product: Callable[..., Product], tmp_path: Path, expected:
         "Authorization": f"Bearer {token}",
         "Content-Type": 'multipart/related; type="application/dicom"; boundary=B',
     }
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=100)
     connection.request("POST", "/dicom-web/studies", b"".join(parts) + b"\r\n--B--\r\n", headers)
     with connection.getresponse() as response:
         # 202: one of the five is stored with a warning, its file meta information names another instance

@@ -476,7 +476,7 @@ def test_ctrl_c_stops_cleanly_and_a_rerun_goes_on(tmp_path: Path, number: signal
     try:
         until(lambda: len(list(out.glob("media/*.mp4"))) >= 2, seconds=60, describe="two videos")
         process.send_signal(number)
-        text, errors = process.communicate(timeout=60)
+        text, errors = process.communicate(timeout=100)
     finally:
         process.kill()
         process.wait()
@@ -624,7 +624,7 @@ def test_a_port_in_use_is_told_by_serve_and_by_the_listener(tmp_path: Path, take
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=100,
         )
         assert done.returncode == ExitCode.NOT_RUN
         (sentence,) = _sentences(done.stderr)

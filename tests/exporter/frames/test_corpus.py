@@ -122,7 +122,7 @@ def test_a_codestream_padded_behind_its_tiles_is_read(corpus: Path, peer: Callab
     codestream = tmp_path / "frame.j2k"
     codestream.write_bytes(next(iter(frames.encoded())))
     command = [peer("ffmpeg"), "-v", "error", "-i", str(codestream), "-f", "rawvideo", "-pix_fmt", "gray16le", "-"]
-    raw = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+    raw = subprocess.run(command, capture_output=True, check=True, timeout=100).stdout
     np.testing.assert_array_equal(np.frombuffer(raw, "<u2").reshape(values.shape) >> 4, values)
 
 
@@ -181,7 +181,7 @@ def test_display_values_are_those_of_dcmtk(
             options = ["+Ww", *(str(number) for number in rendering.window)]
         program = peer("dcml2pnm" if instance.transfer_syntax in JPEG_LS else "dcmj2pnm")
         command = [program, "-q", "-O", "-S", *options, str(corpus / row["file"])]
-        result = subprocess.run(command, capture_output=True, check=False, timeout=60)
+        result = subprocess.run(command, capture_output=True, check=False, timeout=100)
         if result.returncode or not result.stdout:
             continue
         theirs = pnm(result.stdout)

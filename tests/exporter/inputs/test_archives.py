@@ -147,13 +147,13 @@ def test_a_killed_run_leaves_copies_that_the_next_start_removes(tmp_path: Path, 
     (folder / "a.tar").write_bytes(tarred([(f"{number:03d}.dcm", CT) for number in range(60)]))
     arguments = [sys.executable, "-m", "exporter", "backfill", str(folder), "--output", str(out), "--workers", "1"]
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while not (out / "media" / "a.tar" / "005.png").exists():
         assert time.monotonic() < deadline
         assert process.poll() is None
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    process.wait(30)
+    process.wait(100)
     left = [path for path in copies(out) if path.parent.name.startswith("copies-")]
     assert 0 < len(left) <= 16
     assert all(path.name.isdigit() and path.stat().st_mode & 0o777 == 0o600 for path in left)

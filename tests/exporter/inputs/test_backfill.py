@@ -277,7 +277,7 @@ def test_ctrl_c_ends_the_command_cleanly_and_the_same_command_goes_on(
         shutil.copy(CT, folder / f"{one:03d}.dcm")
     arguments = [sys.executable, "-m", "exporter", "backfill", str(folder), "--output", str(out), "--workers", "1"]
     process = subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while not (out / "media" / "000.png").exists():
         assert time.monotonic() < deadline
         assert process.poll() is None

@@ -291,7 +291,7 @@ def test_media_as_another_program_writes_them_are_whole(peer: Callable[[str], st
     for name, source in (("IM1", "CT_small.dcm"), ("SUB/IM2", "MR_small.dcm")):
         shutil.copy(str(get_testdata_file(source)), root / name)
     make = [peer("dcmmkdir"), "+r", "+id", str(root), "+D", str(root / "DICOMDIR"), "-Pgp", "+I"]
-    made = subprocess.run(make, capture_output=True, text=True, check=False, timeout=60, cwd=root)
+    made = subprocess.run(make, capture_output=True, text=True, check=False, timeout=100, cwd=root)
     assert (root / "DICOMDIR").is_file(), made.stderr
     assert sorted(references((root / "DICOMDIR").read_bytes())) == [("IM1",), ("SUB", "IM2")]
     tally, _ = run(root, out)

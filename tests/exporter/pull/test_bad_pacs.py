@@ -403,10 +403,10 @@ def test_a_pull_that_a_bad_pacs_holds_stops_at_a_signal(tmp_path: Path, mode: st
         puller = puller_of(tmp_path, server.port, pacs, **long)
         process = puller.start()
         try:
-            assert script.reached.wait(60)
+            assert script.reached.wait(100)
             signalled = time.monotonic()
             process.send_signal(by)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=100)
         finally:
             process.kill()
         assert time.monotonic() - signalled < 10

@@ -46,7 +46,7 @@ def wrong_rows_are_named(out: str, count: int) -> None:
 def kill_midway(puller: Puller, targets: int) -> set[str]:
     """Kill a pull once so many targets are complete; which were."""
     process = puller.start()
-    until = time.monotonic() + 90
+    until = time.monotonic() + 100
     while len(puller.complete()) < targets:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < until

@@ -288,7 +288,7 @@ def held_back(ledger: Ledger, work: Callable[[int], object], number: int) -> tup
 
     with ThreadPoolExecutor(number + 1) as threads:
         holder = threads.submit(ledger._writer.run, hold)
-        assert held.wait(10)
+        assert held.wait(100)
         futures = [threads.submit(attempt, index) for index in range(number)]
         deadline = time.monotonic() + 100
         while len(ledger._writer._queue) < number:
@@ -458,7 +458,7 @@ def test_of_equal_instances_under_way_at_once_exactly_one_is_no_duplicate(ledger
 
     def work(index: int) -> str | None:
         begin(ledger, f"{index}")
-        barrier.wait(10)
+        barrier.wait(100)
         return ledger.identify(f"{index}", identity()).duplicate_of
 
     with ThreadPoolExecutor(8) as threads:

@@ -99,7 +99,7 @@ def test_a_second_exporter_is_refused_where_the_file_system_has_no_locks(
 
 def test_one_that_was_killed_is_followed_at_once(media: Path, ledger: Ledger, holder: subprocess.Popen[bytes]) -> None:
     holder.kill()
-    assert holder.wait(10) == -signal.SIGKILL
+    assert holder.wait(100) == -signal.SIGKILL
     with owned(media, ledger, has_locks=False) as mine:
         assert mine.former is not None
         assert mine.former.pid == holder.pid
@@ -292,7 +292,7 @@ def test_two_ledgers_on_one_media_folder_without_locks_do_not_harm_each_other(
         exporter.export_file(CT, tmp_path / "out", settings)
     assert theirs.is_dir()
     holder.kill()
-    holder.wait(10)
+    holder.wait(100)
     assert isinstance(exporter.export_file(CT, tmp_path / "out", settings), exporter.Exported)
     assert theirs.is_dir(), "it may be the other's, who is dead and will be started again"
 

@@ -85,7 +85,7 @@ class DaemonHarness:
             yield signals
         finally:
             signals.stop.set()
-            thread.join(60)
+            thread.join(100)
         if problems:
             raise problems[0]
 
@@ -222,7 +222,7 @@ def test_a_second_daemon_is_refused(harness: DaemonHarness) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=100,
         )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1
@@ -335,7 +335,7 @@ def test_a_folder_that_vanishes_for_a_moment_pauses_is_told_and_judges_nobody(
         harness.settled(1)
         folder.rename(away)
         harness.receive(MR, CINE)
-        deadline = time.monotonic() + 40
+        deadline = time.monotonic() + 100
         while not any(event["event"] == "paused: a folder cannot be used" for event in said):
             assert time.monotonic() < deadline, said
             time.sleep(0.05)
@@ -392,7 +392,7 @@ def test_systemd_is_told_when_it_is_ready_alive_and_stopping(harness: DaemonHarn
             while told.startswith(b"WATCHDOG=1"):
                 told = systemd.recv(4096)
             assert told.startswith(b"STOPPING=1")
-            assert process.wait(30) == 0
+            assert process.wait(100) == 0
         finally:
             process.kill()
             process.communicate()
@@ -403,7 +403,7 @@ def test_sigterm_puts_back_or_finishes_and_the_next_run_goes_on(harness: DaemonH
     process = harness.process()
     harness.until(lambda ledger: ledger.counts().exported > 2)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=100)
     assert process.returncode == 0, said
     counts = harness.spool.counts()
     assert counts.active == 0
@@ -566,7 +566,7 @@ def test_nothing_of_the_patient_is_in_the_log(harness: DaemonHarness, tmp_path: 
     process = harness.process()
     harness.settled(2)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=100)
     assert b"exported" in said
     assert b"quarantined" in said
     assert b"Zebedee" not in said

@@ -149,7 +149,7 @@ def test_a_daemon_that_is_killed_again_and_again_loses_nothing_and_judges_nothin
                 time.sleep(0.05)
         finally:
             process.terminate()
-            process.wait(60)
+            process.wait(100)
         assert spool.counts().quarantined == 0
     check(data, is_sound=True)
     assert (

@@ -82,7 +82,7 @@ class Served:
     def close(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(90)
+            self.process.wait(100)
         finally:
             self.process.kill()
             self.process.wait()
@@ -115,7 +115,7 @@ def test_it_says_what_runs_and_the_demo_becomes_media(serve: Callable[..., Serve
     served.until(lambda: "9 of 9 sample instances sent" in served.said)
     served.until(lambda: served.exported() == 9)
     served.process.send_signal(signal.SIGTERM)
-    assert served.process.wait(60) == 0
+    assert served.process.wait(100) == 0
     assert not served.answers()
 
 
@@ -138,7 +138,7 @@ def test_the_daemons_end_with_it_even_when_it_is_killed(serve: Callable[..., Ser
     assert daemons.keys() == {"listener", "exporter", "page"}
     served.process.kill()
     served.process.wait()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while any(_runs(pid) for pid in daemons.values()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -155,7 +155,7 @@ def test_a_port_in_use_is_one_sentence_and_code_1(serve: Callable[..., Served], 
         taken.bind(("127.0.0.1", free_port))
         taken.listen()
         served = serve()
-        assert served.process.wait(60) == 1
+        assert served.process.wait(100) == 1
     assert served.said.count("\n") == 1, served.said
     assert str(free_port) in served.said
 
@@ -165,5 +165,5 @@ def test_a_data_folder_that_cannot_be_written_is_one_sentence_and_code_1(
 ) -> None:
     (tmp_path / "data").write_text("a file")
     served = serve()
-    assert served.process.wait(60) == 1
+    assert served.process.wait(100) == 1
     assert served.said.count("\n") == 1, served.said

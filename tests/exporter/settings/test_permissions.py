@@ -114,7 +114,7 @@ def test_everything_below_a_data_folder_is_for_its_owner_alone(inputs: Path, tmp
         assert open_to_others(data.root) == []
     finally:
         signals.stop.set()
-        running.join(30)
+        running.join(100)
     assert open_to_others(data.root) == []
 
 

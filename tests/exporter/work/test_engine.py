@@ -277,7 +277,7 @@ def test_while_a_suspect_is_under_way_no_other_worker_holds_memory_and_nothing_b
     one.submit("export.dcm")
     assert isinstance(one.next(), PublishedResult)
     one.submit("hang.dcm")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while not (one.attempts("hang.dcm") == 1 and len(descendants() - before) == 1):
         assert time.monotonic() < deadline, "the others go on"
         time.sleep(0.05)
@@ -313,7 +313,7 @@ def test_nothing_begins_before_the_outcome_of_a_suspect_is_committed(
     monkeypatch.setattr(Ledger, "finish_many", noted_finish)
     one = harness(workers=2, skip_duplicates=False)
     one.submit("export.dcm")
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 100
     while one.engine.waits_for is None:
         assert time.monotonic() < deadline, "its outcome does not wait"
         time.sleep(0.01)

@@ -81,7 +81,7 @@ def harness(tmp_path: Path) -> Iterator[EngineHarness]:
 
 def run(feeder: Feeder) -> list[str]:
     """Feed until all is done."""
-    told, deadline = [], time.monotonic() + 60
+    told, deadline = [], time.monotonic() + 100
     while not feeder.is_done:
         told += [result.work.name for result in feeder.turn()]
         assert time.monotonic() < deadline, "it is never done"

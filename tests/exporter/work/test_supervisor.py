@@ -193,7 +193,7 @@ def test_another_thread_can_have_the_job_given_up() -> None:
     with worker() as made:
         made.ensure_ready()
         asked = threading.Event()
-        timer = threading.Thread(target=lambda: (asked.wait(10), made.cancel()))
+        timer = threading.Thread(target=lambda: (asked.wait(100), made.cancel()))
         timer.start()
         with pytest.raises(Cancelled):
             run(made, "hang", decide=lambda _: asked.set())  # type: ignore[func-returns-value]  # it decides None

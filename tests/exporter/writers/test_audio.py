@@ -98,14 +98,14 @@ def test_ffmpeg_decodes_every_sample(
     (medium,) = written(path, tmp_path, form).media
     file = tmp_path / "out" / medium.file
     command = [peer("ffmpeg"), "-v", "error", "-i", str(file), "-f", "s32le", "-c:a", "pcm_s32le", "-"]
-    decoded = np.frombuffer(subprocess.run(command, check=True, capture_output=True, timeout=60).stdout, "<i4")
+    decoded = np.frombuffer(subprocess.run(command, check=True, capture_output=True, timeout=100).stdout, "<i4")
     if interpretation in {"MB", "AB"}:
         law = "mulaw" if interpretation == "MB" else "alaw"
         stored = tmp_path / "stored"
         stored.write_bytes(raw.tobytes())
         layout = ["-f", law, "-ar", "44100", "-ac", "2"]
         command = [peer("ffmpeg"), "-v", "error", *layout, "-i", str(stored), "-f", "s32le", "-c:a", "pcm_s32le", "-"]
-        judged = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+        judged = subprocess.run(command, check=True, capture_output=True, timeout=100).stdout
         expected = np.frombuffer(judged, "<i4").astype(np.int64)
     else:
         middle = (1 << (8 * raw.itemsize - 1)) if raw.dtype.kind == "u" else 0

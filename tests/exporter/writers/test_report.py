@@ -79,7 +79,7 @@ def test_every_number_and_code_that_dcmtk_sees_is_in_the_tree(
 ) -> None:
     tree, text = tree_of(corpus / name, tmp_path)
     command = [peer("dsr2xml"), "-Ee", "-Ec", "-Er", "+Wt", str(corpus / name)]
-    judged = subprocess.run(command, check=True, capture_output=True, timeout=60).stdout
+    judged = subprocess.run(command, check=True, capture_output=True, timeout=100).stdout
     content = ET.fromstring(judged).find(".//document/content")  # noqa: S314 - DCMTK's output
     assert content is not None
 

@@ -503,7 +503,7 @@ def test_enhanced_instances_are_what_dcmtk_and_dcm2niix_make_of_them(
 ) -> None:
     source = corpus / "cornerstonejs__dicomParser" / f"CT0012.{name}.dcm"
     (tmp_path / "in").mkdir()
-    subprocess.run([peer(decoder), str(source), str(tmp_path / "in" / "one.dcm")], check=True, timeout=60)
+    subprocess.run([peer(decoder), str(source), str(tmp_path / "in" / "one.dcm")], check=True, timeout=100)
     (medium,) = written(source, tmp_path).media
     ours = read(tmp_path / "out" / medium.file)
     judge = converted(peer, tmp_path / "in", tmp_path / "judge")

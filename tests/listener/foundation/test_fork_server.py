@@ -154,6 +154,27 @@ def test_a_server_that_cannot_load_leaves_the_start_to_an_interpreter() -> None:
         assert child.end(100.0) == 0
 
 
+def test_the_wait_for_libraries_can_be_given_up_and_ends_when_they_are_there() -> None:
+    asked: list[int] = []
+
+    def may_wait() -> bool:
+        asked.append(len(asked))
+        return len(asked) < 3
+
+    with ForkServer(f"{MODULE}:copied", load=f"{MODULE}:load_slowly") as server:
+        server.await_loaded(may_wait)
+        assert len(asked) == 3
+    with ForkServer(f"{MODULE}:copied", load=f"{MODULE}:load") as server:
+        server.await_loaded(lambda: True)
+        child = server.fork()
+        assert child is not None
+        child.send_signal(signal.SIGKILL)
+        assert child.is_dead(100)
+        assert child.poll() == -signal.SIGKILL
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            pipe.close()
+
+
 def test_without_a_holder_there_is_no_server() -> None:
     server = ForkServer(f"{MODULE}:copied", load=f"{MODULE}:load")
     with server, server:

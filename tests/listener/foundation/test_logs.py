@@ -257,7 +257,7 @@ def _run(program: str, *, style: str = "json") -> str:
     head = "from listener.foundation import logs; import structlog\n"
     head += f"logs.configure('info', {style!r}); logs.catch_uncaught()\n"
     done = subprocess.run(
-        [sys.executable, "-c", head + program], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", head + program], capture_output=True, text=True, check=False, timeout=100
     )
     assert done.stdout == ""
     return done.stderr

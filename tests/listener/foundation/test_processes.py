@@ -157,7 +157,7 @@ def test_what_a_child_said_last_does_not_make_the_next_one_ready(start: Start) -
 def test_after_the_pause_another_child_is_due(start: Start) -> None:
     child = start("end", "1", backoff=Backoff(0.01, 0.01))
     assert not child.is_due
-    eventually(lambda: child.exit_code() == 1, "it has ended", 60)
+    eventually(lambda: child.exit_code() == 1, "it has ended", 100)
     assert not child.is_due  # nobody has seen to what it left
     child.postpone()
     eventually(lambda: child.is_due, "the pause is over")
@@ -201,7 +201,7 @@ def test_a_child_whose_parent_died_before_it_could_notice_ends_at_once() -> None
         cwd=ROOT,
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=100,
     )
     assert (done.returncode, done.stdout) == (0, b"")
 

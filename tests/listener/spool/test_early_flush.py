@@ -68,9 +68,9 @@ def is_running() -> bool:
 def test_a_large_item_is_flushed_while_it_arrives_and_once_more_at_its_end(spool: Spool, disk: Disk) -> None:
     incoming = spool.receive()
     incoming.write([STEP])
-    eventually(lambda: len(disk.early) == 1, "a flush begins", 30)
+    eventually(lambda: len(disk.early) == 1, "a flush begins", 100)
     incoming.write([STEP])
-    eventually(lambda: len(disk.early) > 1, "another begins", 30)
+    eventually(lambda: len(disk.early) > 1, "another begins", 100)
     assert disk.early == [FLUSH_BYTES, 2 * FLUSH_BYTES]
     assert disk.commits == 0
     item = incoming.commit()
@@ -92,10 +92,10 @@ def test_a_slow_disk_keeps_nobody_waiting_and_is_asked_once_more_not_for_every_s
     for _ in range(5):
         incoming.write([STEP])
         # The first flush is under way while all the others are asked for.
-        eventually(lambda: bool(disk.early), "a flush begins", 30)
+        eventually(lambda: bool(disk.early), "a flush begins", 100)
     other.write([STEP])
     disk.goes_on.set()
-    eventually(lambda: len(disk.early) > 2, "all begin", 30)
+    eventually(lambda: len(disk.early) > 2, "all begin", 100)
     incoming.commit()
     other.commit()
     assert disk.early == [FLUSH_BYTES, 5 * FLUSH_BYTES, FLUSH_BYTES]
@@ -108,7 +108,7 @@ def test_what_a_flush_has_lost_is_never_a_success_though_later_syncs_succeed(
     disk.error = OSError(number, os.strerror(number))
     incoming = spool.receive()
     incoming.write([STEP])
-    eventually(lambda: disk.failed, "a flush fails", 30)
+    eventually(lambda: disk.failed, "a flush fails", 100)
     disk.error = None
     with pytest.raises(SpoolWriteFailed) as caught:
         incoming.commit()
@@ -124,7 +124,7 @@ def test_a_commit_waits_for_what_a_flush_under_way_meets(spool: Spool, disk: Dis
     disk.goes_on.clear()
     incoming = spool.receive()
     incoming.write([STEP])
-    eventually(lambda: bool(disk.early), "a flush begins", 30)
+    eventually(lambda: bool(disk.early), "a flush begins", 100)
     threading.Timer(0.2, disk.goes_on.set).start()
     with pytest.raises(SpoolWriteFailed):
         incoming.commit()
@@ -148,7 +148,7 @@ def test_what_a_flush_has_lost_is_not_kept_as_refused_either(spool: Spool, disk:
     disk.error = OSError(errno.EIO, "Input/output error")
     incoming = spool.receive()
     incoming.write([STEP])
-    eventually(lambda: disk.failed, "a flush fails", 30)
+    eventually(lambda: disk.failed, "a flush fails", 100)
     with pytest.raises(SpoolWriteFailed):
         spool.refuse(incoming, "not_dicom", {})
     assert (spool.counts().receiving, spool.counts().quarantined) == (0, 0)
@@ -160,7 +160,7 @@ def test_an_item_that_is_given_up_meanwhile_leaves_nothing_behind(spool: Spool, 
     given_up, waiting = spool.receive(), spool.receive()
     given_up.write([STEP])
     waiting.write([STEP])
-    eventually(lambda: bool(disk.early), "a flush begins", 30)
+    eventually(lambda: bool(disk.early), "a flush begins", 100)
     given_up.discard()
     waiting.discard()
     disk.goes_on.set()
@@ -174,7 +174,7 @@ def test_closing_waits_for_the_flush_under_way_and_ends_the_thread(tmp_path: Pat
     with Spool.open(tmp_path / "spool") as spool:
         incoming = spool.receive()
         incoming.write([STEP])
-        eventually(lambda: bool(disk.early), "a flush begins", 30)
+        eventually(lambda: bool(disk.early), "a flush begins", 100)
         assert is_running()
         incoming.commit()
     assert not is_running()

@@ -276,7 +276,7 @@ def test_everybody_whom_a_failed_group_fsync_should_have_served_learns_of_it(
         calls.append(1)
         if len(calls) == 1:
             started.set()
-            assert go_on.wait(5)
+            assert go_on.wait(100)
         elif len(calls) == 2:
             raise OSError(errno.EIO, "Input/output error")
 
@@ -291,7 +291,7 @@ def test_everybody_whom_a_failed_group_fsync_should_have_served_learns_of_it(
     group = FolderSync(fd)
     first = threading.Thread(target=commit)
     first.start()
-    assert started.wait(5)
+    assert started.wait(100)
     others = [threading.Thread(target=commit) for _ in range(5)]
     for thread in others:
         thread.start()
@@ -300,7 +300,7 @@ def test_everybody_whom_a_failed_group_fsync_should_have_served_learns_of_it(
         time.sleep(0.001)
     go_on.set()
     for thread in [first, *others]:
-        thread.join(5)
+        thread.join(100)
     os.close(fd)
     assert sorted(outcomes) == ["durable"] + ["failed"] * 5
     assert len(calls) == 2
@@ -346,7 +346,7 @@ def test_many_threads_commit_each_its_own_item(spool: Spool) -> None:
 def _hold(root: Path, held: object, leave: object) -> None:
     with Spool.open(root).lock("listener"):
         held.set()  # type: ignore[attr-defined] # a multiprocessing event
-        leave.wait(10)  # type: ignore[attr-defined] # a multiprocessing event
+        leave.wait(100)  # type: ignore[attr-defined] # a multiprocessing event
 
 
 def test_a_second_daemon_of_the_same_role_is_refused_and_told_why(spool: Spool) -> None:
@@ -354,13 +354,13 @@ def test_a_second_daemon_of_the_same_role_is_refused_and_told_why(spool: Spool) 
     held, leave = context.Event(), context.Event()
     other = context.Process(target=_hold, args=(spool.root, held, leave))
     other.start()
-    assert held.wait(10)
+    assert held.wait(100)
     with pytest.raises(SpoolBusy, match=f"process {other.pid}"), spool.lock("listener"):
         pass
     with spool.lock("exporter"):
         pass
     leave.set()
-    other.join(10)
+    other.join(100)
     with spool.lock("listener"):
         pass
 

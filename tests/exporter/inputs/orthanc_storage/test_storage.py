@@ -114,7 +114,7 @@ def _poll(url: str, folder: Path) -> DataFolder:
     source = OrthancSource(settings.orthanc[0], surroundings)
     source.start()
     try:
-        eventually(lambda: spool.counts().new >= INSTANCES, "every instance is in the spool", within_s=30)
+        eventually(lambda: spool.counts().new >= INSTANCES, "every instance is in the spool", within_s=100)
     finally:
         source.stop(5.0)
         spool.close()
@@ -130,10 +130,10 @@ def live(held: Held) -> DataFolder:
     thread.start()
     with Spool.open(held.polled.spool) as spool:
         try:
-            eventually(lambda: not (spool.counts().new or spool.counts().active), "the spool is empty", within_s=60)
+            eventually(lambda: not (spool.counts().new or spool.counts().active), "the spool is empty", within_s=100)
         finally:
             signals.stop.set()
-            thread.join(60)
+            thread.join(100)
     return held.polled
 
 

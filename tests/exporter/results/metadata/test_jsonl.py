@@ -493,7 +493,7 @@ def killed_writer(folder: Path, after_s: float) -> set[str]:
         time.sleep(after_s)  # not synchronisation: the moment of death is the input of this test
         process.kill()
         said = process.stdout.read()
-    process.wait(30)
+    process.wait(100)
     return {name.decode() for name in said.splitlines(keepends=True) if name.endswith(b"\n") for name in [name.strip()]}
 
 

@@ -130,7 +130,7 @@ class Store:
         method: str = "POST",
         **options: Any,
     ) -> Answer:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=100)
         given = {"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {TOKEN}"} | dict(headers or {})
         try:
             connection.request(method, path, body, {k: v for k, v in given.items() if v}, **options)
@@ -142,7 +142,7 @@ class Store:
         return self.post(multipart(part(file) for file in files), **options)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=100)
 
 
 def header(length: int | None, extra: str = "", path: str = "/dicom-web/studies") -> bytes:

@@ -38,7 +38,7 @@ class Listener:
         )
         command = [sys.executable, "-m", "listener", "--config", str(folder / "x.yml"), "--data", str(folder / "data")]
         self.process = subprocess.Popen([*command, "--log-level", "error"])
-        eventually(self.is_open, "it listens", 30)
+        eventually(self.is_open, "it listens", 100)
 
     def is_open(self) -> bool:
         try:
@@ -56,7 +56,7 @@ class Listener:
         self.process.wait()
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.http), timeout=60)
+        return socket.create_connection(("127.0.0.1", self.http), timeout=100)
 
 
 def test_killed_amid_uploads_what_was_acknowledged_is_there(tmp_path: Path, free_port: int) -> None:
@@ -80,7 +80,7 @@ def test_killed_amid_uploads_what_was_acknowledged_is_there(tmp_path: Path, free
         finally:
             listener.end()
         for thread in threads:
-            thread.join(30)
+            thread.join(100)
         there = {path.read_bytes() for path in listener.new.iterdir()}
         assert acknowledged <= there
         assert there <= sent

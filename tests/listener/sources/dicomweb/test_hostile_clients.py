@@ -218,7 +218,7 @@ def test_told_to_stop_the_request_under_way_is_answered(store: Store) -> None:
         assert is_closed(idle)
         sock.sendall(body[-50:])
         assert read_answer(sock).status == 200
-        stopping.join(10)
+        stopping.join(100)
     assert cut_off == [0]
     with pytest.raises(ConnectionRefusedError):
         store.connect()
@@ -408,7 +408,7 @@ def test_many_clients_at_once_are_all_served(store: Store) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(100)
     assert answers == [200] * 60
     assert len(store.contents()) == 60
 

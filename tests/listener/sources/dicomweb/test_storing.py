@@ -293,7 +293,7 @@ def test_tls_is_spoken_where_there_is_a_certificate(serve: Callable[..., Store],
         multipart([part(instance())]),
         {"Content-Type": CONTENT_TYPE, "Authorization": f"Bearer {TOKEN}"},
     )
-    with urllib.request.urlopen(request, context=context, timeout=10) as response:  # noqa: S310 - as above
+    with urllib.request.urlopen(request, context=context, timeout=100) as response:  # noqa: S310 - as above
         assert response.status == 200
     assert store.contents() == [instance()]
 

@@ -172,11 +172,11 @@ def witness(program: str, folder: Path, samples: list[Sample], certificate: Path
     command += ["+tls", str(certificate), str(certificate), "-ic"] if certificate is not None else []
     server = subprocess.Popen([*command, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        eventually(lambda: _answers(port), "storescp answers", 20)
+        eventually(lambda: _answers(port), "storescp answers", 100)
         yield port, output
     finally:
         server.send_signal(signal.SIGTERM)
-        server.wait(10)
+        server.wait(100)
 
 
 @contextmanager

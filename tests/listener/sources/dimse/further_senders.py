@@ -75,7 +75,7 @@ def gdcm(find: Callable[[str], str]) -> Sender:
     def send(samples: list[Sample], called: str, port: int, *, encrypted: bool) -> None:
         assert not encrypted
         for sample in samples:
-            run([program, "--store", "--call", called, "-i", str(sample.path), "127.0.0.1", str(port)], timeout_s=60)
+            run([program, "--store", "--call", called, "-i", str(sample.path), "127.0.0.1", str(port)], timeout_s=100)
 
     return send
 
@@ -109,7 +109,7 @@ def ctn(find: Callable[[str], str]) -> Sender:
     def send(samples: list[Sample], called: str, port: int, *, encrypted: bool) -> None:
         assert not encrypted
         for sample in samples:
-            run([program, "-q", "-c", called, "127.0.0.1", str(port), str(sample.path)], timeout_s=60)
+            run([program, "-q", "-c", called, "127.0.0.1", str(port), str(sample.path)], timeout_s=100)
 
     return send
 

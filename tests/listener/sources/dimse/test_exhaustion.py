@@ -63,7 +63,7 @@ def test_f28_a_port_that_is_taken_is_told_in_a_sentence(tmp_path: Path, free_por
         other.bind(("127.0.0.1", free_port))
         other.listen()
         process = Process(tmp_path, free_port, {}, {})
-        assert process.popen.wait(30) == 1
+        assert process.popen.wait(100) == 1
     assert f"port {free_port} on 127.0.0.1 is in use" in process.log
     assert "Traceback" not in process.log
 

@@ -105,7 +105,7 @@ def test_the_signal_itself(tmp_path: Path, free_port: int) -> None:
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
     try:
-        eventually(lambda: "listening" in log.read_text(), "it listens", 30)
+        eventually(lambda: "listening" in log.read_text(), "it listens", 100)
         config.write_text(f"listener: {{port: {free_port + 1}, more_ae_titles: [SECOND]}}\n")
         process.send_signal(signal.SIGHUP)
         eventually(lambda: "needs a restart" in log.read_text(), "it read its configuration again")
@@ -118,4 +118,4 @@ def test_the_signal_itself(tmp_path: Path, free_port: int) -> None:
             assert requestor.associate(called="SECOND")[0] == 2
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(100) == 0

@@ -69,7 +69,7 @@ class Polling:
     def count(self, word: str) -> int:
         return self.counters.get(f"orthanc_{word}")
 
-    def wait_for(self, word: str, count: int = 1, within_s: float = 15.0) -> None:
+    def wait_for(self, word: str, count: int = 1, within_s: float = 100.0) -> None:
         eventually(lambda: self.count(word) >= count, f"{word} >= {count}: {self.counters.snapshot()}", within_s)
 
     def wait_for_passes(self, count: int = 1) -> None:

@@ -156,7 +156,7 @@ def check_resumed(polling: Polling, fake: FakeOrthanc, elsewhere: FakeOrthanc) -
     assert polling.source is not None
     assert polling.source.is_alive()
     fake.lies.clear()
-    eventually(lambda: polling.count("taken") >= 2, f"both taken: {polling.counters.snapshot()}", 15)
+    eventually(lambda: polling.count("taken") >= 2, f"both taken: {polling.counters.snapshot()}", 100)
     polling.wait_for_passes()
     assert polling.taken() == {md5(GOOD): 1, md5(VICTIM): 1}
     assert elsewhere.requests == []
@@ -173,7 +173,7 @@ def test_a_lie_about_the_log_of_changes_stops_everything_until_it_is_over(
     fake.add(VICTIM)
     fake.lies[CHANGES] = OF_ANY_QUESTION[name]
     polling.start()
-    eventually(lambda: fake.asked(CHANGES) >= 2, "asked again", 15)
+    eventually(lambda: fake.asked(CHANGES) >= 2, "asked again", 100)
     assert polling.taken() == {}
     check_resumed(polling, fake, elsewhere)
 
@@ -191,7 +191,7 @@ def test_a_lie_about_one_file_stops_no_other_and_leaves_nothing_behind(
         polling.wait_for("credentials_refused", 2)
     else:
         polling.wait_for("taken")
-        eventually(lambda: fake.asked(f"{victim}/file$") >= 2, "asked again", 15)
+        eventually(lambda: fake.asked(f"{victim}/file$") >= 2, "asked again", 100)
         assert set(polling.taken()) == {md5(GOOD)}
     if name == "status 404":  # it says that it is gone: believed until the list of all instances has it again
         assert polling.count("gone")
@@ -206,7 +206,7 @@ def test_a_lie_about_anything_else_is_over_when_it_is_over(
     fake.add(VICTIM)
     fake.lies[where] = OF_ANY_QUESTION[name]
     polling.start()
-    eventually(lambda: fake.asked(where) >= 2, "asked again", 15)
+    eventually(lambda: fake.asked(where) >= 2, "asked again", 100)
     check_resumed(polling, fake, elsewhere)
 
 

@@ -181,7 +181,7 @@ def test_a_large_file_is_never_in_memory_as_a_whole(poll: Callable[..., Polling]
     polling = poll(fake.url)
     polling.start()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    polling.wait_for("taken", within_s=60)
+    polling.wait_for("taken", within_s=100)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10
     (spooled,) = (polling.spool.root / "new").iterdir()
     assert spooled.stat().st_size == size

@@ -42,7 +42,7 @@ def test_killed_at_any_time_every_file_is_in_the_folder_or_in_the_spool(tmp_path
                 found = stored(data) | {path.read_bytes() for path in folder.iterdir()}
                 assert wanted - set(waiting) <= found
             else:
-                eventually(lambda: not list(folder.iterdir()), "the folder is empty", 30)
+                eventually(lambda: not list(folder.iterdir()), "the folder is empty", 100)
         finally:
             process.kill()
             process.wait()

@@ -258,7 +258,7 @@ def test_without_the_package_the_listener_says_so_and_ends_with_1(tmp_path: Path
         "main(sys.argv[1:])\n"
     )
     command = [sys.executable, str(hidden), "--config", str(config), "--data", str(tmp_path / "data")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1] == (
         "listener: listener.engine: the package pynetdicom is not installed; install it, or set `engine: native`"

@@ -86,14 +86,14 @@ class Requester:
             data_set.ReferencedSOPSequence.append(item)
         status, _ = association.send_n_action(data_set, 1, PUSH, WELL_KNOWN)
         if wait:
-            assert self.got.wait(10)
+            assert self.got.wait(100)
             for thread in self.reporters:  # at its end it marks the reactor as running, whether or not it is
-                thread.join(10)
+                thread.join(100)
             release(association)
         else:
             association.abort()
             # A thread of pynetdicom 3.0.4 that breaks over a report that comes meanwhile leaves its socket open.
-            association.dul.join(10)
+            association.dul.join(100)
             left = association.dul.socket
             if left is not None and left.socket is not None:
                 left.socket.close()
@@ -219,7 +219,7 @@ def test_a_report_is_delivered_on_a_new_association_after_a_restart(tmp_path: Pa
         server = requester.ae.start_server(("127.0.0.1", free_port), block=False, evt_handlers=requester.handlers())
         assert server is not None
         try:
-            assert requester.got.wait(10)
+            assert requester.got.wait(100)
             again.wait_for("commitment_reports_delivered")
         finally:
             server.shutdown()

@@ -55,7 +55,7 @@ def two(receive: Receive) -> Receiver:
 def of_two(receive: Receive, *, listener: Mapping[str, Any] = MappingProxyType({}), **settings: Any) -> Receiver:
     """A listener of two processes that both serve: its port may be open before, on a machine that is busy."""
     receiver = receive(listener={"processes": 2, **listener}, **settings)
-    eventually(lambda: processes(receiver) == 2, "both processes serve", 60)
+    eventually(lambda: processes(receiver) == 2, "both processes serve", 100)
     return receiver
 
 
@@ -236,7 +236,7 @@ def test_a_process_that_hangs_is_ended_and_replaced(start_pool: StartPool) -> No
     timing.silent_s = 60.0
     eventually(lambda: not is_alive(process), "it is ended")
     eventually(lambda: other_process(os.getpid()).pid != process.pid, "another process is there")
-    eventually(harness.serves_there, "the new process serves", 60)
+    eventually(harness.serves_there, "the new process serves", 100)
 
 
 def test_a_process_that_sends_what_is_no_message_is_ended_and_replaced(
@@ -257,7 +257,7 @@ def test_a_process_that_sends_what_is_no_message_is_ended_and_replaced(
     with kept.pop() as theirs:
         theirs.send(b"Nonsense {}")
         eventually(lambda: not is_alive(process), "it is ended")
-    eventually(harness.serves_there, "another process serves", 60)
+    eventually(harness.serves_there, "another process serves", 100)
 
 
 def test_no_process_outlives_the_listener_not_even_one_that_is_killed(tmp_path: Path, free_port: int) -> None:
@@ -265,7 +265,7 @@ def test_no_process_outlives_the_listener_not_even_one_that_is_killed(tmp_path: 
     config.write_text(json.dumps({"listener": {"port": free_port, "processes": 3}}))
     command = [sys.executable, "-m", "listener", "--config", str(config), "--data", str(tmp_path / "data")]
     with psutil.Popen(command) as listener, ExitStack() as stack:
-        eventually(lambda: len(listener.children()) == 2 and is_open(free_port), "it listens", 30)
+        eventually(lambda: len(listener.children()) == 2 and is_open(free_port), "it listens", 100)
         others = listener.children()
         requestors = [stack.enter_context(Requestor(free_port)) for _ in range(3)]
         assert {requestor.associate()[0] for requestor in requestors} == {2}
@@ -359,7 +359,7 @@ def test_what_is_under_way_in_any_process_is_answered_when_the_listener_stops(tw
         assert idle.receive()[0] == 7
         requestor.send(pdu(4, pdv(1, 2, content[500:])))
         assert requestor.response().status == 0
-        stop.join(10)
+        stop.join(100)
     assert stopped == [0]
     assert [stored(path) for path in two.new()] == [content]
     assert two.count("instances_stored") == 1
@@ -416,7 +416,7 @@ def test_storage_commitment_is_one_service_whichever_process_is_asked(receive: R
         assert server is not None
         try:
             assert later.ask(receiver.port, (CT, "1.2.1"), wait=False) == 0
-            assert later.got.wait(10)
+            assert later.got.wait(100)
         finally:
             server.shutdown()
     assert [kind for kind, _ in later.reports] == [1]
@@ -433,7 +433,7 @@ def test_a_receiving_process_that_is_killed_leaves_its_reports_for_new_associati
             one.report()
         assert len(queued(receiver, "*.held")) == 2
         other_process(os.getpid()).kill()
-        eventually(lambda: len(queued(receiver, "*.json")) == 1, "what it held is released", 20)
+        eventually(lambda: len(queued(receiver, "*.json")) == 1, "what it held is released", 100)
         assert len(queued(receiver, "*.held")) == 1
 
 
@@ -514,12 +514,12 @@ def test_a_process_that_ends_while_there_are_no_descriptors_is_replaced_once_the
     process = other_process(os.getpid())
     monkeypatch.setattr(module, call, without_descriptors)
     process.kill()
-    eventually(lambda: tried, "another one is started, in vain", 30)
-    eventually(lambda: processes(two) == 1, "the listener serves alone", 30)
+    eventually(lambda: tried, "another one is started, in vain", 100)
+    eventually(lambda: processes(two) == 1, "the listener serves alone", 100)
     monkeypatch.undo()
-    eventually(lambda: other_process(os.getpid()).pid != process.pid, "another process is there", 30)
+    eventually(lambda: other_process(os.getpid()).pid != process.pid, "another process is there", 100)
     assert two.daemon.is_alive()
-    eventually(lambda: processes(two) == 2, "both processes serve", 60)
+    eventually(lambda: processes(two) == 2, "both processes serve", 100)
     with handed_over(two) as requestor:
         assert requestor.associate()[0] == 2
 
@@ -610,7 +610,7 @@ def test_a_killed_process_that_does_not_end_keeps_nobody_waiting(two: Receiver) 
                 assert requestor.store().status == 0
         assert two.daemon.is_alive()
         assert processes(two) == 1
-    eventually(lambda: processes(two) == 2, "another process serves", 60)
+    eventually(lambda: processes(two) == 2, "another process serves", 100)
 
 
 TRACE = """

@@ -177,7 +177,7 @@ def test_an_association_that_the_peer_ends_while_it_is_idle_is_known_to_be_over(
         line.accept()
         context_id, command, _ = line.read_message()
         line.send(done(context_id, command.message_id))
-        assert ended.wait(10)
+        assert ended.wait(100)
         line.send(end)
 
     with ScriptedPeer(script) as peer, associate(peer.port) as association:

@@ -53,7 +53,7 @@ def test_peers_of_tiny_pieces_work_one_at_a_time_and_never_wait_for_their_peer_w
         reading.start()
         eventually(lambda: not turn.locked(), "it waits for its peer without the turn")
         peer.sendall(pdv(1, 0, b"\0"))
-        reading.join(5)
+        reading.join(100)
         assert turn.locked()
         wire.send(b"an answer")
         assert not turn.locked()
@@ -69,7 +69,7 @@ def test_peers_of_ordinary_pieces_take_no_turns(size: int) -> None:
         for _ in range(1_000):
             take(wire, 1)
             assert not turn.locked()
-        sending.join(5)
+        sending.join(100)
 
 
 def test_pdvs_of_one_byte_take_no_more_memory_than_the_buffer(receiver: Receiver) -> None:
