@@ -86,7 +86,9 @@ _NUMBER_VRS: Final = frozenset({"DS", "IS", "SS", "US"})
 _PLAIN_TEXT: Final = re.compile(rb"[ -\[\]-~]*\0*")
 """One value of printable ASCII characters, and padding."""
 _PLAIN_IS: Final = re.compile(rb"[+-]?[0-9]{1,12} *")
-_PLAIN_DS: Final = re.compile(rb"[+-]?[0-9]{1,12}(?:\.[0-9]{0,12})? ?(?:\\ ?[+-]?[0-9]{1,12}(?:\.[0-9]{0,12})? ?){0,15}")
+_PLAIN_DS: Final = re.compile(
+    rb"[+-]?[0-9]{1,12}(?:\.[0-9]{0,12})? ?(?:\\ ?[+-]?[0-9]{1,12}(?:\.[0-9]{0,12})? ?){0,15}"
+)
 
 _ONE_READER: Final = threading.RLock()
 """Warning filters and pydicom's configuration belong to the process: threads change them one after the other."""
@@ -179,7 +181,7 @@ def _plain_numbers(header: Dataset, keyword: str) -> list[int | float] | None:
     if found is None:
         return None
     vr, raw = found
-    if vr == "US" or vr == "SS":
+    if vr in {"US", "SS"}:
         return [int.from_bytes(raw, "little", signed=vr == "SS")] if len(raw) == 2 else None
     if vr == "IS":
         return [int(raw)] if _PLAIN_IS.fullmatch(raw) else None

@@ -12,11 +12,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
-from exporter.dicom.elements import READING_ERRORS, integer_of, is_unreadable_sequence, name_of, numbers_of, text_of, value_of
+from exporter.dicom.elements import (
+    READING_ERRORS,
+    integer_of,
+    is_unreadable_sequence,
+    name_of,
+    numbers_of,
+    text_of,
+    value_of,
+)
 from exporter.errors import BadGeometry, CorruptPixels
 from exporter.frames.luts import Table, read_table
 from exporter.frames.take_lut import look_up

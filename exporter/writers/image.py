@@ -96,9 +96,7 @@ def _view(task: WriterTask, frames: Frames, settings: ImageSettings, path: Path)
         shown = framing.apply(image)
         still, suffix = write_still(path, shown, view.plan(gray=shown.ndim == 2), task.held), settings.extension
     medium = image_medium(path, suffix, still, framing.size)
-    medium = replace(
-        medium, transcoded=copied is None, geometry=framing.geometry(), is_durable=task.held is None
-    )
+    medium = replace(medium, transcoded=copied is None, geometry=framing.geometry(), is_durable=task.held is None)
     return medium, replace(frames.rendering, notes=(*frames.rendering.notes, *notes))
 
 

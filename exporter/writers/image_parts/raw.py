@@ -59,9 +59,7 @@ def raw_form(stored: NDArray[Any]) -> RawForm:
     return RawForm(".raw.png", -(1 << 15) if stored.dtype.kind == "i" else 0)
 
 
-def write_raw(
-    path: Path, stored: NDArray[Any], form: RawForm, batch: SyncBatch | HeldFiles | None = None
-) -> Still:
+def write_raw(path: Path, stored: NDArray[Any], form: RawForm, batch: SyncBatch | HeldFiles | None = None) -> Still:
     """Write one frame of stored values and read it back; durable at once, or with its batch.
 
     Raises:

@@ -136,7 +136,9 @@ def filtered(image: NDArray[np.uint8], kind: int, rows: bytes) -> bytes:
     data = b"".join(bytes([kind]) + rows[at : at + image.shape[1]] for at in range(0, len(rows), image.shape[1]))
     header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 0, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b""))
-    whole = (struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts)
+    whole = (
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(whole)
 
 
