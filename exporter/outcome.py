@@ -156,7 +156,7 @@ class MediaFile:
     values: Values | None = None
     """Meaning of raw values; None for display values."""
     is_durable: bool = True
-    """False for a file that its worker holds open and that is synced with others of its batch before it is published."""
+    """False for a file that its worker holds open, and that its publisher has to sync with the others of its batch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 Contract: reads never move a shared position, never read past what is there, and map every `OSError`; opening refuses
 what is not a regular file and what is larger than its limit. Inflating is bounded by bytes, never by trust.
 
-Must never: follow a symbolic link, hold a whole file of more than `READ_AT_ONCE` bytes, or put a patient's bytes where a name can be listed.
+Must never: follow a symbolic link, hold a whole file of more than `READ_AT_ONCE` bytes, or put a patient's bytes where
+a name can be listed.
 """
 
 from __future__ import annotations

@@ -181,7 +181,7 @@ def _plain_numbers(header: Dataset, keyword: str) -> list[int | float] | None:
     if found is None:
         return None
     vr, raw = found
-    if vr == "US" or vr == "SS":
+    if vr in {"US", "SS"}:
         return [int.from_bytes(raw, "little", signed=vr == "SS")] if len(raw) == 2 else None
     if vr == "IS":
         return [int(raw)] if _PLAIN_IS.fullmatch(raw) else None

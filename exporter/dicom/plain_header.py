@@ -1,8 +1,9 @@
 """Plain headers in one pass: little endian, tags in ascending order, known VRs, sound nesting, all of it in memory.
 
 Contract: `read_plain` finds in such a data set what `exporter.dicom.structure.walk` finds, and makes the data set that
-pydicom makes of it, at a fraction of the cost: nothing is read twice, and pydicom's reader does not run. Whatever is not
-plain is None: then the walk and pydicom decide, and say why. A test compares both ways over the corpus and over mutants.
+pydicom makes of it, at a fraction of the cost: nothing is read twice, and pydicom's reader does not run. For whatever
+is not plain it returns None: then the walk and pydicom decide, and say why. A test compares both ways over the corpus
+and over mutants of it.
 
 Must never: be more tolerant than the walk, interpret a value other than (0008,0005), or recurse beyond `_DEEPEST`.
 
@@ -108,22 +109,17 @@ class _Scan:
         from pydicom.dataelem import RawDataElement
 
         data, elements, implicit, start = self._data, self.elements, self._is_implicit, self._start
-        offset, end, last, count = self.offset, len(self._data), _LAST_COMMAND, 0
-        empty = _empty_values()
-        vr: str | None
+        offset, end, last = self.offset, len(self._data), _LAST_COMMAND
+        vr: str | None = None
         if implicit and data[offset + 4 : offset + 6].isalpha():
             raise _NotPlainError  # pydicom takes two letters for a VR
         while offset < end:
+            value = offset + 8
             if implicit:
                 group, element, length = _implicit(data, offset)
-                vr, value = None, offset + 8
             else:
                 group, element, code, length = _explicit(data, offset)
-                known = _VRS.get(code)
-                if known is None:
-                    raise _NotPlainError
-                vr, is_long = known
-                value = offset + 8
+                vr, is_long = _known_vr(code)
                 if is_long:
                     (length,) = _long(data, value)
                     value += 4
@@ -131,7 +127,7 @@ class _Scan:
             if tag <= last or group == 0xFFFE:
                 raise _NotPlainError
             last = tag
-            count += 1
+            self.count += 1
             if tag in PIXEL_TAGS:
                 self.pixel_head = offset
                 self.pixel = PixelElement(tag, vr or "", value, None if length == UNDEFINED else length)
@@ -139,24 +135,25 @@ class _Scan:
                 if offset < end:
                     raise _NotPlainError  # elements behind the pixel data, or padding
                 break
-            stop = value + length
-            if self._is_sequence(tag, vr, value, length):
-                after = self._sequence(value, None if length == UNDEFINED else stop, levels)
-                stop = after - 8 if length == UNDEFINED else after
-            else:
-                after = stop
-            if (length == UNDEFINED and implicit) or after > end:
+            raw, offset = self._value(tag, vr, value, length, levels)
+            if offset > end:
                 raise _NotPlainError
-            raw = data[value:stop] if length else empty[vr]
-            if tag == _CHARACTER_SET:
-                if vr not in {"CS", None} or not 0 < length <= _MOST_CHARACTER_SET:
-                    raise _NotPlainError
-                self.character_set = raw
             key = base_tag(tag)
             elements[key] = RawDataElement(key, vr, length, raw, value - start, implicit, True)
-            offset = after
         self.offset = offset
-        self.count += count
+
+    def _value(self, tag: int, vr: str | None, value: int, length: int, levels: int) -> tuple[bytes | None, int]:
+        """The bytes of an element of the top level as pydicom keeps them, and the offset behind it."""
+        stop = after = value + length
+        if self._is_sequence(tag, vr, value, length):
+            after = self._sequence(value, None if length == UNDEFINED else stop, levels)
+            stop = after - 8 if length == UNDEFINED else after
+        raw = self._data[value:stop] if length else _empty_values()[vr]
+        if tag == _CHARACTER_SET:
+            if vr not in {"CS", None} or not 0 < length <= _MOST_CHARACTER_SET:
+                raise _NotPlainError
+            self.character_set = raw
+        return raw, after
 
     def _is_sequence(self, tag: int, vr: str | None, value: int, length: int) -> bool:
         """Whether an element is to be walked; as the walk decides it.
@@ -210,10 +207,7 @@ class _Scan:
             last = tag
             vr = None
             if not implicit:
-                known = _VRS.get(data[offset + 4 : offset + 6])
-                if known is None:
-                    raise _NotPlainError
-                vr, is_long = known
+                vr, is_long = _known_vr(data[offset + 4 : offset + 6])
                 if is_long:
                     (length,) = _long(data, value)
                     value += 4
@@ -243,6 +237,18 @@ class _Scan:
                 break
             offset += length
         raise _NotPlainError
+
+
+def _known_vr(code: bytes) -> tuple[str, bool]:
+    """Name of a VR, and whether its length has four bytes.
+
+    Raises:
+        _NotPlainError: No VR has that code.
+    """
+    known = _VRS.get(code)
+    if known is None:
+        raise _NotPlainError
+    return known
 
 
 def _data_set(elements: dict[Any, Any], encoding: Any, *, implicit: bool) -> Dataset:

@@ -5,8 +5,9 @@ their final names, with the permissions of the settings -> fsync of the folders 
 one transaction of the ledger -> files of an earlier export deleted. A batch shares the fsyncs. The next start repairs
 what a crash between two of these steps has left (`exporter.results.intents`).
 
-Files that a worker left to its batch need no fsync of their own where names follow files (`listener.foundation.durable`):
-they are written out before the rename, and the fsync of the folder makes content and name durable at once.
+Files that a worker left to its batch need no fsync of their own where names follow files
+(`listener.foundation.durable`): they are written out before the rename, and the fsync of the folder makes content and
+name durable at once.
 
 Must never: replace a file that is not the instance's own (unless `overwrite`), or trust a name that a worker gives.
 """

@@ -178,7 +178,7 @@ class Engine:
         self._policy = policy
         self._scheduler = Scheduler(len(runners))
         self._begun: dict[str, InstanceRow] = {}
-        """Attempts that are counted and wait for a lease, by name: the first, or one after an attempt without outcome."""
+        """Attempts that are counted and wait for a lease, by name: counted ahead, or ended without an outcome."""
         self._beginning = threading.Lock()
         self._killed_alone: Counter[str] = Counter()
         """Number of times that the worker was killed with nothing else under way, by name of the instance."""
@@ -306,7 +306,7 @@ class Engine:
 
     def _attempt(self, runner: Runner, lease: WorkerLease) -> None:
         """Make one attempt at one instance; its outcome or result goes into one of the queues."""
-        turn, name = lease.turn, lease.turn.work.name
+        turn = lease.turn
         started = time.monotonic()
         turn.begun_at = turn.begun_at or started
         if lease.is_exclusive:

@@ -1,8 +1,8 @@
 """The contract that every writer fulfils, those of other distributions too, and that the suite in its tests checks.
 
 Contract: a writer says whether it can write an instance (`score`), and then writes complete, verified files under
-partial names in the folder it is given, fsynced unless `MediaFile.is_durable` says otherwise. It never chooses final names, never sees the ledger, never prints, and
-raises only `exporter.errors`.
+partial names in the folder it is given, fsynced unless `MediaFile.is_durable` says otherwise. It never chooses final
+names, never sees the ledger, never prints, and raises only `exporter.errors`.
 """
 
 from __future__ import annotations
