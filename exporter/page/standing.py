@@ -32,12 +32,12 @@ class SourceStanding:
     last: float | None
     """Unix time of the last arrival; None where none is known."""
     hour: int
-    """SourceArrivals within about an hour."""
+    """Arrivals within about an hour."""
     day: int
     strip: tuple[int, ...]
-    """SourceArrivals of the last 24 hours, in slots of ten minutes, oldest first."""
+    """Arrivals of the last 24 hours, in slots of ten minutes, oldest first."""
     number: int = 0
-    """SourceArrivals since they are counted."""
+    """Arrivals since they are counted."""
     expected_every: str | None = None
     silent_s: float | None = None
     """Silence on expected days, in seconds, where it is a fault."""

@@ -3,7 +3,7 @@
 Contract: names are our own stable words, so that a peer cannot make the list grow; values only rise, except gauges.
 The file is replaced as a whole, and is no part of any guarantee: it is not synced.
 
-SourceArrivals are counted by source beside them: an instance of a source that the configuration does not name counts as
+Arrivals are counted by source beside them: an instance of a source that the configuration does not name counts as
 `OTHER`. They alone go on where the last process stopped.
 """
 
@@ -25,7 +25,7 @@ FILE = "listener.json"
 OTHER: Final = "other"
 """Source of instances from senders that the configuration does not name."""
 SLOT_S: Final = 600
-"""SourceArrivals are counted in slots of so many seconds ..."""
+"""Arrivals are counted in slots of so many seconds ..."""
 SLOTS: Final = 145
 """... of which as many are kept: a whole day and the slot that has begun."""
 _ARRIVED: Final = "arrived "
@@ -94,7 +94,8 @@ class Counters:
         """Give the sources that the configuration names, and a place to each in the file; all others become `OTHER`."""
         with self._lock:
             self._sources = frozenset((*names, OTHER))
-            self._arrivals = {name: self._arrivals.get(name, SourceArrivals()) for name in sorted(self._sources)}
+            before = self._arrivals
+            self._arrivals = {name: before.get(name, SourceArrivals()) for name in sorted(self._sources)}
 
     def arrived(self, source: str, count: int = 1) -> None:
         """Count instances that were acknowledged to their sender, or taken, from this source."""
@@ -102,7 +103,7 @@ class Counters:
             self._add(f"{_ARRIVED}{source}", count)
 
     def drain_arrivals(self) -> dict[str, int]:
-        """SourceArrivals that were counted here since the last call, for `add_each` in the process that knows the sources."""
+        """Arrivals that were counted here since the last call, for `add_each` in the process that knows the sources."""
         with self._lock:
             drained, self._unchecked = self._unchecked, Counter()
         return {f"{_ARRIVED}{source}": count for source, count in drained.items()}

@@ -1,4 +1,4 @@
-"""SourceArrivals by source: a closed set of names, remembered across restarts, true whatever the clock does."""
+"""Arrivals by source: a closed set of names, remembered across restarts, true whatever the clock does."""
 
 from __future__ import annotations
 
