@@ -98,6 +98,12 @@ class MergeReport:
         return {name: getattr(self, name) for name in self.__slots__}
 
 
+class MergeStopped(BatchUnusable):
+    """A merge was asked to stop before it was done; the next one goes on."""
+
+    exit_code = 130
+
+
 class MergeLedger(Ledger):
     """A ledger that remembers which plan was merged into it."""
 
@@ -116,15 +122,17 @@ def merge(
         output: The output folder.
         incomplete: Whether batches that are not complete are merged as far as they are.
         take_over: Whether to take the media folder from an exporter that cannot be reached.
-        stop: When set, no further series volume is written; a rerun writes it.
+        stop: When set, no further series volume is written, and the merge ends; the next one goes on.
 
     Raises:
+        MergeStopped: `stop` was set.
         BatchUnusable: Batches are not complete, or what they left was changed.
         MediaFolderTaken: Another exporter works on the output.
         MachineCondition: The disk is full, or a folder is gone; the same call goes on from here.
     """
     plan = BatchPlan.read(output)
     if is_merged(plan.root):
+        _remove_leftovers(plan)
         return _read_report(plan.root / MERGED)
     if own_version() != plan.version:
         raise BatchUnusable(
@@ -310,6 +318,14 @@ class _Preparation:
             raise refused[0]
 
 
+def _remove_leftovers(plan: BatchPlan) -> None:
+    """Remove what the batches of a plan that is merged have left."""
+    for batch in plan.batches:
+        shutil.rmtree(plan.folder_of(batch.number), ignore_errors=True)
+        (plan.root / f"units-{batch.number}").unlink(missing_ok=True)
+    shutil.rmtree(plan.root / MERGE, ignore_errors=True)
+
+
 def _chunks(values: Iterator[T], size: int) -> Iterator[list[T]]:
     while chunk := list(islice(values, size)):
         yield chunk
@@ -355,14 +371,13 @@ class _Application:
             shutil.copyfile(self._folder / _LEDGER, ledger_file)
             with MergeLedger.open(ledger_file) as ledger:
                 self._write_series(ledger, stop)
+                if stop.is_set():
+                    raise MergeStopped(f"the merge in {self._plan.output} was stopped", hint="the same command goes on")
                 self._append_lines(ledger, places.metadata)
             self._place(ledger_file, places.ledger)
         replace_file(self._plan.root / MERGED, json.loads((self._folder / _REPORT).read_bytes()), durable=True)
         fsync_folder(self._plan.root)
-        for batch in self._plan.batches:
-            shutil.rmtree(self._plan.folder_of(batch.number), ignore_errors=True)
-            (self._plan.root / f"units-{batch.number}").unlink(missing_ok=True)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove_leftovers(self._plan)
 
     def _is_placed(self, path: Path) -> bool:
         if not path.exists():

@@ -15,7 +15,7 @@ import pytest
 
 from exporter.batches import journal
 from exporter.batches.journal import BEGUN, FINISHED, BatchJournal, entry_for, new_run, run_folder, runs_of, scan
-from exporter.batches.merging import merge
+from exporter.batches.merging import MergeStopped, merge
 from exporter.batches.plan import BatchPlan, BatchUnusable, make_plan
 from exporter.batches.rounds import RoundState, next_round, progress_of
 from exporter.batches.running import is_complete, run_batch
@@ -216,6 +216,17 @@ def test_the_number_of_a_batch_comes_from_the_scheduler(
     monkeypatch.setenv(variable, "undefined")  # what SGE sets for a job that is no array
     with pytest.raises(CommandError):
         index_of_task()
+
+
+def test_a_merge_that_is_asked_to_stop_is_finished_by_the_next(folder: Path, tmp_path: Path) -> None:
+    plan = make_plan(request(folder, tmp_path / "out"), 1)
+    assert run(plan).is_complete
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(MergeStopped):
+        merge(tmp_path / "out", stop=stop)
+    merge(tmp_path / "out")
+    assert_sound(tmp_path / "out")
 
 
 # -- the merge, cut off at every rename ------------------------------------------------------------------------------
