@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
+    from av.video.stream import VideoStream
 
     from exporter.settings.settings import LimitSettings
 
@@ -82,16 +84,23 @@ def _complaints() -> Iterator[Callable[[], int]]:
         av.logging.set_level(before)
 
 
-def _decoded(container: InputContainer, kind: StreamKind, limits: LimitSettings) -> DisplayOrder:
-    import av
+def _decoder(stream: VideoStream) -> VideoCodecContext:
+    """The decoder of a stream, to show damaged pictures, too."""
     from av.codec.context import Flags, Flags2
 
-    stream = video_of(container)
     context = stream.codec_context
     context.flags |= Flags.output_corrupt
     context.flags2 |= Flags2.show_all
     if context.name != "hevc":  # whose pictures are looked at
         context.options = _WITHOUT_SAMPLES
+    return context
+
+
+def _decoded(container: InputContainer, kind: StreamKind, limits: LimitSettings) -> DisplayOrder:
+    import av
+
+    stream = video_of(container)
+    context = _decoder(stream)
     slices = HevcSlices(context, start_codes=kind.start_codes)
     shown: list[int] = []
     times: list[Fraction | None] = []
