@@ -77,7 +77,7 @@ def test_the_wheel_knows_its_commit(wheel: Path) -> None:
 def test_pip_installs_the_wheel_on_a_bare_debian_and_it_serves(root: BareRoot, wheels: Path) -> None:
     shutil.copytree(wheels, root.path / "wheels")
     assert root.run("python3", "-m", "venv", "/opt/venv").returncode == 0
-    pip = ["/opt/venv/bin/pip", "install", "--quiet", "--no-index", "--find-links", "/wheels", "dicom-media-exporter"]
+    pip = ["/opt/venv/bin/pip", "install", "--quiet", "--no-index", "-f", "/wheels", "dicom-media-exporter"]
     done = root.run(*pip)
     assert done.returncode == 0, done.stderr
     assert "commit" in root.run("/opt/venv/bin/exporter", "--version").stdout
@@ -154,7 +154,7 @@ def test_the_image_runs_as_any_user_without_capabilities_on_a_read_only_root(
     built("copy", "--quiet", base, str(debian), "/")
     built("copy", "--quiet", base, str(wheels), "/wheels")
     built("commit", "--quiet", base, "bare")
-    options = "--no-index --find-links /wheels"
+    options = "--no-index -f /wheels"
     arguments = ["--build-arg", "BASE=localhost/bare", "--build-arg", f"PIP_OPTIONS={options}"]
     built(
         "build",
