@@ -44,6 +44,7 @@ from exporter.writers.durable_write import write_new
 from tests.exporter.frames.conftest import build
 from tests.exporter.privacy.kinds import KINDS, planted_file
 from tests.exporter.privacy.pixels.test_masked import CODINGS, KEPT, Coding, area, picture
+from tests.exporter.writers.sampled import VOICE, channel, multiplex_group, save_waveform
 
 if TYPE_CHECKING:
     from exporter.outcome import Outcome
@@ -378,6 +379,18 @@ def test_another_key_shares_no_pseudonym_and_the_same_key_agrees(tmp_path: Path,
         found.append((record["Patient ID"], record["Study Instance UID"], outcome.identity.series_instance_uid))
     assert found[0] == found[1]
     assert not set(found[0]) & set(found[2])
+
+
+def test_sound_is_refused(tmp_path: Path, key_file: Path) -> None:
+    sound = (np.sin(np.arange(800) / 7) * 9000).astype("<i2")[:, np.newaxis]
+    group = multiplex_group(sound, "SS", 8000.0, ChannelDefinitionSequence=[channel("voice")])
+    path = save_waveform(tmp_path / "voice.dcm", [group], sop_class=VOICE)
+    outcome = run(path, tmp_path / "partial", key_file, pixels="allow")
+    assert isinstance(outcome, Failed)
+    assert (outcome.reason, outcome.message) == (
+        Reason.PRIVACY_UNKNOWN,
+        "waveform: nothing cleans media of the kind audio",
+    )
 
 
 def test_a_private_class_has_the_media_of_its_source_and_another_uid(
