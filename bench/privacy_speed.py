@@ -1,8 +1,8 @@
 """Time of an export with and without de-identification: `python bench/privacy_speed.py FILE [FILE ...]`.
 
-For each file a folder of copies with UIDs of their own is exported by `exporter backfill` with one worker, in turn with the
-profiles `none` and `basic`, each time into a new output. Printed are the medians of processor and wall time per instance,
-without the start of the programs, which an export of one copy measures.
+For each file a folder of copies with UIDs of their own is exported by `exporter backfill` with one worker, in turn
+with the profiles `none` and `basic`, each time into a new output. Printed are the medians of processor and wall time
+per instance, without the start of the programs, which an export of one copy measures.
 """
 
 from __future__ import annotations

@@ -217,7 +217,7 @@ class _Deidentification:
         self._sop_class = text_of(source, "SOPClassUID")
         self._lists_references = any(tag in source for tag in _REFERENCE_LISTS)
         self._patient = plain_identifier(text_of(source, "PatientID"))
-        self._weeks = weeks_for(source, policy.pseudonyms)
+        self._weeks = weeks_for(source, policy.pseudonyms) if _MODIFIED_DATES in policy.options else 0
 
     def walk(self, place: _Place) -> None:
         """Put into one data set what may be there, and its sequences' items onto the list."""

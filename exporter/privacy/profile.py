@@ -128,9 +128,8 @@ class PrivacyProfile:
         """
         source = instance.source_header
         keyed_patient = self._pseudonyms.patient_beside(text_of(source, "PatientID"))
-        weeks = weeks_for(source, self._pseudonyms)
-        if PrivacyOption.RETAIN_LONGITUDINAL_MODIFIED_DATES not in self._options:
-            weeks = 0
+        shifts = PrivacyOption.RETAIN_LONGITUDINAL_MODIFIED_DATES in self._options
+        weeks = weeks_for(source, self._pseudonyms) if shifts else 0
         identifiers = collect_identifiers(source, self._options, weeks)
         decision = self._decide(instance) if shows_pixels else None
         policy = PrivacyPolicy(self._pseudonyms, self._options, decision is not None and _is_cleaned(decision))

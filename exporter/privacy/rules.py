@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
@@ -92,17 +92,20 @@ class Rule:
             options: Options that are on.
             attribute_type: Type of the attribute in the IOD (``1`` to ``3``); None where that is not known.
         """
-        asked = {letter for option, letter in zip(_OPTIONS, self.letters, strict=True) if option in options}
-        for letter in ("K", "C"):
-            if letter in asked:
-                return Action(letter)
-        return self._basic_action(attribute_type)
+        return _action(self.basic, self.letters, options, attribute_type)
 
-    def _basic_action(self, attribute_type: str | None) -> Action:
-        """The Basic Profile's action: of several the weakest that the Type permits, else the strongest there is."""
-        permitted = self.basic.split("/")
-        needed = _NEEDED[attribute_type or "1"]
-        return Action(next((letter for letter in permitted if _LEFT[letter] >= needed), permitted[-1]))
+
+@lru_cache(maxsize=4096)
+def _action(basic: str, letters: str, options: frozenset[PrivacyOption], attribute_type: str | None) -> Action:
+    """See `Rule.action`; a few dozen rules are asked for by every instance."""
+    asked = {letter for option, letter in zip(_OPTIONS, letters, strict=True) if option in options}
+    for letter in ("K", "C"):
+        if letter in asked:
+            return Action(letter)
+    # Of several actions of the Basic Profile the weakest that the Type permits, else the strongest there is.
+    permitted = basic.split("/")
+    needed = _NEEDED[attribute_type or "1"]
+    return Action(next((letter for letter in permitted if _LEFT[letter] >= needed), permitted[-1]))
 
 
 def _rows(name: str) -> Iterator[list[str]]:

@@ -112,14 +112,10 @@ def test_every_key_has_a_meaning() -> None:
 
 
 def test_something_acts_on_every_key() -> None:
-    """A key that nothing reads would be ignored in silence; `privacy` acts by what it refuses."""
+    """A key that nothing reads would be ignored in silence."""
     files = [*REPOSITORY.glob("exporter/**/*.py"), *REPOSITORY.glob("listener/**/*.py")]
     code = "\n".join(path.read_text() for path in files if path.name != "reference.py")
-    unread = [
-        ".".join(key.path)
-        for key in config_reference.every_key()
-        if "privacy" not in key.path and not re.search(rf"\w\.{key.name}\b", code)
-    ]
+    unread = [".".join(key.path) for key in config_reference.every_key() if not re.search(rf"\w\.{key.name}\b", code)]
     assert unread == []
 
 

@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 from exporter.commands.app import main
 from exporter.dicom.instance import Instance
 from exporter.errors import Reason
-from exporter.outcome import Exported, Failed, Skipped, to_json
+from exporter.outcome import Exported, Failed, MediaType, Skipped, to_json
 from exporter.privacy.key import KeyChanged
 from exporter.privacy.profile import PrivacyProfile, TextDetectionMissing, checked_fingerprint
 from exporter.results.metadata.record import elements
@@ -378,6 +378,19 @@ def test_another_key_shares_no_pseudonym_and_the_same_key_agrees(tmp_path: Path,
         found.append((record["Patient ID"], record["Study Instance UID"], outcome.identity.series_instance_uid))
     assert found[0] == found[1]
     assert not set(found[0]) & set(found[2])
+
+
+def test_a_private_class_has_the_media_of_its_source_and_another_uid(
+    tmp_path: Path, key_file: Path, build: Build
+) -> None:
+    private = "1.2.840.113619.4.30.99"
+    made = CODINGS["native gray"].instance(build, picture(7, 1), SOPClassUID=private)
+    made.close()
+    outcome = run(made.path, tmp_path / "partial", key_file, pixels="allow")
+    assert isinstance(outcome, Exported)
+    assert outcome.media[0].kind is MediaType.IMAGE
+    assert outcome.identity.sop_class_uid.startswith("2.25.")
+    assert private not in outcome.record
 
 
 def test_a_worker_refuses_a_key_that_was_changed_since_the_start(key_file: Path) -> None:
