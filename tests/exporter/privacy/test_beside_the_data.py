@@ -333,6 +333,7 @@ def test_a_check_without_the_key_or_with_another_is_refused(setting: Setting) ->
     assert setting.run(*check, config=_other_key(setting)) == 2
 
 
+@pytest.mark.slow
 def test_the_volume_of_a_series_names_nobody_and_goes_with_its_patient(setting: Setting) -> None:
     planted = {"PatientID": output.PATIENT, "PatientName": output.NAME, "StudyInstanceUID": output.STUDY}
     pixels = noise((7, 6, 5)) & np.uint16(0x0FFF)
