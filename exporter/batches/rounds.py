@@ -1,9 +1,9 @@
 """Rounds: batches that are not complete are started again, while that helps.
 
 Contract: the state is in ``OUT/batches/rounds.json``, so that any host, or a job of a scheduler, goes on with it. A
-round starts every batch that is not complete and not stuck. A batch is stuck when it was refused, or when its last start
-ended by itself without progress: no instance finished, and none was interrupted. A start that was killed, or never
-began, says nothing. After `engine.max_rounds` no further round begins.
+round starts every batch that is not complete and not stuck. A batch is stuck when it was refused, or when its last
+start ended by itself without progress: no instance finished, and none was interrupted. A start that was killed, or
+never began, says nothing. After `engine.max_rounds` no further round begins.
 
 Must never: start a batch that is complete.
 """
