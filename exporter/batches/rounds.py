@@ -1,9 +1,9 @@
 """Rounds: batches that are not complete are started again, while that helps.
 
 Contract: the state is in ``OUT/batches/rounds.json``, so that any host, or a job of a scheduler, goes on with it. A
-round starts every batch that is not complete and not stuck. A batch is stuck when it has made no progress since its
-last start: no instance finished, and none was interrupted (which is counted, and ends after some times). After
-`engine.max_rounds` no further round begins.
+round starts every batch that is not complete and not stuck. A batch is stuck when it was refused, or when its last
+start ended by itself without progress: no instance finished, and none was interrupted. A start that was killed, or
+never began, says nothing. After `engine.max_rounds` no further round begins.
 
 Must never: start a batch that is complete.
 """
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from exporter.batches.journal import BEGUN, ENDED, FINISHED, runs_of, scan
 from exporter.batches.plan import ROUNDS, BatchUnusable
-from exporter.batches.running import is_complete, replace_file
+from exporter.batches.running import REFUSED, is_complete, replace_file
 
 if TYPE_CHECKING:
     import threading
@@ -41,6 +41,8 @@ class RoundState:
     round: int = 0
     marks: dict[str, int] = field(default_factory=dict)
     """Progress of every batch when it was last submitted, by its number."""
+    ends: dict[str, int] = field(default_factory=dict)
+    """Starts of every batch that had ended by themselves when it was last submitted."""
     stuck: list[int] = field(default_factory=list)
     is_cancelled: bool = False
 
@@ -82,21 +84,28 @@ class RoundState:
 def next_round(plan: BatchPlan, state: RoundState) -> list[int]:
     """Batches to be started now; the state is kept. Empty where another round cannot help, or nothing is left."""
     left = [batch.number for batch in plan.batches if not is_complete(plan.folder_of(batch.number))]
-    marks = {str(number): progress_of(plan.folder_of(number)) for number in left}
+    found = {str(number): progress_of(plan.folder_of(number)) for number in left}
+    marks, ends = ({number: one[part] for number, one in found.items()} for part in (0, 1))
     if state.round:
-        state.stuck = [number for number in left if marks[str(number)] <= state.marks.get(str(number), -1)]
+        state.stuck = [
+            number
+            for number in left
+            if marks[str(number)] <= state.marks.get(str(number), -1)
+            and (ends[str(number)] > state.ends.get(str(number), -1) or (plan.folder_of(number) / REFUSED).exists())
+        ]
     chosen = [number for number in left if number not in state.stuck] if state.round < state.max_rounds else []
     if chosen:
         state.round += 1
         state.marks |= {str(number): marks[str(number)] for number in chosen}
+        state.ends |= {str(number): ends[str(number)] for number in chosen}
     state.write(plan)
     return chosen
 
 
-def progress_of(folder: Path) -> int:
-    """Instances that a batch has finished so far, and attempts that ended with the process that made them."""
+def progress_of(folder: Path) -> tuple[int, int]:
+    """Progress of a batch: instances finished and starts that were killed in an attempt; starts that ended."""
     finished: set[str] = set()
-    interrupted = 0
+    interrupted = ended = 0
     for run in runs_of(folder):
         under_way: set[str] = set()
         for entry in scan(folder, run):
@@ -104,10 +113,12 @@ def progress_of(folder: Path) -> int:
                 finished.add(entry.name)
             if entry.event == BEGUN:
                 under_way.add(entry.name)
-            elif entry.event != ENDED:
+            elif entry.event == ENDED:
+                ended += 1
+            else:
                 under_way.discard(entry.name)
         interrupted += bool(under_way)
-    return len(finished) + interrupted
+    return len(finished) + interrupted, ended
 
 
 def drive(plan: BatchPlan, state: RoundState, engine: BatchEngine, stop: threading.Event) -> bool:

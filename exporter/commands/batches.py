@@ -180,7 +180,7 @@ def resume(
         plan, state = _submitted(out)
         if not in_job:
             _refuse_alive(plan, state)
-            state.round, state.stuck, state.marks, state.is_cancelled = 0, [], {}, False
+            state.round, state.stuck, state.marks, state.ends, state.is_cancelled = 0, [], {}, {}, False
     return _go_on(plan, state)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from exporter.batches import journal
-from exporter.batches.journal import BEGUN, FINISHED, BatchJournal, entry_for, new_run, run_folder, runs_of, scan
+from exporter.batches.journal import BEGUN, ENDED, FINISHED, BatchJournal, entry_for, new_run, run_folder, runs_of, scan
 from exporter.batches.merging import MergeStopped, merge
 from exporter.batches.plan import BatchPlan, BatchUnusable, make_plan
 from exporter.batches.rounds import RoundState, next_round, progress_of
@@ -94,7 +94,7 @@ def test_an_attempt_is_in_the_journal_before_it_begins_and_its_interruption_is_c
         with BatchJournal(run_folder(batch, number)) as written:
             work = WorkItem("b", Path(), about.st_size, about.st_mtime_ns, "folder", "b")
             written.append((entry_for(BEGUN, work, (2, 0)), b""))
-    assert progress_of(batch) == 5
+    assert progress_of(batch) == (5, 0)
     assert run(plan).is_complete
     entries = [one for one in scan(batch, 6) if one.event == FINISHED]
     said = dict(zip((one.name for one in entries), map(json.loads, journal.outcomes(batch, entries)), strict=True))
@@ -181,6 +181,9 @@ def test_batches_that_make_no_progress_are_stuck(folder: Path, tmp_path: Path) -
     with BatchJournal(run_folder(plan.folder_of(1), new_run(plan.folder_of(1)))) as written:
         written.append((entry_for(BEGUN, WorkItem("a.dcm", Path(), 0, 0, "folder", "a.dcm"), (0, 0)), b""))
     assert next_round(plan, state) == [1], "an interrupted attempt is counted, and ends after some times"
+    assert next_round(plan, state) == [1], "a start that never began says nothing"
+    with BatchJournal(run_folder(plan.folder_of(1), new_run(plan.folder_of(1)))) as written:
+        written.append(({"event": ENDED, "complete": False}, b""))
     assert next_round(plan, state) == []
     assert state.stuck == [1]
     again = RoundState.read(plan)
