@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import imagecodecs
@@ -12,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from exporter.errors import CorruptPixels
+from exporter.dicom.timing import Schedule
+from exporter.errors import CorruptPixels, VerifyFailed
 from exporter.settings.settings import MediaSettings
-from exporter.writers.video_parts.jpeg_copy import bare_jpeg, shows
+from exporter.writers.video_parts.jpeg_copy import _check, bare_jpeg, shows, write_motion_jpeg
 from tests.exporter.writers.media import presentation_times, video_settings, waves
 
 if TYPE_CHECKING:
@@ -233,3 +236,17 @@ def test_a_later_frame_that_lost_a_restart_interval_is_not_copied(
     assert result.media[0].codec == "mjpeg"
     with pytest.raises(CorruptPixels, match="restart intervals"):
         export(damaged, COPY)
+
+
+def test_one_changed_byte_of_any_frame_of_a_written_motion_jpeg_is_found(tmp_path: Path) -> None:
+    jpegs = [jpeg(image) for image in waves(30, 64, 96, gray=False)]
+    schedule = Schedule(source="FrameTime", frames=30, period=Fraction(1, 25))
+    path = tmp_path / "cine.mp4"
+    write_motion_jpeg(path, jpegs, schedule, (96, 64), "mp4")
+    written = path.read_bytes()
+    digests = [hashlib.blake2b(data, digest_size=16).digest() for data in jpegs]
+    for changed in (0, 1, 17, 29):  # some of them are decoded back, all are compared
+        middle = written.index(jpegs[changed]) + len(jpegs[changed]) // 2
+        path.write_bytes(written[:middle] + bytes([written[middle] ^ 1]) + written[middle + 1 :])
+        with pytest.raises(VerifyFailed):
+            _check(path, digests, schedule, (96, 64), "mp4")
