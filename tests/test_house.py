@@ -8,6 +8,7 @@ import re
 import subprocess
 import tokenize
 from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,10 @@ def relative(path: Path) -> str:
     return path.relative_to(REPOSITORY).as_posix()
 
 
-TREES = {path: ast.parse(path.read_text()) for path in sources()}
+@cache
+def trees() -> dict[Path, ast.Module]:
+    """Every module, parsed where a test asks: not in each process that only looks for tests."""
+    return {path: ast.parse(path.read_text()) for path in sources()}
 
 
 def module_name(path: Path) -> str:
@@ -40,7 +44,7 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-MODULES = {module_name(path): path for path in TREES}
+MODULES = {module_name(path): path for path in sources()}
 
 
 def imported(tree: ast.Module) -> set[str]:
@@ -86,7 +90,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 def test_public_class_names_are_unique() -> None:
     places: dict[str, list[str]] = defaultdict(list)
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(f"{relative(path)}:{node.lineno}")
@@ -95,7 +99,7 @@ def test_public_class_names_are_unique() -> None:
 
 def test_siblings_do_not_import_in_circles() -> None:
     siblings: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         mine = path.relative_to(REPOSITORY).with_suffix("").parts
         for name in imported(tree):
             theirs = MODULES[name].relative_to(REPOSITORY).with_suffix("").parts
@@ -112,7 +116,7 @@ def test_package_roots_are_small(package: str) -> None:
 
 def test_every_package_docstring_lists_its_modules() -> None:
     missing = {}
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         if path.name != "__init__.py":
             continue
         text = ast.get_docstring(tree) or ""
@@ -151,7 +155,7 @@ def _texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 def test_nobody_but_the_spool_knows_its_folders() -> None:
     found = []
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         module = relative(path)
         for line, text in _texts(tree):
             folders = SPOOL_WORDS.intersection(text.split("/")) if re.fullmatch(r"[\w./-]+", text) else set()
@@ -165,7 +169,7 @@ def test_nobody_but_the_spool_knows_its_folders() -> None:
 
 def test_nobody_but_the_spool_reads_the_time_in_a_name() -> None:
     found = []
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         if relative(path).startswith("listener/spool/"):
             continue
         for node in ast.walk(tree):
@@ -217,7 +221,7 @@ RIDDLES = re.compile(r"; (how many|whether|what)\b|\btold\b|\bwhoever\b|(?<!ther
 
 def test_summaries_of_docstrings_are_plain() -> None:
     found = []
-    for path, tree in TREES.items():
+    for path, tree in trees().items():
         if not relative(path).startswith(PLAIN_ENGLISH_IN):
             continue
         for node in ast.walk(tree):
@@ -273,7 +277,7 @@ CALLED_FROM_OUTSIDE = {
 
 def test_no_name_is_dead() -> None:
     mentions: Counter[str] = Counter()
-    for path in TREES:
+    for path in trees():
         for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
             if token.type == tokenize.NAME:
                 mentions[token.string] += 1
@@ -281,7 +285,7 @@ def test_no_name_is_dead() -> None:
                 mentions.update(re.findall(r"\w+", token.string))
     dead = {
         f"{relative(path)}: {name}"
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         for name in _names_defined(tree)
         if mentions[name] < 2 and name not in CALLED_FROM_OUTSIDE
     }

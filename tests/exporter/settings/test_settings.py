@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -325,20 +326,26 @@ def test_settings_never_change() -> None:
 # -- whatever is written ---------------------------------------------------------------------------------------------
 
 
-def _names(model: Any) -> list[str]:
-    return sorted({key.name for key in config_reference.every_key()} | {"x", "profile", "[]"} | set(model.model_fields))
+@cache
+def _names() -> list[str]:
+    return sorted(
+        {key.name for key in config_reference.every_key()} | {"x", "profile", "[]"} | set(Settings.model_fields)
+    )
+
+
+_KEYS = st.deferred(lambda: st.sampled_from(_names()))
 
 
 _VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-10, 10**9) | st.floats() | st.text(max_size=8)
     | st.sampled_from([".mp4", "auto", "basic", "127.0.0.1", "0.0.0.0", "info", "a/b", "~x", "<x>"]),  # noqa: S104
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_names(Settings)), inner, max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4),
     max_leaves=12,
 )  # fmt: skip
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.dictionaries(st.sampled_from(_names(Settings)), _VALUES, max_size=6))
+@given(data=st.dictionaries(_KEYS, _VALUES, max_size=6))
 def test_any_values_under_real_keys_load_or_are_refused(tmp_path: Path, data: dict[str, Any]) -> None:
     path = tmp_path / "exporter.yml"
     path.write_bytes(yaml.safe_dump(data, allow_unicode=True).encode("utf-8", "surrogatepass"))
