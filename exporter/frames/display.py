@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
@@ -211,7 +212,7 @@ class GrayscalePipeline:
         frame = np.empty(values.shape, np.uint8)
         step = max(1, _BLOCK // values.shape[1])
         for top in range(0, values.shape[0], step):
-            frame[top : top + step] = self._map(values[top : top + step], modality, voi)
+            frame[top : top + step] = _map(values[top : top + step], modality, voi, inverted=self.inverted)
         return frame
 
     def count_inside(self, values: np.ndarray, bits: int, modality: Modality, voi: Voi) -> int:
@@ -233,26 +234,20 @@ class GrayscalePipeline:
             found = self._insides[key] = _StoredRange(lowest, _inside(stored, modality, voi))
         return sum(map(found.count, blocks))
 
-    def _map(self, values: np.ndarray, modality: Modality, voi: Voi) -> NDArray[np.uint8]:
-        with np.errstate(all="ignore"):  # floats of the data set may be infinite or no numbers
-            shown = voi(modality(values))
-            if self.inverted:
-                shown = 1 - shown
-            shown = np.nan_to_num(shown, nan=0.0, posinf=1.0, neginf=0.0)
-        return np.floor(np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8)
-
     def _through_table(self, values: np.ndarray, bits: int, modality: Modality, voi: Voi) -> NDArray[np.uint8]:
         signed = values.dtype.kind == "i"
         width = 8 if bits <= 8 and values.dtype.itemsize == 1 else 16 if signed else bits
         key = (signed, width, *_transformation_key(modality, voi))
         table = self._tables.get(key)
         if table is None:
-            stored = np.arange(1 << width, dtype=np.uint8 if width <= 8 else np.uint16)
-            if signed:
-                stored = stored.view(np.int8 if width == 8 else np.int16)
             if len(self._tables) >= _MOST_TABLES:  # frames with windows of their own: keep the tables of the latest
                 self._tables.clear()
-            table = self._tables[key] = self._map(stored, modality, voi)
+            if modality.table is None and voi.table is None:
+                line, window = (modality.slope, modality.intercept), (voi.function, voi.centre, voi.width)
+                table = _windowed_table(width, line, window, signed=signed, inverted=self.inverted)
+            else:
+                table = _map(_all_stored(width, signed=signed), modality, voi, inverted=self.inverted)
+            self._tables[key] = table
         if values.dtype == np.uint8 and np.array_equal(table, _IDENTITY):
             return values
         index = values.view(f"u{values.dtype.itemsize}") if signed else values
@@ -390,6 +385,32 @@ class GrayscalePipeline:
             )
             function = "LINEAR_EXACT"
         return Voi(function, centre, width)
+
+
+def _map(values: np.ndarray, modality: Modality, voi: Voi, *, inverted: bool) -> NDArray[np.uint8]:
+    """Display values of stored values, one by one."""
+    with np.errstate(all="ignore"):  # floats of the data set may be infinite or no numbers
+        shown = voi(modality(values))
+        if inverted:
+            shown = 1 - shown
+        shown = np.nan_to_num(shown, nan=0.0, posinf=1.0, neginf=0.0)
+    return np.floor(np.clip(shown, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _all_stored(width: int, *, signed: bool) -> np.ndarray:
+    """Every stored value of so many bits, in the order of their bits as an unsigned number."""
+    stored = np.arange(1 << width, dtype=np.uint8 if width <= 8 else np.uint16)
+    return stored.view(np.int8 if width == 8 else np.int16) if signed else stored
+
+
+@lru_cache(maxsize=_MOST_TABLES)
+def _windowed_table(
+    width: int, line: tuple[float, float], window: tuple[str, float, float], *, signed: bool, inverted: bool
+) -> NDArray[np.uint8]:
+    """The table of a window over rescaled values; instances of a series share it."""
+    table = _map(_all_stored(width, signed=signed), Modality(*line), Voi(*window), inverted=inverted)
+    table.flags.writeable = False
+    return table
 
 
 class _StoredRange:
