@@ -80,7 +80,7 @@ class Pipeline:
     def __call__(self, job: WorkerJob) -> Steps:
         """Export with the settings of the AE title that the instance was sent to."""
         settings, settings_sha256, profile = self._by_ae_title[job.ae_title]
-        return export(settings, settings_sha256, job, profile, self._excluded, self._held)
+        return export(settings, settings_sha256, job, profile=profile, excluded=self._excluded, held=self._held)
 
 
 def load_libraries() -> None:
@@ -102,6 +102,7 @@ def export(
     settings: MediaSettings,
     settings_sha256: str,
     job: WorkerJob,
+    *,
     profile: PrivacyProfile | None = None,
     excluded: ExcludedPatients | None = None,
     held: HeldFiles | None = None,

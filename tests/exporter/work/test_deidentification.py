@@ -157,7 +157,7 @@ def run(path: Path, folder: Path, key_file: Path, media: MediaSettings | None = 
     section = PrivacySettings(profile="basic", key_file=key_file, **privacy)
     settings = (media or MediaSettings()).model_copy(update={"privacy": section})
     profile = PrivacyProfile.load(section, None)
-    steps = pipeline.export(settings, "s" * 64, WorkerJob(str(path), str(folder)), profile)
+    steps = pipeline.export(settings, "s" * 64, WorkerJob(str(path), str(folder)), profile=profile)
     return protocol.run(steps, lambda _: None)
 
 
