@@ -13,7 +13,7 @@ from pydicom.tag import Tag
 
 from exporter.dicom.bytesource import MemoryBytes
 from exporter.dicom.elements import integer_of, numbers_of, read_elements, text_of, value_of
-from exporter.dicom.plain_header import read_plain, read_plain_meta
+from exporter.dicom.plain_header import read_plain
 from exporter.dicom.structure import DEFLATED_LE, find_data_set, walk
 from exporter.errors import BadGeometry, ExportError
 from exporter.settings.settings import LimitSettings
@@ -49,11 +49,6 @@ def read_both_ways(data: bytes) -> bool:
     header, length = read_elements(raw, implicit=start.implicit, big_endian=False)
     assert (length, len(header)) == (len(raw), structure.top_elements)
     assert_equal(plain.header, header)
-    if start.meta_offset is not None and not start.meta_implicit:
-        raw = data[start.meta_offset : start.offset]
-        meta = read_plain_meta(raw)
-        if meta is not None:
-            assert_equal(meta, read_elements(raw, implicit=False, big_endian=False)[0])
     return True
 
 
