@@ -24,7 +24,6 @@ from exporter.outcome import Skipped
 from exporter.results import intents
 from exporter.results.ledger import Ledger
 from exporter.results.line import line
-from exporter.results.metadata.dicom_json import text_in
 from exporter.results.metadata.jsonl import Appender
 from exporter.results.output_names import uid_component
 
@@ -84,6 +83,8 @@ def withdraw_forbidden(lists: PatientLists, ledger: Ledger, media: Path, output:
 
 def _forbidden(lists: PatientLists, ledger: Ledger) -> Iterator[_Forbidden]:
     """The instances with a line in force that the lists forbid."""
+    from exporter.results.metadata.dicom_json import text_in  # loads pydicom, which most starts need not
+
     for row in ledger.entries():
         if row.line_seq is None or row.reason == SkipReason.EXCLUDED:
             continue

@@ -19,6 +19,7 @@ from exporter.dicom.elements import text_of
 from exporter.dicom.geometry import Grid, grids
 from exporter.errors import BadGeometry, ExportError, SkipInstance
 from exporter.outcome import MediaFile, MediaType
+from exporter.series.folder import DESCRIPTION
 from exporter.writers.durable_write import media_file, write_new
 from exporter.writers.volumes.planes import SERIES_CLASSES, VolumeFrame, single_frame
 from listener.foundation.text import json_escaped
@@ -39,8 +40,6 @@ if TYPE_CHECKING:
     OpenInstance = Callable[[Path], AbstractContextManager[Instance]]
 
 FEWEST_SLICES: Final = 2
-DESCRIPTION: Final = ".series.json"
-"""Suffix of the description of a series."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,6 @@ from exporter.results.metadata.jsonl import Appender
 from exporter.results.output_names import PARTIAL, ae_title_component
 from exporter.results.publish import AETitleProfile, NameChoice, Publisher
 from exporter.results.reconcile import Folders
-from exporter.series.assemble import DESCRIPTION
 from exporter.settings.permissions import MediaPermissions
 from listener.foundation.disk import mapped
 
@@ -41,6 +40,8 @@ if TYPE_CHECKING:
     from exporter.outcome import Outcome
     from exporter.settings.settings import Settings
 
+DESCRIPTION: Final = ".series.json"
+"""Suffix of the description of a series."""
 LAYOUT: Final = "{StudyInstanceUID}/{SeriesInstanceUID}"
 WAITING: Final = ".waiting"
 """Folder of received instances whose series may still grow, below the folder of each AE title."""

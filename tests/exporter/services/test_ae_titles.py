@@ -221,6 +221,7 @@ def test_a_ledger_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> N
     with Ledger.open(path) as ledger:
         begin(ledger, "1", size_bytes=1, mtime_ns=1, source="spool")
     with sqlite3.connect(path) as connection:
+        connection.execute("DROP INDEX instance_title")
         connection.execute("ALTER TABLE instance DROP COLUMN ae_title")
         connection.execute("PRAGMA user_version=1")
     connection.close()

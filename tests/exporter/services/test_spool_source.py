@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from exporter.privacy.input_names import InputNames
 from exporter.results.ledger import Ledger
 from exporter.series.live import series_volumes
 from exporter.services.reserve import DiskReserve
@@ -28,11 +29,13 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
 def source(spool: Spool, tmp_path: Path) -> Iterator[SpoolSource]:
     with (
         Ledger.open(tmp_path / "exporter.db") as ledger,
-        series_volumes(tmp_path / "series", Settings()) as keep,
+        series_volumes(tmp_path, Settings(), "0", InputNames()) as keep,
         spool.lock("exporter"),
     ):
         reserve = DiskReserve(spool.root / "reserve", 0)
-        yield SpoolSource(spool, ledger, keep=keep, reserve=reserve, titles=frozenset(), longest_wait_s=1.0)
+        yield SpoolSource(
+            spool, ledger, keep=keep, reserve=reserve, titles=frozenset(), names=InputNames(), longest_wait_s=1.0
+        )
 
 
 def receive(spool: Spool) -> None:

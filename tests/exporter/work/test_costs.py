@@ -30,7 +30,7 @@ MOST: Final = {
     "reads": 2.5,  # the beginning (is it an archive?), the whole file
     "fsyncs": 3.5,  # where each instance is a batch by itself: intent, folder, lines; the ledger's are its commits
     "commits": 4.0,
-    "SQL statements": 14.5,  # about the instance, its media and their names; others are for a batch
+    "SQL statements": 20.5,  # about the instance, its media and their names, 6 by triggers that keep counts
     "pydicom conversions": 6.0,  # sequences, text that is not ASCII
 }
 """Most of each per instance; of bytes, per byte of the file."""
