@@ -1,8 +1,8 @@
 """The process `exporter page`: the application behind the HTTP server that DICOMweb uses, until a signal.
 
 Contract: it has neither the spool's nor the ledger's lock and writes nothing but what `/retry` is asked for, so that it
-can neither slow nor end receiving and exporting, and still answers when both are down. Another certificate or token needs
-a restart.
+can neither slow nor end receiving and exporting, and still answers when both are down. Another certificate or token
+needs a restart.
 """
 
 from __future__ import annotations
