@@ -330,7 +330,7 @@ def test_explain_foretells_what_backfill_does_with_every_real_file(corpus: Path,
         facts: list[dict[str, object]] = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _explain(folder / entry.name, settings, facts.append)
+            _explain(folder / entry.name, settings, None, facts.append)
         verdict, _, rest = str(facts[0]["verdict"]).partition(": ")
         told[entry.name] = (words[verdict], rest.partition(":")[0] if words[verdict] != "exported" else None)
     assert told == {entry.name: (str(entry.state), entry.reason) for entry in entries}
