@@ -25,7 +25,7 @@ HERE: Final = Path(__file__).parent
 REPOSITORY: Final = HERE.parents[1]
 HOME: Final = Path("/usr/lib/dicom-media-exporter")
 NAME: Final = "dicom-media-exporter"
-MAINTAINER: Final = "DICOM Media Exporter <root@localhost>"
+MAINTAINER: Final = "DICOM Media Exporter <dicom-media-exporter@localhost>"
 
 
 def build(wheel: Path, folder: Path, python: str, maintainer: str = MAINTAINER, *, fast: bool = False) -> Path:

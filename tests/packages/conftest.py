@@ -75,6 +75,7 @@ def debian(tmp_path_factory: pytest.TempPathFactory, peer: Callable[[str], str])
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         pytest.skip(f"no bare root could be made: {made.stderr.splitlines()[-1:]}")
+    folder.chmod(0o755)  # whatever the umask of the tests
     yield folder
     shutil.rmtree(folder)
 
