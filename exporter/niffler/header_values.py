@@ -108,7 +108,9 @@ def _private(dataset: Dataset, path: str) -> Iterator[_Value]:
             continue
         try:
             element = dataset[tag]
-            name, value = str(element.name), element.value
+            # Niffler's reader looks no creator up for a sequence of undefined length.
+            is_nameless = element.VR == "SQ" and element.is_undefined_length
+            name, value = "Private tag data" if is_nameless else str(element.name), element.value
         except READING_ERRORS:
             name, value = "Private tag data", _unconverted(dataset, tag)
         yield _Value(name, value, f"{path}{keys.key_for(int(tag))}")

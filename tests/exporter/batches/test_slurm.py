@@ -17,14 +17,15 @@ import pytest
 from exporter.batches.engines.contract import EngineUnusable
 from exporter.batches.engines.slurm import SlurmEngine
 from exporter.settings.settings import Settings
-from tests.exporter.batches.conftest import CT, assert_sound, make_tree, result_of, run_locally
+from tests.exporter.batches.conftest import CINE, assert_sound, make_tree, result_of, run_locally
 from tests.exporter.batches.slurm_cluster import SlurmCluster, slurm_cluster, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[3]
-SLICES = 40
+CINES = 40
+"""So many that each of two batches works for some seconds, in which something can happen."""
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +38,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
 def long_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `tree`, and enough files that something can happen meanwhile."""
     root = make_tree(tmp_path_factory.mktemp("slurm-in") / "in")
-    for number in range(SLICES):
-        plane = pydicom.dcmread(CT)
-        plane.SOPInstanceUID = plane.file_meta.MediaStorageSOPInstanceUID = f"1.2.9.{number}"
-        plane.save_as(root / f"t{number:03}.dcm")
+    cine = pydicom.dcmread(CINE)
+    for number in range(CINES):
+        cine.SOPInstanceUID = cine.file_meta.MediaStorageSOPInstanceUID = f"1.2.9.{number}"
+        cine.save_as(root / f"{'at'[number % 2]}{number:03}.dcm")
     return root
 
 
@@ -185,7 +186,12 @@ def test_a_job_that_merges_and_is_killed_is_resumed(
 ) -> None:
     output = tmp_path / "out"
     submit(cluster, long_tree, output)
-    until(lambda: (output / "batches" / "merge").is_dir() or list((output / "batches").glob(".merge-*")))
+    begun = ("merge", "merged.json")
+    until(
+        lambda: (
+            any((output / "batches" / name).exists() for name in begun) or list((output / "batches").glob(".merge-*"))
+        )
+    )
     cluster.call("scancel", "--signal=KILL", "--full", jobs(output)["merge"])
     cluster.drained()
     if not (output / "batches" / "merged.json").exists():

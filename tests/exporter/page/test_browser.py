@@ -229,7 +229,8 @@ def test_one_failure_and_a_whole_reason_are_tried_again_by_keyboard_alone(
         for _ in range(80):
             page.keyboard.press("Tab")
             if page.evaluate("document.activeElement.textContent.trim()").startswith(name):
-                page.keyboard.press("Enter")
+                with page.expect_navigation(timeout=WAIT_MS):
+                    page.keyboard.press("Enter")
                 return
         pytest.fail(f"{name} is not reached by the keyboard")
 
