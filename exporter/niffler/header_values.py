@@ -109,7 +109,7 @@ def _private(dataset: Dataset, path: str) -> Iterator[_Value]:
         try:
             element = dataset[tag]
             # Niffler's reader looks no creator up for a sequence of undefined length.
-            is_nameless = element.VR == "SQ" and element.is_undefined_length
+            is_nameless = element.VR == "SQ" and element.is_undefined_length and element.private_creator
             name, value = "Private tag data" if is_nameless else str(element.name), element.value
         except READING_ERRORS:
             name, value = "Private tag data", _unconverted(dataset, tag)
