@@ -45,7 +45,7 @@ peers:                # the real programs that interoperability tests talk to; s
 test test-long: export PYTHONDONTWRITEBYTECODE :=
 
 test: setup-dev peers ## the tests, with real peers; those that kill, fill, cut or wait for long are in test-long
-	$(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 4 --dist loadgroup -m "not slow"
 
 peers-long: peers
 	@sh tests/install-peers long
