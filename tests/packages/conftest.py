@@ -90,16 +90,10 @@ def root(debian: Path, tmp_path: Path) -> Iterator[BareRoot]:
 
 
 @pytest.fixture(scope="session")
-def deb(wheel: Path, tmp_path_factory: pytest.TempPathFactory, peer: Callable[[str], str]) -> Path:
+def deb(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Debian package of this tree, uncompressed."""
     folder = tmp_path_factory.mktemp("deb")
-    command = [
-        sys.executable,
-        REPOSITORY / "packages/deb/build.py",
-        wheel,
-        folder,
-        "--fast",
-        "--python",
-        peer("python3"),
-    ]
+    if subprocess.run(["/usr/bin/python3", "-c", "import venv"], capture_output=True, check=False).returncode:
+        pytest.skip("there is no Python of Debian's own to make the package for")
+    command = [sys.executable, REPOSITORY / "packages/deb/build.py", wheel, folder, "--fast"]
     return Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
