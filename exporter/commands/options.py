@@ -134,10 +134,9 @@ def refuse_unusable_privacy(settings: Settings) -> None:
         from exporter.privacy.lists import PatientLists
 
         PatientLists.of(settings.privacy)
-    if settings.deidentifies:
-        from exporter.privacy.profile import checked_fingerprint
+    from exporter.work.supervisor import key_fingerprint_of
 
-        checked_fingerprint(settings)
+    key_fingerprint_of(settings)
 
 
 def exported_folder(out: Path, config: Path | None) -> ExportedFolder:
