@@ -14,6 +14,7 @@ from __future__ import annotations
 import errno
 import functools
 import socket
+import struct
 import threading
 import time
 from contextlib import suppress
@@ -62,6 +63,7 @@ _config.UNRESTRICTED_STORAGE_SERVICE = True  # private, retired and future stora
 
 TICK_S: Final = 0.25
 """Deadlines and the order to stop are looked at so often."""
+READ_BYTES: Final = 1 << 16
 MOST_WAITING: Final = 100
 """Messages that are complete and not yet answered; one is all that was negotiated (PS3.7 D.3.3.3)."""
 CAN_ABORT: Final = ("Sta3", "Sta6")
@@ -71,19 +73,38 @@ LONGEST_IGNORED_BYTES: Final = 1 << 20
 
 
 class BoundedSocket(AssociationSocket):
-    """A socket of pynetdicom that does not read a PDU longer than any we permit."""
+    """A socket of pynetdicom that reads no PDU longer than any we permit, and says since when it waits for a peer."""
 
     longest_bytes = 0
+    is_over = False
+    """Nothing more is read: Linux goes on giving what a peer sends after `shutdown`."""
+    waiting_since: float | None = None
+    """When the reading or sending that is under way began (`time.monotonic`); None between PDUs."""
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read so many bytes.
+        """Read so many bytes; fewer where the peer closed or the association is over.
 
         Raises:
             OSError: It is more than is permitted, or the connection broke.
         """
         if nr_bytes > self.longest_bytes:
             raise OSError(errno.EMSGSIZE, "PDU longer than permitted")
-        return super().recv(nr_bytes)
+        self.waiting_since = time.monotonic()
+        wire: Any = self.socket
+        content = bytearray()
+        while len(content) < nr_bytes and not self.is_over:
+            piece = wire.recv(min(nr_bytes - len(content), READ_BYTES))
+            if not piece:
+                break
+            content += piece
+        self.waiting_since = None
+        return content
+
+    def send(self, bytestream: bytes) -> None:
+        """Send a PDU; a peer that does not read keeps the calling thread here until the connection is closed."""
+        self.waiting_since = time.monotonic()
+        super().send(bytestream)
+        self.waiting_since = None
 
 
 class PynetdicomAssociation:
@@ -162,7 +183,12 @@ class PynetdicomAssociation:
     def _reason_to_end(self, service: Service) -> str:
         """A word for why the association has to end now; empty where it need not."""
         deadlines = self._terms.settings.deadlines
-        silent_s = time.monotonic() - self._last_activity
+        now = time.monotonic()
+        silent_s = now - self._last_activity
+        wire: Any = service.dul.socket  # a BoundedSocket
+        waiting_since = wire.waiting_since
+        if waiting_since is not None and now - waiting_since > deadlines.pdu_s:
+            return "deadline_missed"  # a peer that stops inside a PDU, or does not read what we answer
         if self._storage is None:
             permitted_s = deadlines.request_s
         elif service.dimse.message is not None:
@@ -182,8 +208,12 @@ class PynetdicomAssociation:
 
     def _end(self, service: Service, sock: socket.socket) -> None:
         """Have both threads end, close the connection and leave nothing half-received."""
-        if service.is_aborted or service.is_rejected:
-            self._is_closed.wait(LINGER_S)  # the last PDU of ours is on its way
+        if (self._ended or service.is_aborted or service.is_rejected) and not self._is_closed.wait(LINGER_S):
+            # Our last PDU had its time. The kernel would keep for minutes what the peer does not take: reset instead.
+            with suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        wire: Any = service.dul.socket
+        wire.is_over = True
         with suppress(OSError):
             # Of the plain class: TLS would drop state that the reading thread is using.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)
