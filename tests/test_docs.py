@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 import yaml
 
+from exporter.commands import reference_pages
 from exporter.commands.app import COMMANDS, application
 from exporter.errors import Reason
 from exporter.page.failures import REMEDIES
@@ -151,6 +152,37 @@ def options_of(app: cyclopts.App) -> frozenset[str]:
     if app.default_command is None:
         return frozenset()
     return frozenset(name for argument in app.assemble_argument_collection() for name in argument.names)
+
+
+# -- generated pages -------------------------------------------------------------------------------------------------
+
+UPDATE = "run: python -m exporter.commands.reference_pages"
+
+
+def test_the_page_of_reasons_is_in_step_with_the_classes() -> None:
+    assert (REPOSITORY / "docs" / "reasons.md").read_text() == reference_pages.reasons(), UPDATE
+
+
+def test_every_error_class_is_in_the_page_of_reasons() -> None:
+    """Also those that a module of their own defines: it has to be imported by what makes the page."""
+    text = (REPOSITORY / "docs" / "reasons.md").read_text()
+    families = (
+        "ExportError|NotDicom|Unreadable|SourceUnread|BadGeometry|TooLarge|DecoderCrash|ExportTimeout|InternalError"
+    )
+    found = 0
+    for path in (REPOSITORY / "exporter").rglob("*.py"):
+        for told in re.findall(
+            rf'^class \w+\((?:{families})\):\n    """(.+?)(?:"""|\n)', path.read_text(), re.MULTILINE
+        ):
+            assert told in text, (path, told)
+            found += 1
+    assert found > 15
+
+
+def test_the_table_of_metrics_is_in_step_with_the_metrics() -> None:
+    text = (REPOSITORY / "docs" / "monitoring.md").read_text()
+    begin, end = reference_pages.MARKS
+    assert text.partition(begin)[2].partition(end)[0] == reference_pages.metrics(), UPDATE
 
 
 # -- the runbook -----------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     pull              `exporter pull`
     reconcile         `exporter reconcile`
     config_reference  documentation made from the settings
+    reference_pages   documentation made from reasons and metrics
     status            `exporter status`
 """
 
