@@ -36,6 +36,7 @@ def applications() -> Iterator[tuple[tuple[str, ...], cyclopts.App]]:
                 yield (name, nested), app[nested]
 
 
+@pytest.mark.slow
 def test_the_help_of_every_command_is_a_sentence_with_every_option_explained(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

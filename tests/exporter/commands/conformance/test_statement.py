@@ -185,6 +185,7 @@ def test_every_key_of_communication_is_in_the_statement() -> None:
             assert f"`{prefix}.{key}" in text, (prefix, key)
 
 
+@pytest.mark.slow
 def test_the_statement_is_the_same_whatever_else_is_loaded() -> None:
     """pynetdicom adds UIDs to pydicom's dictionary when it is imported."""
     program = "from exporter.commands.app import main; main(['conformance'])"
