@@ -32,13 +32,14 @@ def bodies(settings: Settings) -> dict[str, str]:
         ),
         "1.2": "Y: supported and on with the settings of this statement; OFF: supported, and switched off; N: not "
         "supported.",
-        "1.2.1": _services(("Verification", VERIFICATION, "Y, to LISTENER itself", YES)),
+        "1.2.1": _services(("Verification", VERIFICATION, _syntaxes(settings), "Y, to LISTENER itself", YES)),
         "1.2.2": paragraphs(
             _services(
-                ("Storage SOP classes", "[1.1](#11-content-and-transfer)", NO, YES),
+                ("Storage SOP classes", "[1.1](#11-content-and-transfer)", "ALL (Table 1-2)", NO, YES),
                 (
                     "Storage Commitment Push Model",
                     STORAGE_COMMITMENT_PUSH,
+                    "ALL (Table 1-2)",
                     NO,
                     switched(settings.listener.commitment.enabled),
                 ),
@@ -47,9 +48,21 @@ def bodies(settings: Settings) -> dict[str, str]:
         ),
         "1.2.3": not_applicable(NO_WORKFLOW),
         "1.2.4": _services(
-            ("Study Root Query/Retrieve - FIND", FIND, switched(settings.pull), NO),
-            ("Study Root Query/Retrieve - MOVE", MOVE, switched(any(p.method == "move" for p in settings.pull)), NO),
-            ("Study Root Query/Retrieve - GET", GET, switched(any(p.method == "get" for p in settings.pull)), NO),
+            ("Study Root Query/Retrieve - FIND", FIND, presentation.UNCOMPRESSED, switched(settings.pull), NO),
+            (
+                "Study Root Query/Retrieve - MOVE",
+                MOVE,
+                presentation.UNCOMPRESSED,
+                switched(any(p.method == "move" for p in settings.pull)),
+                NO,
+            ),
+            (
+                "Study Root Query/Retrieve - GET",
+                GET,
+                presentation.UNCOMPRESSED,
+                switched(any(p.method == "get" for p in settings.pull)),
+                NO,
+            ),
         ),
         "1.2.5": not_applicable(NO_PRINT),
         "1.3": table(
@@ -147,12 +160,18 @@ def _content(settings: Settings) -> str:
     )
 
 
-def _services(*rows: tuple[str, str, str, str]) -> str:
-    """One table of DIMSE services: name, UID, SCU, SCP."""
+def _services(*rows: tuple[str, str, str, str, str]) -> str:
+    """One table of DIMSE services: name, UID, transfer syntaxes, SCU, SCP."""
     return table(
-        ("Service", "SOP Class UID", "SCU", "SCP"),
-        [(name, uid if uid.startswith("[") else f"`{uid}`", user, provider) for name, uid, user, provider in rows],
+        ("Service", "SOP Class UID", "Transfer Syntax", "SCU", "SCP"),
+        [(name, uid if uid.startswith("[") else f"`{uid}`", *rest) for name, uid, *rest in rows],
     )
+
+
+def _syntaxes(settings: Settings) -> str:
+    """Transfer syntaxes of Verification."""
+    only = presentation.verification_syntaxes(settings.listener)
+    return "ALL (Table 1-2)" if only is None else ", ".join(f"`{uid}`" for uid in only)
 
 
 def _profiles(settings: Settings) -> str:

@@ -11,6 +11,7 @@ from listener.sources.dicomweb import response
 from listener.sources.dimse.commitment.queue import REMEMBER_DAYS
 
 if TYPE_CHECKING:
+    from exporter.settings.pull import PullPeerSection
     from exporter.settings.settings import Settings
 
 
@@ -38,7 +39,7 @@ def bodies(settings: Settings) -> dict[str, str]:
         "5.2.6": "",
         "5.2.6.1": not_applicable("commitment is given, never asked for."),
         "5.2.6.2": _commitment(settings),
-        "5.2.7": _retrieval(settings),
+        **_retrieval(settings),
         "5.2.8": not_applicable(NO_PRINT),
         "5.3": f"Base of all resources: `/dicom-web`, on `{settings.status.host}:{settings.status.port}`.",
         "5.3.1": not_applicable(NO_WEB),
@@ -128,32 +129,64 @@ def _commitment(settings: Settings) -> str:
     )
 
 
-def _retrieval(settings: Settings) -> str:
-    if not settings.pull:
-        peers = "No peer is configured (`pull`); each one that is added has these properties."
-    else:
-        peers = table(
-            ("Peer", "AE Title", "Address", "Method", "Level", "Destination of C-MOVE"),
-            [
+def _retrieval(settings: Settings) -> dict[str, str]:
+    """Query/Retrieve: what is asked, and what is fetched by which operation."""
+    moves = [one for one in settings.pull if one.method == "move"]
+    gets = [one for one in settings.pull if one.method == "get"]
+    return {
+        "5.2.7": paragraphs(
+            "SCU only, of the Study Root. Before instances are fetched they are counted at the IMAGE level; a study is "
+            "complete when each of them is here. What is missing is asked for again by its UID.",
+            _peers(settings),
+        ),
+        "5.2.7.1": paragraphs(
+            "Keys are those that the columns of a CSV file name, by keyword: any attribute of the data dictionary but "
+            "sequences and binary ones. Levels PATIENT (by its studies), STUDY, SERIES and IMAGE; hierarchical "
+            "queries, "
+            "relational ones proposed where a row has no key of a study.",
+            table(
+                ("Value representation", "Matching Type", "Query Value Source"),
                 (
-                    one.name,
-                    f"`{one.ae_title}`",
-                    f"{one.host}:{one.port}",
-                    f"C-{one.method.upper()}",
-                    one.level,
-                    f"`{one.move_to or settings.listener.ae_title}`" if one.method == "move" else "-",
-                )
-                for one in settings.pull
-            ],
-        )
-    return paragraphs(
-        "SCU only; as SCP not applicable: nothing can be queried or retrieved from here. Study Root; levels PATIENT "
-        "(by its studies), STUDY, SERIES and IMAGE; hierarchical queries, relational ones proposed where a row has "
-        "no key of a study. Keys are those that a CSV file names: single value, list of UIDs, range and wild card "
-        "matching (PS3.4 C.2.2.2). Answers that do not match what was asked are left out.",
-        peers,
-        "Before instances are fetched they are counted at the IMAGE level; a study is complete when each of them is "
-        "here. What is missing is asked for again by its UID.",
+                    ("DA, TM", "SINGLE_VALUE, RANGE", "USER"),
+                    ("UI", "SINGLE_VALUE, UID", "USER; GENERATED for the unique keys of the levels above"),
+                    ("text, codes, PN", "SINGLE_VALUE, WILDCARD", "USER"),
+                    ("numbers", "SINGLE_VALUE", "USER"),
+                    ("unique keys and numbers of instances", "UNIVERSAL", "EMPTY"),
+                ),
+            ),
+            "Answers that do not match what was asked are left out, names of persons excepted. C-FIND-CANCEL is sent "
+            "where there are more answers than `max_matches`, or no end within `times.find_s`.",
+        ),
+        "5.2.7.2": paragraphs(
+            "The destination is LISTENER, by the AE title that the peer knows it by (`move_to`). C-MOVE-CANCEL is sent "
+            "where there is no end within `times.retrieve_s`.",
+            _destinations(moves, settings),
+        ),
+        "5.2.7.3": "Instances come on the association of PULL, which is SCP of the Storage classes there. Peers "
+        "that are "
+        "asked so: " + (", ".join(one.name for one in gets) or "none is configured") + ".",
+        "5.2.7.4": not_applicable("no other model is used: neither Patient Root nor Composite Instance Root."),
+        "5.2.7.5": not_applicable("nothing can be queried or retrieved from here, in any model."),
+    }
+
+
+def _peers(settings: Settings) -> str:
+    if not settings.pull:
+        return "No peer is configured (`pull`); each one that is added has these properties."
+    return table(
+        ("Peer", "AE Title", "Address", "Method", "Level"),
+        [
+            (one.name, f"`{one.ae_title}`", f"{one.host}:{one.port}", f"C-{one.method.upper()}", one.level)
+            for one in settings.pull
+        ],
+    )
+
+
+def _destinations(moves: list[PullPeerSection], settings: Settings) -> str:
+    if not moves:
+        return "No peer is asked so with these settings."
+    return table(
+        ("Peer", "Destination"), [(one.name, f"`{one.move_to or settings.listener.ae_title}`") for one in moves]
     )
 
 

@@ -59,7 +59,9 @@ ACTION_CODES: Final = {
     0x0000: "the request is in the durable queue; its report follows",
     store_status.PROCESSING_FAILURE: "the request cannot be written to the queue",
     store_status.NO_SUCH_OBJECT_INSTANCE: "the requested SOP instance is not the well-known one of the push model",
-    store_status.INVALID_ARGUMENT: "no data set, or one that is no request of PS3.4 Table J.3-1",
+    store_status.INVALID_ARGUMENT: (
+        "no data set, one that is no request of PS3.4 Table J.3-1, or one in a deflated or private encoding"
+    ),
     store_status.NO_SUCH_ACTION: "another action type than 1",
     store_status.RESOURCE_LIMITATION: "too many reports wait, or too many requests are being received; ask again later",
 }

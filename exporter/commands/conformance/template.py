@@ -37,11 +37,11 @@ _BEFORE: Final = """
 1.1 Content and Transfer
 1.1.1 Structured Reporting Root Template IDs
 1.2 DIMSE Services
-1.2.1 Verification Service
-1.2.2 Storage Service
-1.2.3 Workflow Management Services
-1.2.4 Query/Retrieve Service
-1.2.5 Print Management Service
+1.2.1 Verification
+1.2.2 Storage
+1.2.3 Workflow Management
+1.2.4 Query/Retrieve
+1.2.5 Printing
 1.3 DICOM Web Services
 1.3.1 URI Service
 1.3.2 Studies Service
@@ -80,7 +80,12 @@ _SERVICES: Final = """
 5.2.6 Storage Commitment Service
 5.2.6.1 SCU of the Storage Commitment Push Model SOP Class
 5.2.6.2 SCP of the Storage Commitment Push Model SOP Class
-5.2.7 Query/Retrieve Service
+5.2.7 Query/Retrieve Service Class
+5.2.7.1 SCU of the Study Root Q/R Information Model - FIND SOP Class
+5.2.7.2 SCU of the Study Root Q/R Information Model - MOVE SOP Class
+5.2.7.3 SCU of the Study Root Q/R Information Model - GET SOP Class
+5.2.7.4 SCU of Further Query/Retrieve SOP Classes
+5.2.7.5 SCP of the Study Root Q/R Information Model - FIND SOP Class
 5.2.8 Print Management Service
 5.3 DICOM Web Services
 5.3.1 URI Web Service

@@ -131,12 +131,12 @@ def test_the_level_of_a_heading_is_that_of_its_number() -> None:
 def test_a_site_s_statement_says_its_own_settings(site: str) -> None:
     bodies = {one.number: one.body for one in reading.sections(site)}
     for number, *words in (
-        ("1.2.2", "| Storage Commitment Push Model | `1.2.840.10008.1.20.1` | N | Y |"),
-        ("1.2.4", "GET | `1.2.840.10008.5.1.4.1.2.2.3` | Y | N |", "MOVE | `1.2.840.10008.5.1.4.1.2.2.2` | OFF | N |"),
+        ("1.2.2", "| Storage Commitment Push Model | `1.2.840.10008.1.20.1` | ALL (Table 1-2) | N | Y |"),
+        ("1.2.4", "(`1.2.840.10008.1.2`) | Y | N |", "(`1.2.840.10008.1.2`) | OFF | N |"),
         ("1.6", "| Retain UIDs Option | Y | Y |", "| Clean Descriptors Option | Y | N |"),
         ("5.2.5.2", "kept, answered 0xB007"),
         ("5.2.6.2", "`CT1` at 192.0.2.8:105"),
-        ("5.2.7", "| pacs | `ARCHIVE` | pacs.example.org:104 | C-GET | study | - |"),
+        ("5.2.7", "| pacs | `ARCHIVE` | pacs.example.org:104 | C-GET | study |"),
         ("5.7", "pacs: `ISO_IR 100`"),
         ("6.1", "| `listener.limits.max_pdu_bytes` | SERVICE | `131072` | `65536` |"),
         ("6.2.7", '| pacs | `method` | `"get"` |'),
