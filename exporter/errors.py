@@ -61,11 +61,17 @@ class SkipReason(StrEnum):
     """Why an instance has no media although nothing is wrong with it."""
 
     NO_MEDIA = "no_media"
+    """There is no kind of media for such instances; a metadata line is written."""
     DICOMDIR = "dicomdir"
+    """The file is a directory of other files."""
     ARCHIVE = "archive"
+    """The file is an archive: what it holds has outcomes of its own."""
     NOT_REGULAR = "not_regular"
+    """A link, pipe, socket or device."""
     DUPLICATE = "duplicate"
+    """The same instance with the same content was exported before."""
     EXCLUDED = "excluded"
+    """The configuration excludes it; or no instance but what Orthanc keeps beside one, where its index is lost."""
 
 
 class ExportError(Exception):

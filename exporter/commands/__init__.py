@@ -10,6 +10,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     batch             `exporter batch plan|run|merge|commands`
     batches           `exporter backfill --engine`, `exporter backfill status|resume|cancel`
     config            `exporter config check|show|schema|init|from-niffler|from-dme`
+    conformance       `exporter conformance`
     daemons           `exporter serve` and `exporter run`
     dataset           `exporter dataset`
     encoder_check     encoders of the settings tried before a run
@@ -27,6 +28,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     pull              `exporter pull`
     reconcile         `exporter reconcile`
     config_reference  documentation made from the settings
+    reference_pages   documentation made from reasons and metrics
     status            `exporter status`
 """
 

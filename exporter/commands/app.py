@@ -41,6 +41,7 @@ COMMANDS = {
     "install-units": ("install_units:install_units", "Install systemd units of the daemons, print or remove them."),
     "privacy": ("privacy:application", "Check that an output identifies nobody."),
     "pseudonym": ("pseudonym:pseudonym", "Give the pseudonyms of identifiers, under the key."),
+    "conformance": ("conformance.command:conformance", "Print the DICOM Conformance Statement of the settings."),
     "config": ("config:application", "Check, show or write the configuration."),
 }
 """Commands, where they are below `exporter.commands`, and what they are for."""

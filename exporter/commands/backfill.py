@@ -147,15 +147,17 @@ def backfill(
 
         if directory is not None or output is not None or dry_run or where.engine != "local":
             raise CommandError(
-                "with --niffler-config the folders are DICOMHome and OutputDirectory (--set changes them), and there is"
-                " no --dry-run",
+                "with --niffler-config the folders are DICOMHome and OutputDirectory, and there is no --dry-run; leave"
+                " these out, or change the folders with --set",
                 ExitCode.USAGE,
             )
         return NifflerRun(niffler_config, changes, settings, workers, take_over, mail_server or "localhost")()
     if as_json and not estimate:
         raise CommandError("--json belongs to --estimate", ExitCode.USAGE)
     if changes or mail_server is not None:
-        raise CommandError("--set and --mail-server belong to --niffler-config", ExitCode.USAGE)
+        raise CommandError(
+            "--set and --mail-server belong to --niffler-config: name its file, or leave them out", ExitCode.USAGE
+        )
     request = replace(_request(directory, output, settings, workers), take_over=take_over)
     with in_words():
         from exporter.commands.progress import print_plan, run

@@ -59,7 +59,10 @@ class UnitValues:
                     ExitCode.USAGE,
                 )
         if not _USER.fullmatch(self.user):
-            raise CommandError(f"--user is {self.user!r}: not a name that useradd(8) permits", ExitCode.USAGE)
+            raise CommandError(
+                f"--user is {self.user!r}: not a name that useradd(8) permits; name small letters, digits, _ and -",
+                ExitCode.USAGE,
+            )
 
 
 def install_units(

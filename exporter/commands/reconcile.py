@@ -78,7 +78,10 @@ def _rebuild(folder: DataFolder, settings: Settings) -> None:
 
     folders, series = _folders(folder, settings), series_folders(folder.root)
     if not folders.metadata.is_file() and folders.spool is None:
-        raise CommandError(f"there is neither {folders.metadata} nor {folder.spool}: nothing to make a ledger of")
+        raise CommandError(
+            f"there is neither {folders.metadata} nor {folder.spool}: nothing to make a ledger of; name the "
+            "data folder with --data"
+        )
     with in_words():
         from exporter.results.rebuild import rebuild
 

@@ -165,11 +165,17 @@ def _pairs(path: Path) -> dict[str, Any]:
             raw = file.read(MOST_FILE_BYTES + 1)
         text = raw.decode("utf-8-sig")
     except OSError as error:
-        raise NifflerFileUnusable(f"{path}: cannot be read: {error.strerror}") from None
+        raise NifflerFileUnusable(
+            f"{path}: cannot be read: {error.strerror}; name the config.json of Niffler"
+        ) from None
     except UnicodeDecodeError:
-        raise NifflerFileUnusable(f"{path}: is no JSON text: it is not UTF-8") from None
+        raise NifflerFileUnusable(
+            f"{path}: is no JSON text: it is not UTF-8; name the config.json of Niffler"
+        ) from None
     if len(raw) > MOST_FILE_BYTES:
-        raise NifflerFileUnusable(f"{path}: is larger than any configuration ({MOST_FILE_BYTES} bytes)")
+        raise NifflerFileUnusable(
+            f"{path}: is larger than any configuration ({MOST_FILE_BYTES} bytes); name the config.json of Niffler"
+        )
     try:
         pairs = json.loads(text, object_pairs_hook=list)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -178,9 +184,11 @@ def _pairs(path: Path) -> dict[str, Any]:
             where = "it is nested too deep"
             if isinstance(error, json.JSONDecodeError):
                 where = f"line {error.lineno}: {error.msg}"
-            raise NifflerFileUnusable(f"{path}: is no JSON: {where}") from None
+            raise NifflerFileUnusable(
+                f"{path}: is no JSON: {where}; mend it, or name the config.json of Niffler"
+            ) from None
     if not isinstance(pairs, list) or not all(isinstance(pair, tuple) for pair in pairs):
-        raise NifflerFileUnusable(f"{path}: is no JSON object of keys and values")
+        raise NifflerFileUnusable(f"{path}: is no JSON object of keys and values; name the config.json of Niffler")
     keys = [key for key, _ in pairs]
     twice = sorted({key for key in keys if keys.count(key) > 1})
     if twice:

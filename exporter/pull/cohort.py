@@ -96,7 +96,7 @@ def read_cohort(path: Path, *, codec: str = "utf-8") -> Cohort:
         else:
             rows.append(Row(number, values))
     if not rows and not wrong:
-        raise CohortUnusable(f"{path} has a header and no rows")
+        raise CohortUnusable(f"{path} has a header and no rows; each further row is one question")
     return Cohort(tuple(key.keyword for key in columns if key is not None), tuple(rows), tuple(wrong))
 
 
@@ -127,13 +127,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str | None]]:
                 if text is None or text.strip():
                     yield number, text
     except OSError as error:
-        raise CohortUnusable(f"{path} cannot be read: {error.strerror}") from error
+        raise CohortUnusable(f"{path} cannot be read: {error.strerror}; name a CSV file of studies") from error
 
 
 def _columns(path: Path, header: str | None) -> tuple[list[MatchingKey | None], str]:
     """The key of each column (None for the user's own) and the delimiter, which is the one that names most of them."""
     if header is None:
-        raise CohortUnusable(f"{path}: the header is not UTF-8")
+        raise CohortUnusable(f"{path}: the header is not UTF-8; save it as CSV in UTF-8")
 
     def known(delimiter: str) -> int:
         return sum(key_of(name.strip().strip('"')) is not None for name in header.split(delimiter))

@@ -161,7 +161,8 @@ def column_fault(name: str) -> str:
     if vr is not None:
         return "holds binary values, and they cannot be asked by"
     near = difflib.get_close_matches(name.strip().replace(" ", "").replace("_", ""), _keywords(), 1, 0.75)
-    return "is no keyword of the data dictionary" + (f"; did you mean {near[0]}?" if near else "")
+    hint = f"did you mean {near[0]}?" if near else "give it one, or begin its name with # where it is yours"
+    return f"is no keyword of the data dictionary; {hint}"
 
 
 def checked(key: MatchingKey, text: str) -> str:

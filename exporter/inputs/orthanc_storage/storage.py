@@ -187,8 +187,9 @@ def _refuse_output_within(folder: Path, target: ExportTarget) -> None:
 def _refuse_without_attachments(folder: Path) -> None:
     if not _has_attachments(folder):
         raise InputUnusable(
-            f"{folder} is no storage folder of an Orthanc: it holds no attachment, and no index is read (plugins for "
-            "object storage keep attachments elsewhere: then export from Orthanc while it runs)"
+            f"{folder} is no storage folder of an Orthanc: it holds no attachment, and no index is read; name "
+            "Orthanc's StorageDirectory (plugins for object storage keep attachments elsewhere: then export from "
+            "Orthanc while it runs)"
         )
 
 

@@ -27,6 +27,7 @@ from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.association import Association as Service
 from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
+from pynetdicom.presentation import negotiate_unrestricted
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from listener.intake import store_status
@@ -45,6 +46,7 @@ from listener.sources.dimse.upper_layer.negotiation import (
     AcceptedContext,
     rejection_of,
 )
+from listener.sources.dimse.upper_layer.pdu import ContextResult
 from listener.spool.space import SpaceLevel
 
 if TYPE_CHECKING:
@@ -70,6 +72,19 @@ CAN_ABORT: Final = ("Sta3", "Sta6")
 """States in which pynetdicom's machine knows an A-ABORT of the acceptor's (PS3.8 Table 9-10); others break it."""
 LONGEST_IGNORED_BYTES: Final = 1 << 20
 """Data sets of messages that are no C-STORE: none of them is served here."""
+
+
+def is_served(sop_class_uid: str, transfer_syntax: str) -> bool:
+    """Whether pynetdicom accepts a presentation context of a class with one transfer syntax."""
+    asked = build_context(sop_class_uid, [transfer_syntax])
+    asked.context_id = 1
+    (answer,), _ = negotiate_unrestricted([asked], [build_context(VERIFICATION)])
+    return answer.result == ContextResult.ACCEPTANCE
+
+
+def verification_syntaxes() -> tuple[str, ...]:
+    """Transfer syntaxes in which pynetdicom accepts Verification, the one it takes first at the front."""
+    return tuple(map(str, build_context(VERIFICATION).transfer_syntax))
 
 
 class BoundedSocket(AssociationSocket):

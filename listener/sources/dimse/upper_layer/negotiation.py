@@ -37,7 +37,6 @@ class Rejection:
         return pdu.associate_reject(self.result, self.source, self.reason)
 
 
-NO_REASON: Final = Rejection(1, 1, 1, "no_reason")
 WRONG_APPLICATION_CONTEXT: Final = Rejection(1, 1, 2, "application_context_not_supported")
 UNKNOWN_CALLING_AE_TITLE: Final = Rejection(1, 1, 3, "calling_ae_title_not_recognized")
 UNKNOWN_CALLED_AE_TITLE: Final = Rejection(1, 1, 7, "called_ae_title_not_recognized")
@@ -45,6 +44,16 @@ USER_IDENTITY_REFUSED: Final = Rejection(1, 1, 1, "user_identity_refused")
 WRONG_PROTOCOL_VERSION: Final = Rejection(1, 2, 2, "protocol_version_not_supported")
 TEMPORARY_CONGESTION: Final = Rejection(2, 3, 1, "temporary_congestion")
 LOCAL_LIMIT_EXCEEDED: Final = Rejection(2, 3, 2, "local_limit_exceeded")
+REJECTIONS: Final = (
+    UNKNOWN_CALLED_AE_TITLE,
+    UNKNOWN_CALLING_AE_TITLE,
+    WRONG_APPLICATION_CONTEXT,
+    WRONG_PROTOCOL_VERSION,
+    USER_IDENTITY_REFUSED,
+    TEMPORARY_CONGESTION,
+    LOCAL_LIMIT_EXCEEDED,
+)
+"""Every reason to reject."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +178,18 @@ def rejection_of(
     return None
 
 
+def is_served(sop_class_uid: str, *, commitment: bool) -> bool:
+    """Whether a presentation context for a class is accepted in the role of SCP.
+
+    Args:
+        sop_class_uid: The abstract syntax.
+        commitment: Whether storage commitment is offered.
+    """
+    if sop_class_uid == STORAGE_COMMITMENT_PUSH:
+        return commitment
+    return sop_class_uid == VERIFICATION or is_storage(sop_class_uid)
+
+
 def _is_known(identity: pdu.UserIdentity | None, users: tuple[Credentials, ...]) -> bool:
     if identity is None or identity.kind not in (1, 2):
         return False
@@ -186,7 +207,7 @@ def _answer(
     uid = context.abstract_syntax
     transfer_syntax = choose(context.transfer_syntaxes)
     role = roles.get(uid)
-    if not (is_storage(uid) or uid == VERIFICATION or (commitment and uid == STORAGE_COMMITMENT_PUSH)):
+    if not is_served(uid, commitment=commitment):
         result = ContextResult.ABSTRACT_SYNTAX_NOT_SUPPORTED
     elif role is not None and not role.scu:
         result = ContextResult.USER_REJECTION  # a requestor that would not be SCU has nothing to send here
