@@ -66,6 +66,7 @@ class SkipReason(StrEnum):
     NOT_REGULAR = "not_regular"
     DUPLICATE = "duplicate"
     EXCLUDED = "excluded"
+    REJECTED = "rejected"
 
 
 class ExportError(Exception):

@@ -18,6 +18,7 @@ from exporter.results.ledger.types import FINAL, SUSPECT_AFTER, DuplicateCheck, 
 from exporter.results.line import says_the_same
 
 if TYPE_CHECKING:
+    from exporter.errors import SkipReason
     from exporter.results.ledger.types import Completed, WorkItem
 
 Row = tuple[Any, ...]
@@ -338,17 +339,38 @@ def finish(
     return _replace_media(connection, instance_id, completed.media)
 
 
-def revoke(connection: sqlite3.Connection, name: str, message: str, line: tuple[int, int, bytes] | None) -> list[str]:
-    """Take an outcome back; see `Ledger.revoke_many`."""
+def revoke(
+    connection: sqlite3.Connection,
+    reason: SkipReason,
+    name: str,
+    message: str,
+    line: tuple[int, int, bytes] | None,
+) -> list[str]:
+    """Take an outcome back; see `Ledger.revoke_many`.
+
+    An input that a list keeps out is read again at the next backfill: the list may have changed, and the input keeps
+    its output name. A rejection stays; the name is free for the same instance, should it be sent again.
+    """
     instance_id = known(connection, name)[-1]
     connection.execute(
-        """UPDATE instance SET state = 'skipped', reason = 'excluded', message = ?, settings_sha256 = NULL,
+        """UPDATE instance SET state = 'skipped', reason = ?1, message = ?2,
+        settings_sha256 = CASE WHEN ?1 = 'excluded' THEN NULL ELSE settings_sha256 END,
+        base = CASE WHEN ?1 = 'excluded' THEN base END, base_key = CASE WHEN ?1 = 'excluded' THEN base_key END,
         source_sha256 = NULL, sop_class_uid = NULL, sop_instance_uid = NULL, study_instance_uid = NULL,
         series_instance_uid = NULL, content_sha256 = NULL, duplicate_of = NULL, conflict_with = NULL,
-        line_seq = coalesce(?, line_seq), updated_ns = ? WHERE id = ?""",
-        (message, _add_line(connection, instance_id, line) if line else None, time.time_ns(), instance_id),
+        line_seq = coalesce(?3, line_seq), updated_ns = ?4 WHERE id = ?5""",
+        (reason, message, _add_line(connection, instance_id, line) if line else None, time.time_ns(), instance_id),
     )
     return _replace_media(connection, instance_id, ())
+
+
+def revise(connection: sqlite3.Connection, name: str, line: tuple[int, int, bytes]) -> None:
+    """Give an instance a new line; its outcome and media stay. See `Ledger.carry_out_rejections`."""
+    instance_id = known(connection, name)[-1]
+    number = _add_line(connection, instance_id, line)
+    connection.execute(
+        "UPDATE instance SET line_seq = ?, updated_ns = ? WHERE id = ?", (number, time.time_ns(), instance_id)
+    )
 
 
 def _is_told(connection: sqlite3.Connection, line_seq: int | None, line: tuple[int, int, bytes]) -> bool:
