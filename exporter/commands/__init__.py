@@ -9,12 +9,14 @@ module and those of light commands (status, failures) import nothing heavy, so t
     backfill          `exporter backfill`
     batch             `exporter batch plan|run|merge|commands`
     batches           `exporter backfill --engine`, `exporter backfill status|resume|cancel`
+    completion        `exporter completion`
     config            `exporter config check|show|schema|init|from-niffler|from-dme`
     daemons           `exporter serve` and `exporter run`
     dataset           `exporter dataset`
     encoder_check     encoders of the settings tried before a run
     explain           `exporter explain`
     failures          `exporter failures list|show|retry`
+    handover          `exporter handover`
     install_units     `exporter install-units`
     metadata          `exporter metadata csv|parquet|series|mapping`
     niffler           `exporter backfill --niffler-config`
