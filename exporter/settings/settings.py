@@ -13,7 +13,7 @@ import json
 import os
 import re
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -457,31 +457,8 @@ class PrivacySettings(ProfileSection):
         return self
 
 
-def _preset_of_video(data: Any) -> Any:
-    """Take `media.preset` for `video.preset`.
-
-    Raises:
-        ValueError: Both are there, and differ; or it is no preset.
-    """
-    media = data.get("media") if isinstance(data, dict) else None
-    if not isinstance(media, dict) or "preset" not in media:
-        return data
-    video = data.get("video")
-    if video is not None and not isinstance(video, dict):
-        return data  # at fault itself
-    permitted = get_args(VideoSettings.model_fields["preset"].annotation)
-    if media["preset"] not in permitted:
-        raise ValueError(f"`media.preset` is no preset; permitted: {', '.join(permitted)}")
-    if (video or {}).get("preset", media["preset"]) != media["preset"]:
-        raise ValueError("`media.preset` and `video.preset` are one setting under two names, and differ here")
-    others = {key: value for key, value in media.items() if key != "preset"}
-    return {**data, "media": others, "video": {**(video or {}), "preset": media["preset"]}}
-
-
 class MediaSettings(Section):
     """Settings that decide the content of media and lines: their hash shows whether an export is up to date."""
-
-    _takes_either_preset = model_validator(mode="before")(staticmethod(_preset_of_video))
 
     video: VideoSettings = VideoSettings()
     image: ImageSettings = ImageSettings()

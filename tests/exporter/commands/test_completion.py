@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 import subprocess
 from typing import TYPE_CHECKING
@@ -22,12 +24,10 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        printed: list[str] = []
-        patch.setattr("builtins.print", lambda text, **_: printed.append(text))
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert main(["completion", "bash"]) == 0
     path = tmp_path_factory.mktemp("completion") / "exporter"
-    path.write_text("".join(printed))
+    path.write_text(printed.getvalue())
     return path
 
 

@@ -370,14 +370,3 @@ def test_every_yaml_example_of_the_documentation_is_valid(tmp_path: Path) -> Non
         example = tmp_path / f"{name}.yml"
         example.write_text(text)
         assert isinstance(load_settings(example), Settings)
-
-
-def test_the_preset_has_two_names_that_may_not_differ() -> None:
-    alone = Settings.model_validate({"media": {"preset": "training", "overwrite": True}})
-    assert (alone.video.preset, alone.media.overwrite) == ("training", True)
-    assert alone.settings_sha256 == Settings.model_validate({"video": {"preset": "training"}}).settings_sha256
-    both = {"media": {"preset": "training"}, "video": {"preset": "training", "extension": ".mp4"}}
-    assert Settings.model_validate(both).video.preset == "training"
-    for media, video in (("training", "fast"), ("trainin", "trainin"), (["training"], "training")):
-        with pytest.raises(ValueError, match=r"media\.preset"):
-            Settings.model_validate({"media": {"preset": media}, "video": {"preset": video}})
