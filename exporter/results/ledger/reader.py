@@ -197,7 +197,7 @@ class LedgerReader:
         Those that are to be tried at once (interrupted, withdrawn, `retry`) are not among them.
         """
         late, too_far, furthest = self._read(
-            """SELECT coalesce(sum(not_before < ?1), 0), coalesce(sum(not_before > ?2), 0), max(not_before)
+            """SELECT coalesce(sum(not_before < ?), 0), coalesce(sum(not_before > ?), 0), max(not_before)
             FROM instance WHERE state = 'deferred' AND not_before > 0""",
             (now - LONGEST_WAIT_S, now + LONGEST_WAIT_S),
         )[0]

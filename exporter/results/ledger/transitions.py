@@ -119,9 +119,9 @@ def begin_attempt(connection: sqlite3.Connection, work: WorkItem, number: int) -
     if row is None:
         connection.execute(
             """INSERT INTO instance (id, name, source, ae_title, size_bytes, mtime_ns, state, attempts, updated_ns)
-            SELECT CASE WHEN EXISTS (SELECT 1 FROM instance WHERE id = ?1) THEN NULL ELSE ?1 END,
+            SELECT CASE WHEN EXISTS (SELECT 1 FROM instance WHERE id = ?) THEN NULL ELSE ? END,
             CAST(? AS TEXT), ?, ?, ?, ?, 'active', 1, ?""",
-            (number, name, *facts, time.time_ns()),
+            (number, number, name, *facts, time.time_ns()),
         )
         return _begun(work)
     before = entry_of(row)
@@ -352,14 +352,22 @@ def revoke(
     its output name. A rejection stays; the name is free for the same instance, should it be sent again.
     """
     instance_id = known(connection, name)[-1]
+    is_rejected = reason == "rejected"
     connection.execute(
-        """UPDATE instance SET state = 'skipped', reason = ?1, message = ?2,
-        settings_sha256 = CASE WHEN ?1 = 'excluded' THEN NULL ELSE settings_sha256 END,
-        base = CASE WHEN ?1 = 'excluded' THEN base END, base_key = CASE WHEN ?1 = 'excluded' THEN base_key END,
+        """UPDATE instance SET state = 'skipped', reason = ?, message = ?,
+        settings_sha256 = CASE WHEN ? THEN settings_sha256 END,
+        base = CASE WHEN ? THEN NULL ELSE base END, base_key = CASE WHEN ? THEN NULL ELSE base_key END,
         source_sha256 = NULL, sop_class_uid = NULL, sop_instance_uid = NULL, study_instance_uid = NULL,
         series_instance_uid = NULL, content_sha256 = NULL, duplicate_of = NULL, conflict_with = NULL,
-        line_seq = coalesce(?3, line_seq), updated_ns = ?4 WHERE id = ?5""",
-        (reason, message, _add_line(connection, instance_id, line) if line else None, time.time_ns(), instance_id),
+        line_seq = coalesce(?, line_seq), updated_ns = ? WHERE id = ?""",
+        (
+            reason,
+            message,
+            *(is_rejected,) * 3,
+            _add_line(connection, instance_id, line) if line else None,
+            time.time_ns(),
+            instance_id,
+        ),
     )
     return _replace_media(connection, instance_id, ())
 
