@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev peers peers-long serve test test-long check lock bench bench-receive bench-export bench-backfill bench-read faults fidelity dist deb clean
+.PHONY: help setup setup-dev peers peers-long serve test test-long test-pythons check lock bench bench-receive bench-export bench-backfill bench-read faults fidelity dist deb clean
 
 help:                 ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## */\t/' | expand -t 16
@@ -52,6 +52,9 @@ peers-long: peers
 
 test-long: setup-dev peers-long ## the slow tests: kills, full disks, power cuts, memory, every pixel of the corpus
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+
+test-pythons: setup-dev peers ## the quick tests under every declared Python that is installed
+	@sh tests/run-pythons
 
 check: setup-dev      ## lint, format, types, tests
 	$(BIN)/ruff check .

@@ -72,6 +72,8 @@ class SkipReason(StrEnum):
     """The same instance with the same content was exported before."""
     EXCLUDED = "excluded"
     """The configuration excludes it; or no instance but what Orthanc keeps beside one, where its index is lost."""
+    REJECTED = "rejected"
+    """A rejection note names the instance, and the configuration withdraws what such notes name."""
 
 
 class ExportError(Exception):

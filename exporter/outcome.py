@@ -170,6 +170,24 @@ class WriterOrigin:
 
 
 @dataclass(frozen=True, slots=True)
+class RejectedSeries:
+    """Instances of one series that a rejection note names."""
+
+    study_uid: str
+    series_uid: str
+    instance_uids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RejectionNote:
+    """What a rejection note says (IHE RAD TF-2 4.66): its title, and the instances that it rejects."""
+
+    code: str
+    """Code value of its title (PS3.16 CID 7011), of the coding scheme DCM."""
+    series: tuple[RejectedSeries, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Exported:
     """The instance has media, written, verified and durable under their partial or (once published) final names."""
 
@@ -184,6 +202,8 @@ class Exported:
     warnings: tuple[str, ...] = ()
     writers: tuple[WriterOrigin, ...] = ()
     """Writers of other distributions that made some of the media."""
+    rejects: RejectionNote | None = None
+    """For a rejection note, what it says."""
     status: Literal["exported"] = field(default="exported", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     """The input, as metadata lines call it (`dicom_file`); given to Python callers, never by a worker."""
@@ -200,6 +220,8 @@ class Skipped:
     source_sha256: str | None = None
     settings_sha256: str | None = None
     warnings: tuple[str, ...] = ()
+    rejects: RejectionNote | None = None
+    """For a rejection note, what it says."""
     status: Literal["skipped"] = field(default="skipped", kw_only=True)
     name: str | None = field(default=None, kw_only=True)
     """The input, as metadata lines call it (`dicom_file`); given to Python callers, never by a worker."""

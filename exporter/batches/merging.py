@@ -42,6 +42,7 @@ from exporter.results.ledger import Completed, Ledger
 from exporter.results.metadata.jsonl import Appender
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import NameChoice, Publisher
+from exporter.results.rejections import OnRejection, Rejections
 from exporter.services.context import own_version
 from exporter.settings.permissions import MediaPermissions
 from listener.foundation.disk import mapped
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from exporter.batches.journal import JournalEntry
     from exporter.outcome import MediaFile, Outcome
     from exporter.results.ledger import WorkItem
+    from exporter.services.context import OutputPaths
     from exporter.settings.settings import Settings
 
 T = TypeVar("T")
@@ -212,6 +214,7 @@ class MergePublisher(Publisher):
             NameChoice(settings.media.layout, overwrite=settings.media.overwrite),
             settings_sha256=settings.settings_sha256,
             version=own_version(),
+            rejections=_rejections(settings, ledger, media, media),
         )
         self._root = making.parent
         self._moves = open(making / _MOVES, "wb", opener=private)  # noqa: SIM115 - `close` closes it
@@ -232,6 +235,10 @@ class MergePublisher(Publisher):
     def _tidy(self, superseded: Sequence[str], folders: Iterable[Path | None]) -> None:  # noqa: ARG002
         for path in superseded:
             self._deletions.write(_noted(path))
+
+
+def _rejections(settings: Settings, ledger: Ledger, media: Path, output: Path) -> Rejections:
+    return Rejections(ledger, media, output, OnRejection(settings.media.on_rejection), own_version())
 
 
 def _noted(value: object) -> bytes:
@@ -375,9 +382,19 @@ class _Application:
                     raise MergeStopped(f"the merge in {self._plan.output} was stopped", hint="the same command goes on")
                 self._append_lines(ledger, places.metadata)
             self._place(ledger_file, places.ledger)
+        self._carry_out_rejections(places)
         replace_file(self._plan.root / MERGED, json.loads((self._folder / _REPORT).read_bytes()), durable=True)
         fsync_folder(self._plan.root)
         _remove_leftovers(self._plan)
+
+    def _carry_out_rejections(self, places: OutputPaths) -> None:
+        """Withdraw or flag what was published before the rejection note that names it."""
+        with Ledger.open(places.ledger) as ledger:
+            rejections = _rejections(self._settings, ledger, self._media, places.ledger.parent)
+            while rejections.carry_out():
+                pass
+            with Appender(places.metadata, ledger, append=self._settings.metadata.append) as appender:
+                appender.publish()
 
     def _is_placed(self, path: Path) -> bool:
         if not path.exists():

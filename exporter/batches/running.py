@@ -56,7 +56,7 @@ from exporter.writers.discovery import enabled_writers
 from listener.foundation.disk import mapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from exporter.batches.journal import JournalEntry
     from exporter.outcome import Exported, InstanceIdentity, Skipped
@@ -156,7 +156,12 @@ class BatchPublisher(Publisher):
     def _base(self, work: WorkItem, identity: InstanceIdentity, suffixes: Iterable[str]) -> str:  # noqa: ARG002
         return self.wanted_base(work, identity)
 
-    def _line(self, completed: Completed, outcome: Exported | Skipped) -> bytes:  # noqa: ARG002
+    def _line(
+        self,
+        completed: Completed,  # noqa: ARG002
+        outcome: Exported | Skipped,  # noqa: ARG002
+        rejection: Mapping[str, str] | None = None,  # noqa: ARG002
+    ) -> bytes:
         return b"{}\n"
 
 

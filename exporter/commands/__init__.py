@@ -9,6 +9,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     backfill          `exporter backfill`
     batch             `exporter batch plan|run|merge|commands`
     batches           `exporter backfill --engine`, `exporter backfill status|resume|cancel`
+    completion        `exporter completion`
     config            `exporter config check|show|schema|init|from-niffler|from-dme`
     conformance       `exporter conformance`
     daemons           `exporter serve` and `exporter run`
@@ -16,6 +17,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     encoder_check     encoders of the settings tried before a run
     explain           `exporter explain`
     failures          `exporter failures list|show|retry`
+    handover          `exporter handover`
     install_units     `exporter install-units`
     metadata          `exporter metadata csv|parquet|series|mapping`
     niffler           `exporter backfill --niffler-config`

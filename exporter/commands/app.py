@@ -38,10 +38,12 @@ COMMANDS = {
     "explain": ("explain:explain", "Say what would be done with one file, and why."),
     "metadata": ("metadata:application", "Make tables of the metadata lines."),
     "dataset": ("dataset:dataset", "Make a data set of exported media, split by patient."),
+    "handover": ("handover:handover", "Hand cines over to an annotation tool, frame by frame."),
     "install-units": ("install_units:install_units", "Install systemd units of the daemons, print or remove them."),
     "privacy": ("privacy:application", "Check that an output identifies nobody."),
     "pseudonym": ("pseudonym:pseudonym", "Give the pseudonyms of identifiers, under the key."),
     "conformance": ("conformance.command:conformance", "Print the DICOM Conformance Statement of the settings."),
+    "completion": ("completion:completion", "Print a script that completes commands in a shell."),
     "config": ("config:application", "Check, show or write the configuration."),
 }
 """Commands, where they are below `exporter.commands`, and what they are for."""

@@ -22,6 +22,17 @@ if TYPE_CHECKING:
 
     from exporter.page.standing import SpanStanding, Standing
 
+_STATES = (
+    "pending",
+    "active",
+    "exported",
+    "skipped",
+    "quarantined",
+    "failed",
+    "duplicates",
+    "conflicts",
+    "rejected",
+)
 MARKS = " .:-=+*#%@"
 """Marks of a strip of arrivals, from none to the most."""
 
@@ -47,7 +58,7 @@ def _page(standing: Standing) -> Iterator[str]:
         yield f"  {problem.what}" if len(standing.problems) > 1 else ""
         yield f"    -> {problem.do}"
     yield ""
-    for state in ("pending", "active", "exported", "skipped", "quarantined", "failed", "duplicates", "conflicts"):
+    for state in _STATES:
         why = ", ".join(f"{reason} {count}" for reason, count in standing.reasons.get(state, {}).items())
         yield f"{state:<12}{getattr(standing, state):>10}" + (f"   {why}" if why else "")
     if standing.oldest_s is not None:

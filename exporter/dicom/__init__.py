@@ -9,5 +9,6 @@ received      which AE title's settings apply to a received file
 pixels        how pixels are stored, checked before anything is allocated
 timing        when each frame is shown, and how that is known
 ultrasound    calibrated regions
+rejection_note  what a rejection note says
 geometry      planes in the patient, and grids of them
 """

@@ -112,6 +112,7 @@ def _counted(spool: SpoolView | None, counts: Counts, overdue: Overdue) -> Stand
         failed=counts.failed,
         duplicates=counts.duplicates,
         conflicts=counts.conflicts,
+        rejected=counts.rejected,
         reasons={state: dict(sorted(found.items())) for state, found in sorted(reasons.items())},
         overdue=overdue.late + overdue.too_far,
         receiving=0 if spool is None else spool.receiving,

@@ -100,6 +100,8 @@ class Standing:
     """Flagged as duplicates; also counted as skipped."""
     conflicts: int = 0
     """Same SOP Instance UID as another instance, other content; also counted in their state."""
+    rejected: int = 0
+    """Named by a rejection note: withdrawn, refused or flagged; also counted in their state."""
     reasons: dict[str, dict[str, int]] = field(default_factory=dict)
     """Numbers by state and reason: skipped, quarantined, failed and (waiting for another attempt) pending."""
     overdue: int = 0

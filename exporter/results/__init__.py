@@ -9,6 +9,7 @@ line          one metadata line
 deidentification  key and profiles that an output was begun with
 metadata      records, and the file of lines
 withdrawal    what a changed list of patients forbids
+rejections    what rejection notes do to the instances that they name
 reconcile     the proof that nothing is missing
 rebuild       a lost ledger made anew
 """

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from exporter.errors import BadWorkerAnswer
-from exporter.outcome import Exported, MediaType, Skipped
+from exporter.outcome import Exported, MediaType, RejectedSeries, RejectionNote, Skipped
 from listener.foundation.text import json_escaped
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from exporter.outcome import MediaFile, Rendering, Timing, WriterOrigin
 
 WITHDRAWN: Final = "withdrawn"
@@ -36,6 +38,7 @@ def line(
     conflict_with: str | None = None,
     ae_title: str = "",
     is_withdrawn: bool = False,
+    rejection: Mapping[str, str] | None = None,
 ) -> bytes:
     """The line of one instance, newline included.
 
@@ -47,6 +50,7 @@ def line(
         conflict_with: Name of an instance with the same SOP Instance UID and other content.
         ae_title: Called AE title whose settings apply; empty for the top-level settings.
         is_withdrawn: Whether the instance was in the output, and is no longer.
+        rejection: The rejection that applies to it, as `exporter.results.rejections` words it.
 
     Raises:
         BadWorkerAnswer: `outcome.record` is no JSON object.
@@ -77,6 +81,8 @@ def line(
             "private_left_out": stated.private_left_out,
             "privacy": stated.privacy,
             "writers": _writers(outcome.writers) if isinstance(outcome, Exported) else None,
+            "rejection": None if rejection is None else dict(rejection),
+            "rejects": _rejects(outcome.rejects),
         },
     }
     return json_escaped(orjson.dumps({**ours, **record, **ours}, option=orjson.OPT_APPEND_NEWLINE))
@@ -177,6 +183,41 @@ def _medium(medium: MediaFile) -> dict[str, Any]:
 def _writers(origins: tuple[WriterOrigin, ...]) -> list[dict[str, str]] | None:
     """Writers of other distributions; None where only the exporter's own made media."""
     return [{key: _clean(text) for key, text in asdict(origin).items()} for origin in origins] or None
+
+
+def _rejects(note: RejectionNote | None) -> dict[str, Any] | None:
+    """What a rejection note says, in the form in which `rejects_of` reads it back."""
+    if note is None:
+        return None
+    series = [
+        {"study": one.study_uid, "series": one.series_uid, "instances": list(one.instance_uids)} for one in note.series
+    ]
+    return {"code": note.code, "series": series}
+
+
+def rejects_of(ours: Mapping[str, Any]) -> RejectionNote | None:
+    """What the `export` object of a line says of a rejection note.
+
+    Raises:
+        LookupError, TypeError: It has another form.
+    """
+    stated = ours.get("rejects")
+    if stated is None:
+        return None
+    series = tuple(
+        RejectedSeries(str(one["study"]), str(one["series"]), tuple(map(str, one["instances"])))
+        for one in stated["series"]
+    )
+    return RejectionNote(str(stated["code"]), series)
+
+
+def with_rejection(text: bytes, rejection: Mapping[str, str]) -> bytes | None:
+    """An earlier line of an exported instance that says of its rejection, too; None where it does already."""
+    said = orjson.loads(text)
+    if said["export"].get("rejection") is not None:
+        return None
+    said["export"]["rejection"] = dict(rejection)
+    return json_escaped(orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE))
 
 
 def _timing(timing: Timing | None) -> dict[str, Any] | None:

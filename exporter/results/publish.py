@@ -31,8 +31,10 @@ from exporter.machine_conditions import storage_error
 from exporter.outcome import Exported, Failed, Skipped
 from exporter.results import intents
 from exporter.results.intents import Intent
+from exporter.results.ledger.types import DuplicateCheck
 from exporter.results.line import line
 from exporter.results.output_names import PARTIAL, identity_base, output_bases
+from exporter.results.rejections import MESSAGE, OnRejection
 from exporter.settings.permissions import MediaPermissions
 from listener.foundation.disk import is_out_of_space
 from listener.foundation.durable import fsync_folder, names_follow_files, write_out
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
 
     from exporter.outcome import InstanceIdentity, MediaFile, Outcome
     from exporter.results.ledger import Completed, Ledger, WorkItem
+    from exporter.results.rejections import Rejections
 
 SUFFIX: Final = re.compile(r"(\.[A-Za-z0-9_-]{1,24}){1,4}/?")
 PARTIAL_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
@@ -79,6 +82,7 @@ class Publisher:
         version: str,
         profiles: Mapping[str, AETitleProfile] | None = None,
         permissions: MediaPermissions | None = None,
+        rejections: Rejections | None = None,
     ) -> None:
         """Publish below `media`.
 
@@ -90,6 +94,7 @@ class Publisher:
             version: Of this program, for the metadata lines.
             profiles: Layout and settings of the AE titles that have their own, by AE title.
             permissions: Of media files and folders.
+            rejections: What rejection notes do; None where somebody else looks after that.
         """
         self._media = media
         self._partial = media / PARTIAL
@@ -99,6 +104,7 @@ class Publisher:
         self._profiles = profiles or {}
         self._version = version
         self._permissions = permissions or MediaPermissions()
+        self._rejections = rejections
         self._folders: set[Path] = set()
         self._unsynced: set[Path] = set()
         self._placed: dict[str, Completed] = {}
@@ -122,6 +128,9 @@ class Publisher:
         """
         conditions: dict[str, StorageUnavailable] = {}
         self._remove_strays()
+        for one in batch:
+            if isinstance(one.outcome, Exported | Skipped) and one.outcome.rejects is not None:
+                self._ledger.record_rejections(one.work.name, one.outcome.rejects)  # before its neighbours are placed
         for one in batch:
             name = one.work.name
             if name not in self._placed:
@@ -229,19 +238,25 @@ class Publisher:
         """Rename the media to their final names, and make the metadata line."""
         work, outcome = completed.work, completed.outcome
         completed = replace(completed, settings_sha256=self._profile(work).settings_sha256)
+        if isinstance(outcome, Failed) or (isinstance(outcome, Skipped) and not _has_line(outcome)):
+            return completed
         try:
+            found = self._rejections.verdict(work.name, outcome.identity) if self._rejections is not None else None
+            rejection = None if found is None else found[1]
+            if self._rejections is not None and found is not None and found[0] is OnRejection.WITHDRAW:
+                refused = Skipped(SkipReason.REJECTED, MESSAGE, rejects=outcome.rejects)
+                text = self._rejections.withdrawn_line(work.name, work.ae_title, found[1])
+                return replace(completed, outcome=refused, relation=DuplicateCheck(), line=text)
             if isinstance(outcome, Exported):
-                return self._exported(completed, outcome)
-            if isinstance(outcome, Skipped) and outcome.reason is SkipReason.NO_MEDIA and outcome.record is not None:
-                return replace(completed, line=self._line(completed, outcome))
+                return self._exported(completed, outcome, rejection)
+            return replace(completed, line=self._line(completed, outcome, rejection))
         except BadWorkerAnswer as error:
             return replace(completed, outcome=Failed.of(error, outcome.identity))
-        return completed
 
     def _profile(self, work: WorkItem) -> AETitleProfile:
         return self._profiles.get(work.ae_title, self._default_profile)
 
-    def _exported(self, completed: Completed, outcome: Exported) -> Completed:
+    def _exported(self, completed: Completed, outcome: Exported, rejection: Mapping[str, str] | None) -> Completed:
         work, folder = completed.work, completed.folder
         if folder is None:
             raise BadWorkerAnswer("the worker process had no folder for media")
@@ -250,11 +265,13 @@ class Publisher:
         base = self.reserve_base(work, outcome.identity, [medium.suffix for medium in outcome.media])
         media = tuple(replace(medium, file=base + medium.suffix) for medium in outcome.media)
         final = replace(outcome, media=media)
-        text = self._line(completed, final)
+        text = self._line(completed, final, rejection)
         self._rename(work, folder, outcome.media, media)
         return replace(completed, outcome=final, line=text)
 
-    def _line(self, completed: Completed, outcome: Exported | Skipped) -> bytes:
+    def _line(
+        self, completed: Completed, outcome: Exported | Skipped, rejection: Mapping[str, str] | None = None
+    ) -> bytes:
         work, relation = completed.work, completed.relation
         return line(
             outcome,
@@ -263,7 +280,25 @@ class Publisher:
             duplicate_of=relation.duplicate_of,
             conflict_with=relation.conflict_with,
             ae_title=work.ae_title,
+            rejection=rejection,
         )
+
+    def carry_out_rejections(self) -> bool:
+        """Withdraw or flag some of the published instances that rejection notes name.
+
+        Returns:
+            Whether there was something to do; called until there is not.
+
+        Raises:
+            OutOfSpace, StorageUnavailable: Disk or folder cannot be used now; what is left is done later.
+            LedgerUnusable: The ledger cannot be written.
+        """
+        if self._rejections is None:
+            return False
+        try:
+            return self._rejections.carry_out() > 0
+        except OSError as error:
+            raise self._condition(error) from error
 
     # -- names and folders -------------------------------------------------------------------------------------------
 
@@ -376,6 +411,11 @@ class Publisher:
         if is_out_of_space(error):
             raise storage_error(what, error) from error
         return StorageUnavailable(what, error)
+
+
+def _has_line(outcome: Skipped) -> bool:
+    """Whether an instance that is skipped has a line all the same."""
+    return outcome.reason is SkipReason.NO_MEDIA and outcome.record is not None
 
 
 def _alternatives(wanted: str, others: Sequence[str], name: str) -> Iterator[str]:

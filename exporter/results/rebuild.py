@@ -27,7 +27,7 @@ from exporter.errors import Reason, SkipReason
 from exporter.outcome import Exported, Failed, InstanceIdentity, MediaFile, MediaType, Skipped
 from exporter.results.deidentification import RecordedDeidentification
 from exporter.results.ledger import Completed, DuplicateCheck, InstanceStatus, Ledger, WorkItem
-from exporter.results.line import WITHDRAWN, fs_name
+from exporter.results.line import WITHDRAWN, fs_name, rejects_of
 from exporter.results.metadata.dicom_json import text_in
 from exporter.results.metadata.inspection import MOST_LINE_BYTES
 from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
@@ -94,6 +94,9 @@ class _Replay:
             if entry.state is not InstanceStatus.ACTIVE
         ]  # a spool name that comes twice
         self.ledger.begin_many(again)
+        for one in self.completed.values():
+            if isinstance(one.outcome, Exported | Skipped) and one.outcome.rejects is not None:
+                self.ledger.record_rejections(one.work.name, one.outcome.rejects)
         paths = self.ledger.finish_many(self.completed.values())
         self.ledger.forget_superseded(paths)  # deleted long ago, by the exporter that superseded them
         self.completed = {}
@@ -216,9 +219,10 @@ def _read(text: bytes, folders: Folders, recorded: RecordedDeidentification) -> 
         outcome: Exported | Skipped
         identity, source_sha256, settings_sha256 = _identity(said, ours), ours["source_sha256"], ours["settings_sha256"]
         if ours["status"] == "exported":
-            outcome = Exported(identity, media, "", source_sha256, settings_sha256)
+            outcome = Exported(identity, media, "", source_sha256, settings_sha256, rejects=rejects_of(ours))
         else:
-            outcome = Skipped(SkipReason(ours["reason"]), "", identity, source_sha256=source_sha256)
+            reason, rejects = SkipReason(ours["reason"]), rejects_of(ours)
+            outcome = Skipped(reason, "", identity, source_sha256=source_sha256, rejects=rejects)
         relation = DuplicateCheck(ours["duplicate_of"], ours["conflict_with"])
     except (orjson.JSONDecodeError, LookupError, TypeError, ValueError, AttributeError):
         return None

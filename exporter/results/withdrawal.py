@@ -28,7 +28,7 @@ from exporter.results.metadata.jsonl import Appender
 from exporter.results.output_names import uid_component
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from exporter.privacy.lists import PatientLists
@@ -86,7 +86,7 @@ def _forbidden(lists: PatientLists, ledger: Ledger) -> Iterator[_Forbidden]:
     from exporter.results.metadata.dicom_json import text_in  # loads pydicom, which most starts need not
 
     for row in ledger.entries():
-        if row.line_seq is None or row.reason == SkipReason.EXCLUDED:
+        if row.line_seq is None or row.reason in {SkipReason.EXCLUDED, SkipReason.REJECTED}:
             continue
         text = ledger.line(row.line_seq)
         said = orjson.loads(text) if text is not None else {}
@@ -107,23 +107,70 @@ def _remove_volumes(output: Path, rows: Sequence[InstanceRow], version: str) -> 
     names: dict[str, None] = {}
     for identity in filter(None, (row.identity for row in rows)):
         study, base = uid_component(identity.study_instance_uid), uid_component(identity.series_instance_uid)
-        for above in (output / "series", output / "spool" / "series"):
+        names |= dict.fromkeys(volume_names(output, identity.study_instance_uid, identity.series_instance_uid))
+        for above in series_places(output):
             for root in _roots(above):
-                names[(root.relative_to(above) / study / base).as_posix()] = None
                 shutil.rmtree(root / ".waiting" / study / base, ignore_errors=True)
                 (root / ".waiting" / study / f"{base}.tried").unlink(missing_ok=True)
+    withdraw_volumes(output, names, Skipped(SkipReason.EXCLUDED, MESSAGE, record="{}"), version)
+
+
+def series_places(output: Path) -> tuple[Path, Path]:
+    """Folder of series volumes, and that of the originals that wait for them where volumes are de-identified."""
+    return output / "series", output / "spool" / "series"
+
+
+def volume_names(output: Path, study_uid: str, series_uid: str) -> list[str]:
+    """Names of the volumes that one series may have: at the top level, and for AE titles with their own settings."""
+    study, base = uid_component(study_uid), uid_component(series_uid)
+    names: dict[str, None] = {}
+    for above in series_places(output):
+        names |= {(root.relative_to(above) / study / base).as_posix(): None for root in _roots(above)}
+    return [*names]
+
+
+def withdraw_volumes(output: Path, names: Iterable[str], outcome: Skipped, version: str) -> None:
+    """Withdraw volumes of series from an output whose folder of volumes no exporter has open.
+
+    Args:
+        output: The data or output folder.
+        names: Of the volumes, below `series/` and without suffix.
+        outcome: Of the volumes from now on.
+        version: Of this program, for the lines.
+
+    Raises:
+        LedgerUnusable, OutOfSpace: Their ledger cannot be written.
+    """
     if not (output / "series.db").is_file():
         return
     with Ledger.open(output / "series.db") as ledger:
-        found = [row for row in map(ledger.entry, names) if row is not None and row.line_seq is not None]
-        paths = ledger.revoke_many([(row.name, MESSAGE, _line(row, version)) for row in found])
-        intents.remove(output / "series", paths)
-        ledger.forget_superseded(paths)
+        paths = revoke_volumes(ledger, output / "series", names, outcome, version)
         with Appender(output / "series.jsonl", ledger, append=True) as appender:
             appender.publish()
     for path in paths:
         with suppress(OSError):
             (output / "series" / path).parent.rmdir()
+
+
+def revoke_volumes(ledger: Ledger, root: Path, names: Iterable[str], outcome: Skipped, version: str) -> Sequence[str]:
+    """Withdraw volumes by their names, in their open ledger and folder.
+
+    Returns:
+        Paths of the files that they had.
+
+    Raises:
+        LedgerUnusable, OutOfSpace: The ledger cannot be written.
+    """
+    rows = [row for row in map(ledger.entry, names) if row is not None and row.line_seq is not None]
+    revoked = [
+        (row.name, outcome.message, line(outcome, dicom_file=row.name, version=version, is_withdrawn=True))
+        for row in rows
+        if row.reason != outcome.reason
+    ]
+    paths = ledger.revoke_many(revoked, outcome.reason)
+    intents.remove(root, paths)
+    ledger.forget_superseded(paths)
+    return paths
 
 
 def _roots(series: Path) -> Iterator[Path]:

@@ -19,9 +19,9 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from exporter.errors import StorageUnavailable
+from exporter.errors import SkipReason, StorageUnavailable
 from exporter.machine_conditions import storage_error
-from exporter.outcome import Exported, InstanceIdentity, MediaType
+from exporter.outcome import Exported, InstanceIdentity, MediaType, Skipped
 from exporter.privacy.input_names import InputNames
 from exporter.results import intents
 from exporter.results.intents import MediaFolderUnusable
@@ -30,11 +30,12 @@ from exporter.results.metadata.jsonl import Appender
 from exporter.results.output_names import PARTIAL, ae_title_component
 from exporter.results.publish import AETitleProfile, NameChoice, Publisher
 from exporter.results.reconcile import Folders
+from exporter.results.withdrawal import revoke_volumes
 from exporter.settings.permissions import MediaPermissions
 from listener.foundation.disk import mapped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from exporter.outcome import Outcome
@@ -116,15 +117,16 @@ def open_series_folder(output: Path, settings: Settings, version: str) -> Iterat
         )
         with Appender(places.metadata, ledger, append=True) as appender:
             appender.publish()
-            yield SeriesFolder(places.media, ledger, publisher, appender)
+            yield SeriesFolder(places.media, ledger, publisher, appender, version)
 
 
 class SeriesFolder:
     """The open folder of series volumes; its methods may be called from the threads of several AE titles."""
 
-    def __init__(self, root: Path, ledger: Ledger, publisher: Publisher, appender: Appender) -> None:
+    def __init__(self, root: Path, ledger: Ledger, publisher: Publisher, appender: Appender, version: str) -> None:
         """Use `open_series_folder`."""
         self.root = root
+        self._version = version
         self._ledger = ledger
         self._publisher = publisher
         self._appender = appender
@@ -139,13 +141,20 @@ class SeriesFolder:
         wanted = (InstanceStatus.EXPORTED, source_sha256, settings_sha256)
         return row is not None and (row.state, row.source_sha256, row.settings_sha256) == wanted
 
-    def publish(self, key: SeriesKey, source_sha256: str, make: Callable[[Path, str], Outcome]) -> Outcome:
+    def publish(
+        self,
+        key: SeriesKey,
+        source_sha256: str,
+        make: Callable[[Path, str], Outcome],
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Outcome:
         """Make the files of one series and publish them.
 
         Args:
             key: The series.
             source_sha256: Hash of what identifies its instances.
             make: Makes partial files in a folder, for an output name (the last component, without suffix).
+            is_wanted: Whether the files may be published, once they are made.
 
         Returns:
             The outcome with final names.
@@ -172,11 +181,35 @@ class SeriesFolder:
             self._ledger.withdraw(work.name)
             raise
         with self._turn:
+            if not is_wanted():  # a withdrawal waits for its turn, or has had it: nothing is published behind it
+                shutil.rmtree(folder, ignore_errors=True)
+                self._ledger.withdraw(work.name)
+                return Skipped(SkipReason.REJECTED, "an instance of the series was withdrawn meanwhile")
             self._made.append(Completed(work, outcome, folder=folder))
             published = self._settle()
         if isinstance(published, StorageUnavailable):
             raise published
         return published
+
+    def withdraw(self, names: Sequence[str], outcome: Skipped) -> None:
+        """Withdraw published volumes by their names; those that are made and wait for publication are dropped.
+
+        Args:
+            names: Of the volumes, below `series/` and without suffix.
+            outcome: Of the volumes from now on.
+
+        Raises:
+            LedgerUnusable, OutOfSpace: The ledger cannot be written.
+        """
+        with self._turn:
+            dropped = [one for one in self._made if one.work.name in names]
+            self._made = [one for one in self._made if one not in dropped]
+            for one in dropped:
+                self._ledger.withdraw(one.work.name)
+                if one.folder is not None:
+                    shutil.rmtree(one.folder, ignore_errors=True)
+            revoke_volumes(self._ledger, self.root, names, outcome, self._version)
+            self._appender.publish()
 
     def _settle(self) -> Outcome | StorageUnavailable:
         """Publish what was made; the last outcome."""

@@ -26,7 +26,7 @@ from exporter.work.supervisor import Worker, WorkerKilled, WorkerSetup
 from exporter.writers.durable_write import writing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from exporter.privacy.profile import PrivacyProfile
     from exporter.settings.settings import MediaSettings, Settings
@@ -86,13 +86,20 @@ class SeriesWorker:
         # A manifest is small, whatever the size of its series: only the limit of every job holds.
         self._worker = Worker(replace(WorkerSetup.of(settings), target=TARGET, cpu_base_s=math.inf))
 
-    def write(self, paths: Sequence[Path], key: SeriesKey, source_sha256: str) -> Outcome:
+    def write(
+        self,
+        paths: Sequence[Path],
+        key: SeriesKey,
+        source_sha256: str,
+        is_wanted: Callable[[], bool] = lambda: True,
+    ) -> Outcome:
         """Write and publish one series.
 
         Args:
             paths: Files of its instances.
             key: The series.
             source_sha256: Hash of what identifies its instances.
+            is_wanted: As `SeriesFolder.publish` takes it.
 
         Raises:
             MachineCondition, Unusable: As `SeriesFolder.publish`.
@@ -104,7 +111,7 @@ class SeriesWorker:
             "key": asdict(key),
             "source_sha256": source_sha256,
         }
-        return self._folder.publish(key, source_sha256, partial(self._run, manifest))
+        return self._folder.publish(key, source_sha256, partial(self._run, manifest), is_wanted)
 
     def _run(self, manifest: dict[str, Any], folder: Path, name: str) -> Outcome:
         with writing("write series"):

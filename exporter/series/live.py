@@ -26,7 +26,9 @@ import structlog
 from exporter.errors import ExportError, MachineCondition
 from exporter.outcome import Exported
 from exporter.results.intents import MediaFolderUnusable
+from exporter.results.ledger import InstanceStatus
 from exporter.results.output_names import ae_title_component, uid_component
+from exporter.results.rejections import WITHDRAWN_VOLUME
 from exporter.series.folder import WAITING, SeriesFolder, SeriesKey, has_volume, open_series_folder, problem_of
 from exporter.series.job import SeriesWorker
 from exporter.settings.permissions import MediaPermissions
@@ -35,11 +37,13 @@ from listener.foundation.durable import fsync_folder, make_private_folders
 from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from exporter.outcome import InstanceIdentity
     from exporter.privacy.input_names import InputNames
+    from exporter.results.ledger import Ledger
+    from exporter.results.rejections import Rejections
     from exporter.settings.settings import Settings
 
     Keep = Callable[[Path, InstanceIdentity, str], None]
@@ -57,7 +61,14 @@ _TRIED: Final = ".tried"
 
 @contextmanager
 def series_volumes(
-    data: Path, settings: Settings, version: str, names: InputNames, waiting: Path | None = None
+    data: Path,
+    settings: Settings,
+    version: str,
+    names: InputNames,
+    waiting: Path | None = None,
+    *,
+    ledger: Ledger | None = None,
+    rejections: Rejections | None = None,
 ) -> Iterator[Keep]:
     """Write the volumes of received series while the block runs, where `volume.series` asks for them.
 
@@ -68,6 +79,8 @@ def series_volumes(
         names: Names of AE titles.
         waiting: Folder above `.waiting`, for originals that must not lie among what is de-identified; default: that of
             the volumes.
+        ledger: Of the instances: one that was withdrawn does not wait any more.
+        rejections: Withdraw volumes by the open folder while the block runs.
 
     Yields:
         Function to be called with every exported instance.
@@ -84,7 +97,7 @@ def series_volumes(
         folder = stack.enter_context(open_series_folder(data, settings, version)) if wanted else None
         for title, own in wanted.items():
             if folder is not None:
-                series = live[title] = LiveSeries(folder.root, own, title, waiting)
+                series = live[title] = LiveSeries(folder.root, own, title, waiting, ledger)
                 series.start(folder)
                 stack.callback(series.stop)
 
@@ -92,14 +105,36 @@ def series_volumes(
             if ae_title in live:
                 live[ae_title].add_instance(path, identity)
 
-        yield keep
+        def withdraw(volumes: list[str]) -> None:
+            if folder is not None:
+                folder.withdraw(volumes, WITHDRAWN_VOLUME)
+            for series in live.values():
+                series.write_again(volumes)
+
+        former = None if rejections is None else rejections.withdraw_volumes
+        if rejections is not None and folder is not None:
+            rejections.withdraw_volumes = withdraw
+        try:
+            yield keep
+        finally:
+            if rejections is not None and former is not None:
+                rejections.withdraw_volumes = former
 
 
 class LiveSeries:
     """The waiting series of one AE title, and the thread that writes them."""
 
-    def __init__(self, root: Path, settings: Settings, ae_title: str = "", waiting: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        settings: Settings,
+        ae_title: str = "",
+        waiting: Path | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
         place = f"ae-{ae_title_component(ae_title)}" if ae_title else ""
+        self._place = place
+        self._ledger = ledger
         self._root = root / place
         self._waiting = (waiting or root) / place / WAITING
         self._settings = settings
@@ -158,6 +193,23 @@ class LiveSeries:
             problem = errno.errorcode.get(error.errno or 0, "EIO")
             log.warning("instance is missing from its series volume", item=path.name, problem=problem)
 
+    def write_again(self, volumes: Iterable[str]) -> None:
+        """Have volumes written anew from the instances that are left, where these are still kept.
+
+        Raises:
+            OSError: The folder of waiting instances cannot be changed.
+        """
+        for name in volumes:
+            place, _, series = name.rpartition("/")
+            above, _, study = place.rpartition("/")
+            if above == self._place:
+                (self._waiting / study / f"{series}{_TRIED}").unlink(missing_ok=True)
+
+    def _is_withdrawn(self, name: str) -> bool:
+        """Whether an instance that waits was withdrawn after it was exported."""
+        entry = None if self._ledger is None else self._ledger.entry(name)
+        return entry is not None and entry.state is InstanceStatus.SKIPPED
+
     def _run(self, worker: SeriesWorker) -> None:
         try:
             while not self._stop.is_set():
@@ -208,17 +260,26 @@ class LiveSeries:
         self._write(folder)
         tried.touch(mode=0o600)
         os.utime(tried, ns=(changed_ns, changed_ns))
+        if any(self._is_withdrawn(path.name) for path in folder.iterdir()):
+            tried.unlink()  # withdrawn while the series was written: it is written again
 
     def _write(self, waiting: Path) -> None:
         if self._worker is None or self._folder is None:
             return
         paths = sorted(path for path in waiting.iterdir() if not path.name.startswith("."))
+        for path in [path for path in paths if self._is_withdrawn(path.name)]:
+            path.unlink()
+            paths.remove(path)
+        if not paths:
+            return
         # A folder is named by the identifier, or by its hash where that is not a UID.
         key = SeriesKey(waiting.parent.name, waiting.name, self._ae_title)
         source_sha256 = hashlib.sha256("\n".join(path.name for path in paths).encode()).hexdigest()
         if self._folder.is_current(key, source_sha256, self._settings.settings_sha256):
             return  # a crash came between its publication and our note
-        outcome = self._worker.write(paths, key, source_sha256)
+        outcome = self._worker.write(
+            paths, key, source_sha256, lambda: not any(self._is_withdrawn(path.name) for path in paths)
+        )
         if isinstance(outcome, Exported) and has_volume(outcome):
             volumes = len(outcome.media) - 1
             log.info("series written", instances=len(paths), volumes=volumes, warnings=len(outcome.warnings))

@@ -23,6 +23,7 @@ from exporter.results.ledger import Ledger, LedgerUnusable, damage
 from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import AETitleProfile, NameChoice, Publisher
+from exporter.results.rejections import OnRejection, Rejections
 from exporter.results.withdrawal import withdraw_forbidden
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy, InProcess, Runner
@@ -62,6 +63,7 @@ class ExportContext:
     ledger: Ledger
     engine: Engine
     names: InputNames
+    rejections: Rejections
     interrupted: int
     """Number of attempts that were under way when an earlier exporter crashed."""
     removed: int
@@ -117,6 +119,10 @@ def open_export_context(
         _check_group(media, permissions)
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
         _withdraw(lists, ledger, places, media)
+        rejections = Rejections(
+            ledger, media, places.ledger.parent, OnRejection(settings.media.on_rejection), own_version()
+        )
+        _carry_out(rejections, media)
         appender.publish()
         publisher = Publisher(
             media,
@@ -129,13 +135,14 @@ def open_export_context(
                 for title, own in settings.by_ae_title.items()
             },
             permissions=permissions,
+            rejections=rejections,
         )
         engine = Engine(
             media, ledger, publisher, appender, runners=runners(settings, workers), policy=policy, ownership=owns
         )
         stack.callback(engine.stop)
         engine.start()
-        yield ExportContext(ledger, engine, names, interrupted, removed)
+        yield ExportContext(ledger, engine, names, rejections, interrupted, removed)
 
 
 @contextmanager
@@ -226,6 +233,21 @@ def _withdraw(lists: PatientLists, ledger: Ledger, places: OutputPaths, media: P
         raise MediaFolderUnusable(media, error) from error
     if withdrawn:
         log.warning("withdrawn: a changed list no longer permits them", instances=withdrawn)
+
+
+def _carry_out(rejections: Rejections, media: Path) -> None:
+    """Carry out what rejection notes asked for when an earlier exporter ended, or what the setting asks for now.
+
+    Raises:
+        MediaFolderUnusable: A file cannot be removed.
+        LedgerUnusable, OutOfSpace: The ledger cannot be written.
+    """
+    try:
+        rejections.prepare()
+        while rejections.carry_out():
+            pass
+    except OSError as error:
+        raise MediaFolderUnusable(media, error) from error
 
 
 def _profiles(settings: Settings, names: InputNames) -> dict[str, bool]:

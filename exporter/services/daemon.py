@@ -99,6 +99,8 @@ def run(settings: Settings, data: DataFolder, signals: DaemonSignals | None = No
             own_version(),
             session.names,
             data.spool / "series" if settings.deidentifies else None,
+            ledger=session.ledger,
+            rejections=session.rejections,
         ) as keep,
     ):
         claimed = spool.recover_exporter()

@@ -131,6 +131,10 @@ class MediaFolderSettings(Section):
     files may enter the folders that are made for them."""
     group: Annotated[str | None, BeforeValidator(_group)] = None
     """Group of media files and of the folders that are made for them, which pass it on; `mode` must let it in."""
+    on_rejection: Literal["withdraw", "flag", "ignore"] = "flag"
+    """What is done with the media of instances that a rejection note (IHE IOCM) names: `withdraw` removes them and
+    refuses the instances from then on, `flag` says so in their lines, `ignore` does neither. A change counts from the
+    next start, for earlier notes as well."""
 
     @model_validator(mode="after")
     def _lets_its_group_in(self) -> Self:
@@ -364,7 +368,7 @@ class LimitSettings(Section):
     """Largest data set without its pixel data."""
     max_depth: PositiveInt = 64
     """Deepest nesting of sequences."""
-    max_elements: PositiveInt = 1_000_000
+    max_elements: PositiveInt = 2_000_000
     """Most elements of one data set, nested ones included."""
     memory_mb: PositiveInt = 2048
     """Address space of one worker process, in MiB."""

@@ -18,4 +18,5 @@ parquet_file    tables as Parquet and Arrow
 output_folder   paths of lines, media and key
 reading         the Python interface: a table by batches, one instance with its media
 datasets        folders and archives that training code loads
+handover        cines for annotation tools
 """

@@ -650,6 +650,7 @@ class Engine:
             else:
                 self.waits_for = None
                 break
+        self._carry_out_rejections()
         self._append()
         now = time.monotonic()
         for one, outcome in zip(batch, outcomes, strict=True):
@@ -660,6 +661,21 @@ class Engine:
             self._suspects.clear(one.turn.work.name)
             self._put_away(one.folder)
             self.results.put(PublishedResult(one.turn.work, outcome, now - one.started))
+
+    def _carry_out_rejections(self) -> None:
+        """Withdraw or flag what rejection notes name, in small steps; the next start goes on where this one stops."""
+        backoff = Backoff(1.0, LONGEST_PAUSE_S)
+        while True:
+            self._beat = time.monotonic()
+            try:
+                if not self._publisher.carry_out_rejections():
+                    return
+            except MachineCondition as condition:
+                self.waits_for = condition
+                if self._give_up(backoff.next_pause()):
+                    return
+            else:
+                self.waits_for = None
 
     def _give_back_now(self, one: _Attempted, condition: MachineCondition | None = None) -> None:
         with suppress(MachineCondition):  # if it cannot be written, the attempt counts

@@ -159,6 +159,7 @@ def _export(
     settings: MediaSettings, settings_sha256: str, job: WorkerJob, known: _Known, held: HeldFiles | None
 ) -> Generator[InstanceIdentity, None, Exported | Skipped]:
     from exporter.dicom.instance import Instance
+    from exporter.dicom.rejection_note import rejection_note_of
     from exporter.results.metadata.record import record_text
     from exporter.work.absent_media import absent_media
     from exporter.work.deidentification import deidentified
@@ -174,6 +175,7 @@ def _export(
         known.deidentified = deidentified(instance, settings, known.profile)
         known.identity, known.source_sha256 = instance.identity, instance.source_sha256
         yield known.identity
+        rejects, doubts = rejection_note_of(instance.header)
         try:
             writers = _choose_writers(instance, settings)
         except SkipInstance as skip:
@@ -186,7 +188,12 @@ def _export(
                 record=record_text(instance, settings.metadata),
                 source_sha256=known.source_sha256,
                 settings_sha256=settings_sha256,
-                warnings=(*instance.warnings, *(absent_media(instance.header) if settings.media.enabled else ())),
+                warnings=(
+                    *instance.warnings,
+                    *(absent_media(instance.header) if settings.media.enabled else ()),
+                    *doubts,
+                ),
+                rejects=rejects,
             )
         written = writers.write(WriterTask(instance, Path(job.folder), settings, held))
         record = record_text(instance, settings.metadata)
@@ -198,8 +205,9 @@ def _export(
             settings_sha256,
             written.timing,
             written.rendering,
-            tuple(dict.fromkeys((*instance.warnings, *written.warnings))),
+            tuple(dict.fromkeys((*instance.warnings, *written.warnings, *doubts))),
             written.writers,
+            rejects,
         )
 
 

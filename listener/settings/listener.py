@@ -98,7 +98,7 @@ class ReceiveLimitSection(Section):
     """Most connections at once from one address; more are rejected as transient."""
     max_depth: PositiveInt = 64
     """Deepest nesting of sequences in a data set."""
-    max_elements: PositiveInt = 1_000_000
+    max_elements: PositiveInt = 2_000_000
     """Most elements of a data set, items included."""
 
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from tests.faults.daemons import ONE_PROCESS, Daemons, daemons, run, wait_for
+from tests.exporter.rejecting import image_uid, note, save_image, save_note
+from tests.faults.daemons import ONE_PROCESS, Daemons, Late, daemons, run, wait_for
 from tests.faults.instances import STORAGE, instance
-from tests.faults.invariants import check_settled, check_visible, spool_files, whole_spool_files
+from tests.faults.invariants import check_settled, check_visible, lines_of, media_files, spool_files, whole_spool_files
 from tests.faults.report import Row, Scale, attempt
 from tests.faults.senders import program
 from tests.faults.tracing import WRITING, attached, reached, wrapped
@@ -27,7 +28,7 @@ from tests.product.running import family
 from tests.pynetdicom_requestor import associate, release
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 FAULT: Final = "F54 crash points"
@@ -277,6 +278,59 @@ def _kill_backfill(scratch: Path, source: Path, uids: list[str], point: tuple[st
     return True
 
 
+# -- rejection -------------------------------------------------------------------------------------------------------
+
+
+def rejection_points(scratch: Path, numbers: Sequence[int], *, calls: tuple[str, ...] = WRITING) -> Row:
+    """An output of two images, and a note that rejects one; `exporter backfill` dies at the n-th call."""
+    points = Points()
+    source, out, config = scratch / "in", scratch / "template", scratch / "config.yml"
+    config.write_text("media: {on_rejection: withdraw}\nnum_workers: 1\n")
+    for number in (1, 2):
+        save_image(source, number)
+    done = run("backfill", source, "--output", out, "--config", config, timeout=180)
+    if done.returncode != 0:
+        raise Late(f"the first export ends with {done.returncode}")
+    save_note(source, "z.dcm", note([image_uid(2)]))
+    for call in calls:
+        for number in numbers:
+            if not _kill_rejection(scratch, source, (call, number), points):
+                break
+    return Row(FAULT, "backfill, a rejection note", points.killed, tuple(points.violations), points.figure)
+
+
+def _kill_rejection(scratch: Path, source: Path, point: tuple[str, int], points: Points) -> bool:
+    call, number = point
+    out, log = scratch / f"{call}-{number}", scratch / f"{call}-{number}.log"
+    shutil.copytree(scratch / "template", out)
+    options = ["backfill", str(source), "--output", str(out), "--config", str(scratch / "config.yml")]
+    subprocess.run(
+        [*wrapped(f"{call}:signal=KILL:when={number}", log), sys.executable, "-m", "exporter", *options],
+        capture_output=True,
+        check=False,
+        timeout=180,
+        env={**os.environ, **NO_BYTECODE},
+    )
+    if not reached(log, call, number):
+        return False
+    points.add(call)
+    found = []
+    again = run(*options, timeout=180)
+    if again.returncode != 0:
+        found.append(f"the same command again ends with {again.returncode}: {again.stderr[-200:]}")
+    images = sorted(path.name for path in media_files(out / "media") if path.suffix == ".png")
+    if images != ["m1.png"]:
+        found.append(f"the media folder holds {images}")
+    lines = lines_of(out / "metadata.jsonl", found, at_rest=True)
+    statuses = [line["export"]["status"] for line in lines if line["dicom_file"] == "m2.dcm"]
+    if statuses != ["exported", "withdrawn"]:
+        found.append(f"the lines of the rejected instance say {statuses}")
+    reconciled = run("reconcile", "--deep", "--data", out)
+    found += [f"reconcile: {reconciled.stdout[-200:]}"] * (reconciled.returncode != 0)
+    points.violations += [f"{call} {number}: {violation}" for violation in found]
+    return True
+
+
 def rows(scratch: Path, scale: Scale) -> Iterator[Row]:
     """Every row of the crash points."""
     for name, measure in (
@@ -285,6 +339,7 @@ def rows(scratch: Path, scale: Scale) -> Iterator[Row]:
         ("exporter", partial(exporter_points, scale=scale, frames=1)),
         ("exporter-cine", partial(exporter_points, scale=replace(scale, points=min(scale.points, 4)), frames=3)),
         ("backfill", partial(backfill_points, scale=replace(scale, points=min(scale.points, 12)))),
+        ("rejection", partial(rejection_points, numbers=range(1, min(scale.points, 40) + 1))),
     ):
         at = scratch / f"crash-{name}"
         at.mkdir(parents=True)

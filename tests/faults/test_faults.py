@@ -82,6 +82,13 @@ def test_f54_an_exporter_killed_between_rename_and_commit_leaves_no_medium_that_
     assert row.injected == 1
 
 
+def test_f54_a_backfill_killed_while_it_withdraws_what_a_note_rejects_finishes_at_its_next_start(
+    tmp_path: Path,
+) -> None:
+    row = hold(lambda: crash_points.rejection_points(tmp_path, (3, 5, 7), calls=("fdatasync",)))
+    assert row.injected == 3
+
+
 def test_f55_an_exporter_that_is_killed_in_quick_succession_judges_no_instance(tmp_path: Path) -> None:
     row = hold(lambda: interruptions.kills_row(tmp_path, 3))
     assert row.injected == 3

@@ -4,6 +4,7 @@ ledger        the way in
 reader        questions to the ledger
 browsing      questions of people: pages, numbers, search
 transitions   states and what changes them
+rejections    what rejection notes say
 relations     duplicates and conflicts
 output_names  reserved output names
 commit        transactions shared by many writers

@@ -20,8 +20,8 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from exporter.errors import OutOfSpace
-from exporter.results.ledger import transitions
+from exporter.errors import OutOfSpace, SkipReason
+from exporter.results.ledger import rejections, transitions
 from exporter.results.ledger.commit import SharedTransaction, WriterStoppedError
 from exporter.results.ledger.output_names import OutputNames
 from exporter.results.ledger.reader import LedgerReader
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from exporter.outcome import InstanceIdentity
-    from exporter.results.ledger.types import Completed, WorkItem
+    from exporter.outcome import InstanceIdentity, RejectionNote
+    from exporter.results.ledger.types import Completed, InstanceRejection, SettledRejection, WorkItem
 
 T = TypeVar("T")
 
@@ -67,6 +67,8 @@ class Ledger(LedgerReader):
         # Who is under way: instances whose identity and relations no row shows yet.
         self._flights = threading.Lock()
         self._decided: dict[str, IdentifiedInstance | None] = {}
+        self.has_rejections = bool(self._read("SELECT 1 FROM rejection LIMIT 1"))
+        """Whether any rejection note has come: what most ledgers never have costs their instances nothing."""
         self._numbers = count(int(self._read("SELECT coalesce(max(id), 0) + 1 FROM instance")[0][0]))
 
     @classmethod
@@ -268,13 +270,16 @@ class Ledger(LedgerReader):
             self._land(one.work.name)
         return paths
 
-    def revoke_many(self, revoked: Iterable[tuple[str, str, bytes]]) -> tuple[str, ...]:
-        """Make exported instances skipped as `excluded`, without media, with a line that says so; see `finish_many`.
+    def revoke_many(
+        self, revoked: Iterable[tuple[str, str, bytes]], reason: SkipReason = SkipReason.EXCLUDED
+    ) -> tuple[str, ...]:
+        """Make exported instances skipped, without media, with a line that says so; see `finish_many`.
 
         Their identity is forgotten, so that the same instance, if it is permitted later, is no duplicate.
 
         Args:
             revoked: Name of each instance, message, and metadata line.
+            reason: Why they are skipped from now on.
 
         Returns:
             Media paths that the instances owned.
@@ -284,9 +289,45 @@ class Ledger(LedgerReader):
         """
         prepared = [(name, message, transitions.packed(line)) for name, message, line in revoked]
         return self._write(
-            lambda connection: tuple(path for one in prepared for path in transitions.revoke(connection, *one)),
+            lambda connection: tuple(path for one in prepared for path in transitions.revoke(connection, reason, *one)),
             must=True,
         )
+
+    # -- rejections ----------------------------------------------------------------------------------------------
+
+    def record_rejections(self, note: str, said: RejectionNote) -> None:
+        """Remember, durably, what a rejection note says; the same note once more changes nothing."""
+        self._write(lambda connection: rejections.record(connection, note, said), must=True)
+        self.has_rejections = True
+
+    def carry_out_rejections(
+        self,
+        withdrawn: Iterable[tuple[str, str, bytes]],
+        flagged: Iterable[tuple[str, bytes]],
+        settled: Mapping[SettledRejection, Iterable[InstanceRejection]],
+    ) -> tuple[str, ...]:
+        """Withdraw and flag instances in one transaction.
+
+        Args:
+            withdrawn: As `revoke_many` takes them.
+            flagged: Name of each instance that stays exported, and its metadata line from now on.
+            settled: Rejections by how far they are carried out with this.
+
+        Returns:
+            Media paths that the withdrawn instances owned.
+        """
+        revoked = [(name, message, transitions.packed(line)) for name, message, line in withdrawn]
+        revised = [(name, transitions.packed(line)) for name, line in flagged]
+
+        def operation(connection: sqlite3.Connection) -> tuple[str, ...]:
+            for name, text in revised:
+                if text is not None:
+                    transitions.revise(connection, name, text)
+            for reached, done in settled.items():
+                rejections.settle(connection, done, reached)
+            return tuple(path for one in revoked for path in transitions.revoke(connection, SkipReason.REJECTED, *one))
+
+        return self._write(operation, must=True)
 
     def look_again(self, reasons: Iterable[str]) -> None:
         """Forget for which settings instances with these reasons were finished, so that a backfill reads them again."""

@@ -13,8 +13,9 @@ from collections import Counter
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+from exporter.errors import SkipReason
 from exporter.outcome import InstanceIdentity
-from exporter.results.ledger import transitions
+from exporter.results.ledger import rejections, transitions
 from exporter.results.ledger.relations import UNNUMBERED, IdentifiedInstance, relate
 from exporter.results.ledger.schema import connect, stored, unusable
 from exporter.results.ledger.types import (
@@ -24,6 +25,7 @@ from exporter.results.ledger.types import (
     Counts,
     DuplicateCheck,
     InputRow,
+    InstanceRejection,
     InstanceRow,
     InstanceStatus,
     OutboxLine,
@@ -170,6 +172,7 @@ class LedgerReader:
             **{state.value: by_state[state] for state in InstanceStatus},
             duplicates=duplicates,
             conflicts=conflicts,
+            rejected=by_reason["skipped", SkipReason.REJECTED] + self._read(rejections.COUNT_FLAGGED)[0][0],
             by_reason=by_reason,
             by_source=by_source,
         )
@@ -194,7 +197,7 @@ class LedgerReader:
         Those that are to be tried at once (interrupted, withdrawn, `retry`) are not among them.
         """
         late, too_far, furthest = self._read(
-            """SELECT coalesce(sum(not_before < ?1), 0), coalesce(sum(not_before > ?2), 0), max(not_before)
+            """SELECT coalesce(sum(not_before < ?), 0), coalesce(sum(not_before > ?), 0), max(not_before)
             FROM instance WHERE state = 'deferred' AND not_before > 0""",
             (now - LONGEST_WAIT_S, now + LONGEST_WAIT_S),
         )[0]
@@ -256,6 +259,26 @@ class LedgerReader:
             for row in found
         ]
 
+    def rejections_of(self, sop_instance_uid: str) -> list[InstanceRejection]:
+        """What rejection notes say of an instance, the oldest first."""
+        found = self._read(
+            f"{rejections.SELECT} WHERE sop_instance_uid = ? ORDER BY noted_ns, note", (sop_instance_uid,)
+        )
+        return [rejections.rejection_of(row) for row in found]
+
+    def unsettled_rejections(self, steps: Iterable[int], limit: int) -> list[InstanceRejection]:
+        """Rejections that have been carried out no further than these steps of `SettledRejection`; at most `limit`."""
+        wanted = tuple(map(int, steps))
+        found = self._read(
+            f"{rejections.SELECT} WHERE settled IN ({','.join('?' * len(wanted))}) LIMIT ?", (*wanted, limit)
+        )
+        return [rejections.rejection_of(row) for row in found]
+
+    def entries_of(self, sop_instance_uid: str) -> list[InstanceRow]:
+        """The instances with that SOP Instance UID, in order of their first attempt."""
+        found = self._read(f"{transitions.ENTRY} WHERE sop_instance_uid = ? ORDER BY id", (sop_instance_uid,))
+        return [transitions.entry_of(row) for row in found]
+
     def finished_instances(self, uids: Iterable[str]) -> set[str]:
         """The SOP Instance UIDs among those given of which the ledger has an instance in a final state."""
         wanted = [*uids]
@@ -269,6 +292,11 @@ class LedgerReader:
                 tuple(some),
             )
             found.update(row[0] for row in rows_of)
+            withdrawn = self._read(
+                f"SELECT sop_instance_uid FROM rejection WHERE sop_instance_uid IN ({marks}) AND settled >= 2",  # noqa: S608 - only question marks
+                tuple(some),
+            )
+            found.update(row[0] for row in withdrawn)
         return found
 
     def instances_of(self, study_uid: str, series_uid: str = "") -> set[str]:

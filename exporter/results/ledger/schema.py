@@ -24,7 +24,7 @@ from listener.foundation.errors import Unusable
 from listener.foundation.file_kind import kind_of
 from listener.foundation.sqlite_files import Schema
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of the tables (``PRAGMA user_version``); a higher one was written by a newer exporter."""
 
 NO_LINKS = frozenset({errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
@@ -120,6 +120,21 @@ INSERT INTO tally SELECT state, coalesce(reason, ''), source, count(*), count(du
     FROM instance GROUP BY 1, 2, 3;
 """
 
+# What rejection notes say, also of instances that have not come yet; `settled` counts the steps of `SettledRejection`.
+_REJECTIONS = """
+CREATE TABLE IF NOT EXISTS rejection (
+    sop_instance_uid TEXT NOT NULL,
+    note TEXT NOT NULL,
+    study_instance_uid TEXT NOT NULL,
+    series_instance_uid TEXT NOT NULL,
+    code TEXT NOT NULL,
+    noted_ns INTEGER NOT NULL,
+    settled INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (sop_instance_uid, note)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS rejection_settled ON rejection (settled);
+"""
+
 _TABLES = """
 CREATE TABLE instance (
     id INTEGER PRIMARY KEY,
@@ -203,13 +218,14 @@ CREATE TABLE progress (
 
 _SCHEMA = Schema(
     "a ledger of this exporter",
-    _TABLES + _COUNTED,
+    _TABLES + _COUNTED + _REJECTIONS,
     SCHEMA,
     _APPLICATION,
     upgrades={
         1: ("instance", "ae_title", "TEXT NOT NULL DEFAULT ''"),
         2: ("instance", "interruptions", "INTEGER NOT NULL DEFAULT 0"),
         3: _COUNTED + _COUNT_WHAT_IS_THERE,
+        4: _REJECTIONS,
     },
 )
 

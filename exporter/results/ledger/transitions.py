@@ -18,6 +18,7 @@ from exporter.results.ledger.types import FINAL, SUSPECT_AFTER, DuplicateCheck, 
 from exporter.results.line import says_the_same
 
 if TYPE_CHECKING:
+    from exporter.errors import SkipReason
     from exporter.results.ledger.types import Completed, WorkItem
 
 Row = tuple[Any, ...]
@@ -118,9 +119,9 @@ def begin_attempt(connection: sqlite3.Connection, work: WorkItem, number: int) -
     if row is None:
         connection.execute(
             """INSERT INTO instance (id, name, source, ae_title, size_bytes, mtime_ns, state, attempts, updated_ns)
-            SELECT CASE WHEN EXISTS (SELECT 1 FROM instance WHERE id = ?1) THEN NULL ELSE ?1 END,
+            SELECT CASE WHEN EXISTS (SELECT 1 FROM instance WHERE id = ?) THEN NULL ELSE ? END,
             CAST(? AS TEXT), ?, ?, ?, ?, 'active', 1, ?""",
-            (number, name, *facts, time.time_ns()),
+            (number, number, name, *facts, time.time_ns()),
         )
         return _begun(work)
     before = entry_of(row)
@@ -338,17 +339,46 @@ def finish(
     return _replace_media(connection, instance_id, completed.media)
 
 
-def revoke(connection: sqlite3.Connection, name: str, message: str, line: tuple[int, int, bytes] | None) -> list[str]:
-    """Take an outcome back; see `Ledger.revoke_many`."""
+def revoke(
+    connection: sqlite3.Connection,
+    reason: SkipReason,
+    name: str,
+    message: str,
+    line: tuple[int, int, bytes] | None,
+) -> list[str]:
+    """Take an outcome back; see `Ledger.revoke_many`.
+
+    An input that a list keeps out is read again at the next backfill: the list may have changed, and the input keeps
+    its output name. A rejection stays; the name is free for the same instance, should it be sent again.
+    """
     instance_id = known(connection, name)[-1]
+    is_rejected = reason == "rejected"
     connection.execute(
-        """UPDATE instance SET state = 'skipped', reason = 'excluded', message = ?, settings_sha256 = NULL,
+        """UPDATE instance SET state = 'skipped', reason = ?, message = ?,
+        settings_sha256 = CASE WHEN ? THEN settings_sha256 END,
+        base = CASE WHEN ? THEN NULL ELSE base END, base_key = CASE WHEN ? THEN NULL ELSE base_key END,
         source_sha256 = NULL, sop_class_uid = NULL, sop_instance_uid = NULL, study_instance_uid = NULL,
         series_instance_uid = NULL, content_sha256 = NULL, duplicate_of = NULL, conflict_with = NULL,
         line_seq = coalesce(?, line_seq), updated_ns = ? WHERE id = ?""",
-        (message, _add_line(connection, instance_id, line) if line else None, time.time_ns(), instance_id),
+        (
+            reason,
+            message,
+            *(is_rejected,) * 3,
+            _add_line(connection, instance_id, line) if line else None,
+            time.time_ns(),
+            instance_id,
+        ),
     )
     return _replace_media(connection, instance_id, ())
+
+
+def revise(connection: sqlite3.Connection, name: str, line: tuple[int, int, bytes]) -> None:
+    """Give an instance a new line; its outcome and media stay. See `Ledger.carry_out_rejections`."""
+    instance_id = known(connection, name)[-1]
+    number = _add_line(connection, instance_id, line)
+    connection.execute(
+        "UPDATE instance SET line_seq = ?, updated_ns = ? WHERE id = ?", (number, time.time_ns(), instance_id)
+    )
 
 
 def _is_told(connection: sqlite3.Connection, line_seq: int | None, line: tuple[int, int, bytes]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from exporter.errors import SkipReason
@@ -179,6 +179,33 @@ class Completed:
         return None if self.line is None else ()
 
 
+class SettledRejection(IntEnum):
+    """How far a rejection was carried out."""
+
+    NOT_YET = 0
+    FLAGGED = 1
+    """Instances that it names say so in their lines."""
+    WITHDRAWING = 2
+    """Instances that it names are withdrawn, the volumes of their series may be there."""
+    WITHDRAWN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRejection:
+    """What one rejection note says of one instance, which may not have come yet."""
+
+    sop_instance_uid: str
+    note: str
+    """`dicom_file` of the note: its name in the ledger."""
+    study_uid: str
+    series_uid: str
+    code: str
+    """Code value of the note's title."""
+    noted_ns: int
+    """When the ledger learned of it, in nanoseconds since 1970."""
+    settled: SettledRejection = SettledRejection.NOT_YET
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Instances by state. Files still in ``spool/new`` that were never begun are not here: the spool counts them."""
@@ -192,6 +219,8 @@ class Counts:
     duplicates: int = 0
     """Instances of any state that are flagged as duplicates."""
     conflicts: int = 0
+    rejected: int = 0
+    """Instances that a rejection note names: withdrawn, refused, or exported and flagged."""
     by_reason: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """Instances by (state, reason)."""
     by_source: Mapping[tuple[str, str], int] = field(default_factory=dict)

@@ -27,31 +27,37 @@ if TYPE_CHECKING:
 
     from exporter.tables.output_folder import ExportedFolder
 
-MARK: Final = ".exporter-dataset"
-"""File in a data set that marks it as ours: it may be replaced."""
+MARK: Final = ".exporter-"
+"""Beginning of the name of a file that marks a folder as made by one of our commands: that command may replace it."""
 _PARTIAL: Final = "partial"
 _BEFORE: Final = "before"
 
 
 @contextmanager
-def data_set_folder(target: Path, source: ExportedFolder) -> Iterator[Path]:
+def data_set_folder(target: Path, source: ExportedFolder, command: str = "dataset") -> Iterator[Path]:
     """Give a folder to fill, which becomes `target` when the block ends without an error.
 
     What a killed run of the command has left beside `target` goes first.
+
+    Args:
+        target: The folder.
+        source: What it is made from.
+        command: Name of the command that makes it.
 
     Raises:
         TableError: `target` exists and is not ours, or it would be in or around the folder it is made from; or it
             cannot be written.
     """
-    _check(target, source)
+    _check(target, source, command)
     with writable(target):
-        _tidy(target)
+        _tidy(target, command)
         partial, before = partial_name(target, _PARTIAL), partial_name(target, _BEFORE)
         partial.mkdir(mode=0o700)
         descriptor = os.open(partial, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             mark_in_use(descriptor)
-            (partial / MARK).write_text("made by `exporter dataset`, which replaces this folder when it runs again\n")
+            text = f"made by `exporter {command}`, which replaces this folder when it runs again\n"
+            (partial / f"{MARK}{command}").write_text(text)
             yield partial
             _sync(partial)
             if target.exists():
@@ -69,14 +75,15 @@ def data_set_folder(target: Path, source: ExportedFolder) -> Iterator[Path]:
         shutil.rmtree(before, ignore_errors=True)
 
 
-def _tidy(target: Path) -> None:
+def _tidy(target: Path, command: str) -> None:
     """Remove what a killed run has left: its partial folder, and the data set that it was about to replace.
 
     An earlier data set whose place is empty gets it back. A folder without our mark is somebody else's, and one that is
     locked belongs to a run that is under way.
     """
     for left in (*leftovers(target, _BEFORE), *leftovers(target, _PARTIAL)):
-        if left.is_symlink() or not (left / MARK).is_file() or (descriptor := take_leftover(left)) is None:
+        is_ours = not left.is_symlink() and (left / f"{MARK}{command}").is_file()
+        if not is_ours or (descriptor := take_leftover(left)) is None:
             continue
         try:
             if f".{_BEFORE}-" in left.name and not target.exists():
@@ -96,7 +103,7 @@ def _sync(folder: Path) -> None:
         fsync_folder(Path(above))
 
 
-def _check(target: Path, source: ExportedFolder) -> None:
+def _check(target: Path, source: ExportedFolder, command: str) -> None:
     if not target.parent.is_dir():
         raise TableError(f"there is no folder {target.parent} for the data set")
     place = target.resolve()
@@ -107,5 +114,7 @@ def _check(target: Path, source: ExportedFolder) -> None:
         return
     if not target.is_dir() or target.is_symlink():
         raise TableError(f"{target} is there and is no folder: name another")
-    if any(target.iterdir()) and not (target / MARK).is_file():
-        raise TableError(f"{target} is there and was not made by `exporter dataset`: name another folder, or empty it")
+    if any(target.iterdir()) and not (target / f"{MARK}{command}").is_file():
+        raise TableError(
+            f"{target} is there and was not made by `exporter {command}`: name another folder, or empty it"
+        )

@@ -6,12 +6,14 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -229,6 +231,33 @@ def test_readyz_answers_503_with_a_line_for_each_check(tmp_path: Path) -> None:
         assert answer.status == 503
         assert "exporter: the exporter is stopped" in answer.text.splitlines()
         assert served.ask("/healthz").status == 200
+
+
+def probes() -> dict[str, list[str]]:
+    """Commands by which a container runtime asks the page, by what they ask."""
+    containerfile = (REPOSITORY / "packages/Containerfile").read_text()
+    (check,) = re.findall(r"(?m)^HEALTHCHECK [^\[]*CMD (\[.*\])$", containerfile)
+    manifests = yaml.safe_load_all((REPOSITORY / "packages/kubernetes/deployment.yaml").read_text())
+    (deployment,) = (one for one in manifests if one["kind"] == "Deployment")
+    containers = {one["name"]: one for one in deployment["spec"]["template"]["spec"]["containers"]}
+    page = containers["page"]
+    return {
+        "health": json.loads(check),
+        "liveness": page["livenessProbe"]["exec"]["command"],
+        "readiness": page["readinessProbe"]["exec"]["command"],
+    }
+
+
+@pytest.mark.parametrize(("name", "is_well"), [("health", False), ("liveness", True), ("readiness", False)])
+def test_container_runtimes_learn_from_the_page_whether_it_lives_and_is_ready(
+    tmp_path: Path, name: str, is_well: bool
+) -> None:
+    port = Settings().page.port
+    with serving(tmp_path) as served:
+        _, *arguments = (part.replace(f":{port}/", f":{served.port}/") for part in probes()[name])
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == is_well
+    assert is_well or "HTTP Error 503" in done.stderr
 
 
 # -- a million rows --------------------------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ def test_what_a_killed_run_left_goes_and_nothing_else(tmp_path: Path) -> None:
     assert len([path for path in tmp_path.iterdir() if path.name.startswith(".set.partial-")]) == 3
     in_use = tmp_path / ".set.partial-ffffffffffff"
     in_use.mkdir()
-    (in_use / MARK).touch()
+    (in_use / f"{MARK}dataset").touch()
     descriptor = os.open(in_use, os.O_RDONLY)
     mark_in_use(descriptor)
     assert main(["dataset", str(out), str(target)]) == 0
