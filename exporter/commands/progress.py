@@ -37,10 +37,15 @@ def run(start: Start, target: ExportTarget) -> int:
     log = target.settings.log
     logs.configure(log.level, log.format)
     tally, stop, started = Progress(), threading.Event(), time.monotonic()
-    with stopping(stop), shown(tally):
-        for _ in start(target, tally, stop):
-            pass
-    print(_summary(target, tally, time.monotonic() - started))
+    try:
+        with stopping(stop), shown(tally):
+            for _ in start(target, tally, stop):
+                pass
+    except BaseException:
+        _notify(target, tally, "ended_early", time.monotonic() - started)
+        raise
+    print(_summary(target, tally, time.monotonic() - started), flush=True)
+    _notify(target, tally, "stopped" if stop.is_set() else "complete", time.monotonic() - started)
     if stop.is_set():
         print("stopped; the same command goes on where it stopped", file=sys.stderr)
         return ExitCode.INTERRUPTED
@@ -57,6 +62,35 @@ def print_plan(steps: Iterable[DryRunStep]) -> int:
         print(f"{step.action:<10}{printable(step.name)}" + (f" -> {printable(step.detail)}" if step.detail else ""))
     print("; ".join(f"{action} {count}" for action, count in sorted(counts.items())) or "nothing found")
     return ExitCode.DONE
+
+
+def _notify(target: ExportTarget, tally: Progress, result: str, seconds: float) -> None:
+    """Notify of the end of a run where the configuration asks for it; what goes wrong costs a sentence."""
+    settings = target.settings
+    if not settings.notify.is_on or not target.output.is_dir():
+        return
+    from exporter.notifications.events import run_ended
+    from exporter.notifications.service import notify_of_run
+    from listener.foundation.errors import Unusable
+
+    event = run_ended(
+        result,
+        exported=tally.exported,
+        skipped=tally.skipped,
+        failed=tally.failed,
+        unchanged=tally.unchanged,
+        failed_before=tally.failed_before,
+        left=tally.memory_short,
+        seconds=seconds,
+    )
+    try:
+        left = notify_of_run(settings, target.output, event)
+    except Unusable as error:
+        print(f"exporter: the run's notification is not sent: {printable(str(error))}", file=sys.stderr)
+        return
+    if left:
+        again = f"exporter notify send --data {printable(str(target.output))}"
+        print(f"exporter: {left} notifications are not delivered yet: `{again}` goes on with them", file=sys.stderr)
 
 
 def _summary(target: ExportTarget, tally: Progress, seconds: float) -> str:
