@@ -89,13 +89,19 @@ def message_of(
     return message
 
 
-def post(message: EmailMessage, server: MailServer, deadlines: Deadlines) -> None:
+def post(message: EmailMessage, server: MailServer, deadlines: Deadlines, *, within_s: float = WITHIN_S) -> None:
     """Hand a mail to a mail server.
+
+    Args:
+        message: The mail, with one recipient.
+        server: The server.
+        deadlines: Keep the time.
+        within_s: Time for all of it.
 
     Raises:
         Undelivered: The server cannot be reached, is not the one that is meant, or does not take the mail.
     """
-    with deadlines.within(WITHIN_S) as limit:
+    with deadlines.within(within_s) as limit:
         client: smtplib.SMTP | None = None
         try:
             client = _connected(server, deadlines)

@@ -161,7 +161,7 @@ class Watch:
                 found.events.append(Event.now("daemon_gave_up", problem.what, problem.do, daemon=name))
 
 
-def _begins(key: str, known: dict[str, Any] | None, is_there: bool, now: float, found: WatchChanges) -> bool:
+def _begins(key: str, known: dict[str, Any] | None, found: WatchChanges, *, is_there: bool, now: float) -> bool:
     """Whether a condition begins; remembers that, and forgets one that has been gone for `QUIET_S`."""
     if known is None:
         if is_there:

@@ -51,7 +51,15 @@ def signature(secret: bytes, event: str, stamp: str, body: bytes) -> str:
     return f"v1,{base64.b64encode(hmac.digest(secret, signed, 'sha256')).decode('ascii')}"
 
 
-def send(event: Event, target: WebhookTarget, deadlines: Deadlines, *, installation: str, version: str) -> None:
+def send(
+    event: Event,
+    target: WebhookTarget,
+    deadlines: Deadlines,
+    *,
+    installation: str,
+    version: str,
+    within_s: float = WITHIN_S,
+) -> None:
     """Post an event to an address.
 
     Raises:
@@ -68,7 +76,7 @@ def send(event: Event, target: WebhookTarget, deadlines: Deadlines, *, installat
     }
     if target.secret is not None:
         headers["webhook-signature"] = signature(target.secret, event.id, stamp, body)
-    with deadlines.within(WITHIN_S) as limit:
+    with deadlines.within(within_s) as limit:
         try:
             status = _status(target, body, headers, deadlines)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
