@@ -182,7 +182,8 @@ def _why(error: Exception) -> str:
         case smtplib.SMTPResponseException():
             why = f"it answers {_answer(error.smtp_code, error.smtp_error)}"
         case smtplib.SMTPServerDisconnected():
-            why = "it ended the connection"
+            is_late = isinstance(error.__context__, TimeoutError)
+            why = "it did not answer in time" if is_late else "it ended the connection"
         case smtplib.SMTPException():
             why = printable(str(error.args[0])) if error.args else type(error).__name__
         case _:

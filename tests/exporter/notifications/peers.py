@@ -11,7 +11,7 @@ import threading
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, override
+from typing import TYPE_CHECKING, Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
@@ -45,7 +45,8 @@ class Mailbox:
     def authenticate(self, _server: Any, session: Any, _envelope: Any, _how: str, data: Any) -> AuthResult:
         user, password = data.login.decode(), data.password.decode()
         self.logins.append((user, password, session.ssl is not None))
-        return AuthResult(success=password == "open sesame")
+        is_right = password == "open sesame"
+        return AuthResult(success=is_right, handled=is_right)
 
 
 @contextmanager
@@ -129,8 +130,7 @@ def webhook(certificate: Path | None = None, *, port: int = 0) -> Iterator[Hook]
                         hook.sent_bytes += len(piece)
             hook.came.set()
 
-        @override
-        def log_message(self, format: str, *args: Any) -> None:
+        def log_message(self, *_: Any) -> None:
             """Stay silent."""
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
