@@ -12,6 +12,8 @@ import ssl
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import urllib3
+
 from exporter.notifications.mail import MailServer, Undelivered, message_of, post
 from exporter.notifications.secrets import SecretUnusable, secret_line, signing_secret
 from exporter.notifications.webhook import WebhookTarget, send
@@ -185,6 +187,7 @@ def tls_context(ca_file: Path | None, key: str, *, insecure: bool) -> ssl.SSLCon
         raise SecretUnusable(f"`{key}` {ca_file} cannot be used: {error.strerror or error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if insecure:
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # it is what the configuration says
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

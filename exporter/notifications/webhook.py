@@ -82,9 +82,9 @@ def send(
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             why = "it did not answer in time" if limit.expired else _why(error)
         else:
-            if 200 <= status < 300:
+            if 200 <= status < 300 and not limit.expired:
                 return
-            why = f"it answers with status {status}"
+            why = "it did not answer in time" if limit.expired else f"it answers with status {status}"
             if 300 <= status < 400:
                 why = f"it redirects (status {status}), which is not followed: name the address itself"
     raise Undelivered(f"the webhook {target.label} did not take the event: {why}")
@@ -116,7 +116,9 @@ def _why(error: Exception) -> str:
     while cause is not None and isinstance(cause, urllib3.exceptions.HTTPError):
         if isinstance(cause, urllib3.exceptions.NameResolutionError):
             return "its name resolves to nothing"
-        if isinstance(cause, urllib3.exceptions.TimeoutError):
+        # A refused connection is one of its kinds, too, and says so in its cause.
+        is_refused = isinstance(cause, urllib3.exceptions.NewConnectionError)
+        if isinstance(cause, urllib3.exceptions.TimeoutError) and not is_refused:
             return "it did not answer in time"
         below = cause.__cause__ or next((part for part in cause.args if isinstance(part, Exception)), None)
         if below is None or below is cause:
