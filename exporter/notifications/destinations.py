@@ -143,7 +143,9 @@ class WebhookDestination:
             url = secret_line(section.url_file, f"{key}.url_file").strip()
             if (fault := fault_of_address(url, insecure=section.insecure)) is not None:
                 raise SecretUnusable(f"`{key}.url_file`: the first line of {section.url_file} {fault}")
-        context = tls_context(section.ca_file, f"{key}.ca_file", insecure=section.insecure)
+        context = None
+        if url.startswith("https:"):
+            context = tls_context(section.ca_file, f"{key}.ca_file", insecure=section.insecure)
         secret = None if section.secret_file is None else signing_secret(section.secret_file, f"{key}.secret_file")
         return WebhookTarget(section.label, url, context, secret)
 

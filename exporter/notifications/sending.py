@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exporter.notifications.destinations import Destination
-    from exporter.notifications.queue import Delivery, NotificationQueue
+    from exporter.notifications.queue import NotificationQueue
 
 log = structlog.get_logger()
 
@@ -61,7 +61,8 @@ class Sender:
         self._deadlines.stop()
         until = time.monotonic() + STOP_S
         for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                thread.join(max(0.0, until - time.monotonic()))
 
     def wait_until_empty(self, within_s: float, *, each_once: bool) -> None:
         """Wait until nothing is left to deliver, with `each_once` until nothing is left to be tried now.
@@ -73,30 +74,26 @@ class Sender:
         while self._queue.waiting(time.time() if each_once else None) and time.monotonic() < until:
             self._stop.wait(LOOK_EVERY_S / 10)
 
-    def _serve(self, destination: Destination) -> None:
-        while not self._stop.is_set():
-            try:
-                delivery = self._queue.next_due(destination.name, time.time())
-                if delivery is None:
-                    self._stop.wait(LOOK_EVERY_S)
-                else:
-                    self._deliver(destination, delivery)
-            except QueueUnusable as error:
-                if not self._stop.is_set():
-                    log.error("notifications cannot be read or written", problem=str(error))  # noqa: TRY400 - a sentence
-                self._stop.wait(REST_S)
+    def attempt(self, destination: Destination, now: float) -> bool:
+        """Make the attempt at the oldest delivery to a destination that is due, and note how it ended.
 
-    def _deliver(self, destination: Destination, delivery: Delivery) -> None:
-        """Make one attempt, and note how it ended."""
+        Returns:
+            Whether there was one.
+
+        Raises:
+            QueueUnusable: The queue cannot be read or written.
+        """
+        delivery = self._queue.next_due(destination.name, now)
+        if delivery is None:
+            return False
         said = {"destination": destination.name, "event_id": delivery.event.id, "kind": delivery.event.kind}
         attempts = delivery.attempts + 1
         try:
             destination.deliver(delivery.event, self._deadlines)
         except Undelivered as error:
             if self._stop.is_set():  # cut off by us
-                return
-            now, problem = time.time(), str(error)
-            due = next_attempt(delivery.event.at, attempts, now)
+                return True
+            due, problem = next_attempt(delivery.event.at, attempts, now), str(error)
             if due is None:
                 self._queue.give_up(delivery, problem)
                 log.error("notification given up", problem=problem, attempts=attempts, **said)  # noqa: TRY400 - a sentence
@@ -106,3 +103,14 @@ class Sender:
         else:
             self._queue.delivered(delivery)
             log.info("notification delivered", attempts=attempts, **said)
+        return True
+
+    def _serve(self, destination: Destination) -> None:
+        while not self._stop.is_set():
+            try:
+                if not self.attempt(destination, time.time()):
+                    self._stop.wait(LOOK_EVERY_S)
+            except QueueUnusable as error:
+                if not self._stop.is_set():
+                    log.error("notifications cannot be read or written", problem=str(error))  # noqa: TRY400 - a sentence
+                self._stop.wait(REST_S)

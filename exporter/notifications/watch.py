@@ -67,11 +67,13 @@ class WatchChanges:
 
 
 class Watch:
-    """Compares looks; holds the two waits, nothing else."""
+    """Compares looks."""
 
     def __init__(self, failures: FailureDigestSection) -> None:
         self._failures = failures
         self._settling_s: float | None = None
+        self._missed: int | None = None
+        """Failures of the time in which nobody watched, however long ago; None before the first look."""
         self._down_s: dict[str, float] = {}
 
     def look(
@@ -116,6 +118,7 @@ class Watch:
             known["reported"] = 0
             found.remember(FAILURES, **known)
         number = numbers.ever - known["reported"]
+        self._missed = number if self._missed is None else self._missed
         is_resting = known["at"] <= now < known["at"] + window_s
         if is_resting or not self._is_worth_a_message(number, numbers):
             self._settling_s = None
@@ -123,7 +126,7 @@ class Watch:
         self._settling_s = 0.0 if self._settling_s is None else self._settling_s + elapsed_s
         is_settled = self._settling_s >= min(SETTLED_S, window_s / 60)
         if is_settled or known["at"]:  # after a digest, the whole window has been collected
-            self._settling_s = None
+            self._settling_s, self._missed = None, 0
             reasons: dict[str, int] = {}
             for state in ("failed", "quarantined"):
                 for reason, count in standing.reasons.get(state, {}).items():
@@ -132,7 +135,7 @@ class Watch:
             found.remember(FAILURES, reported=numbers.ever, since=now, at=now)
 
     def _is_worth_a_message(self, number: int, numbers: FailureNumbers) -> bool:
-        recent = min(number, numbers.window)
+        recent = min(number, max(numbers.window, self._missed or 0))
         if recent >= self._failures.count:
             return True
         share = self._failures.share

@@ -126,6 +126,16 @@ def test_failures_from_before_the_first_look_count_if_they_are_within_the_window
     assert event.data["failed"] == 3
 
 
+def test_failures_of_a_long_time_in_which_nobody_watched_are_a_message() -> None:
+    harness = WatchHarness(count=2, window_s=600)
+    harness.look()
+    harness.fail(2)
+    harness.now += 100_000
+    harness.restart()
+    (event,) = harness.look(60)
+    assert event.data["failed"] == 2
+
+
 def test_a_new_ledger_is_counted_anew() -> None:
     harness = WatchHarness(window_s=60)
     harness.look()

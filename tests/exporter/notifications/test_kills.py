@@ -1,0 +1,89 @@
+"""The process `exporter notify run` over a ledger that fails and fails, killed again and again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from exporter.results.ledger import InstanceStatus, Ledger
+from tests.exporter.ledger_rows import begin, finish
+from tests.exporter.notifications.peers import mail_server, webhook
+from tests.product.running import run, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+pytestmark = pytest.mark.slow
+KILLS = int(os.environ.get("EXPORTER_TEST_KILLS", "0")) or 6
+TIMEOUT_S = 100.0
+
+
+def plant(ledger: Ledger, number: int, start: int) -> None:
+    """Fail so many instances."""
+    for index in range(start, start + number):
+        begin(ledger, f"in/{index}", source="folder")
+        finish(ledger, f"in/{index}", state=InstanceStatus.FAILED, reason="timeout")
+
+
+@contextmanager
+def notifying(data: Path, config: Path) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "exporter", "notify", "run", "--data", str(data), "--config", str(config)]
+    with (data / "notify.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def written(data: Path, **notify: Any) -> Path:
+    config = data / "exporter.yml"
+    config.write_text(json.dumps({"notify": notify}))
+    return config
+
+
+def test_every_event_comes_with_one_id_and_no_failure_is_lost_or_counted_twice(tmp_path: Path) -> None:
+    chance = random.Random(3)  # noqa: S311 - the same every time
+    failed = 0
+    with webhook() as hook, mail_server() as box, Ledger.open(tmp_path / "exporter.db") as ledger:
+        mail = {"to": ["a@example.org"], "host": "127.0.0.1", "port": box.port, "security": "none"}
+        config = written(tmp_path, mail=mail, webhooks=[{"url": hook.url}], failures={"window_s": 2, "count": 1})
+        for _ in range(KILLS):
+            with notifying(tmp_path, config):
+                until((tmp_path / "notify.db.lock").exists, seconds=TIMEOUT_S, describe="it begins")
+                ends = time.monotonic() + chance.uniform(0.2, 4)
+                while time.monotonic() < ends:
+                    plant(ledger, chance.randrange(1, 4), failed)
+                    failed = int(ledger.counts().failed)
+                    time.sleep(0.1)
+
+        def told() -> int:
+            events = {request.event["id"]: request.event for request in list(hook.requests)}
+            return sum(event["data"]["failed"] for event in events.values())
+
+        with notifying(tmp_path, config) as last:
+            until(lambda: told() >= failed, seconds=TIMEOUT_S, describe=f"all {failed} failures are in digests")
+            said = ["notify", "list", "--data", tmp_path]
+            until(lambda: "waiting" not in run(*said).stdout, seconds=TIMEOUT_S, describe="all is delivered")
+            last.send_signal(signal.SIGTERM)
+            assert last.wait(TIMEOUT_S) == 0
+    bodies = defaultdict(set)
+    for request in hook.requests:
+        bodies[request.headers["webhook-id"]].add(request.body)
+        assert request.headers["webhook-id"] == request.event["id"]
+    assert all(len(found) == 1 for found in bodies.values())
+    assert told() == failed
+    assert {message["X-Event-ID"] for message in box.messages} == set(bodies)
