@@ -18,6 +18,7 @@ import pytest
 from exporter.results.ledger import InstanceStatus, Ledger
 from tests.exporter.ledger_rows import begin, finish
 from tests.exporter.notifications.peers import mail_server, webhook
+from tests.ports import free_port
 from tests.product.running import run, until
 
 if TYPE_CHECKING:
@@ -87,3 +88,49 @@ def test_every_event_comes_with_one_id_and_no_failure_is_lost_or_counted_twice(t
     assert all(len(found) == 1 for found in bodies.values())
     assert told() == failed
     assert {message["X-Event-ID"] for message in box.messages} == set(bodies)
+
+
+def test_a_thousand_failures_in_a_minute_are_two_mails(tmp_path: Path) -> None:
+    with mail_server() as box, webhook() as hook, Ledger.open(tmp_path / "exporter.db") as ledger:
+        mail = {"to": ["a@example.org"], "host": "127.0.0.1", "port": box.port, "security": "none"}
+        config = written(tmp_path, mail=mail, webhooks=[{"url": hook.url}], failures={"window_s": 20})
+        with notifying(tmp_path, config):
+            until((tmp_path / "notify.db.lock").exists, seconds=TIMEOUT_S, describe="it begins")
+            for start in range(0, 1000, 50):
+                plant(ledger, 50, start)
+                time.sleep(0.1)
+
+            def told() -> int:
+                return sum(request.event["data"]["failed"] for request in list(hook.requests))
+
+            until(lambda: told() == 1000, seconds=TIMEOUT_S, describe="a thousand failures are in digests")
+            until(lambda: len(box.messages) == len(hook.requests), seconds=TIMEOUT_S, describe="the mails are there")
+        assert 1 <= len(box.messages) <= 2
+    assert hook.requests[-1].event["data"]["need_a_look_by_reason"] == {"timeout": 1000}
+
+
+def test_serve_starts_it_and_starts_it_again(tmp_path: Path) -> None:
+    data, port = tmp_path / "data", free_port()
+    config = tmp_path / "exporter.yml"
+    with webhook() as hook:
+        sections = {"notify": {"webhooks": [{"url": hook.url}]}, "page": {"port": 0}, "listener": {"port": port}}
+        config.write_text(json.dumps(sections))
+        places = ["--data", str(data), "--config", str(config)]
+
+        def notifier() -> str:
+            done = run("status", "--json", *places)
+            return str(json.loads(done.stdout)["notifier"]) if done.returncode == 0 else done.stderr
+
+        with (tmp_path / "serve.log").open("wb") as log:
+            command = [sys.executable, "-m", "exporter", "serve", *places]
+            serve = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            until(lambda: notifier() == "running", seconds=TIMEOUT_S, describe="it runs")
+            lock = data / "notify.db.lock"
+            first = int(lock.read_text())
+            os.kill(first, signal.SIGKILL)
+            until(lambda: lock.read_text() not in {"", f"{first}\n"}, seconds=TIMEOUT_S, describe="it runs again")
+        finally:
+            serve.send_signal(signal.SIGTERM)
+            assert serve.wait(TIMEOUT_S) == 0
+        assert notifier() == "stopped"
