@@ -1,7 +1,7 @@
 """What has begun or ended since the last look: from how everything stands to events.
 
-Contract: `Watch.look` is a pure function of what is found and of what is remembered, but for two short waits that a
-restart begins anew. What it remembers goes into the queue with the events of the same look, in one transaction, so
+Contract: `Watch.look` is a pure function of what is found and of what is remembered, but for short waits that a restart
+begins anew. What it remembers goes into the queue with the events of the same look, in one transaction, so
 that no kill loses an event or makes it twice. The standing is the one behind page and status: there is no second truth.
 
 How messages are kept few: failures become one digest, and no other within `notify.failures.window_s`; a condition that
