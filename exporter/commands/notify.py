@@ -82,13 +82,12 @@ def list_(places: DataOptions | None = None) -> int:
     places = places or DataOptions()
     from exporter.notifications.events import utc
     from exporter.notifications.queue import NotificationQueue
-    from exporter.page.condition import NOTIFICATIONS
 
-    folder = places.data.expanduser()
-    if not (folder / NOTIFICATIONS).is_file():
+    folder = places.folder()
+    if not folder.notifications.is_file():
         print("no messages")
         return ExitCode.DONE
-    with closing(NotificationQueue(folder)) as queue:
+    with closing(NotificationQueue(folder.root)) as queue:
         for one in queue.recent():
             problem = f": {one.problem}" if one.problem else ""
             how = f"{one.state.replace('_', ' ')} after {one.attempts} attempts" if one.attempts else one.state

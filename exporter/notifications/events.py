@@ -53,7 +53,13 @@ class Event:
 
     @classmethod
     def now(cls, kind: str, what: str, do: str = "", **data: Any) -> Event:
-        """An event of this moment, with an id of its own."""
+        """An event of this moment, with an id of its own.
+
+        Raises:
+            KeyError: There is no such kind.
+        """
+        if kind not in EVENTS:
+            raise KeyError(kind)
         return cls(f"evt_{secrets.token_hex(16)}", kind, round(time.time(), 3), what, do, data)
 
     def as_json(self, installation: str, version: str) -> dict[str, Any]:

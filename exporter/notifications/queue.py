@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from exporter.notifications.events import Event
 from exporter.notifications.schedule import is_due
-from exporter.page.condition import NOTIFICATIONS
 from listener.foundation import locks, sqlite_files
 from listener.foundation.errors import Unusable
 from listener.foundation.sqlite_files import Schema, transaction
+from listener.settings.listener import DataFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -97,7 +97,7 @@ class NotificationQueue:
         Raises:
             QueueUnusable: It cannot be used.
         """
-        self._path = data / NOTIFICATIONS
+        self._path = DataFolder(data).notifications
         self._lock = threading.Lock()
         try:
             self._connection = sqlite_files.open_private(self._path, _SCHEMA, synchronous="FULL", timeout_s=_TIMEOUT_S)

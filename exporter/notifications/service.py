@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -29,16 +30,15 @@ from listener.foundation.errors import Unusable
 from listener.foundation.locks import LockBusy
 from listener.foundation.notify import notify, watchdog_interval_s
 from listener.foundation.signals import stopping
+from listener.settings.listener import DataFolder
 from listener.spool.view import FolderCensus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from exporter.notifications.destinations import Destination
     from exporter.notifications.events import Event
     from exporter.settings.settings import Settings
-    from listener.settings.listener import DataFolder
 
 log = structlog.get_logger()
 
@@ -70,7 +70,7 @@ class Notifier:
         self._names = names
         self._watch = Watch(settings.notify.failures)
         self._census = FolderCensus()
-        self._reserve = DiskReserve(data / "notify.reserve", RESERVE_BYTES)
+        self._reserve = DiskReserve(Path(f"{DataFolder(data).notifications}.reserve"), RESERVE_BYTES)
         self._looked_at: float | None = None
         self._forgot_at = float("-inf")
 

@@ -18,6 +18,7 @@ from exporter.page.problems import problems_of, summary_of, unreadable_ledger
 from exporter.page.standing import DiskStanding, Problem, SourceStanding, SpanStanding, Standing
 from listener.foundation import locks
 from listener.foundation.counters import SLOT_S, SourceArrivals
+from listener.settings.listener import DataFolder
 from listener.spool import view
 from listener.spool.view import FolderCensus, SpoolView
 
@@ -33,8 +34,6 @@ FRESH_S: Final = 5.0
 """A daemon that has written its file within this time runs, wherever it is."""
 HUNG_S: Final = 60.0
 """A daemon that lives and has not written its file for so long does not respond."""
-NOTIFICATIONS: Final = "notify.db"
-"""Database of notifications in a data or output folder; who sends what is in it holds its lock."""
 STRIP_SLOTS: Final = 144
 """Slots of arrivals in a strip: a day."""
 
@@ -146,7 +145,7 @@ def _life(root: Path, name: str, updated: Any, now: float) -> str:
 def _notifier(data: Path, settings: Settings) -> str | None:
     if not settings.notify.is_on:
         return None
-    return "running" if locks.is_held(locks.lock_file_of(data / NOTIFICATIONS)) else "stopped"
+    return "running" if locks.is_held(locks.lock_file_of(DataFolder(data).notifications)) else "stopped"
 
 
 # -- sources ---------------------------------------------------------------------------------------------------------

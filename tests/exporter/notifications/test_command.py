@@ -155,6 +155,17 @@ def test_a_server_that_is_down_costs_a_sentence_and_the_message_is_sent_later(
     assert "delivered after" in called(capsys, "notify", "list", "--data", out)[1]
 
 
+def test_what_notifications_keep_is_no_input_of_the_next_run(
+    folder: Path, written: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = written(num_workers=0, notify={"webhooks": [{"url": f"http://localhost:{free_port()}/"}]})
+    for _ in range(2):
+        called(capsys, "backfill", folder, "--output", folder, "--config", config)
+        assert (folder / "notify.db").is_file()
+    status = json.loads(called(capsys, "status", "--json", "--data", folder)[1])
+    assert (status["failed"], status["skipped"]) == (2, 1)
+
+
 def test_an_event_that_is_not_wanted_is_not_sent(
     tmp_path: Path, folder: Path, written: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,9 +15,9 @@ from exporter.notifications.events import Event
 from exporter.notifications.queue import KEPT_S, NotificationQueue, QueueUnusable
 from exporter.notifications.schedule import GIVEN_UP_AFTER_S
 from exporter.notifications.sending import Sender
-from exporter.page.condition import NOTIFICATIONS
 from exporter.settings.notify import NotifySection
 from listener.foundation.locks import LockBusy
+from listener.settings.listener import DataFolder
 from tests.exporter.notifications.peers import mail_server, raw_silence, webhook
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def test_the_queue_is_private_and_outlives_its_process(tmp_path: Path) -> None:
     event = Event.now("test", "A test.", number=1)
     with closing(NotificationQueue(tmp_path)) as queue:
         queue.record([event], ["a", "b"], {"mark": "1", "gone": None})
-    assert stat.S_IMODE((tmp_path / NOTIFICATIONS).stat().st_mode) == 0o600
+    assert stat.S_IMODE(DataFolder(tmp_path).notifications.stat().st_mode) == 0o600
     with closing(NotificationQueue(tmp_path)) as queue:
         assert queue.marks() == {"mark": "1"}
         delivery = queue.next_due("a", event.at)
@@ -76,7 +76,7 @@ def test_an_event_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None
 
 
 def test_a_damaged_database_and_another_program_s_are_sentences(tmp_path: Path) -> None:
-    (tmp_path / NOTIFICATIONS).write_bytes(b"no database" * 1000)
+    DataFolder(tmp_path).notifications.write_bytes(b"no database" * 1000)
     with pytest.raises(QueueUnusable, match=r"notifications .*notify\.db: .*not an SQLite database; move it away"):
         NotificationQueue(tmp_path)
 
