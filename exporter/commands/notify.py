@@ -88,11 +88,14 @@ def list_(places: DataOptions | None = None) -> int:
         print("no messages")
         return ExitCode.DONE
     with closing(NotificationQueue(folder.root)) as queue:
-        for one in queue.recent():
-            problem = f": {one.problem}" if one.problem else ""
-            how = f"{one.state.replace('_', ' ')} after {one.attempts} attempts" if one.attempts else one.state
-            line = f"{utc(one.event.at)}  {one.event.kind:<14}  {one.event.id}  {one.destination}  {how}{problem}"
-            print(printable(line))
+        found = queue.recent()
+    if not found:
+        print("no messages")
+    for one in found:
+        problem = f": {one.problem}" if one.problem else ""
+        how = f"{one.state.replace('_', ' ')} after {one.attempts} attempts" if one.attempts else one.state
+        line = f"{utc(one.event.at)}  {one.event.kind:<14}  {one.event.id}  {one.destination}  {how}{problem}"
+        print(printable(line))
     return ExitCode.DONE
 
 

@@ -18,9 +18,13 @@ from listener.foundation.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+    from typing import Unpack
 
     from exporter.inputs.backfill import DryRunStep, ExportTarget
     from exporter.inputs.entry_source import Progress
+    from exporter.notifications.events import RunCounts, RunResult
+    from exporter.settings.settings import Settings
     from exporter.work.contract import PublishedResult
 
     Start = Callable[[ExportTarget, Progress, threading.Event], Iterator[PublishedResult]]
@@ -64,16 +68,11 @@ def print_plan(steps: Iterable[DryRunStep]) -> int:
     return ExitCode.DONE
 
 
-def _notify(target: ExportTarget, tally: Progress, result: str, seconds: float) -> None:
-    """Notify of the end of a run where the configuration asks for it; what goes wrong costs a sentence."""
-    settings = target.settings
-    if not settings.notify.is_on or not target.output.is_dir():
-        return
-    from exporter.notifications.events import run_ended
-    from exporter.notifications.service import notify_of_run
-    from listener.foundation.errors import Unusable
-
-    event = run_ended(
+def _notify(target: ExportTarget, tally: Progress, result: RunResult, seconds: float) -> None:
+    """Notify of the end of a run."""
+    notify_of_end(
+        target.settings,
+        target.output,
         result,
         exported=tally.exported,
         skipped=tally.skipped,
@@ -81,15 +80,25 @@ def _notify(target: ExportTarget, tally: Progress, result: str, seconds: float) 
         unchanged=tally.unchanged,
         failed_before=tally.failed_before,
         left=tally.memory_short,
-        seconds=seconds,
+        seconds=round(seconds, 1),
     )
+
+
+def notify_of_end(settings: Settings, output: Path, result: RunResult, **counts: Unpack[RunCounts]) -> None:
+    """Notify of the end of a run where the configuration asks for it; what goes wrong costs a sentence."""
+    if not settings.notify.is_on or not output.is_dir():
+        return
+    from exporter.notifications.events import run_ended
+    from exporter.notifications.service import notify_of_run
+    from listener.foundation.errors import Unusable
+
     try:
-        left = notify_of_run(settings, target.output, event)
+        left = notify_of_run(settings, output, run_ended(result, **counts))
     except Unusable as error:
         print(f"exporter: the run's notification is not sent: {printable(str(error))}", file=sys.stderr)
         return
     if left:
-        again = f"exporter notify send --data {printable(str(target.output))}"
+        again = f"exporter notify send --data {printable(str(output))}"
         print(f"exporter: {left} notifications are not delivered yet: `{again}` goes on with them", file=sys.stderr)
 
 

@@ -11,7 +11,7 @@ import json
 import secrets
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, Required, TypedDict, Unpack
 
 from exporter.page.problems import count_of, day_of
 from listener.foundation.text import printable
@@ -97,50 +97,44 @@ class Event:
         return cls(*json.loads(text))
 
 
-def run_ended(
-    result: str,
-    *,
-    exported: int,
-    skipped: Mapping[str, int],
-    failed: Mapping[str, int],
-    unchanged: int,
-    failed_before: int,
-    left: int,
-    seconds: float,
-) -> Event:
-    """The end of a run over things at rest.
+RunResult = Literal["complete", "stopped", "ended_early"]
+"""How a run ended: all is done; by a signal; by an error, or with batches that are not complete."""
 
-    Args:
-        result: `complete`, `stopped` (by a signal) or `ended_early` (by an error).
-        exported: Instances exported.
-        skipped: Instances without media, by reason; no failures.
-        failed: Instances that failed, by reason.
-        unchanged: Instances that an earlier run had finished.
-        failed_before: Those of them that had failed.
-        left: Instances that stay pending.
-        seconds: Time that the run took.
-    """
+
+class RunCounts(TypedDict, total=False):
+    """Counts of a run over things at rest; what is not known is left out."""
+
+    exported: Required[int]
+    skipped: Required[Mapping[str, int]]
+    """Instances without media, by reason; no failures."""
+    failed: Required[Mapping[str, int]]
+    """Instances that failed, by reason."""
+    unchanged: int
+    """Instances that an earlier run had finished."""
+    failed_before: int
+    """Those of them that had failed."""
+    left: int
+    """Instances that stay pending."""
+    seconds: float
+    """Time that the run took."""
+
+
+def run_ended(result: RunResult, **counts: Unpack[RunCounts]) -> Event:
+    """The end of a run over things at rest."""
     how = {"complete": "is complete", "stopped": "was stopped", "ended_early": "ended before it was complete"}[result]
+    skipped, failed = counts["skipped"], counts["failed"]
     lost, apart = sum(failed.values()), sum(skipped.values())
-    what = f"The run {how}: {exported:,} exported, {apart:,} skipped, {lost:,} failed."
+    what = f"The run {how}: {counts['exported']:,} exported, {apart:,} skipped, {lost:,} failed."
     do = "" if result == "complete" else "The same command goes on where it stopped."
-    if lost or failed_before:
+    if lost or counts.get("failed_before"):
         do = f"{do} `exporter failures` says what failed and why.".strip()
-    return Event.now(
-        "run_ended",
-        what,
-        do,
-        result=result,
-        exported=exported,
-        skipped=apart,
-        skipped_by_reason=dict(sorted(skipped.items())),
-        failed=lost,
-        failed_by_reason=dict(sorted(failed.items())),
-        unchanged=unchanged,
-        failed_before=failed_before,
-        left_pending=left,
-        seconds=round(seconds, 1),
-    )
+    by_reason = {
+        "skipped": apart,
+        "skipped_by_reason": dict(sorted(skipped.items())),
+        "failed": lost,
+        "failed_by_reason": dict(sorted(failed.items())),
+    }
+    return Event.now("run_ended", what, do, result=result, **{**counts, **by_reason})
 
 
 def failures(number: int, since: float, by_reason: Mapping[str, int]) -> Event:

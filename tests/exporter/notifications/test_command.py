@@ -166,6 +166,19 @@ def test_what_notifications_keep_is_no_input_of_the_next_run(
     assert (status["failed"], status["skipped"]) == (2, 1)
 
 
+def test_a_backfill_in_batches_says_what_it_did_when_it_is_merged(
+    tmp_path: Path, folder: Path, written: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with webhook() as hook:
+        config = written(num_workers=0, notify={"webhooks": [{"url": hook.url}]})
+        for command in (("plan", folder, "--output", out, "--config", config), ("run", out, "1"), ("merge", out)):
+            called(capsys, "batch", *command)
+    (request,) = hook.requests
+    data = request.event["data"]
+    assert (data["result"], data["exported"], data["skipped"], data["failed"]) == ("complete", 0, 1, 2)
+
+
 def test_an_event_that_is_not_wanted_is_not_sent(
     tmp_path: Path, folder: Path, written: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
