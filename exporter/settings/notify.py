@@ -92,6 +92,8 @@ class MailSection(Section):
     def _is_guarded(self) -> Self:
         if (self.username is None) != (self.password_file is None):
             raise ValueError("`username` and `password_file` belong together: name both, or neither")
+        if self.username is not None and self.security == "none" and not is_loopback(self.host):
+            raise ValueError(f"a password goes to {self.host} over TLS only: set `security` to `starttls` or `tls`")
         if self.security == "none" and not self.insecure and not is_loopback(self.host):
             raise ValueError(
                 f"`security: none` sends to {self.host} what others can read: use `starttls` or `tls`, or permit it"

@@ -10,14 +10,14 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from exporter.results.ledger import InstanceStatus, Ledger
 from tests.exporter.ledger_rows import begin, finish
-from tests.exporter.notifications.peers import mail_server, webhook
+from tests.exporter.notifications.peers import mail_server, raw_silence, webhook
 from tests.ports import free_port
 from tests.product.running import run, until
 
@@ -107,6 +107,20 @@ def test_a_thousand_failures_in_a_minute_are_two_mails(tmp_path: Path) -> None:
             until(lambda: len(box.messages) == len(hook.requests), seconds=TIMEOUT_S, describe="the mails are there")
         assert 1 <= len(box.messages) <= 2
     assert hook.requests[-1].event["data"]["need_a_look_by_reason"] == {"timeout": 1000}
+
+
+def test_a_mail_server_that_hangs_holds_a_backfill_up_for_a_while_only(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    with closing(raw_silence()) as silent:
+        port = silent.getsockname()[1]
+        config = written(
+            tmp_path, mail={"to": ["a@example.org"], "host": "127.0.0.1", "port": port, "security": "none"}
+        )
+        done = run("backfill", folder, "--output", tmp_path / "out", "--config", config, "--workers", 0)
+    assert done.returncode == 0
+    assert "1 notifications are not delivered yet" in done.stderr
+    assert "waiting" in run("notify", "list", "--data", tmp_path / "out").stdout
 
 
 def test_serve_starts_it_and_starts_it_again(tmp_path: Path) -> None:

@@ -223,6 +223,25 @@ def test_nothing_in_a_text_begins_a_header_a_line_or_a_command(deadlines: Deadli
     assert not re.search(rb"(?im)^(bcc:|mail from)", raw)
 
 
+@pytest.mark.parametrize(
+    ("mail", "words"),
+    [
+        ({"to": []}, "names nobody"),
+        ({"to": ["a@b.c, d@e.f"]}, "is no e-mail address"),
+        ({"to": ["a@b.c\r\nBcc: d@e.f"]}, "is no e-mail address"),
+        ({"sender": "Name <a@b.c>"}, "is no e-mail address"),
+        ({"host": "smtp.example.org:25"}, "is not spelled as it must be"),
+        ({"host": "smtp.example.org"}, "what others can read"),
+        ({"host": "smtp.example.org", "insecure": True, "username": "u", "password_file": "/p"}, "over TLS only"),
+        ({"username": "u"}, "belong together"),
+    ],
+)
+def test_a_section_that_cannot_work_or_shows_a_password_is_refused(mail: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match="mail") as caught:
+        section(25, **mail)
+    assert words in str(caught.value)
+
+
 def test_every_address_gets_a_mail_of_its_own() -> None:
     found = section(25, to=["a@example.org", "b@example.org", "a@example.org"])
     assert [one.name for one in destinations_of(found, "1.0")] == ["mail a@example.org", "mail b@example.org"]
