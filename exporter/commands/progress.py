@@ -85,7 +85,7 @@ def _notify(target: ExportTarget, tally: Progress, result: RunResult, seconds: f
 
 
 def notify_of_end(settings: Settings, output: Path, result: RunResult, **counts: Unpack[RunCounts]) -> None:
-    """Notify of the end of a run where the configuration asks for it; what goes wrong costs a sentence."""
+    """Notify of the end of a run where the configuration asks for it; a fault costs a sentence, not the exit code."""
     if not settings.notify.is_on or not output.is_dir():
         return
     from exporter.notifications.events import run_ended

@@ -102,7 +102,7 @@ RunResult = Literal["complete", "stopped", "ended_early"]
 
 
 class RunCounts(TypedDict, total=False):
-    """Counts of a run over things at rest; what is not known is left out."""
+    """Counts of a run over things at rest; unknown ones are left out."""
 
     exported: Required[int]
     skipped: Required[Mapping[str, int]]
