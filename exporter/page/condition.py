@@ -18,7 +18,6 @@ from exporter.page.problems import problems_of, summary_of, unreadable_ledger
 from exporter.page.standing import DiskStanding, Problem, SourceStanding, SpanStanding, Standing
 from listener.foundation import locks
 from listener.foundation.counters import SLOT_S, SourceArrivals
-from listener.settings.listener import DataFolder
 from listener.spool import view
 from listener.spool.view import FolderCensus, SpoolView
 
@@ -143,6 +142,8 @@ def _life(root: Path, name: str, updated: Any, now: float) -> str:
 
 
 def _notifier(data: Path, settings: Settings) -> str | None:
+    from listener.settings.listener import DataFolder  # heavy, and loaded already where there are settings
+
     if not settings.notify.is_on:
         return None
     return "running" if locks.is_held(locks.lock_file_of(DataFolder(data).notifications)) else "stopped"
