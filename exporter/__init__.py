@@ -26,6 +26,7 @@ and can be called from a plain script: no ``__main__`` guard is needed, no state
     tables              tables and data sets of the metadata lines
     pull                instances asked of a PACS
     page                what people and monitoring see of it all
+    notifications       what people and programs are notified of
     niffler             Niffler's PNG extractor: its configuration, tables and folders
     commands            the command line
 

@@ -21,6 +21,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     install_units     `exporter install-units`
     metadata          `exporter metadata csv|parquet|series|mapping`
     niffler           `exporter backfill --niffler-config`
+    notify            `exporter notify run|test|send|list`
     options           options that commands share
     orthanc_storage   `exporter orthanc-storage`
     page              `exporter page`

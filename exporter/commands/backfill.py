@@ -22,6 +22,7 @@ from exporter.commands.options import (
     TakeOverOption,
     WorkersOption,
     in_words,
+    refuse_unusable_notify,
     settings_of,
 )
 
@@ -127,7 +128,10 @@ def backfill(
     ] = (),
     mail_server: Annotated[
         str | None,
-        Parameter(help="With --niffler-config: host or host:port that takes its e-mail; default: localhost."),
+        Parameter(
+            help="With --niffler-config: host or host:port that takes its e-mail; default: that of `notify.mail`, or"
+            " localhost."
+        ),
     ] = None,
     where: EngineOptions | None = None,
 ) -> int:
@@ -151,7 +155,7 @@ def backfill(
                 " these out, or change the folders with --set",
                 ExitCode.USAGE,
             )
-        return NifflerRun(niffler_config, changes, settings, workers, take_over, mail_server or "localhost")()
+        return NifflerRun(niffler_config, changes, settings, workers, take_over, mail_server)()
     if as_json and not estimate:
         raise CommandError("--json belongs to --estimate", ExitCode.USAGE)
     if changes or mail_server is not None:
@@ -170,6 +174,7 @@ def backfill(
         from exporter.commands.config import keep_copy, refuse_untried
 
         refuse_untried(settings, config)
+        refuse_unusable_notify(settings)
         reader = reader_of(request)
         keep_copy(settings, config)
         if where.engine != "local":

@@ -34,6 +34,7 @@ from listener.foundation.text import printable
 
 if TYPE_CHECKING:
     from exporter.batches.merging import MergeReport
+    from exporter.notifications.events import RunResult
 
 OutArgument = Annotated[Path, Parameter(name="OUT", help="Output folder with a plan.")]
 BatchesOption = Annotated[
@@ -152,6 +153,7 @@ def merged(out: Path, *, incomplete: bool, take_over: bool = False) -> int:
     """Merge, print what there is now, and say how the command ends."""
     from exporter.batches.merging import merge as merge_batches
     from exporter.batches.plan import BatchPlan
+    from exporter.commands.progress import notify_of_end
     from exporter.results.ledger import Ledger
     from listener.foundation import logs
 
@@ -163,7 +165,9 @@ def merged(out: Path, *, incomplete: bool, take_over: bool = False) -> int:
         report = merge_batches(out, incomplete=incomplete, take_over=take_over, stop=stop)
         with Ledger.open_read_only(found.request(settings).places.ledger) as ledger:
             failed = ledger.counts().failed  # those of earlier runs, too, as after a local run
-    print(_summary(report, out))
+    print(_summary(report, out), flush=True)
+    result: RunResult = "ended_early" if report.left else "complete"
+    notify_of_end(settings, out, result, exported=report.exported, skipped=report.skipped, failed=report.failed)
     return ExitCode.SOME_FAILED if failed or report.left else ExitCode.DONE
 
 

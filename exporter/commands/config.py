@@ -10,7 +10,13 @@ import cyclopts
 from cyclopts import Parameter
 
 from exporter.commands import CommandError, ExitCode
-from exporter.commands.options import ConfigOption, refuse_unusable_privacy, refuse_unusable_writers, settings_of
+from exporter.commands.options import (
+    ConfigOption,
+    refuse_unusable_notify,
+    refuse_unusable_privacy,
+    refuse_unusable_writers,
+    settings_of,
+)
 from listener.foundation.durable import make_private_folders
 
 if TYPE_CHECKING:
@@ -27,17 +33,20 @@ def check(file: FileArgument = None, /, *, config: ConfigOption = None) -> int:
     path = _only(file, config)
     settings = settings_of(path)
     refuse_untried(settings, path)
+    refuse_unusable_notify(settings)
     print(f"{path or 'the default configuration'}: all well")
     return ExitCode.DONE
 
 
 @application.command
 def show(file: FileArgument = None, /, *, config: ConfigOption = None) -> int:
-    """Print the configuration in force, defaults included, as YAML."""
+    """Print the configuration in force, defaults included, as YAML; secrets are masked."""
     import yaml
 
+    from exporter.page.condition import masked
+
     settings = settings_of(_only(file, config))
-    print(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True), end="")
+    print(yaml.safe_dump(masked(settings.model_dump(mode="json")), sort_keys=False, allow_unicode=True), end="")
     return ExitCode.DONE
 
 

@@ -13,6 +13,7 @@ from exporter.commands.options import (
     DataOptions,
     TakeOverOption,
     in_words,
+    refuse_unusable_notify,
     refuse_unusable_privacy,
     refuse_unusable_writers,
 )
@@ -39,6 +40,7 @@ def serve(
     settings = ready(places, log_level)
     refuse_unusable_writers(settings)
     refuse_unusable_privacy(settings)
+    refuse_unusable_notify(settings)
     with in_words():
         from exporter.services.serve import serve as run_all
 

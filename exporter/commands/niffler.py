@@ -7,7 +7,7 @@ e-mail. What is wrong with the configuration is one sentence each, and nothing h
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,8 @@ class NifflerRun:
     """What our own configuration says of everything that Niffler has no key for."""
     workers: int | None
     take_over: bool
-    mail_server: str = field(default="localhost")
+    mail_server: str | None = None
+    """``host`` or ``host:port``; None for the server of `notify.mail`, or this machine's."""
 
     def __call__(self) -> int:
         """Run it to its end."""
@@ -48,10 +49,10 @@ class NifflerRun:
         try:
             code, report = self._extract(config)
         except Unusable:
-            _mail(config, self.mail_server, None)
+            self._mail(config, None)
             raise
         if code != ExitCode.INTERRUPTED:
-            _mail(config, self.mail_server, report)
+            self._mail(config, report)
         return code
 
     def _extract(self, config: NifflerConfig) -> tuple[int, ExtractionReport | None]:
@@ -74,6 +75,27 @@ class NifflerRun:
             print(printable(sentence))
         return (ExitCode.SOME_FAILED if report.failures else code), report
 
+    def _mail(self, config: NifflerConfig, report: ExtractionReport | None) -> None:
+        """Send the e-mail that the configuration asks for; a server that does not take it costs a sentence."""
+        if config.email is None:
+            return
+        from exporter.niffler.notice import failure_notice, send_notice, success_notice
+        from exporter.notifications.mail import Undelivered
+
+        mail = self.settings.notify.mail
+        sender = None if mail is None else mail.sender
+        if report is None:
+            why = "the command and ImageExtractor.out say why"
+            message = failure_notice(config.email, 0, {}, ended_early=why, sender=sender)
+        elif report.failures:
+            message = failure_notice(config.email, report.converted, report.failures, sender=sender)
+        else:
+            message = success_notice(config.email, sender=sender)
+        try:
+            send_notice(message, self.mail_server, mail)
+        except (Undelivered, Unusable) as error:
+            print(f"exporter: the e-mail of this run is not sent: {printable(str(error))}", file=sys.stderr)
+
 
 def niffler_config(file: Path, changes: tuple[str, ...], *, needs_folders: bool = True) -> NifflerConfig:
     """The configuration of Niffler in a file; with `needs_folders` its folders and lists must be here.
@@ -84,21 +106,3 @@ def niffler_config(file: Path, changes: tuple[str, ...], *, needs_folders: bool 
     from exporter.niffler.niffler_file import read_niffler_file
 
     return read_niffler_file(file, changes, needs_folders=needs_folders)
-
-
-def _mail(config: NifflerConfig, server: str, report: ExtractionReport | None) -> None:
-    """Send the e-mail that the configuration asks for; a server that does not take it costs a sentence."""
-    if config.email is None:
-        return
-    from exporter.niffler.notice import NoticeUndelivered, failure_notice, send_notice, success_notice
-
-    if report is None:
-        message = failure_notice(config.email, 0, {}, "the command and ImageExtractor.out say why")
-    elif report.failures:
-        message = failure_notice(config.email, report.converted, report.failures)
-    else:
-        message = success_notice(config.email)
-    try:
-        send_notice(message, server)
-    except NoticeUndelivered as error:
-        print(f"exporter: {printable(str(error))}", file=sys.stderr)

@@ -139,6 +139,18 @@ def refuse_unusable_privacy(settings: Settings) -> None:
     key_fingerprint_of(settings)
 
 
+def refuse_unusable_notify(settings: Settings) -> None:
+    """Read the passwords, secrets and certificates of notifications, before anything runs that sends any.
+
+    Raises:
+        SecretUnusable: One of the files cannot be used.
+    """
+    if settings.notify.is_on:
+        from exporter.notifications.service import ready_destinations
+
+        ready_destinations(settings)
+
+
 def exported_folder(out: Path, config: Path | None) -> ExportedFolder:
     """What tables and data sets are made of.
 

@@ -18,9 +18,13 @@ from listener.foundation.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+    from typing import Unpack
 
     from exporter.inputs.backfill import DryRunStep, ExportTarget
     from exporter.inputs.entry_source import Progress
+    from exporter.notifications.events import RunCounts, RunResult
+    from exporter.settings.settings import Settings
     from exporter.work.contract import PublishedResult
 
     Start = Callable[[ExportTarget, Progress, threading.Event], Iterator[PublishedResult]]
@@ -37,10 +41,15 @@ def run(start: Start, target: ExportTarget) -> int:
     log = target.settings.log
     logs.configure(log.level, log.format)
     tally, stop, started = Progress(), threading.Event(), time.monotonic()
-    with stopping(stop), shown(tally):
-        for _ in start(target, tally, stop):
-            pass
-    print(_summary(target, tally, time.monotonic() - started))
+    try:
+        with stopping(stop), shown(tally):
+            for _ in start(target, tally, stop):
+                pass
+    except BaseException:
+        _notify(target, tally, "ended_early", time.monotonic() - started)
+        raise
+    print(_summary(target, tally, time.monotonic() - started), flush=True)
+    _notify(target, tally, "stopped" if stop.is_set() else "complete", time.monotonic() - started)
     if stop.is_set():
         print("stopped; the same command goes on where it stopped", file=sys.stderr)
         return ExitCode.INTERRUPTED
@@ -57,6 +66,40 @@ def print_plan(steps: Iterable[DryRunStep]) -> int:
         print(f"{step.action:<10}{printable(step.name)}" + (f" -> {printable(step.detail)}" if step.detail else ""))
     print("; ".join(f"{action} {count}" for action, count in sorted(counts.items())) or "nothing found")
     return ExitCode.DONE
+
+
+def _notify(target: ExportTarget, tally: Progress, result: RunResult, seconds: float) -> None:
+    """Notify of the end of a run."""
+    notify_of_end(
+        target.settings,
+        target.output,
+        result,
+        exported=tally.exported,
+        skipped=tally.skipped,
+        failed=tally.failed,
+        unchanged=tally.unchanged,
+        failed_before=tally.failed_before,
+        left=tally.memory_short,
+        seconds=round(seconds, 1),
+    )
+
+
+def notify_of_end(settings: Settings, output: Path, result: RunResult, **counts: Unpack[RunCounts]) -> None:
+    """Notify of the end of a run where the configuration asks for it; a fault costs a sentence, not the exit code."""
+    if not settings.notify.is_on or not output.is_dir():
+        return
+    from exporter.notifications.events import run_ended
+    from exporter.notifications.service import notify_of_run
+    from listener.foundation.errors import Unusable
+
+    try:
+        left = notify_of_run(settings, output, run_ended(result, **counts))
+    except Unusable as error:
+        print(f"exporter: the run's notification is not sent: {printable(str(error))}", file=sys.stderr)
+        return
+    if left:
+        again = f"exporter notify send --data {printable(str(output))}"
+        print(f"exporter: {left} notifications are not delivered yet: `{again}` goes on with them", file=sys.stderr)
 
 
 def _summary(target: ExportTarget, tally: Progress, seconds: float) -> str:

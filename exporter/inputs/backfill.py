@@ -72,12 +72,15 @@ class ExportTarget:
     def outputs_below(self, folder: Path) -> Outputs:
         """The output below an input folder, which is never read as input."""
         from exporter.series.folder import series_folders
+        from listener.settings.listener import DataFolder
 
         places, series = self.places, series_folders(self.output)
         folders = [places.media, series.media, self.output / BATCHES]
         if self.output.resolve() != folder:
             folders.append(self.output)
-        files = [places.ledger, places.metadata, series.ledger, series.metadata]
+        notifications = DataFolder(self.output).notifications
+        folders.append(Path(f"{notifications}.reserve"))
+        files = [places.ledger, places.metadata, series.ledger, series.metadata, notifications]
         if self.settings.config.file is not None:
             files.append(self.settings.config.file)
         return Outputs.among(tuple(folders), tuple(files))

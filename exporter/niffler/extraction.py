@@ -46,6 +46,7 @@ from exporter.writers.frames_folder import INDEX
 from listener.foundation.disk import mapped
 from listener.foundation.durable import make_private_folders
 from listener.foundation.text import printable
+from listener.settings.listener import DataFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -232,7 +233,8 @@ class Extraction:
         output = self._config.output
         places = ExportTarget(output, self._settings).places
         folders = tuple(output / name for name in _OWN_FOLDERS)
-        files = (places.ledger, places.metadata, *(output / name for name in _OWN_FILES))
+        own = (DataFolder(output).notifications, *(output / name for name in _OWN_FILES))
+        files = (places.ledger, places.metadata, *own)
         return Outputs.among((output, *folders) if output.resolve() != folder else folders, files)
 
     def _log(self, report: ExtractionReport) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from exporter.niffler.csv_tables import OWN_COLUMNS
 from exporter.niffler.keyed_names import LEVELS
-from exporter.niffler.notice import is_address
+from exporter.settings.notify import is_address
 from listener.foundation.errors import Unusable
 from listener.foundation.text import printable
 

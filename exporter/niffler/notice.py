@@ -1,43 +1,39 @@
-"""The e-mail at the end of a run, sent through a mail server: no shell, and no header injection by an address.
+"""The e-mail at the end of a run of Niffler's extractor: its words, and the mail server that takes it.
 
 Contract: after a success it has Niffler's subject and text; after a failure it has counts by reason, never a file name
-or a value. If the server does not accept it, that is reported and the run does not fail.
+or a value. It goes the way of every mail, `exporter.notifications.mail`.
 """
 
 from __future__ import annotations
 
-import re
-import smtplib
-import socket
-from email.message import EmailMessage
+from contextlib import closing
 from typing import TYPE_CHECKING, Final
+
+from exporter.notifications.destinations import mail_server
+from exporter.notifications.mail import MailServer, message_of, post
+from listener.network.deadlines import Deadlines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from email.message import EmailMessage
+
+    from exporter.settings.notify import MailSection
 
 DONE: Final = ("The image conversion has been complete", "Niffler has successfully completed the png conversion")
 """Subject and text of Niffler's own mail."""
 FAILED_SUBJECT: Final = "The image conversion has failed"
-TIMEOUT_S: Final = 20.0
-_ADDRESS: Final = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9](?:[A-Za-z0-9.-]{0,253}[A-Za-z0-9])?")
-"""One bare address (RFC 5321 4.1.2, dot-string and domain): no display name, no list, no control character."""
+DEFAULT_PORT: Final = 25
 
 
-class NoticeUndelivered(Exception):
-    """The mail was not sent: why, in one sentence."""
-
-
-def is_address(text: str) -> bool:
-    """Whether a text is one e-mail address."""
-    return _ADDRESS.fullmatch(text) is not None
-
-
-def success_notice(to: str) -> EmailMessage:
+def success_notice(to: str, *, sender: str | None = None) -> EmailMessage:
     """The mail of a run in which nothing failed."""
-    return _message(to, *DONE)
+    subject, text = DONE
+    return message_of(to, subject, [text], sender=sender)
 
 
-def failure_notice(to: str, converted: int, reasons: Mapping[str, int], ended_early: str = "") -> EmailMessage:
+def failure_notice(
+    to: str, converted: int, reasons: Mapping[str, int], *, ended_early: str = "", sender: str | None = None
+) -> EmailMessage:
     """The mail of a run in which something failed, or that ended early.
 
     Args:
@@ -45,41 +41,43 @@ def failure_notice(to: str, converted: int, reasons: Mapping[str, int], ended_ea
         converted: Files with pictures.
         reasons: Number of files by the reason of their failure.
         ended_early: Why the run ended before it was complete; names no file.
+        sender: Address in `From`; None for `exporter` at this host.
     """
     lines = [f"The png conversion ended before it was complete: {ended_early}"] if ended_early else []
     lines.append(f"Files converted: {converted}")
     lines.append(f"Files that failed: {sum(reasons.values())}")
     lines += [f"  {reason}: {count}" for reason, count in sorted(reasons.items())]
-    return _message(to, FAILED_SUBJECT, "\n".join(lines))
+    return message_of(to, FAILED_SUBJECT, lines, sender=sender)
 
 
-def _message(to: str, subject: str, text: str) -> EmailMessage:
-    message = EmailMessage()
-    message["From"] = f"exporter@{socket.gethostname() or 'localhost'}"
-    message["To"] = to
-    message["Subject"] = subject
-    message.set_content(text)
-    return message
-
-
-def send_notice(message: EmailMessage, server: str) -> None:
+def send_notice(message: EmailMessage, server: str | None, mail: MailSection | None) -> None:
     """Hand a mail to a mail server.
 
     Args:
         message: The mail with its recipient.
-        server: ``host`` or ``host:port``; port 25 by default.
+        server: ``host`` or ``host:port`` of a server that is spoken to in plain text; None for that of `mail`.
+        mail: The section `notify.mail`; without one, and without `server`, this machine's server takes the mail.
 
     Raises:
-        NoticeUndelivered: The server cannot be reached or does not accept the mail.
+        Undelivered: The server cannot be reached or does not accept the mail.
+        SecretUnusable: A file that `mail` names cannot be used.
     """
-    host, _, port = server.partition(":")
-    try:
-        with smtplib.SMTP(host, int(port or 25), timeout=TIMEOUT_S) as connection:
-            connection.send_message(message)
-    except smtplib.SMTPException as error:
-        why = f"it answers {type(error).__name__}"
-    except OSError as error:
-        why = error.strerror or type(error).__name__
+    if server is None and mail is not None:
+        found = mail_server(mail)
     else:
-        return
-    raise NoticeUndelivered(f"the mail server {server} did not take the e-mail of this run: {why}")
+        host, _, port = (server or "localhost").partition(":")
+        found = MailServer(host, int(port or DEFAULT_PORT))
+    with closing(_Started("niffler-deadlines")) as deadlines:
+        post(message, found, deadlines)
+
+
+class _Started(Deadlines):
+    """Deadlines that are enforced from the beginning."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.start()
+
+    def close(self) -> None:
+        """End."""
+        self.stop()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from exporter.page.problems import problems_of, summary_of, unreadable_ledger
 from exporter.page.standing import DiskStanding, Problem, SourceStanding, SpanStanding, Standing
+from listener.foundation import locks
 from listener.foundation.counters import SLOT_S, SourceArrivals
 from listener.spool import view
 from listener.spool.view import FolderCensus, SpoolView
@@ -78,6 +79,7 @@ def standing_of(
         version=_version(),
         is_live=spool is not None,
         daemons={} if spool is None else _daemons(spool, now),
+        notifier=None if spool is None or settings is None else _notifier(data, settings),
         oldest_s=None if spool is None or spool.oldest is None else max(0.0, round(now - spool.oldest, 1)),
         sources=() if spool is None else sources_of(spool.listener, settings, now),
         last_hour=SpanStanding.of(hour),
@@ -138,6 +140,14 @@ def _life(root: Path, name: str, updated: Any, now: float) -> str:
     if not view.holder_lives(root, name):
         return "stopped"
     return "running" if age_s < HUNG_S else "hung"
+
+
+def _notifier(data: Path, settings: Settings) -> str | None:
+    from listener.settings.listener import DataFolder  # heavy, and loaded already where there are settings
+
+    if not settings.notify.is_on:
+        return None
+    return "running" if locks.is_held(locks.lock_file_of(DataFolder(data).notifications)) else "stopped"
 
 
 # -- sources ---------------------------------------------------------------------------------------------------------
@@ -223,17 +233,20 @@ def disks_of(places: Mapping[str, Path], trend: DiskTrend | None) -> tuple[DiskS
 
 # -- settings --------------------------------------------------------------------------------------------------------
 
+MASK: Final = "********"
 _SECRET: Final = ("token", "password", "passcode", "secret", "key", "username")
 
 
 def masked(values: Any, name: str = "") -> Any:
     """The values with every secret replaced by asterisks; paths of files that hold secrets stay."""
     if isinstance(values, dict):
-        return {key: masked(value, str(key)) for key, value in values.items()}
+        found = {key: masked(value, str(key)) for key, value in values.items()}
+        # The path of a webhook is a secret at many services.
+        return found | {"url": _only_host(found["url"])} if name == "webhooks" and found.get("url") else found
     if isinstance(values, list | tuple):
         return [masked(value, name) for value in values]
     is_secret = any(word in name.lower() for word in _SECRET) and not name.endswith(("_file", "_dir"))
-    return "********" if is_secret and isinstance(values, str) and values else _without_credentials(values)
+    return MASK if is_secret and isinstance(values, str) and values else _without_credentials(values)
 
 
 def _without_credentials(value: Any) -> Any:
@@ -242,7 +255,13 @@ def _without_credentials(value: Any) -> Any:
         return value
     scheme, _, rest = value.partition("://")
     before, slash, path = rest.partition("/")
-    return f"{scheme}://********@{before.rpartition('@')[2]}{slash}{path}" if "@" in before else value
+    return f"{scheme}://{MASK}@{before.rpartition('@')[2]}{slash}{path}" if "@" in before else value
+
+
+def _only_host(address: str) -> str:
+    """An address without what follows the host."""
+    scheme, _, rest = address.partition("://")
+    return f"{scheme}://{rest.partition('/')[0]}/{MASK}"
 
 
 def _version() -> str:

@@ -22,6 +22,8 @@ LONG_WAIT_S: Final = 3600.0
 """A queue whose oldest instance has waited for so long is worth a look."""
 FEW_DAYS: Final = 30
 """A certificate that expires within so many days."""
+DISK_WORDS: Final = frozenset({"paused", "refusing", "disk_low"})
+"""Problems of a disk that is below a limit."""
 
 
 def problems_of(standing: Standing, settings: Settings | None) -> tuple[Problem, ...]:
@@ -33,6 +35,7 @@ def problems_of(standing: Standing, settings: Settings | None) -> tuple[Problem,
         *_queue(standing),
         *_failures(standing),
         *_certificates(standing),
+        *_notifier(standing),
     ]
     return tuple(sorted(found, key=lambda problem: problem.level != "fault"))
 
@@ -149,6 +152,12 @@ def _certificates(standing: Standing) -> Iterator[Problem]:
         when = f"expires in {count_of(days, 'day')}" if days >= 0 else "has expired"
         level: Literal["fault", "attention"] = "attention" if days >= 0 else "fault"
         yield Problem("certificate", level, f"The certificate of the listener {when}.", "Renew it, then reload.")
+
+
+def _notifier(standing: Standing) -> Iterator[Problem]:
+    if standing.notifier == "stopped":
+        do = "Start it: `systemctl start dicom-notify`, or `exporter notify run` with the same --data and --config."
+        yield Problem("notifier_stopped", "attention", "`notify` names destinations, and nothing sends to them.", do)
 
 
 def size_of(number: float) -> str:

@@ -15,6 +15,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import OutOfSpace
+from exporter.page.problems import DISK_WORDS
 from exporter.results.ledger.browsing import LedgerBrowser
 from exporter.results.ledger.schema import LedgerUnusable
 from listener.sources.dimse.upper_layer import command as dimse
@@ -40,8 +41,6 @@ ANSWER_S: Final = 3.0
 VERIFICATION: Final = "1.2.840.10008.1.1"
 """Verification SOP Class (PS3.4 A.4)."""
 EXPLICIT_AND_IMPLICIT: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
-DISK_WORDS: Final = frozenset({"paused", "refusing", "disk_low"})
-"""Problems of a disk that is below a limit."""
 
 
 class Readiness:

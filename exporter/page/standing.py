@@ -119,6 +119,8 @@ class Standing:
     """Whether there is a spool, so that both daemons should run."""
     daemons: dict[str, str] = field(default_factory=dict)
     """`running`, `hung` or `stopped`, by daemon."""
+    notifier: str | None = None
+    """`running` or `stopped`: what sends notifications; None where nobody is to be notified, or that is not known."""
     oldest_s: float | None = None
     """Time for which the oldest instance of the queue has waited."""
     sources: tuple[SourceStanding, ...] = ()

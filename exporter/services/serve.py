@@ -1,9 +1,9 @@
-"""`exporter serve`: starts listener, exporter and page, each in a process of its own, and supervises them.
+"""`exporter serve`: starts listener, exporter, page and notifier, each in its own process, and supervises them.
 
 Contract: the two daemons are those of `listener` and `exporter run`; a crash of one does not affect the other, and the
 crashed one is restarted with back-off. They report readiness and liveness as they would to systemd (sd_notify(3)), and
 end with this process. A daemon that cannot start at all ends the command with its own message and exit code; a page
-that cannot start is done without.
+or a notifier that cannot start is done without.
 
 Must never: import the code of the daemons, so that no fault of theirs can end this process.
 """
@@ -120,6 +120,8 @@ def serve(
     options += ["--log-level", log_level] if log_level is not None else []
     daemons = [_Daemon("listener", "listener", *options), _Daemon("exporter", "exporter", "run", *options)]
     page = _Daemon("page", "exporter", "page", *options) if has_page else None
+    notifier = _Daemon("notifier", "exporter", "notify", "run", *options) if settings.notify.is_on else None
+    beside = [one for one in (page, notifier) if one is not None]
     received: list[int] = []
     with handling(received.append, *STOP):
         try:
@@ -128,14 +130,17 @@ def serve(
                 code = _until_ready(daemon, daemons, received)
                 if code is not None:
                     return code
-                if page is not None and not page.child.exists:
-                    page.child.start()  # while the next one starts
+                for one in beside:
+                    if not one.child.exists:
+                        one.child.start()  # while the next one starts
             address = _start_page(page, daemons, received)
+            if notifier is not None and not _start_beside(notifier, daemons, received):
+                address += "\nNobody is notified: the message above says why."
             _say(settings, data, address)
             with _samples(settings) if demo else nullcontext():
                 return _watch(daemons, received)
         finally:
-            _stop([*daemons, page] if page is not None and page not in daemons else daemons, received)
+            _stop([*daemons, *(one for one in beside if one not in daemons)], received)
 
 
 def _until_ready(daemon: _Daemon, daemons: list[_Daemon], received: list[int]) -> int | None:
@@ -163,10 +168,21 @@ def _start_page(page: _Daemon | None, daemons: list[_Daemon], received: list[int
     """
     if page is None:
         return "There is no page: it needs the extra `page`."
-    if _until_ready(page, [*daemons, page], received) is not None:
+    if not _start_beside(page, daemons, received):
         return "There is no page: the message above says why."
-    daemons.append(page)
     return f"See what it does: {page.status}"
+
+
+def _start_beside(daemon: _Daemon, daemons: list[_Daemon], received: list[int]) -> bool:
+    """Wait for a daemon that can be done without, and make it one of the daemons.
+
+    Returns:
+        Whether it runs.
+    """
+    if _until_ready(daemon, [*daemons, daemon], received) is not None:
+        return False
+    daemons.append(daemon)
+    return True
 
 
 def _watch(daemons: list[_Daemon], received: list[int]) -> int:

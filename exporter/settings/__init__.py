@@ -2,6 +2,7 @@
 
 settings     the whole YAML file, validated
 engine       the section `engine`
+notify       the section `notify`
 page         the section `page`
 pull         the section `pull`
 windows      times of day

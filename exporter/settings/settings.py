@@ -28,10 +28,11 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from exporter.settings.engine import EngineSection
+from exporter.settings.notify import NotifySection
 from exporter.settings.page import PageSection
 from exporter.settings.permissions import group_id_of
 from exporter.settings.pull import PullPeers
-from listener.foundation.configuration import FilePath, ReservedSection, Section, Spelling, load
+from listener.foundation.configuration import FilePath, Section, Spelling, load
 from listener.foundation.fields import AETitle
 from listener.foundation.logs import LogSection
 from listener.settings.dicomweb import DicomwebSection
@@ -595,10 +596,6 @@ class SpaceSettings(Section):
         return self
 
 
-class NotifySection(ReservedSection):
-    """Messages when something finished or failed: not available in this version."""
-
-
 class Settings(MediaSettings):
     """The whole file."""
 
@@ -635,7 +632,7 @@ class Settings(MediaSettings):
     pull: PullPeers = ()
     """PACS that `exporter pull` fetches from, one or several."""
     notify: NotifySection = NotifySection()
-    """Messages: not available in this version."""
+    """Messages about what needs people."""
     status: StatusSection = StatusSection()
     """Our HTTP service."""
     page: PageSection = PageSection()

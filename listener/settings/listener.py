@@ -367,3 +367,8 @@ class DataFolder:
     def ledger(self) -> Path:
         """Data base of what happened to every instance."""
         return self.root / "exporter.db"
+
+    @property
+    def notifications(self) -> Path:
+        """Data base of events that people and programs are to know; who sends them holds its lock."""
+        return self.root / "notify.db"

@@ -13,7 +13,6 @@ client          requests with bounds
 rest            the requests there are
 answers         their answers, checked
 identifiers     names of Orthanc's resources
-deadlines       time limits on sockets
 outcomes        what is logged and counted
 troubles        what can go wrong
 """

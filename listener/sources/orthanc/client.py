@@ -19,7 +19,7 @@ import urllib3
 import urllib3.exceptions
 
 from listener.foundation.errors import SourceUnusable
-from listener.sources.orthanc.deadlines import Deadlines, bounded_pool
+from listener.network.deadlines import Deadlines, bounded_pool
 from listener.sources.orthanc.troubles import (
     AnswerTooSlow,
     BadAnswer,
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from listener.network.deadlines import Limit
     from listener.settings.orthanc import OrthancSection
-    from listener.sources.orthanc.deadlines import Limit
 
 PIECE_BYTES: Final = 256 << 10
 MOST_CREDENTIAL_BYTES: Final = 4096
@@ -87,7 +87,7 @@ class OrthancClient:
         """
         self._settings = settings
         self._url = urllib3.util.parse_url(settings.url)
-        self.deadlines = Deadlines()
+        self.deadlines = Deadlines("orthanc-deadlines")
         self._pool = self._make_pool()
         self._headers: dict[str, str] = {}
         self.credentials_are_default = False

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiosmtpd.controller import Controller
 
-from exporter.niffler.notice import is_address
+from exporter.settings.notify import is_address
 from tests.exporter.niffler.making import configuration, extract, mixed_home, small_home
 from tests.ports import free_port
 
@@ -91,7 +91,7 @@ def test_a_server_that_does_not_take_it_costs_a_sentence(
         tmp_path / "config.json", small_home(tmp_path / "home"), tmp_path / "out", SendEmail=True, PrintImages=False
     )
     said = extract(config, "--mail-server", server if answer else f"127.0.0.1:{free_port()}")
-    assert "did not take the e-mail of this run" in said
+    assert "did not take the mail" in said
     assert (tmp_path / "out/metadata.csv").is_file()
 
 

@@ -1,4 +1,4 @@
-"""The units of the export daemon and of the page are correct and keep them in."""
+"""The units of export daemon, page and notifications are correct and keep them in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNITS = Path(__file__).parents[3] / "exporter" / "commands" / "units"
 UNIT = UNITS / "dicom-exporter.service"
 
 
-@pytest.fixture(params=["dicom-exporter.service", "dicom-page.service"])
+@pytest.fixture(params=["dicom-exporter.service", "dicom-notify.service", "dicom-page.service"])
 def unit(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The unit, its program replaced by one that every machine has."""
     told = (UNITS / request.param).read_text()

@@ -195,18 +195,6 @@ def test_layouts_that_could_leave_the_folder_or_name_patients_are_refused(
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 
-def test_what_is_not_available_yet_is_refused_and_never_ignored(loaded: Callable[[str], Settings]) -> None:
-    text = "notify: {mail: x}\n"
-    with pytest.raises(ConfigurationError) as caught:
-        loaded(text)
-    faults = caught.value.faults
-    assert [(fault.line, fault.key_path) for fault in faults] == [
-        (1, "notify"),
-    ]
-    assert all("not available in this version" in fault.problem for fault in faults)
-    assert loaded("privacy: {profile: none}\northanc:\nnotify: {}\nstatus:\n") == Settings()
-
-
 def test_a_privacy_profile_that_does_not_exist_is_refused(loaded: Callable[[str], Settings]) -> None:
     with pytest.raises(ConfigurationError, match=r"privacy\.profile: is the text 'full'"):
         loaded("privacy: {profile: full}")

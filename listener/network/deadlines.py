@@ -69,13 +69,14 @@ class Limit:
 class Deadlines:
     """All limits of one server's requests, and the thread that enforces them."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        """Enforce nothing yet; `name` is that of the thread."""
         self._own = threading.local()
         self._lock = threading.Lock()
         self._limits: set[Limit] = set()
         self._cut = False
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._enforce, name="orthanc-deadlines", daemon=True)
+        self._thread = threading.Thread(target=self._enforce, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin to enforce."""
