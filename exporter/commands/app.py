@@ -32,6 +32,7 @@ COMMANDS = {
     "orthanc-storage": ("orthanc_storage:orthanc_storage", "Export the storage folder of an Orthanc that is stopped."),
     "pull": ("pull:pull", "Fetch the studies of a CSV file from a PACS."),
     "page": ("page:page", "Serve the operator's page, and numbers for monitoring."),
+    "report": ("report:report", "Write one file that shows what was done, with small pictures."),
     "status": ("status:status", "Say whether all is well, else what is wrong and what to do."),
     "failures": ("failures:application", "List what failed, show why, try again."),
     "reconcile": ("reconcile:reconcile", "Check that every instance is accounted for."),

@@ -40,11 +40,25 @@ def run(start: Start, target: ExportTarget) -> int:
     with stopping(stop), shown(tally):
         for _ in start(target, tally, stop):
             pass
-    print(_summary(target, tally, time.monotonic() - started))
+    seconds = time.monotonic() - started
+    print(_summary(target, tally, seconds))
+    if not stop.is_set():
+        _report(target, tally, seconds)
     if stop.is_set():
         print("stopped; the same command goes on where it stopped", file=sys.stderr)
         return ExitCode.INTERRUPTED
     return ExitCode.SOME_FAILED if tally.failed or tally.failed_before or tally.memory_short else ExitCode.DONE
+
+
+def _report(target: ExportTarget, tally: Progress, seconds: float) -> None:
+    """Write the report of the run."""
+    if not target.settings.run_report.enabled:
+        return
+    from exporter.commands.report import report_run
+    from exporter.page.report.facts import RunNumbers
+
+    skipped, failed = tally.skipped.total(), tally.failed.total()
+    report_run(target, RunNumbers(tally.exported, skipped, failed, tally.unchanged, tally.bytes, seconds))
 
 
 def print_plan(steps: Iterable[DryRunStep]) -> int:

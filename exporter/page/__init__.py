@@ -11,6 +11,7 @@ views       what the pages show
 guard       who may ask, and what every answer says to browsers
 app         addresses and answers
 server      the process `exporter page`
+report      one file that shows what was done
 
 The pages' templates are in `templates/`, their style sheet and script in `static/`. Only `app` and `views` need the
 extra `page`.
