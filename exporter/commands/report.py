@@ -41,7 +41,8 @@ def report(
     settings = settings_of(config) if config is not None else None
     with in_words():
         from exporter.page.report.facts import ReportRequest
-        from exporter.page.report.writing import REPORT, write_report
+        from exporter.page.report.writing import write_report
+        from exporter.results.run_report import REPORT
 
         media = data / "media" if settings is None or settings.media.dir is None else settings.media.dir
         path = to.expanduser() if to is not None else data / REPORT
@@ -53,19 +54,23 @@ def report(
 def report_run(target: ExportTarget, run: RunNumbers | None = None) -> None:
     """Write the report of a run that has ended, and say where it is; or say why there is none.
 
+    None is written into a folder of media, which holds nothing but media and their ledger, nor where an idle run would
+    repeat one.
+
     Args:
         target: Output folder and settings of the run.
         run: Its numbers; None where batches did the work.
     """
     from exporter.errors import OutOfSpace
     from exporter.page.report.facts import ReportRequest
-    from exporter.page.report.writing import REPORT, write_report
+    from exporter.page.report.writing import write_report
+    from exporter.results.run_report import REPORT
     from listener.foundation.errors import Unusable
 
-    section, path = target.settings.run_report, target.output / REPORT
-    if not section.enabled or (run is not None and run.is_idle and path.exists()):
+    section, path, places = target.settings.run_report, target.output / REPORT, target.places
+    is_media_folder = places.media.resolve() == target.output.resolve()
+    if not section.enabled or is_media_folder or (run is not None and run.is_idle and path.exists()):
         return
-    places = target.places
     request = ReportRequest(
         target.output,
         places.media,

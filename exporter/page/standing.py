@@ -135,6 +135,11 @@ class Standing:
         """Whether nothing is wrong."""
         return not self.problems
 
+    @property
+    def instances(self) -> int:
+        """Number of instances, each counted once."""
+        return self.pending + self.active + self.exported + self.skipped + self.quarantined + self.failed
+
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
         found = {one.name: _plain(getattr(self, one.name)) for one in fields(self)}

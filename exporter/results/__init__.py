@@ -10,5 +10,6 @@ deidentification  key and profiles that an output was begun with
 metadata      records, and the file of lines
 withdrawal    what a changed list of patients forbids
 reconcile     the proof that nothing is missing
+run_report    the name of the report of a run, and how ours is recognised
 rebuild       a lost ledger made anew
 """

@@ -9,6 +9,7 @@ class RunReportSection(Section):
     """``report.html`` in the output folder, after every run of `backfill`, `batch merge` and `orthanc-storage`."""
 
     enabled: bool = True
-    """Whether it is written; `exporter report` writes it in any case."""
+    """Whether it is written, unless the output folder is itself `media.dir`; `exporter report` writes it in any
+    case."""
     pictures: bool = True
     """Whether it has small pictures and previews of media, which show what is burned into them."""

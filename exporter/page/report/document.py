@@ -20,14 +20,17 @@ from exporter.page.failures import remedy
 from exporter.page.problems import count_of, day_of, size_of, span_of
 from exporter.page.report.markup import Html, coded, element, joined
 from exporter.results.ledger.browsing import latency_words
+from exporter.results.run_report import GENERATOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from exporter.page.report.facts import ContactSheet, ReportFacts, RunNumbers, SheetTile
 
-GENERATOR: Final = "DICOM Media Exporter report"
-"""Name in the first bytes of a report, by which ours is known."""
+FEWEST_BARS: Final = 3
+"""Slots of time of which a plot is made; fewer are a table alone."""
+LONG_S: Final = 600
+"""Time over which a rate means something, though its ends are known by whole minutes."""
 STATIC: Final = Path(__file__).parents[1] / "static"
 
 _div: Final = partial(element, "div")
@@ -148,7 +151,7 @@ def _by_reason(facts: ReportFacts) -> list[tuple[str, int]]:
 
 def _failures(facts: ReportFacts) -> Html:
     reasons = [
-        element("li", element("span", reason, class_="word"), f" {number:,} ", coded(remedy(reason)))
+        element("li", element("span", reason, class_="word"), f" {number:,}: ", coded(remedy(reason)))
         for reason, number in _by_reason(facts)
     ]
     if not reasons:
@@ -221,19 +224,17 @@ def _work(facts: ReportFacts) -> Html:
     standing = facts.standing
     said = [
         ("First and last outcome", f"{day_of(first)} to {day_of(last - 60)}, by whole minutes"),
-        ("Mean rate in that time", f"{done / (last - first):.2f} instances per second" if done else "-"),
         ("Input", f"{size_of(facts.bytes_in)}, attempts after a retry included"),
     ]
+    if done and last - first >= LONG_S:
+        said.insert(1, ("Mean rate in that time", f"{done / (last - first):.2f} instances per second"))
     if standing.last_day.half_within_s is not None:
         half, most = (latency_words(one) for one in (standing.last_day.half_within_s, standing.last_day.most_within_s))
         said.append(("From arrival to outcome", f"half within {half}, 95 % within {most} in the last 24 hours"))
-    return _section(
-        "work",
-        "Time",
-        _list_of(said),
-        figure,
-        element("details", element("summary", "The same as a table"), table),
-    )
+    if len(bars) < FEWEST_BARS:
+        return _section("work", "Time", _list_of(said), table)
+    folded = element("details", element("summary", "The same as a table"), table)
+    return _section("work", "Time", _list_of(said), figure, folded)
 
 
 def _media(facts: ReportFacts) -> Html:
@@ -260,7 +261,7 @@ def _media(facts: ReportFacts) -> Html:
 
 def _sheets(facts: ReportFacts) -> Iterator[Html]:
     shown = sum(len(sheet.tiles) for sheet in facts.sheets)
-    total = sum(getattr(facts.standing, state) for state in _STATES)
+    total = facts.standing.instances
     studies = f"{len(facts.sheets):,} of {facts.count.studies:,} {'study' if facts.count.studies == 1 else 'studies'}"
     words = [
         f"{shown:,} of {count_of(total, 'instance')} in {studies}:",
@@ -278,13 +279,10 @@ def _sheets(facts: ReportFacts) -> Iterator[Html]:
             " room was left."
         )
     start = _section("sheets", "Contact sheets", _p(" ".join(words)))
-    yield Html(start.removesuffix("</section>"))
+    yield Html(f'{start.removesuffix("</section>")}<div class="sheets">')
     for number, sheet in enumerate(facts.sheets):
         yield _sheet(sheet, number)
-    yield Html("</section>")
-
-
-_STATES: Final = ("pending", "active", "exported", "skipped", "failed", "quarantined")
+    yield Html("</div></section>")
 
 
 def _sheet(sheet: ContactSheet, number: int) -> Html:

@@ -5,22 +5,17 @@ Contract: a file that is not a report of ours is never replaced. The report has 
 
 from __future__ import annotations
 
-import stat
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from exporter.page.report.document import GENERATOR, document
+from exporter.page.report.document import document
 from exporter.page.report.facts import ReportRequest, facts_of
+from exporter.results.run_report import is_run_report
 from exporter.settings.permissions import MediaPermissions
 from listener.foundation.durable import replaced_file
 from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-REPORT: Final = "report.html"
-"""Its name in a data or output folder."""
-_BEGINNING: Final = 512
-"""Bytes in which the name of the generator stands."""
 
 
 class ReportUnwritable(Unusable):
@@ -54,10 +49,7 @@ def write_report(request: ReportRequest, path: Path) -> None:
 def _is_free(path: Path) -> bool:
     """Whether nothing is there, or a report of ours."""
     try:
-        if not stat.S_ISREG(path.lstat().st_mode):
-            return False
-        with path.open("rb") as file:
-            return f'content="{GENERATOR}"'.encode() in file.read(_BEGINNING)
+        return is_run_report(path)
     except FileNotFoundError:
         return True
     except OSError:

@@ -111,9 +111,11 @@ class LedgerSampler(LedgerBrowser):
 
     def newest_lines(self, most: int) -> Iterator[tuple[int, bytes]]:
         """Numbers of exported instances and their lines, at most so many, newest first."""
+        # CROSS JOIN: lines are the outer loop, in order, and the walk ends after so many.
         for number, text in self._scan(
-            """SELECT instance.id, line.text FROM line JOIN instance ON instance.id = line.instance_id
-            WHERE instance.line_seq = line.seq AND instance.state = 'exported' ORDER BY line.seq DESC LIMIT ?""",
+            """SELECT instance.id, line.text FROM line CROSS JOIN instance
+            WHERE instance.id = line.instance_id AND instance.line_seq = line.seq AND instance.state = 'exported'
+            ORDER BY line.seq DESC LIMIT ?""",
             (most,),
         ):
             yield number, zlib.decompress(text)
