@@ -130,8 +130,9 @@ def _queue(standing: Standing) -> Iterator[Problem]:
         what = f"The oldest of {count_of(standing.pending, 'waiting instance')} came {span_of(standing.oldest_s)} ago."
         do = "More arrives than is exported, or instances are put off: give it more processors, or look at the log."
         yield Problem("queue_old", "attention", what, do)
-    if not standing.is_live and standing.pending:
-        what = f"{count_of(standing.pending, 'instance')} of this folder are not exported yet."
+    # What was under way when a backfill was killed is under way until it is started again.
+    if not standing.is_live and (left := standing.pending + standing.active):
+        what = f"{count_of(left, 'instance')} of this folder {'is' if left == 1 else 'are'} not exported yet."
         yield Problem("unfinished", "attention", what, "If no backfill runs, start the same `exporter backfill` again.")
 
 

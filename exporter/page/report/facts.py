@@ -51,7 +51,8 @@ MOST_CHARACTERS: Final = 12_000_000
 SLOTS: Final = 48
 """Bars of the plot of outcomes over time, at most."""
 _DIGITS: Final = re.compile(r"\d+")
-_PATH_KEYS: Final = ("dir", "file", "watch", "folder", "exclude", "pseudonyms")
+_PATH_KEY: Final = re.compile(r"(.*_)?(dir|file|folder)|watch|exclude|pseudonyms")
+"""Keys of settings whose values are paths, where they are text already."""
 _LIBRARIES: Final = ("pydicom", "numpy", "imagecodecs", "av", "Pillow")
 
 
@@ -430,7 +431,7 @@ def _without_paths(value: Any, key: str = "") -> Any:
         return {_without_path(str(name)): _without_paths(one, str(name)) for name, one in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
         return [_without_paths(one, key) for one in value]
-    if isinstance(value, PurePath) or (isinstance(value, str) and key.endswith(_PATH_KEYS)):
+    if isinstance(value, PurePath) or (isinstance(value, str) and _PATH_KEY.fullmatch(key)):
         return _HIDDEN
     if isinstance(value, str):
         return _without_path(str(value))
