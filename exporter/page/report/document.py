@@ -215,7 +215,7 @@ def _work(facts: ReportFacts) -> Html:
         element("p", element("span", day_of(first)), element("span", day_of(last)), class_="axis"),
     )
     rows = [
-        (element("th", day_of(when), scope="row"), *(_num(f"{number:,}") for number in numbers))
+        (element("th", day_of(when), scope="row", class_="when"), *(_num(f"{number:,}") for number in numbers))
         for when, *numbers in facts.slots
         if any(numbers)
     ]
@@ -262,7 +262,8 @@ def _media(facts: ReportFacts) -> Html:
 def _sheets(facts: ReportFacts) -> Iterator[Html]:
     shown = sum(len(sheet.tiles) for sheet in facts.sheets)
     total = facts.standing.instances
-    studies = f"{len(facts.sheets):,} of {facts.count.studies:,} {'study' if facts.count.studies == 1 else 'studies'}"
+    known = sum(1 for sheet in facts.sheets if sheet.study_uid)
+    studies = f"{known:,} of {facts.count.studies:,} {'study' if facts.count.studies == 1 else 'studies'}"
     words = [
         f"{shown:,} of {count_of(total, 'instance')} in {studies}:",
         "first those with failures, warnings and masks, then others at even distances.",

@@ -145,6 +145,22 @@ def test_numbers_failures_with_what_to_do_warnings_and_media_are_said(text: str)
         assert sentence in text
 
 
+def test_outcomes_over_time_are_a_plot_with_the_same_numbers_as_a_table(tmp_path: Path) -> None:
+    Ledger.open(tmp_path / "exporter.db").close()
+    with closing(sqlite3.connect(tmp_path / "exporter.db")) as connection:
+        rows = [(29_000_000 + 10 * slot, state, 0, 7, 0.0, 1) for slot in range(30) for state in ("exported", "failed")]
+        connection.executemany("INSERT INTO minute VALUES (?, ?, ?, ?, ?, ?)", rows)
+        connection.commit()
+    facts = facts_of(ReportRequest(tmp_path, tmp_path / "media"))
+    assert facts.slot_minutes == 7  # 291 minutes as 48 bars at most
+    assert [sum(slot[place] for slot in facts.slots) for place in (1, 2, 3)] == [210, 0, 210]
+    write_report(ReportRequest(tmp_path, tmp_path / "media"), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert text.count('<rect class="failed"') == sum(1 for slot in facts.slots if slot[3])
+    assert text.count('<td class="num">7</td>') >= 40
+    assert "0.02 instances per second" in text
+
+
 def test_the_worst_comes_first_and_every_study_has_its_sheet(facts: ReportFacts) -> None:
     assert [sheet.study_uid for sheet in facts.sheets] == ["1.5", "1.7", "1.6", "1.8", "1.9"]
     marks = [[tile.mark for tile in sheet.tiles] for sheet in facts.sheets[:2]]
