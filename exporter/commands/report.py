@@ -31,9 +31,7 @@ def report(
     /,
     *,
     to: Annotated[Path | None, Parameter(help="File to write; default: OUT/report.html.")] = None,
-    pictures: Annotated[
-        bool, Parameter(negative="--no-pictures", help="Small pictures of media, and previews of videos.")
-    ] = True,
+    no_pictures: Annotated[bool, Parameter(negative="", help="Neither pictures nor previews of media.")] = False,
     config: ConfigOption = None,
 ) -> int:
     """Write one HTML file that shows what was done: numbers, failures, warnings, media, contact sheets, settings."""
@@ -46,7 +44,7 @@ def report(
 
         media = data / "media" if settings is None or settings.media.dir is None else settings.media.dir
         path = to.expanduser() if to is not None else data / REPORT
-        write_report(ReportRequest(data, media, settings, pictures=pictures), path)
+        write_report(ReportRequest(data, media, settings, pictures=not no_pictures), path)
     print(f"report in {printable(str(path))}")
     return ExitCode.DONE
 
@@ -81,7 +79,7 @@ def report_run(target: ExportTarget, run: RunNumbers | None = None) -> None:
     )
     try:
         write_report(request, path)
-    except (Unusable, OutOfSpace) as error:
+    except (Unusable, OutOfSpace, OSError) as error:
         print(f"exporter: no report of this run: {printable(str(error))}", file=sys.stderr)
     else:
         print(f"report in {printable(str(path))}")

@@ -109,7 +109,7 @@ def _answers(jobs: list[dict[str, Any]], within_s: float, most_characters: int) 
     asked = json.dumps({"jobs": jobs, "most_characters": most_characters}).encode()
     try:
         said = subprocess.run(
-            [sys.executable, "-P", "-m", __spec__.name if __spec__ is not None else __name__],
+            [sys.executable, "-P", "-m", __name__],
             input=asked,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

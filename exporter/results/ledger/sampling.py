@@ -6,7 +6,6 @@ sample looks at no more rows than it was asked for. A row that changes meanwhile
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -118,7 +117,7 @@ class LedgerSampler(LedgerBrowser):
             ORDER BY line.seq DESC LIMIT ?""",
             (most,),
         ):
-            yield number, zlib.decompress(text)
+            yield number, self._line_of(text)
 
     def media_of(self, number: int) -> tuple[MediaFile, ...]:
         """The media that the instance in the row of that number owns."""

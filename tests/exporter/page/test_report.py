@@ -366,6 +366,17 @@ def test_an_output_that_is_being_written_has_whole_reports(tmp_path: Path) -> No
         exporting.join()
 
 
+def test_a_damaged_line_is_a_damaged_ledger_in_words(out: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copy(out / "exporter.db", tmp_path / "exporter.db")
+    with closing(sqlite3.connect(tmp_path / "exporter.db")) as connection:
+        connection.execute("UPDATE line SET text = x'00'")
+        connection.commit()
+    with pytest.raises(LedgerUnusable, match="a metadata line in it is damaged"):
+        facts_of(ReportRequest(tmp_path, tmp_path / "media"))
+
+
 def test_a_ledger_that_cannot_be_read_leaves_the_report_that_was_there(tmp_path: Path) -> None:
     Ledger.open(tmp_path / "exporter.db").close()
     path = tmp_path / "report.html"
