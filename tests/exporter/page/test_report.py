@@ -452,6 +452,22 @@ def test_a_report_of_ours_is_no_input_and_a_file_of_that_name_is(run_folder: Pat
     assert backfill(run_folder) == 3
 
 
+def test_the_search_for_identifiers_takes_no_picture_for_text(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_folder / "key").write_text("0" * 64)
+    (run_folder / "key").chmod(0o600)
+    config = run_folder / "exporter.yml"
+    config.write_text(f"privacy: {{profile: basic, key_file: {run_folder / 'key'}}}\n")
+    assert backfill(run_folder, "--config", str(config)) == 0
+    check = ["privacy", "check", str(run_folder / "out"), "--source", str(run_folder / "in"), "--config", str(config)]
+    (run_folder / "out/picture.html").write_text('<img src="data:image/jpeg;base64,AAAA/4MR1+AAAA">')
+    assert main(check) == 0, capsys.readouterr().out
+    (run_folder / "out/text.html").write_text("<p>AAAA/4MR1+AAAA</p>")
+    assert main(check) == 3
+    assert "text.html: holds an identifier or name" in capsys.readouterr().out
+
+
 def test_a_report_needs_nothing_that_only_the_page_has(out: Path, tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules.update(dict.fromkeys(('jinja2', 'starlette', 'markupsafe'))); "
