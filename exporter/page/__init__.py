@@ -1,6 +1,7 @@
 """What people and monitoring see of a data folder: a process of its own that reads, and the command `exporter status`.
 
 condition   the one query behind page, status and metrics
+disks       sizes of file systems, also of those that do not answer
 standing    what it finds: how everything stands
 problems    what is wrong, in sentences
 failures    what failed, and trying it again

@@ -92,6 +92,10 @@ def _space(standing: Standing, settings: Settings | None) -> Iterator[Problem]:
     if room and standing.daemons.get("listener") == "running":
         effect = "associations are rejected" if room == SpaceLevel.REJECT_ASSOCIATIONS else "instances are refused"
         yield Problem("refusing", "fault", f"The listener is short of disk space: {effect}, and senders try later.", do)
+    if standing.unanswered:
+        where = " and ".join(standing.unanswered)
+        wait = "Check the disk, or the network and the server behind it; work goes on by itself once it answers."
+        yield Problem("disk_silent", "fault", f"The disk of {where} does not answer.", wait)
     for disk in standing.disks:
         where = " and ".join(disk.places)
         low = 0 if settings is None else _limit(disk.places, settings)

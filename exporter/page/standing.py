@@ -123,6 +123,8 @@ class Standing:
     last_hour: SpanStanding = SpanStanding()
     last_day: SpanStanding = SpanStanding()
     disks: tuple[DiskStanding, ...] = ()
+    unanswered: tuple[str, ...] = ()
+    """What is on disks, or servers, that do not answer."""
     settings: dict[str, Any] | None = None
     """Settings in force, secrets masked; None where no configuration was named."""
     problems: tuple[Problem, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -229,6 +230,49 @@ def test_readyz_answers_503_with_a_line_for_each_check(tmp_path: Path) -> None:
         assert answer.status == 503
         assert "exporter: the exporter is stopped" in answer.text.splitlines()
         assert served.ask("/healthz").status == 200
+
+
+# -- a disk that does not answer -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def silent_disk(tmp_path: Path) -> Iterator[Path]:
+    """A mounted file system that answers no question: its server does not read them (fuse(4))."""
+    import ctypes
+
+    folder = tmp_path / "silent"
+    folder.mkdir()
+    kernel = ctypes.CDLL(None, use_errno=True)
+    try:
+        server = os.open("/dev/fuse", os.O_RDWR)
+    except OSError:
+        pytest.skip("there is no FUSE here")
+    options = f"fd={server},rootmode=40000,user_id=0,group_id=0".encode()
+    try:
+        if kernel.mount(b"silent", os.fsencode(folder), b"fuse", 0, options) != 0:
+            pytest.skip("nothing can be mounted here")
+        yield folder
+    finally:
+        os.close(server)  # ends what waits
+        kernel.umount2(os.fsencode(folder), 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["media", "data"])
+def test_a_disk_that_does_not_answer_is_named_and_holds_up_nothing(
+    what: str, silent_disk: Path, tmp_path: Path
+) -> None:
+    data = silent_disk if what == "data" else tmp_path
+    settings = json.dumps({"media": {"dir": str(silent_disk)}} if what == "media" else {})
+    if what == "media":
+        Ledger.open(data / "exporter.db").close()
+    with serving(data, settings) as served:
+        for path in ("/", "/metrics", "/healthz", "/settings"):
+            answer = served.ask(path)
+            assert answer.status == 200, path
+        places = "media" if what == "media" else "spool and media and metadata and ledger"
+        assert f"The disk of {places} does not answer." in served.ask("/").text
+        assert served.ask("/failures").status == (200 if what == "media" else 503)
 
 
 # -- a million rows --------------------------------------------------------------------------------------------------
