@@ -40,8 +40,9 @@ ANSWER_S: Final = 3.0
 VERIFICATION: Final = "1.2.840.10008.1.1"
 """Verification SOP Class (PS3.4 A.4)."""
 EXPLICIT_AND_IMPLICIT: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
-DISK_WORDS: Final = frozenset({"paused", "refusing", "disk_low"})
-"""Problems of a disk that is below a limit."""
+DISK_WORDS: Final = frozenset({"paused", "refusing", "disk_low", "disk_silent"})
+"""Problems of a disk that is below a limit, or does not answer."""
+SILENT: Final = "its disk does not answer"
 
 
 class Readiness:
@@ -77,8 +78,8 @@ class Readiness:
         return {
             "listener": _answers(self._settings.listener),
             "exporter": "" if exporter == "running" else f"the exporter is {exporter}",
-            "spool": _is_writable(self._data.spool, "spool"),
-            "ledger": _ledger_works(self._data.ledger),
+            "spool": SILENT if "spool" in standing.unanswered else _is_writable(self._data.spool, "spool"),
+            "ledger": SILENT if "ledger" in standing.unanswered else _ledger_works(self._data.ledger),
             "disk": "; ".join(low),
         }
 

@@ -273,6 +273,9 @@ def test_a_disk_that_does_not_answer_is_named_and_holds_up_nothing(
         places = "media" if what == "media" else "spool and media and metadata and ledger"
         assert f"The disk of {places} does not answer." in served.ask("/").text
         assert served.ask("/failures").status == (200 if what == "media" else 503)
+        ready = served.ask("/readyz").text.splitlines()
+        assert f"disk: The disk of {places} does not answer." in ready
+        assert ("ledger: its disk does not answer" in ready) == (what == "data")
 
 
 # -- a million rows --------------------------------------------------------------------------------------------------

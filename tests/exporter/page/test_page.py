@@ -173,7 +173,8 @@ def test_an_address_that_means_nothing_is_answered_in_words(page: Served, path: 
     assert page.ask(path).status == status
 
 
-def test_a_search_finds_by_uid_of_instance_and_study_and_by_path(page: Served) -> None:
+def test_a_search_finds_by_uid_of_instance_study_and_series_and_by_path(page: Served) -> None:
+    assert "/instance/2" in page.ask("/search?q=1.9.1").text
     assert "/instance/1" in page.ask("/search?q=1.2.a").text
     assert "/instance/2" in page.ask("/search?q=1.9").text
     assert "/instance/2" in page.ask("/search?q=b.s").text
