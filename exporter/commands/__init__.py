@@ -30,6 +30,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     pseudonym         `exporter pseudonym`
     pull              `exporter pull`
     reconcile         `exporter reconcile`
+    report            `exporter report`, and the report after every run
     config_reference  documentation made from the settings
     reference_pages   documentation made from reasons and metrics
     status            `exporter status`

@@ -33,6 +33,7 @@ COMMANDS = {
     "pull": ("pull:pull", "Fetch the studies of a CSV file from a PACS."),
     "page": ("page:page", "Serve the operator's page, and numbers for monitoring."),
     "notify": ("notify:application", "Notify people and programs of what needs them."),
+    "report": ("report:report", "Write one file that shows what was done, with small pictures."),
     "status": ("status:status", "Say whether all is well, else what is wrong and what to do."),
     "failures": ("failures:application", "List what failed, show why, try again."),
     "reconcile": ("reconcile:reconcile", "Check that every instance is accounted for."),

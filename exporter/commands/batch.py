@@ -28,6 +28,7 @@ from exporter.commands.options import (
     in_words,
     settings_of,
 )
+from exporter.commands.report import report_run
 from listener.foundation.processes import end_with_parent
 from listener.foundation.signals import STOP, handling, stopping
 from listener.foundation.text import printable
@@ -166,6 +167,7 @@ def merged(out: Path, *, incomplete: bool, take_over: bool = False) -> int:
         with Ledger.open_read_only(found.request(settings).places.ledger) as ledger:
             failed = ledger.counts().failed  # those of earlier runs, too, as after a local run
     print(_summary(report, out), flush=True)
+    report_run(found.request(settings).target)
     result: RunResult = "ended_early" if report.left else "complete"
     notify_of_end(settings, out, result, exported=report.exported, skipped=report.skipped, failed=report.failed)
     return ExitCode.SOME_FAILED if failed or report.left else ExitCode.DONE

@@ -48,12 +48,26 @@ def run(start: Start, target: ExportTarget) -> int:
     except BaseException:
         _notify(target, tally, "ended_early", time.monotonic() - started)
         raise
-    print(_summary(target, tally, time.monotonic() - started), flush=True)
-    _notify(target, tally, "stopped" if stop.is_set() else "complete", time.monotonic() - started)
+    seconds = time.monotonic() - started
+    print(_summary(target, tally, seconds), flush=True)
+    if not stop.is_set():
+        _report(target, tally, seconds)
+    _notify(target, tally, "stopped" if stop.is_set() else "complete", seconds)
     if stop.is_set():
         print("stopped; the same command goes on where it stopped", file=sys.stderr)
         return ExitCode.INTERRUPTED
     return ExitCode.SOME_FAILED if tally.failed or tally.failed_before or tally.memory_short else ExitCode.DONE
+
+
+def _report(target: ExportTarget, tally: Progress, seconds: float) -> None:
+    """Write the report of the run."""
+    if not target.settings.run_report.enabled:
+        return
+    from exporter.commands.report import report_run
+    from exporter.page.report.facts import RunNumbers
+
+    skipped, failed = tally.skipped.total(), tally.failed.total()
+    report_run(target, RunNumbers(tally.exported, skipped, failed, tally.unchanged, tally.bytes, seconds))
 
 
 def print_plan(steps: Iterable[DryRunStep]) -> int:

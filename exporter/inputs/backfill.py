@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -32,6 +32,7 @@ from exporter.outcome import Skipped
 from exporter.privacy.input_names import InputNames
 from exporter.results.ledger import Ledger, LedgerUnusable
 from exporter.results.output_names import PARTIAL, output_bases
+from exporter.results.run_report import REPORT, is_run_report
 from exporter.services.context import OutputPaths, open_export_context, own_version
 from exporter.work.engine import EnginePolicy
 
@@ -81,6 +82,9 @@ class ExportTarget:
         notifications = DataFolder(self.output).notifications
         folders.append(Path(f"{notifications}.reserve"))
         files = [places.ledger, places.metadata, series.ledger, series.metadata, notifications]
+        with suppress(OSError):
+            if is_run_report(self.output / REPORT):
+                files.append(self.output / REPORT)
         if self.settings.config.file is not None:
             files.append(self.settings.config.file)
         return Outputs.among(tuple(folders), tuple(files))

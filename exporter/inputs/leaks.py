@@ -46,6 +46,8 @@ _UID: Final = re.compile(r"[0-9]+(?:\.[0-9]+){3,}")
 _RUN: Final = re.compile(rb"[\x20-\x7e]{6,}")
 _WIDE_RUN: Final = re.compile(rb"(?:[\x20-\x7e]\0){6,}")
 _PIECE: Final = 8 << 20
+_EMBEDDED: Final = re.compile(rb"data:[a-z]+/[a-z0-9]+;base64,[A-Za-z0-9+/=]*")
+"""A picture in a document: its characters mean nothing as text, and short identifiers occur among them by chance."""
 _OWN_KEYS: Final = ("dicom_file", "media_file", "media_type", "export")
 _LEAST_NAME: Final = 6
 """Shortest whole name that is searched for in files of other instances."""
@@ -102,7 +104,9 @@ class _AllIdentifiers:
         with path.open("rb") as file:
             tail = b""
             while piece := file.read(_PIECE):
-                data = tail + piece
+                if _ends_in_a_picture(piece):
+                    piece += file.read(_PIECE)
+                data = _EMBEDDED.sub(b" ", tail + piece)
                 runs = [run.decode("ascii") for run in _RUN.findall(data)]
                 runs += [run[::2].decode("ascii") for run in _WIDE_RUN.findall(data)]
                 with suppress(UnicodeDecodeError):
@@ -110,8 +114,15 @@ class _AllIdentifiers:
                         runs.append(data.decode("utf-8"))
                 if (kind := self.found_in("\n".join(runs))) is not None:
                     return kind
-                tail = piece[-1024:]
+                tail = data[-1024:]
         return None
+
+
+def _ends_in_a_picture(piece: bytes) -> bool:
+    """Whether the last picture of a piece goes on after it, as far as one can see."""
+    begin = piece.rfind(b"data:")
+    found = _EMBEDDED.match(piece, begin) if begin >= 0 else None
+    return found is not None and found.end() == len(piece)
 
 
 def find_leaks(data: DataFolder, settings: Settings, source: Path | None) -> LeakReport:

@@ -124,7 +124,8 @@ class Page:
     def _look(self) -> Standing:
         root = self._data.root
         try:
-            if root.is_dir():
+            _, silent = self._trend.questions.ask([root])
+            if silent or root.is_dir():
                 return standing_of(
                     root, self._settings, census=self._census, trend=self._trend, tolerates=(LedgerUnusable, OutOfSpace)
                 )
@@ -143,6 +144,8 @@ class Page:
         Raises:
             LedgerUnusable, OutOfSpace: It cannot be read.
         """
+        if "ledger" in self.standing().unanswered:
+            raise LedgerUnusable(self._data.ledger, "its disk does not answer", "check the disk")
         if not self._data.ledger.is_file():
             yield None
             return
@@ -164,7 +167,8 @@ class Page:
     def overview(self, request: Request) -> Response:
         """All that matters, on one page."""
         standing = self.standing()
-        if any(problem.word in {"ledger", "no_data", "unreadable"} for problem in standing.problems):
+        is_unreadable = any(problem.word in {"ledger", "no_data", "unreadable"} for problem in standing.problems)
+        if is_unreadable or "ledger" in standing.unanswered:
             return self._render(request, "overview.html", **self._views.overview(standing, None))
         with self._ledger() as ledger:
             return self._render(request, "overview.html", **self._views.overview(standing, ledger))

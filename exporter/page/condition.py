@@ -8,12 +8,12 @@ quarantined and failed. Skipped instances and duplicates are no failures.
 
 from __future__ import annotations
 
-import os
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from exporter.page.disks import DiskQuestions, DiskSize
 from exporter.page.problems import problems_of, summary_of, unreadable_ledger
 from exporter.page.standing import DiskStanding, Problem, SourceStanding, SpanStanding, Standing
 from listener.foundation import locks
@@ -61,13 +61,14 @@ def standing_of(
     from exporter.results.ledger.types import Counts, Overdue
 
     now = time.time()
+    disks, unanswered = disks_of(places_of(data, settings), trend)
     # The spool first: an instance that ends meanwhile is then counted once more rather than missed.
-    spool = SpoolView.read(data / "spool", census)
+    spool = None if "spool" in unanswered else SpoolView.read(data / "spool", census)
     path = data / "exporter.db"
     counts, overdue, hour, day = Counts(), Overdue(), MinuteNumbers(), MinuteNumbers()
     worst: tuple[Problem, ...] = ()
     try:
-        if path.is_file():
+        if "ledger" not in unanswered and path.is_file():
             with closing(LedgerBrowser(path)) as ledger:
                 counts, overdue = ledger.counts(), ledger.overdue(now)
                 hour, day = ledger.numbers(now - 3600), ledger.numbers(now - 86_400)
@@ -84,7 +85,8 @@ def standing_of(
         sources=() if spool is None else sources_of(spool.listener, settings, now),
         last_hour=SpanStanding.of(hour),
         last_day=SpanStanding.of(day),
-        disks=disks_of(places_of(data, settings), trend),
+        disks=disks,
+        unanswered=unanswered,
         settings=None if settings is None else masked(settings.model_dump(mode="json")),
     )
     problems = worst + problems_of(standing, settings)
@@ -200,6 +202,8 @@ class DiskTrend:
 
     def __init__(self) -> None:
         self._seen: dict[int, list[tuple[float, int]]] = {}
+        self.questions = DiskQuestions()
+        """Open questions: a caller that looks again and again asks a disk that does not answer once."""
 
     def full_in_s(self, device: int, free_bytes: int) -> float | None:
         """Seconds until the file system is full; None where it does not fill, or that is not known yet."""
@@ -215,20 +219,22 @@ class DiskTrend:
         return free_bytes * (now - since) / (before - free_bytes)
 
 
-def disks_of(places: Mapping[str, Path], trend: DiskTrend | None) -> tuple[DiskStanding, ...]:
-    """The file systems under these folders, each once."""
+def disks_of(places: Mapping[str, Path], trend: DiskTrend | None) -> tuple[tuple[DiskStanding, ...], tuple[str, ...]]:
+    """The file systems under these folders, each once, and the folders whose file system does not answer."""
+    sizes, silent = (trend.questions if trend is not None else DiskQuestions()).ask(places.values())
     on: dict[int, list[str]] = {}
-    sizes: dict[int, tuple[int, int]] = {}
+    by_device: dict[int, DiskSize] = {}
     for name, path in places.items():
-        with suppress(OSError):
-            device = path.stat().st_dev
-            found = os.statvfs(path)
-            on.setdefault(device, []).append(name)
-            sizes[device] = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-    return tuple(
-        DiskStanding(tuple(names), *sizes[device], trend.full_in_s(device, sizes[device][0]) if trend else None)
+        if (size := sizes.get(path)) is not None:
+            on.setdefault(size.device, []).append(name)
+            by_device[size.device] = size
+    disks = tuple(
+        DiskStanding(tuple(names), size.free_bytes, size.total_bytes, full_in_s)
         for device, names in on.items()
+        for size in (by_device[device],)
+        for full_in_s in (trend.full_in_s(device, size.free_bytes) if trend is not None else None,)
     )
+    return disks, tuple(name for name, path in places.items() if path in silent)
 
 
 # -- settings --------------------------------------------------------------------------------------------------------

@@ -57,6 +57,11 @@ def remedy(reason: str) -> str:
     return REMEDIES.get(reason, "Look at the message, and try again once its cause is gone.")
 
 
+def without_name(message: str, name: str) -> str:
+    """A message without the path of its file."""
+    return message.replace(name, "its file") if name else message
+
+
 def failures_of(data: Path) -> Iterator[Failure]:
     """Everything that failed for good in a data or output folder."""
     from exporter.results.ledger import InstanceStatus, Ledger

@@ -48,3 +48,12 @@ def stacked_bars(slots: Sequence[tuple[int, int, int]], label: str) -> str:
 def _height(number: int, most: int, full: float) -> float:
     """Height of a bar; one that is not nothing is seen."""
     return max(full / 20, round(full * number / most, 2)) if number and most else 0.0
+
+
+def share(number: float, most: float) -> str:
+    """One bar, as long as its part of the most; its number stands beside it, so that nothing is said twice."""
+    width = _height(round(number), round(most), 100)
+    return (
+        '<svg class="share" aria-hidden="true" viewBox="0 0 100 10" preserveAspectRatio="none">'
+        f'<rect x="0" y="0" width="{width:g}" height="10"/></svg>'
+    )

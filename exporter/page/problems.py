@@ -22,7 +22,7 @@ LONG_WAIT_S: Final = 3600.0
 """A queue whose oldest instance has waited for so long is worth a look."""
 FEW_DAYS: Final = 30
 """A certificate that expires within so many days."""
-DISK_WORDS: Final = frozenset({"paused", "refusing", "disk_low"})
+DISK_WORDS: Final = frozenset({"paused", "refusing", "disk_low", "disk_silent"})
 """Problems of a disk that is below a limit."""
 
 
@@ -95,6 +95,10 @@ def _space(standing: Standing, settings: Settings | None) -> Iterator[Problem]:
     if room and standing.daemons.get("listener") == "running":
         effect = "associations are rejected" if room == SpaceLevel.REJECT_ASSOCIATIONS else "instances are refused"
         yield Problem("refusing", "fault", f"The listener is short of disk space: {effect}, and senders try later.", do)
+    if standing.unanswered:
+        where = " and ".join(standing.unanswered)
+        wait = "Check the disk, or the network and the server behind it; work goes on by itself once it answers."
+        yield Problem("disk_silent", "fault", f"The disk of {where} does not answer.", wait)
     for disk in standing.disks:
         where = " and ".join(disk.places)
         low = 0 if settings is None else _limit(disk.places, settings)
@@ -133,8 +137,9 @@ def _queue(standing: Standing) -> Iterator[Problem]:
         what = f"The oldest of {count_of(standing.pending, 'waiting instance')} came {span_of(standing.oldest_s)} ago."
         do = "More arrives than is exported, or instances are put off: give it more processors, or look at the log."
         yield Problem("queue_old", "attention", what, do)
-    if not standing.is_live and standing.pending:
-        what = f"{count_of(standing.pending, 'instance')} of this folder are not exported yet."
+    # What was under way when a backfill was killed is under way until it is started again.
+    if not standing.is_live and (left := standing.pending + standing.active):
+        what = f"{count_of(left, 'instance')} of this folder {'is' if left == 1 else 'are'} not exported yet."
         yield Problem("unfinished", "attention", what, "If no backfill runs, start the same `exporter backfill` again.")
 
 

@@ -41,6 +41,7 @@ ANSWER_S: Final = 3.0
 VERIFICATION: Final = "1.2.840.10008.1.1"
 """Verification SOP Class (PS3.4 A.4)."""
 EXPLICIT_AND_IMPLICIT: Final = ("1.2.840.10008.1.2.1", "1.2.840.10008.1.2")
+SILENT: Final = "its disk does not answer"
 
 
 class Readiness:
@@ -76,8 +77,8 @@ class Readiness:
         return {
             "listener": _answers(self._settings.listener),
             "exporter": "" if exporter == "running" else f"the exporter is {exporter}",
-            "spool": _is_writable(self._data.spool, "spool"),
-            "ledger": _ledger_works(self._data.ledger),
+            "spool": SILENT if "spool" in standing.unanswered else _is_writable(self._data.spool, "spool"),
+            "ledger": SILENT if "ledger" in standing.unanswered else _ledger_works(self._data.ledger),
             "disk": "; ".join(low),
         }
 

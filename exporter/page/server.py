@@ -1,12 +1,13 @@
 """The process `exporter page`: the application behind the HTTP server that DICOMweb uses, until a signal.
 
 Contract: it has neither the spool's nor the ledger's lock and writes nothing but what `/retry` is asked for, so that it
-can neither slow nor end receiving and exporting, and still answers when both are down. Another certificate or token
-needs a restart.
+can neither slow nor end receiving and exporting, and still answers when both are down. At SIGHUP it reads
+configuration, certificate and token again; what cannot be used changes nothing, and another address needs a restart.
 """
 
 from __future__ import annotations
 
+import signal
 import threading
 from typing import TYPE_CHECKING, Final
 
@@ -14,10 +15,11 @@ import structlog
 
 from exporter.page.app import Page
 from exporter.page.guard import PageGuard, host_names
+from exporter.settings.settings import load_settings
 from listener.foundation.counters import Counters
-from listener.foundation.errors import SourceUnusable
-from listener.foundation.notify import notify, watchdog_interval_s
-from listener.foundation.signals import stopping
+from listener.foundation.errors import SourceUnusable, Unusable
+from listener.foundation.notify import notify, reloading, watchdog_interval_s
+from listener.foundation.signals import STOP, handling
 from listener.network.http_server import Guard, HttpServer
 from listener.network.tls import days_left, server_context
 from listener.network.token import Token, is_open_to_others
@@ -47,6 +49,8 @@ class PageServer:
             SourceUnusable: One of them cannot be used.
         """
         self._section = settings.page
+        self._data = data
+        self._config = config
         page = Page(settings, data, config=config)
         names = host_names(self._section.host, self._section.names)
         self._app = PageGuard(page.application(), names, _token(self._section))
@@ -72,15 +76,25 @@ class PageServer:
         """
         self._server.start(self._section.host, self._section.port)
 
+    def reload(self, settings: Settings) -> None:
+        """Answer new requests by other settings, and new connections with the new certificate; the address stays.
+
+        Raises:
+            SourceUnusable: Token or certificate cannot be used; the old settings stay.
+        """
+        guard, token = _guard(settings.page), _token(settings.page)
+        page = Page(settings, self._data, config=self._config)
+        self._app.within, self._app.token = page.application(), token
+        self._app.names = host_names(self._section.host, settings.page.names)
+        self._server.guard = guard
+
     def stop(self) -> None:
         """Close the port, and let requests under way be answered."""
         self._server.stop(STOP_S)
 
 
-def run(
-    settings: Settings, data: DataFolder, *, config: Path | None = None, stop: threading.Event | None = None
-) -> int:
-    """Serve the page until SIGTERM or SIGINT, or until `stop` is set.
+def run(settings: Settings, data: DataFolder, *, config: Path | None = None) -> int:
+    """Serve the page until SIGTERM or SIGINT.
 
     Returns:
         Exit code 0.
@@ -89,18 +103,40 @@ def run(
         SourceUnusable: It cannot start.
     """
     server = PageServer(settings, data, config=config)
-    ended = stop or threading.Event()
-    with stopping(ended, ended.set):
+    ended, hung_up, woken = threading.Event(), threading.Event(), threading.Event()
+
+    def heed(number: int) -> None:
+        (hung_up if number == signal.SIGHUP else ended).set()
+        woken.set()
+
+    with handling(heed, *STOP, signal.SIGHUP):
         server.start()
         log.info("page", address=server.address)
         every_s = watchdog_interval_s()
         notify("READY=1", f"STATUS={server.address}")
-        while not ended.wait(min(every_s or 5.0, 5.0)):
+        while not ended.is_set():
+            woken.wait(min(every_s or 5.0, 5.0))
+            woken.clear()
+            if hung_up.is_set():
+                hung_up.clear()
+                reloading()
+                _reload(server, config)
+                notify("READY=1")
             if server.is_alive:
                 notify("WATCHDOG=1")
         notify("STOPPING=1")
         server.stop()
     return 0
+
+
+def _reload(server: PageServer, config: Path | None) -> None:
+    """Read the configuration again; say why where it cannot be used."""
+    try:
+        server.reload(load_settings(config))
+    except Unusable as error:
+        log.error("reload refused, the old settings stay", problem=str(error))  # noqa: TRY400 - no traceback
+    else:
+        log.info("configuration reloaded")
 
 
 def _token(section: PageSection) -> Token | None:

@@ -127,6 +127,8 @@ class Standing:
     last_hour: SpanStanding = SpanStanding()
     last_day: SpanStanding = SpanStanding()
     disks: tuple[DiskStanding, ...] = ()
+    unanswered: tuple[str, ...] = ()
+    """What is on disks, or servers, that do not answer."""
     settings: dict[str, Any] | None = None
     """Settings in force, secrets masked; None where no configuration was named."""
     problems: tuple[Problem, ...] = ()
@@ -138,6 +140,11 @@ class Standing:
     def well(self) -> bool:
         """Whether nothing is wrong."""
         return not self.problems
+
+    @property
+    def instances(self) -> int:
+        """Number of instances, each counted once."""
+        return self.pending + self.active + self.exported + self.skipped + self.quarantined + self.failed
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""

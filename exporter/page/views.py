@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from exporter.page import plots
-from exporter.page.failures import remedy
+from exporter.page.failures import remedy, without_name
 from exporter.page.problems import count_of, day_of, size_of, span_of
 from exporter.results.ledger.browsing import PAGE_ROWS, NumberedRow, latency_words
 from listener.foundation.text import text_line, xml_text
@@ -185,7 +185,7 @@ class Views:
             name=entry.name if is_spool or self._show_patient else "",
             state=str(entry.state),
             reason=entry.reason or "",
-            message=entry.message if is_spool or self._show_patient else _without(entry.message, entry.name),
+            message=entry.message if is_spool or self._show_patient else without_name(entry.message, entry.name),
             updated=row.updated,
             arrived=entry.mtime_ns / 1e9 if is_spool else None,
             media=media,
@@ -253,11 +253,6 @@ def _by_half_hours(strip: tuple[int, ...]) -> list[int]:
 def _next(rows: list[NumberedRow]) -> int | None:
     """Key of the next page; None where this was the last."""
     return rows[-1].number if len(rows) == PAGE_ROWS else None
-
-
-def _without(message: str, name: str) -> str:
-    """A message without the path of its file."""
-    return message.replace(name, "its file") if name else message
 
 
 def _our_part(line: bytes) -> dict[str, Any]:

@@ -11,5 +11,6 @@ metadata      records, and the file of lines
 withdrawal    what a changed list of patients forbids
 rejections    what rejection notes do to the instances that they name
 reconcile     the proof that nothing is missing
+run_report    the name of the report of a run, and how ours is recognised
 rebuild       a lost ledger made anew
 """

@@ -5,6 +5,7 @@ engine       the section `engine`
 notify       the section `notify`
 page         the section `page`
 pull         the section `pull`
+run_report   the section `run_report`
 windows      times of day
 permissions  mode and group of media
 """

@@ -32,6 +32,7 @@ from exporter.settings.notify import NotifySection
 from exporter.settings.page import PageSection
 from exporter.settings.permissions import group_id_of
 from exporter.settings.pull import PullPeers
+from exporter.settings.run_report import RunReportSection
 from listener.foundation.configuration import FilePath, Section, Spelling, load
 from listener.foundation.fields import AETitle
 from listener.foundation.logs import LogSection
@@ -637,6 +638,8 @@ class Settings(MediaSettings):
     """Our HTTP service."""
     page: PageSection = PageSection()
     """The operator's page."""
+    run_report: RunReportSection = RunReportSection()
+    """The file that shows what a run did."""
     expect: dict[SourceName, ExpectSection] = Field(default_factory=dict)
     """Sources that must not fall silent, by name: the AE title of a sender, `dicomweb`, the `name` of an Orthanc
     server, a watched folder."""

@@ -3,6 +3,7 @@
 ledger        the way in
 reader        questions to the ledger
 browsing      questions of people: pages, numbers, search
+sampling      samples for a report of bounded size
 transitions   states and what changes them
 rejections    what rejection notes say
 relations     duplicates and conflicts

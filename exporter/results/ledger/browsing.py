@@ -6,6 +6,7 @@ ledger keeps, and lists are read page by page from an index, by the key at which
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ FAILED_STATES: Final = (InstanceStatus.FAILED, InstanceStatus.QUARANTINED)
 PAGE_ROWS: Final = 50
 MOST_FOUND: Final = 200
 """Most rows that a search answers with."""
+_UID: Final = re.compile(r"[0-9.]{1,64}")
 _NUMBERED: Final = transitions.ENTRY.replace("FROM instance", ", updated_ns FROM instance")
 """As `ENTRY`, whose last values are line, number of the row and time of the last change."""
 
@@ -149,7 +151,7 @@ class LedgerBrowser(LedgerReader):
         return [name for name in names if self.number_of(name) is None]
 
     def search(self, text: str, limit: int = MOST_FOUND) -> list[NumberedRow]:
-        """Instances with that UID (of instance or study) or AE title, or whose name or medium begins so."""
+        """Instances with that UID (of instance, study or series) or AE title, or whose name or medium begins so."""
         value, end = stored(text), stored(text) + b"\xff"
         key = stored(transitions.output_key(text))
         ways: tuple[tuple[str, tuple[object, ...]], ...] = (
@@ -173,6 +175,11 @@ class LedgerBrowser(LedgerReader):
                 found[one.number] = one
             if len(found) >= limit:
                 break
+        if not found and _UID.fullmatch(text):
+            # No index begins with the series, and none is kept for this: a walk over that of studies, which holds it.
+            where = """id IN (SELECT id FROM instance INDEXED BY instance_study
+                WHERE study_instance_uid IS NOT NULL AND series_instance_uid = ? LIMIT ?)"""
+            found = {one.number: one for one in self._list(where, (text, limit))}
         return sorted(found.values(), key=lambda one: -one.number)
 
     def _list(self, where: str, values: tuple[object, ...]) -> list[NumberedRow]:

@@ -17,7 +17,7 @@ from exporter.errors import SkipReason
 from exporter.outcome import InstanceIdentity
 from exporter.results.ledger import rejections, transitions
 from exporter.results.ledger.relations import UNNUMBERED, IdentifiedInstance, relate
-from exporter.results.ledger.schema import connect, stored, unusable
+from exporter.results.ledger.schema import LedgerUnusable, connect, stored, unusable
 from exporter.results.ledger.types import (
     FINAL,
     LONGEST_WAIT_S,
@@ -214,9 +214,21 @@ class LedgerReader:
         )
 
     def line(self, seq: int) -> bytes | None:
-        """The metadata line of that number."""
+        """The metadata line of that number.
+
+        Raises:
+            LedgerUnusable: It is damaged.
+        """
         found = self._read("SELECT text FROM line WHERE seq = ?", (seq,))
-        return zlib.decompress(found[0][0]) if found else None
+        return self._line_of(found[0][0]) if found else None
+
+    def _line_of(self, stored_text: bytes) -> bytes:
+        """A line as it was before it was stored."""
+        try:
+            return zlib.decompress(stored_text)
+        except zlib.error as error:
+            hint = "keep a copy, move it away and run `exporter reconcile --rebuild`"
+            raise LedgerUnusable(self.path, "a metadata line in it is damaged", hint, is_damaged=True) from error
 
     def problem(self) -> str | None:
         """Complaints of SQLite after a check of every page of the database; None where it is sound."""

@@ -327,3 +327,113 @@ def test_the_first_sentence_says_that_the_disk_is_full_and_that_a_source_is_sile
         finally:
             installation.stop()
         page.context.close()
+
+
+# -- the report ------------------------------------------------------------------------------------------------------
+
+CINE = "examples_ybr_color.dcm"
+STILLS = (
+    "CT_small.dcm",
+    "MR_small_RLE.dcm",
+    "examples_palette.dcm",
+    "examples_jpeg2k.dcm",
+    "examples_overlay.dcm",
+    "examples_rgb_color.dcm",
+    "JPEG-lossy.dcm",
+    "SC_rgb_small_odd_jpeg.dcm",
+    "test-SR.dcm",
+    "waveform_ecg.dcm",
+)
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202e"
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Reports of an output with failures, of one in which all is well, and of one in which nothing was done."""
+    import pydicom
+
+    samples = Path(pydicom.__file__).parent / "data/test_files"
+    found = {}
+    for name in ("report", "well", "empty"):
+        folder = tmp_path_factory.mktemp(name)
+        (folder / "in").mkdir()
+        if name == "empty":
+            Ledger.open(folder / "exporter.db").close()
+            command = ["report", str(folder), "--to", str(folder / "out.html")]
+            found[name] = folder / "out.html"
+        else:
+            for sample in (CINE, *STILLS) if name == "report" else STILLS[:3]:
+                shutil.copy(samples / sample, folder / "in" / sample)
+            if name == "report":
+                (folder / "in" / f"{HOSTILE.replace('/', '')}.dcm").write_bytes(b"no DICOM" * 100)
+                (folder / "in/cut.dcm").write_bytes((samples / "CT_small.dcm").read_bytes()[:20_000])
+            command = ["backfill", str(folder / "in"), "--output", str(folder / "out"), "--workers", "1"]
+            found[name] = folder / "out/report.html"
+        subprocess.run([sys.executable, "-m", "exporter", *command], cwd=REPOSITORY, check=False, capture_output=True)
+        assert found[name].is_file()
+    return found
+
+
+@pytest.mark.skipif(not AXE.is_file(), reason="axe-core is not installed")
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_report_is_for_everybody_and_asks_nobody_for_anything(
+    browser: Browser, reports: dict[str, Path], width: int, scheme: Any, tmp_path: Path
+) -> None:
+    shots = Path(os.environ.get("EXPORTER_SCREENSHOTS") or tmp_path)
+    shots.mkdir(exist_ok=True)
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    asked, faults = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda said: faults.append(said.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("dialog", lambda dialog: faults.append(dialog.message))
+    for name, path in reports.items():
+        asked.clear()
+        page.goto(path.as_uri())
+        for summary in page.locator("summary").all():
+            summary.click()
+        assert violations(page) == [], name
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        assert [one[:100] for one in asked if not one.startswith("data:")] == [path.as_uri()], name
+        if name == "report" and (width, scheme) in {(320, "dark"), (1280, "light")}:
+            for summary in page.locator("summary").all():
+                summary.click()
+            page.screenshot(
+                path=shots / f"report-{scheme}-{width}.png",
+                clip={"x": 0, "y": 0, "width": width, "height": 1450},
+                full_page=True,
+            )
+            if width == WIDTHS[-1]:
+                page.locator("#sheets").screenshot(path=shots / f"report-sheets-{scheme}-{width}.png")
+    assert faults == []
+    context.close()
+
+
+def test_previews_of_cines_play_in_a_report(browser: Browser, reports: dict[str, Path]) -> None:
+    page = browser.new_context().new_page()
+    page.goto(reports["report"].as_uri())
+    cines = page.locator("video")
+    assert cines.count() == 1
+    cines.first.evaluate("video => video.play()")
+    wait_for(lambda: cines.first.evaluate("video => video.currentTime") > 0)
+    assert page.locator("main img").count() >= 5
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    page.context.close()
+
+
+def test_nothing_in_a_report_can_be_run_or_fetched(browser: Browser, reports: dict[str, Path], tmp_path: Path) -> None:
+    """What somebody plants in the file is stopped by its own policy."""
+    planted = tmp_path / "planted.html"
+    evil = (
+        "<script>document.title = 'run'</script><img src='https://example.org/a.png' onerror=\"document.title='run'\">"
+    )
+    planted.write_text(reports["report"].read_text().replace('<main id="main"', f'{evil}<main id="main"'))
+    page = browser.new_context().new_page()
+    asked: list[str] = []
+    page.on("requestfinished", lambda request: asked.append(request.url))
+    page.goto(planted.as_uri())
+    assert page.title().startswith("Report:")
+    assert [one for one in asked if one.startswith("http")] == []
+    page.context.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -258,6 +259,50 @@ def test_container_runtimes_learn_from_the_page_whether_it_lives_and_is_ready(
         done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode == 0) == is_well
     assert is_well or "HTTP Error 503" in done.stderr
+# -- a disk that does not answer -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def silent_disk(tmp_path: Path) -> Iterator[Path]:
+    """A mounted file system that answers no question: its server does not read them (fuse(4))."""
+    import ctypes
+
+    folder = tmp_path / "silent"
+    folder.mkdir()
+    kernel = ctypes.CDLL(None, use_errno=True)
+    try:
+        server = os.open("/dev/fuse", os.O_RDWR)
+    except OSError:
+        pytest.skip("there is no FUSE here")
+    options = f"fd={server},rootmode=40000,user_id=0,group_id=0".encode()
+    try:
+        if kernel.mount(b"silent", os.fsencode(folder), b"fuse", 0, options) != 0:
+            pytest.skip("nothing can be mounted here")
+        yield folder
+    finally:
+        os.close(server)  # ends what waits
+        kernel.umount2(os.fsencode(folder), 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["media", "data"])
+def test_a_disk_that_does_not_answer_is_named_and_holds_up_nothing(
+    what: str, silent_disk: Path, tmp_path: Path
+) -> None:
+    data = silent_disk if what == "data" else tmp_path
+    settings = json.dumps({"media": {"dir": str(silent_disk)}} if what == "media" else {})
+    if what == "media":
+        Ledger.open(data / "exporter.db").close()
+    with serving(data, settings) as served:
+        for path in ("/", "/metrics", "/healthz", "/settings"):
+            answer = served.ask(path)
+            assert answer.status == 200, path
+        places = "media" if what == "media" else "spool and media and metadata and ledger"
+        assert f"The disk of {places} does not answer." in served.ask("/").text
+        assert served.ask("/failures").status == (200 if what == "media" else 503)
+        ready = served.ask("/readyz").text.splitlines()
+        assert f"disk: The disk of {places} does not answer." in ready
+        assert ("ledger: its disk does not answer" in ready) == (what == "data")
 
 
 # -- a million rows --------------------------------------------------------------------------------------------------

@@ -25,13 +25,11 @@ from exporter.results.ledger import InstanceStatus, Ledger
 from listener.foundation.errors import SourceUnusable
 from listener.spool.spool import Spool
 from tests.exporter.ledger_rows import begin, finish
-from tests.exporter.page.served import serving
+from tests.exporter.page.served import Served, serving
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    from tests.exporter.page.served import Served
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>\u202egnp.exe\x1b[31m\x00&" + "A" * 65_536
 MEDIA = ("/media", "/thumbnail")
@@ -173,7 +171,8 @@ def test_an_address_that_means_nothing_is_answered_in_words(page: Served, path: 
     assert page.ask(path).status == status
 
 
-def test_a_search_finds_by_uid_of_instance_and_study_and_by_path(page: Served) -> None:
+def test_a_search_finds_by_uid_of_instance_study_and_series_and_by_path(page: Served) -> None:
+    assert "/instance/2" in page.ask("/search?q=1.9.1").text
     assert "/instance/1" in page.ask("/search?q=1.2.a").text
     assert "/instance/2" in page.ask("/search?q=1.9").text
     assert "/instance/2" in page.ask("/search?q=b.s").text
@@ -457,3 +456,51 @@ def test_the_page_changes_nothing_by_being_looked_at(page: Served, data: Path) -
     for path in EVERY_PAGE:
         page.ask(path)
     assert kept() == before
+
+
+# -- the process -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_at_sighup_the_configuration_is_read_again_and_a_wrong_one_changes_nothing(data: Path, tmp_path: Path) -> None:
+    import signal
+    import subprocess
+    import sys
+
+    from tests.ports import free_port
+
+    port, config = free_port(), tmp_path / "exporter.yml"
+    served = Served(f"http://127.0.0.1:{port}/")
+
+    def configure(more: str) -> None:
+        config.write_text(f"page: {{port: {port}, {more}}}\n")
+
+    def wait_until(is_so: Callable[[], bool]) -> None:
+        until = time.monotonic() + 100
+        while not is_so():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+    def is_up() -> bool:
+        try:
+            return served.ask("/healthz").status == 200
+        except OSError:
+            return False
+
+    configure("show_patient: false")
+    log = tmp_path / "log"
+    command = [sys.executable, "-m", "exporter", "page", "--config", str(config), "--data", str(data)]
+    with log.open("wb") as file, subprocess.Popen(command, stderr=file, stdout=file) as process:
+        try:
+            wait_until(is_up)
+            assert "000/&lt;script&gt;" not in served.ask("/failures?before=5").text
+            configure("show_patient: true")
+            process.send_signal(signal.SIGHUP)
+            wait_until(lambda: "000/&lt;script&gt;" in served.ask("/failures?before=5").text)
+            configure("show_patient: perhaps")
+            process.send_signal(signal.SIGHUP)
+            wait_until(lambda: b"reload refused, the old settings stay" in log.read_bytes())
+            assert "000/&lt;script&gt;" in served.ask("/failures?before=5").text
+        finally:
+            process.terminate()
+    assert process.returncode == 0
