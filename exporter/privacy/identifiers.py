@@ -87,6 +87,21 @@ class CollectedIdentifiers:
         kinds = {kind for form in forms for kind in self._found(form)}
         return frozenset(kinds | ({"uid"} if self._holds_uid(_UIDS.findall(lower)) else set()))
 
+    def found_in_run(self, text: str, least: int) -> frozenset[str]:
+        """Kinds of the identifiers that occur anywhere in a run of letters whose words may stand without a space.
+
+        Args:
+            text: The run.
+            least: Shortest spelling that is searched for.
+        """
+        forms = {form for one in (text.casefold(), _folded(text)) for form in (one, "".join(one.split()))}
+        kinds = {
+            kind
+            for spelling, kind in self.spellings.items()
+            if len(spelling) >= least and any(spelling in form for form in forms)
+        }
+        return frozenset(kinds | ({"uid"} if any(uid in form for uid in self.uids for form in forms) else set()))
+
     def found_in_bytes(self, data: bytes, least_bytes: int = LEAST_BYTES) -> frozenset[str]:
         """Kinds of the identifiers that occur in bytes of any kind, those with long enough spellings.
 

@@ -57,15 +57,19 @@ def class_rule(header: Dataset) -> ClassRule | None:
 
 
 def flag_of(header: Dataset, pixels: PixelDescription, rule: ClassRule) -> str | None:
-    """The first sign that a picture is not what a scanner computed from its signals; None where there is none."""
-    rules = ladder_rules()
+    """The first sign that a picture is not what its class is for; None where there is none."""
     if pixels.samples != 1 or pixels.photometric not in rule.photometric:
         return f"colour is no {rule.name} picture"
     if pixels.keyword == "PixelData" and pixels.bits_allocated not in rule.bits_allocated:
         return f"{name_of('BitsAllocated')} is not that of a {rule.name} picture"
     if text_of(header, "Modality").upper() not in {"", *rule.modalities}:
         return f"{name_of('Modality')} contradicts the SOP class"
-    present = next((key for key in rules.flagged_if_present if _is_there(header, key)), None)
+    return _flag_of_elements(header, rule)
+
+
+def _flag_of_elements(header: Dataset, rule: ClassRule) -> str | None:
+    """The first sign among elements that say where a picture comes from; None where there is none."""
+    present = next((key for key in ladder_rules().flagged_if_present if _is_there(header, key)), None)
     if present is not None:
         return f"{name_of(present)} is there: a captured or digitised picture"
     spoken = _speaks(header, rule)

@@ -30,8 +30,8 @@ DOSE, SEG, MAP = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("481.2", "66.4", 
 SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 ROWS, COLUMNS = 480, 640
 _PICTURES = re.compile(
-    r"(?:Image|Dose|DICOS \dD AIT|DICOS Quadrupole.*|US Volume|(?<!Surface )Segmentation|Parametric Map|Thickness Map|Topography Map"
-    r"|B-scan Volume Analysis) Storage(?! Commitment)(?! - Trial)"
+    r"(?:Image|Dose|DICOS \dD AIT|DICOS Quadrupole.*|US Volume|(?<!Surface )Segmentation|Parametric Map"
+    r"|Thickness Map|Topography Map|B-scan Volume Analysis) Storage(?! Commitment)(?! - Trial)"
 )
 """Names of SOP classes with pictures; those of the trial classes are left out."""
 ACME = DeviceMasks(()).with_rows([{"when": [[["Manufacturer", "equals", "ACME"]]], "hide": [[0, 0, 640, 40]]}])
