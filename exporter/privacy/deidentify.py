@@ -69,6 +69,7 @@ from exporter.privacy.values import (
     is_valid_uid,
     is_well_known_uid,
     is_zone,
+    placed_texts_of,
     readable,
     texts_of,
 )
@@ -432,12 +433,13 @@ class _Deidentification:
             return True
         if vr in DATE_VRS:
             return self._dates(place, tag, vr, self._action_for_dates)
-        values = texts_of(readable(place.source, tag))
+        element = readable(place.source, tag)
+        values = texts_of(element)
         kept: list[str] | None
         if tag in _GROUP_NAMES:
             kept = [self._pseudonyms.of(IDENTIFIER, value, 16).upper() for value in values]
         elif vr == "CS":
-            kept = self._terms(values, tag)
+            kept = self._terms(placed_texts_of(element), tag)
         elif vr == "AS":
             kept = self._kept_texts(values, vr, is_identity=False)
         else:
@@ -449,12 +451,13 @@ class _Deidentification:
 
     def _terms(self, values: list[str], tag: int) -> list[str] | None:
         """Defined terms; of several values those that are none are replaced, so that places keep their meaning."""
-        known = [value.strip(" \0") in defined_terms() for value in values]
-        if not any(known):
+        plain = [value.strip(" \0") for value in values]
+        if not any(value in defined_terms() for value in plain):
             return None
-        if not all(known):
+        kept = [value if not value or value in defined_terms() else "OTHER" for value in plain]
+        if kept != plain:
             self.dropped.add(tag)
-        return [value.strip(" \0") if is_known else "OTHER" for value, is_known in zip(values, known, strict=True)]
+        return kept
 
     def _known_texts(self, values: list[str], tag: int, vr: str) -> list[str] | None:
         if vr in ("PN", "AE", "UR"):

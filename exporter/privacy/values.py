@@ -85,12 +85,16 @@ def texts_of(element: DataElement | None) -> list[str]:
 
     Texts of a wrong VR are read as well: a name in an element of VR LO is still the name.
     """
+    return [text for text in placed_texts_of(element) if text.strip(" \0")]
+
+
+def placed_texts_of(element: DataElement | None) -> list[str]:
+    """The values of an element as `texts_of` has them, and empty ones between them, so that each keeps its place."""
     if element is None or element.VR not in TEXT_VRS or element.value is None:
         return []
     value = element.value
     try:
-        values = list(value) if isinstance(value, MutableSequence | tuple) else [value]
-        return [str(each) for each in values if str(each).strip(" \0")]
+        return [str(each) for each in (value if isinstance(value, MutableSequence | tuple) else [value])]
     except READING_ERRORS:
         return []
 

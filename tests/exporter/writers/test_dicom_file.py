@@ -45,7 +45,12 @@ DECODERS: dict[str, Any] = {
     "JPEG 2000 RGB": imagecodecs.jpeg2k_decode,
     "HTJ2K": imagecodecs.jpeg2k_decode,
 }
-BY_THE_STANDARD = re.compile(r"PresentationCreation(Date|Time)|ICCProfile|PointCoordinatesData|FloatingPointValues")
+_UNREAD = re.compile("not valid DICOM|read failed")
+"""What dciodvfy says of a source that it does not read to its end: it has not seen all errors of it."""
+BY_THE_STANDARD = re.compile(
+    r"PresentationCreation(Date|Time)|ICCProfile|PointCoordinatesData|FloatingPointValues"
+    r"|ReasonForRequestedProcedureCodeSequence"
+)
 """What the Basic Profile removes though an IOD needs it, and bytes of which nothing says what they hold."""
 
 
@@ -235,7 +240,7 @@ def test_dciodvfy_finds_no_error_that_the_source_does_not_have(
         path, folder = corpus / row["file"], tmp_path / str(number)
         written = dicom_file(path, folder, key_file, pixels="allow")
         source = errors_of(path)
-        if written is not None and not any("not valid DICOM" in error for error in source):
+        if written is not None and not any(_UNREAD.search(error) for error in source):
             assert subprocess.run(["dcmdump", "-q", str(written)], capture_output=True, check=False).returncode == 0
             checked += 1
             new = {error for error in errors_of(written) - source if not BY_THE_STANDARD.search(error)}
