@@ -7,12 +7,12 @@ Sentences name elements, never their values.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from exporter.dicom.elements import READING_ERRORS, name_of, readable_value_of, text_of, unread_value
+from exporter.dicom.elements import READING_ERRORS, base_tag_of, name_of, readable_value_of, text_of, unread_value
 from exporter.frames.display import items_of
 from exporter.privacy.pixels.rules import ladder_rules
-from exporter.privacy.values import readable
+from exporter.privacy.values import plain_texts, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -136,6 +136,13 @@ def may_show_face(header: Dataset) -> bool:
 
 def values_of(header: Dataset, keyword: str) -> list[str]:
     """The values of an element as texts; none where it is absent, empty or cannot be read."""
+    tag = base_tag_of(keyword)
+    raw: Any = None if tag is None else header.get_item(tag)
+    if raw is None:
+        return []
+    plain = plain_texts(raw, raw.VR or "")
+    if plain is not None:
+        return [text for text in (one.strip(" \0") for one in plain) if text]
     value = readable_value_of(header, keyword)
     if value is None:
         return []
