@@ -125,6 +125,7 @@ def _explain(
 ) -> ExitCode:
     from exporter.dicom.instance import Instance
     from exporter.errors import ExportError, SkipInstance
+    from exporter.work.deidentification import deidentified
     from exporter.writers import choose_all
 
     facts: dict[str, object] = {}
@@ -133,7 +134,7 @@ def _explain(
         with Instance.open(path, settings.limits) as instance:
             _describe(instance, facts)
             if profile is not None:
-                profile.deidentify(instance, shows_pixels=settings.media.enabled)
+                deidentified(instance, settings.media_settings, profile)
                 facts |= _privacy(instance)
             writers = choose_all(instance, settings.media_settings)
             origin = writers.origin_of(writers.main)

@@ -11,6 +11,7 @@ where the data contradict themselves.
     fragments          where the bytes of each frame are
     codecs             one codec library for every compressed frame
     codestream         headers of codestreams, before anything is decoded
+    bare_codestream    codestreams without comments and application data
     jpeg_xl_bits       fields of JPEG XL headers
     completeness       whether a codestream holds what its headers announce
     jpeg_integrity     JPEG data that a decoder repairs in silence

@@ -165,6 +165,8 @@ def _look_at_settings(data: DataFolder, settings: Settings, report: LeakReport) 
             report.add(f"{of}.profile", "`none`: lines hold every element as it is")
         elif own.privacy.pixels == "allow":
             report.add(f"{of}.pixels", "`allow`: pictures leave of which nothing says that they are clean")
+        if own.privacy.profile != "none" and "audio" in own.privacy.permit:
+            report.add(f"{of}.permit", "`audio`: sound leaves, and nothing listens to what it says")
     output = data.root.resolve()
     for key in ("key_file", "exclude", "pseudonyms"):
         path = getattr(settings.privacy, key)

@@ -73,8 +73,7 @@ class Page:
         self._views = Views(
             data.root,
             show_patient=settings.page.show_patient,
-            # Which media were cleared to leave is not known here: with a profile, none is shown.
-            show_media=settings.page.shows_thumbnails and settings.privacy.profile == "none",
+            show_media=settings.page.shows_thumbnails and may_show_media(settings),
         )
         self._media = settings.media_folder(data)
         self._templates = environment()
@@ -427,3 +426,18 @@ def _thumbnail(file: Path, _sha256: str) -> bytes | None:
             return into.getvalue()
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
+
+
+def may_show_media(settings: Settings) -> bool:
+    """Whether media may be shown as far as de-identification is concerned: with a profile, only if it cleared all.
+
+    An output keeps the profile of each AE title, so that the settings say it of all its media. Nothing is cleared where
+    an AE title has no profile, where `privacy.pixels` lets pass what nothing proves clean, or where sound is permitted.
+    """
+    sections = [one.privacy for one in (settings, *settings.by_ae_title.values())]
+    if all(section.profile == "none" for section in sections):
+        return True
+    return all(
+        section.profile != "none" and section.pixels != "allow" and "audio" not in section.permit
+        for section in sections
+    )

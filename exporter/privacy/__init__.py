@@ -14,5 +14,6 @@ lists            who must not be exported, and pseudonyms given from outside
 deidentify       a whole data set, nested ones included
 identifiers      what identifies the patient of an instance, and the search for it in bytes and text
 verification     the search for identifiers in everything that is about to be published
+documents        texts of documents and models that are permitted, for this search
 pixels           which pixels may leave, and masks over the others
 """

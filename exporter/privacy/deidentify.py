@@ -70,6 +70,7 @@ from exporter.privacy.values import (
     is_well_known_uid,
     is_zone,
     readable,
+    texts_at,
     texts_of,
 )
 from exporter.privacy.vocabulary import UNKNOWN_SCHEME, code_meaning, defined_terms, is_kept_text, is_known_text
@@ -222,9 +223,12 @@ class _Deidentification:
     def walk(self, place: _Place) -> None:
         """Put into one data set what may be there, and its sequences' items onto the list."""
         blocks = None
+        retains_private = PrivacyOption.RETAIN_SAFE_PRIVATE in self._options
         for base_tag in list(place.source.keys()):
             tag = int(base_tag)
-            if tag & 0x10000:
+            if tag & 0x10000 and not retains_private:
+                self.private_dropped += tag & 0xFF00 != 0  # others reserve a block
+            elif tag & 0x10000:
                 blocks = private_blocks(place.source) if blocks is None else blocks
                 self._private(place, tag, blocks)
             elif tag not in place.skipped:
@@ -232,22 +236,17 @@ class _Deidentification:
 
     def claim(self) -> None:
         """Say in the data set what was done, and nothing that its source says of that (PS3.15 E.2, E.3)."""
-        from pydicom.dataset import Dataset
-
         codes = [BASIC_PROFILE_CODE]
         codes += [CLEAN_PIXEL_DATA_CODE] if self._cleans_pixels else []
         codes += [OPTION_CODES[option] for option in PrivacyOption if option in self._options]
-        items = []
-        for code, meaning in sorted(codes):
-            item = Dataset()
-            item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, "DCM", meaning
-            items.append(item)
+        items = [code_item(code, "DCM", meaning) for code, meaning in sorted(codes)]
+        method = ["DICOM PS3.15 2026d", *(meaning for _, meaning in sorted(codes))]
         dates = "UNMODIFIED" if _FULL_DATES in self._options else "REMOVED"
-        self.result.SpecificCharacterSet = "ISO_IR 192"
-        self.result.PatientIdentityRemoved = "YES"
-        self.result.DeidentificationMethod = ["DICOM PS3.15 2026d", *(meaning for _, meaning in sorted(codes))]
-        self.result.DeidentificationMethodCodeSequence = items
-        self.result.LongitudinalTemporalInformationModified = "MODIFIED" if _MODIFIED_DATES in self._options else dates
+        put(self.result, _CHARACTER_SET, "CS", "ISO_IR 192")
+        put(self.result, 0x00120062, "CS", "YES")
+        put(self.result, 0x00120063, "LO", method)
+        put(self.result, 0x00120064, "SQ", items)
+        put(self.result, 0x00280303, "CS", "MODIFIED" if _MODIFIED_DATES in self._options else dates)
 
     def _standard(self, place: _Place, tag: int) -> None:
         group = tag >> 16
@@ -305,7 +304,7 @@ class _Deidentification:
             return self._pseudonyms.of(PATIENT, self._patient) if self._patient else nothing
         if _IDENTIFIES.search(keyword) is None or vr not in ("LO", "SH", "UC", "CS"):
             return nothing
-        value = plain_identifier("\\".join(texts_of(readable(place.source, tag))))
+        value = plain_identifier("\\".join(texts_at(place.source, tag, vr)))
         if not value:
             return nothing
         pseudonym = self._pseudonyms.of(PATIENT if tag == _PATIENT_ID else IDENTIFIER, value)
@@ -364,7 +363,7 @@ class _Deidentification:
 
     def _dates(self, place: _Place, tag: int, vr: str, action: Action | None) -> bool:
         """Keep or shift dates and times; False where they are to go, or are none."""
-        values = [value.strip(" \0") for value in texts_of(readable(place.source, tag))]
+        values = [value.strip(" \0") for value in texts_at(place.source, tag, vr)]
         if tag == _ZONE:
             kept = values if all(map(is_zone, values)) else None
         else:
@@ -396,7 +395,7 @@ class _Deidentification:
 
     def _uids(self, place: _Place, tag: int, *, keeps: bool) -> None:
         """Replace the UIDs of an element, those of classes and other registered things excepted."""
-        values = [value.strip(" \0") for value in texts_of(readable(place.source, tag))]
+        values = [value.strip(" \0") for value in texts_at(place.source, tag, "UI")]
         put(place.target, tag, "UI", [self._uid(value, keeps=keeps) for value in values])
 
     def _uid(self, value: str, *, keeps: bool) -> str:
@@ -432,12 +431,12 @@ class _Deidentification:
             return True
         if vr in DATE_VRS:
             return self._dates(place, tag, vr, self._action_for_dates)
-        values = texts_of(readable(place.source, tag))
+        values = texts_at(place.source, tag, vr)
         kept: list[str] | None
         if tag in _GROUP_NAMES:
             kept = [self._pseudonyms.of(IDENTIFIER, value, 16).upper() for value in values]
         elif vr == "CS":
-            kept = self._terms(values, tag)
+            kept = self._terms(texts_at(place.source, tag, vr, placed=True), tag)
         elif vr == "AS":
             kept = self._kept_texts(values, vr, is_identity=False)
         else:
@@ -449,12 +448,13 @@ class _Deidentification:
 
     def _terms(self, values: list[str], tag: int) -> list[str] | None:
         """Defined terms; of several values those that are none are replaced, so that places keep their meaning."""
-        known = [value.strip(" \0") in defined_terms() for value in values]
-        if not any(known):
+        plain = [value.strip(" \0") for value in values]
+        if not any(value in defined_terms() for value in plain):
             return None
-        if not all(known):
+        kept = [value if not value or value in defined_terms() else "OTHER" for value in plain]
+        if kept != plain:
             self.dropped.add(tag)
-        return [value.strip(" \0") if is_known else "OTHER" for value, is_known in zip(values, known, strict=True)]
+        return kept
 
     def _known_texts(self, values: list[str], tag: int, vr: str) -> list[str] | None:
         if vr in ("PN", "AE", "UR"):
@@ -561,13 +561,13 @@ class _Deidentification:
     # Private elements.
 
     def _private(self, place: _Place, tag: int, blocks: dict[tuple[int, int], str]) -> None:
-        """Keep a private element that the Standard calls safe, by its VR, if the option is on."""
+        """Keep a private element that the Standard calls safe, by its VR."""
         group, block = tag >> 16, tag >> 8 & 0xFF
         if not block:
             return  # the reservation of a block: written with the first element that needs it
         creator = blocks.get((group, block), "")
         vr = safe_private().get((creator, group, tag & 0xFF))
-        if PrivacyOption.RETAIN_SAFE_PRIVATE not in self._options or vr is None or not self._safe(place, tag, vr):
+        if vr is None or not self._safe(place, tag, vr):
             self.private_dropped += 1
             return
         put(place.target, group << 16 | block, "LO", creator)

@@ -18,7 +18,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Final
 
 from exporter.dicom.elements import READING_ERRORS, quiet_reading
@@ -87,6 +87,21 @@ class CollectedIdentifiers:
         kinds = {kind for form in forms for kind in self._found(form)}
         return frozenset(kinds | ({"uid"} if self._holds_uid(_UIDS.findall(lower)) else set()))
 
+    def found_in_run(self, text: str, least: int) -> frozenset[str]:
+        """Kinds of the identifiers that occur anywhere in a run of letters whose words may stand without a space.
+
+        Args:
+            text: The run.
+            least: Shortest spelling that is searched for.
+        """
+        forms = {form for one in (text.casefold(), _folded(text)) for form in (one, "".join(one.split()))}
+        kinds = {
+            kind
+            for spelling, kind in self.spellings.items()
+            if len(spelling) >= least and any(spelling in form for form in forms)
+        }
+        return frozenset(kinds | ({"uid"} if any(uid in form for uid in self.uids for form in forms) else set()))
+
     def found_in_bytes(self, data: bytes, least_bytes: int = LEAST_BYTES) -> frozenset[str]:
         """Kinds of the identifiers that occur in bytes of any kind, those with long enough spellings.
 
@@ -143,8 +158,7 @@ def collect_identifiers(
                 elif vr in _IDENTIFIER_VRS:
                     _collect_texts(found, element)
     for day in sorted(days - {_NO_DAY} - {_moved(day, weeks) for day in days if weeks}):
-        for spelling in _date_spellings(day):
-            _note(found, spelling, "date")
+        _note_all(found, _date_spellings(day), "date")
     return found
 
 
@@ -195,11 +209,11 @@ def _elements(source: Dataset) -> Iterator[tuple[Dataset, DataElement]]:
     waiting = [source]
     while waiting:
         dataset = waiting.pop()
-        for tag in list(dataset.keys()):
-            vr = dataset.get_item(tag).VR
+        for tag, unread in list(dataset.items()):
+            vr = unread.VR
             if vr in _NO_TEXT_VRS or (vr in _IDENTIFIER_VRS and not _is_collected(int(tag))):
                 continue
-            element = readable(dataset, int(tag))
+            element = readable(dataset, tag)
             if element is None:
                 continue
             if element.VR == "SQ":
@@ -229,18 +243,22 @@ def _collect_names(found: CollectedIdentifiers, values: list[str], raws: list[by
     for raw in raws:
         found.encoded.setdefault(raw, "name")
     for value in values:
-        for group in value.split("="):
-            parts = [part.strip() for part in group.split("^") if part.strip()]
-            words = [word for part in parts for word in _WORDS.findall(part)]
-            for word in words:
-                if len(word) >= _LEAST_LETTERS or not word.isascii():
-                    _note(found, word, "name")
-            if len(parts) > 1:
-                for first, second in ((parts[0], parts[1]), (parts[1], parts[0])):
-                    for separator in ("", " ", ", ", ",", "_", "-", ".", "^"):
-                        _note(found, f"{first}{separator}{second}", "name")
-                _note(found, " ".join(parts), "name")
-                _note(found, "^".join(parts), "name")
+        _note_all(found, _name_spellings(value), "name")
+
+
+@lru_cache(maxsize=1024)
+def _name_spellings(value: str) -> tuple[str, ...]:
+    """The words of a name, and the whole name; the instances of one patient have the same."""
+    spellings = []
+    for group in value.split("="):
+        parts = [part.strip() for part in group.split("^") if part.strip()]
+        words = [word for part in parts for word in _WORDS.findall(part)]
+        spellings += [word for word in words if len(word) >= _LEAST_LETTERS or not word.isascii()]
+        if len(parts) > 1:
+            for first, second in ((parts[0], parts[1]), (parts[1], parts[0])):
+                spellings += [f"{first}{sign}{second}" for sign in ("", " ", ", ", ",", "_", "-", ".", "^")]
+            spellings += [" ".join(parts), "^".join(parts)]
+    return _forms(spellings)
 
 
 def _days_of(values: list[str]) -> set[date]:
@@ -255,8 +273,13 @@ def _moved(day: date, weeks: int) -> date:
     return (date_of(moved) if moved else None) or _NO_DAY
 
 
-def _date_spellings(day: date) -> Iterator[str]:
-    """A date as standards and people write it."""
+@lru_cache(maxsize=1024)
+def _date_spellings(day: date) -> tuple[str, ...]:
+    """A date as standards and people write it; the instances of one study have the same."""
+    return _forms(_written(day))
+
+
+def _written(day: date) -> Iterator[str]:
     year, month, number = f"{day.year:04d}", f"{day.month:02d}", f"{day.day:02d}"
     yield year + month + number
     for separator in ("-", ".", "/", " "):
@@ -282,16 +305,34 @@ def _collect_identifier(found: CollectedIdentifiers, value: str) -> None:
 
 
 def _note(found: CollectedIdentifiers, spelling: str, kind: str) -> None:
-    if len(found.spellings) >= _MOST_SPELLINGS:
-        raise PrivacyUnknown(
-            f"the instance has over {_MOST_SPELLINGS} spellings of names, dates and identifiers, too many to search for"
-        )
-    lower = spelling.casefold()
-    for form in (lower,) if lower.isascii() else (lower, _folded(spelling)):
+    _note_all(found, _forms((spelling,)), kind)
+
+
+def _note_all(found: CollectedIdentifiers, forms: Iterable[str], kind: str) -> None:
+    """Note spellings in the forms in which they are searched for.
+
+    Raises:
+        PrivacyUnknown: There are too many.
+    """
+    for form in forms:
+        if len(found.spellings) >= _MOST_SPELLINGS:
+            raise PrivacyUnknown(
+                f"the instance has over {_MOST_SPELLINGS} spellings of names, dates and identifiers, too many to search"
+                " for"
+            )
         if form in common_words():
             found.common.add(form)
-        elif form:
+        else:
             found.spellings.setdefault(form, kind)
+
+
+def _forms(spellings: Iterable[str]) -> tuple[str, ...]:
+    """Spellings in lower case, with and without diacritics, each once."""
+    found: dict[str, None] = {}
+    for spelling in spellings:
+        lower = spelling.casefold()
+        found |= dict.fromkeys((lower,) if lower.isascii() else (lower, _folded(spelling)))
+    return tuple(form for form in found if form)
 
 
 def _folded(text: str) -> str:

@@ -22,6 +22,7 @@ from exporter.privacy.lists import pseudonyms_of
 from exporter.privacy.pixels import LadderStep, MaskedReader, PixelPolicy, Tesseract, decide, masked_picture
 from exporter.privacy.pseudonyms import CONTENT, SOURCE
 from exporter.privacy.rules import PrivacyOption
+from exporter.privacy.values import readable
 from exporter.privacy.verification import refuse_identifiers
 from exporter.privacy.vocabulary import standard_meanings
 from listener.foundation.errors import Unusable
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
 
     from exporter.dicom.instance import Instance
     from exporter.dicom.pixels import PixelDescription
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from exporter.settings.settings import PrivacySettings, Settings
 
 _HASH_DIGITS: Final = 64
+_DOCUMENT: Final = "EncapsulatedDocument"
 
 
 class TextDetectionMissing(Unusable):
@@ -92,6 +95,7 @@ class PrivacyProfile:
         self._key_fingerprint = fingerprint(key)
         self._options = frozenset(map(PrivacyOption, privacy.options))
         self._pixel_policy = PixelPolicy(privacy.pixels)
+        self._permit = frozenset(privacy.permit)
         standard_meanings()  # loaded now, so that it does not count against the limits of the first instance
         self.finder = text_finder(privacy)
         """What reads text in pictures before they leave; None where they are not looked through."""
@@ -136,6 +140,8 @@ class PrivacyProfile:
         result = deidentify(source, policy, identifiers.words)
         if policy.cleans_pixels:
             result.data_set.BurnedInAnnotation = "NO"
+        if shows_pixels and _DOCUMENT in source:
+            _add_document(source, result.data_set)
         hashes = (
             self._pseudonyms.of(CONTENT, instance.identity.content_sha256, _HASH_DIGITS),
             self._pseudonyms.of(SOURCE, instance.source_sha256, _HASH_DIGITS),
@@ -150,6 +156,7 @@ class PrivacyProfile:
             "dropped": list(result.dropped),
             "private_dropped": result.private_dropped,
             "pixels": None if decision is None else decision.record(),
+            **({"permit": sorted(self._permit)} if self._permit else {}),
             **({"patient": keyed_patient} if keyed_patient is not None else {}),
             "text_detection": None if self.finder is None or decision is None else self.finder.name,
         }
@@ -168,9 +175,10 @@ class PrivacyProfile:
         Raises:
             PrivacyUnknown: None of them may, or the instance is a document.
         """
-        if "EncapsulatedDocument" in instance.source_header:
+        if _DOCUMENT in instance.source_header and not self._permit - {"audio"}:
             raise PrivacyUnknown(
-                f"{name_of('EncapsulatedDocument')}: documents and models may hold anything, and none can be cleaned"
+                f"{name_of(_DOCUMENT)}: documents and models may hold anything, none can be cleaned, and"
+                " `privacy.permit` names none"
             )
         if instance.pixels is None:
             return None
@@ -181,6 +189,14 @@ class PrivacyProfile:
                 f" {self._pixel_policy})"
             )
         return decision
+
+
+def _add_document(source: Dataset, target: Dataset) -> None:
+    """Put an encapsulated document, which is searched as a medium before it counts, into a de-identified data set."""
+    for tag in (0x00420011, 0x00420015):  # Encapsulated Document, Encapsulated Document Length
+        element = readable(source, tag)
+        if element is not None and element.VR in ("OB", "OW", "UN", "UL"):
+            target.add(element)
 
 
 def _is_cleaned(decision: PixelDecision) -> bool:

@@ -12,6 +12,8 @@ import re
 from collections.abc import MutableSequence
 from typing import TYPE_CHECKING, Any, Final
 
+from pydicom.tag import BaseTag
+
 from exporter.dicom.elements import READING_ERRORS
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ REMOVED: Final = "REMOVED"
 """Text that stands where a text was."""
 MOST_TEXT: Final = 10_240
 """Longest text, in characters, that an option retains: that of VR LT."""
+_PLAIN_VRS: Final = frozenset(("CS", "DA", "DT", "LO", "SH", "TM", "UI"))
+_PLAIN_ASCII: Final = re.compile(rb"[ -~]*\0?")
+"""Printable ASCII, which is the same in every character set (PS3.5 6.1.2.1), and padding."""
 _DUMMIES: Final[dict[str, Any]] = {
     "AE": REMOVED,
     "AS": "000D",
@@ -75,7 +80,7 @@ def dummy(tag: int, vr: str) -> Any:
 def readable(dataset: Dataset, tag: int) -> DataElement | None:
     """The element as pydicom reads it; None where it cannot."""
     try:
-        return dataset[tag]
+        return dataset[tag if type(tag) is BaseTag else BaseTag(tag)]  # an int is looked at more closely
     except READING_ERRORS:
         return None
 
@@ -85,14 +90,44 @@ def texts_of(element: DataElement | None) -> list[str]:
 
     Texts of a wrong VR are read as well: a name in an element of VR LO is still the name.
     """
+    return [text for text in placed_texts_of(element) if text.strip(" \0")]
+
+
+def placed_texts_of(element: DataElement | None) -> list[str]:
+    """The values of an element as `texts_of` has them, and empty ones between them, so that each keeps its place."""
     if element is None or element.VR not in TEXT_VRS or element.value is None:
         return []
     value = element.value
     try:
-        values = list(value) if isinstance(value, MutableSequence | tuple) else [value]
-        return [str(each) for each in values if str(each).strip(" \0")]
+        return [str(each) for each in (value if isinstance(value, MutableSequence | tuple) else [value])]
     except READING_ERRORS:
         return []
+
+
+def texts_at(dataset: Dataset, tag: int, vr: str, *, placed: bool = False) -> list[str]:
+    """The values of an element, as `texts_of` has them.
+
+    Printable ASCII of the dictionary's VR is read without pydicom, which takes far longer.
+
+    Args:
+        dataset: Where the element is.
+        tag: The element.
+        vr: VR of the dictionary.
+        placed: Whether empty values keep their places.
+    """
+    values = plain_texts(dataset.get_item(BaseTag(tag)), vr)
+    if values is None:
+        values = placed_texts_of(readable(dataset, tag))
+    return values if placed else [value for value in values if value.strip(" \0")]
+
+
+def plain_texts(raw: Any, vr: str) -> list[str] | None:
+    """The values of an element that is not read yet and has nothing but printable ASCII; None of any other."""
+    if vr not in _PLAIN_VRS or not getattr(raw, "is_raw", False) or vr != raw.VR or type(raw.value) is not bytes:
+        return None
+    if _PLAIN_ASCII.fullmatch(raw.value) is None:
+        return None
+    return [value.rstrip(" \0") for value in raw.value.decode("ascii").split("\\")]
 
 
 def is_valid_uid(text: str) -> bool:

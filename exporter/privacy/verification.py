@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from exporter.privacy.documents import DocumentTexts
     from exporter.privacy.identifiers import CollectedIdentifiers
 
 _LEAST_BYTES: Final = 8
@@ -31,6 +32,8 @@ _OVERLAP: Final = 1024
 """More bytes than the longest spelling has in any encoding."""
 _TEXT_SUFFIXES: Final = (".txt", ".csv")
 _JSON_SUFFIXES: Final = (".json", ".jsonl")
+_DOCUMENT_SUFFIXES: Final = (".pdf", ".cda.xml", ".stl", ".obj", ".mtl")
+"""Endings of documents that `privacy.permit` lets leave."""
 _KEYED: Final = re.compile(r"(?<![^\W_])(?:[0-9a-f]{16,64}|[0-9A-F]{16,64})(?![^\W_])")
 _MEANINGS: Final = frozenset(("Code Meaning", "00080104", "meaning"))
 """Keys of the meanings of codes, in both forms of records and in reports."""
@@ -62,6 +65,23 @@ def refuse_identifiers(
     listed = [found for path, suffix in files for found in _files(path, suffix)]
     for file, ending in sorted(listed, key=lambda one: not one[1].endswith(_JSON_SUFFIXES)):
         _refuse(_in_file(identifiers, file, ending, meanings), f"a medium ({ending.lstrip('.') or 'file'})")
+
+
+def refuse_document(identifiers: CollectedIdentifiers, data: bytes, suffix: str) -> None:
+    """Do nothing if no identifier occurs in a document.
+
+    Args:
+        identifiers: Those of the instance.
+        data: The document.
+        suffix: Ending of its name, as the document writer gives it.
+
+    Raises:
+        PrivacyUnknown: One occurs, or the document cannot be searched.
+    """
+    from exporter.privacy.documents import texts_of_document
+
+    kinds = _in_document(identifiers, texts_of_document(data, suffix))
+    _refuse(kinds, f"the document ({suffix.lstrip('.')})")
 
 
 def _texts_in(value: Any, meanings: set[str]) -> Iterator[str]:
@@ -100,6 +120,11 @@ def _files(path: Path, suffix: str) -> Iterator[tuple[Path, str]]:
 
 
 def _in_file(identifiers: CollectedIdentifiers, path: Path, suffix: str, meanings: set[str]) -> frozenset[str]:
+    document = next((kind for kind in _DOCUMENT_SUFFIXES if suffix.endswith(kind)), None)
+    if document is not None:
+        from exporter.privacy.documents import texts_of_document
+
+        return _in_document(identifiers, texts_of_document(path.read_bytes(), document))
     if suffix.endswith((*_TEXT_SUFFIXES, *_JSON_SUFFIXES, ".svg")):
         return _in_text(identifiers, _text_of(path.read_bytes(), suffix, meanings))
     kinds: frozenset[str] = frozenset()
@@ -108,6 +133,16 @@ def _in_file(identifiers: CollectedIdentifiers, path: Path, suffix: str, meaning
         while piece := file.read(_PIECE):
             kinds |= identifiers.found_in_bytes(tail + piece, _LEAST_BYTES)
             tail = piece[-_OVERLAP:]
+    return kinds
+
+
+def _in_document(identifiers: CollectedIdentifiers, texts: DocumentTexts) -> frozenset[str]:
+    """Kinds of the identifiers that occur in a document, also in pieces that are shown side by side."""
+    kinds = identifiers.found_in_text(_BETWEEN.join(texts.words))
+    for run in texts.letters:
+        kinds |= identifiers.found_in_run(run, texts.least_letters)
+    for data in texts.raw:
+        kinds |= identifiers.found_in_bytes(data, _LEAST_BYTES)
     return kinds
 
 

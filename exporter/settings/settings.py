@@ -408,6 +408,10 @@ PrivacyOptionName = Literal[
 """Options of the Basic Profile; `exporter.privacy.rules.PrivacyOption` has the same."""
 
 
+PermittedKind = Literal["pdf", "cda", "stl", "obj", "mtl", "audio"]
+"""Kinds of media that nothing can clean."""
+
+
 class ProfileSection(Section):
     """De-identification profile of the instances that the section is for."""
 
@@ -423,6 +427,9 @@ class ProfileSection(Section):
     """Program that looks for text in every distinct picture before it leaves; what it finds can only deny."""
     write_dicom: bool = False
     """Whether the de-identified DICOM instance is written beside its media."""
+    permit: tuple[PermittedKind, ...] = ()
+    """Kinds of documents, models and sound that leave as they are, if no identifier is found in them: `pdf`, `cda`,
+    `stl`, `obj`, `mtl`, `audio`. All others fail as `privacy_unknown`, and so does one that cannot be searched."""
 
     @field_validator("options")
     @classmethod
@@ -507,6 +514,9 @@ class MediaSettings(Section):
         if self.privacy.profile != "none":
             content["privacy"] = self.privacy.model_dump(mode="json", include=set(ProfileSection.model_fields))
             content["privacy"]["options"].sort()
+            content["privacy"]["permit"] = sorted(set(self.privacy.permit))
+            if not self.privacy.permit:  # a later setting, as above
+                del content["privacy"]["permit"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

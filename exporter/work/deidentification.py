@@ -29,7 +29,8 @@ def deidentified(
     """De-identify an instance as the settings say; None where they leave it as it is.
 
     Raises:
-        PrivacyUnknown: It cannot be de-identified, or a picture of it shows an identifier or a date.
+        PrivacyUnknown: It cannot be de-identified, a picture of it shows an identifier or a date, or its document
+            holds an identifier or cannot be searched.
         ExportError: The instance cannot be read.
     """
     if profile is None:
@@ -37,6 +38,8 @@ def deidentified(
             raise PrivacyUnknown(f"`privacy.profile: {settings.privacy.profile}` was not loaded")
         return None
     found = profile.deidentify(instance, shows_pixels=settings.media.enabled)
+    if "EncapsulatedDocument" in instance.header:
+        _search_document(instance, found)
     if profile.finder is not None and instance.mask is not None:
         from exporter.privacy.pixels import text_that_denies
 
@@ -45,6 +48,19 @@ def deidentified(
         if denial is not None:
             raise PrivacyUnknown(denial)
     return found
+
+
+def _search_document(instance: Instance, found: DeidentifiedInstance) -> None:
+    """Search a permitted document before any of it is written, be it to a partial file."""
+    from exporter.privacy.verification import refuse_document
+    from exporter.writers.document import document_of, is_empty_document, kind_of
+
+    if is_empty_document(instance.header):
+        return
+    document = document_of(instance)[0]
+    kind = kind_of(document)
+    if kind is not None:  # else its writer refuses it
+        refuse_document(found.identifiers, document, kind.suffix)
 
 
 def _pictures(instance: Instance, settings: MediaSettings) -> Iterator[NDArray[Any]]:

@@ -203,7 +203,7 @@ def choose_all(instance: Instance, settings: MediaSettings, writers: Sequence[Wr
     faults = (_not_written(part, one) for part, one in best.items() if isinstance(one, ExportError))
     chosen = ChosenWriters(main, further, tuple(faults), origins)
     if instance.deidentification is not None:
-        _refuse_uncleaned(chosen)
+        _refuse_uncleaned(chosen, instance, settings.privacy.permit)
     return chosen
 
 
@@ -216,20 +216,31 @@ def _dicom_writer(instance: Instance) -> Sequence[Writer]:
     return (DicomWriter(),)
 
 
-def _refuse_uncleaned(chosen: ChosenWriters) -> None:
-    """Refuse writers that may show of a de-identified instance what nothing has cleaned.
+def _refuse_uncleaned(chosen: ChosenWriters, instance: Instance, permitted: Sequence[str]) -> None:
+    """Refuse writers that may show of a de-identified instance what nothing has cleaned, and what is not permitted.
 
     Raises:
-        PrivacyUnknown: They make audio or documents, or come from another distribution and may read the file itself.
+        PrivacyUnknown: They make audio or documents of a kind that `permitted` does not name, or come from another
+            distribution and may read the file itself.
     """
     for writer in (chosen.main, *chosen.further):
         if writer.kind in _UNCLEANED:
-            raise PrivacyUnknown(f"{writer.part}: nothing cleans media of the kind {writer.kind}")
+            kind = writer.kind.value if writer.kind is MediaType.AUDIO else _kind_of_document(instance)
+            if kind not in permitted:
+                raise PrivacyUnknown(f"{writer.part}: nothing cleans {kind}, and `privacy.permit` does not name it")
         origin = chosen.origin_of(writer)
         if origin is not None:
             raise PrivacyUnknown(
                 f"the writer {origin.name} of {origin.distribution} may read what identifies: switch it off (`writers`)"
             )
+
+
+def _kind_of_document(instance: Instance) -> str:
+    """The kind of an encapsulated document as `privacy.permit` names it, by its bytes."""
+    from exporter.writers.document import document_of, kind_of
+
+    found = kind_of(document_of(instance)[0])
+    return "a document of no known kind" if found is None else found.codec
 
 
 def _best(writers: Sequence[Writer], instance: Instance, settings: MediaSettings) -> Writer | None:

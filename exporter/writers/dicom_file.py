@@ -1,14 +1,15 @@
 """The de-identified instance as a DICOM file of its own, beside its media.
 
 Contract: the file holds the elements that the instance shows (`Instance.replace_header`), file meta information made
-anew, and its frames as the mask lets them through: uncompressed, every kept stored value as it was (colours as RGB, as
-the media show them), black where hidden, without spare bits. Nothing else of the source gets into it: no preamble, no
-encoded frame, no byte around or behind frames. Explicit VR Little Endian, or Big Endian where the source is. Read back
-before it counts.
+anew, and its frames as the mask lets them through. Codestreams of which nothing is hidden are copied, without comments
+and application data, in the transfer syntax of the source. Other frames of encapsulated sources are coded by RLE, which
+loses nothing, has every depth and sign, and spends little on black; those of native sources stay native. All of them
+have every kept stored value as it was (colours as RGB, as the media show them), black where hidden, no spare bits.
+Nothing else of the source gets into the file: no preamble, no byte around or behind frames. Read back before it counts.
 
-A video stream is not written: its pictures have no stored values.
+A video stream is not written: its pictures have no stored values, and a copy would have the user data of the stream.
 
-Source: PS3.10 7.1 (file meta information), PS3.5 8.1.1 (native cells), PS3.5 A.2, A.3.
+Source: PS3.10 7.1 (file meta information), PS3.5 8.1.1 (native cells), PS3.5 A.2, A.3, A.4 (encapsulation), G (RLE).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import hashlib
 import io
 import struct
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
@@ -40,10 +42,13 @@ if TYPE_CHECKING:
     from exporter.dicom.pixels import PixelDescription
     from exporter.frames import Frames
     from exporter.frames.reader import Samples
+    from exporter.privacy.pixels import MaskedReader
     from exporter.settings.settings import LimitSettings, MediaSettings
 
 SCORE: Final = 0
 _LITTLE, _BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
+_RLE: Final = "1.2.840.10008.1.2.5"
+_RLE_HEAD: Final = 64
 _FLOATS: Final = {"f4": (0x7FE00008, "OF"), "f8": (0x7FE00009, "OD")}
 _LONGEST: Final = 0xFFFFFFFE
 
@@ -74,7 +79,7 @@ class DicomWriter:
             raise PrivacyUnknown("write DICOM: the instance is not de-identified")
         path = task.folder / "0.part"
         if instance.pixels is None:
-            sealed = write_new(path, (_head(instance, {}),))
+            sealed = write_new(path, (_head(instance, {}, _BIG if instance.big_endian else _LITTLE),))
             _check(path, limits, None)
             return Written(media=(media_file(path, self.kind, ".dcm", "dicom", sealed),))
         if is_video_stream(instance):
@@ -95,6 +100,7 @@ class _Pixels:
     pixels: PixelDescription
     frames: Frames
     order: Literal["<", ">"]
+    limits: LimitSettings
     digest: Any
 
     @classmethod
@@ -102,10 +108,54 @@ class _Pixels:
         from exporter.frames import open_frames
 
         frames = open_frames(instance, limits)
-        return cls(instance, pixels, frames, ">" if instance.big_endian else "<", hashlib.blake2b())
+        return cls(instance, pixels, frames, ">" if instance.big_endian else "<", limits, hashlib.blake2b())
 
     def pieces(self) -> Iterator[bytes]:
         """The bytes of the file: header, frames, padding."""
+        if not self.pixels.encapsulated:
+            yield from self._native()
+        elif (reader := self._reader_of_bare_frames()) is not None:
+            yield _head(self.instance, {}, self.instance.transfer_syntax)
+            yield from _encapsulated(self._copied(reader))
+        elif self.pixels.bits_allocated in (8, 16, 32) and self.pixels.keyword == "PixelData":
+            yield from self._run_length_coded()
+        else:
+            yield from self._native()
+
+    def _reader_of_bare_frames(self) -> MaskedReader | None:
+        """The reader of a source all of whose codestreams may be copied; None where one may not."""
+        from exporter.frames.reader import open_reader
+
+        mask = self.instance.mask
+        if mask is None:
+            return None
+        reader: MaskedReader = mask.masked(open_reader(self.instance, self.pixels, self.limits, []))
+        is_bare = all(reader.bare(number) is not None for number in range(self.frames.count))
+        return reader if is_bare and self.frames.count == self.pixels.frames else None
+
+    def _copied(self, reader: MaskedReader) -> Iterator[bytes]:
+        """Codestreams as they are; their values are part of the digest."""
+        for number, samples in enumerate(self.frames.samples()):
+            self.digest.update(_plain(samples.values))
+            yield reader.bare(number) or b""
+
+    def _run_length_coded(self) -> Iterator[bytes]:
+        """Header and frames coded by RLE Lossless."""
+        rest = self.frames.samples()
+        first = next(rest)
+        cells, elements = self._cells(first)
+        if cells.ndim == 3:
+            elements["PlanarConfiguration"] = 1
+        yield _head(self.instance, elements, _RLE)
+        yield from _encapsulated(rle_frame(one) for one in self._noted_cells(cells, rest))
+
+    def _noted_cells(self, first: NDArray[Any], rest: Iterator[Samples]) -> Iterator[NDArray[Any]]:
+        for cells in chain((first,), (self._cells(samples)[0] for samples in rest)):
+            self.digest.update(_plain(cells))
+            yield cells
+
+    def _native(self) -> Iterator[bytes]:
+        """Header and uncompressed frames."""
         rest = self.frames.samples()
         first = next(rest)
         cells, elements = self._cells(first)
@@ -117,39 +167,23 @@ class _Pixels:
         if length > _LONGEST:
             raise TooLarge(f"write DICOM: the frames have {length} bytes, an element may have {_LONGEST}")
         tag, vr = _FLOATS.get(kind, (0x7FE00010, "OB" if cells.itemsize == 1 else "OW"))
-        yield _head(self.instance, elements)
+        yield _head(self.instance, elements, _BIG if self.instance.big_endian else _LITTLE)
         head = struct.pack(f"{self.order}HH2s2xI", tag >> 16, tag & 0xFFFF, vr.encode(), length + length % 2)
         yield head
-        yield from self._packed(first, rest) if is_packed else self._whole(cells, rest)
+        yield from self._packed(first, rest) if is_packed else (one.tobytes() for one in self._noted_cells(cells, rest))
         if length % 2:
             yield b"\0"
-
-    def _whole(self, first: NDArray[Any], rest: Iterator[Samples]) -> Iterator[bytes]:
-        yield self._noted(first)
-        for samples in rest:
-            yield self._noted(self._cells(samples)[0])
 
     def _packed(self, first: Samples, rest: Iterator[Samples]) -> Iterator[bytes]:
         """Frames of one bit per pixel, one after the other without a gap (PS3.5 8.1.1)."""
         left: NDArray[np.uint8] = np.empty(0, np.uint8)
-        self._noted(first.values)
-        for samples in self._then(first, rest):
+        for samples in chain((first,), rest):
+            self.digest.update(_plain(samples.values))
             bits = np.concatenate([left, samples.values.astype(np.uint8).ravel()])
             whole = len(bits) // 8 * 8
             left = bits[whole:]
             yield np.packbits(bits[:whole], bitorder="little").tobytes()
         yield np.packbits(left, bitorder="little").tobytes()
-
-    def _then(self, first: Samples, rest: Iterator[Samples]) -> Iterator[Samples]:
-        yield first
-        for samples in rest:
-            self._noted(samples.values)
-            yield samples
-
-    def _noted(self, values: NDArray[Any]) -> bytes:
-        """The bytes of a frame; its values are part of the digest."""
-        self.digest.update(_plain(values))
-        return values.tobytes()
 
     def _cells(self, samples: Samples) -> tuple[NDArray[Any], dict[str, Any]]:
         """The cells of a frame in the order of bytes of the file, and the elements that describe them."""
@@ -186,7 +220,40 @@ def _plain(values: NDArray[Any]) -> bytes:
     return values.astype("<f8" if values.dtype.kind == "f" else "<i8").tobytes()
 
 
-def _head(instance: Instance, elements: dict[str, Any]) -> bytes:
+def _encapsulated(frames: Iterator[bytes]) -> Iterator[bytes]:
+    """Pixel data of one fragment for each frame, with an empty offset table (PS3.5 A.4)."""
+    yield struct.pack("<HH2s2xI", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + _item(0)
+    for frame in frames:
+        padded = frame + b"\0" * (len(frame) % 2)
+        yield _item(len(padded)) + padded
+    yield struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+
+def _item(length: int) -> bytes:
+    return struct.pack("<HHI", 0xFFFE, 0xE000, length)
+
+
+def rle_frame(cells: NDArray[Any]) -> bytes:
+    """A frame coded by RLE: a segment for each byte of each sample, the highest byte first (PS3.5 G.2, G.3, G.4)."""
+    import imagecodecs
+
+    rows, columns = cells.shape[:2]
+    width = cells.dtype.itemsize
+    planes = cells.astype(cells.dtype.newbyteorder(">"), order="C").view(np.uint8).reshape(rows, columns, -1, width)
+    segments = []
+    for sample in range(planes.shape[2]):
+        for byte in range(width):
+            coded = imagecodecs.packbits_encode(np.ascontiguousarray(planes[:, :, sample, byte]), axis=1)
+            segments.append(coded + b"\0" * (len(coded) % 2))
+    offsets = accumulate((len(one) for one in segments[:-1]), initial=_RLE_HEAD)
+    return (
+        struct.pack("<I", len(segments))
+        + struct.pack(f"<{len(segments)}I", *offsets).ljust(_RLE_HEAD - 4, b"\0")
+        + b"".join(segments)
+    )
+
+
+def _head(instance: Instance, elements: dict[str, Any], transfer_syntax: str) -> bytes:
     """Preamble, file meta information and all elements before the pixel data.
 
     Raises:
@@ -202,7 +269,7 @@ def _head(instance: Instance, elements: dict[str, Any]) -> bytes:
     for keyword, value in elements.items():
         setattr(data_set, keyword, value)
     meta = FileMetaDataset(instance.header.file_meta)
-    meta.TransferSyntaxUID = UID(_BIG if instance.big_endian else _LITTLE)
+    meta.TransferSyntaxUID = UID(transfer_syntax)
     data_set.file_meta = meta
     file = io.BytesIO()
     try:

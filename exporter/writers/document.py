@@ -48,6 +48,11 @@ class DocumentKind:
     mime_types: frozenset[str]
     """Permitted values of (0042,0012) MIME Type of Encapsulated Document (PS3.3 A.45, A.85, A.104)."""
 
+    @property
+    def codec(self) -> str:
+        """The kind in one word, as lines have it."""
+        return self.suffix.removeprefix(".").partition(".")[0]
+
 
 PDF: Final = DocumentKind(".pdf", frozenset({"application/pdf"}))
 CDA: Final = DocumentKind(".cda.xml", frozenset({"text/xml", "application/xml"}))
@@ -177,7 +182,7 @@ class DocumentWriter:
             VerifyFailed: The file, read back, holds other bytes.
             OutOfSpace: The disk is full.
         """
-        document, warnings = _document(task.instance)
+        document, warnings = document_of(task.instance)
         found = kind_of(document)
         if found is None:
             raise UnsupportedSyntax(
@@ -198,8 +203,7 @@ class DocumentWriter:
         sealed = seal(path)
         if sealed.bytes != len(document) or sealed.sha256 != digest.hexdigest():
             raise VerifyFailed("read document back: other bytes than were written")
-        codec = found.suffix.removeprefix(".").partition(".")[0]
-        medium = media_file(path, self.kind, found.suffix, codec, sealed, transcoded=False)
+        medium = media_file(path, self.kind, found.suffix, found.codec, sealed, transcoded=False)
         return Written((medium,), warnings=tuple(warnings))
 
 
@@ -234,8 +238,12 @@ def _pieces(document: bytes) -> Iterator[bytes]:
         yield bytes(view[start : start + _PIECE])
 
 
-def _document(instance: Instance) -> tuple[bytes, list[str]]:
-    """The document without its padding byte, and what was odd."""
+def document_of(instance: Instance) -> tuple[bytes, list[str]]:
+    """The document without its padding byte, and what was odd.
+
+    Raises:
+        Unreadable: It is empty or shorter than (0042,0015) Encapsulated Document Length.
+    """
     try:
         document = value_of(instance.header, "EncapsulatedDocument")
     except ValueError as error:

@@ -5,10 +5,12 @@ whatever the step; on their own they prove nothing, unless people vouched for th
 
 1. `device_mask`: masks that cannot be believed refuse the instance; a mask that is vouched for keeps the rest.
 2. `ultrasound_regions`: their union is kept.
-3. `sop_class`: a CT, MR, PT or NM of one sample per pixel is kept, unless something flags it.
+3. `sop_class`: a picture of one sample per pixel that was computed (CT, MR, PT, NM, doses, segmentations, ...) is kept,
+   unless something flags it.
 4. `policy`: what is unknown is denied, blanked or allowed.
 
-Burned In Annotation YES denies what neither region nor device mask covers; NO proves nothing and is not read.
+Burned In Annotation YES, and a label of a slide in the picture, deny what neither region nor device mask covers; NO
+proves nothing and is not read.
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from exporter.dicom.elements import name_of, text_of
+from exporter.dicom.elements import text_of
 from exporter.frames.transfer_syntaxes import Family, family_of
 from exporter.privacy.pixels.area import KeptArea
 from exporter.privacy.pixels.device_masks import HiddenByDevice, vendored_masks
-from exporter.privacy.pixels.flags import class_rule, flag_of, may_show_face, says_burned_in
+from exporter.privacy.pixels.flags import burned_in, class_rule, flag_of, may_show_face, why_unproven
 from exporter.privacy.pixels.regions import region_evidence
 from exporter.privacy.pixels.rules import ladder_rules
 
@@ -133,8 +135,9 @@ class _Case:
             if evidence.kept:
                 area = KeptArea(self._rows, self._columns, evidence.kept, self._device.rectangles)
                 return self._kept(LadderStep.ULTRASOUND_REGIONS, "the ultrasound regions are kept", area)
-        if says_burned_in(self._header) and not self._device.rectangles:
-            return self._burned_in()
+        said = burned_in(self._header)
+        if said is not None and not self._device.rectangles:
+            return self._burned_in(said)
         return self._by_class()
 
     def _by_class(self) -> PixelDecision:
@@ -150,9 +153,9 @@ class _Case:
         kept = {PixelPolicy.DENY: None, PixelPolicy.BLANK: self._nothing(), PixelPolicy.ALLOW: area}[self._policy]
         return self._decision(LadderStep.POLICY, reason, kept)
 
-    def _burned_in(self) -> PixelDecision:
+    def _burned_in(self, said: str) -> PixelDecision:
         """A picture that is said to hold text in a place that is not known: no policy lets it pass."""
-        reason = f"{name_of('BurnedInAnnotation')} does not say NO, and neither region nor device mask covers it"
+        reason = f"{said}, and neither region nor device mask covers it"
         blank = self._policy is PixelPolicy.BLANK
         return self._decision(LadderStep.POLICY, reason, self._nothing() if blank else None)
 
@@ -161,7 +164,8 @@ class _Case:
             return "a device mask hides its rectangles, and nothing proves the rest clean"
         if self._notes:
             return self._notes[-1]
-        return "no region, device mask or rule by SOP class says what the picture holds"
+        unproven = why_unproven(self._header)
+        return unproven or "no region, device mask or rule by SOP class says what the picture holds"
 
     def _kept(self, step: LadderStep, reason: str, area: KeptArea) -> PixelDecision:
         if not area.pixels():

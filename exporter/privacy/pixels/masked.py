@@ -2,7 +2,8 @@
 
 Contract: `MaskedReader` stands in the place of a `FrameReader`. Its samples depend on kept pixels, the header and the
 markers of the codestream alone: hidden pixels are black, bits above Bits Stored are cleared, bytes behind a frame are
-not read. Encoded frames are never given, and `codec` is None, so that nothing is copied bit by bit.
+not read. Encoded frames are never given, and `codec` is None, so that media copy nothing bit by bit; `bare` gives those
+of which nothing is hidden, without what their pixels do not need.
 
 Must never: return memory of the reader behind it in which hidden pixels are.
 """
@@ -15,6 +16,7 @@ import numpy as np
 
 from exporter.dicom.elements import text_of
 from exporter.errors import PrivacyUnknown
+from exporter.frames.bare_codestream import bare_codestream
 from exporter.frames.cells import is_422, sign_extended
 from exporter.frames.codestream import sniff
 from exporter.frames.reader import Samples
@@ -101,6 +103,19 @@ class MaskedReader:
             PrivacyUnknown: Always.
         """
         raise PrivacyUnknown(f"frame {index + 1} is masked: its encoded form is not given")
+
+    def bare(self, index: int) -> bytes | None:
+        """The codestream of one frame without comments and application data; None where anything of it is hidden.
+
+        Bits above Bits Stored would be in it, so that one of more bits is not given either.
+        """
+        if self._stated.hides or self._reader.codec is None:
+            return None
+        data = self._reader.encoded(index)
+        header = sniff(data)
+        if header is None or header.precision > self._pixels.bits_stored or not header.uniform:
+            return None
+        return bare_codestream(data, header)
 
     def fits(self, index: int) -> bool:
         """Whether one frame has the size that the header says."""

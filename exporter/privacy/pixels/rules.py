@@ -31,9 +31,21 @@ class ClassRule(_Rules):
     """SOP classes whose pictures pass unless flagged, and what their IOD demands."""
 
     name: str
-    modality: str
+    modalities: frozenset[str]
     bits_allocated: frozenset[int]
     photometric: frozenset[str]
+    sop_classes: frozenset[str]
+    words_of: frozenset[str] | None = None
+    """Keywords of the elements whose words and values flag an instance; None for all."""
+    is_made_of_pictures: bool = False
+    """Whether the pictures are drawn over others or computed from them, and can show their text."""
+
+
+class UnprovenClasses(_Rules):
+    """SOP classes of pictures that are left to the policy, and the reason."""
+
+    name: str
+    why: str
     sop_classes: frozenset[str]
 
 
@@ -51,6 +63,7 @@ class LadderRules(_Rules):
 
     ultrasound: UltrasoundRules
     classes: tuple[ClassRule, ...]
+    left_to_policy: tuple[UnprovenClasses, ...]
     flagged_if_present: tuple[str, ...]
     flagged_words: dict[str, tuple[str, ...]]
     flagged_values: dict[str, tuple[str, ...]]

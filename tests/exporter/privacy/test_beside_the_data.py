@@ -217,6 +217,23 @@ def test_an_output_of_originals_takes_no_profile(setting: Setting) -> None:
     assert found_in("\n".join(setting.said).encode()) == set()
 
 
+def test_what_would_keep_names_and_headers_of_inputs_is_refused_and_leaves_none(setting: Setting) -> None:
+    plant(setting.input)
+    niffler = setting.root / "niffler.json"
+    niffler.write_text("{}")
+    source, target = str(setting.input), ("--output", str(setting.out))
+    no_batches = "batches cannot be planned for de-identified output"
+    for words, code, said in (
+        (("batch", "plan", source, *target), 1, no_batches),
+        (("backfill", source, *target, "--engine", "processes"), 1, no_batches),
+        (("backfill", "--niffler-config", str(niffler)), 2, "--niffler-config makes tables of headers as they are"),
+    ):
+        assert setting.run(*words) == code, setting.said[-2:]
+        assert said in setting.said[-1]
+        assert [path.name for path in setting.out.rglob("*") if path.is_file()] in ([], ["copy.yml"])
+    assert found_in("".join(setting.said).encode()) == set()
+
+
 def test_who_has_opted_out_is_skipped_and_withdrawn_and_comes_back_when_the_list_permits(setting: Setting) -> None:
     setting.input.mkdir()
     instance(1).save_as(setting.input / "1.dcm")

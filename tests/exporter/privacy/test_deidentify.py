@@ -195,6 +195,16 @@ def test_a_text_that_may_hold_a_date_a_number_or_a_name_is_no_known_text(text: s
     assert "StudyDescription" not in deidentified(source, PrivacyOption.CLEAN_DESCRIPTORS).data_set
 
 
+def test_terms_keep_their_places_among_empty_and_unknown_ones() -> None:
+    source = Dataset()
+    source.ImageType = ["ORIGINAL", "PRIMARY", "", "DOE", "", "AXIAL"]
+    assert deidentified(source).data_set.ImageType == ["ORIGINAL", "PRIMARY", "", "OTHER", "", "AXIAL"]
+    source.ImageType = ["ORIGINAL", "", "AXIAL"]
+    result = deidentified(source)
+    assert result.data_set.ImageType == ["ORIGINAL", "", "AXIAL"]
+    assert result.dropped == ()
+
+
 def test_an_element_of_numbers_that_holds_text_goes() -> None:
     source = Dataset()
     with quiet_reading():

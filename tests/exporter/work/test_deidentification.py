@@ -389,7 +389,7 @@ def test_sound_is_refused(tmp_path: Path, key_file: Path) -> None:
     assert isinstance(outcome, Failed)
     assert (outcome.reason, outcome.message) == (
         Reason.PRIVACY_UNKNOWN,
-        "waveform: nothing cleans media of the kind audio",
+        "waveform: nothing cleans audio, and `privacy.permit` does not name it",
     )
 
 

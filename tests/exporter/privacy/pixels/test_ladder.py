@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tracemalloc
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydicom._uid_dict import UID_dictionary
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
@@ -22,7 +26,14 @@ NATIVE = "1.2.840.10008.1.2.1"
 MPEG4 = "1.2.840.10008.1.2.4.102"
 US, CINE = "1.2.840.10008.5.1.4.1.1.6.1", "1.2.840.10008.5.1.4.1.1.3.1"
 CT, NM, SC = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.20", "1.2.840.10008.5.1.4.1.1.7"
+DOSE, SEG, MAP = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("481.2", "66.4", "30"))
+SLIDE = "1.2.840.10008.5.1.4.1.1.77.1.6"
 ROWS, COLUMNS = 480, 640
+_PICTURES = re.compile(
+    r"(?:Image|Dose|DICOS \dD AIT|DICOS Quadrupole.*|US Volume|(?<!Surface )Segmentation|Parametric Map"
+    r"|Thickness Map|Topography Map|B-scan Volume Analysis) Storage(?! Commitment)(?! - Trial)"
+)
+"""Names of SOP classes with pictures; those of the trial classes are left out."""
 ACME = DeviceMasks(()).with_rows([{"when": [[["Manufacturer", "equals", "ACME"]]], "hide": [[0, 0, 640, 40]]}])
 VOUCHED = DeviceMasks(()).with_rows(
     [{"when": [[["Manufacturer", "equals", "ACME"]]], "hide": [[0, 0, 640, 40]], "vouched": True}]
@@ -213,12 +224,83 @@ def test_burned_in_annotation_no_proves_nothing(sop_class: str) -> None:
 @pytest.mark.parametrize("rule", ladder_rules().classes, ids=lambda rule: rule.name)
 def test_computed_pictures_pass_whole(rule: Any) -> None:
     for sop_class in rule.sop_classes:
-        instance = header(sop_class, Modality=rule.modality, ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
-        instance.SeriesDescription = "Low dose lung screening"
-        decision = climbed(instance)
-        assert decision.step is LadderStep.SOP_CLASS
-        assert decision.area is not None
-        assert not decision.area.hides
+        for modality in rule.modalities:
+            instance = header(sop_class, Modality=modality, ImageType=["ORIGINAL", "PRIMARY", "AXIAL"])
+            instance.SeriesDescription = "Low dose lung screening"
+            decision = climbed(instance, described(bits=min(rule.bits_allocated)))
+            assert decision.step is LadderStep.SOP_CLASS
+            assert decision.area is not None
+            assert not decision.area.hides
+
+
+def test_every_picture_class_of_the_standard_has_a_rule_or_a_reason_why_it_has_none() -> None:
+    rules = ladder_rules()
+    ruled = rules.ultrasound.sop_classes.union(*(one.sop_classes for one in (*rules.classes, *rules.left_to_policy)))
+    without = {
+        name
+        for uid, (name, kind, *_) in UID_dictionary.items()
+        if kind == "SOP Class" and _PICTURES.search(name) and uid not in ruled
+    }
+    assert without == set()
+    several = Counter(uid for one in (*rules.classes, *rules.left_to_policy) for uid in one.sop_classes)
+    assert set(several.values()) == {1}
+
+
+@pytest.mark.parametrize("classes", ladder_rules().left_to_policy, ids=lambda classes: classes.name)
+def test_what_can_hold_text_is_left_to_the_policy_and_the_reason_says_why(classes: Any) -> None:
+    for sop_class in classes.sop_classes:
+        denied = climbed(header(sop_class))
+        assert denied.is_refused
+        assert denied.step is LadderStep.POLICY
+        assert classes.name in denied.reason
+        assert classes.why in denied.reason
+        vouched = climbed(header(sop_class, Manufacturer="ACME"), masks=VOUCHED)
+        assert vouched.step is LadderStep.DEVICE_MASK
+        assert not vouched.is_refused
+
+
+def test_the_documents_name_what_is_left_to_the_policy_with_its_reason() -> None:
+    text = (Path(__file__).resolve().parents[4] / "docs/privacy-pixels.md").read_text()
+    for classes in ladder_rules().left_to_policy:
+        assert f"| {classes.name} | {classes.why} |" in text
+
+
+def test_a_dose_may_be_called_dose() -> None:
+    instance = header(DOSE, Modality="RTDOSE", SeriesDescription="Dose summary report", ImageType=["DERIVED", "DOSE"])
+    assert climbed(instance).step is LadderStep.SOP_CLASS
+    instance.ConversionType = "WSD"
+    assert climbed(instance).step is LadderStep.POLICY
+
+
+def referring(sop_class: str, to: str, depth: int) -> Dataset:
+    """An instance that refers to a picture, some sequences deep."""
+    made = header("", ReferencedSOPClassUID=to)
+    for _ in range(depth):
+        made = header("", SourceImageSequence=Sequence([made]))
+    made.SOPClassUID = sop_class
+    return made
+
+
+@pytest.mark.parametrize("sop_class", [SEG, MAP])
+def test_what_is_drawn_over_pictures_that_can_hold_text_does_not_pass(sop_class: str) -> None:
+    pixels = described(bits=16)
+    for source in (SC, US, "1.2.3.4"):
+        for depth in (1, 4):
+            decision = climbed(referring(sop_class, source, depth), pixels)
+            assert decision.is_refused
+            assert "can trace it" in decision.reason
+    study = "1.2.840.10008.3.1.2.3.1"
+    assert climbed(referring(sop_class, CT, 3), pixels).step is LadderStep.SOP_CLASS
+    assert climbed(referring(sop_class, study, 1), pixels).step is LadderStep.SOP_CLASS
+    assert climbed(referring(CT, SC, 2)).step is LadderStep.SOP_CLASS
+
+
+@pytest.mark.parametrize("policy", [PixelPolicy.DENY, PixelPolicy.ALLOW])
+def test_a_slide_whose_label_is_in_the_picture_leaves_under_no_policy_but_blank(policy: PixelPolicy) -> None:
+    for elements in ({"ImageType": ["ORIGINAL", "PRIMARY", "LABEL"]}, {"SpecimenLabelInImage": "YES"}):
+        assert climbed(header(SLIDE, **elements), policy=policy).is_refused
+    tile = header(SLIDE, SpecimenLabelInImage="NO", ImageType=["ORIGINAL", "PRIMARY", "VOLUME"])
+    assert climbed(tile, policy=policy).is_refused == (policy is PixelPolicy.DENY)
 
 
 FLAGGED: dict[str, dict[str, Any]] = {
