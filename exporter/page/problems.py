@@ -23,7 +23,7 @@ LONG_WAIT_S: Final = 3600.0
 FEW_DAYS: Final = 30
 """A certificate that expires within so many days."""
 DISK_WORDS: Final = frozenset({"paused", "refusing", "disk_low", "disk_silent"})
-"""Problems of a disk that is below a limit."""
+"""Problems of a disk that is below a limit, or does not answer."""
 
 
 def problems_of(standing: Standing, settings: Settings | None) -> tuple[Problem, ...]:
