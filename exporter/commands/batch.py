@@ -11,7 +11,6 @@ import shlex
 import signal
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +28,7 @@ from exporter.commands.options import (
     settings_of,
 )
 from listener.foundation.processes import end_with_parent
-from listener.foundation.signals import STOP, handling, stopping
+from listener.foundation.signals import stopping
 from listener.foundation.text import printable
 
 if TYPE_CHECKING:
@@ -107,25 +106,13 @@ def run(
         log = found.settings().log
         logs.configure(log.level, log.format)
         progress, stop = Progress(), threading.Event()
-        with handling(partial(_stop, stop), *STOP), shown(progress):
+        with stopping(stop), shown(progress):
             end = run_batch(found, batch, workers=workers, progress=progress, stop=stop)
     if end.is_complete:
         print(f"batch {batch} is complete: {progress.settled} instances")
         return ExitCode.DONE
     print(f"batch {batch} is not complete; the same command goes on where it stopped", file=sys.stderr)
     return ExitCode.INTERRUPTED if stop.is_set() else ExitCode.SOME_FAILED
-
-
-def _stop(stop: threading.Event, number: int) -> None:
-    """Stop at the first signal; at once at a second Ctrl-C.
-
-    Further SIGTERMs change nothing: the kernel sends one for each thread of a parent that is killed (prctl(2)). Nothing
-    is raised in the middle of a lock: the journal is right whenever the process ends.
-    """
-    if not stop.is_set():
-        stop.set()
-    elif number == signal.SIGINT:
-        os._exit(ExitCode.INTERRUPTED)
 
 
 def index_of_task() -> int:

@@ -1,7 +1,7 @@
 """Shared parts of the commands that export things at rest: progress, signals, summary, exit code.
 
 Contract: a bar on a terminal, a log line every ten seconds otherwise; Ctrl-C (or SIGTERM) stops after the instances
-under way, a second one at once. File names may be patients' names: they are never logged, only counted.
+under way, a second Ctrl-C at once. File names may be patients' names: they are never logged, only counted.
 """
 
 from __future__ import annotations
