@@ -96,6 +96,7 @@ def run(
     end_with_parent(signal.SIGTERM)
     with in_words():
         from exporter.batches.plan import BatchPlan
+        from exporter.batches.run_note import cancellable
         from exporter.batches.running import run_batch
         from exporter.commands.progress import shown
         from exporter.inputs.entry_source import Progress
@@ -106,7 +107,7 @@ def run(
         log = found.settings().log
         logs.configure(log.level, log.format)
         progress, stop = Progress(), threading.Event()
-        with stopping(stop), shown(progress):
+        with stopping(stop), cancellable(found.output, stop), shown(progress):
             end = run_batch(found, batch, workers=workers, progress=progress, stop=stop)
     if end.is_complete:
         print(f"batch {batch} is complete: {progress.settled} instances")
@@ -132,18 +133,21 @@ def index_of_task() -> int:
 @application.command
 def merge(out: OutArgument, /, *, incomplete: IncompleteOption = False, take_over: TakeOverOption = False) -> int:
     """Make one output folder of what the batches left, equal to that of a local backfill."""
-    return merged(out.expanduser(), incomplete=incomplete, take_over=take_over)
+    from exporter.batches.run_note import cancellable
+
+    out, stop = out.expanduser(), threading.Event()
+    with stopping(stop), cancellable(out, stop):
+        return merged(out, stop, incomplete=incomplete, take_over=take_over)
 
 
-def merged(out: Path, *, incomplete: bool, take_over: bool = False) -> int:
+def merged(out: Path, stop: threading.Event, *, incomplete: bool, take_over: bool = False) -> int:
     """Merge, print what there is now, and say how the command ends."""
     from exporter.batches.merging import merge as merge_batches
     from exporter.batches.plan import BatchPlan
     from exporter.results.ledger import Ledger
     from listener.foundation import logs
 
-    stop = threading.Event()
-    with in_words(), stopping(stop):
+    with in_words():
         found = BatchPlan.read(out)
         settings = found.settings()
         logs.configure(settings.log.level, settings.log.format)

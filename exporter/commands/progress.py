@@ -31,13 +31,14 @@ REFRESH_S = 0.2
 
 def run(start: Start, target: ExportTarget) -> int:
     """Export until all is done or a signal says stop; says how far it is meanwhile, and what was done at the end."""
+    from exporter.batches.run_note import cancellable
     from exporter.inputs.entry_source import Progress
     from listener.foundation import logs
 
     log = target.settings.log
     logs.configure(log.level, log.format)
     tally, stop, started = Progress(), threading.Event(), time.monotonic()
-    with stopping(stop), shown(tally):
+    with stopping(stop), cancellable(target.output, stop), shown(tally):
         for _ in start(target, tally, stop):
             pass
     print(_summary(target, tally, time.monotonic() - started))
