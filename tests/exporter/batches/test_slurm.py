@@ -18,20 +18,14 @@ from exporter.batches.engines.contract import EngineUnusable
 from exporter.batches.engines.slurm import SlurmEngine
 from exporter.settings.settings import Settings
 from tests.exporter.batches.conftest import CINE, assert_sound, make_tree, result_of, run_locally
-from tests.exporter.batches.slurm_cluster import SlurmCluster, slurm_cluster, until
+from tests.exporter.batches.slurm_cluster import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.exporter.batches.slurm_cluster import SlurmCluster
 
 ROOT = Path(__file__).parents[3]
 CINES = 40
 """So many that each of two batches works for some seconds, in which something can happen."""
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
