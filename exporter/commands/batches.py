@@ -37,8 +37,9 @@ def start(request: BackfillRequest, engine: str, *, batches: int | None, only_pr
 
     settings = request.settings
     with in_words():
-        most = batches or _most_batches(engine, settings)
-        plan = make_plan(request, most)
+        plan = _planned_for_slurm(request, batches) if engine == "slurm" else make_plan(request, batches)
+        if plan is None:
+            return ExitCode.INTERRUPTED
         state = RoundState(engine, settings.engine.max_rounds, request.workers, settings.engine.scheduler)
         if only_print:
             return _print_slurm(plan, settings)
@@ -51,12 +52,32 @@ def start(request: BackfillRequest, engine: str, *, batches: int | None, only_pr
         raise
 
 
-def _most_batches(engine: str, settings: Settings) -> int | None:
-    if engine != "slurm":
-        return None
-    from exporter.batches.engines.slurm import SlurmEngine
+def _planned_for_slurm(request: BackfillRequest, batches: int | None) -> BatchPlan | None:
+    """A plan of batches that take half of the time limit, as far as the site permits so many.
 
-    return min(SlurmEngine.most_tasks(), settings.engine.slurm.max_tasks)
+    Returns:
+        None where a signal said stop.
+
+    Raises:
+        CommandError: The site does not permit so many batches.
+    """
+    from exporter.batches.engines.slurm import SlurmEngine
+    from exporter.batches.estimate import sizing
+    from exporter.batches.plan import make_plan, refuse_unplannable
+
+    options, site, stop = request.settings.engine.slurm, SlurmEngine.most_tasks(), threading.Event()
+    if batches is not None:
+        if batches > site:
+            sentence = f"--batches {batches}: this Slurm takes arrays of at most {site} tasks (MaxArraySize)"
+            raise CommandError(f"{sentence}; give fewer", ExitCode.USAGE)
+        return make_plan(request, batches)
+    refuse_unplannable(request)
+    task_s, sized = SlurmEngine.seconds_of(options.time) if options.time is not None else None, None
+    if task_s is not None:
+        print("trying some files, for batches that take half of the time limit", file=sys.stderr)
+        with stopping(stop):
+            sized = sizing(request, stop, task_s=task_s, cores=options.cpus)
+    return None if stop.is_set() else make_plan(request, most=min(site, options.max_tasks), sizing=sized)
 
 
 def _print_slurm(plan: BatchPlan, settings: Settings) -> int:
