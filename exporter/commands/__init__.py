@@ -16,7 +16,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     explain           `exporter explain`
     failures          `exporter failures list|show|retry`
     install_units     `exporter install-units`
-    metadata          `exporter metadata csv|parquet|series|mapping`
+    metadata          `exporter metadata csv|parquet|series|mapping|combine`
     niffler           `exporter backfill --niffler-config`
     options           options that commands share
     orthanc_storage   `exporter orthanc-storage`
