@@ -9,6 +9,7 @@ merging   what the batches left becomes one output folder
 journal   what a start of a batch leaves for later ones and for the merge
 plan      units and settings of every batch
 rounds    batches that are not complete are started again
+run_note  a backfill that runs can be cancelled from elsewhere
 running   one start of one batch
 source    the units of one batch as an input reader
 view      how far the batches are

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from exporter.batches.plan import PlannedUnit
+from exporter.batches.plan import BatchSizing, PlannedUnit
 from exporter.batches.source import BatchReader, JournalMemory
 from exporter.inputs.backfill import export, reader_of
 from exporter.inputs.contract import INSIDE, InputUnusable
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 PER_GROUP: Final = 30
 """Most files of one group that are exported."""
+PER_GROUP_OF_PLAN: Final = 6
+"""Likewise, for the size of batches, which need not be known as well."""
 DEVIATIONS: Final = 2.6
 """Half of an interval, in standard errors: 99 of 100 samples of a normal distribution."""
 MARGIN: Final = {"time": 0.25, "bytes": 0.03}
@@ -83,6 +85,8 @@ class BackfillEstimate:
     """Time of one worker."""
     output_bytes: Interval
     """Bytes of media."""
+    file_s: dict[int, float]
+    """Mean seconds of one worker for one file, by the number of bits of its size."""
 
     def cores_for(self, seconds: float) -> int:
         """Workers that end within a time, by the high end of the interval."""
@@ -101,19 +105,22 @@ class BackfillEstimate:
         }
 
 
-def estimate(request: BackfillRequest, stop: threading.Event, *, seed: int | None = None) -> BackfillEstimate:
+def estimate(
+    request: BackfillRequest, stop: threading.Event, *, seed: int | None = None, per_group: int = PER_GROUP
+) -> BackfillEstimate:
     """Sample the input of a backfill.
 
     Args:
         request: Input and settings; nothing is written to its output.
         stop: When set, no further file is exported.
         seed: Of the choice of files; None for another choice each time.
+        per_group: Most files of one group that are exported.
 
     Raises:
         InputUnusable: The input cannot be read, or is one archive or DICOMDIR.
         MachineCondition: The folder for temporary files is full.
     """
-    groups = _grouped(request, random.Random(seed))  # noqa: S311 - a sample is no secret
+    groups = _grouped(request, random.Random(seed), per_group)  # noqa: S311 - a sample is no secret
     _export(request, groups, stop)
     kinds: Counter[str] = Counter()
     for group in groups.values():
@@ -127,10 +134,35 @@ def estimate(request: BackfillRequest, stop: threading.Event, *, seed: int | Non
         dict(sorted(kinds.items())),
         _total([(group.files, group.seconds) for group in groups.values()], MARGIN["time"]),
         _total([(group.files, group.output_bytes) for group in groups.values()], MARGIN["bytes"]),
+        {bits: sum(group.seconds) / len(group.seconds) for bits, group in groups.items() if group.seconds},
     )
 
 
-def _grouped(request: BackfillRequest, chance: random.Random) -> dict[int, SizeGroup]:
+def sizing(request: BackfillRequest, stop: threading.Event, *, task_s: float, cores: int) -> BatchSizing | None:
+    """Sizes of batches that take half of the time limit of a task.
+
+    Args:
+        request: Input and settings.
+        stop: When set, no further file is exported.
+        task_s: Time limit of one task in seconds.
+        cores: Workers of one task.
+
+    Returns:
+        None where there is nothing to be sampled, as in an input that is one archive.
+
+    Raises:
+        InputUnusable: The input cannot be read.
+        MachineCondition: The folder for temporary files is full.
+    """
+    if not isinstance(reader_of(request), FolderReader):
+        return None
+    file_s = estimate(request, stop, per_group=PER_GROUP_OF_PLAN).file_s
+    if not file_s:
+        return None
+    return BatchSizing(task_s / 2, {bits: seconds / cores for bits, seconds in file_s.items()})
+
+
+def _grouped(request: BackfillRequest, chance: random.Random, per_group: int) -> dict[int, SizeGroup]:
     """Groups of regular files by the number of bits of their size, each with a sample (Vitter's algorithm R)."""
     reader, groups = reader_of(request), dict[int, SizeGroup]()
     if not isinstance(reader, FolderReader):
@@ -141,8 +173,8 @@ def _grouped(request: BackfillRequest, chance: random.Random) -> dict[int, SizeG
         group = groups.setdefault(found.size_bytes.bit_length(), SizeGroup())
         group.files += 1
         group.bytes += found.size_bytes
-        place = len(group.sample) if group.files <= PER_GROUP else chance.randrange(group.files)
-        if place < PER_GROUP:
+        place = len(group.sample) if group.files <= per_group else chance.randrange(group.files)
+        if place < per_group:
             unit = PlannedUnit(group.files, found.kind.value, found.name, found.size_bytes, found.mtime_ns)
             group.sample[place : place + 1] = [unit]
     return groups

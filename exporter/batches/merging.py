@@ -23,7 +23,7 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -124,7 +124,7 @@ def merge(
         output: The output folder.
         incomplete: Whether batches that are not complete are merged as far as they are.
         take_over: Whether to take the media folder from an exporter that cannot be reached.
-        stop: When set, no further series volume is written, and the merge ends; the next one goes on.
+        stop: When set, the merge ends soon; the next one goes on.
 
     Raises:
         MergeStopped: `stop` was set.
@@ -132,7 +132,7 @@ def merge(
         MediaFolderTaken: Another exporter works on the output.
         MachineCondition: The disk is full, or a folder is gone; the same call goes on from here.
     """
-    plan = BatchPlan.read(output)
+    plan, stop = BatchPlan.read(output), stop or threading.Event()
     if is_merged(plan.root):
         _remove_leftovers(plan)
         return _read_report(plan.root / MERGED)
@@ -153,7 +153,7 @@ def merge(
         making: Path | None = None
         with _working_copy(places.ledger, scratch / _LEDGER) as ledger:
             owns = stack.enter_context(ownership.owned(media, ledger, has_locks=has_locks, take_over=take_over))
-            preparation = _Preparation(plan, settings, ledger, media)
+            preparation = _Preparation(plan, settings, ledger, media, stop)
             if not (plan.root / MERGE).is_dir():
                 left = _refuse_incomplete(plan, incomplete=incomplete)
                 intents.recover(media, ledger)
@@ -161,7 +161,7 @@ def merge(
                 making = preparation.prepare(left)
         if making is not None:
             preparation.seal(making)
-        _Application(plan, settings, media, permissions, owns).apply(scratch, stop or threading.Event())
+        _Application(plan, settings, media, permissions, owns, stop=stop).apply(scratch)
     return _read_report(plan.root / MERGED)
 
 
@@ -176,6 +176,16 @@ def _refuse_incomplete(plan: BatchPlan, *, incomplete: bool) -> list[int]:
         hint = "run what is left (`exporter batch commands OUT` lists it), or merge with --incomplete"
         raise BatchUnusable(f"{len(left)} of {len(plan.batches)} batches are not complete", hint=hint)
     return left
+
+
+def _heed(stop: threading.Event, plan: BatchPlan) -> None:
+    """Return while the merge may go on.
+
+    Raises:
+        MergeStopped: It was asked to stop.
+    """
+    if stop.is_set():
+        raise MergeStopped(f"the merge in {plan.output} was stopped", hint="the same command goes on")
 
 
 def _read_report(path: Path) -> MergeReport:
@@ -248,7 +258,10 @@ def _noted(value: object) -> bytes:
 class _Preparation:
     """Decides relations, names and lines; changes nothing but the ledger and the folder that it makes."""
 
-    def __init__(self, plan: BatchPlan, settings: Settings, ledger: MergeLedger, media: Path) -> None:
+    def __init__(
+        self, plan: BatchPlan, settings: Settings, ledger: MergeLedger, media: Path, stop: threading.Event
+    ) -> None:
+        self._stop = stop
         self._plan = plan
         self._settings = settings
         self._ledger = ledger
@@ -263,17 +276,18 @@ class _Preparation:
 
         Raises:
             BatchUnusable: What a batch left was changed.
+            MergeStopped: It was asked to stop.
         """
         for old in self._plan.root.glob(f".{MERGE}-*"):
             shutil.rmtree(old)
         self._report.left = left
         making = self._plan.root / f".{MERGE}-{secrets.token_hex(8)}"
         making.mkdir(mode=0o700)
-        publisher = MergePublisher(self._media, self._ledger, self._settings, making)
-        for batch in self._plan.batches:
-            for chunk in _chunks(self._results(batch.number), _CHUNK):
-                self._publish(chunk, publisher)
-        publisher.close()
+        with closing(MergePublisher(self._media, self._ledger, self._settings, making)) as publisher:
+            for batch in self._plan.batches:
+                for chunk in _chunks(self._results(batch.number), _CHUNK):
+                    _heed(self._stop, self._plan)
+                    self._publish(chunk, publisher)
         self._ledger.forget_superseded(self._ledger.superseded())
         self._ledger.note_merged(self._plan.id)
         return making
@@ -358,8 +372,11 @@ class _Application:
         media: Path,
         permissions: MediaPermissions,
         owns: ownership.Ownership,
+        *,
+        stop: threading.Event,
     ) -> None:
         self._owns = owns
+        self._stop = stop
         self._plan = plan
         self._settings = settings
         self._media = media
@@ -368,7 +385,7 @@ class _Application:
         self._unsynced: set[Path] = set()
         self._made: set[Path] = set()
 
-    def apply(self, scratch: Path, stop: threading.Event) -> None:
+    def apply(self, scratch: Path) -> None:
         """Bring media, series volumes, lines and ledger to their places, and remove what the batches left."""
         places = self._plan.request(self._settings).places
         if not self._is_placed(places.ledger):
@@ -377,9 +394,8 @@ class _Application:
             ledger_file = scratch / "applied.db"
             shutil.copyfile(self._folder / _LEDGER, ledger_file)
             with MergeLedger.open(ledger_file) as ledger:
-                self._write_series(ledger, stop)
-                if stop.is_set():
-                    raise MergeStopped(f"the merge in {self._plan.output} was stopped", hint="the same command goes on")
+                self._write_series(ledger)
+                _heed(self._stop, self._plan)
                 self._append_lines(ledger, places.metadata)
             self._place(ledger_file, places.ledger)
         self._carry_out_rejections(places)
@@ -407,6 +423,7 @@ class _Application:
             for number, text in enumerate(file):
                 if number % 100 == 0:
                     self._owns.confirm()
+                    _heed(self._stop, self._plan)
                 source, target = json.loads(text)
                 self._move_one(self._plan.root / source, self._media / target, number)
                 if number % 1000 == 999:
@@ -451,7 +468,7 @@ class _Application:
             fsync_folder(self._folder)
             appender.publish()
 
-    def _write_series(self, ledger: Ledger, stop: threading.Event) -> None:
+    def _write_series(self, ledger: Ledger) -> None:
         """Write volumes of whole series, as a local run does at its end."""
         if not self._settings.volume.series:
             return
@@ -469,7 +486,7 @@ class _Application:
             def together(names: Sequence[str]) -> AbstractContextManager[list[Path]]:
                 return reader.together(names, scratch)
 
-            write_found(together, folder, ledger, self._settings, stop)
+            write_found(together, folder, ledger, self._settings, self._stop)
 
     def _place(self, ledger_file: Path, path: Path) -> None:
         """Put the new ledger in its place; SQLite files that go with the old one, which is whole, are removed first."""

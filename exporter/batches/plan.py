@@ -3,7 +3,7 @@
 Contract: planning lists names, sizes and times and opens no file; an archive or a DICOMDIR is one unit. Units are
 numbered in walk order, and a batch is a range of them. The plan appears whole or not at all: it is made beside its
 place and renamed. `plan.json` has the hash of every other file of the plan, so that one that was edited, cut or deleted
-is refused. Memory grows with the number of units by eight bytes each.
+is refused. Memory grows with the number of units by sixteen bytes each.
 
     OUT/batches/plan.json       input, version, settings and batches
     OUT/batches/settings.json   the whole configuration
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -39,7 +40,7 @@ from listener.foundation.durable import fsync_folder, make_private_folders
 from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 PLAN: Final = "plan.json"
 ROUNDS: Final = "rounds.json"
@@ -196,14 +197,39 @@ class BatchPlan:
         return plan
 
 
-def make_plan(request: BackfillRequest, batches: int | None = None) -> BatchPlan:
+@dataclass(frozen=True, slots=True)
+class BatchSizing:
+    """How long a batch is to run, and how long files take: from an estimate (`exporter.batches.estimate`)."""
+
+    batch_s: float
+    """Seconds that one batch is to take."""
+    file_s: Mapping[int, float]
+    """Mean seconds for one file in a batch, by the number of bits of its size; not empty."""
+
+    def seconds_of(self, unit: PlannedUnit) -> float:
+        """Seconds that a unit takes; a file of a size of which none was tried is as one of the next size."""
+        if unit.kind != FileKind.REGULAR.value:
+            return 0.0
+        bits = unit.size_bytes.bit_length()
+        return self.file_s[min(self.file_s, key=lambda tried: (abs(tried - bits), tried))]
+
+
+def make_plan(
+    request: BackfillRequest,
+    batches: int | None = None,
+    *,
+    most: int = MOST_BATCHES,
+    sizing: BatchSizing | None = None,
+) -> BatchPlan:
     """Plan what a backfill would export, and put the plan into its output folder.
 
     A plan of which nothing has run, or that is merged, is replaced.
 
     Args:
         request: Input, output and settings.
-        batches: Most batches; by default as many as are useful, up to `MOST_BATCHES`.
+        batches: Number of batches, where there are so many units; by default as many as are useful.
+        most: Bound of that number, however long each batch then takes.
+        sizing: How long batches are to run; None for batches of equal weight by size.
 
     Raises:
         BatchUnusable: Another plan is under way there, the media folder is on another file system, or instances are to
@@ -211,29 +237,38 @@ def make_plan(request: BackfillRequest, batches: int | None = None) -> BatchPlan
         InputUnusable: The input cannot be read, or is part of the output.
         LedgerUnusable: The ledger of earlier runs cannot be read.
     """
+    refuse_unplannable(request)
+    with mapped(lambda error: storage_error(f"plan in {request.output}", error)):
+        return _made(request, batches or most, sizing, is_exact=batches is not None)
+
+
+def refuse_unplannable(request: BackfillRequest) -> None:
+    """Return where a backfill can be planned.
+
+    Raises:
+        BatchUnusable: Another plan is under way there, or instances are to be de-identified.
+        InputUnusable: The input cannot be read, or is part of the output.
+    """
     if request.settings.deidentifies:
         raise BatchUnusable(
             "batches cannot be planned for de-identified output",
             "a plan and its journals hold the names of inputs, which may name patients",
             "run the backfill without batches, or with privacy.profile: none",
         )
+    refuse_plan_under_way(request.output.absolute() / BATCHES)
+    reader_of(request)
+
+
+def _made(request: BackfillRequest, most: int, sizing: BatchSizing | None, *, is_exact: bool) -> BatchPlan:
     output = request.output.absolute()
     root = output / BATCHES
-    refuse_plan_under_way(root)
-    reader_of(request)  # refuses what cannot be read before anything is made
-    with mapped(lambda error: storage_error(f"plan in {output}", error)):
-        return _made(request, root, batches)
-
-
-def _made(request: BackfillRequest, root: Path, batches: int | None) -> BatchPlan:
-    output = root.parent
     make_private_folders(output)
     _refuse_other_file_system(request.target)
     making = output / f".{BATCHES}-{secrets.token_hex(8)}"
     making.mkdir(mode=0o700)
     _remove_abandoned(making)
     try:
-        plan = _written(request, making, batches)
+        plan = _written(request, making, most, sizing, is_exact=is_exact)
         if root.exists():
             root.rename(making / "former")
         making.rename(root)
@@ -289,19 +324,24 @@ def _refuse_other_file_system(target: ExportTarget) -> None:
         raise BatchUnusable(f"media folder {target.places.media}", "it is on another file system", hint)
 
 
-def _written(request: BackfillRequest, root: Path, most: int | None) -> BatchPlan:
+def _written(
+    request: BackfillRequest, root: Path, most: int, sizing: BatchSizing | None, *, is_exact: bool
+) -> BatchPlan:
     """Write a plan into a folder."""
     text = _with_absolute_paths(request.settings).model_dump_json().encode()
     _write(root / SETTINGS, text)
-    weights, total_bytes, sample = array("d"), 0, _Sample()
+    weights, sizes, total_bytes, sample = array("d"), array("Q"), 0, _Sample()
     every = root / "units"
     with open(every, "wb", opener=private) as file:
         for unit in _units(request, root):
             file.write(unit.line())
-            weights.append(FILE_WEIGHT + unit.size_bytes)
+            weights.append(FILE_WEIGHT + unit.size_bytes if sizing is None else sizing.seconds_of(unit))
+            sizes.append(unit.size_bytes)
             total_bytes += unit.size_bytes
             sample.add(unit)
-    batches = tuple(_split(root, every, weights, most))
+    useful = len(weights) / SMALLEST_BATCH if sizing is None else sum(weights) / sizing.batch_s
+    number_of = most if is_exact else max(1, min(most, math.ceil(useful)))
+    batches = tuple(_split(root, every, weights, sizes, number_of))
     every.unlink()
     reader = reader_of(request)
     folder = reader.folder if isinstance(reader, FolderReader) else request.folder.resolve()
@@ -367,9 +407,8 @@ class _Sample:
         self._seen += 1
 
 
-def _split(root: Path, every: Path, weights: array[float], most: int | None) -> Iterator[PlannedBatch]:
+def _split(root: Path, every: Path, weights: array[float], sizes: array[int], number_of: int) -> Iterator[PlannedBatch]:
     """Write the units files: ranges of about equal weight."""
-    number_of = most or min(MOST_BATCHES, -(-len(weights) // SMALLEST_BATCH))
     left = sum(weights)
     at = 0
     with every.open("rb") as lines:
@@ -384,7 +423,7 @@ def _split(root: Path, every: Path, weights: array[float], most: int | None) -> 
                     file.write(line)
                     digest.update(line)
                     weight += weights[at]
-                    size += int(weights[at]) - FILE_WEIGHT
+                    size += sizes[at]
                     at += 1
                 file.flush()
                 os.fsync(file.fileno())

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
@@ -134,9 +133,8 @@ def drive(plan: BatchPlan, state: RoundState, engine: BatchEngine, stop: threadi
         engine.submit(batches)
         try:
             while engine.alive():
-                if stop.is_set():
+                if stop.wait(POLL_S):
                     return False
-                time.sleep(POLL_S)  # not `stop.wait`: the signal handler that sets it runs in this thread
         finally:
             engine.cancel()
     return True

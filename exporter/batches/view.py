@@ -7,26 +7,21 @@ batch is done, stuck, running or waiting. It runs while its last start shows sig
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from exporter.batches.journal import run_folder, runs_of
 from exporter.batches.plan import MERGED, is_merged
 from exporter.batches.rounds import RoundState
+from exporter.batches.run_note import SILENT_S, file_system_time, running
 from exporter.batches.running import REFUSED, STATUS, is_complete
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.batches.plan import BatchPlan
-
-SILENT_S: Final = 180.0
-"""Time without a sign of life after which a start counts as ended. NFS may show one a minute late."""
 
 
 @dataclass(slots=True)
@@ -48,6 +43,10 @@ class BatchesView:
     rate: float = 0.0
     """Instances per second of all batches that run."""
     seconds_left: int | None = None
+    is_cancelled: bool = False
+    """Whether the backfill was cancelled, and not resumed since."""
+    at_work: list[str] = field(default_factory=list)
+    """Commands that export or merge there, in words: ``process 4711 on node7``."""
     refusals: dict[str, int] = field(default_factory=dict)
     """Sentences of hosts that refused a batch, and for how many batches."""
 
@@ -70,11 +69,12 @@ def look_at(plan: BatchPlan) -> BatchesView:
     view = BatchesView(len(plan.batches), plan.units)
     state = RoundState.read(plan)
     if state is not None:
-        view.round, view.stuck = state.round, state.stuck
+        view.round, view.stuck, view.is_cancelled = state.round, state.stuck, state.is_cancelled
     if is_merged(plan.root):
         _add_report(view, json.loads((plan.root / MERGED).read_bytes()))
         return view
-    now, skipped, failed = _now(plan.root), Counter[str](), Counter[str]()
+    view.at_work = running(plan.output)
+    now, skipped, failed = file_system_time(plan.root), Counter[str](), Counter[str]()
     refusals: Counter[str] = Counter()
     for batch in plan.batches:
         folder = plan.folder_of(batch.number)
@@ -116,16 +116,3 @@ def _last_status(folder: Path, now: float) -> tuple[dict[str, Any], float]:
             path = run_folder(folder, run) / STATUS
             return json.loads(path.read_bytes()), now - path.stat().st_mtime
     return {}, 0.0
-
-
-def _now(folder: Path) -> float:
-    """Time by the clock of the file system; that of this host where nothing can be written."""
-    probe = folder / f".now-{secrets.token_hex(8)}"
-    try:
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        return probe.stat().st_mtime
-    except OSError:
-        return time.time()
-    finally:
-        with suppress(OSError):
-            probe.unlink()

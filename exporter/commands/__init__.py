@@ -19,7 +19,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     failures          `exporter failures list|show|retry`
     handover          `exporter handover`
     install_units     `exporter install-units`
-    metadata          `exporter metadata csv|parquet|series|mapping`
+    metadata          `exporter metadata csv|parquet|series|mapping|combine`
     niffler           `exporter backfill --niffler-config`
     notify            `exporter notify run|test|send|list`
     options           options that commands share

@@ -50,8 +50,11 @@ COMMANDS = {
 }
 """Commands, where they are below `exporter.commands`, and what they are for."""
 _EXPORTING = frozenset({"run", "backfill", "orthanc-storage"})
-_WITHOUT_WORKERS = re.compile(r"(?m)^(--help|-h|--dry-run|--workers=0|num_workers: *0 *(#.*)?)$")
-"""Arguments, and a line of a configuration, with which no worker is going to be needed."""
+_WITHOUT_WORKERS = re.compile(
+    r"(?m)^(--help|-h|--dry-run|--workers=0|num_workers: *0 *(#.*)?"
+    r"|status|resume|cancel|(--engine=)?(processes|slurm|dask))$"
+)
+"""Arguments, and a line of a configuration, with which no worker is going to be needed in this process."""
 
 _LONGEST_GLANCE = 1 << 20
 

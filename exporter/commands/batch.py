@@ -11,7 +11,6 @@ import shlex
 import signal
 import sys
 import threading
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +29,7 @@ from exporter.commands.options import (
 )
 from exporter.commands.report import report_run
 from listener.foundation.processes import end_with_parent
-from listener.foundation.signals import STOP, handling, stopping
+from listener.foundation.signals import stopping
 from listener.foundation.text import printable
 
 if TYPE_CHECKING:
@@ -99,6 +98,7 @@ def run(
     end_with_parent(signal.SIGTERM)
     with in_words():
         from exporter.batches.plan import BatchPlan
+        from exporter.batches.run_note import cancellable
         from exporter.batches.running import run_batch
         from exporter.commands.progress import shown
         from exporter.inputs.entry_source import Progress
@@ -109,25 +109,13 @@ def run(
         log = found.settings().log
         logs.configure(log.level, log.format)
         progress, stop = Progress(), threading.Event()
-        with handling(partial(_stop, stop), *STOP), shown(progress):
+        with stopping(stop), cancellable(found.output, stop), shown(progress):
             end = run_batch(found, batch, workers=workers, progress=progress, stop=stop)
     if end.is_complete:
         print(f"batch {batch} is complete: {progress.settled} instances")
         return ExitCode.DONE
     print(f"batch {batch} is not complete; the same command goes on where it stopped", file=sys.stderr)
     return ExitCode.INTERRUPTED if stop.is_set() else ExitCode.SOME_FAILED
-
-
-def _stop(stop: threading.Event, number: int) -> None:
-    """Stop at the first signal; at once at a second Ctrl-C.
-
-    Further SIGTERMs change nothing: the kernel sends one for each thread of a parent that is killed (prctl(2)). Nothing
-    is raised in the middle of a lock: the journal is right whenever the process ends.
-    """
-    if not stop.is_set():
-        stop.set()
-    elif number == signal.SIGINT:
-        os._exit(ExitCode.INTERRUPTED)
 
 
 def index_of_task() -> int:
@@ -147,10 +135,14 @@ def index_of_task() -> int:
 @application.command
 def merge(out: OutArgument, /, *, incomplete: IncompleteOption = False, take_over: TakeOverOption = False) -> int:
     """Make one output folder of what the batches left, equal to that of a local backfill."""
-    return merged(out.expanduser(), incomplete=incomplete, take_over=take_over)
+    from exporter.batches.run_note import cancellable
+
+    out, stop = out.expanduser(), threading.Event()
+    with stopping(stop), cancellable(out, stop):
+        return merged(out, stop, incomplete=incomplete, take_over=take_over)
 
 
-def merged(out: Path, *, incomplete: bool, take_over: bool = False) -> int:
+def merged(out: Path, stop: threading.Event, *, incomplete: bool, take_over: bool = False) -> int:
     """Merge, print what there is now, and say how the command ends."""
     from exporter.batches.merging import merge as merge_batches
     from exporter.batches.plan import BatchPlan
@@ -158,8 +150,7 @@ def merged(out: Path, *, incomplete: bool, take_over: bool = False) -> int:
     from exporter.results.ledger import Ledger
     from listener.foundation import logs
 
-    stop = threading.Event()
-    with in_words(), stopping(stop):
+    with in_words():
         found = BatchPlan.read(out)
         settings = found.settings()
         logs.configure(settings.log.level, settings.log.format)

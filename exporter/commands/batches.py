@@ -37,8 +37,9 @@ def start(request: BackfillRequest, engine: str, *, batches: int | None, only_pr
 
     settings = request.settings
     with in_words():
-        most = batches or _most_batches(engine, settings)
-        plan = make_plan(request, most)
+        plan = _planned_for_slurm(request, batches) if engine == "slurm" else make_plan(request, batches)
+        if plan is None:
+            return ExitCode.INTERRUPTED
         state = RoundState(engine, settings.engine.max_rounds, request.workers, settings.engine.scheduler)
         if only_print:
             return _print_slurm(plan, settings)
@@ -51,12 +52,32 @@ def start(request: BackfillRequest, engine: str, *, batches: int | None, only_pr
         raise
 
 
-def _most_batches(engine: str, settings: Settings) -> int | None:
-    if engine != "slurm":
-        return None
-    from exporter.batches.engines.slurm import SlurmEngine
+def _planned_for_slurm(request: BackfillRequest, batches: int | None) -> BatchPlan | None:
+    """A plan of batches that take half of the time limit, as far as the site permits so many.
 
-    return min(SlurmEngine.most_tasks(), settings.engine.slurm.max_tasks)
+    Returns:
+        None where a signal said stop.
+
+    Raises:
+        CommandError: The site does not permit so many batches.
+    """
+    from exporter.batches.engines.slurm import SlurmEngine
+    from exporter.batches.estimate import sizing
+    from exporter.batches.plan import make_plan, refuse_unplannable
+
+    options, site, stop = request.settings.engine.slurm, SlurmEngine.most_tasks(), threading.Event()
+    if batches is not None:
+        if batches > site:
+            sentence = f"--batches {batches}: this Slurm takes arrays of at most {site} tasks (MaxArraySize)"
+            raise CommandError(f"{sentence}; give fewer", ExitCode.USAGE)
+        return make_plan(request, batches)
+    refuse_unplannable(request)
+    task_s, sized = SlurmEngine.seconds_of(options.time) if options.time is not None else None, None
+    if task_s is not None:
+        print("trying some files, for batches that take half of the time limit", file=sys.stderr)
+        with stopping(stop):
+            sized = sizing(request, stop, task_s=task_s, cores=options.cpus)
+    return None if stop.is_set() else make_plan(request, most=min(site, options.max_tasks), sizing=sized)
 
 
 def _print_slurm(plan: BatchPlan, settings: Settings) -> int:
@@ -70,9 +91,16 @@ def _print_slurm(plan: BatchPlan, settings: Settings) -> int:
 
 def _go_on(plan: BatchPlan, state: RoundState) -> int:
     """Submit what is left; merge where nothing is."""
-    from exporter.batches.rounds import drive, next_round
+    from exporter.batches.run_note import cancellable
 
     stop = threading.Event()
+    with stopping(stop), cancellable(plan.output, stop):
+        return _driven(plan, state, stop)
+
+
+def _driven(plan: BatchPlan, state: RoundState, stop: threading.Event) -> int:
+    from exporter.batches.rounds import drive, next_round
+
     with in_words():
         settings = plan.settings()
         if state.engine == "slurm":
@@ -83,14 +111,11 @@ def _go_on(plan: BatchPlan, state: RoundState) -> int:
                 SlurmEngine(plan.output, settings).submit(batches)
                 print(f"round {state.round}: {len(batches)} batches submitted; `exporter backfill status` shows them")
                 return ExitCode.DONE
-        else:
-            with stopping(stop):
-                is_over = drive(plan, state, _engine(plan, state, settings), stop)
-            if not is_over:
-                print("stopped; `exporter backfill resume OUT` goes on where it stopped", file=sys.stderr)
-                return ExitCode.INTERRUPTED
+        elif not drive(plan, state, _engine(plan, state, settings), stop):
+            print("stopped; `exporter backfill resume OUT` goes on where it stopped", file=sys.stderr)
+            return ExitCode.INTERRUPTED
     _print_stuck(state)
-    return merged(plan.output, incomplete=True)
+    return merged(plan.output, stop, incomplete=True)
 
 
 def _engine(plan: BatchPlan, state: RoundState, settings: Settings) -> BatchEngine:
@@ -142,11 +167,10 @@ def status(
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON object.")] = False,
 ) -> int:
     """Show how far the batches of a backfill are."""
-    from exporter.batches.plan import BatchPlan
     from exporter.batches.view import look_at
 
     with in_words():
-        view = look_at(BatchPlan.read(out.expanduser()))
+        view = look_at(_plan_in(out.expanduser()))
     print(json.dumps(view.as_json()) if as_json else _table(view))
     return ExitCode.DONE
 
@@ -155,7 +179,7 @@ def _table(view: BatchesView) -> str:
     numbers = f"done {view.done}, running {view.running}, waiting {view.waiting}, stuck {len(view.stuck)}"
     lines = [
         f"batches     {view.batches:>10}   {numbers}",
-        f"files       {view.units:>10}   round {view.round}" + (", merged" if view.is_merged else ""),
+        f"files       {view.units:>10}   round {view.round}{_standing(view)}",
         f"exported    {view.exported:>10}",
     ]
     for word, reasons in (("skipped", view.skipped), ("failed", view.failed)):
@@ -165,6 +189,14 @@ def _table(view: BatchesView) -> str:
         lines.append(f"rate        {view.rate:>10.1f}   instances per second, {view.seconds_left} s left")
     lines += [f"refused     {count:>10}   {printable(sentence)}" for sentence, count in view.refusals.items()]
     return "\n".join(lines)
+
+
+def _standing(view: BatchesView) -> str:
+    if view.is_merged:
+        return ", merged"
+    if view.at_work:
+        return f", {len(view.at_work)} commands at work"
+    return ", cancelled" if view.is_cancelled else ", no command at work"
 
 
 def resume(
@@ -190,14 +222,31 @@ def _submitted(out: Path) -> tuple[BatchPlan, RoundState]:
     Raises:
         CommandError: Nothing was submitted.
     """
-    from exporter.batches.plan import BatchPlan
     from exporter.batches.rounds import RoundState
 
-    plan = BatchPlan.read(out.expanduser())
+    plan = _plan_in(out.expanduser())
     state = RoundState.read(plan)
     if state is None:
         raise CommandError(f"the plan in {out} was not submitted to an engine; `exporter batch commands` lists it")
     return plan, state
+
+
+def _plan_in(out: Path) -> BatchPlan:
+    """The plan in an output folder.
+
+    Raises:
+        CommandError: A backfill without batches has worked there.
+        BatchUnusable: There is no plan, or it cannot be read.
+    """
+    from exporter.batches.plan import BatchPlan
+    from exporter.inputs.backfill import BATCHES
+
+    if not (out / BATCHES).exists() and (out / "exporter.db").exists():
+        raise CommandError(
+            f"there are no batches in {out}; `exporter status --data {out}` shows a backfill without them, and its own"
+            " command goes on with it"
+        )
+    return BatchPlan.read(out)
 
 
 def _refuse_alive(plan: BatchPlan, state: RoundState) -> None:
@@ -208,7 +257,10 @@ def _refuse_alive(plan: BatchPlan, state: RoundState) -> None:
     """
     from exporter.batches.view import look_at
 
-    alive = look_at(plan).running
+    view = look_at(plan)
+    if view.is_merged:
+        return
+    alive = max(view.running, len(view.at_work))
     if state.engine == "slurm":
         from exporter.batches.engines.slurm import SlurmEngine
 
@@ -216,22 +268,38 @@ def _refuse_alive(plan: BatchPlan, state: RoundState) -> None:
         alive = len(engine.alive()) or int(engine.is_followed())
     if alive:
         raise CommandError(
-            f"{alive} batches still wait or run; wait for them, or `exporter backfill cancel {plan.output}`"
+            f"{alive} batches or commands still wait or run; wait for them, or `exporter backfill cancel {plan.output}`"
         )
 
 
-def cancel(out: OutArgument, /) -> int:
-    """Stop the batches of a backfill; `resume` goes on where they stopped."""
-    with in_words():
-        plan, state = _submitted(out)
-        if state.engine != "slurm":
-            raise CommandError(
-                f"the engine `{state.engine}` runs inside `exporter backfill`: stop that with Ctrl-C or SIGTERM"
-            )
-        from exporter.batches.engines.slurm import SlurmEngine
+def cancel(
+    out: Annotated[Path, Parameter(name="OUT", help="Output folder of a backfill that runs, in batches or not.")], /
+) -> int:
+    """Stop a backfill.
 
-        SlurmEngine(plan.output, plan.settings()).cancel()
-        state.is_cancelled = True
-        state.write(plan)
-    print("cancelled; `exporter backfill resume OUT` goes on where it stopped")
+    What is finished stays; `resume`, or the same command where there are no batches, goes on.
+    """
+    from exporter.batches.plan import BatchPlan, is_merged
+    from exporter.batches.rounds import RoundState
+    from exporter.batches.run_note import cancel as cancel_all
+    from exporter.inputs.backfill import BATCHES
+
+    out = out.expanduser()
+    with in_words():
+        plan = BatchPlan.read(out) if (out / BATCHES).is_dir() and not is_merged(out / BATCHES) else None
+        state = None if plan is None else RoundState.read(plan)
+        by_slurm = plan is not None and state is not None and state.engine == "slurm"
+        if plan is not None and by_slurm:
+            from exporter.batches.engines.slurm import SlurmEngine
+
+            SlurmEngine(plan.output, plan.settings()).cancel()
+        asked = cancel_all(out, waits=not by_slurm)  # Slurm has waited; what it has killed on other hosts looks alive
+        if plan is not None and state is not None and not is_merged(plan.root):
+            state = RoundState.read(plan) or state  # as the command that drives the rounds has left it
+            state.is_cancelled = True
+            state.write(plan)
+        elif not asked:
+            raise CommandError(f"no backfill runs into {out}; `exporter status --data {out}` says what there is")
+    goes_on = "the same command" if state is None else "`exporter backfill resume OUT`"
+    print(f"cancelled; {goes_on} goes on where it stopped")
     return ExitCode.DONE

@@ -1,4 +1,4 @@
-"""`exporter metadata csv|parquet|series|mapping`: tables of the metadata lines.
+"""`exporter metadata csv|parquet|series|mapping|combine`: tables of the metadata lines, and one file of several.
 
 Contract: reads a data or output folder, also while an exporter writes to it; a table appears whole or not at all. The
 last line that is printed says the number of rows and columns, and what is not in the table as it is in the lines.
@@ -156,6 +156,44 @@ def mapping_table(
     with in_words(), folder.lines() as lines:
         rows = _write(target, MAPPING_COLUMNS, mapping_batches(lines, folder.patients(key_file)))
     print(printable(f"{rows} rows in {target}{_left_out(lines)}"))
+    return ExitCode.DONE
+
+
+@application.command(name="combine")
+def combine_lines(
+    *folders: Annotated[
+        str,
+        Parameter(
+            name="NAME=OUT",
+            help="Data folders of exporters, each with the name of its media folder below the one that all share.",
+        ),
+    ],
+    to: Annotated[Path, Parameter(name="--to", help="The metadata file, which must end in .jsonl.")],
+) -> int:
+    """Write the lines of several exporters as one file with one line for each instance."""
+    from exporter.tables.combined import combine
+
+    found: dict[str, ExportedFolder] = {}
+    for word in folders:
+        name, sign, out = word.partition("=")
+        if not (name and sign and out) or name.strip("/") in found:
+            raise CommandError(
+                f"{word}: name each data folder once as NAME=OUT, such as a=/srv/exporter-a", ExitCode.USAGE
+            )
+        found[name.strip("/")] = exported_folder(Path(out), None)
+    if not found:
+        raise CommandError("name data folders as NAME=OUT, such as a=/srv/exporter-a", ExitCode.USAGE)
+    target = to.expanduser()
+    if target.suffix != ".jsonl" or not target.parent.is_dir():
+        raise CommandError(f"--to {to}: name a file in a folder that is there, ending in .jsonl", ExitCode.USAGE)
+    with in_words():
+        counts = combine(found, target)
+    print(
+        printable(
+            f"{counts.instances} instances in {target}; {counts.duplicates} duplicates left out; {counts.conflicts} in"
+            " conflict with an earlier one"
+        )
+    )
     return ExitCode.DONE
 
 

@@ -1,7 +1,7 @@
 """Shared parts of the commands that export things at rest: progress, signals, summary, exit code.
 
 Contract: a bar on a terminal, a log line every ten seconds otherwise; Ctrl-C (or SIGTERM) stops after the instances
-under way, a second one at once. File names may be patients' names: they are never logged, only counted.
+under way, a second Ctrl-C at once. File names may be patients' names: they are never logged, only counted.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ REFRESH_S = 0.2
 
 def run(start: Start, target: ExportTarget) -> int:
     """Export until all is done or a signal says stop; says how far it is meanwhile, and what was done at the end."""
+    from exporter.batches.run_note import cancellable
     from exporter.inputs.entry_source import Progress
     from listener.foundation import logs
 
@@ -42,7 +43,7 @@ def run(start: Start, target: ExportTarget) -> int:
     logs.configure(log.level, log.format)
     tally, stop, started = Progress(), threading.Event(), time.monotonic()
     try:
-        with stopping(stop), shown(tally):
+        with stopping(stop), cancellable(target.output, stop), shown(tally):
             for _ in start(target, tally, stop):
                 pass
     except BaseException:

@@ -2,7 +2,7 @@
 
 Contract: what is complete is never asked for twice, so that the same command goes on where it stopped. Rows are
 named by number; identifiers go only into the CSV files that the user asked for. Ctrl-C (or SIGTERM) lets what is
-under way come in, a second one ends at once.
+under way come in, a second Ctrl-C ends at once.
 """
 
 from __future__ import annotations

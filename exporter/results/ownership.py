@@ -26,7 +26,6 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote, unquote
 
@@ -37,9 +36,11 @@ from exporter.results.output_names import PARTIAL
 from listener.foundation import locks
 from listener.foundation.disk import is_out_of_space
 from listener.foundation.errors import Unusable
+from listener.foundation.process_identity import boot_id, is_running, process_namespace, start_of, text_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from exporter.results.ledger import Ledger
 
@@ -93,11 +94,11 @@ class MediaFolderOwner:
         pid = os.getpid()
         return cls(
             socket.gethostname(),
-            _text("/etc/machine-id"),
-            _text("/proc/sys/kernel/random/boot_id"),
-            _link("/proc/self/ns/pid"),
+            text_of("/etc/machine-id"),
+            boot_id(),
+            process_namespace(),
             pid,
-            _started(pid),
+            start_of(pid),
             media.stat().st_dev,
             ledger.mark,
             hashlib.sha256(os.fsencode(ledger.path.resolve())).hexdigest()[:16],
@@ -303,12 +304,14 @@ def _refuse_the_living(media: Path, found: MediaFolderOwner, *, has_locks: bool,
 
 def _is_alive(media: Path, found: MediaFolderOwner, *, has_locks: bool) -> bool | None:
     """Whether an owner lives; None where that cannot be known here."""
-    here = (_text("/proc/sys/kernel/random/boot_id"), _link("/proc/self/ns/pid"))
-    if found.boot and found.boot == here[0]:
+    if found.boot and found.boot == boot_id():
         if has_locks and found.device == media.stat().st_dev:
             return False  # this kernel would have its lock
-        return _is_running(found) if found.processes == here[1] else None
-    is_same_host = bool(found.boot) and (found.host, found.machine) == (socket.gethostname(), _text("/etc/machine-id"))
+        return is_running(found.pid, found.started) if found.processes == process_namespace() else None
+    is_same_host = bool(found.boot) and (found.host, found.machine) == (
+        socket.gethostname(),
+        text_of("/etc/machine-id"),
+    )
     if is_same_host and _age_s(media) > time.clock_gettime(time.CLOCK_BOOTTIME):
         return False  # its last beat came before this host was started
     return None
@@ -438,36 +441,3 @@ def _identity(folder: Path) -> tuple[int, int]:
 def _now() -> float:
     """Seconds since this host was started, those that it slept included."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _is_running(owner: MediaFolderOwner) -> bool | None:
-    """Whether a process of this namespace runs; None where there is one of its number that cannot be looked at."""
-    try:
-        os.kill(owner.pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass  # another user's
-    started = _started(owner.pid)
-    return None if started < 0 else started == owner.started
-
-
-def _started(pid: int) -> int:
-    """Start of a process, in clock ticks since boot (proc(5)); -1 if no process has that number."""
-    try:
-        status = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return -1
-    return int(status.rpartition(b")")[2].split()[19])
-
-
-def _text(path: str) -> str:
-    with suppress(OSError, ValueError):
-        return Path(path).read_text(encoding="ascii").strip()
-    return ""
-
-
-def _link(path: str) -> str:
-    with suppress(OSError):
-        return str(Path(path).readlink())
-    return ""

@@ -21,8 +21,8 @@ class SlurmSection(Section):
     qos: str | None = None
     """Quality of service."""
     time: str | None = None
-    """Time limit of one task, as `sbatch --time` takes it: minutes, `HH:MM:SS`, `D-HH:MM:SS`. A batch that does not
-    end within it goes on in the next round."""
+    """Time limit of one task, as `sbatch --time` takes it: minutes, `HH:MM:SS`, `D-HH:MM:SS`. Batches are made for half
+    of it. One that does not end within it goes on in the next round."""
     cpus: PositiveInt = 2
     """Processors of one task, each with one worker. Memory follows from it and from `limits.memory_mb`."""
     max_tasks: PositiveInt = 200

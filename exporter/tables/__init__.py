@@ -12,6 +12,7 @@ own_columns     the columns that every table has
 projection      lines as rows, in two passes
 series          one row per series
 mapping         one row per medium
+combined        lines of several exporters as one file
 publication     files that appear complete or not at all
 csv_file        tables as CSV
 parquet_file    tables as Parquet and Arrow

@@ -10,6 +10,7 @@ counters       counters of a daemon in a small file
 notify         sd_notify(3)
 signals        what asks a process to stop
 processes      child processes that run modules of ours
+process_identity  whether a process still runs
 fork_server    a process that has loaded what its children need
 quick_start    a cheap start and end of our own processes
 cpu_limit      processor time of this process

@@ -41,6 +41,7 @@ DEFAULT_ARRAY_SIZE: Final = 1001
 ANSWER_S: Final = 60.0
 """Time that a command of Slurm may take."""
 _GONE: Final = "Invalid job id"
+_TIME: Final = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -80,6 +81,19 @@ class SlurmEngine:
         """
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _called("scontrol", "show", "config"), re.MULTILINE)
         return max(1, (int(found[1]) if found else DEFAULT_ARRAY_SIZE) - 1)
+
+    @staticmethod
+    def seconds_of(time_limit: str) -> float | None:
+        """Seconds of a time limit as `sbatch --time` takes it; None where it has no limit, or is none."""
+        found = _TIME.fullmatch(time_limit.strip())
+        if found is None:
+            return None
+        days, *rest = found.groups()
+        numbers = [int(part) for part in rest if part is not None]
+        units = (3600, 60, 1) if days is not None or len(numbers) == len(rest) else (60, 1)
+        return (
+            int(days or 0) * 86400.0 + sum(number * unit for number, unit in zip(numbers, units, strict=False)) or None
+        )
 
     # -- submitting --------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydicom
 import pytest
@@ -17,7 +17,11 @@ from exporter.batches.running import run_batch
 from exporter.inputs.backfill import BackfillRequest, Progress, backfill
 from exporter.results.reconcile import Folders, reconcile
 from exporter.settings.settings import Settings
+from tests.exporter.batches.slurm_cluster import SlurmCluster, slurm_cluster
 from tests.exporter.inputs.making import zipped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CT, MR, CINE = (
     Path(str(get_testdata_file(name))) for name in ("CT_small.dcm", "MR_small.dcm", "examples_ybr_color.dcm")
@@ -103,6 +107,12 @@ def assert_sound(output: Path) -> None:
 @pytest.fixture(scope="session")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tree(tmp_path_factory.mktemp("batches") / "in")
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -21,11 +21,13 @@ import pytest
 from exporter.batches.engines.contract import EngineUnusable
 from exporter.batches.engines.dask_tasks import DaskEngine
 from exporter.batches.engines.processes import ProcessesEngine
+from exporter.batches.engines.slurm import SlurmEngine
 from exporter.batches.journal import runs_of
 from exporter.batches.merging import merge
 from exporter.batches.plan import make_plan
 from exporter.batches.rounds import RoundState, drive
 from exporter.batches.running import is_complete
+from exporter.settings.settings import Settings
 from tests.exporter.batches.conftest import assert_sound, make_tree, request, result_of, run_locally
 from tests.ports import free_port
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
     from exporter.batches.engines.contract import BatchEngine
     from exporter.batches.plan import BatchPlan
+    from tests.exporter.batches.slurm_cluster import SlurmCluster
 
 ROOT = Path(__file__).parents[3]
 KILLS = int(os.environ.get("EXPORTER_TEST_KILLS", "0")) or 3
@@ -52,8 +55,8 @@ def _answers(port: int) -> bool:
 
 
 @contextmanager
-def dask_cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
-    """A scheduler and two workers as processes of their own."""
+def dask_cluster(**variables: str) -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
+    """A scheduler and two workers as processes of their own, with these variables in their environment."""
     address = f"tcp://127.0.0.1:{free_port()}"
     python = [sys.executable, "-m"]
     scheduler = [*python, "distributed.cli.dask_scheduler", "--host", address, "--no-dashboard", "--no-show"]
@@ -62,7 +65,13 @@ def dask_cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
         started = []
         for command in (scheduler, worker, worker):
             process = stack.enter_context(
-                subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                subprocess.Popen(
+                    command,
+                    cwd=ROOT,
+                    env={**os.environ, **variables},
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
             )
             stack.callback(process.kill)
             started.append(process)
@@ -71,13 +80,24 @@ def dask_cluster() -> Iterator[tuple[str, list[subprocess.Popen[bytes]]]]:
         yield address, started[1:]
 
 
-@pytest.fixture(params=["processes", pytest.param("dask", marks=pytest.mark.slow)])
-def engine_of(request: pytest.FixtureRequest) -> Iterator[Callable[[Path], BatchEngine]]:
-    if request.param == "processes":
+@pytest.fixture(params=["processes", "dask", "slurm"])
+def engine_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def engine_of(
+    engine_name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[Path], BatchEngine]]:
+    if engine_name == "processes":
         yield lambda output: ProcessesEngine(output, at_once=2)
-        return
-    with dask_cluster() as (address, _):
-        yield lambda output: DaskEngine(output, address)
+    elif engine_name == "slurm":
+        cluster: SlurmCluster = request.getfixturevalue("cluster")
+        monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+        yield lambda output: SlurmEngine(output, Settings.model_validate({"engine": {"slurm": {"cpus": 1}}}))
+    else:
+        with dask_cluster() as (address, _):
+            yield lambda output: DaskEngine(output, address)
 
 
 def planned(tmp_path: Path, tree: Path, batches: int) -> BatchPlan:
@@ -86,7 +106,7 @@ def planned(tmp_path: Path, tree: Path, batches: int) -> BatchPlan:
 
 @pytest.mark.slow
 def test_what_is_submitted_runs_once_and_what_is_cancelled_ends(
-    engine_of: Callable[[Path], BatchEngine], tree: Path, tmp_path: Path
+    engine_of: Callable[[Path], BatchEngine], engine_name: str, tree: Path, tmp_path: Path
 ) -> None:
     plan = planned(tmp_path, tree, 3)
     engine = engine_of(plan.output)
@@ -101,7 +121,7 @@ def test_what_is_submitted_runs_once_and_what_is_cancelled_ends(
     until(lambda: runs_of(plan.folder_of(3)) or not engine.alive())
     engine.cancel()
     assert engine.alive() == frozenset()
-    assert drive(plan, RoundState("test", 3), engine, threading.Event())
+    assert drive(plan, RoundState(engine_name, 3), engine, threading.Event())
     merge(plan.output)
     assert_sound(plan.output)
 
@@ -193,3 +213,32 @@ def test_a_dask_worker_that_is_killed_costs_nothing(tmp_path: Path) -> None:
     merge(plan.output)
     assert result_of(plan.output) == result_of(tmp_path / "local")
     assert_sound(plan.output)
+
+
+@pytest.mark.slow
+def test_a_dask_worker_that_stood_still_and_wakes_as_an_orphan_does_no_harm(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path / "in")
+    plan = planned(tmp_path, tree, 2)
+    run_locally(tree, tmp_path / "local")
+    with dask_cluster(DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="3s") as (address, workers):
+        engine, stop = DaskEngine(plan.output, address), threading.Event()
+        driving = threading.Thread(target=drive, args=(plan, RoundState("dask", 3), engine, stop))
+        driving.start()
+        until(lambda: _children(workers[0]) & {*_alive(plan.output)})
+        stopped = [workers[0].pid, *_children(workers[0])]
+        for process in stopped:
+            os.kill(process, signal.SIGSTOP)
+        until(lambda: any(len(runs_of(plan.folder_of(number))) == 2 for number in (1, 2)) or not driving.is_alive())
+        assert driving.is_alive() or any(len(runs_of(plan.folder_of(number))) == 2 for number in (1, 2))
+        for process in stopped:
+            os.kill(process, signal.SIGCONT)
+        driving.join()
+        merge(plan.output)
+    assert result_of(plan.output) == result_of(tmp_path / "local")
+    assert_sound(plan.output)
+
+
+def _children(process: subprocess.Popen[bytes]) -> set[int]:
+    """Numbers of the child processes of all threads of a process."""
+    tasks = Path(f"/proc/{process.pid}/task")
+    return {int(word) for task in tasks.glob("*/children") for word in task.read_text().split()}

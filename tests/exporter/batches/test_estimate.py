@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
 import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pydicom
@@ -14,6 +17,7 @@ import pytest
 
 from exporter.batches import estimate as estimating
 from exporter.batches.estimate import Interval, estimate
+from exporter.inputs.backfill import Progress, backfill
 from tests.exporter.batches.conftest import CINE, CT, MR, request, run_locally
 
 ROOT = Path(__file__).parents[3]
@@ -32,22 +36,44 @@ def test_nine_of_ten_samples_have_the_sum_in_their_interval() -> None:
     assert estimating._total([(2, [3.0, 5.0])], 0.0) == Interval(8.0, 8.0, 8.0), "all were sampled"
 
 
+def make_mixed_tree(tree: Path, *, planes: int, others: int, cines: int) -> None:
+    """Images of random and of equal content, files that are no DICOM, and cines."""
+    tree.mkdir()
+    chance = random.Random(2)  # noqa: S311 - contents of test files
+    for number in range(planes):
+        plane = pydicom.dcmread(CT)
+        plane.PixelData = bytes(chance.choice((0, 0, chance.randrange(256))) for _ in range(len(plane.PixelData)))
+        plane.SOPInstanceUID = plane.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}"
+        plane.save_as(tree / f"ct{number}")
+    for number in range(others):
+        (tree / f"mr{number}").write_bytes(MR.read_bytes())
+        (tree / f"text{number}").write_text("no DICOM")
+    for number in range(cines):
+        (tree / f"cine{number}").write_bytes(CINE.read_bytes())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("EXPORTER_TEST_ESTIMATE" not in os.environ, reason="minutes on an idle machine")
+def test_time_and_bytes_of_the_backfill_are_in_the_interval_of_nine_of_ten_samples(tmp_path: Path) -> None:
+    tree, output = tmp_path / "in", tmp_path / "out"
+    make_mixed_tree(tree, planes=200, others=40, cines=8)
+    results = backfill(replace(request(tree, output), workers=1), Progress(), threading.Event())
+    times = [time.monotonic() for _ in results]  # the first waits for the worker to start
+    taken = times[-1] - times[0]
+    written = sum(path.stat().st_size for path in (output / "media").rglob("*") if path.is_file())
+    found = [estimate(request(tree, tmp_path / "none"), threading.Event(), seed=seed) for seed in range(10)]
+    seconds, size = [one.core_seconds for one in found], [one.output_bytes for one in found]
+    assert sum(one.low <= taken <= one.high for one in seconds) >= 9, (taken, seconds)
+    assert sum(one.low <= written <= one.high for one in size) >= 9, (written, size)
+
+
 @pytest.mark.slow
 def test_bytes_and_kinds_are_those_of_the_backfill_in_nine_of_ten_samples(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(estimating, "PER_GROUP", 6)
-    tree, chance = tmp_path / "in", random.Random(2)  # noqa: S311 - contents of test files
-    tree.mkdir()
-    for number in range(40):
-        plane = pydicom.dcmread(CT)
-        plane.PixelData = bytes(chance.choice((0, 0, chance.randrange(256))) for _ in range(len(plane.PixelData)))
-        plane.SOPInstanceUID = plane.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}"
-        plane.save_as(tree / f"ct{number}")
-    for number in range(10):
-        (tree / f"mr{number}").write_bytes(MR.read_bytes())
-        (tree / f"text{number}").write_text("no DICOM")
-    (tree / "cine").write_bytes(CINE.read_bytes())
+    tree = tmp_path / "in"
+    make_mixed_tree(tree, planes=40, others=10, cines=1)
     run_locally(tree, tmp_path / "local")
     written = sum(path.stat().st_size for path in (tmp_path / "local" / "media").rglob("*") if path.is_file())
     hits = 0

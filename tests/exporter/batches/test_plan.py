@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exporter.batches.plan import BatchPlan, BatchUnusable, make_plan
+from exporter.batches.plan import BatchPlan, BatchSizing, BatchUnusable, make_plan
 from exporter.batches.rounds import RoundState
 from tests.exporter.batches.conftest import request, run_all
 
@@ -50,6 +50,23 @@ def test_batches_are_ranges_of_the_walk(tree: Path, tmp_path: Path, batches: int
     again = BatchPlan.read(tmp_path / "out")
     assert again == plan
     assert again.settings() == request(tree, tmp_path / "out").settings
+
+
+def test_batches_take_the_time_that_they_are_to_take(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(40):
+        (tmp_path / "in" / f"{number:02}").write_bytes(bytes(100 if number % 4 else 5000))
+    (tmp_path / "in" / "link").symlink_to("00")
+    sizing = BatchSizing(20.0, {7: 1.0, 13: 7.0})  # 30 and 70 s
+    plan = make_plan(request(tmp_path / "in", tmp_path / "out"), sizing=sizing)
+    taken = [sum(map(sizing.seconds_of, plan.units_of(batch.number))) for batch in plan.batches]
+    assert len(taken) == 5
+    assert sum(taken) == 100
+    assert max(taken) < 30
+    assert plan.bytes == sum(batch.bytes for batch in plan.batches) == 30 * 100 + 10 * 5000 + 2
+    assert len(make_plan(request(tmp_path / "in", tmp_path / "out"), most=3, sizing=sizing).batches) == 3
+    assert len(make_plan(request(tmp_path / "in", tmp_path / "out"), 7, most=3, sizing=sizing).batches) == 7
+    assert len(make_plan(request(tmp_path / "in", tmp_path / "out"), most=3).batches) == 1, "a task costs seconds"
 
 
 @pytest.mark.parametrize("damage", ["edited", "truncated", "deleted", "settings", "plan"])

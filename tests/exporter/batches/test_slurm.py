@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,20 +20,14 @@ from exporter.batches.engines.contract import EngineUnusable
 from exporter.batches.engines.slurm import SlurmEngine
 from exporter.settings.settings import Settings
 from tests.exporter.batches.conftest import CINE, assert_sound, make_tree, result_of, run_locally
-from tests.exporter.batches.slurm_cluster import SlurmCluster, slurm_cluster, until
+from tests.exporter.batches.slurm_cluster import until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tests.exporter.batches.slurm_cluster import SlurmCluster
 
 ROOT = Path(__file__).parents[3]
 CINES = 40
 """So many that each of two batches works for some seconds, in which something can happen."""
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
-    with slurm_cluster(tmp_path_factory.mktemp("slurm")) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +247,53 @@ def test_the_sites_array_size_bounds_the_tasks(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
     with pytest.raises(EngineUnusable, match="scontrol is not installed"):
         SlurmEngine.most_tasks()
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 5400),
+        ("1:30", 90),
+        ("2:00:00", 7200),
+        ("1-0", 86400),
+        ("1-2:30", 95400),
+        ("1-2:30:15", 95415),
+        ("0", None),
+        ("UNLIMITED", None),
+    ],
+)
+def test_time_limits_are_read_as_sbatch_reads_them(text: str, seconds: float | None) -> None:
+    assert SlurmEngine.seconds_of(text) == seconds
+
+
+@pytest.mark.slow
+def test_batches_for_slurm_are_as_long_as_half_of_the_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in(tmp_path / "bin", monkeypatch, scontrol="echo 'MaxArraySize = 51'")
+    (tmp_path / "in").mkdir()
+    for number in range(40):
+        shutil.copy(CINE, tmp_path / "in" / f"{number:02}")
+    command = [sys.executable, "-m", "exporter", "backfill", str(tmp_path / "in"), "--engine", "slurm", "--print"]
+
+    def tasks(*options: str) -> int:
+        done = subprocess.run(
+            [*command, "--output", str(tmp_path / "out"), *options],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+        found = re.search(r"--array=1-?(\d+)? ", done.stdout)
+        assert found, done.stderr
+        return int(found[1] or 1)
+
+    assert tasks("--time", "1-0") == 1
+    short = tasks("--time", "0:04", "--cpus", "1")
+    assert 2 < short <= 50
+    assert tasks("--time", "0:04", "--cpus", "1", "--max-tasks", "2") == 2
+    assert tasks("--batches", "3") == 3
+    refused = subprocess.run([*command, "--batches", "51"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert refused.returncode == 2
+    assert "MaxArraySize" in refused.stderr
