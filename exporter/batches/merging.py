@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from exporter.batches.journal import JournalEntry
-    from exporter.outcome import MediaFile, Outcome
-    from exporter.results.ledger import WorkItem
+    from exporter.outcome import Outcome
+    from exporter.results.stores.contract import InstanceMedia
     from exporter.settings.settings import Settings
 
 T = TypeVar("T")
@@ -224,9 +224,9 @@ class MergePublisher(Publisher):
             os.fsync(file.fileno())
             file.close()
 
-    def _rename(self, work: WorkItem, folder: Path, partial: Sequence[MediaFile], final: Sequence[MediaFile]) -> None:  # noqa: ARG002
-        source = folder.relative_to(self._root)
-        for before, after in zip(partial, final, strict=True):
+    def _put(self, media: InstanceMedia) -> None:
+        source = media.folder.relative_to(self._root)
+        for before, after in zip(media.partial, media.final, strict=True):
             self._moves.write(_noted([f"{source}/{before.file}", after.file]))
 
     def _tidy(self, superseded: Sequence[str], folders: Iterable[Path | None]) -> None:  # noqa: ARG002
