@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from exporter.errors import OutOfSpace
+from exporter.machine_conditions import out_of_space
 from exporter.privacy.input_names import InputNames
 from exporter.privacy.lists import PatientLists
 from exporter.results import deidentification, intents, ownership
@@ -23,6 +24,7 @@ from exporter.results.ledger import Ledger, LedgerUnusable, damage
 from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import AETitleProfile, NameChoice, Publisher
+from exporter.results.stores.files import FilesStore
 from exporter.results.withdrawal import withdraw_forbidden
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy, InProcess, Runner
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.results.ownership import MediaFolderOwner
+    from exporter.results.stores.contract import MediaStore
     from exporter.services.reserve import DiskReserve
     from exporter.settings.settings import Settings
 
@@ -118,6 +121,8 @@ def open_export_context(
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
         _withdraw(lists, ledger, places, media)
         appender.publish()
+        store = _store(settings, media, permissions, ledger)
+        stack.callback(store.close)
         publisher = Publisher(
             media,
             ledger,
@@ -128,7 +133,7 @@ def open_export_context(
                 names.ae_title(title): AETitleProfile(own.media.layout, own.settings_sha256)
                 for title, own in settings.by_ae_title.items()
             },
-            permissions=permissions,
+            store=store,
         )
         engine = Engine(
             media, ledger, publisher, appender, runners=runners(settings, workers), policy=policy, ownership=owns
@@ -136,6 +141,24 @@ def open_export_context(
         stack.callback(engine.stop)
         engine.start()
         yield ExportContext(ledger, engine, names, interrupted, removed)
+
+
+def _store(settings: Settings, media: Path, permissions: MediaPermissions, ledger: Ledger) -> MediaStore:
+    """Open the media store of the settings.
+
+    Raises:
+        MediaFolderUnusable: It cannot be opened.
+        ShardsBusy: Another process writes shards there.
+    """
+    if settings.media.store == "files":
+        return FilesStore(media, permissions)
+    from exporter.results.stores.shards import ShardLimits, ShardsStore
+
+    limits = ShardLimits(settings.media.shard_bytes, settings.media.shard_instances)
+    try:
+        return ShardsStore(media, permissions, ledger, limits)
+    except OSError as error:
+        raise out_of_space(f"media folder {media}", error) or MediaFolderUnusable(media, error) from error
 
 
 @contextmanager
