@@ -17,6 +17,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     failures          `exporter failures list|show|retry`
     install_units     `exporter install-units`
     metadata          `exporter metadata csv|parquet|series|mapping`
+    media             `exporter media get|compact`
     niffler           `exporter backfill --niffler-config`
     options           options that commands share
     orthanc_storage   `exporter orthanc-storage`

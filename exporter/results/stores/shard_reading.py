@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final, Self
 
-from exporter.results.line import fs_name
+from exporter.results.line import fs_name, shown
 from exporter.results.stores.shard_index import IndexTable, index_of
 from exporter.results.stores.shards import opened_shard
 
@@ -79,9 +81,10 @@ class MediaReader:
         return _size_of(index_of(self._media)) != self._size
 
     def in_shards(self, path: str) -> ShardMedium | None:
-        """The medium with a path as members of shards; None where no shard has it."""
+        """The medium with a path (as it is, or as lines show it) as members of shards; None where no shard has it."""
         if not self.has_shards:
             return None
+        path = shown(path)
         if path.endswith("/"):
             members = tuple(self._table.inside(path))
         else:
@@ -177,6 +180,57 @@ class MediaReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class ExtractedMedia:
+    """Media as files, for programs that need paths: those in shards are copied into a folder for temporary files."""
+
+    def __init__(self, media: Path, paths: Collection[str] | None = None) -> None:
+        """Read the index; see `MediaReader`."""
+        self._reader = MediaReader(media, paths)
+        self._folder = TemporaryDirectory(prefix="exporter-media-", ignore_cleanup_errors=True)
+        self._number = 0
+
+    def path(self, path: str, sha256: str | None = None) -> Path | None:
+        """A file, or a folder of frames, with the bytes of a medium; None where neither file nor shard has it.
+
+        Raises:
+            MediumDamaged: A shard has it, and not as it was written.
+            OSError: It cannot be copied.
+        """
+        found = self._reader.file(path, sha256)
+        medium = None if found is not None else self._reader.in_shards(path)
+        if medium is None:
+            return found
+        self._number += 1
+        folder = Path(self._folder.name) / str(self._number)
+        folder.mkdir(mode=0o700)
+        return self._reader.extract(medium, folder)
+
+    def forget(self) -> None:
+        """Delete the copies that were made."""
+        for folder in Path(self._folder.name).iterdir():
+            shutil.rmtree(folder)
+
+    def close(self) -> None:
+        """Delete the copies, and let go of the index."""
+        self._folder.cleanup()
+        self._reader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def sha256_of(path: Path) -> str:
+    r"""Hash of a medium: for a folder, that of the sorted lines ``<sha256>  <name>\n`` of its files."""
+    if not path.is_dir():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    lines = (f"{sha256_of(path / name)}  {name}\n" for name in sorted(os.listdir(path)))  # noqa: PTH208 - names only
+    return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _size_of(path: Path) -> int:

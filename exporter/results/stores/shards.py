@@ -265,28 +265,16 @@ class ShardsStore:
 
     def finish(self, folders: Sequence[Path]) -> None:
         """Enter what was put into the index, and let go of partial files; finish shards that are full."""
-        put, self._put = self._put, {}
-        replaced = [entry for name in put for entry in self._replaced(key_of(name))]
-        keys = {entry.key for entry in replaced}
-        for name, sample in put.items():
-            if key_of(name) in keys:
-                self._add(IndexMark(key_of(name), "replaced"))
-            self._add(*sample.entries)
-            sample.shard.committed = max(sample.shard.committed, sample.end)
+        paths = [path for sample in self._put.values() for path in sample.paths]
         with suppress(OSError):
-            self._index.write()
-            erase(self._media, replaced)
-        for path in (path for sample in put.values() for path in sample.paths):
+            self.enter()
+        for path in paths:  # of an earlier export that was kept in files
             with suppress(OSError):
                 _remove_file(self._media / path)
         for folder in folders:
             with suppress(OSError):
                 _empty(folder)
-        for shard in list(self._shards.values()):
-            is_quiet = len(shard.studies) == 1 or self._taken - shard.last_used >= self._limits.most_instances
-            if is_quiet and not shard.has_room(0, self._limits):
-                with suppress(OSError):
-                    self._finish_shard(shard)
+        self.finish_full()
 
     def remove(self, paths: Sequence[str]) -> None:
         """See `MediaStore`: the sample of a medium that another has replaced is erased by `finish`."""
@@ -303,13 +291,30 @@ class ShardsStore:
 
     # -- shards ------------------------------------------------------------------------------------------------------
 
-    def make_index_durable(self) -> None:
-        """Make what was entered into the index durable.
+    def enter(self, *, durable: bool = False) -> None:
+        """Enter what was put into the index, and erase the samples that it replaces.
 
         Raises:
-            OSError: The file system refuses.
+            OSError: The file system refuses; the index is written later.
         """
-        self._index.write(durable=True)
+        put, self._put = self._put, {}
+        replaced = [entry for name in put for entry in self._replaced(key_of(name))]
+        keys = {entry.key for entry in replaced}
+        for name, sample in put.items():
+            if key_of(name) in keys:
+                self._add(IndexMark(key_of(name), "replaced"))
+            self._add(*sample.entries)
+            sample.shard.committed = max(sample.shard.committed, sample.end)
+        self._index.write(durable=durable)
+        erase(self._media, replaced)
+
+    def finish_full(self) -> None:
+        """Finish the shards that are full and whose studies seem to be complete."""
+        for shard in list(self._shards.values()):
+            is_quiet = len(shard.studies) == 1 or self._taken - shard.last_used >= self._limits.most_instances
+            if is_quiet and not shard.has_room(0, self._limits):
+                with suppress(OSError):
+                    self._finish_shard(shard)
 
     def holds(self, name: str, media: Sequence[MediaFile]) -> bool:
         """Whether the sample of an instance holds these media, by their hashes."""
