@@ -10,6 +10,7 @@ journal   what a start of a batch leaves for later ones and for the merge
 plan      units and settings of every batch
 rounds    batches that are not complete are started again
 running   one start of one batch
+shards    the shards of batches become those of one output folder
 source    the units of one batch as an input reader
 view      how far the batches are
 """

@@ -23,7 +23,7 @@ import shutil
 import tempfile
 import threading
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from exporter.batches.journal import chosen, outcomes, run_folder, sizes_of
 from exporter.batches.plan import MERGED, BatchPlan, BatchUnusable, is_merged, private
 from exporter.batches.running import is_complete, replace_file
+from exporter.batches.shards import MergeShards, apply_shards, forget_index_lines
 from exporter.errors import StorageUnavailable
 from exporter.inputs.backfill import reader_of
 from exporter.inputs.scratch import Scratch
@@ -42,6 +43,7 @@ from exporter.results.ledger import Completed, Ledger
 from exporter.results.metadata.jsonl import Appender
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import NameChoice, Publisher
+from exporter.results.stores.shards import ShardLimits
 from exporter.services.context import own_version
 from exporter.settings.permissions import MediaPermissions
 from listener.foundation.disk import mapped
@@ -52,7 +54,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from exporter.batches.journal import JournalEntry
-    from exporter.outcome import Outcome
+    from exporter.outcome import MediaFile, Outcome
     from exporter.results.stores.contract import InstanceMedia
     from exporter.settings.settings import Settings
 
@@ -214,17 +216,36 @@ class MergePublisher(Publisher):
             version=own_version(),
         )
         self._root = making.parent
+        self._media_folder = media
+        self.shards: MergeShards | None = None
+        if settings.media.store == "shards":
+            permissions = MediaPermissions.of(settings.media.mode, settings.media.group)
+            limits = ShardLimits(settings.media.shard_bytes, settings.media.shard_instances)
+            self.shards = MergeShards(media, making, permissions, limits)
         self._moves = open(making / _MOVES, "wb", opener=private)  # noqa: SIM115 - `close` closes it
         self._deletions = open(making / _SUPERSEDED, "wb", opener=private)  # noqa: SIM115 - likewise
 
     def close(self) -> None:
         """Make the notes durable."""
+        if self.shards is not None:
+            self.shards.close()
         for file in (self._moves, self._deletions):
             file.flush()
             os.fsync(file.fileno())
             file.close()
 
+    def _check(self, media: Sequence[MediaFile], folder: Path) -> None:
+        if self.shards is None:
+            super()._check(media, folder)
+
     def _put(self, media: InstanceMedia) -> None:
+        if self.shards is not None:
+            for path, target in self.shards.put(run_of(media.folder), media):
+                self._moves.write(_noted([_from(self._root, path), target]))
+            for one in media.final:
+                if os.path.lexists(self._media_folder / one.file):  # an earlier export was kept in files
+                    self._deletions.write(_noted(one.file))
+            return
         source = media.folder.relative_to(self._root)
         for before, after in zip(media.partial, media.final, strict=True):
             self._moves.write(_noted([f"{source}/{before.file}", after.file]))
@@ -232,6 +253,17 @@ class MergePublisher(Publisher):
     def _tidy(self, superseded: Sequence[str], folders: Iterable[Path | None]) -> None:  # noqa: ARG002
         for path in superseded:
             self._deletions.write(_noted(path))
+
+
+def run_of(folder: Path) -> Path:
+    """Folder of the start whose media have names in this folder (`exporter.batches.running`)."""
+    return folder.parents[1]
+
+
+def _from(root: Path, path: Path) -> str:
+    """Path relative to the folder of the plan; the folder that a preparation makes has the merge's name by then."""
+    first, *others = path.relative_to(root).parts
+    return "/".join([MERGE if first.startswith(f".{MERGE}-") else first, *others])
 
 
 def _noted(value: object) -> bytes:
@@ -262,11 +294,9 @@ class _Preparation:
         self._report.left = left
         making = self._plan.root / f".{MERGE}-{secrets.token_hex(8)}"
         making.mkdir(mode=0o700)
-        publisher = MergePublisher(self._media, self._ledger, self._settings, making)
-        for batch in self._plan.batches:
-            for chunk in _chunks(self._results(batch.number), _CHUNK):
-                self._publish(chunk, publisher)
-        publisher.close()
+        with closing(MergePublisher(self._media, self._ledger, self._settings, making)) as publisher:
+            for batch in self._plan.batches:
+                self._publish_batch(batch.number, publisher)
         self._ledger.forget_superseded(self._ledger.superseded())
         self._ledger.note_merged(self._plan.id)
         return making
@@ -279,7 +309,7 @@ class _Preparation:
         making.rename(self._plan.root / MERGE)
         fsync_folder(self._plan.root)
 
-    def _results(self, number: int) -> Iterator[tuple[JournalEntry, Outcome, Path]]:
+    def _results(self, number: int, shards: MergeShards | None = None) -> Iterator[tuple[JournalEntry, Outcome, Path]]:
         """Outcomes of one batch in the order of a local run, with the folder of its media.
 
         Raises:
@@ -300,10 +330,21 @@ class _Preparation:
                 media /= outcome.media[0].file.rstrip("/").rpartition("/")[0]
                 names = tuple(replace(one, file=one.file.rstrip("/").rpartition("/")[2]) for one in outcome.media)
                 outcome = replace(outcome, media=names)
-                gone = [one.file for one in names if not os.path.lexists(media / one.file)]
+                if shards is None:
+                    gone = [one.file for one in names if not os.path.lexists(media / one.file)]
+                else:
+                    gone = [] if shards.has(run_of(media), entry.name) else [names[0].file]
                 if gone:
                     raise BatchUnusable(f"batch {number}", f"media of start {entry.run} are gone: {gone[0]}", hint)
             yield entry, outcome, media
+
+    def _publish_batch(self, number: int, publisher: MergePublisher) -> None:
+        if publisher.shards is not None:
+            publisher.shards.begin_batch(self._plan.folder_of(number))
+        for chunk in _chunks(self._results(number, publisher.shards), _CHUNK):
+            self._publish(chunk, publisher)
+        if publisher.shards is not None:
+            publisher.shards.end_batch()
 
     def _publish(self, results: Sequence[tuple[JournalEntry, Outcome, Path]], publisher: MergePublisher) -> None:
         works = [entry.work for entry, _, _ in results]
@@ -365,8 +406,10 @@ class _Application:
         """Bring media, series volumes, lines and ledger to their places, and remove what the batches left."""
         places = self._plan.request(self._settings).places
         if not self._is_placed(places.ledger):
+            forget_index_lines(self._folder, self._media)
             self._move()
             self._delete()
+            apply_shards(self._folder, self._media, self._permissions)
             ledger_file = scratch / "applied.db"
             shutil.copyfile(self._folder / _LEDGER, ledger_file)
             with MergeLedger.open(ledger_file) as ledger:

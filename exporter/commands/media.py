@@ -107,6 +107,7 @@ def compact(
     from exporter.results.ledger import Ledger
     from exporter.results.stores.compaction import compact as move
     from exporter.results.stores.shards import ShardLimits
+    from exporter.services.context import refuse_half_a_merge
     from exporter.settings.permissions import MediaPermissions
     from listener.foundation.signals import stopping
     from listener.settings.listener import DataFolder
@@ -117,6 +118,7 @@ def compact(
     limits = ShardLimits(settings.media.shard_bytes, settings.media.shard_instances)
     if not data.ledger.is_file():
         raise CommandError(f"{out} has no exporter.db yet: nothing was exported, so there is nothing to move")
+    refuse_half_a_merge(data.root)
     # A backfill may replace files; the daemons never replace those of an instance that is finished.
     with (
         in_words(),

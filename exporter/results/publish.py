@@ -185,7 +185,7 @@ class Publisher:
         if folder is None:
             raise BadWorkerAnswer("the worker process had no folder for media")
         self._store.undo(work.name, folder)
-        _check(outcome.media, folder)
+        self._check(outcome.media, folder)
         base = self.reserve_base(work, outcome.identity, [medium.suffix for medium in outcome.media])
         media = tuple(replace(medium, file=base + medium.suffix) for medium in outcome.media)
         final = replace(outcome, media=media)
@@ -234,6 +234,10 @@ class Publisher:
         """Whether a foreign file or folder is in the way of an output file or folder."""
         return self._store.is_taken(path, may_replace=self._names.overwrite)
 
+    def _check(self, media: Sequence[MediaFile], folder: Path) -> None:
+        """Check partial files; see `check_media`."""
+        check_media(media, folder)
+
     def _put(self, media: InstanceMedia) -> None:
         """Bring media to their final names."""
         self._store.put(media)
@@ -258,7 +262,7 @@ def _alternatives(wanted: str, others: Sequence[str], name: str) -> Iterator[str
     )
 
 
-def _check(media: Sequence[MediaFile], folder: Path) -> None:
+def check_media(media: Sequence[MediaFile], folder: Path) -> None:
     """Check the media that a worker reports: malicious input may have taken control of the worker.
 
     Raises:

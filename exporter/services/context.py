@@ -100,7 +100,7 @@ def open_export_context(
         DeidentificationChanged: The output was begun with another key, or profile.
     """
     enabled_writers(settings.writers)
-    _refuse_half_a_merge(places)
+    refuse_half_a_merge(places.ledger.parent)
     key_fingerprint, names = key_fingerprint_of(settings), InputNames.of(settings)
     lists = PatientLists.of(settings.privacy)
     _refuse_foreign_lines(settings, places)
@@ -121,7 +121,7 @@ def open_export_context(
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
         _withdraw(lists, ledger, places, media)
         appender.publish()
-        store = _store(settings, media, permissions, ledger)
+        store = media_store(settings, media, permissions, ledger)
         stack.callback(store.close)
         publisher = Publisher(
             media,
@@ -143,8 +143,10 @@ def open_export_context(
         yield ExportContext(ledger, engine, names, interrupted, removed)
 
 
-def _store(settings: Settings, media: Path, permissions: MediaPermissions, ledger: Ledger) -> MediaStore:
-    """Open the media store of the settings.
+def media_store(
+    settings: Settings, media: Path, permissions: MediaPermissions, ledger: Ledger | None = None
+) -> MediaStore:
+    """Open the media store of the settings; with a ledger, one with shards goes on where a crash has ended it.
 
     Raises:
         MediaFolderUnusable: It cannot be opened.
@@ -276,16 +278,15 @@ def _last_marks(former: MediaFolderOwner | None, owner: MediaFolderOwner) -> tup
     return (None, former.ledger) if is_ours else (former.ledger, None)
 
 
-def _refuse_half_a_merge(places: OutputPaths) -> None:
+def refuse_half_a_merge(folder: Path) -> None:
     """Refuse an output folder in which a merge of batches has begun to move media (`exporter.batches.merging`).
 
     Raises:
         LedgerUnusable: It has, and was interrupted.
     """
-    folder = places.ledger.parent
     if (folder / "batches" / "merge").is_dir() and not (folder / "batches" / "merged.json").exists():
         hint = f"finish it: `exporter batch merge {folder}`"
-        raise LedgerUnusable(places.ledger, "a merge of batches into this folder has begun", hint)
+        raise LedgerUnusable(folder / "exporter.db", "a merge of batches into this folder has begun", hint)
 
 
 def _refuse_foreign_lines(settings: Settings, places: OutputPaths) -> None:

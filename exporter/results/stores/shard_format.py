@@ -58,6 +58,8 @@ class ArchiveMember:
     offset: int
     """Place of its bytes."""
     length: int
+    start: int = 0
+    """Place of its header."""
 
     @property
     def key(self) -> str:
@@ -138,7 +140,7 @@ def members_of(file: IO[bytes], start: int = 0) -> Iterator[ArchiveMember]:
         with tarfile.open(fileobj=file, mode="r:", format=tarfile.PAX_FORMAT) as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()
-                yield ArchiveMember(member.name, member.offset_data, member.size)
+                yield ArchiveMember(member.name, member.offset_data, member.size, member.offset)
     except tarfile.TarError:
         return
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import IO, TYPE_CHECKING, Any, Final, Self
 
 import orjson
 
@@ -150,6 +150,18 @@ class IndexWriter:
             self._waiting = []
         if durable:
             os.fsync(self.descriptor)
+
+    def append_all(self, lines: IO[bytes]) -> None:
+        """Append lines of a file, durably.
+
+        Raises:
+            OSError: They cannot be written.
+        """
+        os.lseek(self.descriptor, self._size, os.SEEK_SET)
+        while piece := lines.read(1 << 20):
+            self._size += write_all(self.descriptor, [piece])
+        os.ftruncate(self.descriptor, self._size)
+        os.fsync(self.descriptor)
 
     def close(self) -> None:
         """Close the file."""

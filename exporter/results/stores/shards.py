@@ -180,12 +180,13 @@ class ShardsStore:
         permissions.make_folders(self._folder)
         self._unfinished.mkdir(mode=0o700, exist_ok=True)
         self._index = IndexWriter(media)
+        self._is_closed = False
+        self._table: IndexTable | None = None
         self._shards: dict[str, _Shard] = {}
         try:
             lock(media, self._index.descriptor)
             permissions.apply(self._index.path)
-            self._number = _last_number(media)
-            self._table: IndexTable | None = None
+            self._number = last_number(media)
             self._has_earlier = not self._index.is_empty
             self._taken = 0
             self._current: _Shard | None = None
@@ -283,6 +284,8 @@ class ShardsStore:
 
     def close(self) -> None:
         """Finish every shard; those that cannot be finished now stay unfinished, and are read as they are."""
+        if self._is_closed:
+            return
         for shard in list(self._shards.values()):
             with suppress(OSError):
                 self._cut(shard, shard.committed)
@@ -413,12 +416,13 @@ class ShardsStore:
             self._current = None
 
     def _close_files(self) -> None:
+        self._is_closed = True
         for shard in self._shards.values():
             os.close(shard.descriptor)
         self._shards.clear()
         self._index.close()
-        if getattr(self, "_table", None) is not None:
-            self._earlier().close()
+        if self._table is not None:
+            self._table.close()
 
     # -- samples of earlier runs -------------------------------------------------------------------------------------
 
@@ -505,8 +509,13 @@ def committed_entries(
     study = row.identity.study_instance_uid if row.identity is not None else ""
     return [
         *index_entries(shard, file, members, wanted),
-        IndexEntry(None, shard, record.name, record.offset, record.length, _sha256(text), study_mark(study)),
+        record_entry(shard, file, record, study_mark(study)),
     ]
+
+
+def record_entry(shard: str, file: BinaryIO, record: ArchiveMember, study: str) -> IndexEntry:
+    """Statement of the index about the line of a sample."""
+    return IndexEntry(None, shard, record.name, record.offset, record.length, _sha256(_read(file, record)), study)
 
 
 def index_entries(
@@ -616,9 +625,10 @@ def lock(media: Path, descriptor: int) -> None:
         return  # the file system has no locks; the owner file keeps other exporters out
 
 
-def _last_number(media: Path) -> int:
+def last_number(media: Path) -> int:
+    """Highest number of a shard, finished or not, below a media folder; 0 without any."""
     folder = media / SHARDS
-    names = [path.name for place in (folder, folder / UNFINISHED) for path in place.iterdir()]
+    names = [path.name for place in (folder, folder / UNFINISHED) if place.is_dir() for path in place.iterdir()]
     return max((int(found[1]) for found in map(NAME.fullmatch, names) if found), default=0)
 
 
