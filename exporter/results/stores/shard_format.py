@@ -139,7 +139,7 @@ def members_of(file: IO[bytes], start: int = 0) -> Iterator[ArchiveMember]:
     try:
         with tarfile.open(fileobj=file, mode="r:", format=tarfile.PAX_FORMAT) as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()
+                archive.members.clear()  # type: ignore[attr-defined]
                 yield ArchiveMember(member.name, member.offset_data, member.size, member.offset)
     except tarfile.TarError:
         return
