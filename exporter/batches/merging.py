@@ -43,6 +43,7 @@ from exporter.results.ledger import Completed, Ledger
 from exporter.results.metadata.jsonl import Appender
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import NameChoice, Publisher
+from exporter.results.stores.shard_removal import remove_members
 from exporter.results.stores.shards import ShardLimits
 from exporter.services.context import own_version
 from exporter.settings.permissions import MediaPermissions
@@ -156,6 +157,7 @@ def merge(
             preparation = _Preparation(plan, settings, ledger, media)
             if not (plan.root / MERGE).is_dir():
                 left = _refuse_incomplete(plan, incomplete=incomplete)
+                remove_members(media, ledger.superseded())
                 intents.recover(media, ledger)
                 ledger.recover()
                 making = preparation.prepare(left)
@@ -463,7 +465,9 @@ class _Application:
     def _delete(self) -> None:
         """Remove media of earlier exports that nothing owns any more."""
         with (self._folder / _SUPERSEDED).open("rb") as file:
-            intents.remove(self._media, map(json.loads, file))
+            for paths in _chunks(map(json.loads, file), _CHUNK):
+                remove_members(self._media, paths)
+                intents.remove(self._media, paths)
 
     def _append_lines(self, ledger: Ledger, metadata: Path) -> None:
         """Append the lines of the merge.

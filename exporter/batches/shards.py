@@ -28,7 +28,8 @@ from exporter.results.stores.shard_index import (
     IndexWriter,
     index_of,
 )
-from exporter.results.stores.shards import NAME, erase, index_entries, last_number, lock, record_entry
+from exporter.results.stores.shard_removal import erase, lock
+from exporter.results.stores.shards import NAME, index_entries, last_number, record_entry
 from listener.foundation.durable import fsync_folder
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.results.stores.contract import InstanceMedia
-    from exporter.results.stores.shard_format import ArchiveMember
+    from exporter.results.stores.shard_format import ShardMember
     from exporter.results.stores.shards import ShardLimits
     from exporter.settings.permissions import MediaPermissions
 
@@ -51,7 +52,7 @@ class _Sample:
     """A complete sample in a shard of a start."""
 
     path: Path
-    members: tuple[ArchiveMember, ...]
+    members: tuple[ShardMember, ...]
     is_finished: bool
     """Whether its shard is."""
 
@@ -128,7 +129,7 @@ class MergeShards:
         self._index.writelines(entry.line() for entry in entries)
         return moves
 
-    def _copied_sample(self, sample: _Sample) -> tuple[str, tuple[ArchiveMember, ...], list[tuple[Path, str]]]:
+    def _copied_sample(self, sample: _Sample) -> tuple[str, tuple[ShardMember, ...], list[tuple[Path, str]]]:
         """Copy a sample into a shard of the merge; its shard, its members there, and what is to be moved for it."""
         moves: list[tuple[Path, str]] = []
         is_full = self._copied >= self._limits.most_instances

@@ -159,12 +159,7 @@ def recover(media: Path, ledger: Ledger, other: str | None = None, lost: str | N
 
 
 def remove(media: Path, paths: Iterable[str]) -> None:
-    """Delete outputs by their paths below the media folder, also from shards; missing ones are no error."""
-    paths = list(paths)
-    if paths and os.path.exists(media / "shards" / "index.jsonl"):  # noqa: PTH110 - one call
-        from exporter.results.stores.shards import remove_members
-
-        remove_members(media, paths)
+    """Delete output files by their paths below the media folder; missing ones are no error."""
     for path in paths:
         if path.endswith("/"):
             shutil.rmtree(media / path, ignore_errors=True)

@@ -25,6 +25,7 @@ from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import AETitleProfile, NameChoice, Publisher
 from exporter.results.stores.files import FilesStore
+from exporter.results.stores.shard_removal import remove_members
 from exporter.results.withdrawal import withdraw_forbidden
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy, InProcess, Runner
@@ -116,6 +117,7 @@ def open_export_context(
         deidentification.keep_to(ledger, key_fingerprint, _profiles(settings, names))
         owns = stack.enter_context(ownership.owned(media, ledger, has_locks=has_locks, take_over=take_over))
         interrupted = len(ledger.recover())
+        remove_members(media, ledger.superseded())
         removed = intents.recover(media, ledger, *_last_marks(owns.former, owner=owns.owner))
         _check_group(media, permissions)
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))

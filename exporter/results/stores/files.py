@@ -23,6 +23,7 @@ from exporter.errors import BadWorkerAnswer
 from exporter.results import intents
 from exporter.results.intents import Intent
 from exporter.results.output_names import PARTIAL
+from exporter.results.stores.shard_removal import remove_members
 from listener.foundation.disk import is_out_of_space
 from listener.foundation.durable import fsync_folder, names_follow_files, write_out
 
@@ -190,7 +191,8 @@ class FilesStore:
                 intents.clear(folder)
 
     def remove(self, paths: Sequence[str]) -> None:
-        """See `MediaStore`."""
+        """See `MediaStore`; an earlier export, or `exporter media compact`, may have put them into shards."""
+        remove_members(self._media, paths)
         intents.remove(self._media, paths)
 
     def close(self) -> None:

@@ -51,7 +51,7 @@ class SampleMember:
 
 
 @dataclass(frozen=True, slots=True)
-class ArchiveMember:
+class ShardMember:
     """One member as it stands in an archive."""
 
     name: str
@@ -133,21 +133,21 @@ def sample_line(line: bytes, key: str, media: Sequence[MediaFile]) -> bytes:
     return json_escaped(orjson.dumps(said, option=orjson.OPT_APPEND_NEWLINE))
 
 
-def members_of(file: IO[bytes], start: int = 0) -> Iterator[ArchiveMember]:
+def members_of(file: IO[bytes], start: int = 0) -> Iterator[ShardMember]:
     """Yield the members of an archive from a place on, up to its end, or to where it is cut or damaged."""
     file.seek(start)
     try:
         with tarfile.open(fileobj=file, mode="r:", format=tarfile.PAX_FORMAT) as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # type: ignore[attr-defined]
-                yield ArchiveMember(member.name, member.offset_data, member.size, member.offset)
+                yield ShardMember(member.name, member.offset_data, member.size, member.offset)
     except tarfile.TarError:
         return
 
 
-def samples_of(file: IO[bytes], start: int = 0) -> Iterator[list[ArchiveMember]]:
+def samples_of(file: IO[bytes], start: int = 0) -> Iterator[list[ShardMember]]:
     """Yield the complete samples of an archive from a place on; removed members are left out."""
-    sample: list[ArchiveMember] = []
+    sample: list[ShardMember] = []
     size = os.fstat(file.fileno()).st_size
     for member in members_of(file, start):
         if member.end > size:

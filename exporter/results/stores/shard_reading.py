@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from exporter.results.line import fs_name, shown
 from exporter.results.stores.shard_index import IndexTable, index_of
-from exporter.results.stores.shards import opened_shard
+from exporter.results.stores.shard_removal import opened_shard
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

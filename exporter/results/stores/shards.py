@@ -34,7 +34,6 @@ from exporter.results.stores.shard_format import (
     BLOCK,
     END,
     RECORD,
-    REMOVED,
     SampleMember,
     header,
     key_of,
@@ -53,12 +52,10 @@ from exporter.results.stores.shard_index import (
     IndexMark,
     IndexTable,
     IndexWriter,
-    index_of,
     read_index,
 )
-from listener.foundation import locks
+from exporter.results.stores.shard_removal import erase, lock, remove_samples
 from listener.foundation.durable import fsync_folder, write_all
-from listener.foundation.errors import Unusable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -67,7 +64,7 @@ if TYPE_CHECKING:
     from exporter.outcome import MediaFile
     from exporter.results.ledger import Ledger
     from exporter.results.stores.contract import InstanceMedia
-    from exporter.results.stores.shard_format import ArchiveMember
+    from exporter.results.stores.shard_format import ShardMember
     from exporter.settings.permissions import MediaPermissions
 
 MOST_BYTES: Final = 10**9
@@ -77,16 +74,6 @@ _SMALL: Final = 4 << 20
 """Files up to this size are written in one call with their headers."""
 _PIECE: Final = 64 << 20
 _LONGEST_HEADER: Final = 8 * BLOCK
-_MAGIC: Final = slice(257, 262)
-"""Place of ``ustar`` in a header."""
-
-
-class ShardsBusy(Unusable):
-    """Another process writes or removes media in the same shards."""
-
-    def __init__(self, media: Path) -> None:
-        hint = "wait for it to end: an export, `exporter media compact`, or `exporter batch merge`"
-        super().__init__(f"another process writes shards in {media}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +265,9 @@ class ShardsStore:
         self.finish_full()
 
     def remove(self, paths: Sequence[str]) -> None:
-        """See `MediaStore`: the sample of a medium that another has replaced is erased by `finish`."""
+        """See `MediaStore`."""
+        if self._has_earlier and paths:
+            remove_samples(self._media, self._earlier(), self._index, paths)
         for path in paths:
             _remove_file(self._media / path)
 
@@ -488,9 +477,7 @@ class ShardsStore:
                 shard.committed = sample[-1].end
 
 
-def committed_entries(
-    shard: str, file: BinaryIO, sample: list[ArchiveMember], ledger: Ledger
-) -> list[IndexEntry] | None:
+def committed_entries(shard: str, file: BinaryIO, sample: list[ShardMember], ledger: Ledger) -> list[IndexEntry] | None:
     """Statements of the index about a sample; None unless the ledger knows its instance with these very media."""
     *members, record = sample
     text = _read(file, record)
@@ -513,13 +500,13 @@ def committed_entries(
     ]
 
 
-def record_entry(shard: str, file: BinaryIO, record: ArchiveMember, study: str) -> IndexEntry:
+def record_entry(shard: str, file: BinaryIO, record: ShardMember, study: str) -> IndexEntry:
     """Statement of the index about the line of a sample."""
     return IndexEntry(None, shard, record.name, record.offset, record.length, _sha256(_read(file, record)), study)
 
 
 def index_entries(
-    shard: str, file: BinaryIO, members: Iterable[ArchiveMember], media: dict[str, MediaFile]
+    shard: str, file: BinaryIO, members: Iterable[ShardMember], media: dict[str, MediaFile]
 ) -> Iterator[IndexEntry]:
     """Yield what the index says of members, by the media whose members have these names or beginnings."""
     for one in members:
@@ -533,96 +520,12 @@ def index_entries(
             yield IndexEntry(path, shard, one.name, one.offset, one.length, _sha256(_read(file, one)))
 
 
-def erase(media: Path, entries: Iterable[IndexEntry]) -> None:
-    """Erase members in their shards: their bytes become zeros, their names one that readers pass over; repeatable.
-
-    Raises:
-        OSError: The file system refuses.
-    """
-    by_shard: dict[str, list[IndexEntry]] = {}
-    for entry in entries:
-        by_shard.setdefault(entry.shard, []).append(entry)
-    for name, members in by_shard.items():
-        descriptor = opened_shard(media, name, os.O_RDWR)
-        if descriptor is None:
-            continue
-        try:
-            for entry in members:
-                _erase_member(descriptor, entry)
-            os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _erase_member(descriptor: int, entry: IndexEntry) -> None:
-    place, end = entry.offset - BLOCK, entry.offset + entry.length
-    found = os.pread(descriptor, BLOCK, place)
-    if found[_MAGIC] != b"ustar" or found[:100].rstrip(b"\0") == REMOVED.encode():
-        return
-    at = entry.offset
-    while at < end:
-        at += os.pwrite(descriptor, bytes(min(end - at, 1 << 20)), at)
-    os.pwrite(descriptor, header(REMOVED, entry.length)[-BLOCK:], place)
-
-
-def remove_members(media: Path, paths: Iterable[str]) -> None:
-    """Erase the samples of media that no instance owns any more, wherever shards hold them.
-
-    Raises:
-        ShardsBusy: Another process writes shards there.
-        OSError: The file system refuses.
-    """
-    paths = [shown(path) for path in paths]
-    if not paths or not index_of(media).exists():
-        return
-    with IndexTable.of(media, paths) as table:
-        found = [one for path in paths for one in (table.inside(path) if path.endswith("/") else [table.find(path)])]
-        keys = sorted({one.key for one in found if one is not None})
-        if not keys:
-            return
-        index = IndexWriter(media)
-        try:
-            lock(media, index.descriptor)
-            index.add(*(IndexMark(key, "removed") for key in keys))
-            index.write(durable=True)
-            erase(media, [entry for key in keys for entry in table.sample(key)])
-        finally:
-            index.close()
-
-
-def opened_shard(media: Path, name: str, flags: int = os.O_RDONLY) -> int | None:
-    """Open a shard, finished or not.
-
-    Returns:
-        Its descriptor; None if it is not there.
-    """
-    folder = media / SHARDS
-    for path in (folder / name, folder / UNFINISHED / name, folder / name):  # it may be finished in between
-        with suppress(FileNotFoundError):
-            return os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW)
-    return None
-
-
 def is_shard(path: str) -> bool:
     """Whether a path below the media folder is that of a shard, finished or not, or of the index."""
     folder, _, name = path.rpartition("/")
     if folder == SHARDS:
         return name == INDEX or NAME.fullmatch(name) is not None
     return folder == f"{SHARDS}/{UNFINISHED}" and NAME.fullmatch(name) is not None
-
-
-def lock(media: Path, descriptor: int) -> None:
-    """Keep other writers of shards out until a descriptor is closed, where the file system has locks.
-
-    Raises:
-        ShardsBusy: Another process writes shards.
-    """
-    try:
-        locks.try_to_lock(descriptor)
-    except locks.LockBusy:
-        raise ShardsBusy(media) from None
-    except OSError:
-        return  # the file system has no locks; the owner file keeps other exporters out
 
 
 def last_number(media: Path) -> int:
@@ -653,7 +556,7 @@ def _empty(folder: Path) -> None:
         _remove_file(path)
 
 
-def _read(file: BinaryIO, member: ArchiveMember) -> bytes:
+def _read(file: BinaryIO, member: ShardMember) -> bytes:
     return os.pread(file.fileno(), member.length, member.offset)
 
 

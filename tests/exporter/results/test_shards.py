@@ -27,11 +27,14 @@ from exporter.results.stores.compaction import compact
 from exporter.results.stores.shard_format import END, REMOVED, key_of
 from exporter.results.stores.shard_index import IndexEntry, IndexMark, read_index
 from exporter.results.stores.shard_reading import MediaReader
-from exporter.results.stores.shards import ShardLimits, ShardsBusy, ShardsStore
+from exporter.results.stores.shard_removal import ShardsBusy
+from exporter.results.stores.shards import ShardLimits, ShardsStore
 from exporter.settings.permissions import MediaPermissions
 from tests.exporter.batches.conftest import assert_sound, make_tree, result_of, run_locally
 
 SHARDS = {"store": "shards"}
+INSTANCES = int(os.environ.get("EXPORTER_TEST_SHARDS_INSTANCES", "600"))
+"""Instances of the large run; the long form has 20,000."""
 
 
 class ShardsHarness:
@@ -243,6 +246,17 @@ def test_a_withdrawn_patient_leaves_no_byte_in_a_shard(tree: Path, tmp_path: Pat
     assert_sound(output)
 
 
+def test_media_that_the_settings_no_longer_want_leave_the_shard(tree: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    (tmp_path / "in").mkdir()
+    shutil.copy(tree / "z" / "last.dcm", tmp_path / "in")
+    run_locally(tmp_path / "in", output, media=SHARDS)
+    run_locally(tmp_path / "in", output, media={"enabled": False, **SHARDS})
+    with tarfile.open(output / "media" / "shards" / "000001.tar") as archive:
+        assert archive.getnames() == [REMOVED, REMOVED]
+    assert_sound(output)
+
+
 def test_daemons_refuse_shards_and_say_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "config.yml"
     config.write_text("media: {store: shards}\n")
@@ -250,6 +264,23 @@ def test_daemons_refuse_shards_and_say_what_to_do(tmp_path: Path, capsys: pytest
         assert main([command, "--config", str(config), "--data", str(tmp_path / "data")]) == 2
         assert "exporter media compact" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.slow
+def test_many_small_instances_are_few_files_and_every_one_is_found(tmp_path: Path) -> None:
+    from tests.faults.shards import write_input
+
+    source, output = write_input(tmp_path / "in", INSTANCES), tmp_path / "out"
+    config = tmp_path / "config.yml"
+    config.write_text("media: {store: shards}\n")
+    assert main(["backfill", str(source), "--output", str(output), "--config", str(config), "--workers", "2"]) == 0
+    assert len([path for path in output.rglob("*") if path.is_file()]) <= 10
+    assert main(["reconcile", "--deep", "--data", str(output)]) == 0
+    keys: set[str] = set()
+    for path in (output / "media" / "shards").glob("*.tar"):
+        with tarfile.open(path) as archive:
+            keys.update(name.partition(".")[0] for name in archive.getnames())
+    assert len(keys) == INSTANCES
 
 
 # -- shards ----------------------------------------------------------------------------------------------------------
