@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exporter.results.ledger import InstanceStatus, Ledger, LedgerUnusable
@@ -32,11 +33,11 @@ from tests.faults.disks import disk
 from tests.faults.instances import instance
 from tests.faults.report import Row, Scale, attempt
 from tests.faults.senders import REPOSITORY
-from tests.faults.tracing import wrapped
+from tests.faults.tracing import reached, wrapped
+from tests.product.running import family
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 CALLS: Final = ("writev", "pwrite64", "fsync", "fdatasync", "rename", "ftruncate", "unlink")
 """Calls of the exporter itself that change shards, index or partial files."""
@@ -69,10 +70,15 @@ def write_input(folder: Path, instances: int) -> Path:
 
 
 def _started(
-    source: Path, output: Path, *, wrap: list[str] | None = None, environment: Mapping[str, str] | None = None
+    source: Path,
+    output: Path,
+    *,
+    wrap: list[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+    workers: int = 1,
 ) -> subprocess.Popen[bytes]:
     config = output.parent / "shards.yml"
-    config.write_text("media: {store: shards, shard_instances: 25}\nnum_workers: 1\n")
+    config.write_text(f"media: {{store: shards, shard_instances: 25}}\nnum_workers: {workers}\n")
     command = [sys.executable, "-m", "exporter", "backfill", source, "--output", output, "--config", config]
     return subprocess.Popen(
         [*(wrap or []), *map(str, command)],
@@ -144,10 +150,12 @@ def _check_end(output: Path, instances: int, tally: _Tally, here: str) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill a process, and what it has started."""
+    """Kill a process, and see what it has started end, too: nobody may have files open on a disk that is unmounted."""
+    started = family(process.pid)[1:]
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=100)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), 100, "the workers end")
 
 
 def kill_row(scratch: Path, kills: int, instances: int) -> Row:
@@ -184,10 +192,10 @@ def points_row(scratch: Path, points: int, calls: tuple[str, ...] = CALLS) -> Ro
             here, output = f"{call} {number}", scratch / f"{call}-{number}" / "out"
             output.parent.mkdir()
             wrap = wrapped(f"{call}:signal=KILL:when={number}", output.parent / "strace.log")
-            process = _started(source, output, wrap=wrap)
+            process = _started(source, output, wrap=wrap, workers=0)  # one process: it is the one that dies
             code = process.wait(timeout=300)
             _end(process)
-            if code == 0:
+            if code == 0 and not reached(output.parent / "strace.log", call, number):
                 break
             exported = _exported(output)
             tally.interrupted += 1

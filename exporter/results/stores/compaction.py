@@ -11,12 +11,13 @@ Must never: move media of a study that is under way, or remove a file whose byte
 from __future__ import annotations
 
 import os
+from collections import deque
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from exporter.results.stores.contract import InstanceMedia
-from exporter.results.stores.shard_reading import sha256_of
+from exporter.results.stores.shard_reading import MediaReader, MediumDamaged, sha256_of
 from exporter.results.stores.shards import ShardsStore
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def compact(
     with ExitStack() as stack:
         store = ShardsStore(media, permissions, ledger, limits)
         stack.callback(store.close)
+        reader = stack.enter_context(MediaReader(media))
         chunk: list[InstanceMedia] = []
         unfinished = ledger.unfinished_studies(changed_before_ns)
         for row in ledger.exported_by_study():
@@ -85,11 +87,11 @@ def compact(
                 continue
             chunk.append(_instance(media, ledger, row))
             if len(chunk) == _CHUNK or stop.is_set():
-                _move(chunk, store, media, report)
+                _move(chunk, store, reader, media, report)
                 chunk = []
             if stop.is_set():
                 break
-        _move(chunk, store, media, report)
+        _move(chunk, store, reader, media, report)
     return report
 
 
@@ -100,14 +102,16 @@ def _instance(media: Path, ledger: Ledger, row: InstanceRow) -> InstanceMedia:
     return InstanceMedia(row.name, media, found, found, study, line or b"")
 
 
-def _move(chunk: Sequence[InstanceMedia], store: ShardsStore, media: Path, report: CompactionReport) -> None:
+def _move(
+    chunk: Sequence[InstanceMedia], store: ShardsStore, reader: MediaReader, media: Path, report: CompactionReport
+) -> None:
     moved: list[tuple[InstanceMedia, list[tuple[Path, tuple[int, ...]]]]] = []
     for one in chunk:
         files = [(path, _state_of(path)) for medium in one.final for path in _files_of(media, medium)]
         if not one.line or not all(_is_as_published(media, medium) for medium in one.final):
             report.unlike += 1
             continue
-        if not store.holds(one.name, one.final):
+        if not all(_is_in_shards(reader, medium) for medium in one.final):
             store.put(one)
         moved.append((one, files))
     if not moved:
@@ -151,6 +155,19 @@ def _is_as_published(media: Path, medium: MediaFile) -> bool:
         return not path.is_symlink() and sha256_of(path) == medium.sha256
     except OSError:
         return False
+
+
+def _is_in_shards(reader: MediaReader, medium: MediaFile) -> bool:
+    """Whether shards hold a medium already, with the bytes that the ledger says: an earlier compaction was killed."""
+    found = reader.in_shards(medium.file)
+    if found is None or found.sha256 != medium.sha256:
+        return False
+    try:
+        for entry in found.members:
+            deque(reader.read(entry), maxlen=0)
+    except MediumDamaged:
+        return False
+    return True
 
 
 def _remove_empty_folders(media: Path, path: Path, *, is_folder: bool) -> None:

@@ -23,7 +23,7 @@ from exporter.errors import BadWorkerAnswer
 from exporter.results import intents
 from exporter.results.intents import Intent
 from exporter.results.output_names import PARTIAL
-from exporter.results.stores.shard_removal import remove_members
+from exporter.results.stores.shard_removal import ShardsBusy, remove_members
 from listener.foundation.disk import is_out_of_space
 from listener.foundation.durable import fsync_folder, names_follow_files, write_out
 
@@ -192,7 +192,10 @@ class FilesStore:
 
     def remove(self, paths: Sequence[str]) -> None:
         """See `MediaStore`; an earlier export, or `exporter media compact`, may have put them into shards."""
-        remove_members(self._media, paths)
+        try:
+            remove_members(self._media, paths)
+        except ShardsBusy as error:  # the next start does it
+            raise OSError(errno.EBUSY, str(error)) from error
         intents.remove(self._media, paths)
 
     def close(self) -> None:

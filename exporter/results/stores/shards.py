@@ -20,8 +20,9 @@ import hashlib
 import os
 import re
 import shutil
+import sqlite3
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, Final
 
@@ -272,10 +273,14 @@ class ShardsStore:
             _remove_file(self._media / path)
 
     def close(self) -> None:
-        """Finish every shard; those that cannot be finished now stay unfinished, and are read as they are."""
+        """Finish every shard; those that cannot be finished now stay unfinished, and are read as they are.
+
+        A shard with samples of which nobody knows here whether they were committed is left to the next start.
+        """
         if self._is_closed:
             return
-        for shard in list(self._shards.values()):
+        unsure = [sample.shard for sample in self._put.values()]
+        for shard in [one for one in self._shards.values() if one not in unsure]:
             with suppress(OSError):
                 self._cut(shard, shard.committed)
                 self._finish_shard(shard)
@@ -290,15 +295,15 @@ class ShardsStore:
             OSError: The file system refuses; the index is written later.
         """
         put, self._put = self._put, {}
-        replaced = [entry for name in put for entry in self._replaced(key_of(name))]
-        keys = {entry.key for entry in replaced}
+        for sample in put.values():
+            sample.shard.committed = max(sample.shard.committed, sample.end)
+        replaced = {key: members for key in map(key_of, put) if (members := self._replaced(key))}
         for name, sample in put.items():
-            if key_of(name) in keys:
+            if key_of(name) in replaced:
                 self._add(IndexMark(key_of(name), "replaced"))
             self._add(*sample.entries)
-            sample.shard.committed = max(sample.shard.committed, sample.end)
         self._index.write(durable=durable)
-        erase(self._media, replaced)
+        erase(self._media, [entry for members in replaced.values() for entry in members])
 
     def finish_full(self) -> None:
         """Finish the shards that are full and whose studies seem to be complete."""
@@ -307,11 +312,6 @@ class ShardsStore:
             if is_quiet and not shard.has_room(0, self._limits):
                 with suppress(OSError):
                     self._finish_shard(shard)
-
-    def holds(self, name: str, media: Sequence[MediaFile]) -> bool:
-        """Whether the sample of an instance holds these media, by their hashes."""
-        found = {entry.path: entry.sha256 for entry in self._earlier().sample(key_of(name))}
-        return bool(media) and all(found.get(one.file) == one.sha256 for one in media if not one.suffix.endswith("/"))
 
     def _shard_for(self, study: str, size_bytes: int) -> _Shard:
         begun = self._of_study.get(study)
@@ -423,11 +423,24 @@ class ShardsStore:
     def _add(self, *statements: IndexEntry | IndexMark) -> None:
         self._index.add(*statements)
         if self._table is not None:
-            self._table.add(statements)
+            with self._table_spared():
+                self._table.add(statements)
+
+    @contextmanager
+    def _table_spared(self) -> Iterator[None]:
+        """Go on without the table where it cannot be written (a full disk): it is made anew when it is needed."""
+        try:
+            yield
+        except sqlite3.Error:
+            table, self._table = self._table, None
+            if table is not None:
+                table.close()
 
     def _replaced(self, key: str) -> list[IndexEntry]:
-        """Members with a key that are in the index now."""
-        return self._earlier().sample(key) if self._has_earlier else []
+        """Members with a key that are in the index now, as far as that can be known."""
+        with self._table_spared():
+            return self._earlier().sample(key) if self._has_earlier else []
+        return []
 
     # -- after a crash -----------------------------------------------------------------------------------------------
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import hashlib
 import json
 import os
 import shutil
 import tarfile
+import tempfile
 import threading
 import time
 import warnings
@@ -18,9 +20,10 @@ import pytest
 
 import exporter
 from exporter.commands.app import main
+from exporter.errors import OutOfSpace
 from exporter.outcome import Exported, InstanceIdentity, MediaFile, MediaType
 from exporter.results import intents
-from exporter.results.ledger import Completed, Ledger, WorkItem
+from exporter.results.ledger import Completed, Ledger, LedgerUnusable, WorkItem
 from exporter.results.publish import NameChoice, Publisher
 from exporter.results.reconcile import Folders, reconcile
 from exporter.results.stores.compaction import compact
@@ -37,6 +40,28 @@ INSTANCES = int(os.environ.get("EXPORTER_TEST_SHARDS_INSTANCES", "600"))
 """Instances of the large run; the long form has 20,000."""
 
 
+def pretended(
+    root: Path, ledger: Ledger, name: str, *suffixes: str, data: bytes = b"pixels", study: str = "1.9"
+) -> Completed:
+    """An instance whose worker has written one file per suffix, or a folder where it ends in a slash."""
+    folder = Path(tempfile.mkdtemp(dir=root / "media" / ".partial"))
+    media = []
+    for number, suffix in enumerate(suffixes or (".png",)):
+        part, digest = folder / f"{number}.part", hashlib.sha256(data)
+        if suffix.endswith("/"):
+            part.mkdir()
+            (part / "1.png").write_bytes(data)
+            digest = hashlib.sha256(f"{digest.hexdigest()}  1.png\n".encode())
+        else:
+            part.write_bytes(data)
+        media.append(MediaFile(part.name, suffix, MediaType.IMAGE, len(data), digest.hexdigest(), "png"))
+    identity = InstanceIdentity("1.2", f"1.2.{name}", study, "1.8", data.hex()[:64])
+    outcome = Exported(identity, tuple(media), json.dumps({"SOP Instance UID": name}), data.hex()[:64], "s")
+    work = WorkItem(name, Path(name), 1, 1, "folder", name)
+    ledger.begin_attempt(work)
+    return Completed(work, outcome, ledger.identify(name, identity), folder)
+
+
 class ShardsHarness:
     """A media folder with shards, its ledger and a publisher, and pretended workers."""
 
@@ -49,28 +74,10 @@ class ShardsHarness:
         self.store = ShardsStore(self.media, MediaPermissions(), self.ledger, limits)
         names = NameChoice("{SOPInstanceUID}")
         self.publisher = Publisher(self.media, self.ledger, names, settings_sha256="s", version="1", store=self.store)
-        self.jobs = 0
 
     def finished(self, name: str, *suffixes: str, data: bytes = b"pixels", study: str = "1.9") -> Completed:
-        """An instance whose worker has written one file per suffix, or a folder where it ends in a slash."""
-        self.jobs += 1
-        folder = self.media / ".partial" / str(self.jobs)
-        folder.mkdir()
-        media = []
-        for number, suffix in enumerate(suffixes or (".png",)):
-            part, digest = folder / f"{number}.part", hashlib.sha256(data)
-            if suffix.endswith("/"):
-                part.mkdir()
-                (part / "1.png").write_bytes(data)
-                digest = hashlib.sha256(f"{digest.hexdigest()}  1.png\n".encode())
-            else:
-                part.write_bytes(data)
-            media.append(MediaFile(part.name, suffix, MediaType.IMAGE, len(data), digest.hexdigest(), "png"))
-        identity = InstanceIdentity("1.2", f"1.2.{name}", study, "1.8", data.hex()[:64])
-        outcome = Exported(identity, tuple(media), json.dumps({"SOP Instance UID": name}), data.hex()[:64], "s")
-        work = WorkItem(name, Path(name), 1, 1, "folder", name)
-        self.ledger.begin_attempt(work)
-        return Completed(work, outcome, self.ledger.identify(name, identity), folder)
+        """See `pretended`."""
+        return pretended(self.root, self.ledger, name, *suffixes, data=data, study=study)
 
     def publish(self, *finished: Completed) -> None:
         for outcome in self.publisher.publish(finished):
@@ -436,6 +443,47 @@ def test_a_sync_that_fails_keeps_nothing_of_its_batch(tmp_path: Path, monkeypatc
     assert len(harness.shards()["000001.tar"]) == 4
 
 
+def test_a_full_disk_cuts_half_a_sample_and_the_same_batch_is_published_later(
+    small_disk: Path,
+) -> None:
+    harness = ShardsHarness(small_disk)
+    harness.publish(harness.finished("a"))
+    batch = [harness.finished("b", data=b"second"), harness.finished("c", data=os.urandom(300_000))]
+    ballast = small_disk / "ballast"
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    with pytest.raises(OutOfSpace):
+        harness.publisher.publish(batch)
+    ballast.unlink()
+    harness.publish(*batch)
+    harness.close()
+    assert harness.content("b.png") == b"second"
+    assert len(harness.shards()["000001.tar"]) == 6
+    assert sound(small_disk)
+
+
+def test_samples_of_which_nobody_knows_whether_they_are_committed_are_left_to_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    harness = ShardsHarness(tmp_path)
+    commit = Ledger.finish_many
+
+    def breaks_afterwards(self: Ledger, completed: list[Completed]) -> tuple[str, ...]:
+        commit(self, completed)
+        raise LedgerUnusable(self.path, "the disk of the database has gone", "")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "finish_many", breaks_afterwards)
+        with pytest.raises(LedgerUnusable):
+            harness.publisher.publish([harness.finished("a")])
+    harness.close()
+    harness = ShardsHarness(tmp_path)
+    assert harness.content("a.png") == b"pixels"
+    harness.close()
+    assert sound(tmp_path)
+
+
 # -- damage ----------------------------------------------------------------------------------------------------------
 
 
@@ -501,6 +549,23 @@ def test_compaction_moves_every_file_and_changes_neither_lines_nor_ledger(files:
     index = (output / "media/shards/index.jsonl").read_bytes()
     assert main(["media", "compact", str(output)]) == 0
     assert (output / "media/shards/index.jsonl").read_bytes() == index
+
+
+def test_compaction_moves_folders_of_frames_too(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    with Ledger.open(tmp_path / "exporter.db") as ledger:
+        intents.recover(tmp_path / "media", ledger)
+        names = NameChoice("{SOPInstanceUID}")
+        publisher = Publisher(tmp_path / "media", ledger, names, settings_sha256="s", version="1")
+        for outcome in publisher.publish([pretended(tmp_path, ledger, "a", ".frames/")]):
+            assert isinstance(outcome, Exported)
+    assert compacted(tmp_path).files == 1
+    assert not (tmp_path / "media" / "a.frames").exists()
+    with MediaReader(tmp_path / "media") as reader:
+        found = reader.in_shards("a.frames/")
+        assert found is not None
+        assert b"".join(reader.read(found.members[0])) == b"pixels"
+    assert sound(tmp_path)
 
 
 def test_a_study_under_way_and_a_file_that_is_not_as_exported_stay(files: Path, tmp_path: Path) -> None:
