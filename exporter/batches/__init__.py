@@ -11,6 +11,7 @@ plan      units and settings of every batch
 rounds    batches that are not complete are started again
 run_note  a backfill that runs can be cancelled from elsewhere
 running   one start of one batch
+shards    the shards of batches become those of one output folder
 source    the units of one batch as an input reader
 view      how far the batches are
 """

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from exporter.batches.journal import chosen, outcomes, run_folder, sizes_of
 from exporter.batches.plan import MERGED, BatchPlan, BatchUnusable, is_merged, private
 from exporter.batches.running import is_complete, replace_file
+from exporter.batches.shards import MergeShards, apply_shards, forget_index_lines
 from exporter.errors import StorageUnavailable
 from exporter.inputs.backfill import reader_of
 from exporter.inputs.scratch import Scratch
@@ -43,6 +44,9 @@ from exporter.results.metadata.jsonl import Appender
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import NameChoice, Publisher
 from exporter.results.rejections import OnRejection, Rejections
+from exporter.results.stores.files import FilesStore
+from exporter.results.stores.shard_removal import remove_members
+from exporter.results.stores.shards import ShardLimits
 from exporter.services.context import own_version
 from exporter.settings.permissions import MediaPermissions
 from listener.foundation.disk import mapped
@@ -54,7 +58,7 @@ if TYPE_CHECKING:
 
     from exporter.batches.journal import JournalEntry
     from exporter.outcome import MediaFile, Outcome
-    from exporter.results.ledger import WorkItem
+    from exporter.results.stores.contract import InstanceMedia
     from exporter.services.context import OutputPaths
     from exporter.settings.settings import Settings
 
@@ -156,6 +160,7 @@ def merge(
             preparation = _Preparation(plan, settings, ledger, media, stop)
             if not (plan.root / MERGE).is_dir():
                 left = _refuse_incomplete(plan, incomplete=incomplete)
+                remove_members(media, ledger.superseded())
                 intents.recover(media, ledger)
                 ledger.recover()
                 making = preparation.prepare(left)
@@ -227,19 +232,38 @@ class MergePublisher(Publisher):
             rejections=_rejections(settings, ledger, media, media),
         )
         self._root = making.parent
+        self._media_folder = media
+        self.shards: MergeShards | None = None
+        if settings.media.store == "shards":
+            permissions = MediaPermissions.of(settings.media.mode, settings.media.group)
+            limits = ShardLimits(settings.media.shard_bytes, settings.media.shard_instances)
+            self.shards = MergeShards(media, making, permissions, limits)
         self._moves = open(making / _MOVES, "wb", opener=private)  # noqa: SIM115 - `close` closes it
         self._deletions = open(making / _SUPERSEDED, "wb", opener=private)  # noqa: SIM115 - likewise
 
     def close(self) -> None:
         """Make the notes durable."""
+        if self.shards is not None:
+            self.shards.close()
         for file in (self._moves, self._deletions):
             file.flush()
             os.fsync(file.fileno())
             file.close()
 
-    def _rename(self, work: WorkItem, folder: Path, partial: Sequence[MediaFile], final: Sequence[MediaFile]) -> None:  # noqa: ARG002
-        source = folder.relative_to(self._root)
-        for before, after in zip(partial, final, strict=True):
+    def _check(self, media: Sequence[MediaFile], folder: Path) -> None:
+        if self.shards is None:
+            super()._check(media, folder)
+
+    def _put(self, media: InstanceMedia) -> None:
+        if self.shards is not None:
+            for path, target in self.shards.put(run_of(media.folder), media):
+                self._moves.write(_noted([_from(self._root, path), target]))
+            for one in media.final:
+                if os.path.lexists(self._media_folder / one.file):  # an earlier export was kept in files
+                    self._deletions.write(_noted(one.file))
+            return
+        source = media.folder.relative_to(self._root)
+        for before, after in zip(media.partial, media.final, strict=True):
             self._moves.write(_noted([f"{source}/{before.file}", after.file]))
 
     def _tidy(self, superseded: Sequence[str], folders: Iterable[Path | None]) -> None:  # noqa: ARG002
@@ -248,7 +272,19 @@ class MergePublisher(Publisher):
 
 
 def _rejections(settings: Settings, ledger: Ledger, media: Path, output: Path) -> Rejections:
-    return Rejections(ledger, media, output, OnRejection(settings.media.on_rejection), own_version())
+    store = FilesStore(media, MediaPermissions.of(settings.media.mode, settings.media.group))
+    return Rejections(ledger, store, output, OnRejection(settings.media.on_rejection), own_version())
+
+
+def run_of(folder: Path) -> Path:
+    """Folder of the start whose media have names in this folder (`exporter.batches.running`)."""
+    return folder.parents[1]
+
+
+def _from(root: Path, path: Path) -> str:
+    """Path relative to the folder of the plan; the folder that a preparation makes has the merge's name by then."""
+    first, *others = path.relative_to(root).parts
+    return "/".join([MERGE if first.startswith(f".{MERGE}-") else first, *others])
 
 
 def _noted(value: object) -> bytes:
@@ -285,9 +321,7 @@ class _Preparation:
         making.mkdir(mode=0o700)
         with closing(MergePublisher(self._media, self._ledger, self._settings, making)) as publisher:
             for batch in self._plan.batches:
-                for chunk in _chunks(self._results(batch.number), _CHUNK):
-                    _heed(self._stop, self._plan)
-                    self._publish(chunk, publisher)
+                self._publish_batch(batch.number, publisher)
         self._ledger.forget_superseded(self._ledger.superseded())
         self._ledger.note_merged(self._plan.id)
         return making
@@ -300,7 +334,7 @@ class _Preparation:
         making.rename(self._plan.root / MERGE)
         fsync_folder(self._plan.root)
 
-    def _results(self, number: int) -> Iterator[tuple[JournalEntry, Outcome, Path]]:
+    def _results(self, number: int, shards: MergeShards | None = None) -> Iterator[tuple[JournalEntry, Outcome, Path]]:
         """Outcomes of one batch in the order of a local run, with the folder of its media.
 
         Raises:
@@ -321,10 +355,22 @@ class _Preparation:
                 media /= outcome.media[0].file.rstrip("/").rpartition("/")[0]
                 names = tuple(replace(one, file=one.file.rstrip("/").rpartition("/")[2]) for one in outcome.media)
                 outcome = replace(outcome, media=names)
-                gone = [one.file for one in names if not os.path.lexists(media / one.file)]
+                if shards is None:
+                    gone = [one.file for one in names if not os.path.lexists(media / one.file)]
+                else:
+                    gone = [] if shards.has(run_of(media), entry.name) else [names[0].file]
                 if gone:
                     raise BatchUnusable(f"batch {number}", f"media of start {entry.run} are gone: {gone[0]}", hint)
             yield entry, outcome, media
+
+    def _publish_batch(self, number: int, publisher: MergePublisher) -> None:
+        if publisher.shards is not None:
+            publisher.shards.begin_batch(self._plan.folder_of(number))
+        for chunk in _chunks(self._results(number, publisher.shards), _CHUNK):
+            _heed(self._stop, self._plan)
+            self._publish(chunk, publisher)
+        if publisher.shards is not None:
+            publisher.shards.end_batch()
 
     def _publish(self, results: Sequence[tuple[JournalEntry, Outcome, Path]], publisher: MergePublisher) -> None:
         works = [entry.work for entry, _, _ in results]
@@ -389,8 +435,10 @@ class _Application:
         """Bring media, series volumes, lines and ledger to their places, and remove what the batches left."""
         places = self._plan.request(self._settings).places
         if not self._is_placed(places.ledger):
+            forget_index_lines(self._folder, self._media)
             self._move()
             self._delete()
+            apply_shards(self._folder, self._media, self._permissions)
             ledger_file = scratch / "applied.db"
             shutil.copyfile(self._folder / _LEDGER, ledger_file)
             with MergeLedger.open(ledger_file) as ledger:
@@ -454,7 +502,9 @@ class _Application:
     def _delete(self) -> None:
         """Remove media of earlier exports that nothing owns any more."""
         with (self._folder / _SUPERSEDED).open("rb") as file:
-            intents.remove(self._media, map(json.loads, file))
+            for paths in _chunks(map(json.loads, file), _CHUNK):
+                remove_members(self._media, paths)
+                intents.remove(self._media, paths)
 
     def _append_lines(self, ledger: Ledger, metadata: Path) -> None:
         """Append the lines of the merge.

@@ -49,7 +49,7 @@ from exporter.results.ledger import Ledger
 from exporter.results.metadata.jsonl import Appender
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import NameChoice, Publisher
-from exporter.services.context import own_version, runners
+from exporter.services.context import media_store, own_version, runners
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy
 from exporter.writers.discovery import enabled_writers
@@ -137,13 +137,15 @@ class BatchPublisher(Publisher):
     def __init__(self, folder: Path, ledger: BatchLedger, settings: Settings) -> None:
         """Publish below the folder of a start."""
         permissions = MediaPermissions.of(settings.media.mode, settings.media.group)
+        self.store = media_store(settings, folder, permissions)
+        self._has_lines = settings.media.store == "shards"
         super().__init__(
             folder,
             ledger,
             NameChoice(settings.media.layout),
             settings_sha256=settings.settings_sha256,
             version=own_version(),
-            permissions=permissions,
+            store=self.store,
         )
         self._places = ledger.places
         self._numbers: dict[str, int] = {}
@@ -157,12 +159,9 @@ class BatchPublisher(Publisher):
         return self.wanted_base(work, identity)
 
     def _line(
-        self,
-        completed: Completed,  # noqa: ARG002
-        outcome: Exported | Skipped,  # noqa: ARG002
-        rejection: Mapping[str, str] | None = None,  # noqa: ARG002
+        self, completed: Completed, outcome: Exported | Skipped, rejection: Mapping[str, str] | None = None
     ) -> bytes:
-        return b"{}\n"
+        return super()._line(completed, outcome, rejection) if self._has_lines else b"{}\n"
 
 
 class _NoLines(Appender):
@@ -224,7 +223,9 @@ def run_batch(
         stack.enter_context(_sign_of_life(here, progress))
         scratch = stack.enter_context(Scratch(here / PARTIAL / "copies", settings.archives.copies_bytes))
         ledger.journal = stack.enter_context(BatchJournal(here))
-        engine = _engine(here, ledger, settings, settings.workers if workers is None else workers)
+        publisher = BatchPublisher(here, ledger, settings)
+        stack.callback(publisher.store.close)
+        engine = _engine(here, ledger, publisher, settings, settings.workers if workers is None else workers)
         stack.callback(engine.stop)
         engine.start()
         source = EntrySource(reader, memory, scratch, progress)
@@ -232,6 +233,7 @@ def run_batch(
             pass
         complete = not stop.is_set() and not source.pending
         engine.stop()
+        publisher.store.close()
         ledger.journal.append(({"event": ENDED, "complete": complete}, b""))
     shutil.rmtree(here / PARTIAL, ignore_errors=True)
     return BatchEnd(complete, progress)
@@ -387,9 +389,8 @@ def _ledger(earlier: _Earlier, memory: JournalMemory) -> Iterator[BatchLedger]:
         yield ledger
 
 
-def _engine(folder: Path, ledger: BatchLedger, settings: Settings, workers: int) -> Engine:
+def _engine(folder: Path, ledger: BatchLedger, publisher: BatchPublisher, settings: Settings, workers: int) -> Engine:
     policy = EnginePolicy(settings.limits.attempts, RETRY_AFTER_S, skip_duplicates=False)
-    publisher = BatchPublisher(folder, ledger, settings)
     return Engine(folder, ledger, publisher, _NoLines(), runners=runners(settings, workers), policy=policy)
 
 

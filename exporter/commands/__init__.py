@@ -19,6 +19,7 @@ module and those of light commands (status, failures) import nothing heavy, so t
     failures          `exporter failures list|show|retry`
     handover          `exporter handover`
     install_units     `exporter install-units`
+    media             `exporter media get|compact`
     metadata          `exporter metadata csv|parquet|series|mapping|combine`
     niffler           `exporter backfill --niffler-config`
     notify            `exporter notify run|test|send|list`

@@ -41,6 +41,7 @@ COMMANDS = {
     "metadata": ("metadata:application", "Make tables of the metadata lines."),
     "dataset": ("dataset:dataset", "Make a data set of exported media, split by patient."),
     "handover": ("handover:handover", "Hand cines over to an annotation tool, frame by frame."),
+    "media": ("media:application", "Get one medium; move media into shards."),
     "install-units": ("install_units:install_units", "Install systemd units of the daemons, print or remove them."),
     "privacy": ("privacy:application", "Check that an output identifies nobody."),
     "pseudonym": ("pseudonym:pseudonym", "Give the pseudonyms of identifiers, under the key."),

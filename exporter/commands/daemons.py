@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from exporter.commands import CommandError, ExitCode
 from exporter.commands.config import keep_copy, refuse_untried
 from exporter.commands.options import (
     DataOptions,
@@ -66,10 +67,20 @@ def run(
 
 
 def ready(places: DataOptions, log_level: Level | None) -> Settings:
-    """The settings of a service, with its logs as they say."""
+    """The settings of a service, with its logs as they say.
+
+    Raises:
+        CommandError: Media are to be kept in shards, which is for what runs and ends.
+    """
     from listener.foundation import logs
 
     settings = places.settings()
+    if settings.media.store != "files":
+        raise CommandError(
+            f"media.store: {settings.media.store} is for `exporter backfill` and `exporter orthanc-storage`: let the"
+            " daemons write files, and move finished studies into shards with `exporter media compact`",
+            ExitCode.USAGE,
+        )
     logs.configure(log_level or settings.log.level, settings.log.format)
     logs.catch_uncaught()
     return settings

@@ -49,6 +49,7 @@ def dataset(
     config: ConfigOption = None,
 ) -> int:
     """Make a data set of what was exported, split by patient."""
+    from exporter.results.stores.shard_reading import ExtractedMedia
     from exporter.tables.datasets.croissant import PublicationTerms
     from exporter.tables.datasets.destination import data_set_folder
     from exporter.tables.datasets.samples import DatasetSamples
@@ -57,9 +58,14 @@ def dataset(
     source = exported_folder(out, config)
     request = (columns or ColumnOptions()).request()
     target = folder.expanduser().absolute()
-    with in_words(), source.lines() as lines, data_set_folder(target, source) as partial:
+    with (
+        in_words(),
+        source.lines() as lines,
+        data_set_folder(target, source) as partial,
+        ExtractedMedia(source.media) as extracted,
+    ):
         projection = Projection.of(lines, source.patients(key_file, parsed_shares(shares)), request)
-        samples = DatasetSamples(lines, source.media, projection.patients)
+        samples = DatasetSamples(lines, source.media, extracted, projection.patients)
         if format == "folder":
             sentence = _write_folder(partial, samples, projection, PublicationTerms(lines.date, license))
         else:

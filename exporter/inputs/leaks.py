@@ -30,6 +30,7 @@ from exporter.privacy.rules import PrivacyOption
 from exporter.privacy.verification import refuse_identifiers
 from exporter.results.deidentification import fingerprint_of
 from exporter.results.ledger import Ledger
+from exporter.results.stores.shard_reading import ExtractedMedia, MediumDamaged
 from listener.spool import view
 from listener.spool.names import SpoolState
 
@@ -140,8 +141,12 @@ def find_leaks(data: DataFolder, settings: Settings, source: Path | None) -> Lea
     """
     report, everything = LeakReport(), _AllIdentifiers()
     _look_at_settings(data, settings, report)
-    search = _Search(data, settings, InputNames.of(settings), report)
-    with Ledger.open_read_only(data.ledger) as ledger, TemporaryDirectory() as folder:
+    with (
+        Ledger.open_read_only(data.ledger) as ledger,
+        ExtractedMedia(settings.media_folder(data)) as extracted,
+        TemporaryDirectory() as folder,
+    ):
+        search = _Search(data, settings, InputNames.of(settings), report, extracted)
         if fingerprint_of(ledger) is None:
             report.add(data.ledger.name, "the output was begun without de-identification")
         with Scratch(Path(folder) / "copies", settings.archives.copies_bytes) as scratch:
@@ -218,6 +223,7 @@ class _Search:
     settings: Settings
     names: InputNames
     report: LeakReport
+    extracted: ExtractedMedia
 
     def instance(self, ledger: Ledger, name: str, identifiers: CollectedIdentifiers) -> None:
         """Search what the output has of one instance for its own identifiers."""
@@ -235,10 +241,15 @@ class _Search:
         if self._note(place, identifiers, (said, ours), ()):
             said, ours = {}, {}  # their media may be clean
         for number, one in enumerate(media):
-            path = self.settings.media_folder(self.data) / one.file.rstrip("/")
-            if path.exists():
-                place = f"media of the instance of line {row.line_seq} (number {number + 1}, {one.suffix})"
+            place = f"media of the instance of line {row.line_seq} (number {number + 1}, {one.suffix})"
+            try:
+                path = self.extracted.path(one.file, one.sha256)
+            except MediumDamaged:
+                self.report.add(place, "cannot be searched: its shard is damaged")
+                continue
+            if path is not None:
                 self._note(place, identifiers, (said, ours), [(path, one.suffix)])
+        self.extracted.forget()
 
     def _note(
         self,

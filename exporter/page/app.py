@@ -319,7 +319,7 @@ class Page:
         except OSError:
             is_ours = False
         if not is_ours:
-            raise Refused(404, "the file of this medium is not there")
+            raise Refused(404, "there is no file of this medium; `exporter media get` also reads shards")
         return file, MEDIA_TYPES.get(file.suffix.lower())
 
     # -- programs ----------------------------------------------------------------------------------------------------

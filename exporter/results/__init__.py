@@ -7,6 +7,7 @@ ownership     the owner file of a media folder
 ledger        what happened to every instance
 line          one metadata line
 deidentification  key and profiles that an output was begun with
+stores        how media are kept below a media folder
 metadata      records, and the file of lines
 withdrawal    what a changed list of patients forbids
 rejections    what rejection notes do to the instances that they name

@@ -159,7 +159,7 @@ def recover(media: Path, ledger: Ledger, other: str | None = None, lost: str | N
 
 
 def remove(media: Path, paths: Iterable[str]) -> None:
-    """Delete outputs by their paths below the media folder; missing ones are no error."""
+    """Delete output files by their paths below the media folder; missing ones are no error."""
     for path in paths:
         if path.endswith("/"):
             shutil.rmtree(media / path, ignore_errors=True)

@@ -26,6 +26,10 @@ PARTIAL: Final = ".partial"
 """Folder of partial files below the media folder."""
 
 
+RESERVED: Final = frozenset({PARTIAL, "shards"})
+"""Names at the top of the media folder that no output has: partial files, and shards (`media.store`)."""
+
+
 COPIES_OUTSIDE: Final = "exporter-copies-"
 """Prefix of folders of temporary copies that must not lie among what is de-identified."""
 
@@ -52,7 +56,7 @@ def output_bases(name: str) -> tuple[str, str]:
     stem, dot, extension = file.rpartition(".")
     bare = stem if stem and f"{dot}{extension}".lower() in EXTENSIONS else file
     above = [_hashed(folder) if folder.endswith((".", " ")) else _component(folder) for folder in folders]
-    if above and above[0].casefold() == PARTIAL:
+    if above and above[0].casefold() in RESERVED:
         above[0] = _hashed(folders[0])
     return _whole(name, [*above, _component(bare)]), _whole(name, [*above, _component(file)])
 
@@ -86,7 +90,7 @@ def identity_base(layout: str, uids: dict[str, str]) -> str:
     """Output name of a received instance: the layout with its fields filled in, each as `uid_component` makes it."""
     filled = [re.sub(r"\{(\w+)\}", lambda field: uid_component(uids[field[1]]), part) for part in layout.split("/")]
     first, *others = map(_component, filled)
-    return "/".join([_hashed(first) if first.casefold() == PARTIAL else first, *others])
+    return "/".join([_hashed(first) if first.casefold() in RESERVED else first, *others])
 
 
 def uid_component(value: str) -> str:

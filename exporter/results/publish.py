@@ -1,54 +1,46 @@
 """Publication, the last step of every export: media get their final names, and the outcome is committed.
 
-Contract: in this order, each step durable before the next: media files (fsynced by the writer or here) -> rename to
-their final names, with the permissions of the settings -> fsync of the folders -> outcome, media and metadata line in
-one transaction of the ledger -> files of an earlier export deleted. A batch shares the fsyncs. The next start repairs
-what a crash between two of these steps has left (`exporter.results.intents`).
-
-Files that a worker left to its batch need no fsync of their own where names follow files
-(`listener.foundation.durable`): they are written out before the rename, and the fsync of the folder makes content and
-name durable at once.
+Contract: in this order, each step durable before the next: media files (fsynced by the writer or here) -> their final
+names in the media store, with the permissions of the settings -> outcome, media and metadata line in one transaction of
+the ledger -> media of an earlier export deleted. A batch shares the fsyncs. The next start repairs what a crash between
+two of these steps has left (`exporter.results.intents`).
 
 Must never: replace a file that is not the instance's own (unless `overwrite`), or trust a name that a worker gives.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import BadWorkerAnswer, OutOfSpace, SkipReason, StorageUnavailable
 from exporter.machine_conditions import storage_error
 from exporter.outcome import Exported, Failed, Skipped
-from exporter.results import intents
-from exporter.results.intents import Intent
 from exporter.results.ledger.types import DuplicateCheck
 from exporter.results.line import line
-from exporter.results.output_names import PARTIAL, identity_base, output_bases
+from exporter.results.output_names import identity_base, output_bases
 from exporter.results.rejections import MESSAGE, OnRejection
+from exporter.results.stores.contract import InstanceMedia
+from exporter.results.stores.files import PARTIAL_NAME, FilesStore
 from exporter.settings.permissions import MediaPermissions
 from listener.foundation.disk import is_out_of_space
-from listener.foundation.durable import fsync_folder, names_follow_files, write_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from exporter.outcome import InstanceIdentity, MediaFile, Outcome
     from exporter.results.ledger import Completed, Ledger, WorkItem
     from exporter.results.rejections import Rejections
+    from exporter.results.stores.contract import MediaStore
 
 SUFFIX: Final = re.compile(r"(\.[A-Za-z0-9_-]{1,24}){1,4}/?")
-PARTIAL_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
-_KNOWN_FOLDERS: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +62,7 @@ class AETitleProfile:
 
 
 class Publisher:
-    """Renames media and commits outcomes, for one media folder and from one thread."""
+    """Gives media their final names and commits outcomes, for one media folder and from one thread."""
 
     def __init__(
         self,
@@ -83,6 +75,7 @@ class Publisher:
         profiles: Mapping[str, AETitleProfile] | None = None,
         permissions: MediaPermissions | None = None,
         rejections: Rejections | None = None,
+        store: MediaStore | None = None,
     ) -> None:
         """Publish below `media`.
 
@@ -95,25 +88,17 @@ class Publisher:
             profiles: Layout and settings of the AE titles that have their own, by AE title.
             permissions: Of media files and folders.
             rejections: What rejection notes do; None where somebody else looks after that.
+            store: Where media are kept; default: as files below `media`.
         """
         self._media = media
-        self._partial = media / PARTIAL
+        self._store = store or FilesStore(media, permissions or MediaPermissions())
         self._ledger = ledger
         self._names = names
         self._default_profile = AETitleProfile(names.layout, settings_sha256)
         self._profiles = profiles or {}
         self._version = version
-        self._permissions = permissions or MediaPermissions()
         self._rejections = rejections
-        self._folders: set[Path] = set()
-        self._unsynced: set[Path] = set()
         self._placed: dict[str, Completed] = {}
-        self._half_done: dict[str, list[tuple[Path, Path]]] = {}
-        """Renames done in an attempt that failed half-way, by instance: (partial, final) paths."""
-        self._renamed: dict[str, dict[str, tuple[int, int]]] = {}
-        """Files renamed and not yet committed, by instance: final path, and (device, inode)."""
-        self._stray: dict[str, tuple[int, int]] = {}
-        """Files of abandoned instances that could not be removed yet: final path, and (device, inode)."""
 
     def publish(self, batch: Sequence[Completed]) -> list[Outcome | StorageUnavailable]:
         """Rename, sync and commit. May be repeated after `OutOfSpace`.
@@ -127,7 +112,7 @@ class Publisher:
             LedgerUnusable: The ledger cannot be written.
         """
         conditions: dict[str, StorageUnavailable] = {}
-        self._remove_strays()
+        self._store.take_back()
         for one in batch:
             if isinstance(one.outcome, Exported | Skipped) and one.outcome.rejects is not None:
                 self._ledger.record_rejections(one.work.name, one.outcome.rejects)  # before its neighbours are placed
@@ -139,20 +124,18 @@ class Publisher:
                         self._placed[name] = self._place(one)
                 except OSError as error:
                     conditions[name] = self._condition(error)
-                    self._folders.clear()  # a folder remembered as present may be gone
+                    self._store.forget()
         try:
-            self._sync()
+            self._store.sync()
         except OSError as error:
             condition = self._condition(error)
             conditions.update(dict.fromkeys((one.work.name for one in batch), condition))
-            self._unsynced.clear()
-            self._folders.clear()
+            self._store.forget()
         for name in conditions:
             self._abandon(name)
         kept = [self._placed[one.work.name] for one in batch if one.work.name not in conditions]
         superseded = self._ledger.finish_many(kept) if kept else ()
         placed, self._placed = self._placed, {}
-        self._renamed.clear()
         self._tidy(superseded, [one.folder for one in kept if one.media])
         return [conditions.get(one.work.name) or placed[one.work.name].outcome for one in batch]
 
@@ -166,71 +149,27 @@ class Publisher:
         """
         if one.folder is None or not isinstance(one.outcome, Exported):
             return True
-        for medium in one.outcome.media:
-            if medium.is_durable or not PARTIAL_NAME.fullmatch(medium.file):
-                continue
-            try:
-                self._write_out(one.folder / medium.file)
-            except OSError as error:
-                conditions[one.work.name] = StorageUnavailable(f"media folder {self._media}", error)
-                return False
+        try:
+            self._store.write_out(one.folder, one.outcome.media)
+        except OSError as error:
+            conditions[one.work.name] = StorageUnavailable(f"media folder {self._media}", error)
+            return False
         return True
 
-    def _write_out(self, path: Path) -> None:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            descriptor = os.open(path, flags)
-        except OSError as error:
-            if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
-                return  # the worker's answer does not match its files, which `_check` reports
-            raise
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                return
-            if self._names_follow:
-                write_out(descriptor)
-            else:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    @cached_property
-    def _names_follow(self) -> bool:
-        """Whether the fsync of a folder makes files durable that were written out before they were renamed into it."""
-        folder = os.open(self._partial, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            return names_follow_files(folder)
-        finally:
-            os.close(folder)
-
     def _abandon(self, name: str) -> None:
-        """Remove the renamed files of an instance that is not published, now or before the next batch."""
+        """Remove the media of an instance that is not published, now or before the next batch."""
         self._placed.pop(name, None)
-        self._half_done.pop(name, None)
-        self._stray.update(self._renamed.pop(name, {}))
-        self._remove_strays()
-
-    def _remove_strays(self) -> None:
-        for path, file in list(self._stray.items()):
-            with suppress(OSError):  # the media folder is not back yet
-                self._partial.stat()
-                with suppress(FileNotFoundError):
-                    if _identity_of(self._media / path) == file:  # still the file that was renamed here
-                        intents.remove(self._media, [path])
-                del self._stray[path]
+        self._store.take_back(name)
 
     def _tidy(self, superseded: Sequence[str], folders: Iterable[Path | None]) -> None:
-        """Remove superseded files and intents after the commit; those that cannot be removed now go at the next start.
+        """Remove superseded media and notes after the commit; what cannot be removed now goes at the next start.
 
         No error may leave this function: the batch would be published again, without its partial files.
         """
         with suppress(OSError, OutOfSpace):
-            intents.remove(self._media, superseded)
+            self._store.remove(superseded)
             self._ledger.forget_superseded(superseded)
-        for folder in folders:
-            if folder is not None:
-                with suppress(OSError):
-                    intents.clear(folder)
+        self._store.finish([folder for folder in folders if folder is not None])
 
     # -- one instance ------------------------------------------------------------------------------------------------
 
@@ -260,13 +199,13 @@ class Publisher:
         work, folder = completed.work, completed.folder
         if folder is None:
             raise BadWorkerAnswer("the worker process had no folder for media")
-        self._undo(work, folder)
-        _check(outcome.media, folder)
+        self._store.undo(work.name, folder)
+        self._check(outcome.media, folder)
         base = self.reserve_base(work, outcome.identity, [medium.suffix for medium in outcome.media])
         media = tuple(replace(medium, file=base + medium.suffix) for medium in outcome.media)
         final = replace(outcome, media=media)
         text = self._line(completed, final, rejection)
-        self._rename(work, folder, outcome.media, media)
+        self._put(InstanceMedia(work.name, folder, outcome.media, media, outcome.identity.study_instance_uid, text))
         return replace(completed, outcome=final, line=text)
 
     def _line(
@@ -328,78 +267,15 @@ class Publisher:
 
     def _taken(self, path: str) -> bool:
         """Whether a foreign file or folder is in the way of an output file or folder."""
-        target = self._media / path
-        for above in target.relative_to(self._media).parents:
-            with suppress(FileNotFoundError):
-                if not stat.S_ISDIR((self._media / above).lstat().st_mode) and above != Path():
-                    return True
-        try:
-            there = target.lstat()
-        except FileNotFoundError:
-            return False
-        same_kind = stat.S_ISDIR(there.st_mode) == path.endswith("/")
-        return not (self._names.overwrite and same_kind)
+        return self._store.is_taken(path, may_replace=self._names.overwrite)
 
-    def _rename(self, work: WorkItem, folder: Path, partial: Sequence[MediaFile], final: Sequence[MediaFile]) -> None:
-        """Record the intent, then rename; undone where the file system fails half-way."""
-        try:
-            intents.record(folder, Intent(work.name, tuple(medium.file for medium in final)))
-        except FileExistsError:
-            raise BadWorkerAnswer("the worker process left files that it was not asked for") from None
-        done = self._half_done[work.name] = []
-        renamed = self._renamed[work.name] = {}
-        try:
-            for number, (before, after) in enumerate(zip(partial, final, strict=True)):
-                source, target = folder / before.file, self._media / after.file
-                self._make_folder(target.parent)
-                self._permissions.apply(source)
-                if after.suffix.endswith("/") and target.is_dir():
-                    target.rename(folder / f"{number}.old")  # a folder with files cannot be replaced at once
-                renamed[after.file] = _identity_of(source)
-                source.rename(target)
-                done.append((source, target))
-                self._stray.pop(after.file, None)
-                self._unsynced.add(target.parent)
-        except OSError:
-            self._undo(work, folder)
-            raise
-        del self._half_done[work.name]
+    def _check(self, media: Sequence[MediaFile], folder: Path) -> None:
+        """Check partial files; see `check_media`."""
+        check_media(media, folder)
 
-    def _undo(self, work: WorkItem, folder: Path) -> None:
-        """Undo the renames of an earlier attempt; those that fail now are undone before the next attempt.
-
-        Raises:
-            OSError: The file system fails again.
-        """
-        done = self._half_done.get(work.name)
-        if done is None:
-            return
-        while done:
-            source, target = done[-1]
-            target.rename(source)
-            done.pop()
-        with suppress(FileNotFoundError):
-            intents.clear(folder)
-        del self._half_done[work.name]
-
-    def _make_folder(self, folder: Path) -> None:
-        if folder in self._folders:
-            return
-        if folder != self._media:
-            self._make_folder(folder.parent)
-            with suppress(FileExistsError):
-                self._permissions.make_folder(folder)
-                self._unsynced |= {folder, folder.parent}
-        if len(self._folders) >= _KNOWN_FOLDERS:
-            self._folders.clear()
-        self._folders.add(folder)
-
-    def _sync(self) -> None:
-        """Make the new names durable."""
-        while self._unsynced:
-            folder = next(iter(self._unsynced))
-            fsync_folder(folder)
-            self._unsynced.remove(folder)  # not `pop`: it may remove another element than `next(iter(...))` gave
+    def _put(self, media: InstanceMedia) -> None:
+        """Bring media to their final names."""
+        self._store.put(media)
 
     def _condition(self, error: OSError) -> StorageUnavailable:
         """Condition of the machine that an error of the media folder means.
@@ -426,7 +302,7 @@ def _alternatives(wanted: str, others: Sequence[str], name: str) -> Iterator[str
     )
 
 
-def _check(media: Sequence[MediaFile], folder: Path) -> None:
+def check_media(media: Sequence[MediaFile], folder: Path) -> None:
     """Check the media that a worker reports: malicious input may have taken control of the worker.
 
     Raises:
@@ -450,9 +326,3 @@ def _check(media: Sequence[MediaFile], folder: Path) -> None:
                 raise BadWorkerAnswer("the worker process named a folder that is not a folder")
         elif not stat.S_ISREG(there.st_mode) or there.st_size != medium.bytes:
             raise BadWorkerAnswer("the worker process named a file of another size or kind")
-
-
-def _identity_of(path: Path) -> tuple[int, int]:
-    """(device, inode) of the file or folder at a path."""
-    there = path.lstat()
-    return there.st_dev, there.st_ino

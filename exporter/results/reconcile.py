@@ -8,8 +8,9 @@ What is proved (`ReconcileFault.kind` in brackets):
 
 - every file of the spool is in one folder, and that folder fits its state in the ledger (`two_places`, `two_states`);
 - every instance that is not exported or skipped has its bytes (`lost`);
-- every medium the ledger knows is there with its size, with `deep` its SHA-256 (`no_medium`, `other_medium`);
-- every file below the media folder belongs to an instance (`no_owner`);
+- every medium the ledger knows is there with its size, as a file or in a shard, with `deep` its SHA-256 (`no_medium`,
+  `other_medium`);
+- every file below the media folder, and every member of a shard, belongs to an instance (`no_owner`);
 - ``metadata.jsonl`` has every line of the ledger, in order, byte by byte (`damaged_lines`); every exported instance has
   one, and its newest says what the ledger says (`no_line`, `other_line`);
 - the numbers that the ledger keeps are those of its rows (`miscounted`);
@@ -25,7 +26,7 @@ import hashlib
 import os
 import stat
 import time
-from collections import Counter
+from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -35,10 +36,12 @@ import orjson
 from exporter.outcome import MediaType
 from exporter.results.intents import pending
 from exporter.results.ledger import InstanceStatus, Ledger
-from exporter.results.line import shown
+from exporter.results.line import fs_name, shown
 from exporter.results.metadata.inspection import inspect
 from exporter.results.metadata.rotation import FACTS, START, is_rotated
 from exporter.results.output_names import PARTIAL
+from exporter.results.stores.shard_reading import MediaReader, MediumDamaged
+from exporter.results.stores.shards import is_shard
 from listener.foundation import locks
 from listener.foundation.file_kind import kind_of
 from listener.spool import view
@@ -50,6 +53,7 @@ if TYPE_CHECKING:
 
     from exporter.outcome import MediaFile
     from exporter.results.ledger import InstanceRow
+    from exporter.results.stores.shard_reading import ShardMedium
 
 MOST_LISTED: Final = 1000
 """Faults that are listed one by one."""
@@ -140,7 +144,7 @@ def reconcile(folders: Folders, *, deep: bool = False) -> ReconcileReport:
 
 def _look(folders: Folders, *, deep: bool) -> ReconcileReport:
     report = ReconcileReport()
-    with Ledger.open_read_only(folders.ledger) as ledger:
+    with Ledger.open_read_only(folders.ledger) as ledger, MediaReader(folders.media) as media_reader:
         problem = ledger.problem() if deep else None
         if problem is not None:
             report.fault("damaged_ledger", folders.ledger.name, problem)
@@ -157,10 +161,11 @@ def _look(folders: Folders, *, deep: bool) -> ReconcileReport:
             if entry.state is InstanceStatus.EXPORTED and not media:
                 report.fault("no_medium", shown(entry.name), "it is exported, but owns no medium")
             for medium in media:
-                _medium_is_there(entry, medium, folders.media, report, deep=deep)
+                _medium_is_there(entry, medium, media_reader, folders.media, report, deep=deep)
             _line_agrees(entry, media, last_line, ledger, report)
         report.instances = dict(states)
         _owners(folders, ledger, report)
+        _members_have_owners(media_reader, ledger, report)
         for counted in ledger.miscounted():
             report.fault("miscounted", counted, "the number that is kept of these instances is not theirs")
     return report
@@ -214,28 +219,11 @@ def _has_bytes(entry: InstanceRow, spool: Path | None, report: ReconcileReport) 
 
 
 def _medium_is_there(
-    entry: InstanceRow, medium: MediaFile, media: Path, report: ReconcileReport, *, deep: bool
+    entry: InstanceRow, medium: MediaFile, reader: MediaReader, media: Path, report: ReconcileReport, *, deep: bool
 ) -> None:
-    path = media / medium.file
-    fault = None
-    if medium.suffix.endswith("/"):
-        if not path.is_dir():
-            fault = ("no_medium", "its folder is not there")
-        else:
-            size, digest = _folder_facts(path, deep=deep)
-    else:
-        try:
-            status = path.lstat()
-        except OSError:
-            status = None
-        if status is None or not stat.S_ISREG(status.st_mode):
-            fault = ("no_medium", "its file is not there")
-        else:
-            size, digest = status.st_size, _sha256(path) if deep else None
-    if fault is None and size != medium.bytes:
-        fault = ("other_medium", f"it has {size} bytes, the ledger says {medium.bytes}")
-    if fault is None and deep and digest != medium.sha256:
-        fault = ("other_medium", "its SHA-256 is not the one in the ledger")
+    fault = _fault_of_file(media / medium.file, medium, deep=deep)
+    if fault is not None and (in_shards := _in_shards(reader, medium, looks_again=fault[0] == "no_medium")) is not None:
+        fault = _fault_in_shards(reader, in_shards, medium, deep=deep)
     if fault is None:
         report.media += 1
         report.media_bytes += medium.bytes
@@ -243,6 +231,65 @@ def _medium_is_there(
         report.notes["media of instances that are exported anew"] += 1
     else:
         report.fault(fault[0], shown(medium.file), fault[1])
+
+
+def _fault_of_file(path: Path, medium: MediaFile, *, deep: bool) -> tuple[str, str] | None:
+    """Kind and sentence of what is wrong with a medium that is a file or folder; None if nothing is."""
+    size, digest = 0, None
+    if medium.suffix.endswith("/"):
+        if not path.is_dir():
+            return "no_medium", "its folder is not there"
+        size, digest = _folder_facts(path, deep=deep)
+    else:
+        try:
+            status = path.lstat()
+        except OSError:
+            status = None
+        if status is None or not stat.S_ISREG(status.st_mode):
+            return "no_medium", "its file is not there"
+        size, digest = status.st_size, _sha256(path) if deep else None
+    return _fault_of_facts(medium, size, digest if deep else medium.sha256)
+
+
+def _fault_of_facts(medium: MediaFile, size: int, digest: str | None) -> tuple[str, str] | None:
+    if size != medium.bytes:
+        return "other_medium", f"it has {size} bytes, the ledger says {medium.bytes}"
+    if digest != medium.sha256:
+        return "other_medium", "its SHA-256 is not the one in the ledger"
+    return None
+
+
+def _in_shards(reader: MediaReader, medium: MediaFile, *, looks_again: bool) -> ShardMedium | None:
+    """A medium as members of shards; its file may have been moved into one while we look."""
+    path = shown(medium.file)
+    found = reader.in_shards(path)
+    if found is None and looks_again and reader.has_grown():
+        reader.reload()
+        found = reader.in_shards(path)
+    return found
+
+
+def _fault_in_shards(
+    reader: MediaReader, found: ShardMedium, medium: MediaFile, *, deep: bool
+) -> tuple[str, str] | None:
+    """Kind and sentence of what is wrong with a medium in shards; None if nothing is."""
+    fault = _fault_of_facts(medium, found.bytes, found.sha256)
+    if fault is None and not deep and not reader.is_present(found):
+        return "no_medium", f"shard {found.members[0].shard} is not there, or too short to hold it"
+    if fault is None and deep:
+        try:
+            for entry in found.members:
+                deque(reader.read(entry), maxlen=0)
+        except MediumDamaged as error:
+            return "other_medium", str(error)
+    return fault
+
+
+def _members_have_owners(reader: MediaReader, ledger: Ledger, report: ReconcileReport) -> None:
+    """Look for members of shards that no instance owns."""
+    for entry in reader.entries():
+        if entry.path is not None and not (ledger.owns(entry.path) or ledger.owns(fs_name(entry.path))):
+            report.fault("no_owner", entry.path, f"no instance owns this member of shard {entry.shard}")
 
 
 def _folder_facts(folder: Path, *, deep: bool) -> tuple[int, str | None]:
@@ -268,7 +315,7 @@ def _owners(folders: Folders, ledger: Ledger, report: ReconcileReport) -> None:
     under_way = set(_under_way(folders.media))
     ours = _ours_below(folders)
     for path in _files_below(folders.media):
-        if not path.startswith(ours) and not ledger.owns(path):
+        if not path.startswith(ours) and not is_shard(path) and not ledger.owns(path):
             if any(path == target or path.startswith(f"{target}/") for target in under_way):
                 report.notes["media that were renamed and not committed"] += 1
             else:

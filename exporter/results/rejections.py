@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Final
 from exporter.dicom.rejection_note import RETENTION_EXPIRED, TITLES
 from exporter.errors import SkipReason
 from exporter.outcome import Skipped
-from exporter.results import intents
 from exporter.results.ledger.types import InstanceStatus, SettledRejection
 from exporter.results.line import line, with_rejection
 from exporter.results.withdrawal import series_places, volume_names, withdraw_volumes
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from exporter.outcome import InstanceIdentity
     from exporter.results.ledger import InstanceRow, Ledger
     from exporter.results.ledger.types import InstanceRejection
+    from exporter.results.stores.contract import MediaStore
 
     WithdrawVolumes = Callable[[list[str]], None]
     """Withdraws volumes of series, by their names below `series/`."""
@@ -82,18 +82,18 @@ class _Changes:
 class Rejections:
     """What is done about rejections in one output folder."""
 
-    def __init__(self, ledger: Ledger, media: Path, output: Path, mode: OnRejection, version: str) -> None:
+    def __init__(self, ledger: Ledger, store: MediaStore, output: Path, mode: OnRejection, version: str) -> None:
         """Carry out rejections of one ledger.
 
         Args:
             ledger: Of the output.
-            media: The media folder.
+            store: Where media are kept.
             output: The data or output folder, with the volumes of series.
             mode: `media.on_rejection`.
             version: Of this program, for the lines.
         """
         self._ledger = ledger
-        self._media = media
+        self._store = store
         self._output = output
         self._mode = mode
         self._version = version
@@ -155,7 +155,7 @@ class Rejections:
         paths = self._ledger.carry_out_rejections(changes.withdrawn.values(), changes.flagged.values(), changes.reached)
         if any(one.settled is SettledRejection.WITHDRAWING for one in rejections):
             paths = tuple(self._ledger.superseded())  # files that could not be removed before
-        intents.remove(self._media, paths)
+        self._store.remove(paths)
         self._ledger.forget_superseded(paths)
         for path in changes.waiting:
             path.unlink(missing_ok=True)

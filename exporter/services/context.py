@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from exporter.errors import OutOfSpace
+from exporter.machine_conditions import out_of_space
 from exporter.privacy.input_names import InputNames
 from exporter.privacy.lists import PatientLists
 from exporter.results import deidentification, intents, ownership
@@ -24,6 +25,8 @@ from exporter.results.metadata.jsonl import Appender, MetadataFileUnusable
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import AETitleProfile, NameChoice, Publisher
 from exporter.results.rejections import OnRejection, Rejections
+from exporter.results.stores.files import FilesStore
+from exporter.results.stores.shard_removal import remove_members
 from exporter.results.withdrawal import withdraw_forbidden
 from exporter.settings.permissions import MediaPermissions
 from exporter.work.engine import Engine, EnginePolicy, InProcess, Runner
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exporter.results.ownership import MediaFolderOwner
+    from exporter.results.stores.contract import MediaStore
     from exporter.services.reserve import DiskReserve
     from exporter.settings.settings import Settings
 
@@ -99,7 +103,7 @@ def open_export_context(
         DeidentificationChanged: The output was begun with another key, or profile.
     """
     enabled_writers(settings.writers)
-    _refuse_half_a_merge(places)
+    refuse_half_a_merge(places.ledger.parent)
     key_fingerprint, names = key_fingerprint_of(settings), InputNames.of(settings)
     lists = PatientLists.of(settings.privacy)
     _refuse_foreign_lines(settings, places)
@@ -115,12 +119,15 @@ def open_export_context(
         deidentification.keep_to(ledger, key_fingerprint, _profiles(settings, names))
         owns = stack.enter_context(ownership.owned(media, ledger, has_locks=has_locks, take_over=take_over))
         interrupted = len(ledger.recover())
+        remove_members(media, ledger.superseded())
         removed = intents.recover(media, ledger, *_last_marks(owns.former, owner=owns.owner))
         _check_group(media, permissions)
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))
         _withdraw(lists, ledger, places, media)
+        store = media_store(settings, media, permissions, ledger)
+        stack.callback(store.close)
         rejections = Rejections(
-            ledger, media, places.ledger.parent, OnRejection(settings.media.on_rejection), own_version()
+            ledger, store, places.ledger.parent, OnRejection(settings.media.on_rejection), own_version()
         )
         _carry_out(rejections, media)
         appender.publish()
@@ -134,8 +141,8 @@ def open_export_context(
                 names.ae_title(title): AETitleProfile(own.media.layout, own.settings_sha256)
                 for title, own in settings.by_ae_title.items()
             },
-            permissions=permissions,
             rejections=rejections,
+            store=store,
         )
         engine = Engine(
             media, ledger, publisher, appender, runners=runners(settings, workers), policy=policy, ownership=owns
@@ -143,6 +150,26 @@ def open_export_context(
         stack.callback(engine.stop)
         engine.start()
         yield ExportContext(ledger, engine, names, rejections, interrupted, removed)
+
+
+def media_store(
+    settings: Settings, media: Path, permissions: MediaPermissions, ledger: Ledger | None = None
+) -> MediaStore:
+    """Open the media store of the settings; with a ledger, one with shards goes on where a crash has ended it.
+
+    Raises:
+        MediaFolderUnusable: It cannot be opened.
+        ShardsBusy: Another process writes shards there.
+    """
+    if settings.media.store == "files":
+        return FilesStore(media, permissions)
+    from exporter.results.stores.shards import ShardLimits, ShardsStore
+
+    limits = ShardLimits(settings.media.shard_bytes, settings.media.shard_instances)
+    try:
+        return ShardsStore(media, permissions, ledger, limits)
+    except OSError as error:
+        raise out_of_space(f"media folder {media}", error) or MediaFolderUnusable(media, error) from error
 
 
 @contextmanager
@@ -275,16 +302,15 @@ def _last_marks(former: MediaFolderOwner | None, owner: MediaFolderOwner) -> tup
     return (None, former.ledger) if is_ours else (former.ledger, None)
 
 
-def _refuse_half_a_merge(places: OutputPaths) -> None:
+def refuse_half_a_merge(folder: Path) -> None:
     """Refuse an output folder in which a merge of batches has begun to move media (`exporter.batches.merging`).
 
     Raises:
         LedgerUnusable: It has, and was interrupted.
     """
-    folder = places.ledger.parent
     if (folder / "batches" / "merge").is_dir() and not (folder / "batches" / "merged.json").exists():
         hint = f"finish it: `exporter batch merge {folder}`"
-        raise LedgerUnusable(places.ledger, "a merge of batches into this folder has begun", hint)
+        raise LedgerUnusable(folder / "exporter.db", "a merge of batches into this folder has begun", hint)
 
 
 def _refuse_foreign_lines(settings: Settings, places: OutputPaths) -> None:

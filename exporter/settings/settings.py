@@ -124,6 +124,14 @@ class MediaFolderSettings(Section):
     an instance counts as skipped (`no_media`); when this is true again, its media are made."""
     dir: FilePath | None = None
     """Folder of media files; default: ``media`` below the data or output folder."""
+    store: Literal["files", "shards"] = "files"
+    """How media are kept. `files`: each in a file of its own. `shards`: with their lines in few tar archives of the
+    WebDataset form below ``shards/``, for `backfill` and `orthanc-storage`; the daemons write files, which
+    `exporter media compact` moves into shards."""
+    shard_bytes: Annotated[int, Field(ge=1 << 20)] = 10**9
+    """Size from which no study is begun in a shard."""
+    shard_instances: Annotated[int, Field(ge=1)] = 10_000
+    """Number of instances from which no study is begun in a shard."""
     overwrite: bool = False
     """Whether a media file that is there but that no ledger knows of is replaced; otherwise its name is not taken."""
     layout: Annotated[str, BeforeValidator(_layout)] = "{StudyInstanceUID}/{SeriesInstanceUID}/{SOPInstanceUID}"

@@ -5,12 +5,15 @@ Contract: reads only, except that the key of pseudonyms is made if a folder has 
 
 from __future__ import annotations
 
+import atexit
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.results.line import fs_name
 from exporter.results.metadata.keys import KeyStyle
+from exporter.results.stores.shard_index import index_of
+from exporter.results.stores.shard_reading import ExtractedMedia, MediumDamaged
 from exporter.tables.columns import ColumnChoice, ColumnRequest
 from exporter.tables.datasets.samples import frame_records
 from exporter.tables.errors import TableError
@@ -80,7 +83,8 @@ class LoadedInstance:
     record: dict[str, Any]
     """Its metadata line, its elements under their names."""
     media: tuple[Path, ...]
-    """Its media files; for a folder of frames, the frames."""
+    """Its media files; for a folder of frames, the frames. Media in shards are copied into a folder for temporary
+    files, which is there until this program ends."""
     frame_times_ms: np.ndarray[Any, np.dtype[np.float64]] | None
     """Times of the frames of the first medium from the first one, in ms, shape (frames,); None where there are none."""
     pixel_spacing_mm: tuple[float, float] | None
@@ -114,14 +118,36 @@ def load_instance(out: str | os.PathLike[str], key: str) -> LoadedInstance:
         TableError: No line has that key, or lines of several inputs have it.
     """
     folder = ExportedFolder.at(Path(out))
-    record = _find(folder, key)
-    found = [folder.media / fs_name(str(one.get("path") or "")) for one in media_of(record)]
+    record = find_line(folder, key)
+    found = [_path(folder.media, one) for one in media_of(record)]
     media = tuple(file for path in found for file in (_frames(path) if path.is_dir() else [path]))
     return LoadedInstance(record, media, _frame_times(record), _pixel_spacing(record))
 
 
-def _find(folder: ExportedFolder, key: str) -> Line:
-    """Last line of the instance with a `dicom_file`, SOP Instance UID or media file."""
+def _path(media: Path, medium: dict[str, Any]) -> Path:
+    """Path of a medium.
+
+    Raises:
+        TableError: It lies in a shard that is damaged.
+    """
+    path = str(medium.get("path") or "")
+    if not index_of(media).exists():
+        return media / fs_name(path)
+    extracted = ExtractedMedia(media, [path])
+    try:
+        found = extracted.path(path, medium.get("sha256"))
+    except MediumDamaged as error:
+        raise TableError(f"medium {path}: {error}") from error
+    atexit.register(extracted.close)
+    return found or media / fs_name(path)
+
+
+def find_line(folder: ExportedFolder, key: str) -> Line:
+    """Last line of the instance with a `dicom_file`, SOP Instance UID or media file.
+
+    Raises:
+        TableError: No line has that key, or lines of several inputs have it.
+    """
     with folder.lines() as lines:
         names = dict.fromkeys(line["dicom_file"] for line in lines.with_text(key) if _has_key(line, key))
         names = {key: None} if key in names else names

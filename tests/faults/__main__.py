@@ -1,8 +1,8 @@
 """``python -m tests.faults [--quick] [PART ...]``: the fault report, row by row; exit code 1 on any violation.
 
 Parts: power-ext4, power-xfs, interruptions, points, disks, errors, bad, costs, privacy, attacks, network, soak, steady,
-connects, volume, members, lifecycle, watchdog, suites; all without any. ``--scale volume_bytes=2e9`` runs more or less
-of something.
+connects, volume, members, lifecycle, watchdog, shards, suites; all without any. ``--scale volume_bytes=2e9`` runs more
+or less of something.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tests.faults import (
     network_fuzz,
     power_cut,
     privacy,
+    shards,
     soak,
     steady,
     suites,
@@ -63,6 +64,7 @@ PARTS: Final[dict[str, Callable[[Path, Scale], Iterator[Row]]]] = {
     "members": members.rows,
     "lifecycle": lifecycle.rows,
     "watchdog": watchdog.rows,
+    "shards": shards.rows,
     "suites": suites.rows,
 }
 

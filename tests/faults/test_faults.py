@@ -27,6 +27,7 @@ from tests.faults import (
     numbered,
     power_cut,
     privacy,
+    shards,
     soak,
     steady,
     volume,
@@ -236,3 +237,15 @@ def test_f29_an_item_that_is_changed_lost_or_there_twice_is_noticed(tmp_path: Pa
         "1 acknowledged instances are lost",
         "1 items are there twice, or were never acknowledged",
     ]
+
+
+def test_f55_kills_in_the_middle_of_a_shard_lose_nothing(tmp_path: Path) -> None:
+    hold(lambda: shards.kill_row(tmp_path, 2, 60))
+
+
+def test_f54_every_crash_point_of_a_shard_is_repaired_by_the_next_run(tmp_path: Path) -> None:
+    hold(lambda: shards.points_row(tmp_path, 1, ("writev", "fdatasync", "rename")))
+
+
+def test_f56_a_power_cut_in_the_middle_of_a_shard_loses_nothing(tmp_path: Path) -> None:
+    hold(lambda: shards.power_row(tmp_path, "ext4", 1, 60))

@@ -89,6 +89,20 @@ class LedgerReader:
         for study, series, name, content in self._scan(statement, (InstanceStatus.EXPORTED, *classes)):
             yield SeriesMember(study or "", series, name, content or "")
 
+    def exported_by_study(self) -> Iterator[InstanceRow]:
+        """Exported instances, study by study; memory stays constant."""
+        for row in self._scan(f"{transitions.ENTRY} WHERE state = 'exported' ORDER BY study_instance_uid, id"):
+            yield transitions.entry_of(row)
+
+    def unfinished_studies(self, changed_before_ns: int) -> set[str]:
+        """Study Instance UIDs with an instance that is pending, or changed later than a time (ns since 1970)."""
+        found = self._scan(
+            """SELECT DISTINCT study_instance_uid FROM instance WHERE study_instance_uid IS NOT NULL
+            AND (state IN ('active', 'deferred') OR updated_ns > ?)""",
+            (changed_before_ns,),
+        )
+        return {row[0] for row in found}
+
     def media(self, name: str) -> tuple[MediaFile, ...]:
         """The media the instance owns, with final paths."""
         found = self._read("SELECT id FROM instance WHERE name = CAST(? AS TEXT)", (stored(name),))

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from exporter.results.line import fs_name
+from exporter.results.stores.shard_reading import MediumDamaged
 from exporter.tables.errors import TableError
 from exporter.tables.own_columns import media_of
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from exporter.results.stores.shard_reading import ExtractedMedia
     from exporter.tables.lines import Line, MetadataLines
     from exporter.tables.patients import Patients
 
@@ -57,6 +58,8 @@ class DatasetSamples:
     lines: MetadataLines
     media: Path
     """The media folder."""
+    extracted: ExtractedMedia
+    """The media in it, wherever they are kept."""
     patients: Patients
     missing: int = 0
     """Number of media in the lines that are missing in the media folder."""
@@ -78,7 +81,12 @@ class DatasetSamples:
         return self.patients.pseudonym("sample", line["dicom_file"])
 
     def files(self, line: Line) -> list[SampleFile]:
-        """Existing media files of an instance; a folder of frames is given as its frames."""
+        """Existing media files of an instance; a folder of frames is given as its frames.
+
+        Media in shards are copied into files, which are there until the next instance is asked about; damaged ones are
+        missing.
+        """
+        self.extracted.forget()
         found = []
         for number, medium in enumerate(media_of(line)):
             path = self._path(medium)
@@ -97,8 +105,9 @@ class DatasetSamples:
         parts = PurePosixPath(text).parts
         if not parts or ".." in parts or PurePosixPath(text).is_absolute():
             raise TableError("a line names a medium outside the media folder: it is none of ours")
-        path = self.media / text
-        return path if path.exists() else self.media / fs_name(text)
+        with suppress(MediumDamaged):
+            return self.extracted.path(text, medium.get("sha256"))
+        return None
 
 
 def _files(path: Path, kind: str, medium: int) -> Iterator[SampleFile]:

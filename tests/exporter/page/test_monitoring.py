@@ -259,6 +259,8 @@ def test_container_runtimes_learn_from_the_page_whether_it_lives_and_is_ready(
         done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     assert (done.returncode == 0) == is_well
     assert is_well or "HTTP Error 503" in done.stderr
+
+
 # -- a disk that does not answer -------------------------------------------------------------------------------------
 
 

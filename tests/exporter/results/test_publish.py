@@ -19,6 +19,8 @@ from exporter.results import intents
 from exporter.results.intents import MediaFolderUnusable
 from exporter.results.ledger import Completed, InstanceStatus, Ledger, WorkItem
 from exporter.results.publish import NameChoice, Publisher
+from exporter.results.stores.files import FilesStore
+from exporter.settings.permissions import MediaPermissions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -336,8 +338,9 @@ def test_every_folder_with_a_new_name_is_synced_whatever_order_a_set_has(
         for start in range(0, 48, 6):
             expected = set(folders[start : start + size])
             synced.clear()
-            harness.publisher._unsynced |= expected
-            harness.publisher._sync()
+            store = FilesStore(harness.media, MediaPermissions())
+            store._unsynced |= expected
+            store.sync()
             assert synced == expected
 
 
