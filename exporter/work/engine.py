@@ -68,6 +68,9 @@ if TYPE_CHECKING:
 TICK_S: Final = 0.5
 BATCH: Final = 64
 """Most instances that are published together."""
+GATHER_S: Final = 0.05
+"""Longest time that a finished instance waits for others to be published with it, while there is a backlog: what a
+batch costs (fsyncs, transactions) is paid by more of them. Without a backlog nothing waits."""
 AHEAD: Final = 8
 """Most attempts that are counted in one transaction, that of an instance whose worker waits and of those behind it."""
 STALE_S: Final = 60.0
@@ -612,15 +615,21 @@ class Engine:
                 self.waits_for = self._lines_wait_for = None
 
     def _batch(self) -> tuple[list[_Attempted], bool]:
-        """The attempts that are finished now, and whether they are the last; waits for the first, never for others."""
+        """The attempts that are finished now, and whether they are the last.
+
+        Waits for the first, and for others only while instances wait for workers: see `GATHER_S`.
+        """
         batch: list[_Attempted] = []
         with suppress(queue.Empty):
             item = self._finished.get(timeout=TICK_S)
+            until = time.monotonic() + GATHER_S
             while isinstance(item, _Attempted):
                 batch.append(item)
                 if len(batch) == BATCH:
                     return batch, False
-                item = self._finished.get_nowait()
+                gathers = len(batch) < self.room // 2 and self._scheduler.has_backlog
+                wait_s = until - time.monotonic() if gathers else 0.0
+                item = self._finished.get(timeout=wait_s) if wait_s > 0 else self._finished.get_nowait()
             return batch, item == "last"
         return batch, False
 
