@@ -22,7 +22,6 @@ import stat
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -294,7 +293,9 @@ class Publisher:
     def _taken(self, path: str) -> bool:
         """Whether a foreign file or folder is in the way of an output file or folder."""
         target = self._media / path
-        for above in target.relative_to(self._media).parents:
+        # A folder remembered as present may be something else by now: then the rename fails, and all are forgotten.
+        unseen = () if target.parent in self._folders else target.relative_to(self._media).parents
+        for above in unseen:
             with suppress(FileNotFoundError):
                 if not stat.S_ISDIR((self._media / above).lstat().st_mode) and above != Path():
                     return True
@@ -316,15 +317,16 @@ class Publisher:
         try:
             for number, (before, after) in enumerate(zip(partial, final, strict=True)):
                 source, target = folder / before.file, self._media / after.file
-                self._make_folder(target.parent)
-                self._permissions.apply(source)
+                above, there = target.parent, source.lstat()
+                self._make_folder(above)
+                self._permissions.apply(source, there)
                 if after.suffix.endswith("/") and target.is_dir():
                     target.rename(folder / f"{number}.old")  # a folder with files cannot be replaced at once
-                renamed[after.file] = _identity_of(source)
+                renamed[after.file] = there.st_dev, there.st_ino
                 source.rename(target)
                 done.append((source, target))
                 self._stray.pop(after.file, None)
-                self._unsynced.add(target.parent)
+                self._unsynced.add(above)
         except OSError:
             self._undo(work, folder)
             raise
@@ -380,10 +382,10 @@ class Publisher:
 
 def _alternatives(wanted: str, others: Sequence[str], name: str) -> Iterator[str]:
     """Further output bases to try; the last is taken only if somebody has made such a file on purpose."""
+    yield from others
+    yield from (f"{wanted}-{number}" for number in range(2, 10))
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return chain(
-        others, (f"{wanted}-{number}" for number in range(2, 10)), (f"{wanted}-{digest[:16]}", f"~other/{digest[:32]}")
-    )
+    yield from (f"{wanted}-{digest[:16]}", f"~other/{digest[:32]}")
 
 
 def _check(media: Sequence[MediaFile], folder: Path) -> None:

@@ -593,12 +593,15 @@ class Engine:
             arrived, last = self._batch()
             self._beat = time.monotonic()
             held |= {one.turn.serial: one for one in arrived}
+            has_appended = False
             while ready := self._order.ready(one.turn for one in held.values()):
                 batch = [held.pop(turn.serial) for turn in ready]
                 self._publish_batch(batch)
+                has_appended = True
                 for lease in filter(None, (one.lease for one in batch)):
                     self._scheduler.release(lease)
-            self._append()
+            if not has_appended:
+                self._append()  # lines that could not be written before, or whose file was rotated
         for one in held.values():  # these waited for an instance of a supervisor that has ended with an error
             self._give_back_now(one)
 
