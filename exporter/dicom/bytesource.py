@@ -54,6 +54,10 @@ class ByteSource(Protocol):
         """Up to `length` bytes from `offset`; fewer only at the end."""
         ...
 
+    def view_at(self, offset: int, length: int) -> bytes | memoryview:
+        """As `read_at`, without a copy where the bytes are in memory."""
+        ...
+
 
 class FileBytes:
     """An open file, read with `pread`; the descriptor closes with the object."""
@@ -93,6 +97,16 @@ class FileBytes:
             return self._content[offset : offset + wanted]
         return self._read(offset, wanted)
 
+    def view_at(self, offset: int, length: int) -> bytes | memoryview:
+        """As `read_at`, without a copy where the bytes are in memory.
+
+        Raises:
+            Unreadable: The operating system could not read.
+        """
+        if self._content is None:
+            return self.read_at(offset, length)
+        return memoryview(self._content)[offset : offset + length]
+
     def _read(self, offset: int, wanted: int) -> bytes:
         parts: list[bytes] = []
         while wanted:
@@ -126,6 +140,10 @@ class MemoryBytes:
     def read_at(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`; fewer only at the end."""
         return bytes(self._content[offset : offset + length])
+
+    def view_at(self, offset: int, length: int) -> memoryview:
+        """As `read_at`, without a copy."""
+        return self._content[offset : offset + length]
 
 
 def _unreadable(operation: str, error: OSError) -> Unreadable:

@@ -132,6 +132,11 @@ def unread_value(header: Dataset, tag: int) -> Any:
         return None
 
 
+def is_present(header: Dataset, keyword: str) -> bool:
+    """Whether a data set has an element, be it empty; what pydicom's `in` says, without looking the keyword up."""
+    return base_tag_of(keyword) in header.keys()  # noqa: SIM118 - it iterates over elements
+
+
 def value_of(header: Dataset, keyword: str) -> Any:
     """The value of an element, or None where it is absent or empty.
 

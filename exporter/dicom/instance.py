@@ -343,8 +343,8 @@ class Instance:
         return text_of(self.header, keyword)
 
 
-def _chunks(source: ByteSource, offset: int) -> Iterator[bytes]:
-    while part := source.read_at(offset, CHUNK):
+def _chunks(source: ByteSource, offset: int) -> Iterator[bytes | memoryview]:
+    while part := source.view_at(offset, CHUNK):
         yield part
         offset += len(part)
 

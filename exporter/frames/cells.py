@@ -42,7 +42,7 @@ def frame_bytes(pixels: PixelDescription) -> int:
     return -(-frame_bits(pixels) // 8)
 
 
-def unpack_bits(raw: bytes, skip: int, pixels: PixelDescription) -> Array:
+def unpack_bits(raw: bytes | memoryview, skip: int, pixels: PixelDescription) -> Array:
     """One frame of 1-bit cells; the first `skip` bits belong to the frame before. The first pixel is the lowest bit."""
     count = pixels.frame_pixels * pixels.samples
     if 8 * len(raw) < skip + count:
@@ -51,7 +51,7 @@ def unpack_bits(raw: bytes, skip: int, pixels: PixelDescription) -> Array:
     return _shaped(bits, pixels)
 
 
-def packed_cells(raw: bytes, skip: int, pixels: PixelDescription) -> Array:
+def packed_cells(raw: bytes | memoryview, skip: int, pixels: PixelDescription) -> Array:
     """The 12-bit cells of one frame; the first `skip` bits (0 or 4) belong to the frame before.
 
     Raises:
@@ -69,7 +69,7 @@ def packed_cells(raw: bytes, skip: int, pixels: PixelDescription) -> Array:
     return cells
 
 
-def from_native(raw: bytes, pixels: PixelDescription, *, big_endian: bool = False, skip: int = 0) -> Array:
+def from_native(raw: bytes | memoryview, pixels: PixelDescription, *, big_endian: bool = False, skip: int = 0) -> Array:
     """One native frame, as stored values; only packed cells do not begin at a byte (`skip` bits behind it).
 
     Raises:

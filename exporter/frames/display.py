@@ -224,14 +224,18 @@ class GrayscalePipeline:
         blocks = (values[top : top + step] for top in range(0, values.shape[0], step))
         if values.dtype.kind not in "iu" or bits > 16:
             return sum(int(np.count_nonzero(_inside(block, modality, voi))) for block in blocks)
-        key = (values.dtype.kind, bits, *_transformation_key(modality, voi))
+        signed = values.dtype.kind == "i"
+        key = (signed, bits, *_transformation_key(modality, voi))
         found = self._insides.get(key)
         if found is None:
             if len(self._insides) >= _MOST_TABLES:
                 self._insides.clear()
-            lowest = -(1 << bits - 1) if values.dtype.kind == "i" else 0
-            stored = np.arange(lowest, lowest + (1 << bits), dtype=np.int32)
-            found = self._insides[key] = _StoredRange(lowest, _inside(stored, modality, voi))
+            if modality.table is None and voi.table is None:
+                line, window = (modality.slope, modality.intercept), (voi.function, voi.centre, voi.width)
+                found = _windowed_range(bits, line, window, signed=signed)
+            else:
+                found = _stored_range(bits, modality, voi, signed=signed)
+            self._insides[key] = found
         return sum(map(found.count, blocks))
 
     def _through_table(self, values: np.ndarray, bits: int, modality: Modality, voi: Voi) -> NDArray[np.uint8]:
@@ -429,9 +433,25 @@ class _StoredRange:
         low, high = self._ends
         if high < low:
             return 0
-        if self._is_range:
-            return int(np.count_nonzero((values >= low) & (values <= high)))
+        if self._is_range:  # modulo the width of the values, those below the range come to lie above it
+            unsigned = values.view(f"u{values.dtype.itemsize}")
+            lowest = unsigned.dtype.type(low & np.iinfo(unsigned.dtype).max)
+            return int(np.count_nonzero(unsigned - lowest <= unsigned.dtype.type(high - low)))
         return int(np.count_nonzero(self._inside.take(values.astype(np.int64) - self._lowest, mode="clip")))
+
+
+@lru_cache(maxsize=_MOST_TABLES)
+def _windowed_range(
+    bits: int, line: tuple[float, float], window: tuple[str, float, float], *, signed: bool
+) -> _StoredRange:
+    """The stored values inside a window over rescaled values; instances of a series share it."""
+    return _stored_range(bits, Modality(*line), Voi(*window), signed=signed)
+
+
+def _stored_range(bits: int, modality: Modality, voi: Voi, *, signed: bool) -> _StoredRange:
+    lowest = -(1 << bits - 1) if signed else 0
+    stored = np.arange(lowest, lowest + (1 << bits), dtype=np.int32)
+    return _StoredRange(lowest, _inside(stored, modality, voi))
 
 
 def _inside(values: np.ndarray, modality: Modality, voi: Voi) -> NDArray[np.bool_]:

@@ -426,7 +426,8 @@ class _Seen:
         self.values += shown.size
         self.inside += inside
         first = int(shown.flat[0])
-        self.flat += first in {0, 255} and bool((shown == first).all())
+        is_plain = first in {0, 255} and bool((shown[len(shown) // 2] == first).all())
+        self.flat += is_plain and bool((shown == first).all())
 
     @property
     def share_inside(self) -> float | None:

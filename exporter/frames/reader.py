@@ -204,10 +204,11 @@ class NativeReader:
         """Native frames have no size of their own."""
         return True
 
-    def _bytes(self, first: int, length: int) -> bytes:
+    def _bytes(self, first: int, length: int) -> bytes | memoryview:
         offset = self._pixels.offset
         if not self._swapped:
-            return self._source.read_at(offset + first, length)
+            is_aligned = (offset + first) % max(1, self._pixels.bits_allocated // 8) == 0
+            return (self._source.view_at if is_aligned else self._source.read_at)(offset + first, length)
         odd = first % 2
         words = self._source.read_at(offset + first - odd, (length + odd + 1) // 2 * 2)
         if len(words) % 2:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from functools import lru_cache
 from typing import Final
 
 EXTENSIONS: Final = frozenset({".dcm", ".dicom", ".dic", ".dicm", ".ima", ".acr"})
@@ -43,6 +44,7 @@ _DEVICES: Final = frozenset(
 """Names that are devices on Windows, with any extension (Microsoft, "Naming Files, Paths, and Namespaces")."""
 
 
+@lru_cache(maxsize=1024)  # asked for when the order of inputs is decided, and when the output gets its name
 def output_bases(name: str) -> tuple[str, str]:
     """Output names for an input: without its DICOM extension, and with it for when another input has the first.
 

@@ -16,7 +16,6 @@ import re
 import stat
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import BadWorkerAnswer, OutOfSpace, SkipReason, StorageUnavailable
@@ -296,10 +295,10 @@ def _has_line(outcome: Skipped) -> bool:
 
 def _alternatives(wanted: str, others: Sequence[str], name: str) -> Iterator[str]:
     """Further output bases to try; the last is taken only if somebody has made such a file on purpose."""
+    yield from others
+    yield from (f"{wanted}-{number}" for number in range(2, 10))
     digest = hashlib.sha256(os.fsencode(name)).hexdigest()
-    return chain(
-        others, (f"{wanted}-{number}" for number in range(2, 10)), (f"{wanted}-{digest[:16]}", f"~other/{digest[:32]}")
-    )
+    yield from (f"{wanted}-{digest[:16]}", f"~other/{digest[:32]}")
 
 
 def check_media(media: Sequence[MediaFile], folder: Path) -> None:

@@ -57,13 +57,16 @@ class MediaPermissions:
         if self.group_id is not None:
             os.chown(folder, -1, self.group_id)
 
-    def apply(self, path: Path) -> None:
+    def apply(self, path: Path, found: os.stat_result) -> None:
         """Give a media file, or a folder of files, its mode and group, before it gets its final name.
+
+        Args:
+            path: The file or folder.
+            found: What lstat(2) said of it.
 
         Raises:
             OSError: The file system refuses, or a link is in the place of a file.
         """
-        found = path.lstat()
         if stat.S_ISDIR(found.st_mode):
             with os.scandir(path) as entries:
                 for entry in entries:

@@ -39,6 +39,7 @@ from exporter.errors import (
 )
 from exporter.machine_conditions import storage_error
 from exporter.outcome import Failed, Skipped
+from exporter.results import intents
 from exporter.results.ledger.types import LONGEST_WAIT_S, Completed, DuplicateCheck, InstanceStatus
 from exporter.results.output_names import COPIES_OUTSIDE, PARTIAL
 from exporter.work import isolation, protocol
@@ -68,6 +69,9 @@ if TYPE_CHECKING:
 TICK_S: Final = 0.5
 BATCH: Final = 64
 """Most instances that are published together."""
+GATHER_S: Final = 0.05
+"""Longest time that a finished instance waits for others to be published with it, while there is a backlog: what a
+batch costs (fsyncs, transactions) is paid by more of them. Without a backlog nothing waits."""
 AHEAD: Final = 8
 """Most attempts that are counted in one transaction, that of an instance whose worker waits and of those behind it."""
 STALE_S: Final = 60.0
@@ -268,8 +272,11 @@ class Engine:
             wait([self._publishing])
         self._threads.shutdown()
         while not self._folders.empty():
+            folder = self._folders.get()
             with suppress(OSError):
-                self._folders.get().rmdir()
+                folder.rmdir()
+            with suppress(OSError):
+                intents.empty_file(folder).unlink(missing_ok=True)
 
     def cancel(self) -> None:
         """See `WorkEngine`; `stop` must follow or be under way."""
@@ -516,7 +523,7 @@ class Engine:
 
     def _is_copy(self, path: Path) -> bool:
         """Whether a file is a temporary copy of ours, not an input in its place."""
-        return path.is_relative_to(self._partial) or path.parent.name.startswith(COPIES_OUTSIDE)
+        return str(path).startswith(f"{self._partial}/") or path.parent.name.startswith(COPIES_OUTSIDE)
 
     def _duplicate(self, turn: InputTurn) -> Skipped | None:
         """Outcome of an instance that is skipped as a duplicate; None if it is not, or not known to be one."""
@@ -590,12 +597,15 @@ class Engine:
             arrived, last = self._batch()
             self._beat = time.monotonic()
             held |= {one.turn.serial: one for one in arrived}
+            has_appended = False
             while ready := self._order.ready(one.turn for one in held.values()):
                 batch = [held.pop(turn.serial) for turn in ready]
                 self._publish_batch(batch)
+                has_appended = True
                 for lease in filter(None, (one.lease for one in batch)):
                     self._scheduler.release(lease)
-            self._append()
+            if not has_appended:
+                self._append()  # lines that could not be written before, or whose file was rotated
         for one in held.values():  # these waited for an instance of a supervisor that has ended with an error
             self._give_back_now(one)
 
@@ -612,15 +622,21 @@ class Engine:
                 self.waits_for = self._lines_wait_for = None
 
     def _batch(self) -> tuple[list[_Attempted], bool]:
-        """The attempts that are finished now, and whether they are the last; waits for the first, never for others."""
+        """The attempts that are finished now, and whether they are the last.
+
+        Waits for the first, and for others only while instances wait for workers: see `GATHER_S`.
+        """
         batch: list[_Attempted] = []
         with suppress(queue.Empty):
             item = self._finished.get(timeout=TICK_S)
+            until = time.monotonic() + GATHER_S
             while isinstance(item, _Attempted):
                 batch.append(item)
                 if len(batch) == BATCH:
                     return batch, False
-                item = self._finished.get_nowait()
+                gathers = len(batch) < self.room // 2 and self._scheduler.has_backlog
+                wait_s = until - time.monotonic() if gathers else 0.0
+                item = self._finished.get(timeout=wait_s) if wait_s > 0 else self._finished.get_nowait()
             return batch, item == "last"
         return batch, False
 

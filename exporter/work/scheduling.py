@@ -94,6 +94,11 @@ class Scheduler:
         return min(len(self._aside), MOST_ASIDE)
 
     @property
+    def has_backlog(self) -> bool:
+        """Whether instances wait for workers."""
+        return bool(self._waiting)
+
+    @property
     def has_surplus(self) -> bool:
         """Whether an idle worker should end its process, to free memory."""
         return (

@@ -110,6 +110,10 @@ class _Head:
             self.is_enough = False
         return part
 
+    def view_at(self, offset: int, length: int) -> bytes:
+        """See `ByteSource`."""
+        return self.read_at(offset, length)
+
 
 def _refuse_what_is_no_instance(head: bytes, size: int) -> None:
     """Refuse members that a worker would refuse because of their first bytes.

@@ -246,9 +246,7 @@ class Keys:
         """Creator, and which of its blocks it is, by the tag of the creator element."""
         found: dict[int, tuple[str, int]] = {}
         counted: dict[tuple[int, str], int] = {}
-        for tag in sorted(int(tag) for tag in self._header.keys()):  # noqa: SIM118 - it iterates over elements
-            if not tag & 0x10000 or not 0x10 <= tag & 0xFFFF <= 0xFF:
-                continue
+        for tag in sorted(filter(_is_creator, map(int, self._header.keys()))):
             creator = self._read_creator(tag)
             which = counted[tag >> 16, creator] = counted.get((tag >> 16, creator), 0) + 1
             found[tag] = creator, which
@@ -269,6 +267,47 @@ class Keys:
             else:
                 text = "\\".join(map(str, value)) if hasattr(value, "__iter__") else str(value)
         return text.encode("utf-8", "replace").decode("utf-8").strip(" \0")
+
+
+def shared_keys(header: Dataset, style: KeyStyle) -> tuple[str, ...] | None:
+    """The keys of all elements of a data set, in their order, as data sets with the same elements share them.
+
+    They are valid because a key depends on the tags of a data set and the bytes of its private creators alone, and
+    these are what they are kept by.
+
+    Returns:
+        None where two elements would get one key, or a private creator is no plain text: `Keys` decides.
+    """
+    tags = tuple(header.keys())
+    creators = []
+    for tag in _creator_tags(tags):
+        creator = unread_value(header, tag)
+        if type(creator) is not bytes or not creator.isascii() or _ESCAPE in creator:
+            return None
+        creators.append(creator)
+    return _keys_by(tags, tuple(creators), style)
+
+
+@lru_cache(maxsize=256)
+def _creator_tags(tags: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(filter(_is_creator, tags))
+
+
+@lru_cache(maxsize=256)
+def _keys_by(tags: tuple[Any, ...], creators: tuple[bytes, ...], style: KeyStyle) -> tuple[str, ...] | None:
+    from pydicom.dataelem import RawDataElement
+    from pydicom.dataset import Dataset
+
+    by_tag = dict(zip(_creator_tags(tags), creators, strict=True))
+    header = Dataset({tag: RawDataElement(tag, "LO", len(raw), raw, 0, False, True) for tag, raw in by_tag.items()})
+    keys = Keys(header, style)
+    found = tuple(keys.key_for(int(tag)) for tag in tags)
+    return found if len(set(found)) == len(found) else None
+
+
+def _is_creator(tag: int) -> bool:
+    """Whether a tag is that of a private creator (PS3.5 7.8.1)."""
+    return bool(tag & 0x10000) and 0x10 <= tag & 0xFFFF <= 0xFF
 
 
 def _unreserved_name(tag: int) -> str:

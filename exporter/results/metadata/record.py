@@ -31,7 +31,7 @@ import orjson
 
 from exporter.dicom.elements import READING_ERRORS, quiet_reading
 from exporter.results.metadata.dicom_json import as_attributes, tag_key
-from exporter.results.metadata.keys import Keys, KeyStyle, standard_vr, tag_and_name
+from exporter.results.metadata.keys import Keys, KeyStyle, shared_keys, standard_vr, tag_and_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -72,10 +72,17 @@ _LOCAL: Final = frozenset(("LO", "PN", "SH", "UC"))
 _LONG: Final = frozenset(("LT", "ST", "UT", "UR"))
 """Text in the instance's character set (UR: default), one value: a backslash is a character."""
 _TEXT: Final = _PLAIN | _LOCAL | _LONG
+_UNQUESTIONED: Final = _PLAIN | _NUMBERS.keys() | {"DS", "IS"}
+"""VRs whose bytes need no character set."""
 _BINARY: Final = frozenset(("OB", "OD", "OF", "OL", "OV", "OW"))
 _ESCAPE: Final = b"\x1b"
 _MOST_DIGITS: Final = 64
 _PADDING: Final = " \0"
+_MOST_KNOWN: Final = 4096
+_MOST_KNOWN_BYTES: Final = 64
+_KNOWN: Final[dict[tuple[str, bytes, bool], tuple[str | int | float | None, int]]] = {}
+"""Values of short elements that were read without a warning, and the text they count as, by VR, bytes and byte order:
+nothing else decides them. Instances of a series share most."""
 
 
 @dataclass(slots=True)
@@ -164,7 +171,8 @@ class _Walk:
 
         values: dict[str, Any] = {}
         keys = Keys(header, self._style)
-        for base_tag, element in list(header.items()):
+        shared = None if self._in_dicom_json else shared_keys(header, self._style)
+        for number, (base_tag, element) in enumerate(list(header.items())):
             self._elements_left -= 1
             if self._elements_left < 0 or self._text_left < 0:
                 self.notes.unlisted += 1
@@ -173,24 +181,47 @@ class _Walk:
             if tag & 0x10000 and not self._private:
                 self.notes.private += 1
                 continue
-            key = tag_key(tag) if self._in_dicom_json else keys.key_for(tag)
-            if key in values:
-                key = keys.distinct_key(tag, values)
+            if shared is not None:
+                key = shared[number]
+            else:
+                key = tag_key(tag) if self._in_dicom_json else keys.key_for(tag)
+                if key in values:
+                    key = keys.distinct_key(tag, values)
             vr = element.VR or standard_vr(tag)
             raw = element.value
             if not isinstance(element, RawDataElement) or type(raw) is not bytes:
                 self._read(header, tag, key, path, values)
             elif vr in _BINARY:
                 self.notes.leave_out((*path, key), vr, len(raw))
-            elif vr in _TEXT and (vr in _PLAIN or (raw.isascii() and _ESCAPE not in raw)):
-                values[key] = self._text(tag, vr, raw.decode("latin-1"))
-            elif vr in _NUMBERS:
-                values[key] = self._binary(tag, vr, raw, little=element.is_little_endian)
-            elif vr in ("DS", "IS"):
-                values[key] = self._strings(tag, raw, _decimal if vr == "DS" else _integer)
+            elif vr in _UNQUESTIONED or (vr in _TEXT and raw.isascii() and _ESCAPE not in raw):
+                values[key] = self._plain(tag, vr, raw, little=element.is_little_endian)
             else:
                 self._read(header, tag, key, path, values)
         return as_attributes(header, values) if self._in_dicom_json else values
+
+    def _plain(self, tag: int, vr: str, raw: bytes, *, little: bool) -> Any:
+        """The value of an element whose bytes need no character set; a short one from `_KNOWN`, if it is there."""
+        known = _KNOWN.get((vr, raw, little))
+        if known is not None:
+            self._text_left -= known[1]
+            return known[0]
+        before, said = self._text_left, len(self.notes.warnings)
+        value: Any
+        if vr in _TEXT:
+            value = self._text(tag, vr, raw.decode("latin-1"))
+        elif vr in _NUMBERS:
+            value = self._binary(tag, vr, raw, little=little)
+        else:
+            value = self._strings(tag, raw, _decimal if vr == "DS" else _integer)
+        if (
+            len(raw) <= _MOST_KNOWN_BYTES
+            and said == len(self.notes.warnings) < MOST_NOTES
+            and not isinstance(value, list)
+        ):
+            if len(_KNOWN) >= _MOST_KNOWN:
+                _KNOWN.clear()
+            _KNOWN[vr, raw, little] = value, before - self._text_left
+        return value
 
     def _read(self, header: Dataset, tag: int, key: str, path: tuple[str, ...], values: dict[str, Any]) -> None:
         """One element through pydicom: nested, in a character set, of an ambiguous VR, or read before."""

@@ -107,7 +107,9 @@ class FilesStore:
 
     def is_taken(self, path: str, *, may_replace: bool) -> bool:
         """See `MediaStore`."""
-        return is_in_the_way(self._media, path, may_replace=may_replace)
+        # A folder remembered as present may be something else by now: then the rename fails, and all are forgotten.
+        is_seen = (self._media / path).parent in self._folders
+        return is_in_the_way(self._media, path, may_replace=may_replace, is_folder_seen=is_seen)
 
     def put(self, media: InstanceMedia) -> None:
         """Record the intent, then rename; undone where the file system fails half-way."""
@@ -121,15 +123,16 @@ class FilesStore:
         try:
             for number, (before, after) in enumerate(zip(media.partial, media.final, strict=True)):
                 source, target = folder / before.file, self._media / after.file
-                self._make_folder(target.parent)
-                self._permissions.apply(source)
+                above, there = target.parent, source.lstat()
+                self._make_folder(above)
+                self._permissions.apply(source, there)
                 if after.suffix.endswith("/") and target.is_dir():
                     target.rename(folder / f"{number}.old")  # a folder with files cannot be replaced at once
-                renamed[after.file] = _identity_of(source)
+                renamed[after.file] = there.st_dev, there.st_ino
                 self._rename(source, target)
                 done.append((source, target))
                 self._stray.pop(after.file, None)
-                self._unsynced.add(target.parent)
+                self._unsynced.add(above)
         except OSError:
             self.undo(name, folder)
             raise
@@ -202,10 +205,10 @@ class FilesStore:
         """Nothing is open."""
 
 
-def is_in_the_way(media: Path, path: str, *, may_replace: bool) -> bool:
+def is_in_the_way(media: Path, path: str, *, may_replace: bool, is_folder_seen: bool = False) -> bool:
     """Whether a file or folder is in the way of an output file or folder; one of its own kind may be replaced."""
     target = media / path
-    for above in target.relative_to(media).parents:
+    for above in () if is_folder_seen else target.relative_to(media).parents:
         with suppress(FileNotFoundError):
             if not stat.S_ISDIR((media / above).lstat().st_mode) and above.parts:
                 return True

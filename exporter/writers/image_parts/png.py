@@ -8,7 +8,7 @@ unit unknown), IDAT, IEND. It never writes text, times or a device's name.
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import isal.isal_zlib as isal
 import numpy as np
@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BLOCK_BYTES = 1 << 17
 """Rows are filtered in blocks of this size, which stay in a core's second-level cache."""
-_LEVEL = 2
-"""ISA-L's best trade on medical images: within 12 % of Pillow's size at a twelfth of its time."""
+_GRAY_LEVEL, _COLOUR_LEVEL = 1, 2
+"""Levels of ISA-L with the best trade on medical images: within 12 % of Pillow's size at a twelfth of its time.
+
+Of grays, 2 takes 3 to 16 % longer to write and verify, and is 1 % smaller at 16 bits and 1 % larger at 8; of colours,
+1 saves 2 % of the time and makes files 5 % larger.
+"""
 _SUB, _UP = 1, 2
-_MOST_SAMPLE_ROWS = 64
+_MOST_SAMPLE_ROWS = 16
 
 
 def encode(
@@ -77,7 +81,7 @@ def _deflated(image: NDArray[np.uint8] | NDArray[np.uint16], samples: int) -> It
     filtered = np.empty((height, row_bytes + 1), np.uint8)
     filter_type = _best_filter(image)
     filtered[:, 0] = filter_type
-    compressor = isal.compressobj(_LEVEL, isal.DEFLATED, 15)
+    compressor = isal.compressobj(_GRAY_LEVEL if samples == 1 else _COLOUR_LEVEL, isal.DEFLATED, 15)
     for top in range(0, rows, height):
         count = min(height, rows - top)
         block = image[top : top + count]
@@ -105,8 +109,9 @@ def _best_filter(image: NDArray[np.uint8] | NDArray[np.uint16]) -> int:
     if rows < 2:
         return _SUB
     step = max(1, rows // _MOST_SAMPLE_ROWS)
-    upper = image[0 : rows - 1 : step].astype(np.int32)
-    lower = image[1:rows:step].astype(np.int32)
-    up = int(np.abs(lower - upper).sum())
-    sub = int(np.abs(np.diff(lower, axis=1)).sum())
+    signed: np.dtype[np.signedinteger[Any]] = np.dtype(np.int16 if image.dtype == np.uint8 else np.int32)
+    upper = image[0 : rows - 1 : step].astype(signed)
+    lower = image[1:rows:step].astype(signed)
+    up = int(np.abs(lower - upper).sum(dtype=np.int64))
+    sub = int(np.abs(lower[:, 1:] - lower[:, :-1]).sum(dtype=np.int64))
     return _SUB if sub < up else _UP

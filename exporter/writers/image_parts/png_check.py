@@ -11,7 +11,6 @@ It knows the filters that `exporter.writers.image_parts.png` uses. Must never: u
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,14 +38,18 @@ def holds(encoded: bytes, image: NDArray[Any]) -> bool:
 
 def _image_data(encoded: bytes, wanted: tuple[int, ...]) -> bytes | None:
     """The deflated image data of a file with the `wanted` header; None for any other file."""
+    import imagecodecs
+
     if encoded[:8] != _SIGNATURE:
         return None
-    found: list[bytes] = []
+    found: list[memoryview] = []
     at, view, header = 8, memoryview(encoded), None
     while at + 12 <= len(encoded):
         (length,) = struct.unpack_from(">I", encoded, at)
         end = at + 8 + length
-        if end + 4 > len(encoded) or zlib.crc32(view[at + 4 : end]) != struct.unpack_from(">I", encoded, end)[0]:
+        if end + 4 > len(encoded):
+            return None
+        if imagecodecs.deflate_crc32(view[at + 4 : end]) != struct.unpack_from(">I", encoded, end)[0]:  # type: ignore[arg-type]  # any buffer
             return None
         kind = encoded[at + 4 : at + 8]
         if (kind == b"IHDR") != (at == 8):
@@ -54,7 +57,7 @@ def _image_data(encoded: bytes, wanted: tuple[int, ...]) -> bytes | None:
         if kind == b"IHDR":
             header = struct.unpack(">IIBBBBB", view[at + 8 : end]) if length == 13 else None
         elif kind == b"IDAT":
-            found.append(bytes(view[at + 8 : end]))
+            found.append(view[at + 8 : end])
         elif kind == b"IEND":
             return b"".join(found) if header == wanted and end + 4 == len(encoded) else None
         at = end + 4

@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 
 from exporter.dicom.instance import Instance
 from exporter.errors import BadGeometry, CorruptPixels
-from exporter.frames import DisplayOptions, Frames, open_frames
+from exporter.frames import DisplayOptions, Frames, display, open_frames
 from exporter.settings.settings import DisplaySettings
 
 from .conftest import EXPLICIT_BE
@@ -782,3 +782,14 @@ class TestAround:
 
 def test_every_display_setting_has_an_option_of_the_same_name_and_default() -> None:
     assert DisplaySettings().model_dump() == asdict(DisplayOptions())
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i1", "u2", "i2", "i4"])
+@pytest.mark.parametrize(("low", "high"), [(-128, 127), (-5, 7), (0, 0), (3, 90), (100, 127), (-128, -100)])
+def test_the_values_inside_a_window_are_counted_whatever_their_sign_and_width(dtype: str, low: int, high: int) -> None:
+    lowest = max(-128, int(np.iinfo(dtype).min))
+    stored = np.arange(lowest, 128)
+    values = np.random.default_rng(5).choice(stored, (40, 30)).astype(dtype)
+    inside = (stored >= low) & (stored <= high)
+    counted = display._StoredRange(lowest, inside).count(values)
+    assert counted == int(((values.astype(np.int64) >= low) & (values.astype(np.int64) <= high)).sum())

@@ -211,5 +211,5 @@ def test_a_link_in_the_place_of_a_medium_is_not_followed(tmp_path: Path) -> None
     (tmp_path / "other").touch(mode=0o644)
     (tmp_path / "medium.png").symlink_to(tmp_path / "other")
     with pytest.raises(OSError, match="symbolic links"):
-        MediaPermissions(0o640).apply(tmp_path / "medium.png")
+        MediaPermissions(0o640).apply(tmp_path / "medium.png", (tmp_path / "medium.png").lstat())
     assert bits((tmp_path / "other").lstat()) == 0o644

@@ -164,6 +164,29 @@ def test_what_is_no_number_is_null_with_a_warning(vr: str, text: bytes, expected
         assert "garbage" not in warning
 
 
+def test_equal_bytes_are_read_by_their_vr_and_byte_order_however_often_they_came_before() -> None:
+    for _ in range(2):
+        assert values(raw((0x00080060, "CS", b"12"), (0x00200013, "IS", b"12"), (0x00280010, "US", b"12"))) == {
+            "Modality": "12",
+            "Instance Number": 12,
+            "Rows": 0x3231,
+        }
+        header, _ = read_elements(b"\x00\x28\x00\x10US\x00\x0212", implicit=False, big_endian=True)
+        assert values(header) == {"Rows": 0x3132}
+
+
+def test_a_warning_about_a_value_comes_with_every_instance_that_has_it() -> None:
+    for _ in range(2):
+        _, notes = elements(raw((0x00200013, "IS", b"x ")))
+        assert list(notes.warnings) == ["(0020,0013) Instance Number: a value is no finite number"]
+
+
+def test_keys_of_private_elements_follow_the_creator_though_the_tags_are_equal() -> None:
+    for creator in (b"ACME", b"OTHER ", b"ACME"):
+        key = f"Private tag data (0009,xx01 {creator.decode().strip()})"
+        assert values(raw((0x00090010, "LO", creator), (0x00091001, "LO", b"x ")))[key] == "x"
+
+
 def test_one_bad_number_is_null_also_when_pydicom_has_read_it_before() -> None:
     header = raw((0x00180050, "DS", b"garbage "), (0x00280030, "DS", b"1.5\\nan "))
     with quiet_reading():
@@ -411,6 +434,8 @@ def test_any_bytes_give_a_record_in_which_every_element_is_told(
     assert len(found) + sum(" > " not in one["element"] for one in told.left_out) == number
     assert json.loads(orjson.dumps(found).decode(), parse_constant=pytest.fail) == found
     orjson.dumps(told.left_out)
+    again, told_again = elements(raw((0x00080005, "CS", charset), *(item for item in tagged if item[0] != 0x00080005)))
+    assert (list(again.items()), told_again) == (list(found.items()), told)
 
 
 # -- real files ------------------------------------------------------------------------------------------------------
