@@ -57,16 +57,18 @@ class MediaPermissions:
         if self.group_id is not None:
             os.chown(folder, -1, self.group_id)
 
-    def apply(self, path: Path, found: os.stat_result) -> None:
+    def apply(self, path: Path, found: os.stat_result | None = None) -> None:
         """Give a media file, or a folder of files, its mode and group, before it gets its final name.
 
         Args:
             path: The file or folder.
-            found: What lstat(2) said of it.
+            found: What lstat(2) said of it, where that is known.
 
         Raises:
             OSError: The file system refuses, or a link is in the place of a file.
         """
+        if found is None:
+            found = path.lstat()
         if stat.S_ISDIR(found.st_mode):
             with os.scandir(path) as entries:
                 for entry in entries:
