@@ -87,6 +87,29 @@ def test_pip_installs_the_wheel_on_a_bare_debian_and_it_serves(root: BareRoot, w
     serves_its_demo(root, "/opt/venv/bin/exporter", "12345:0")
 
 
+def test_uv_installs_the_wheel_as_a_tool_on_a_bare_debian(root: BareRoot, wheels: Path) -> None:
+    shutil.copytree(wheels, root.path / "wheels")
+    shutil.copy(Path(sys.executable).parent / "uv", root.path / "usr/bin/uv")
+    places = ["env", "UV_TOOL_DIR=/opt/tools", "UV_TOOL_BIN_DIR=/opt/bin", "UV_CACHE_DIR=/tmp/cache"]
+    options = ["--quiet", "--offline", "--no-index", "--find-links", "/wheels", "--python", "/usr/bin/python3"]
+    done = root.run(*places, "uv", "tool", "install", *options, "dicom-media-exporter")
+    assert done.returncode == 0, done.stderr
+    serves_its_demo(root, "/opt/bin/exporter", "12345:0")
+
+
+def test_pipx_installs_the_wheel_on_a_bare_debian(root: BareRoot, wheels: Path, wheel: Path) -> None:
+    shutil.copytree(wheels, root.path / "wheels")
+    download = [sys.executable, "-m", "pip", "--quiet", "download", "-d", root.path / "wheels", "pipx", "pip"]
+    subprocess.run(download, check=True)
+    assert root.run("python3", "-m", "venv", "/opt/pipx-itself").returncode == 0
+    pip = ["/opt/pipx-itself/bin/pip", "install", "--quiet", "--no-index", "-f", "/wheels", "pipx"]
+    assert root.run(*pip).returncode == 0
+    places = ["env", "PIPX_HOME=/opt/pipx", "PIPX_BIN_DIR=/opt/bin", "PIP_NO_INDEX=1", "PIP_FIND_LINKS=/wheels"]
+    done = root.run(*places, "/opt/pipx-itself/bin/pipx", "install", f"/wheels/{wheel.name}")
+    assert done.returncode == 0, done.stderr
+    serves_its_demo(root, "/opt/bin/exporter", "12345:0")
+
+
 def test_the_bill_of_materials_is_valid_and_names_what_is_installed(tmp_path: Path, wheel: Path) -> None:
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)

@@ -96,6 +96,15 @@ def test_remove_takes_what_was_installed_and_nothing_else(tmp_path: Path, capsys
     assert "not there" in capsys.readouterr().out
 
 
+def test_without_systemd_the_units_are_written_and_it_says_where_they_take_effect(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "SYSTEMD_RUNS", tmp_path / "none")
+    assert install(tmp_path) == 0
+    assert "systemd does not run here" in capsys.readouterr().out
+    assert len([*tmp_path.glob("*.service")]) == 3
+
+
 def test_print_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert install(tmp_path, "--print") == 0
     assert "[Service]" in capsys.readouterr().out

@@ -188,6 +188,7 @@ def test_a_note_without_evidence_or_with_bytes_in_its_place_withdraws_nothing(ou
     output.check()
 
 
+@pytest.mark.slow
 def test_the_volume_of_a_series_is_written_anew_without_what_was_withdrawn(output: Output) -> None:
     volume = output.data.root / "series" / STUDY / f"{SERIES}.nii.gz"
     output.export(volume={"series": True})
@@ -207,7 +208,10 @@ class CutError(Exception):
     """The exporter ends here."""
 
 
-@pytest.mark.parametrize("step", ["record", "carry out", "remove", "volumes", "settle"])
+@pytest.mark.parametrize(
+    "step",
+    ["record", "carry out", "remove", *(pytest.param(one, marks=pytest.mark.slow) for one in ("volumes", "settle"))],
+)
 def test_a_withdrawal_that_is_cut_off_is_finished_by_the_next_start(
     output: Output, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
@@ -287,8 +291,8 @@ def test_a_ledger_of_the_schema_without_rejections_is_brought_up_to_date(output:
 
 
 @pytest.mark.slow
-def test_a_note_of_a_hundred_thousand_instances_is_carried_out_in_small_steps(output: Output) -> None:
-    save_note(output.input, LAST, note([image_uid(number) for number in range(100_000)]))
+def test_a_note_of_many_thousand_instances_is_carried_out_in_small_steps(output: Output) -> None:
+    save_note(output.input, LAST, note([image_uid(number) for number in range(20_000)]))
     output.export(report={"text": False})
     assert output.images == []
     assert standing_of(output.data.root).rejected == 3

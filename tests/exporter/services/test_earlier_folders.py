@@ -29,6 +29,8 @@ from tests.exporter.rejecting import image_uid, note, save_image, save_note
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.slow
+
 EARLIER = Path(__file__).with_name("earlier")
 PATIENCE_S = 100.0
 
