@@ -5,7 +5,7 @@ begins anew. What it remembers goes into the queue with the events of the same l
 that no kill loses an event or makes it twice. The standing is the one behind page and status: there is no second truth.
 
 How messages are kept few: failures become one digest, and no other within `notify.failures.window_s`; a condition that
-ends and comes back within `QUIET_S` is the same one.
+ends and comes back within `QUIET_S` is the same one; sources that fall silent together are one message.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ FAILURES: Final = "failures"
 DAEMON: Final = "daemon "
 DISK: Final = "disk"
 SILENT: Final = "silent "
+SILENCE: Final = "silence"
+RETURN: Final = "return"
+MOST_NAMED: Final = 20
+"""Sources that one sentence names at most; the data of its event name all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +99,7 @@ class Watch:
         low = [problem for problem in standing.problems if problem.word in DISK_WORDS]
         if _begins(DISK, known.get(DISK), found, is_there=bool(low), now=standing.now):
             found.events.append(Event.now("disk_low", low[0].what, low[0].do, **_disks(standing)))
-        for source in standing.sources:
-            _look_at_source(source, known.get(f"{SILENT}{source.name}"), standing.now, found)
+        _look_at_sources(standing, known, found)
         _forget_sources(standing, known, found)
         return found
 
@@ -187,20 +190,57 @@ def _disks(standing: Standing) -> dict[str, Any]:
 # -- sources ---------------------------------------------------------------------------------------------------------
 
 
-def _look_at_source(source: SourceStanding, known: dict[str, Any] | None, now: float, found: WatchChanges) -> None:
-    key = f"{SILENT}{source.name}"
-    last = None if source.last is None else utc(source.last)
-    if known is None and source.silent_s is not None:
-        found.remember(key, since=now, last=source.last)
-        since = "the listener started" if source.last is None else day_of(source.last)
-        what = f"{source.name} is silent since {since}; something is expected every {source.expected_every}."
+def _look_at_sources(standing: Standing, known: Mapping[str, Any], found: WatchChanges) -> None:
+    """Sources that fell silent, and that came back: one message for all of them, and no other within `QUIET_S`."""
+    silent: list[SourceStanding] = []
+    back: list[SourceStanding] = []
+    for source in standing.sources:
+        before = known.get(f"{SILENT}{source.name}")
+        if before is None and source.silent_s is not None:
+            silent.append(source)
+        elif before is not None and source.silent_s is None and source.last is not None:
+            if source.last > (before["last"] or 0):
+                back.append(source)
+            else:  # only the configuration has changed
+                found.marks[f"{SILENT}{source.name}"] = None
+    if silent and _may_send(SILENCE, known, standing.now, found):
+        for source in silent:
+            found.remember(f"{SILENT}{source.name}", since=standing.now, last=source.last)
         do = "Check the sender and the network between it and this machine."
-        found.events.append(Event.now("source_silent", what, do, source=source.name, last=last))
-    elif known is not None and source.silent_s is None and source.last is not None:
-        found.marks[key] = None
-        if source.last > (known["last"] or 0):  # not where only the configuration has changed
-            what = f"{source.name} sends again, after silence from {day_of(known['last'] or known['since'])} on."
-            found.events.append(Event.now("source_back", what, source=source.name, last=last))
+        found.events.append(Event.now("source_silent", _silence(silent), do, last_arrivals=_last(silent)))
+    if back and _may_send(RETURN, known, standing.now, found):
+        for source in back:
+            found.marks[f"{SILENT}{source.name}"] = None
+        what = f"{_names(back)} {'sends' if len(back) == 1 else 'send'} again."
+        found.events.append(Event.now("source_back", what, last_arrivals=_last(back)))
+
+
+def _may_send(key: str, known: Mapping[str, Any], now: float, found: WatchChanges) -> bool:
+    """Whether the last message of this kind is long ago; remembers this one."""
+    before = known.get(key)
+    if before is not None and 0 <= now - before["at"] < QUIET_S:
+        return False
+    found.remember(key, at=now)
+    return True
+
+
+def _silence(sources: list[SourceStanding]) -> str:
+    """One sentence about sources that are silent."""
+    if len(sources) > 1:
+        return f"{len(sources)} sources are silent: {_names(sources)}."
+    (source,) = sources
+    since = "the listener started" if source.last is None else day_of(source.last)
+    return f"{source.name} is silent since {since}; something is expected every {source.expected_every}."
+
+
+def _names(sources: list[SourceStanding]) -> str:
+    more = f" and {len(sources) - MOST_NAMED} more" if len(sources) > MOST_NAMED else ""
+    return ", ".join(source.name for source in sources[:MOST_NAMED]) + more
+
+
+def _last(sources: list[SourceStanding]) -> dict[str, str | None]:
+    """Times of the last arrivals, by source."""
+    return {source.name: None if source.last is None else utc(source.last) for source in sources}
 
 
 def _forget_sources(standing: Standing, known: Mapping[str, Any], found: WatchChanges) -> None:

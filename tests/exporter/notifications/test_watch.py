@@ -222,8 +222,9 @@ def test_a_silent_source_is_one_message_and_so_is_its_return() -> None:
     harness.look(5, sources=(replace(silent, last=None, silent_s=None),))  # the listener's file is gone
     harness.look(5, sources=(replace(silent, last=harness.now, silent_s=None),))
     assert kinds(harness.events) == ["source_silent", "source_back"]
-    assert "CT1" in harness.events[0].what
-    assert harness.marks.keys() == {"failures"}
+    assert harness.events[0].what.startswith("CT1 is silent since ")
+    assert harness.events[1].what == "CT1 sends again."
+    assert harness.marks.keys() == {"failures", "silence", "return"}
 
 
 def test_a_source_from_which_nothing_is_expected_any_more_is_not_back() -> None:
@@ -231,10 +232,27 @@ def test_a_source_from_which_nothing_is_expected_any_more_is_not_back() -> None:
     silent = SourceStanding("CT1", NOW - 90_000, 0, 0, (), expected_every="24h", silent_s=90_000)
     harness.look(sources=(silent,), listener={})
     harness.look(sources=(replace(silent, expected_every=None, silent_s=None),))
-    harness.look(sources=(silent,))
+    harness.look(int(QUIET_S / LOOK_S) + 2, sources=(silent,))
     harness.look(sources=())
     assert kinds(harness.events) == ["source_silent", "source_silent"]
-    assert harness.marks.keys() == {"failures"}
+    assert harness.marks.keys() == {"failures", "silence"}
+
+
+def test_a_hundred_sources_that_fall_silent_within_minutes_are_two_messages() -> None:
+    harness = WatchHarness()
+    every = [
+        SourceStanding(f"CT{number}", NOW - 90_000, 0, 0, (), expected_every="24h", silent_s=90_000)
+        for number in range(100)
+    ]
+    for number in range(1, 101):
+        harness.look(2, sources=tuple(every[:number]), listener={})
+    harness.restart()
+    harness.look(int(QUIET_S / LOOK_S))
+    assert kinds(harness.events) == ["source_silent", "source_silent"]
+    assert harness.events[1].what.startswith("99 sources are silent: CT1, CT2, ")
+    assert harness.events[1].what.endswith(", CT20 and 79 more.")
+    named = [name for event in harness.events for name in event.data["last_arrivals"]]
+    assert sorted(named) == sorted(source.name for source in every)
 
 
 def test_every_kind_of_event_is_a_setting_but_the_test() -> None:
