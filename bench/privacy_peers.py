@@ -167,10 +167,19 @@ def _dcmanon(programs: Path, source: Path, output: Path) -> None:
 
 
 def _gdcmanon(_: Path, source: Path, output: Path) -> None:
+    """Instances that say that they were de-identified before are refused: these get no such statement."""
+    plain = output.parent / "plain"
+    plain.mkdir(exist_ok=True)
+    for path in source.iterdir():
+        data_set = dcmread(path)
+        for keyword in ("PatientIdentityRemoved", "DeidentificationMethod"):
+            if keyword in data_set:
+                del data_set[keyword]
+        data_set.save_as(plain / path.name)
     key, certificate = output.parent / "gdcm.key", output.parent / "gdcm.pem"
     words = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-keyout", key, "-out", certificate)
     called("openssl", *words)
-    each("gdcmanon", lambda path, out: ["-e", "-c", certificate, "-i", path, "-o", out], source, output)
+    each("gdcmanon", lambda path, out: ["-e", "-c", certificate, "-i", path, "-o", out], plain, output)
 
 
 def _orthanc(_: Path, source: Path, output: Path) -> None:

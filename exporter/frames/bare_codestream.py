@@ -10,7 +10,7 @@ Source: ITU-T T.81 B.1, B.2 (JPEG), T.87 A.1, C.2 (JPEG-LS), T.800 A.2, A.4 (JPE
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from exporter.frames.codestream import Codec
 
@@ -29,6 +29,14 @@ _JFIF: Final = b"\xff\xe0\0\x10JFIF\0\1\1\0\0\1\0\1\0\0"
 _ADOBE: Final = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0"
 _J2K_SOC, _J2K_SOT, _J2K_SOD, _J2K_EOC, _J2K_COM = b"\xff\x4f", b"\xff\x90", b"\xff\x93", b"\xff\xd9", b"\xff\x64"
 _SOT_BYTES: Final = 12
+
+
+class BareFrames(Protocol):
+    """Frames that give their codestreams with nothing but pixels."""
+
+    def bare(self, index: int) -> bytes | None:
+        """The codestream of one frame without comments and application data; None where it cannot be given."""
+        ...
 
 
 def bare_codestream(data: bytes, header: Codestream) -> bytes | None:

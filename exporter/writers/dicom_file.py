@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from exporter.dicom.instance import Instance
     from exporter.dicom.pixels import PixelDescription
     from exporter.frames import Frames
+    from exporter.frames.bare_codestream import BareFrames
     from exporter.frames.reader import Samples
-    from exporter.privacy.pixels import MaskedReader
     from exporter.settings.settings import LimitSettings, MediaSettings
 
 SCORE: Final = 0
@@ -122,18 +122,18 @@ class _Pixels:
         else:
             yield from self._native()
 
-    def _reader_of_bare_frames(self) -> MaskedReader | None:
+    def _reader_of_bare_frames(self) -> BareFrames | None:
         """The reader of a source all of whose codestreams may be copied; None where one may not."""
         from exporter.frames.reader import open_reader
 
         mask = self.instance.mask
         if mask is None:
             return None
-        reader: MaskedReader = mask.masked(open_reader(self.instance, self.pixels, self.limits, []))
+        reader: BareFrames = mask.masked(open_reader(self.instance, self.pixels, self.limits, []))
         is_bare = all(reader.bare(number) is not None for number in range(self.frames.count))
         return reader if is_bare and self.frames.count == self.pixels.frames else None
 
-    def _copied(self, reader: MaskedReader) -> Iterator[bytes]:
+    def _copied(self, reader: BareFrames) -> Iterator[bytes]:
         """Codestreams as they are; their values are part of the digest."""
         for number, samples in enumerate(self.frames.samples()):
             self.digest.update(_plain(samples.values))
