@@ -12,18 +12,22 @@ from __future__ import annotations
 import os
 import secrets
 import signal
+import threading
 import time
 from collections import deque
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from exporter.batches.engines.contract import EngineUnusable
 from exporter.inputs.backfill import BATCHES
 from listener.foundation.processes import ChildProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+T = TypeVar("T")
 
 ANSWER_S: Final = 20.0
 GRACE_S: Final = 30.0
@@ -56,6 +60,30 @@ def run_task(output: str, number: int, cancelled: str) -> int | None:
     return child.end()
 
 
+def _answered(ask: Callable[[], T]) -> T:
+    """Answer of a scheduler, which Dask would wait for without end where a connection stands and nothing comes.
+
+    Raises:
+        TimeoutError: There is none within `ANSWER_S`; the thread that waits for it ends with this process.
+        OSError, ValueError, RuntimeError, TypeError: What the call raises.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="dask", daemon=True).start()
+    try:
+        return answer.result(ANSWER_S)
+    except TimeoutError:
+        if answer.done():
+            raise
+        raise TimeoutError(f"no answer within {ANSWER_S:.0f} s") from None
+
+
 class DaskEngine:
     """A `BatchEngine` of Dask tasks."""
 
@@ -75,8 +103,8 @@ class DaskEngine:
             raise EngineUnusable("no Dask scheduler is named", hint=hint)
         hint = "check that it runs there, with the versions of this host (`pip list`)"
         try:
-            self._client: Any = Client(scheduler, timeout=ANSWER_S, set_as_default=False)  # type: ignore[no-untyped-call]  # it has no annotations
-            self._client.get_versions(check=True)
+            self._client: Any = _answered(lambda: Client(scheduler, timeout=ANSWER_S, set_as_default=False))  # type: ignore[no-untyped-call]  # it has no annotations
+            _answered(lambda: self._client.get_versions(check=True))
         except (OSError, ValueError, TimeoutError) as error:
             raise EngineUnusable(f"Dask scheduler {scheduler}", " ".join(str(error).split())[:300], hint) from None
         self._output = output.absolute()
@@ -94,7 +122,12 @@ class DaskEngine:
         if self._client.status not in {"running", "connecting"}:
             raise EngineUnusable("the Dask scheduler is gone", hint="start it, then `exporter backfill resume OUT`")
         self._tasks = {number: task for number, task in self._tasks.items() if task.status == "pending"}
-        most = max(2, 2 * sum(self._client.nthreads().values()))
+        try:
+            threads: dict[str, int] = _answered(self._client.nthreads)
+        except OSError as error:
+            hint = "look after it, then `exporter backfill resume OUT`"
+            raise EngineUnusable("the Dask scheduler does not answer", str(error), hint) from None
+        most = max(2, 2 * sum(threads.values()))
         while self._waiting and len(self._tasks) < most:
             number = self._waiting.popleft()
             arguments = (os.fspath(self._output), number, os.fspath(self._cancelled))

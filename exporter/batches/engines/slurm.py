@@ -84,7 +84,7 @@ class SlurmEngine:
 
     @staticmethod
     def seconds_of(time_limit: str) -> float | None:
-        """Seconds of a time limit as `sbatch --time` takes it; None where it has no limit, or is none."""
+        """Seconds of a time limit as `sbatch --time` takes it; None for no limit, or for another text."""
         found = _TIME.fullmatch(time_limit.strip())
         if found is None:
             return None

@@ -146,6 +146,13 @@ def test_no_scheduler_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monkey
         DaskEngine(tmp_path, "tcp://127.0.0.1:9")
 
 
+@pytest.mark.slow
+def test_a_scheduler_that_hangs_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exporter.batches.engines.dask_tasks.ANSWER_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(EngineUnusable, match="Dask scheduler tcp"):
+        DaskEngine(tmp_path, f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+
+
 # -- kills -----------------------------------------------------------------------------------------------------------
 
 
