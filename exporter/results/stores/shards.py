@@ -244,9 +244,8 @@ class ShardsStore:
         self._put.clear()
         self._unsynced.clear()
         for shard in self._shards.values():
-            with suppress(OSError):
+            with suppress(OSError):  # what lies behind is written over, or cut at the next start
                 self._cut(shard, shard.committed)
-            shard.size = shard.committed  # what lies behind it is written over, or cut at the next start
 
     def forget(self) -> None:
         """See `MediaStore`."""
