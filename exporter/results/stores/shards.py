@@ -437,9 +437,11 @@ class ShardsStore:
 
     def _replaced(self, key: str) -> list[IndexEntry]:
         """Members with a key that are in the index now, as far as that can be known."""
-        with self._table_spared():
-            return self._earlier().sample(key) if self._has_earlier else []
-        return []
+        found: list[IndexEntry] = []
+        if self._has_earlier:
+            with self._table_spared():
+                found = self._earlier().sample(key)
+        return found
 
     # -- after a crash -----------------------------------------------------------------------------------------------
 
