@@ -33,6 +33,7 @@ from exporter.work.engine import Engine, EnginePolicy, InProcess, Runner
 from exporter.work.supervisor import Worker, WorkerSetup, key_fingerprint_of
 from exporter.work.worker_server import WORKERS
 from exporter.writers.discovery import enabled_writers
+from listener.foundation.disk import mapped
 from listener.foundation.durable import make_private_folders
 
 if TYPE_CHECKING:
@@ -119,7 +120,8 @@ def open_export_context(
         deidentification.keep_to(ledger, key_fingerprint, _profiles(settings, names))
         owns = stack.enter_context(ownership.owned(media, ledger, has_locks=has_locks, take_over=take_over))
         interrupted = len(ledger.recover())
-        remove_members(media, ledger.superseded())
+        with mapped(lambda error: MediaFolderUnusable(media, error)):
+            remove_members(media, ledger.superseded())
         removed = intents.recover(media, ledger, *_last_marks(owns.former, owner=owns.owner))
         _check_group(media, permissions)
         appender = stack.enter_context(Appender(places.metadata, ledger, append=settings.metadata.append))

@@ -244,9 +244,8 @@ class ShardsStore:
         self._put.clear()
         self._unsynced.clear()
         for shard in self._shards.values():
-            with suppress(OSError):
+            with suppress(OSError):  # what lies behind is written over, or cut at the next start
                 self._cut(shard, shard.committed)
-            shard.size = shard.committed  # what lies behind it is written over, or cut at the next start
 
     def forget(self) -> None:
         """See `MediaStore`."""
@@ -439,8 +438,8 @@ class ShardsStore:
     def _replaced(self, key: str) -> list[IndexEntry]:
         """Members with a key that are in the index now, as far as that can be known."""
         found: list[IndexEntry] = []
-        with self._table_spared():
-            if self._has_earlier:
+        if self._has_earlier:
+            with self._table_spared():
                 found = self._earlier().sample(key)
         return found
 

@@ -341,6 +341,22 @@ def test_a_check_finds_what_somebody_put_beside_the_data_and_says_where_alone(se
     assert ("notes.txt" in setting.said[0]) == (place == "notes.txt")
 
 
+def test_media_in_a_shard_are_searched_and_one_that_cannot_be_read_is_named(setting: Setting) -> None:
+    setting.input.mkdir()
+    instance(1).save_as(setting.input / "1.dcm")
+    assert setting.backfill() == 0
+    assert setting.run("media", "compact", str(setting.out)) == 0
+    assert not [*setting.out.glob("media/*.png")]
+    check = ("privacy", "check", str(setting.out), "--source", str(setting.input))
+    assert setting.run(*check) == 0
+    with (setting.out / "media" / "shards" / "000001.tar").open("r+b") as shard:
+        shard.seek(600)
+        shard.write(b"damaged")
+    setting.said.clear()
+    assert setting.run(*check) == 3
+    assert any("its shard is damaged" in text for text in setting.said)
+
+
 def test_a_check_without_the_key_or_with_another_is_refused(setting: Setting) -> None:
     setting.input.mkdir()
     instance(1).save_as(setting.input / "1.dcm")
