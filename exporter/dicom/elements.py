@@ -132,6 +132,14 @@ def unread_value(header: Dataset, tag: int) -> Any:
         return None
 
 
+def is_present(header: Dataset, keyword: str) -> bool:
+    """Whether a data set has an element, be it empty.
+
+    As pydicom's `in`, which looks the keyword up each time.
+    """
+    return base_tag_of(keyword) in header.keys()  # noqa: SIM118 - it iterates over elements
+
+
 def value_of(header: Dataset, keyword: str) -> Any:
     """The value of an element, or None where it is absent or empty.
 

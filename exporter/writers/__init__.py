@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 from exporter.errors import ExportError, FrameSizesDiffer, PrivacyUnknown, SkipInstance, SkipReason, WritersTied
@@ -133,8 +134,9 @@ class ChosenWriters:
         return replace(written, writers=(origin,) if origin is not None else ())
 
 
+@cache
 def registry() -> tuple[Writer, ...]:
-    """The exporter's own writers."""
+    """The exporter's own writers; they keep nothing of an instance."""
     from exporter.writers.audio import AudioWriter
     from exporter.writers.document import DocumentWriter
     from exporter.writers.frames_folder import FramesWriter

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from xml.parsers import expat
 
-from exporter.dicom.elements import integer_of, name_of, text_of, value_of
+from exporter.dicom.elements import integer_of, is_present, name_of, text_of, value_of
 from exporter.errors import BadGeometry, ExportError, Unreadable, UnsupportedSyntax, VerifyFailed
 from exporter.outcome import MediaType
 from exporter.writers.contract import InstancePart, Written
@@ -164,7 +164,7 @@ class DocumentWriter:
         del settings
         try:
             header = instance.header
-            return SCORE if "EncapsulatedDocument" in header and not is_empty_document(header) else None
+            return SCORE if is_present(header, "EncapsulatedDocument") and not is_empty_document(header) else None
         except ExportError:
             return None
 

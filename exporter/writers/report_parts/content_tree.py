@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from exporter.dicom.elements import READING_ERRORS, finite, quiet_reading, text_of
+from exporter.dicom.elements import READING_ERRORS, finite, is_present, quiet_reading, text_of
 from exporter.errors import TooLarge, Unreadable
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def read_tree(instance: Instance, most_depth: int) -> tuple[Item, list[str]]:
 
 def has_tree(header: Dataset) -> bool:
     """Whether a data set holds the root of a content tree: a container with content (PS3.3 C.17.3)."""
-    return "ContentSequence" in header and text_of(header, "ValueType") == "CONTAINER"
+    return is_present(header, "ContentSequence") and text_of(header, "ValueType") == "CONTAINER"
 
 
 def _template(item: Dataset) -> str | None:

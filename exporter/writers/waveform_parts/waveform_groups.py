@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from exporter.dicom.elements import READING_ERRORS, finite, integer_of, name_of, quiet_reading, text_of, value_of
+from exporter.dicom.elements import (
+    READING_ERRORS,
+    finite,
+    integer_of,
+    is_present,
+    name_of,
+    quiet_reading,
+    text_of,
+    value_of,
+)
 from exporter.errors import BadGeometry, CorruptPixels, TooLarge, UnsupportedSyntax
 
 if TYPE_CHECKING:
@@ -126,6 +135,8 @@ def expansion(interpretation: str) -> NDArray[np.int16]:
 
 def has_waveform(instance: Instance) -> bool:
     """Whether the header holds (5400,0100) Waveform Sequence with at least one item."""
+    if not is_present(instance.header, "WaveformSequence"):
+        return False
     try:
         with quiet_reading():
             return bool(instance.header.get("WaveformSequence"))
