@@ -519,7 +519,7 @@ class Engine:
 
     def _is_copy(self, path: Path) -> bool:
         """Whether a file is a temporary copy of ours, not an input in its place."""
-        return path.is_relative_to(self._partial) or path.parent.name.startswith(COPIES_OUTSIDE)
+        return str(path).startswith(f"{self._partial}/") or path.parent.name.startswith(COPIES_OUTSIDE)
 
     def _duplicate(self, turn: InputTurn) -> Skipped | None:
         """Outcome of an instance that is skipped as a duplicate; None if it is not, or not known to be one."""

@@ -9,7 +9,7 @@ there would exist twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from exporter.outcome import InstanceIdentity, Outcome, Skipped
 
@@ -32,6 +32,11 @@ class WorkerJob:
     """Called AE title whose settings apply; empty for the top-level settings."""
     ours: bool = False
     """Whether the file lies in a folder of the exporter; if it is missing there, the instance is not at fault."""
+
+
+def message_of(values: WorkerJob | InstanceIdentity) -> dict[str, str | bool]:
+    """The fields as a message has them; they hold nothing that would have to be copied."""
+    return {one.name: getattr(values, one.name) for one in fields(values)}
 
 
 Decide = Callable[[InstanceIdentity], Skipped | None]

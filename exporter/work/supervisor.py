@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from exporter.errors import DecoderCrash, ExportTimeout, OutOfSpace, ProcessorTimeSpent, StorageUnavailable
 from exporter.outcome import Failed, InstanceIdentity, Outcome, from_json
 from exporter.privacy.input_names import InputNames
+from exporter.work.protocol import message_of
 from exporter.work.worker_server import WORKER_VARIABLES, WORKERS
 from exporter.writers.discovery import installed_writers
 from listener.foundation.errors import Unusable
@@ -252,7 +253,7 @@ class Worker:
         self._may_continue = may_continue
         try:
             deadline = time.monotonic() + self._setup.wall_s
-            self._send(asdict(job))
+            self._send(message_of(job))
             word, text = self._message(deadline, "export")
             if word == "identity":
                 identity = _identity(text)

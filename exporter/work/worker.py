@@ -30,7 +30,6 @@ import resource
 import signal
 import sys
 from contextlib import suppress
-from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -107,7 +106,7 @@ def _answer(channel: _Channel, export: Export, job: WorkerJob, enough_bytes: int
     try:
         found = protocol.identify(steps)
         if isinstance(found, InstanceIdentity):
-            channel.send("identity", json.dumps(asdict(found)).encode("ascii"))
+            channel.send("identity", json.dumps(protocol.message_of(found)).encode("ascii"))
             if channel.receive() != "go":
                 steps.close()
                 channel.send("stopped", b"{}")
@@ -118,10 +117,19 @@ def _answer(channel: _Channel, export: Export, job: WorkerJob, enough_bytes: int
     except StorageUnavailable as condition:
         channel.send("unavailable", json.dumps(str(condition)).encode("ascii"))
     else:
-        is_final = _resident_bytes() > enough_bytes
+        is_final = _has_grown(enough_bytes)
         channel.send("final" if is_final else "outcome", to_json(found))
         return not is_final
     return True
+
+
+def _has_grown(enough_bytes: int) -> bool:
+    """Whether this process uses more memory than `enough_bytes` now.
+
+    The most that it ever used is known at once; what it uses now takes the kernel longer to say than many a job.
+    """
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    return peak_bytes > enough_bytes and _resident_bytes() > enough_bytes
 
 
 def _resident_bytes() -> int:

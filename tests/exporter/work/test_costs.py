@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 FILES: Final = 100
 MOST: Final = {
     "bytes read": 1.1,  # of the size of the file: its first 512 bytes tell an archive
-    "reads": 2.5,  # the beginning (is it an archive?), the whole file
+    "reads": 2.1,  # the beginning (is it an archive?), the whole file
     "fsyncs": 0.6,  # folder and lines of a batch; the ledger's are its commits
     "commits": 0.7,  # attempts of several instances, outcomes of a batch, how far the lines go
     "SQL statements": 20.5,  # about the instance, its media and their names, 6 by triggers that keep counts
-    "pydicom conversions": 6.0,  # sequences, text that is not ASCII
+    "pydicom conversions": 4.5,  # sequences, text that is not ASCII
 }
 """Most of each per instance; of bytes, per byte of the file."""
 
