@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -116,7 +116,16 @@ def open_series_folder(output: Path, settings: Settings, version: str) -> Iterat
         )
         with Appender(places.metadata, ledger, append=True) as appender:
             appender.publish()
-            yield SeriesFolder(places.media, ledger, publisher, appender)
+            try:
+                yield SeriesFolder(places.media, ledger, publisher, appender)
+            finally:
+                with suppress(OSError):  # else the next start removes it
+                    intents.empty_file(places.media / PARTIAL / _folder_name(ledger, 0)).unlink(missing_ok=True)
+
+
+def _folder_name(ledger: Ledger, number: int) -> str:
+    """Name of a folder of partial files of this process."""
+    return f"{ledger.mark}-{os.getpid()}-{number}"
 
 
 class SeriesFolder:
@@ -161,7 +170,7 @@ class SeriesFolder:
                 self._settle()
         work = WorkItem(self._name(key), self.root, 0, 0, "folder", ae_title=key.ae_title)
         self._ledger.begin_attempt(work)
-        folder = self.root / PARTIAL / f"{self._ledger.mark}-{os.getpid()}-{next(self._numbers)}"
+        folder = self.root / PARTIAL / _folder_name(self._ledger, next(self._numbers))
         try:
             with mapped(partial(storage_error, f"folder of series volumes {self.root}")):
                 folder.mkdir(mode=0o700)

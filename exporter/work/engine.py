@@ -39,6 +39,7 @@ from exporter.errors import (
 )
 from exporter.machine_conditions import storage_error
 from exporter.outcome import Failed, Skipped
+from exporter.results import intents
 from exporter.results.ledger.types import LONGEST_WAIT_S, Completed, DuplicateCheck, InstanceStatus
 from exporter.results.output_names import COPIES_OUTSIDE, PARTIAL
 from exporter.work import isolation, protocol
@@ -271,8 +272,11 @@ class Engine:
             wait([self._publishing])
         self._threads.shutdown()
         while not self._folders.empty():
+            folder = self._folders.get()
             with suppress(OSError):
-                self._folders.get().rmdir()
+                folder.rmdir()
+            with suppress(OSError):
+                intents.empty_file(folder).unlink(missing_ok=True)
 
     def cancel(self) -> None:
         """See `WorkEngine`; `stop` must follow or be under way."""

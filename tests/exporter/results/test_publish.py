@@ -100,7 +100,41 @@ def test_media_line_and_state_come_together(harness: PublisherHarness) -> None:
     entry = harness.ledger.entry("a/b.dcm")
     assert entry is not None
     assert entry.state is InstanceStatus.EXPORTED
-    assert not [p for p in (harness.media / ".partial").rglob("*") if not p.is_dir()]
+    (notes,) = [p for p in (harness.media / ".partial").rglob("*") if not p.is_dir()]
+    assert notes.stat().st_nlink == 1  # no name of it is left that spells a note
+
+
+@pytest.mark.parametrize("length", [1, 100, 300, 1000, 3000, 9000])
+def test_a_note_is_found_again_however_long_it_is_and_gone_when_it_is_cleared(tmp_path: Path, length: int) -> None:
+    folder = tmp_path / ".partial" / "0123456789abcdef-7-1"
+    folder.mkdir(parents=True)
+    noted = intents.Intent("a/\udcff" + "b" * length, ("a/b.png", "a/b.raw.png"))
+    for _ in range(2):
+        intents.record(folder, noted)
+        assert list(intents.pending(tmp_path)) == [noted]
+        with pytest.raises(FileExistsError):
+            intents.record(folder, noted)
+        intents.clear(folder)
+        assert list(intents.pending(tmp_path)) == []
+        assert list(folder.iterdir()) == []
+
+
+def test_a_short_note_makes_no_inode(tmp_path: Path) -> None:
+    folder = tmp_path / ".partial" / "0123456789abcdef-7-1"
+    folder.mkdir(parents=True)
+    intents.record(folder, intents.Intent("a.dcm", ("a.png",)))
+    (name,) = folder.iterdir()
+    assert name.samefile(intents.empty_file(folder))
+
+
+def test_a_note_that_is_cut_short_promises_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / ".partial" / "0123456789abcdef-7-1"
+    folder.mkdir(parents=True)
+    intents.record(folder, intents.Intent("a" * 300, ("a.png",)))
+    names = sorted(folder.iterdir())
+    assert len(names) > 1
+    names[-1].unlink()
+    assert list(intents.pending(tmp_path)) == []
 
 
 def test_a_received_instance_is_named_by_its_uids_and_a_forged_uid_by_its_hash(harness: PublisherHarness) -> None:
