@@ -133,7 +133,10 @@ def unread_value(header: Dataset, tag: int) -> Any:
 
 
 def is_present(header: Dataset, keyword: str) -> bool:
-    """Whether a data set has an element, be it empty; what pydicom's `in` says, without looking the keyword up."""
+    """Whether a data set has an element, be it empty.
+
+    As pydicom's `in`, which looks the keyword up each time.
+    """
     return base_tag_of(keyword) in header.keys()  # noqa: SIM118 - it iterates over elements
 
 
