@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from exporter.errors import Reason, SkipReason  # noqa: TC001 - pydantic reads the annotations at run time
 
@@ -176,6 +176,16 @@ class RejectedSeries:
     study_uid: str
     series_uid: str
     instance_uids: tuple[str, ...]
+
+
+REJECTION_TITLES: Final = {
+    "113001": "Rejected for Quality Reasons",
+    "113037": "Rejected for Patient Safety Reasons",
+    "113038": "Incorrect Modality Worklist Entry",
+    "113039": "Data Retention Policy Expired",
+}
+"""Titles that reject, by code value of the coding scheme DCM. Source: PS3.16 CID 7011 and Table D-1."""
+RETENTION_EXPIRED: Final = "113039"
 
 
 @dataclass(frozen=True, slots=True)

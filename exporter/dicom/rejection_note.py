@@ -14,7 +14,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from exporter.dicom.elements import READING_ERRORS, readable_value_of, text_of
-from exporter.outcome import RejectedSeries, RejectionNote
+from exporter.outcome import REJECTION_TITLES, RejectedSeries, RejectionNote
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 KEY_OBJECT_SELECTION: Final = "1.2.840.10008.5.1.4.1.1.88.59"
-TITLES: Final = {
-    "113001": "Rejected for Quality Reasons",
-    "113037": "Rejected for Patient Safety Reasons",
-    "113038": "Incorrect Modality Worklist Entry",
-    "113039": "Data Retention Policy Expired",
-}
-"""Titles that reject, by code value of the coding scheme DCM. Source: PS3.16 CID 7011 and Table D-1."""
-RETENTION_EXPIRED: Final = "113039"
 _UID: Final = re.compile(r"[0-9.]{1,64}")
 
 
@@ -70,7 +62,7 @@ def _title(header: Dataset) -> str | None:
     """Code value of the title, if it rejects."""
     for item in _items(header, "ConceptNameCodeSequence"):
         code = text_of(item, "CodeValue")
-        if code in TITLES and text_of(item, "CodingSchemeDesignator") == "DCM":
+        if code in REJECTION_TITLES and text_of(item, "CodingSchemeDesignator") == "DCM":
             return code
     return None
 

@@ -25,9 +25,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from exporter.dicom.rejection_note import RETENTION_EXPIRED, TITLES
 from exporter.errors import SkipReason
-from exporter.outcome import Skipped
+from exporter.outcome import REJECTION_TITLES, RETENTION_EXPIRED, Skipped
 from exporter.results.ledger.types import InstanceStatus, SettledRejection
 from exporter.results.line import line, with_rejection
 from exporter.results.withdrawal import series_places, volume_names, withdraw_volumes
@@ -236,7 +235,7 @@ def _words(rejection: InstanceRejection) -> dict[str, str]:
     """A rejection as the lines of its instances state it."""
     return {
         "code": rejection.code,
-        "meaning": TITLES.get(rejection.code, ""),
+        "meaning": REJECTION_TITLES.get(rejection.code, ""),
         "note": rejection.note,
         "time": datetime.fromtimestamp(rejection.noted_ns / 1e9, UTC).isoformat(timespec="seconds"),
     }

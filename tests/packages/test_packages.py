@@ -91,7 +91,7 @@ def test_uv_installs_the_wheel_as_a_tool_on_a_bare_debian(root: BareRoot, wheels
     shutil.copytree(wheels, root.path / "wheels")
     shutil.copy(Path(sys.executable).parent / "uv", root.path / "usr/bin/uv")
     places = ["env", "UV_TOOL_DIR=/opt/tools", "UV_TOOL_BIN_DIR=/opt/bin", "UV_CACHE_DIR=/tmp/cache"]
-    options = ["--quiet", "--offline", "--no-index", "--find-links", "/wheels", "--python", "/usr/bin/python3"]
+    options = ["--quiet", "--offline", "--no-index", "-f", "/wheels", "--python", "/usr/bin/python3"]
     done = root.run(*places, "uv", "tool", "install", *options, "dicom-media-exporter")
     assert done.returncode == 0, done.stderr
     serves_its_demo(root, "/opt/bin/exporter", "12345:0")

@@ -102,7 +102,7 @@ def test_without_systemd_the_units_are_written_and_it_says_where_they_take_effec
     monkeypatch.setattr(command, "SYSTEMD_RUNS", tmp_path / "none")
     assert install(tmp_path) == 0
     assert "systemd does not run here" in capsys.readouterr().out
-    assert len([*tmp_path.glob("*.service")]) == 3
+    assert len([*tmp_path.glob("*.service")]) == 4
 
 
 def test_print_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

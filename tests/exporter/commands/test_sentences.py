@@ -101,6 +101,14 @@ BAD_INPUT: tuple[tuple[str, int, str], ...] = (
     ("status --json x", 2, "x"),
     ("explain nowhere", 2, "nowhere"),
     ("serve --log-level loud", 2, "--log-level"),
+    ("handover nowhere --to cvat", 1, "nowhere"),
+    ("handover in --to paper", 2, "--to"),
+    ("media get in x", 1, "in"),
+    ("media compact nowhere", 1, "nowhere"),
+    ("completion csh", 2, "csh"),
+    ("notify test --config wrong.yml", 2, "wrong.yml"),
+    ("report nowhere", 1, "nowhere"),
+    ("report in", 1, "in"),
 )
 """Arguments, exit code, and where the fault is, as the sentence must name it."""
 

@@ -19,6 +19,7 @@ from exporter.results import rejections
 from exporter.results.ledger import Ledger
 from exporter.results.rebuild import rebuild
 from exporter.results.reconcile import Folders, reconcile
+from exporter.results.stores.files import FilesStore
 from exporter.settings.settings import Settings
 from listener.settings.listener import DataFolder
 from tests.exporter.rejecting import SERIES, STUDY, TITLES, image_uid, note, save_image, save_note
@@ -238,7 +239,7 @@ def test_a_withdrawal_that_is_cut_off_is_finished_by_the_next_start(
             case "carry out":
                 cut.setattr(Ledger, "carry_out_rejections", ends)
             case "remove":
-                cut.setattr(rejections.intents, "remove", ends)
+                cut.setattr(FilesStore, "remove", ends)
             case "volumes":
                 cut.setattr(rejections, "withdraw_volumes", ends)
             case _:
