@@ -23,7 +23,7 @@ from tests.faults.instances import STORAGE, instance
 from tests.faults.invariants import check_settled, check_visible, lines_of, media_files, spool_files, whole_spool_files
 from tests.faults.report import Row, Scale, attempt
 from tests.faults.senders import program
-from tests.faults.tracing import WRITING, attached, reached, wrapped
+from tests.faults.tracing import WRITING, attached, killed_at, wrapped
 from tests.product.running import family
 from tests.pynetdicom_requestor import associate, release
 
@@ -206,7 +206,7 @@ def _kill_exporter(scratch: Path, template: Path, uid: str, point: tuple[str, in
                     os.kill(pid, signal.SIGTERM)
             exporter.wait(timeout=60)
         product.kill_all()
-        if not reached(scratch / "strace.log", call, number):
+        if not killed_at(scratch / "strace.log", call, number):
             shutil.rmtree(scratch, ignore_errors=True)
             return False
         points.add(call)
@@ -256,7 +256,7 @@ def _kill_backfill(scratch: Path, source: Path, uids: list[str], point: tuple[st
         timeout=180,
         env={**os.environ, **NO_BYTECODE},
     )
-    if not reached(log, call, number):
+    if not killed_at(log, call, number):
         shutil.rmtree(scratch, ignore_errors=True)
         return False
     points.add(call)
@@ -311,7 +311,7 @@ def _kill_rejection(scratch: Path, source: Path, point: tuple[str, int], points:
         timeout=180,
         env={**os.environ, **NO_BYTECODE},
     )
-    if not reached(log, call, number):
+    if not killed_at(log, call, number):
         return False
     points.add(call)
     found = []

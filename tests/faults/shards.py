@@ -33,7 +33,7 @@ from tests.faults.disks import disk
 from tests.faults.instances import instance
 from tests.faults.report import Row, Scale, attempt
 from tests.faults.senders import REPOSITORY
-from tests.faults.tracing import reached, wrapped
+from tests.faults.tracing import killed_at, wrapped
 from tests.product.running import family
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def points_row(scratch: Path, points: int, calls: tuple[str, ...] = CALLS) -> Ro
             process = _started(source, output, wrap=wrap, workers=0)  # one process: it is the one that dies
             code = process.wait(timeout=300)
             _end(process)
-            if code == 0 and not reached(output.parent / "strace.log", call, number):
+            if code == 0 and not killed_at(output.parent / "strace.log", call, number):
                 break
             exported = _exported(output)
             tally.interrupted += 1
