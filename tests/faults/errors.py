@@ -33,7 +33,7 @@ SYNCS: Final = ("fdatasync", "fsync")
 LARGE: Final = 8_000
 """Frames of an instance that is flushed while it arrives, every 8 MiB; each has 4 KiB."""
 EXPORTER_CALLS: Final = (
-    "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "unlinkat", "mkdir", "symlink",
+    "write", "pwrite64", "fsync", "fdatasync", "rename", "renameat", "unlinkat", "mkdir", "link", "symlink",
 )  # fmt: skip
 SETTLE_S: Final = 60.0
 

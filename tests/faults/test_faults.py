@@ -121,7 +121,7 @@ def test_f52_a_large_instance_of_which_any_sync_has_failed_is_not_acknowledged(t
 
 
 def test_f52_an_exporter_whose_disk_is_full_half_way_through_publishing_blames_no_instance(tmp_path: Path) -> None:
-    row = hold(lambda: errors.exporter_row(tmp_path, 1, ("ENOSPC",), ("symlink", "rename")))
+    row = hold(lambda: errors.exporter_row(tmp_path, 1, ("ENOSPC",), ("link", "rename")))
     assert row.injected == 2
 
 

@@ -224,7 +224,9 @@ def test_systemd(tmp_path: Path, peer: Callable[[str], str]) -> None:
 
     assert main([*words[2:], "--to", str(tmp_path)]) in {0, 1}
     units = sorted(tmp_path.glob("*.service"))
-    assert [unit.name for unit in units] == ["dicom-exporter.service", "dicom-listener.service", "dicom-page.service"]
+    assert [unit.name for unit in units] == [
+        f"dicom-{name}.service" for name in ("exporter", "listener", "notify", "page")
+    ]
     done = subprocess.run(
         [peer("systemd-analyze"), "verify", *map(str, units)], capture_output=True, text=True, check=False, timeout=100
     )
