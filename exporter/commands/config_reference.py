@@ -23,7 +23,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from exporter.settings.settings import Settings
-from listener.foundation.configuration import ReservedSection, model_inside
+from listener.foundation.configuration import model_inside
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,8 +95,6 @@ def _keys(model: type[BaseModel], above: tuple[str, ...], values: Any, *, is_exa
     schema = model.model_json_schema()
     for name, info in sorted(model.model_fields.items(), key=lambda item: _rank(item[0], above)):
         inside = model_inside(info.annotation)
-        if inside is not None and issubclass(inside, ReservedSection):
-            continue
         default = values[name] if name in values else _default(info)
         rule = schema["properties"].get(name, {})
         meaning = " ".join((info.description or (inside and inside.__doc__) or "").split())

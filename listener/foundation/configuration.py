@@ -21,7 +21,7 @@ from ipaddress import AddressValueError, NetmaskValueError
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from listener.foundation.errors import Unusable
@@ -34,13 +34,11 @@ __all__ = [
     "ConfigurationError",
     "ConfigurationFault",
     "FilePath",
-    "ReservedSection",
     "Section",
     "Spelling",
     "fault_at",
     "load",
     "model_inside",
-    "not_available",
     "validate",
 ]
 
@@ -60,17 +58,6 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, defer_build=True, hide_input_in_errors=True, validate_default=True
     )
-
-
-class ReservedSection(Section):
-    """A section that a later version will read: any key in it is refused, so that nothing is silently ignored."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _nothing_yet(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and data:
-            raise not_available("this section", "nothing in it")
-        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,13 +147,6 @@ def fault_at(
     """A fault that a later check found in a value, at the line where the file gives the value."""
     path = tuple(int(part) if part.isdecimal() else part for part in re.findall(r"[^.\[\]]+", key_path))
     return ConfigurationFault(document.line(path), key_path, problem, permitted, guess)
-
-
-def not_available(what: str, permitted: str) -> PydanticCustomError:
-    """The error of a validator that meets something known which this version cannot do."""
-    return PydanticCustomError(
-        "not_available", "{what} is not available in this version", {"what": what, "permitted": permitted}
-    )
 
 
 def _path(value: Path) -> Path:

@@ -12,18 +12,16 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import Field, SecretStr
 
 from listener.foundation.configuration import (
     ConfigurationError,
     ConfigurationFault,
     FilePath,
-    ReservedSection,
     Section,
     Spelling,
     fault_at,
     load,
-    not_available,
     validate,
 )
 from listener.foundation.yaml_file import MAX_BYTES, read
@@ -42,19 +40,9 @@ class Options(Section):
     table: dict[str, str | int | float] = Field(default_factory=dict)
 
 
-class Later(ReservedSection):
-    pass
-
-
-def _future(value: Any) -> Any:
-    if value == "future":
-        raise not_available("the mode `future`", "now")
-    return value
-
-
 class Video(Section):
     extension: Annotated[str, Spelling(r"^\.[a-z0-9]+$", "a dot and letters", prefix=".")] = ".mp4"
-    mode: Annotated[Literal["fast", "slow", "now"], BeforeValidator(_future)] = "fast"
+    mode: Literal["fast", "slow", "now"] = "fast"
     rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 30.0
     options: Options = Options()
 
@@ -66,12 +54,11 @@ class Model(Section):
     password: SecretStr | None = None
     key_number: int = 0
     video: Video = Video()
-    later: Later = Later()
     peers: tuple[Peer, ...] = ()
     networks: list[IPv4Network] = Field(default_factory=list)
 
 
-KEYS = "folder, key_number, later, networks, password, peers, recursive, video, workers"
+KEYS = "folder, key_number, networks, password, peers, recursive, video, workers"
 QUOTES = "did you mean the same in quotes?"
 NUMBERS = "a whole number or a number"
 COLON = "a colon stands where no key can begin"
@@ -255,8 +242,6 @@ def test_every_fault_is_told_at_once_with_line_key_path_permitted_values_and_a_g
         ("peers: {host: a}", "peers: holds keys with values (permitted: a list)"),
         ("folder: ''", "folder: is empty or holds a control character (permitted: a path)"),
         ("folder: <path>", "folder: still holds the placeholder of the documentation (permitted: a path)"),
-        ("video: {mode: future}", "video.mode: the mode `future` is not available in this version (permitted: now)"),
-        ("later: {x: 1}", "later: this section is not available in this version (permitted: nothing in it)"),
         ("password: 123", f"password: is a number that is not permitted (permitted: text; {QUOTES})"),
         ("key_number: hunter2", "key_number: is a text that is not permitted (permitted: a whole number)"),
         ("- a", "holds a list instead of keys (permitted: lines such as `num_workers: 4`)"),
