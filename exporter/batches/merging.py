@@ -44,7 +44,7 @@ from exporter.results.metadata.jsonl import Appender
 from exporter.results.output_names import PARTIAL
 from exporter.results.publish import NameChoice, Publisher
 from exporter.results.rejections import OnRejection, Rejections
-from exporter.results.stores.files import FilesStore
+from exporter.results.stores.files import FilesStore, remove_media
 from exporter.results.stores.shard_removal import remove_members
 from exporter.results.stores.shards import ShardLimits
 from exporter.services.context import own_version
@@ -503,8 +503,7 @@ class _Application:
         """Remove media of earlier exports that nothing owns any more."""
         with (self._folder / _SUPERSEDED).open("rb") as file:
             for paths in _chunks(map(json.loads, file), _CHUNK):
-                remove_members(self._media, paths)
-                intents.remove(self._media, paths)
+                remove_media(self._media, paths)
 
     def _append_lines(self, ledger: Ledger, metadata: Path) -> None:
         """Append the lines of the merge.

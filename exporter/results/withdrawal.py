@@ -26,7 +26,7 @@ from exporter.results.ledger import Ledger
 from exporter.results.line import line
 from exporter.results.metadata.jsonl import Appender
 from exporter.results.output_names import uid_component
-from exporter.results.stores.shard_removal import remove_members
+from exporter.results.stores.files import remove_media
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -74,8 +74,7 @@ def withdraw_forbidden(lists: PatientLists, ledger: Ledger, media: Path, output:
     while some := list(islice(forbidden, _BATCH)):
         _remove_volumes(output, [one.row for one in some], version)
         paths = ledger.revoke_many([(one.row.name, MESSAGE, _line(one.row, version, one.ae_title)) for one in some])
-        remove_members(media, paths)
-        intents.remove(media, paths)
+        remove_media(media, paths)
         ledger.forget_superseded(paths)
         count += len(some)
     ledger.look_again([SkipReason.EXCLUDED, "privacy_unknown"])

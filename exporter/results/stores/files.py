@@ -196,13 +196,23 @@ class FilesStore:
     def remove(self, paths: Sequence[str]) -> None:
         """See `MediaStore`; an earlier export, or `exporter media compact`, may have put them into shards."""
         try:
-            remove_members(self._media, paths)
+            remove_media(self._media, paths)
         except ShardsBusy as error:  # the next start does it
             raise OSError(errno.EBUSY, str(error)) from error
-        intents.remove(self._media, paths)
 
     def close(self) -> None:
         """Nothing is open."""
+
+
+def remove_media(media: Path, paths: Sequence[str]) -> None:
+    """Remove media that no instance owns any more, from shards and from files.
+
+    Raises:
+        ShardsBusy: Another process writes shards there.
+        OSError: The file system refuses.
+    """
+    remove_members(media, paths)
+    intents.remove(media, paths)
 
 
 def is_in_the_way(media: Path, path: str, *, may_replace: bool, is_folder_seen: bool = False) -> bool:
