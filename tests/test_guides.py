@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.data import get_testdata_file
 
-from exporter.commands.app import main
+from tests.document_runs import make_input, run_commands
 from tests.test_docs import BLOCK, REPOSITORY
 
 GUIDE = REPOSITORY / "docs" / "guides" / "researcher.md"
-FILES = ("examples_ybr_color.dcm", "CT_small.dcm", "MR_small.dcm", "rtplan.dcm")
 
 
 @pytest.mark.slow
 def test_every_block_of_the_researchers_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "dicom").mkdir()
-    for name in FILES:
-        found = get_testdata_file(name)
-        assert isinstance(found, str)
-        shutil.copy(found, tmp_path / "dicom")
+    make_input(tmp_path)
     names: dict[str, Any] = {}
     ran = 0
     for _, language, text in BLOCK.findall(GUIDE.read_text()):
         if language == "sh":
-            for line in text.splitlines():
-                program, *arguments = shlex.split(line)
-                assert program == "exporter"
-                assert main(arguments) == 0, line
-                ran += 1
+            ran += run_commands(text)
         elif language == "python":
             exec(compile(text, str(GUIDE), "exec"), names)  # noqa: S102 - the document is ours
             ran += 1

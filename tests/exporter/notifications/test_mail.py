@@ -16,25 +16,17 @@ from exporter.notifications.destinations import destinations_of, tls_context
 from exporter.notifications.events import Event
 from exporter.notifications.mail import MailServer, Undelivered, message_of, post
 from exporter.settings.notify import NotifySection
-from listener.network.deadlines import Deadlines
 from tests.exporter.notifications.peers import mail_server, raw_silence, scripted
 from tests.listener.certificates import make_certificate
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from email.message import EmailMessage
     from pathlib import Path
 
+    from listener.network.deadlines import Deadlines
+
 TO = "ops@example.org"
-
-
-@pytest.fixture(scope="module")
-def deadlines() -> Iterator[Deadlines]:
-    found = Deadlines("test-deadlines")
-    found.start()
-    yield found
-    found.stop()
 
 
 @pytest.fixture(scope="module")

@@ -17,24 +17,16 @@ from exporter.notifications.mail import Undelivered
 from exporter.notifications.secrets import SecretUnusable
 from exporter.notifications.webhook import WebhookTarget, send
 from exporter.settings.notify import NotifySection
-from listener.network.deadlines import Deadlines
 from tests.exporter.notifications.peers import raw_silence, scripted, webhook
 from tests.listener.certificates import make_certificate, make_expired_certificate
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
+    from listener.network.deadlines import Deadlines
+
 SECRET = "a secret of more than 24 characters"
-
-
-@pytest.fixture(scope="module")
-def deadlines() -> Iterator[Deadlines]:
-    found = Deadlines("test-deadlines")
-    found.start()
-    yield found
-    found.stop()
 
 
 @pytest.fixture(scope="module")

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydicom.data import get_testdata_file
 
-from exporter.commands.app import main
+from tests.document_runs import make_input, run_commands
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "tables.md"
 BLOCK = re.compile(r"^```(\w+)( torch)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
-FILES = ("examples_ybr_color.dcm", "CT_small.dcm", "MR_small.dcm", "rtplan.dcm")
 
 
 @pytest.mark.filterwarnings("ignore")  # of the judges' own making
@@ -24,20 +20,12 @@ def test_every_block_of_the_document_runs(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "dicom").mkdir()
-    for name in FILES:
-        found = get_testdata_file(name)
-        assert isinstance(found, str)
-        shutil.copy(found, tmp_path / "dicom")
+    make_input(tmp_path)
     names: dict[str, Any] = {}
     ran = 0
     for language, torch, text in BLOCK.findall(DOCUMENT.read_text()):
         if language == "sh":
-            for line in text.splitlines():
-                program, *arguments = shlex.split(line)
-                assert program == "exporter"
-                assert main(arguments) == 0, line
-                ran += 1
+            ran += run_commands(text)
         elif language == "yaml":
             Path("headers.yml").write_text(text)
         elif torch and importlib.util.find_spec("torch") is None:

@@ -34,7 +34,7 @@ from tests.listener.requestor import (
     pdv,
     proposed,
 )
-from tests.listener.sources.dicomweb.store import STUDY, Store, instance, meta, multipart, part
+from tests.listener.sources.dicomweb.store import STUDY, Store, instance, meta, multipart, part, stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -272,14 +272,7 @@ def rejected_over_tls(receiver: Receiver, certificate: Path) -> tuple[int, ...]:
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Store]]:
     """Starts sources over one spool."""
-    with ExitStack() as stack:
-        spool = stack.enter_context(Spool.open(tmp_path / "spool"))
-
-        def start(**settings: Any) -> Store:
-            found = Store(tmp_path, spool, settings)
-            stack.callback(found.source.stop, 5.0)
-            return found
-
+    with stores(tmp_path) as start:
         yield start
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from listener.spool.spool import Spool
 from tests.listener.certificates import make_certificate
-from tests.listener.sources.dicomweb.store import Store
+from tests.listener.sources.dicomweb.store import Store, stores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -19,14 +17,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Store]]:
     """Starts sources over one spool; every one is stopped at the end."""
-    with ExitStack() as stack:
-        spool = stack.enter_context(Spool.open(tmp_path / "spool"))
-
-        def start(**settings: Any) -> Store:
-            found = Store(tmp_path, spool, settings)
-            stack.callback(found.source.stop, 5.0)
-            return found
-
+    with stores(tmp_path) as start:
         yield start
 
 

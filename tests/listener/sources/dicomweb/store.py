@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPResponse
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,12 @@ from listener.settings.listener import ListenerSettings
 from listener.sources.contract import Surroundings
 from listener.sources.dicomweb.source import DicomwebSource
 from listener.spool.space import SpaceGuard
+from listener.spool.spool import Spool
 from tests.listener.requestor import CT, EXPLICIT, data_set, explicit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
-
-    from listener.spool.spool import Spool
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 BOUNDARY = "a-boundary"
@@ -143,6 +143,20 @@ class Store:
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=100)
+
+
+@contextmanager
+def stores(folder: Path) -> Iterator[Callable[..., Store]]:
+    """Starts sources over one spool; every one is stopped at the end."""
+    with ExitStack() as stack:
+        spool = stack.enter_context(Spool.open(folder / "spool"))
+
+        def start(**settings: Any) -> Store:
+            found = Store(folder, spool, settings)
+            stack.callback(found.source.stop, 5.0)
+            return found
+
+        yield start
 
 
 def header(length: int | None, extra: str = "", path: str = "/dicom-web/studies") -> bytes:
